@@ -1,0 +1,25 @@
+# Warnings, sanitizers, and the functions that make a room and its tests.
+add_library(voronoi_options INTERFACE)
+target_compile_options(voronoi_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
+                       -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual)
+if(VORONOI_WERROR)
+  target_compile_options(voronoi_options INTERFACE -Werror)
+endif()
+if(VORONOI_SANITIZE)
+  target_compile_options(voronoi_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(voronoi_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+# voronoi_add_room(NAME LIBRARIES ...): every source of the current folder's NAME/ as a static library. LIBRARIES is the room's
+# row in the table of arrows (docs/architecture.md); a test links its room alone, so a stray use fails to link.
+function(voronoi_add_room name)
+  cmake_parse_arguments(ROOM "" "FOLDER" "LIBRARIES" ${ARGN})
+  if(NOT ROOM_FOLDER)
+    set(ROOM_FOLDER ${CMAKE_CURRENT_SOURCE_DIR}/${name})
+  endif()
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${ROOM_FOLDER}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
+  add_library(voronoi_${name} STATIC ${sources})
+  target_include_directories(voronoi_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
+  target_link_libraries(voronoi_${name} PUBLIC ${ROOM_LIBRARIES} PRIVATE voronoi_options)
+endfunction()

@@ -1,0 +1,29 @@
+// The door to a backend: one table of entry points a device kind. The CPU table is always there and is the oracle; the CUDA
+// table comes from a module that is opened at run time.
+#pragma once
+
+#include "kernels/device.h"
+#include "kernels/linalg.h"
+#include "kernels/nn.h"
+#include "kernels/vq.h"
+
+namespace voronoi::kernels {
+
+struct Kernels {
+  DeviceKernels device;
+  LinalgKernels linalg;
+  NnKernels nn;
+  VqKernels vq;
+};
+
+const Kernels& cpu();
+/// Throws NotCompiled with the remedy: no CUDA module is part of this build.
+const Kernels& cuda();
+
+// Parts of the CPU table, each defined in kernels/cpu/<family>.cpp.
+DeviceKernels cpu_device_kernels();
+LinalgKernels cpu_linalg_kernels();
+NnKernels cpu_nn_kernels();
+VqKernels cpu_vq_kernels();
+
+}  // namespace voronoi::kernels

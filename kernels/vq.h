@@ -1,0 +1,26 @@
+// Nearest centroids and their sums: the hot loops of vector quantization. fp32 points as rows of `dim` consecutive floats.
+// Ties go to the lowest index; results depend on neither thread count nor vector width.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/exec.h"
+
+namespace voronoi::kernels {
+
+struct VqKernels {
+  /// index[i] = argmin_j |points[i] - centroids[j]|^2 for points [n, dim] and centroids [k, dim]; the n x k distances are never
+  /// stored. distance2 (optional, n) receives the squared distance to the chosen one.
+  /// valid_dims (optional, n): only the first valid_dims[i] components of point i take part (tail vectors).
+  void (*nearest)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
+                  const std::int32_t* valid_dims, std::int32_t* index, float* distance2);
+  /// The `m` nearest centroids of each point in rising order of distance: index [n, m]. m <= 16.
+  void (*nearest_m)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
+                    const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index);
+  /// Weighted sums of one chunk of points: sums [k, dim] += w_i * point_i, mass [k] += w_i, by index[i]; fp64, in order of i
+  /// (a chunk is the unit of work, so no thread pool is used inside). weights may be null (all 1).
+  void (*centroid_sums)(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
+                        std::int64_t k, double* sums, double* mass);
+};
+
+}  // namespace voronoi::kernels

@@ -1,0 +1,110 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+
+namespace voronoi::core {
+namespace {
+
+[[noreturn]] void fail(const std::string& path, const char* what, int error) {
+  std::string remedy;
+  if (error == ENOSPC || error == EDQUOT) remedy = "; free some space and run the same command again";
+  if (error == EACCES || error == EPERM || error == EROFS) remedy = "; check its permissions or choose another place";
+  if (error == ENOENT) remedy = "; check the path";
+  throw StoreError(path + ": cannot " + what + ": " + std::strerror(error) + remedy);
+}
+
+class Descriptor {
+ public:
+  Descriptor(const std::string& path, int flags, mode_t mode, const char* what) : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
+    if (fd_ < 0) fail(path, what, errno);
+  }
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+}  // namespace
+
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path.string()) {
+  const Descriptor file(path_, O_RDONLY, 0, "open");
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) fail(path_, "stat", errno);
+  if (!S_ISREG(status.st_mode)) throw StoreError(path_ + ": is not a regular file");
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (size == 0) return;
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  if (address == MAP_FAILED) fail(path_, "map", errno);
+  bytes_ = {static_cast<const std::byte*>(address), size};
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), bytes_(std::exchange(other.bytes_, {})) {}
+
+std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes) {
+  const MappedFile file(path);
+  if (file.bytes().size() > max_bytes)
+    throw FormatError(file.path(), "has " + std::to_string(file.bytes().size()) + " bytes, more than the " +
+                                       std::to_string(max_bytes) + " that are read");
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag) {
+  const std::string temporary = path.string() + ".tmp-" + std::string(tag);
+  Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644, "create");
+  int error = 0;
+  for (std::size_t done = 0; done < bytes.size() && error == 0;) {
+    const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) error = n < 0 ? errno : EIO;
+    else done += static_cast<std::size_t>(n);
+  }
+  if (error == 0 && ::fsync(file.get()) != 0) error = errno;
+  if (::close(file.release()) != 0 && error == 0) error = errno;
+  if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
+  if (error != 0) {
+    ::unlink(temporary.c_str());
+    fail(path.string(), "write", error);
+  }
+  sync_directory(path.parent_path());
+}
+
+void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag) {
+  write_file_atomic(path, std::as_bytes(std::span(text)), tag);
+}
+
+void sync_directory(const std::filesystem::path& directory) {
+  const std::string name = directory.empty() ? "." : directory.string();
+  const Descriptor handle(name, O_RDONLY | O_DIRECTORY, 0, "open");
+  if (::fsync(handle.get()) != 0 && errno != EINVAL) fail(name, "sync", errno);
+}
+
+void remove_temporaries(const std::filesystem::path& directory) {
+  for (const auto& entry : std::filesystem::directory_iterator(directory))
+    if (entry.path().filename().string().find(".tmp-") != std::string::npos) {
+      std::error_code ignored;
+      std::filesystem::remove(entry.path(), ignored);
+    }
+}
+
+}  // namespace voronoi::core

@@ -1,0 +1,43 @@
+// Files: mapped reading and atomic publishing.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace voronoi::core {
+
+/// A file mapped read-only. Throws StoreError when it cannot be opened. An empty file maps to an empty span.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  std::span<const std::byte> bytes_;
+};
+
+/// Whole file as text; throws StoreError, or FormatError above `max_bytes`.
+std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 33);
+
+/// Publishes `bytes` at `path`: written to "<path>.tmp-<tag>", synced, renamed over `path`, directory synced. Throws
+/// StoreError (naming path and cause) and leaves no temporary file behind. `tag` tells writers apart (the attempt's id).
+void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag);
+void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag);
+
+/// fsync of a directory, so that renames and removals in it survive a power loss.
+void sync_directory(const std::filesystem::path& directory);
+
+/// Removes files "*.tmp-*" in a directory that exists (left by killed writers).
+void remove_temporaries(const std::filesystem::path& directory);
+
+}  // namespace voronoi::core

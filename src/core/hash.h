@@ -1,0 +1,31 @@
+// SHA-256: checksums of artefacts and fingerprints of inputs.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace voronoi::core {
+
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(Sha256&&) noexcept;
+  Sha256& operator=(Sha256&&) noexcept;
+  Sha256& update(std::span<const std::byte> bytes);
+  Sha256& update(std::string_view text);
+  /// 64 lower-case hexadecimal digits; the object may not be updated afterwards.
+  std::string hex();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+std::string sha256(std::span<const std::byte> bytes);
+std::string sha256(std::string_view text);
+
+}  // namespace voronoi::core

@@ -1,0 +1,19 @@
+// Strict JSON for files that may be hostile: no duplicate keys, bounded depth, no NaN, nothing after the value.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace voronoi::core {
+
+using Json = nlohmann::ordered_json;
+
+/// Parses a whole text. Throws FormatError naming `file` and the byte of the fault.
+/// max_depth bounds nesting, so that a hostile file cannot exhaust the stack.
+Json parse_json(std::string_view text, std::string_view file, int max_depth = 100);
+
+/// parse_json of a file's content.
+Json read_json_file(const std::string& path, int max_depth = 100);
+
+}  // namespace voronoi::core

@@ -1,0 +1,128 @@
+#include "core/log.h"
+
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <mutex>
+#include <utility>
+
+#include "core/error.h"
+
+namespace voronoi::core {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Process-wide: stderr is one.
+struct Output {
+  std::mutex mutex;
+  std::shared_ptr<spdlog::logger> terminal;
+  std::shared_ptr<spdlog::logger> file;
+  LogLevel level = LogLevel::info;
+  int rank = -1;
+  bool line_open = false;
+  Clock::time_point last_plain{};
+};
+
+Output& output() {
+  static Output instance;
+  return instance;
+}
+
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+  switch (level) {
+    case LogLevel::debug: return spdlog::level::debug;
+    case LogLevel::info: return spdlog::level::info;
+    case LogLevel::warning: return spdlog::level::warn;
+    case LogLevel::error: return spdlog::level::err;
+  }
+  return spdlog::level::info;
+}
+
+spdlog::logger& terminal(Output& out) {
+  if (!out.terminal) {
+    out.terminal = std::make_shared<spdlog::logger>("terminal", std::make_shared<spdlog::sinks::stderr_sink_st>());
+    out.terminal->set_pattern("%v");
+    out.terminal->set_level(spdlog::level::debug);
+    out.terminal->flush_on(spdlog::level::debug);
+  }
+  return *out.terminal;
+}
+
+void close_progress_line(Output& out) {
+  if (std::exchange(out.line_open, false)) std::fputs("\r\033[K", stderr);
+}
+
+}  // namespace
+
+void configure_log(int rank, LogLevel level) {
+  Output& out = output();
+  const std::lock_guard lock(out.mutex);
+  out.rank = rank;
+  out.level = level;
+}
+
+void log_to_file(const std::filesystem::path& path) {
+  Output& out = output();
+  const std::lock_guard lock(out.mutex);
+  try {
+    out.file = std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_st>(path.string()));
+  } catch (const spdlog::spdlog_ex& error) {
+    throw StoreError(path.string() + ": cannot open the log: " + error.what());
+  }
+  out.file->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+  out.file->set_level(spdlog::level::debug);
+  out.file->flush_on(spdlog::level::debug);
+}
+
+void log_line(LogLevel level, std::string_view message) {
+  Output& out = output();
+  const std::lock_guard lock(out.mutex);
+  if (out.file) out.file->log(to_spdlog(level), message);
+  if (level < out.level || (out.rank > 0 && level < LogLevel::warning)) return;
+  close_progress_line(out);
+  std::string prefix;
+  if (out.rank > 0) prefix = fmt::format("rank {}: ", out.rank);
+  if (level == LogLevel::warning) prefix += "warning: ";
+  if (level == LogLevel::error) prefix += "error: ";
+  terminal(out).log(to_spdlog(level), prefix + std::string(message));
+}
+
+void show_progress(std::string_view text, bool done) {
+  Output& out = output();
+  const std::lock_guard lock(out.mutex);
+  if (out.level > LogLevel::info) return;
+  if (::isatty(STDERR_FILENO) != 0) {
+    fmt::print(stderr, "\r\033[K{}{}", text, done ? "\n" : "");
+    std::fflush(stderr);
+    out.line_open = !done;
+    return;
+  }
+  const Clock::time_point now = Clock::now();
+  if (!done && now - out.last_plain < std::chrono::seconds(10)) return;
+  out.last_plain = now;
+  terminal(out).info(text);
+}
+
+std::string format_duration(double seconds) {
+  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
+  const auto whole = static_cast<long>(seconds + 0.5);
+  if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
+  return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
+}
+
+std::string format_bytes(double bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  int unit = 0;
+  while (bytes >= 1024 && unit < 5) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, kUnits[unit]);
+}
+
+}  // namespace voronoi::core

@@ -1,0 +1,46 @@
+// The only place that prints to stderr: log lines with the rank as prefix, and one progress line.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace voronoi::core {
+
+enum class LogLevel { debug, info, warning, error };
+
+/// rank < 0: no prefix (one process). On ranks > 0 only warnings and errors reach stderr; everything goes to the file.
+void configure_log(int rank, LogLevel level);
+/// Also append to a file (one a rank) from now on; throws StoreError when it cannot be opened.
+void log_to_file(const std::filesystem::path& path);
+void log_line(LogLevel level, std::string_view message);
+
+template <class... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::info, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_debug(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::debug, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_warning(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::warning, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_error(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// Progress: on a terminal one line that is redrawn, otherwise a plain line at most every ten seconds (and the last one).
+/// Call from rank 0 only. `done` marks the end of the activity.
+void show_progress(std::string_view text, bool done = false);
+
+/// "1 h 02 min", "3 min 05 s", "4.2 s".
+std::string format_duration(double seconds);
+/// "1.5 GiB".
+std::string format_bytes(double bytes);
+
+}  // namespace voronoi::core

@@ -1,0 +1,33 @@
+// Rows of one operator shared by several workers. The rows are cut into chunks whose number does not depend on the team, sums
+// are combined in chunk order: any team gives the same bits as one worker alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace voronoi::core {
+
+/// Collective calls: every member makes the same calls in the same order. A member that fails tells the others, which then
+/// throw as well: nobody waits for ever.
+class Team {
+ public:
+  virtual ~Team() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Every member's bytes in order of rank.
+  virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
+};
+
+/// A team of one.
+class SoloTeam final : public Team {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override {
+    return {std::vector<std::byte>(mine.begin(), mine.end())};
+  }
+};
+
+}  // namespace voronoi::core

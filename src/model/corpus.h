@@ -1,0 +1,53 @@
+// Texts as token windows; calibration and validation share it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/tokenizer.h"
+
+namespace voronoi::model {
+
+/// How a file becomes one string.
+/// raw: as it is. wikitext: rows of the raw WikiText file joined by "\n\n" as papers do (a blank line is the row "", any other
+/// line is the row with its "\n"). jsonl: the "text" fields of JSON lines joined by "\n\n".
+enum class Join { raw, wikitext, jsonl };
+
+std::optional<Join> join_from_name(std::string_view name);
+std::string_view join_name(Join join);
+/// jsonl for *.jsonl / *.json.l names, otherwise raw.
+Join default_join(std::string_view path);
+
+struct Text {
+  std::string path;
+  std::string sha256;  ///< of the file's bytes
+  Join join = Join::raw;
+  std::string content;
+};
+
+/// Throws StoreError / FormatError (empty text, JSON line without a "text" string: names file and line).
+Text load_text(const std::string& path, Join join);
+
+enum class BosRule { automatic, always, never };
+
+/// Ids of the whole text, tokenized once, with BOS in front by the rule (automatic: the tokenizer's own).
+/// Throws ConfigError when `always` is asked of a tokenizer without a BOS id.
+std::vector<std::int32_t> tokenize(const Tokenizer& tokenizer, const Text& text, BosRule rule);
+
+/// Non-overlapping windows [count, context] from the start, as perplexity uses them; an incomplete last one is dropped.
+struct Windows {
+  std::int64_t count = 0, context = 0;
+  std::vector<std::int32_t> ids;  ///< [count, context]
+};
+/// max_windows < 0: all. Throws FormatError when the text gives no whole window (naming its tokens and the context).
+Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t context, std::int64_t max_windows, const std::string& path);
+
+/// Calibration: n_sequences windows of `context` tokens, shared evenly over the texts (the first ones take the remainder) and
+/// spread evenly over each text's length, at least one token apart, no randomness. BOS (by the tokenizer's rule) replaces the first token of each window when the
+/// tokenizer adds one. WikiExtractor "<doc ...>" / "</doc>" lines are dropped. Throws FormatError when a text is too short.
+Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences, std::int64_t context);
+
+}  // namespace voronoi::model

@@ -1,0 +1,87 @@
+// Tasks over ranks: a coordinator (a thread of rank 0) hands out, workers (every rank) run. Knows tasks, not models.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/mpi.h"
+#include "core/team.h"
+
+namespace voronoi::sched {
+
+struct Task {
+  std::int64_t id = 0;         ///< index in the task list that all ranks hold
+  std::string name;            ///< for people: "block 7 down"
+  std::string kind;            ///< tasks of one kind share a correction factor of the cost model
+  double predicted_seconds = 0;
+  int width = 1;               ///< ranks that work on it together (row split); clipped to the world's size
+};
+
+/// What a worker says of a task. `report` is the callback's own text (JSON), passed on to the sink unread.
+struct Outcome {
+  std::int64_t task_id = 0;
+  bool ok = false;
+  double seconds = 0;
+  std::string report;          ///< or the error's text
+};
+
+struct WorkerState {
+  std::string task;            ///< empty: idle
+  double since_seconds = 0;    ///< since the phase began
+  double busy_seconds = 0;
+};
+
+struct Progress {
+  std::int64_t done = 0, failed = 0, total = 0;
+  double elapsed_seconds = 0, eta_seconds = 0;
+  std::vector<WorkerState> workers;  ///< by rank
+};
+
+struct SchedulerOptions {
+  int max_attempts = 2;                          ///< a task's failures before it is quarantined; a retry prefers another rank
+  double progress_interval_seconds = 1;
+};
+
+/// Called on rank 0 only, all from the coordinator's thread.
+struct CoordinatorEvents {
+  /// Before the done task counts: journal it here. An exception ends the phase on every rank with that error.
+  std::function<void(const Task&, const Outcome&, int rank)> task_done;
+  std::function<void(const Task&, const Outcome&, int rank, int attempt)> task_failed;
+  std::function<void(const Task&, const std::string& error)> task_quarantined;
+  std::function<void(const Progress&)> progress;
+};
+
+/// Runs a task on this rank; returns the report. For width > 1 all members call it with the same task and a team of that size.
+using TaskCallback = std::function<std::string(const Task&, core::Team&)>;
+
+struct PhaseResult {
+  bool stopped = false;                        ///< a stop was requested before all tasks were handed out
+  std::vector<std::int64_t> quarantined;       ///< task ids, rising
+};
+
+/// Predicted seconds by kind, corrected by what was measured (running ratio a kind).
+class CostModel {
+ public:
+  double predict(const Task& task) const;
+  void observe(const Task& task, double seconds);
+
+ private:
+  struct Ratio { double predicted = 0, measured = 0; };
+  std::map<std::string, Ratio> ratios_;
+};
+
+/// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every rank; once it is
+/// true anywhere no further task starts, the tasks in flight finish, and `stopped` is set on every rank. Tasks go out longest-first; a
+/// task of width w waits until w ranks are free, wide ones first. Every rank returns the same PhaseResult.
+PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
+                      const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
+                      const std::function<bool()>& stop);
+
+/// Width for row splitting: how many ranks a task deserves so that no task outlasts an even share of the phase. Deterministic.
+std::vector<int> choose_widths(const std::vector<double>& predicted_seconds, int n_ranks);
+
+}  // namespace voronoi::sched

@@ -1,0 +1,35 @@
+// Append-only record log: a line each, checksummed and synced; a torn tail is dropped on opening, damage before it is an error.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+
+namespace voronoi::store {
+
+/// Records are JSON objects. One line: sequence number, SHA-256 (first 16 digits) of "number payload", payload, newline.
+class Journal {
+ public:
+  /// Opens or creates for appending: replays, truncates a torn tail (an incomplete or unchecksummed last line) and keeps the
+  /// records. Throws FormatError when a line before the last is damaged (file, line, remedy), StoreError when it cannot be written.
+  explicit Journal(const std::filesystem::path& path);
+  ~Journal();
+  Journal(Journal&&) noexcept;
+  Journal& operator=(Journal&&) = delete;
+  const std::vector<core::Json>& records() const;
+  bool dropped_torn_tail() const;
+  /// Written and synced when this returns.
+  void append(const core::Json& record);
+
+  /// Read-only replay, for `status`: ignores a torn tail, writes nothing.
+  static std::vector<core::Json> read(const std::filesystem::path& path);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace voronoi::store
