@@ -1,6 +1,9 @@
 #include "core/json.h"
 
-#include <set>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -9,64 +12,104 @@
 namespace voronoi::core {
 namespace {
 
-/// First pass: structure only. nlohmann's parser is iterative, but destroying a deep value recurses, so depth is bounded
-/// before any value is built; duplicate keys are found here because a built object no longer shows them.
-class StructureCheck : public nlohmann::json_sax<Json> {
+/// Builds the value. nlohmann's own builder looks every new key of an ordered object up by linear search, quadratic in a
+/// vocabulary's size, keeps the last of duplicates and does not bound depth (destroying a deep value recurses).
+class Builder : public nlohmann::json_sax<Json> {
  public:
-  StructureCheck(std::string_view file, int max_depth) : file_(file), max_depth_(max_depth) {}
+  Builder(std::string_view file, int max_depth, Json& root) : file_(file), max_depth_(max_depth), root_(root) {}
 
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(number_integer_t) override { return true; }
-  bool number_unsigned(number_unsigned_t) override { return true; }
-  bool number_float(number_float_t, const string_t&) override { return true; }
-  bool string(string_t&) override { return true; }
-  bool binary(binary_t&) override { return true; }
-  bool start_object(std::size_t) override {
-    keys_.emplace_back();
-    return enter();
-  }
+  bool null() override { return add(Json(nullptr)); }
+  bool boolean(bool value) override { return add(Json(value)); }
+  bool number_integer(number_integer_t value) override { return add(Json(value)); }
+  bool number_unsigned(number_unsigned_t value) override { return add(Json(value)); }
+  bool number_float(number_float_t value, const string_t&) override { return add(Json(value)); }
+  bool string(string_t& value) override { return add(Json(std::move(value))); }
+  bool binary(binary_t&) override { return false; }
+  bool start_object(std::size_t) override { return enter(Json::object()); }
+  bool start_array(std::size_t) override { return enter(Json::array()); }
+  bool end_array() override { return leave(); }
   bool key(string_t& name) override {
-    if (!keys_.back().insert(name).second) throw FormatError(file_, "JSON: key \"" + name + "\" stands twice");
+    key_ = std::move(name);
     return true;
   }
   bool end_object() override {
-    keys_.pop_back();
-    --depth_;
-    return true;
+    std::vector<std::string_view> names;
+    const auto& object = open_.back()->get_ref<const Json::object_t&>();
+    names.reserve(object.size());
+    for (const auto& [name, value] : object) names.emplace_back(name);
+    std::sort(names.begin(), names.end());
+    const auto twice = std::adjacent_find(names.begin(), names.end());
+    if (twice != names.end()) throw FormatError(file_, "JSON: key " + quote_text(*twice) + " stands twice in one object");
+    return leave();
   }
-  bool start_array(std::size_t) override { return enter(); }
-  bool end_array() override {
-    --depth_;
-    return true;
-  }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    throw FormatError(file_, position, std::string("not valid JSON: ") + error.what());
+  bool parse_error(std::size_t position, const std::string& last_token, const nlohmann::detail::exception& error) override {
+    // The parser's text quotes what it read, which may be most of the file.
+    std::string reason = error.what();
+    if (last_token.size() > 60 || reason.size() > 300) reason = "syntax error near " + quote_text(last_token);
+    throw FormatError(file_, position, "not valid JSON: " + reason);
   }
 
  private:
-  bool enter() {
-    if (++depth_ > max_depth_)
+  bool enter(Json&& container) {
+    if (std::cmp_greater_equal(open_.size(), max_depth_))
       throw FormatError(file_, "JSON is nested deeper than " + std::to_string(max_depth_) + " levels");
+    add(std::move(container));
+    open_.push_back(last_);
     return true;
   }
+  bool leave() {
+    open_.pop_back();
+    return true;
+  }
+  /// Only the innermost open container grows, so pointers to the outer ones stay valid.
+  bool add(Json&& value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+      last_ = &root_;
+    } else if (open_.back()->is_array()) {
+      auto& array = open_.back()->get_ref<Json::array_t&>();
+      last_ = &array.emplace_back(std::move(value));
+    } else {
+      auto& object = open_.back()->get_ref<Json::object_t&>();
+      using Entries = Json::object_t::Container;
+      last_ = &static_cast<Entries&>(object).emplace_back(std::move(key_), std::move(value)).second;
+    }
+    return true;
+  }
+
   std::string_view file_;
   int max_depth_;
-  int depth_ = 0;
-  std::vector<std::set<std::string>> keys_;
+  Json& root_;
+  Json* last_ = nullptr;
+  std::vector<Json*> open_;
+  std::string key_;
 };
 
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view file, int max_depth) {
   if (text.starts_with("\xEF\xBB\xBF")) throw FormatError(file, 0, "not valid JSON: begins with a byte order mark");
-  StructureCheck check(file, max_depth);
-  Json::sax_parse(text, &check);
-  return Json::parse(text);
+  Json root;
+  Builder builder(file, max_depth, root);
+  Json::sax_parse(text, &builder);
+  return root;
 }
 
 Json read_json_file(const std::string& path, int max_depth) {
-  return parse_json(read_text_file(path, std::size_t{1} << 31), path, max_depth);
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path, max_depth);
+}
+
+std::string quote_text(std::string_view text) {
+  constexpr std::size_t kMaxBytes = 120;
+  std::string out = "\"";
+  for (const char c : text.substr(0, kMaxBytes)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7F) out += fmt::format("\\x{:02x}", byte);
+    else out += c;
+  }
+  return out + (text.size() > kMaxBytes ? "...\"" : "\"");
 }
 
 }  // namespace voronoi::core

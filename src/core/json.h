@@ -7,6 +7,7 @@
 
 namespace voronoi::core {
 
+/// Objects keep the order of the file; looking a key up is linear in their size: iterate over large ones.
 using Json = nlohmann::ordered_json;
 
 /// Parses a whole text. Throws FormatError naming `file` and the byte of the fault.
@@ -15,5 +16,8 @@ Json parse_json(std::string_view text, std::string_view file, int max_depth = 10
 
 /// parse_json of a file's content.
 Json read_json_file(const std::string& path, int max_depth = 100);
+
+/// A text from a file as messages show it: in double quotes, control characters escaped, cut after 120 bytes.
+std::string quote_text(std::string_view text);
 
 }  // namespace voronoi::core
