@@ -36,6 +36,7 @@ struct VqEncoding {
   std::vector<std::uint16_t> scale, bias;        ///< [in], natural column order
   std::vector<std::uint16_t> perm;               ///< [in] or empty: stored column -> natural column
   std::int64_t group_size() const { return (in_features - outlier_size) / groups; }
+  bool operator==(const VqEncoding&) const = default;
 };
 
 /// Uniform quantization, asymmetric: w = scale * (code - zero), a scale and zero a row and group of columns (in processing order).
@@ -48,12 +49,16 @@ struct UniformEncoding {
   std::vector<std::uint16_t> scale;              ///< [out, n_groups] bits of dtype
   std::vector<std::uint32_t> zeros;              ///< [out, ceil(n_groups*bits/32)] packed
   std::vector<std::uint16_t> perm;               ///< [in] or empty: processing position -> natural column
+  bool operator==(const UniformEncoding&) const = default;
 };
 
 using Encoding = std::variant<VqEncoding, UniformEncoding>;
 
+/// What is wrong with the encoding: extents, array sizes, indices and perm out of range, numbers that are not finite. Empty: nothing.
+std::string find_problem(const Encoding& encoding);
+
 /// Dense weight [out, in] row-major. fp32 arithmetic on the stored 16-bit values: (main + residual) * scale + bias, each rounded to
-/// fp32 once; scale * (code - zero).
+/// fp32 once; scale * (code - zero). InternalError when the encoding has a problem or weight another size.
 void decode(const Encoding& encoding, std::span<float> weight);
 std::int64_t out_features(const Encoding& encoding);
 std::int64_t in_features(const Encoding& encoding);
