@@ -1,0 +1,138 @@
+#include "quant/baselines/gptq.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+
+namespace voronoi::quant {
+namespace {
+
+constexpr std::int64_t kBlock = 128;  // columns whose errors are spread at once over the rest
+
+std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+/// One tile of rows, transposed: w [in, rows] in processing order, so that a column's rows are contiguous. Tiles are independent.
+class GptqTile {
+ public:
+  GptqTile(const kernels::Exec& exec, const QuantInput& input, const GptqSettings& settings, std::int64_t first_row, std::int64_t rows)
+      : exec_(exec), hessian_(*input.hessian), settings_(settings), in_(input.in_features), rows_(rows),
+        max_code_(static_cast<float>((1 << settings.bits) - 1)), w_(index(in_ * rows)), error_(index(kBlock * rows)),
+        grids_(index(rows)), low_(index(rows)), high_(index(rows)) {
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const float* source = input.weight.data() + (first_row + row) * in_;
+      for (std::int64_t column = 0; column < in_; ++column) w_[index(column * rows_ + row)] = source[hessian_.perm[index(column)]];
+    }
+  }
+
+  /// Writes this tile's part of `out`, whose rows start at out_row.
+  void run(std::int64_t out_row, UniformCodes& out) {
+    const float* u = hessian_.factor.data();
+    for (std::int64_t begin = 0; begin < in_; begin += kBlock) {
+      const std::int64_t end = std::min(in_, begin + kBlock);
+      for (std::int64_t column = begin; column < end; ++column) {
+        if (column % settings_.group_size == 0) open_group(column, out_row, out);
+        const float* factor_row = u + column * in_;
+        quantize_column(column, factor_row[column], error_.data() + (column - begin) * rows_, out_row, out);
+        for (std::int64_t later = column + 1; later < end; ++later)
+          subtract(factor_row[later], error_.data() + (column - begin) * rows_, w_.data() + later * rows_);
+      }
+      // The host's gemm whatever the device is: the column loop runs here, and tiles are dealt to the pool's threads.
+      if (end < in_)
+        kernels::cpu().linalg.gemm_f32(exec_, true, false, in_ - end, rows_, end - begin, -1.0F, u + begin * in_ + end, in_, error_.data(),
+                                       rows_, 1.0F, w_.data() + end * rows_, rows_);
+    }
+  }
+
+ private:
+  void subtract(float factor, const float* error, float* target) const {
+    for (std::int64_t row = 0; row < rows_; ++row) target[row] -= factor * error[row];
+  }
+
+  /// Grids of the group that starts at `column`. As in the original, columns of the group past the current block have not yet seen
+  /// the errors of this block.
+  void open_group(std::int64_t column, std::int64_t out_row, UniformCodes& out) {
+    const std::int64_t n_groups = core::ceil_div(in_, settings_.group_size), group = column / settings_.group_size;
+    const std::int64_t end = std::min(in_, column + settings_.group_size);
+    std::copy_n(w_.begin() + column * rows_, rows_, low_.begin());
+    std::copy_n(w_.begin() + column * rows_, rows_, high_.begin());
+    for (std::int64_t c = column + 1; c < end; ++c) {
+      const float* values = w_.data() + c * rows_;
+      for (std::int64_t row = 0; row < rows_; ++row) {
+        low_[index(row)] = std::min(low_[index(row)], values[row]);
+        high_[index(row)] = std::max(high_[index(row)], values[row]);
+      }
+    }
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const UniformGrid grid = UniformGrid::fit(low_[index(row)], high_[index(row)], max_code_, settings_.scale_dtype);
+      grids_[index(row)] = grid;
+      out.scale[index((out_row + row) * n_groups + group)] = grid.scale;
+      out.zeros[index((out_row + row) * n_groups + group)] = static_cast<std::uint16_t>(grid.zero);
+    }
+  }
+
+  void quantize_column(std::int64_t column, float diagonal, float* error, std::int64_t out_row, UniformCodes& out) const {
+    const float* values = w_.data() + column * rows_;
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const UniformGrid& grid = grids_[index(row)];
+      const float code = grid.code(values[row], max_code_);
+      error[row] = (values[row] - grid.value(code)) / diagonal;
+      out.codes[index((out_row + row) * in_ + column)] = static_cast<std::uint16_t>(code);
+    }
+  }
+
+  const kernels::Exec& exec_;
+  const PreparedHessian& hessian_;
+  const GptqSettings& settings_;
+  std::int64_t in_, rows_;
+  float max_code_;
+  std::vector<float> w_, error_;
+  std::vector<UniformGrid> grids_;
+  std::vector<float> low_, high_;
+};
+
+class Gptq final : public Quantizer {
+ public:
+  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) const override {
+    check_input(input);
+    const GptqSettings settings{parameters.bits, effective_group_size(parameters.group_size, input.in_features), input.stored_dtype};
+    const UniformCodes codes = gptq_codes(context, input, team_rows(team, input.out_features), settings);
+    const auto& perm = input.hessian->perm;
+    std::vector<std::uint16_t> stored_perm;
+    if (!std::is_sorted(perm.begin(), perm.end())) {
+      VORONOI_REQUIRE(input.in_features <= 65536, input.name + ": a permutation of more than 65536 columns cannot be stored");
+      stored_perm.assign(perm.begin(), perm.end());
+    }
+    QuantResult result;
+    result.encoding = gather_encoding(team, input, settings.bits, settings.group_size, stored_perm, codes);
+    result.relative_error = encoding_error(context, input, result.encoding);
+    result.statistics["damping"] = input.hessian->damping;
+    result.statistics["damping_steps"] = input.hessian->damping_steps;
+    result.statistics["dead_columns"] = static_cast<double>(input.hessian->dead_columns);
+    return result;
+  }
+};
+
+}  // namespace
+
+UniformCodes gptq_codes(backend::Context& context, const QuantInput& input, const RowRange& range, const GptqSettings& settings) {
+  VORONOI_REQUIRE(range.begin % kRowTile == 0, "rows of a team member start at a tile");
+  const std::int64_t rows = range.end - range.begin, n_groups = core::ceil_div(input.in_features, settings.group_size);
+  UniformCodes codes;
+  codes.codes.resize(index(rows * input.in_features));
+  codes.scale.resize(index(rows * n_groups));
+  codes.zeros.resize(index(rows * n_groups));
+  const kernels::Exec host{&context.pool(), nullptr};
+  context.pool().parallel_for(core::ceil_div(rows, kRowTile), [&](std::int64_t tile) {
+    const std::int64_t row = tile * kRowTile;
+    GptqTile(host, input, settings, range.begin + row, std::min(kRowTile, rows - row)).run(row, codes);
+  });
+  return codes;
+}
+
+const Quantizer& gptq_quantizer() {
+  static const Gptq quantizer;
+  return quantizer;
+}
+
+}  // namespace voronoi::quant

@@ -1,0 +1,10 @@
+// Round to nearest: every weight to the nearest point of its group's grid. The Hessian takes no part but in the reported error.
+#pragma once
+
+#include "quant/quantizer.h"
+
+namespace voronoi::quant {
+
+const Quantizer& rtn_quantizer();
+
+}  // namespace voronoi::quant

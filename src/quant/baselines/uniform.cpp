@@ -1,0 +1,119 @@
+#include "quant/baselines/uniform.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "core/error.h"
+#include "quant/packing.h"
+
+namespace voronoi::quant {
+namespace {
+
+std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+template <class T>
+void append(std::vector<std::byte>& bytes, const std::vector<T>& values) {
+  const auto raw = std::as_bytes(std::span(values));
+  bytes.insert(bytes.end(), raw.begin(), raw.end());
+}
+
+/// Takes `count` elements off the front of bytes, to the end of values.
+template <class T>
+void take(std::span<const std::byte>& bytes, std::int64_t count, std::vector<T>& values) {
+  const std::size_t size_bytes = index(count) * sizeof(T), old = values.size();
+  VORONOI_REQUIRE(bytes.size() >= size_bytes, "a member of the team sent too few rows");
+  values.resize(old + index(count));
+  if (count > 0) std::memcpy(values.data() + old, bytes.data(), size_bytes);
+  bytes = bytes.subspan(size_bytes);
+}
+
+/// Rows of n small values, each packed on its own.
+std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n, int bits) {
+  const std::int64_t words = packed_words(n, bits);
+  std::vector<std::uint32_t> packed(index(rows * words)), row_values(index(n));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    std::copy_n(values.begin() + row * n, n, row_values.begin());
+    pack_row(row_values, bits, std::span(packed).subspan(index(row * words), index(words)));
+  }
+  return packed;
+}
+
+RowRange member_rows(std::int64_t rank, std::int64_t size, std::int64_t out_features) {
+  const std::int64_t tiles = core::ceil_div(out_features, kRowTile);
+  return {std::min(out_features, tiles * rank / size * kRowTile), std::min(out_features, tiles * (rank + 1) / size * kRowTile)};
+}
+
+}  // namespace
+
+UniformGrid UniformGrid::fit(float low, float high, float max_code, core::DType dtype) {
+  low = std::min(low, 0.0F);
+  high = std::max(high, 0.0F);
+  if (low == 0.0F && high == 0.0F) {
+    low = -1;
+    high = 1;
+  }
+  UniformGrid grid;
+  // Halves first: the difference of two large weights may overflow.
+  grid.scale = core::round_to(dtype, 2.0F * ((0.5F * high - 0.5F * low) / max_code));
+  const float smallest = dtype == core::DType::f32 ? std::numeric_limits<float>::min() : core::from_bits16(dtype, 1);
+  if (grid.scale < smallest) grid.scale = smallest;
+  if (!std::isfinite(grid.scale))
+    grid.scale = dtype == core::DType::f32 ? std::numeric_limits<float>::max() : core::from_bits16(dtype, dtype == core::DType::f16 ? 0x7BFF : 0x7F7F);
+  grid.zero = std::clamp(round_half_even(std::clamp(-low / grid.scale, 0.0F, max_code)), 0.0F, max_code);
+  return grid;
+}
+
+std::int64_t effective_group_size(std::int64_t group_size, std::int64_t in_features) {
+  return group_size <= 0 || group_size >= in_features ? in_features : group_size;
+}
+
+RowRange team_rows(const core::Team& team, std::int64_t out_features) { return member_rows(team.rank(), team.size(), out_features); }
+
+UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
+                                const std::vector<std::uint16_t>& perm, const UniformCodes& mine) {
+  UniformEncoding encoding;
+  encoding.out_features = input.out_features;
+  encoding.in_features = input.in_features;
+  encoding.bits = bits;
+  encoding.group_size = group_size;
+  encoding.dtype = input.stored_dtype;
+  encoding.perm = perm;
+  const std::int64_t n_groups = core::ceil_div(input.in_features, group_size);
+  const RowRange range = team_rows(team, input.out_features);
+  const std::int64_t rows = range.end - range.begin;
+
+  std::vector<std::uint16_t> scale(mine.scale.size());
+  std::transform(mine.scale.begin(), mine.scale.end(), scale.begin(), [&](float value) { return core::to_bits16(input.stored_dtype, value); });
+  std::vector<std::byte> bytes;
+  append(bytes, pack_rows(mine.codes, rows, input.in_features, bits));
+  append(bytes, pack_rows(mine.zeros, rows, n_groups, bits));
+  append(bytes, scale);
+  const auto gathered = team.all_gather(bytes);
+  for (std::int64_t rank = 0; rank < team.size(); ++rank) {
+    const RowRange theirs = member_rows(rank, team.size(), input.out_features);
+    const std::int64_t n = theirs.end - theirs.begin;
+    std::span<const std::byte> rest = gathered[index(rank)];
+    take(rest, n * packed_words(input.in_features, bits), encoding.codes);
+    take(rest, n * packed_words(n_groups, bits), encoding.zeros);
+    take(rest, n * n_groups, encoding.scale);
+  }
+  return encoding;
+}
+
+double encoding_error(backend::Context& context, const QuantInput& input, const Encoding& encoding) {
+  std::vector<float> decoded(input.weight.size());
+  decode(encoding, decoded);
+  return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded, input.hessian->h);
+}
+
+void check_input(const QuantInput& input) {
+  VORONOI_REQUIRE(input.out_features > 0 && input.in_features > 0, input.name + ": an operator needs rows and columns");
+  VORONOI_REQUIRE(static_cast<std::int64_t>(input.weight.size()) == input.out_features * input.in_features,
+                  input.name + ": weight is not [out_features, in_features]");
+  VORONOI_REQUIRE(input.hessian != nullptr && input.hessian->n == input.in_features, input.name + ": the Hessian is of another size");
+}
+
+}  // namespace voronoi::quant
