@@ -1,7 +1,251 @@
+// Row-wise and elementwise operations. Sums run over kLanes interleaved partial sums whatever the vector width, so that AVX2 and
+// AVX-512 give the same bits.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/nn.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// After highway.h, which sets up the target.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/types.h"
+#include "hwy/contrib/math/math-inl.h"
 #include "kernels/kernels.h"
 
-namespace voronoi::kernels {
+HWY_BEFORE_NAMESPACE();
+namespace voronoi::kernels::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
 
-NnKernels cpu_nn_kernels() { return {}; }
+using FloatTag = hn::ScalableTag<float>;
+using FloatVector = hn::Vec<FloatTag>;
+using DoubleTag = hn::ScalableTag<double>;
+using DoubleVector = hn::Vec<DoubleTag>;
+
+constexpr std::int64_t kLanes = 16;
+constexpr std::int64_t kWidth = static_cast<std::int64_t>(hn::MaxLanes(FloatTag()));
+constexpr std::int64_t kDoubleWidth = static_cast<std::int64_t>(hn::MaxLanes(DoubleTag()));
+constexpr std::int64_t kParts = kLanes / kWidth;
+constexpr std::int64_t kDoubleParts = kLanes / kDoubleWidth;
+
+/// Sum of kLanes partial sums in a fixed order.
+template <class T>
+T reduce(T* lanes) {
+  for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (std::int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+/// body(offset, count) for every whole vector of n values, and a last one of fewer than kWidth.
+template <class Full, class Rest>
+HWY_INLINE void for_each_vector(std::int64_t n, const Full& full, const Rest& rest) {
+  std::int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) full(i);
+  if (i < n) rest(i, n - i);
+}
+
+float sum_of_squares(std::int64_t n, const float* x) {
+  const FloatTag d;
+  FloatVector sums[kParts];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  const auto add = [&](const float* values) HWY_ATTR {
+    for (std::int64_t part = 0; part < kParts; ++part) {
+      const FloatVector value = hn::LoadU(d, values + part * kWidth);
+      sums[part] = hn::MulAdd(value, value, sums[part]);
+    }
+  };
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) add(x + i);
+  if (i < n) {
+    float rest[kLanes] = {};
+    std::copy_n(x + i, n - i, rest);
+    add(rest);
+  }
+  float lanes[kLanes];
+  for (std::int64_t part = 0; part < kParts; ++part) hn::StoreU(sums[part], d, lanes + part * kWidth);
+  return reduce(lanes);
+}
+
+void rms_norm_rows(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight, float eps, float* out,
+                   std::int64_t ld_out) {
+  const FloatTag d;
+  for (std::int64_t r = 0; r < n_rows; ++r, x += ldx, out += ld_out) {
+    const float scale = 1.0F / std::sqrt(sum_of_squares(dim, x) / static_cast<float>(dim) + eps);
+    const FloatVector factor = hn::Set(d, scale);
+    for_each_vector(
+        dim,
+        [&](std::int64_t i) HWY_ATTR {
+          hn::StoreU(hn::Mul(hn::LoadU(d, weight + i), hn::Mul(hn::LoadU(d, x + i), factor)), d, out + i);
+        },
+        [&](std::int64_t i, std::int64_t n) {
+          for (std::int64_t j = i; j < i + n; ++j) out[j] = weight[j] * (x[j] * scale);
+        });
+  }
+}
+
+void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
+               const float* cos_sin, float* x, std::int64_t ldx) {
+  const FloatTag d;
+  const std::int64_t half = head_dim / 2;
+  for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
+    const float* cosine = cos_sin + r % n_tokens * head_dim;
+    const float* sine = cosine + half;
+    for (std::int64_t h = 0; h < n_heads; ++h) {
+      float* low = x + r * ldx + h * head_dim;
+      float* high = low + half;
+      const auto turn = [&](const float* c, const float* s, float* l, float* u) HWY_ATTR {
+        const FloatVector vc = hn::LoadU(d, c), vs = hn::LoadU(d, s), vl = hn::LoadU(d, l), vu = hn::LoadU(d, u);
+        hn::StoreU(hn::NegMulAdd(vu, vs, hn::Mul(vl, vc)), d, l);
+        hn::StoreU(hn::MulAdd(vl, vs, hn::Mul(vu, vc)), d, u);
+      };
+      for_each_vector(
+          half, [&](std::int64_t i) HWY_ATTR { turn(cosine + i, sine + i, low + i, high + i); },
+          [&](std::int64_t i, std::int64_t n) HWY_ATTR {
+            float buffer[4][kWidth] = {};
+            std::copy_n(cosine + i, n, buffer[0]);
+            std::copy_n(sine + i, n, buffer[1]);
+            std::copy_n(low + i, n, buffer[2]);
+            std::copy_n(high + i, n, buffer[3]);
+            turn(buffer[0], buffer[1], buffer[2], buffer[3]);
+            std::copy_n(buffer[2], n, low + i);
+            std::copy_n(buffer[3], n, high + i);
+          });
+    }
+  }
+}
+
+void swiglu_range(std::int64_t n, const float* gate, const float* up, float* out) {
+  const FloatTag d;
+  const auto combine = [&](const float* g, const float* u, float* o) HWY_ATTR {
+    const FloatVector vg = hn::LoadU(d, g);
+    // exp's domain ends at 104; beyond 88 the quotient is nothing beside any activation anyway.
+    const FloatVector exponential = hn::Exp(d, hn::Min(hn::Neg(vg), hn::Set(d, 88.0F)));
+    const FloatVector silu = hn::Div(vg, hn::Add(hn::Set(d, 1.0F), exponential));
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, u)), d, o);
+  };
+  for_each_vector(
+      n, [&](std::int64_t i) HWY_ATTR { combine(gate + i, up + i, out + i); },
+      [&](std::int64_t i, std::int64_t rest) HWY_ATTR {
+        float buffer[2][kWidth] = {};
+        std::copy_n(gate + i, rest, buffer[0]);
+        std::copy_n(up + i, rest, buffer[1]);
+        combine(buffer[0], buffer[1], buffer[0]);
+        std::copy_n(buffer[0], rest, out + i);
+      });
+}
+
+void add_range(std::int64_t n, const float* y, float* x) {
+  const FloatTag d;
+  for_each_vector(
+      n, [&](std::int64_t i) HWY_ATTR { hn::StoreU(hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, y + i)), d, x + i); },
+      [&](std::int64_t i, std::int64_t rest) {
+        for (std::int64_t j = i; j < i + rest; ++j) x[j] += y[j];
+      });
+}
+
+double nll_row(std::int64_t vocab, const float* logits, std::int32_t target) {
+  const FloatTag d;
+  FloatVector maxima[4];
+  for (auto& maximum : maxima) maximum = hn::Set(d, logits[0]);
+  std::int64_t i = 0;
+  for (; i + 4 * kWidth <= vocab; i += 4 * kWidth)
+    for (std::int64_t part = 0; part < 4; ++part) maxima[part] = hn::Max(maxima[part], hn::LoadU(d, logits + i + part * kWidth));
+  float largest =
+      hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(maxima[0], maxima[1]), hn::Max(maxima[2], maxima[3]))));
+  for (; i < vocab; ++i) largest = std::max(largest, logits[i]);
+
+  const DoubleTag dd;
+  const hn::Rebind<float, DoubleTag> narrow;
+  const DoubleVector shift = hn::Set(dd, static_cast<double>(largest));
+  DoubleVector sums[kDoubleParts];
+  for (auto& sum : sums) sum = hn::Zero(dd);
+  const auto add = [&](const float* values) HWY_ATTR {
+    for (std::int64_t part = 0; part < kDoubleParts; ++part) {
+      const DoubleVector value = hn::PromoteTo(dd, hn::LoadU(narrow, values + part * kDoubleWidth));
+      sums[part] = hn::Add(sums[part], hn::Exp(dd, hn::Sub(value, shift)));
+    }
+  };
+  for (i = 0; i + kLanes <= vocab; i += kLanes) add(logits + i);
+  double lanes[kLanes];
+  for (std::int64_t part = 0; part < kDoubleParts; ++part) hn::StoreU(sums[part], dd, lanes + part * kDoubleWidth);
+  double sum = reduce(lanes);
+  for (; i < vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - static_cast<double>(largest));
+  return std::log(sum) + static_cast<double>(largest) - static_cast<double>(logits[target]);
+}
+
+}  // namespace
+}  // namespace voronoi::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace voronoi::kernels {
+namespace {
+
+HWY_EXPORT(rms_norm_rows);
+HWY_EXPORT(rope_rows);
+HWY_EXPORT(swiglu_range);
+HWY_EXPORT(add_range);
+HWY_EXPORT(nll_row);
+
+constexpr std::int64_t kChunkValues = 32768;
+
+/// body(first_row, n_rows) over chunks of about kChunkValues values.
+template <class Body>
+void for_row_chunks(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const Body& body) {
+  const std::int64_t rows = std::max<std::int64_t>(1, kChunkValues / std::max<std::int64_t>(1, dim));
+  exec.pool->parallel_for(core::ceil_div(n_rows, rows),
+                          [&](std::int64_t chunk) { body(chunk * rows, std::min(rows, n_rows - chunk * rows)); });
+}
+
+void embed(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table, float* out) {
+  for_row_chunks(exec, n_ids, dim, [&](std::int64_t first, std::int64_t rows) {
+    for (std::int64_t r = first; r < first + rows; ++r)
+      std::memcpy(out + r * dim, table + ids[r] * dim, static_cast<std::size_t>(dim) * sizeof(float));
+  });
+}
+
+void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight, float eps,
+              float* out, std::int64_t ld_out) {
+  for_row_chunks(exec, n_rows, dim, [&](std::int64_t first, std::int64_t rows) {
+    HWY_DYNAMIC_DISPATCH(rms_norm_rows)(rows, dim, x + first * ldx, ldx, weight, eps, out + first * ld_out, ld_out);
+  });
+}
+
+void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim, const float* cos_sin,
+          float* x, std::int64_t ldx) {
+  for_row_chunks(exec, n_rows, n_heads * head_dim, [&](std::int64_t first, std::int64_t rows) {
+    HWY_DYNAMIC_DISPATCH(rope_rows)(first, rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
+  });
+}
+
+void swiglu(const Exec& exec, std::int64_t n, const float* gate, const float* up, float* out) {
+  for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(swiglu_range)(count, gate + first, up + first, out + first);
+  });
+}
+
+void add(const Exec& exec, std::int64_t n, const float* y, float* x) {
+  for_row_chunks(exec, n, 1,
+                 [&](std::int64_t first, std::int64_t count) { HWY_DYNAMIC_DISPATCH(add_range)(count, y + first, x + first); });
+}
+
+void add_bias(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* bias, float* x, std::int64_t ldx) {
+  for_row_chunks(exec, n_rows, dim, [&](std::int64_t first, std::int64_t rows) {
+    for (std::int64_t r = first; r < first + rows; ++r) HWY_DYNAMIC_DISPATCH(add_range)(dim, bias, x + r * ldx);
+  });
+}
+
+void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld, const std::int32_t* target,
+         double* result) {
+  exec.pool->parallel_for(n_rows, [&](std::int64_t r) { result[r] = HWY_DYNAMIC_DISPATCH(nll_row)(vocab, logits + r * ld, target[r]); });
+}
+
+}  // namespace
+
+void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v, float* out);
+
+NnKernels cpu_nn_kernels() { return {embed, rms_norm, rope, cpu_attention, swiglu, add, add_bias, nll}; }
 
 }  // namespace voronoi::kernels
+#endif

@@ -1,0 +1,106 @@
+// One register tile of a matrix product, compiled once for each vector width; included inside a foreach_target source.
+// Every element of C is one chain of fused multiply-adds in rising k, so that its bits do not depend on the width (AVX2, AVX-512).
+#if defined(VORONOI_KERNELS_MICRO_KERNEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VORONOI_KERNELS_MICRO_KERNEL_INL_H_
+#undef VORONOI_KERNELS_MICRO_KERNEL_INL_H_
+#else
+#define VORONOI_KERNELS_MICRO_KERNEL_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace voronoi::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// 14 x 2 accumulators fill AVX-512's 32 registers, 6 x 2 the 16 of AVX2.
+inline constexpr int kMicroRows = HWY_TARGET <= HWY_AVX3 ? 14 : 6;
+
+template <class T>
+inline constexpr std::int64_t kMicroColumns = static_cast<std::int64_t>(2 * hn::MaxLanes(hn::ScalableTag<T>()));
+
+/// What becomes of a tile: C = alpha * product + beta * C.
+template <class T>
+struct Merge {
+  T alpha = 1, beta = 0;
+};
+
+/// C [kMicroRows, kMicroColumns] from A (element (i, p) at a[i * a_row + p * a_column]) and B [k, kMicroColumns] (rows b_row apart).
+template <class T, bool kInterleavedA, std::size_t... kRow>
+HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, const T* HWY_RESTRICT a, std::int64_t a_row,
+                                const T* HWY_RESTRICT b, T* HWY_RESTRICT c, std::int64_t ldc, Merge<T> merge) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  constexpr std::int64_t kLanes = kMicroColumns<T> / 2;
+  V left[sizeof...(kRow)] = {((void)kRow, hn::Zero(d))...};
+  V right[sizeof...(kRow)] = {((void)kRow, hn::Zero(d))...};
+  for (std::int64_t p = 0; p < k; ++p) {
+    const V b_left = hn::Load(d, b), b_right = hn::Load(d, b + kLanes);
+    const auto step = [&](V& l, V& r, const T* element) HWY_ATTR {
+      const V broadcast = hn::Set(d, *element);
+      l = hn::MulAdd(broadcast, b_left, l);
+      r = hn::MulAdd(broadcast, b_right, r);
+    };
+    if constexpr (kInterleavedA) {
+      (step(left[kRow], right[kRow], a + kRow), ...);
+      a += sizeof...(kRow);
+    } else {
+      (step(left[kRow], right[kRow], a + static_cast<std::int64_t>(kRow) * a_row), ...);
+      ++a;
+    }
+    b += kMicroColumns<T>;
+  }
+  const auto write = [&](V value, T* target) HWY_ATTR {
+    if (merge.alpha != T{1}) value = hn::Mul(hn::Set(d, merge.alpha), value);
+    if (merge.beta == T{1})
+      value = hn::Add(hn::LoadU(d, target), value);
+    else if (merge.beta != T{0})
+      value = hn::MulAdd(hn::Set(d, merge.beta), hn::LoadU(d, target), value);
+    hn::StoreU(value, d, target);
+  };
+  ((write(left[kRow], c + static_cast<std::int64_t>(kRow) * ldc), write(right[kRow], c + static_cast<std::int64_t>(kRow) * ldc + kLanes)),
+   ...);
+}
+
+/// A is packed [k, kMicroRows], B [k, kMicroColumns]; both 64-byte aligned.
+template <class T>
+HWY_NOINLINE void micro_tile(std::int64_t k, const T* a, const T* b, T* c, std::int64_t ldc, Merge<T> merge) {
+  micro_tile_impl<T, true>(std::make_index_sequence<kMicroRows>(), k, a, 0, b, c, ldc, merge);
+}
+
+/// A is row-major, rows lda apart.
+template <class T>
+HWY_NOINLINE void micro_tile_rows(std::int64_t k, const T* a, std::int64_t lda, const T* b, T* c, std::int64_t ldc, Merge<T> merge) {
+  micro_tile_impl<T, false>(std::make_index_sequence<kMicroRows>(), k, a, lda, b, c, ldc, merge);
+}
+
+/// The first `columns` of k rows `ld` apart, packed [k, kMicroColumns] with zeros behind.
+template <class T>
+void pack_columns(std::int64_t k, std::int64_t columns, const T* source, std::int64_t ld, T* packed) {
+  for (std::int64_t p = 0; p < k; ++p, packed += kMicroColumns<T>) {
+    std::copy_n(source + p * ld, columns, packed);
+    std::fill(packed + columns, packed + kMicroColumns<T>, T{0});
+  }
+}
+
+/// `rows` rows of k elements, `ld` apart, packed [k, width] (a transpose) with zeros behind.
+template <class T>
+void pack_rows(std::int64_t k, std::int64_t rows, std::int64_t width, const T* source, std::int64_t ld, T* packed) {
+  // Strips of k keep the cache lines being written in reach.
+  constexpr std::int64_t kStrip = 16;
+  for (std::int64_t s = 0; s < k; s += kStrip) {
+    const std::int64_t end = std::min(k, s + kStrip);
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t p = s; p < end; ++p) packed[p * width + i] = source[i * ld + p];
+    for (std::int64_t p = s; p < end; ++p) std::fill(packed + p * width + rows, packed + (p + 1) * width, T{0});
+  }
+}
+
+}  // namespace voronoi::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
