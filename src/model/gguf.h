@@ -82,9 +82,14 @@ class GgufFile {
 
 /// "Q4_1"; "type 999" for a number without a name.
 std::string ggml_type_name(GgmlType type);
+/// Elements and bytes of one block; rows are whole blocks.
+std::int64_t ggml_block_elements(GgmlType type);
+std::int64_t ggml_block_bytes(GgmlType type);
+/// False for F32, F16 and BF16.
+bool is_quantized(GgmlType type);
 bool can_dequantize(GgmlType type);
 
-/// n elements (whole blocks) at `bytes` as floats, w = d * q + m in fp32. `bytes` holds exactly their blocks.
+/// The elements of whole blocks as floats, w = d * q + m in fp32; `bytes` holds exactly their blocks.
 void dequantize(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
 
 }  // namespace voronoi::model
