@@ -110,9 +110,9 @@ Json config_from_metadata(const GgufFile& file) {
     if (const GgufValue* value = required ? &file.at(key(name)) : file.find(key(name))) config[ours] = value->as_i64();
   };
   if (arch != "llama" && arch != "qwen2" && arch != "qwen3") {
-    // Files call these by other names; "mistral" would be announced as a llama.
     if (arch == "qwen2moe" || arch == "qwen3moe") config["model_type"] = arch.substr(0, 5) + "_moe";
-    if (arch == "mistral") throw FormatError(file.path(), "key \"general.architecture\": \"mistral\" is not an architecture of GGUF files; convert the model again");
+    // GGUF files call a mistral a llama.
+    if (arch == "mistral") throw FormatError(file.path(), "key \"general.architecture\": \"mistral\" is no architecture of GGUF files");
     return config;
   }
   if (const GgufValue* experts = file.find(key("expert_count")); experts != nullptr && experts->as_u64() > 0)

@@ -26,9 +26,9 @@ struct FormatType {
   std::string_view name;
   std::int64_t bits;
 };
-constexpr std::array<FormatType, 20> kTypes{{{"F64", 64}, {"F32", 32}, {"F16", 16}, {"BF16", 16}, {"I64", 64}, {"I32", 32}, {"I16", 16},
+constexpr auto kTypes = std::to_array<FormatType>({{"F64", 64}, {"F32", 32}, {"F16", 16}, {"BF16", 16}, {"I64", 64}, {"I32", 32}, {"I16", 16},
                                              {"I8", 8}, {"U64", 64}, {"U32", 32}, {"U16", 16}, {"U8", 8}, {"BOOL", 8}, {"C64", 64},
-                                             {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}}};
+                                             {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}});
 
 /// A JSON integer that is not negative and fits 63 bits.
 std::optional<std::int64_t> size_from(const Json& value) {
