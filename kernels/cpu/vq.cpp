@@ -1,71 +1,120 @@
+// Entry points: centroids are packed into panels once a call, points are dealt to the pool in fixed blocks.
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "core/error.h"
+#include "core/types.h"
+#include "kernels/cpu/vq_simd.h"
 #include "kernels/kernels.h"
 
 namespace voronoi::kernels {
 namespace {
 
-constexpr std::int64_t kBlock = 1024;
+using vq::kBlockPoints;
+using vq::kPanel;
 
-float score(const float* x, const float* c, std::int64_t dim) {
-  double half = 0;
-  for (std::int64_t d = 0; d < dim; ++d) half += static_cast<double>(c[d]) * c[d];
-  float s = static_cast<float>(0.5 * half);
-  for (std::int64_t d = 0; d < dim; ++d) s = std::fma(-x[d], c[d], s);
-  return s;
+class PackedPanels {
+ public:
+  /// Half norms over the first `valid` dimensions only: with the point's other components at zero, the score is that of a
+  /// shorter vector.
+  PackedPanels(std::int64_t dim, std::int64_t valid, std::int64_t k, const float* centroids) {
+    view_.dim = dim;
+    view_.k = k;
+    view_.count = core::ceil_div(k, kPanel);
+    const std::int64_t panel_size = (dim + 1) * kPanel;
+    storage_.assign(static_cast<std::size_t>(view_.count * panel_size + kPanel), 0.0F);
+    // The first 64-byte boundary.
+    float* data = storage_.data();
+    while (reinterpret_cast<std::uintptr_t>(data) % (kPanel * sizeof(float)) != 0) ++data;
+    view_.data = data;
+    for (std::int64_t j = 0; j < view_.count * kPanel; ++j) {
+      float* panel = data + j / kPanel * panel_size + j % kPanel;
+      double half = std::numeric_limits<double>::infinity();
+      if (j < k) {
+        half = 0;
+        for (std::int64_t d = 0; d < dim; ++d) {
+          const float c = centroids[j * dim + d];
+          panel[d * kPanel] = c;
+          if (d < valid) half += 0.5 * static_cast<double>(c) * static_cast<double>(c);
+        }
+      }
+      panel[dim * kPanel] = static_cast<float>(half);
+    }
+  }
+  const vq::Panels& view() const { return view_; }
+
+ private:
+  vq::Panels view_;
+  std::vector<float> storage_;
+};
+
+void require_shapes(std::int64_t n, std::int64_t dim, std::int64_t k) {
+  VORONOI_REQUIRE(n >= 0 && dim >= 1 && k >= 1, "nearest: n >= 0, dim >= 1, k >= 1");
+  VORONOI_REQUIRE(k <= std::numeric_limits<std::int32_t>::max() - kPanel, "nearest: centroid indices must fit 32 bits");
 }
 
-void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
-               const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index) {
-  VORONOI_REQUIRE(m >= 1 && m <= 16 && m <= k, "nearest_m: 1 <= m <= min(16, k)");
-  exec.pool->parallel_for((n + kBlock - 1) / kBlock, [&](std::int64_t block) {
-    for (std::int64_t i = block * kBlock; i < std::min(n, (block + 1) * kBlock); ++i) {
-      const std::int64_t valid = valid_dims != nullptr ? valid_dims[i] : dim;
-      float best[16];
-      std::int64_t found = 0;
-      std::int32_t* out = index + i * m;
-      for (std::int64_t j = 0; j < k; ++j) {
-        const float s = score(points + i * dim, centroids + j * dim, valid);
-        if (found == m && !(s < best[m - 1])) continue;
-        std::int64_t at = found < m ? found++ : m - 1;
-        for (; at > 0 && s < best[at - 1]; --at) {
-          best[at] = best[at - 1];
-          out[at] = out[at - 1];
-        }
-        best[at] = s;
-        out[at] = static_cast<std::int32_t>(j);
+// body(panels, n, points, index [n, m], distance2) on every block of points that share a number of valid dimensions.
+template <class Body>
+void for_blocks(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
+                const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index, float* distance2, const Body& body) {
+  require_shapes(n, dim, k);
+  if (n == 0) return;
+  if (valid_dims == nullptr || std::all_of(valid_dims, valid_dims + n, [dim](std::int32_t v) { return v == dim; })) {
+    const PackedPanels panels(dim, dim, k, centroids);
+    exec.pool->parallel_for(core::ceil_div(n, kBlockPoints), [&](std::int64_t block) {
+      const std::int64_t begin = block * kBlockPoints;
+      body(panels.view(), std::min(kBlockPoints, n - begin), points + begin * dim, index + begin * m,
+           distance2 != nullptr ? distance2 + begin : nullptr);
+    });
+    return;
+  }
+  std::vector<std::vector<std::int64_t>> members(static_cast<std::size_t>(dim + 1));
+  for (std::int64_t i = 0; i < n; ++i) {
+    VORONOI_REQUIRE(valid_dims[i] >= 0 && valid_dims[i] <= dim, "nearest: valid_dims outside [0, dim]");
+    members[static_cast<std::size_t>(valid_dims[i])].push_back(i);
+  }
+  for (std::int64_t valid = 0; valid <= dim; ++valid) {
+    const std::vector<std::int64_t>& of = members[static_cast<std::size_t>(valid)];
+    if (of.empty()) continue;
+    const PackedPanels panels(dim, valid, k, centroids);
+    exec.pool->parallel_for(core::ceil_div(static_cast<std::int64_t>(of.size()), kBlockPoints), [&](std::int64_t block) {
+      const std::int64_t begin = block * kBlockPoints;
+      const std::int64_t count = std::min(kBlockPoints, static_cast<std::int64_t>(of.size()) - begin);
+      std::vector<float> gathered(static_cast<std::size_t>(count * dim), 0.0F), gaps(static_cast<std::size_t>(count));
+      std::vector<std::int32_t> found(static_cast<std::size_t>(count * m));
+      const std::int64_t* id = of.data() + begin;
+      for (std::int64_t i = 0; i < count; ++i) std::copy_n(points + id[i] * dim, valid, gathered.data() + i * dim);
+      body(panels.view(), count, gathered.data(), found.data(), nullptr);
+      for (std::int64_t i = 0; i < count; ++i) {
+        std::copy_n(found.data() + i * m, m, index + id[i] * m);
+        if (distance2 == nullptr) continue;
+        const float* c = centroids + static_cast<std::int64_t>(found[static_cast<std::size_t>(i)]) * dim;
+        distance2[id[i]] = vq::squared_distance(valid, points + id[i] * dim, c);
       }
-    }
-  });
+    });
+  }
 }
 
 void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
              const std::int32_t* valid_dims, std::int32_t* index, float* distance2) {
-  nearest_m(exec, n, dim, points, k, centroids, valid_dims, 1, index);
-  if (distance2 == nullptr) return;
-  for (std::int64_t i = 0; i < n; ++i) {
-    float sum = 0;
-    for (std::int64_t d = 0; d < (valid_dims != nullptr ? valid_dims[i] : dim); ++d) {
-      const float gap = points[i * dim + d] - centroids[index[i] * dim + d];
-      sum = std::fma(gap, gap, sum);
-    }
-    distance2[i] = sum;
-  }
+  for_blocks(exec, n, dim, points, k, centroids, valid_dims, 1, index, distance2, vq::nearest_block);
+}
+
+void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
+               const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index) {
+  VORONOI_REQUIRE(m >= 1 && m <= vq::kMaxNearest && m <= k, "nearest_m: 1 <= m <= min(16, k)");
+  for_blocks(exec, n, dim, points, k, centroids, valid_dims, m, index, nullptr,
+             [m](const vq::Panels& panels, std::int64_t count, const float* block, std::int32_t* found, float*) {
+               vq::nearest_m_block(panels, count, block, m, found);
+             });
 }
 
 void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
                    std::int64_t k, double* sums, double* mass) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t j = index[i];
-    VORONOI_REQUIRE(j >= 0 && j < k, "centroid_sums: index outside the codebook");
-    const double w = weights != nullptr ? static_cast<double>(weights[i]) : 1.0;
-    for (std::int64_t d = 0; d < dim; ++d) sums[j * dim + d] += w * static_cast<double>(points[i * dim + d]);
-    mass[j] += w;
-  }
+  VORONOI_REQUIRE(std::all_of(index, index + n, [k](std::int32_t j) { return j >= 0 && j < k; }),
+                  "centroid_sums: index outside the codebook");
+  vq::centroid_sums(n, dim, points, weights, index, sums, mass);
 }
 
 }  // namespace

@@ -1,0 +1,491 @@
+#include "kernels/cpu/vq_simd.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+// Targets without a fused multiply-add share the plain code; AVX3_DL adds nothing these loops use.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/vq_simd.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/aligned_allocator.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace voronoi::kernels::vq {
+namespace HWY_NAMESPACE {
+
+// A point's lowest scores so far, rising; equal scores in order of index.
+struct Leaders {
+  std::int64_t count = 0;
+  float score[kMaxNearest];
+  std::int32_t index[kMaxNearest];
+
+  void offer(std::int64_t m, float s, std::int32_t j) {
+    if (count == m && !(s < score[m - 1])) return;
+    std::int64_t at = count < m ? count++ : m - 1;
+    for (; at > 0 && s < score[at - 1]; --at) {
+      score[at] = score[at - 1];
+      index[at] = index[at - 1];
+    }
+    score[at] = s;
+    index[at] = j;
+  }
+};
+
+#if HWY_NATIVE_FMA
+namespace hn = hwy::HWY_NAMESPACE;
+using Tag = hn::CappedTag<float, static_cast<std::size_t>(kPanel)>;
+using IntTag = hn::RebindToSigned<Tag>;
+using Vector = hn::Vec<Tag>;
+using IntVector = hn::Vec<IntTag>;
+constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(Tag()));
+constexpr int kParts = static_cast<int>(kPanel / kLanes);  // vectors a panel
+constexpr std::int64_t kRegisters = HWY_TARGET == HWY_AVX3 ? 32 : 16;
+// Panels scanned over a whole block of points before the next ones: they stay in L1 beside the points.
+constexpr std::int64_t kTileFloats = 4096;
+constexpr int kMaxRegisterDim = 8;
+
+// x of D dimensions in registers for P vectors of points: D * P of them, P bests, P scores, one broadcast.
+template <int D>
+constexpr int point_vectors() {
+  const int fit = static_cast<int>((kRegisters - 2) / (D + 2));
+  return std::clamp(fit, 1, 4);
+}
+
+// Lowest score of each of P vectors of points over panels [begin, end); the panel that holds it is kept, not the centroid:
+// one compare a panel instead of one a centroid. xt: [D][stride].
+template <int D, int P>
+HWY_INLINE void scan(const Panels& panels, std::int64_t begin, std::int64_t end, const float* HWY_RESTRICT xt, std::int64_t stride,
+                     float* HWY_RESTRICT best_score, std::int32_t* HWY_RESTRICT best_panel) {
+  const Tag tag;
+  const IntTag int_tag;
+  Vector x[D][P], best[P];
+  IntVector where[P];
+#pragma GCC unroll 16
+  for (int d = 0; d < D; ++d)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) x[d][p] = hn::Load(tag, xt + d * stride + p * kLanes);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+    best[p] = hn::Load(tag, best_score + p * kLanes);
+    where[p] = hn::Load(int_tag, best_panel + p * kLanes);
+  }
+  const float* HWY_RESTRICT c = panels.data + begin * (D + 1) * kPanel;
+  for (std::int64_t i = begin; i < end; ++i, c += (D + 1) * kPanel) {
+    Vector low[P];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) low[p] = hn::Set(tag, std::numeric_limits<float>::infinity());
+#pragma GCC unroll 1
+    for (int j = 0; j < static_cast<int>(kPanel); ++j) {
+      Vector s[P];
+      const Vector half = hn::Set(tag, c[D * kPanel + j]);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) s[p] = half;
+#pragma GCC unroll 16
+      for (int d = 0; d < D; ++d) {
+        const Vector value = hn::Set(tag, c[d * kPanel + j]);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) s[p] = hn::NegMulAdd(x[d][p], value, s[p]);
+      }
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) low[p] = hn::Min(low[p], s[p]);
+    }
+    const IntVector here = hn::Set(int_tag, static_cast<std::int32_t>(i));
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      const auto better = hn::Lt(low[p], best[p]);
+      best[p] = hn::IfThenElse(better, low[p], best[p]);
+      where[p] = hn::IfThenElse(hn::RebindMask(int_tag, better), here, where[p]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+    hn::Store(best[p], tag, best_score + p * kLanes);
+    hn::Store(where[p], int_tag, best_panel + p * kLanes);
+  }
+}
+
+// The same for any dim: x stays in memory, P x kTogether scores are in registers.
+template <int P>
+HWY_INLINE void scan_any(const Panels& panels, std::int64_t begin, std::int64_t end, const float* HWY_RESTRICT xt, std::int64_t stride,
+                         float* HWY_RESTRICT best_score, std::int32_t* HWY_RESTRICT best_panel) {
+  constexpr int kTogether = 4;
+  const Tag tag;
+  const IntTag int_tag;
+  const std::int64_t dim = panels.dim;
+  for (std::int64_t i = begin; i < end; ++i) {
+    const float* HWY_RESTRICT c = panels.panel(i);
+    Vector low[P];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) low[p] = hn::Set(tag, std::numeric_limits<float>::infinity());
+#pragma GCC unroll 1
+    for (int j = 0; j < static_cast<int>(kPanel); j += kTogether) {
+      Vector s[kTogether][P];
+#pragma GCC unroll 16
+      for (int t = 0; t < kTogether; ++t)
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) s[t][p] = hn::Set(tag, c[dim * kPanel + j + t]);
+#pragma GCC unroll 1
+      for (std::int64_t d = 0; d < dim; ++d) {
+        Vector x[P];
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) x[p] = hn::Load(tag, xt + d * stride + p * kLanes);
+#pragma GCC unroll 16
+        for (int t = 0; t < kTogether; ++t) {
+          const Vector value = hn::Set(tag, c[d * kPanel + j + t]);
+#pragma GCC unroll 16
+          for (int p = 0; p < P; ++p) s[t][p] = hn::NegMulAdd(x[p], value, s[t][p]);
+        }
+      }
+#pragma GCC unroll 16
+      for (int t = 0; t < kTogether; ++t)
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) low[p] = hn::Min(low[p], s[t][p]);
+    }
+    const IntVector here = hn::Set(int_tag, static_cast<std::int32_t>(i));
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      const Vector best = hn::Load(tag, best_score + p * kLanes);
+      const IntVector where = hn::Load(int_tag, best_panel + p * kLanes);
+      const auto better = hn::Lt(low[p], best);
+      hn::Store(hn::IfThenElse(better, low[p], best), tag, best_score + p * kLanes);
+      hn::Store(hn::IfThenElse(hn::RebindMask(int_tag, better), here, where), int_tag, best_panel + p * kLanes);
+    }
+  }
+}
+
+// Scores of one point against one panel; D = 0: dim at run time.
+template <int D>
+HWY_INLINE Vector panel_scores(const float* HWY_RESTRICT c, const float* HWY_RESTRICT x, std::int64_t dim, int part) {
+  const Tag tag;
+  const std::int64_t dims = D > 0 ? D : dim;
+  Vector s = hn::Load(tag, c + dims * kPanel + part * kLanes);
+#pragma GCC unroll 8
+  for (std::int64_t d = 0; d < dims; ++d) s = hn::NegMulAdd(hn::Set(tag, x[d]), hn::Load(tag, c + d * kPanel + part * kLanes), s);
+  return s;
+}
+
+template <class Mask>
+HWY_INLINE std::uint32_t mask_bits(const Mask mask) {
+  alignas(8) std::uint8_t bytes[8] = {};
+  hn::StoreMaskBits(Tag(), mask, bytes);
+  return static_cast<std::uint32_t>(bytes[0]) | static_cast<std::uint32_t>(bytes[1]) << 8;
+}
+
+// Second look: the first centroid of the winning panel whose score is the winning one.
+template <int D>
+HWY_INLINE void find_in_panels(const Panels& panels, std::int64_t n, const float* HWY_RESTRICT points, const float* HWY_RESTRICT score,
+                               const std::int32_t* HWY_RESTRICT panel, std::int32_t* HWY_RESTRICT index, float* HWY_RESTRICT distance2) {
+  const Tag tag;
+  const hn::CappedTag<float, 1> one;
+  const std::int64_t dim = D > 0 ? D : panels.dim;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float* HWY_RESTRICT x = points + i * dim;
+    const float* HWY_RESTRICT c = panels.panel(panel[i]);
+    const Vector wanted = hn::Set(tag, score[i]);
+    std::uint32_t bits = 0;
+    for (int part = 0; part < kParts; ++part)
+      bits |= mask_bits(hn::Eq(panel_scores<D>(c, x, dim, part), wanted)) << (part * static_cast<int>(kLanes));
+    // No bit: the point is not finite. Any valid index will do.
+    const std::int64_t j = bits != 0 ? std::countr_zero(bits) : 0;
+    index[i] = static_cast<std::int32_t>(panel[i] * kPanel + j);
+    if (distance2 != nullptr) {
+      auto sum = hn::Zero(one);
+      for (std::int64_t d = 0; d < dim; ++d) {
+        const auto gap = hn::Sub(hn::LoadU(one, x + d), hn::LoadU(one, c + d * kPanel + j));
+        sum = hn::MulAdd(gap, gap, sum);
+      }
+      hn::StoreU(sum, one, distance2 + i);
+    }
+  }
+}
+
+template <int D>
+HWY_INLINE void transpose(std::int64_t n, std::int64_t dim, const float* HWY_RESTRICT points, float* HWY_RESTRICT xt,
+                          std::int64_t stride) {
+  std::int64_t i = 0;
+  if constexpr (D == 4) {
+    const Tag tag;
+    for (; i + kLanes <= n; i += kLanes) {
+      Vector a, b, c, d;
+      hn::LoadInterleaved4(tag, points + i * D, a, b, c, d);
+      hn::Store(a, tag, xt + i);
+      hn::Store(b, tag, xt + stride + i);
+      hn::Store(c, tag, xt + 2 * stride + i);
+      hn::Store(d, tag, xt + 3 * stride + i);
+    }
+  }
+  const std::int64_t dims = D > 0 ? D : dim;
+  for (; i < n; ++i)
+    for (std::int64_t d = 0; d < dims; ++d) xt[d * stride + i] = points[i * dims + d];
+}
+
+template <int D>
+void nearest_block_of(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
+  constexpr int P = D > 0 ? point_vectors<(D > 0 ? D : 1)>() : (kRegisters == 32 ? 4 : 2);
+  const std::int64_t dim = panels.dim;
+  const std::int64_t group = P * kLanes, padded = (n + group - 1) / group * group;
+  // P = 3 makes the last group reach past the block.
+  constexpr std::int64_t kRoom = kBlockPoints + P * kLanes;
+  alignas(64) float registers_xt[D > 0 ? D * kRoom : 1];
+  const auto any_xt = hwy::AllocateAligned<float>(D > 0 ? 1 : static_cast<std::size_t>(dim * kRoom));
+  float* xt = D > 0 ? registers_xt : any_xt.get();
+  alignas(64) float score[kRoom];
+  alignas(64) std::int32_t where[kRoom];
+  for (std::int64_t i = 0; i < padded; ++i) {
+    score[i] = std::numeric_limits<float>::infinity();
+    where[i] = 0;
+  }
+  for (std::int64_t d = 0; d < dim; ++d)
+    for (std::int64_t i = n; i < padded; ++i) xt[d * kRoom + i] = 0;
+  transpose<D>(n, dim, points, xt, kRoom);
+  const std::int64_t tile = std::max<std::int64_t>(1, kTileFloats / ((dim + 1) * kPanel));
+  for (std::int64_t begin = 0; begin < panels.count; begin += tile) {
+    const std::int64_t end = std::min(panels.count, begin + tile);
+    for (std::int64_t i = 0; i < padded; i += group) {
+      if constexpr (D > 0)
+        scan<D, P>(panels, begin, end, xt + i, kRoom, score + i, where + i);
+      else
+        scan_any<P>(panels, begin, end, xt + i, kRoom, score + i, where + i);
+    }
+  }
+  find_in_panels<D>(panels, n, points, score, where, index, distance2);
+}
+
+// Panels whose scores of one point are kept at a time: 4 KiB of scores beside a tile of centroids.
+constexpr std::int64_t kScorePanels = 64;
+
+// The m-th smallest of the 16 lane minima bounds the m-th smallest of all scores from above (m lanes hold one such score each).
+HWY_INLINE float lane_bound(const float* HWY_RESTRICT lows, std::int64_t m) {
+  const Tag tag;
+  Vector bound = hn::Set(tag, std::numeric_limits<float>::infinity());
+  const Vector wanted = hn::Set(tag, static_cast<float>(m));
+  const Vector unit = hn::Set(tag, 1.0F), none = hn::Zero(tag);
+  for (int part = 0; part < kParts; ++part) {
+    const Vector low = hn::Load(tag, lows + part * kLanes);
+    Vector not_above = none;
+#pragma GCC unroll 16
+    for (int lane = 0; lane < static_cast<int>(kPanel); ++lane)
+      not_above = hn::Add(not_above, hn::IfThenElse(hn::Le(hn::Set(tag, lows[lane]), low), unit, none));
+    bound = hn::Min(bound, hn::IfThenElse(hn::Ge(not_above, wanted), low, bound));
+  }
+  return hn::GetLane(hn::MinOfLanes(tag, bound));
+}
+
+// Sorts up to kPanel candidates that stand in order of index: the rank of each is the number of those before it.
+HWY_INLINE void rank_candidates(std::int64_t count, float* HWY_RESTRICT score, const std::int32_t* HWY_RESTRICT from, std::int64_t m,
+                                std::int32_t* HWY_RESTRICT index) {
+  const Tag tag;
+  const IntTag int_tag;
+  for (std::int64_t i = count; i < kPanel; ++i) score[i] = std::numeric_limits<float>::infinity();
+  alignas(64) std::int32_t ranks[kPanel];
+  for (int part = 0; part < kParts; ++part) {
+    const Vector own = hn::Load(tag, score + part * kLanes);
+    const IntVector place = hn::Iota(int_tag, static_cast<std::int32_t>(part * kLanes));
+    IntVector rank = hn::Zero(int_tag);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Vector other = hn::Set(tag, score[i]);
+      const auto later = hn::RebindMask(tag, hn::Gt(place, hn::Set(int_tag, static_cast<std::int32_t>(i))));
+      const auto before = hn::Or(hn::Lt(other, own), hn::And(hn::Eq(other, own), later));
+      rank = hn::Add(rank, hn::IfThenElseZero(hn::RebindMask(int_tag, before), hn::Set(int_tag, 1)));
+    }
+    hn::Store(rank, int_tag, ranks + part * kLanes);
+  }
+  for (std::int64_t i = 0; i < count; ++i)
+    if (ranks[i] < m) index[ranks[i]] = from[i];
+}
+
+template <int D>
+void nearest_m_block_of(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
+  const Tag tag;
+  const std::int64_t dim = panels.dim;
+  const bool single = panels.count <= kScorePanels;
+  alignas(64) float scores[kScorePanels * kPanel], lows[kPanel], chosen[kPanel];
+  std::int32_t chosen_index[kPanel];
+  Leaders leaders[kBlockPoints];
+  for (std::int64_t begin = 0; begin < panels.count; begin += kScorePanels) {
+    const std::int64_t tile = std::min(kScorePanels, panels.count - begin);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float* HWY_RESTRICT x = points + i * dim;
+      const float* HWY_RESTRICT c = panels.panel(begin);
+      Vector low[kParts];
+      for (int part = 0; part < kParts; ++part) low[part] = hn::Set(tag, std::numeric_limits<float>::infinity());
+      for (std::int64_t t = 0; t < tile; ++t, c += (dim + 1) * kPanel) {
+        for (int part = 0; part < kParts; ++part) {
+          const Vector s = panel_scores<D>(c, x, dim, part);
+          low[part] = hn::Min(low[part], s);
+          hn::Store(s, tag, scores + t * kPanel + part * kLanes);
+        }
+      }
+      for (int part = 0; part < kParts; ++part) hn::Store(low[part], tag, lows + part * kLanes);
+      Leaders& leader = leaders[i];
+      float bound = lane_bound(lows, m);
+      if (leader.count == m) bound = std::min(bound, leader.score[m - 1]);
+      alignas(8) std::uint8_t bytes[kScorePanels * 2 + 8] = {};
+      const Vector limit = hn::Set(tag, bound);
+      for (std::int64_t t = 0; t < tile * kParts; ++t)
+        hn::StoreMaskBits(tag, hn::Le(hn::Load(tag, scores + t * kLanes), limit), bytes + t * kLanes / 8);
+      std::int64_t count = 0;
+      for (std::int64_t word = 0; word * 64 < tile * kPanel; ++word) {
+        std::uint64_t bits = 0;
+        std::memcpy(&bits, bytes + word * 8, sizeof bits);
+        for (; bits != 0; bits &= bits - 1) {
+          const std::int64_t j = word * 64 + std::countr_zero(bits);
+          const std::int64_t centroid = begin * kPanel + j;
+          if (centroid >= panels.k) break;
+          if (single && count < kPanel) {
+            chosen[count] = scores[j];
+            chosen_index[count] = static_cast<std::int32_t>(centroid);
+          } else {
+            if (single && count == kPanel)
+              for (std::int64_t earlier = 0; earlier < kPanel; ++earlier) leader.offer(m, chosen[earlier], chosen_index[earlier]);
+            leader.offer(m, scores[j], static_cast<std::int32_t>(centroid));
+          }
+          ++count;
+        }
+      }
+      if (single && count >= m && count <= kPanel) {
+        rank_candidates(count, chosen, chosen_index, m, index + i * m);
+        leader.count = -1;
+      } else if (single && count < kPanel) {
+        for (std::int64_t earlier = 0; earlier < count; ++earlier) leader.offer(m, chosen[earlier], chosen_index[earlier]);
+      }
+    }
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (leaders[i].count < 0) continue;
+    // Fewer than m only where the point is not finite: any valid indices will do.
+    for (std::int64_t r = 0; r < m; ++r) index[i * m + r] = r < leaders[i].count ? leaders[i].index[r] : static_cast<std::int32_t>(r);
+  }
+}
+
+template <class Body>
+HWY_INLINE void with_dim(std::int64_t dim, const Body& body) {
+  switch (dim) {
+    case 1: return body(std::integral_constant<int, 1>());
+    case 2: return body(std::integral_constant<int, 2>());
+    case 3: return body(std::integral_constant<int, 3>());
+    case 4: return body(std::integral_constant<int, 4>());
+    case 5: return body(std::integral_constant<int, 5>());
+    case 6: return body(std::integral_constant<int, 6>());
+    case 7: return body(std::integral_constant<int, 7>());
+    case 8: return body(std::integral_constant<int, 8>());
+    default: return body(std::integral_constant<int, 0>());
+  }
+}
+
+void nearest_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
+  with_dim(panels.dim, [&](auto d) { nearest_block_of<decltype(d)::value>(panels, n, points, index, distance2); });
+}
+
+void nearest_m_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
+  with_dim(panels.dim, [&](auto d) { nearest_m_block_of<decltype(d)::value>(panels, n, points, m, index); });
+}
+
+#else  // HWY_NATIVE_FMA
+
+HWY_INLINE float plain_score(const Panels& panels, const float* x, std::int64_t j) {
+  const float* c = panels.panel(j / kPanel) + j % kPanel;
+  float s = c[panels.dim * kPanel];
+  for (std::int64_t d = 0; d < panels.dim; ++d) s = std::fma(-x[d], c[d * kPanel], s);
+  return s;
+}
+
+void nearest_m_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    Leaders leader;
+    for (std::int64_t j = 0; j < panels.k; ++j) {
+      const float s = plain_score(panels, points + i * panels.dim, j);
+      if (s < std::numeric_limits<float>::infinity()) leader.offer(m, s, static_cast<std::int32_t>(j));
+    }
+    for (std::int64_t r = 0; r < m; ++r) index[i * m + r] = r < leader.count ? leader.index[r] : static_cast<std::int32_t>(r);
+  }
+}
+
+void nearest_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
+  nearest_m_block_simd(panels, n, points, 1, index);
+  for (std::int64_t i = 0; i < n && distance2 != nullptr; ++i) {
+    const float* c = panels.panel(index[i] / kPanel) + index[i] % kPanel;
+    float sum = 0;
+    for (std::int64_t d = 0; d < panels.dim; ++d) {
+      const float gap = points[i * panels.dim + d] - c[d * kPanel];
+      sum = std::fma(gap, gap, sum);
+    }
+    distance2[i] = sum;
+  }
+}
+#endif  // HWY_NATIVE_FMA
+
+// A product of two floats is exact in double, so fused or not the sums are the same.
+template <int D>
+HWY_INLINE void sums_of(std::int64_t n, std::int64_t dim, const float* HWY_RESTRICT points, const float* HWY_RESTRICT weights,
+                        const std::int32_t* HWY_RESTRICT index, double* HWY_RESTRICT sums, double* HWY_RESTRICT mass) {
+  const std::int64_t dims = D > 0 ? D : dim;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double w = weights != nullptr ? static_cast<double>(weights[i]) : 1.0;
+    double* HWY_RESTRICT sum = sums + index[i] * dims;
+    for (std::int64_t d = 0; d < dims; ++d) sum[d] += w * static_cast<double>(points[i * dims + d]);
+    mass[index[i]] += w;
+  }
+}
+
+void centroid_sums_simd(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
+                        double* sums, double* mass) {
+  switch (dim) {
+    case 4: return sums_of<4>(n, dim, points, weights, index, sums, mass);
+    case 6: return sums_of<6>(n, dim, points, weights, index, sums, mass);
+    case 8: return sums_of<8>(n, dim, points, weights, index, sums, mass);
+    default: return sums_of<0>(n, dim, points, weights, index, sums, mass);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace voronoi::kernels::vq
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace voronoi::kernels::vq {
+
+HWY_EXPORT(nearest_block_simd);
+HWY_EXPORT(nearest_m_block_simd);
+HWY_EXPORT(centroid_sums_simd);
+
+void nearest_block(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
+  HWY_DYNAMIC_DISPATCH(nearest_block_simd)(panels, n, points, index, distance2);
+}
+
+void nearest_m_block(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
+  HWY_DYNAMIC_DISPATCH(nearest_m_block_simd)(panels, n, points, m, index);
+}
+
+void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
+                   double* sums, double* mass) {
+  HWY_DYNAMIC_DISPATCH(centroid_sums_simd)(n, dim, points, weights, index, sums, mass);
+}
+
+float squared_distance(std::int64_t dim, const float* x, const float* c) {
+  float sum = 0;
+  for (std::int64_t d = 0; d < dim; ++d) {
+    const float gap = x[d] - c[d];
+    sum = std::fma(gap, gap, sum);
+  }
+  return sum;
+}
+
+void limit_vector_bits(int bits) {
+  hwy::SetSupportedTargetsForTest(0);
+  const std::int64_t has = hwy::SupportedTargets();
+  std::int64_t allowed = HWY_STATIC_TARGET;
+  if (bits < 0 || bits >= 512) allowed |= HWY_AVX3;
+  if (bits < 0 || bits >= 256) allowed |= HWY_AVX2;
+  hwy::SetSupportedTargetsForTest(has & allowed);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+}  // namespace voronoi::kernels::vq
+#endif  // HWY_ONCE

@@ -1,0 +1,244 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "core/error.h"
+#include "kernels/cpu/vq_simd.h"
+#include "kernels/kernels.h"
+
+namespace voronoi::kernels {
+namespace {
+
+struct Problem {
+  std::int64_t n = 0, dim = 0, k = 0;
+  std::vector<float> points, centroids;
+  std::vector<std::int32_t> valid;
+};
+
+// Multiples of 1/8 in [-2, 2]: scores and distances are exact in float, so a plain loop in double must agree to the index, and
+// ties are frequent.
+Problem coarse_problem(std::int64_t n, std::int64_t dim, std::int64_t k, std::uint32_t seed) {
+  Problem problem{.n = n, .dim = dim, .k = k, .points = {}, .centroids = {}, .valid = {}};
+  std::mt19937 engine(seed);
+  const auto draw = [&](std::int64_t count, std::vector<float>& out) {
+    for (std::int64_t i = 0; i < count; ++i) out.push_back(static_cast<float>(static_cast<int>(engine() % 33) - 16) / 8.0F);
+  };
+  draw(n * dim, problem.points);
+  draw(k * dim, problem.centroids);
+  for (std::int64_t i = 0; i < n; ++i)
+    problem.valid.push_back(i % 3 == 0 ? static_cast<std::int32_t>(engine() % static_cast<std::uint32_t>(dim + 1))
+                                       : static_cast<std::int32_t>(dim));
+  return problem;
+}
+
+double distance(const Problem& problem, std::int64_t i, std::int64_t j, std::int64_t dims) {
+  double sum = 0;
+  for (std::int64_t d = 0; d < dims; ++d) {
+    const double gap = static_cast<double>(problem.points[static_cast<std::size_t>(i * problem.dim + d)]) -
+                       static_cast<double>(problem.centroids[static_cast<std::size_t>(j * problem.dim + d)]);
+    sum += gap * gap;
+  }
+  return sum;
+}
+
+std::vector<std::int32_t> sorted_centroids(const Problem& problem, std::int64_t i, std::int64_t dims) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(problem.k));
+  std::vector<double> gaps;
+  for (std::int64_t j = 0; j < problem.k; ++j) gaps.push_back(distance(problem, i, j, dims));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int32_t a, std::int32_t b) { return gaps[static_cast<std::size_t>(a)] < gaps[static_cast<std::size_t>(b)]; });
+  return order;
+}
+
+class VqWidth : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override { vq::limit_vector_bits(GetParam()); }
+  void TearDown() override { vq::limit_vector_bits(-1); }
+  core::ThreadPool pool_{2};
+  Exec exec_{&pool_, nullptr};
+  const VqKernels& kernels_ = cpu().vq;
+};
+
+INSTANTIATE_TEST_SUITE_P(Bits, VqWidth, testing::Values(0, 256, 512), [](const auto& width) { return std::to_string(width.param); });
+
+TEST_P(VqWidth, NearestChoosesByHand) {
+  const std::vector<float> centroids{0, 0, 3, 4, -1, 0};
+  const std::vector<float> points{0.25F, 0, 3, 3, -0.75F, 0.5F, -0.5F, 0};
+  std::vector<std::int32_t> index(4);
+  std::vector<float> distance2(4);
+  kernels_.nearest(exec_, 4, 2, points.data(), 3, centroids.data(), nullptr, index.data(), distance2.data());
+  EXPECT_EQ(index, (std::vector<std::int32_t>{0, 1, 2, 0}));  // the last is a tie of 0 and 2
+  EXPECT_EQ(distance2, (std::vector<float>{0.0625F, 1, 0.3125F, 0.25F}));
+}
+
+TEST_P(VqWidth, ValidDimsLeaveTheRestOut) {
+  const std::vector<float> centroids{0, 100, 5, 0};
+  const std::vector<float> points{1, 0, 1, 0};
+  const std::vector<std::int32_t> valid{2, 1};
+  std::vector<std::int32_t> index(2), both(4);
+  std::vector<float> distance2(2);
+  kernels_.nearest(exec_, 2, 2, points.data(), 2, centroids.data(), valid.data(), index.data(), distance2.data());
+  EXPECT_EQ(index, (std::vector<std::int32_t>{1, 0}));
+  EXPECT_EQ(distance2, (std::vector<float>{16, 1}));
+  kernels_.nearest_m(exec_, 2, 2, points.data(), 2, centroids.data(), valid.data(), 2, both.data());
+  EXPECT_EQ(both, (std::vector<std::int32_t>{1, 0, 0, 1}));
+}
+
+TEST_P(VqWidth, NearestAgreesWithAPlainLoopOnOddSizes) {
+  for (const std::int64_t n : {0, 1, 17, 257, 1041}) {
+    for (const std::int64_t k : {1, 2, 3, 17, 256}) {
+      for (std::int64_t dim = 1; dim <= 17; ++dim) {
+        const Problem problem = coarse_problem(n, dim, k, static_cast<std::uint32_t>(n * 131 + k * 17 + dim));
+        for (const bool tails : {false, true}) {
+          std::vector<std::int32_t> index(static_cast<std::size_t>(n), -1);
+          std::vector<float> distance2(static_cast<std::size_t>(n), -1);
+          kernels_.nearest(exec_, n, dim, problem.points.data(), k, problem.centroids.data(), tails ? problem.valid.data() : nullptr,
+                           index.data(), distance2.data());
+          for (std::int64_t i = 0; i < n; ++i) {
+            const auto at = static_cast<std::size_t>(i);
+            const std::int64_t dims = tails ? problem.valid[at] : dim;
+            std::int64_t best = 0;
+            for (std::int64_t j = 1; j < k; ++j)
+              if (distance(problem, i, j, dims) < distance(problem, i, best, dims)) best = j;
+            ASSERT_EQ(index[at], best) << "n " << n << " k " << k << " dim " << dim << " point " << i;
+            ASSERT_EQ(static_cast<double>(distance2[at]), distance(problem, i, best, dims));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(VqWidth, NearestMAgreesWithSortingOnOddSizes) {
+  for (const std::int64_t k : {1, 2, 3, 17, 256, 1500}) {
+    for (const std::int64_t dim : {1, 2, 4, 6, 8, 9, 17}) {
+      const std::int64_t n = k > 1000 ? 41 : 131;
+      const Problem problem = coarse_problem(n, dim, k, static_cast<std::uint32_t>(k * 17 + dim));
+      for (const std::int64_t m : {1, 2, 5, 8, 16}) {
+        if (m > k) continue;
+        for (const bool tails : {false, true}) {
+          std::vector<std::int32_t> index(static_cast<std::size_t>(n * m), -1);
+          kernels_.nearest_m(exec_, n, dim, problem.points.data(), k, problem.centroids.data(), tails ? problem.valid.data() : nullptr, m,
+                             index.data());
+          for (std::int64_t i = 0; i < n; ++i) {
+            const auto order = sorted_centroids(problem, i, tails ? problem.valid[static_cast<std::size_t>(i)] : dim);
+            for (std::int64_t r = 0; r < m; ++r)
+              ASSERT_EQ(index[static_cast<std::size_t>(i * m + r)], order[static_cast<std::size_t>(r)])
+                  << "k " << k << " dim " << dim << " m " << m << " point " << i << " rank " << r;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(VqWidth, PointsThatAreNotFiniteStillGetValidIndices) {
+  const float bad = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> points{bad, bad, 1, 1, std::numeric_limits<float>::infinity(), 0};
+  const std::vector<float> centroids{0, 0, 1, 1, 2, 2};
+  std::vector<std::int32_t> index(3, -1), two(6, -1);
+  kernels_.nearest(exec_, 3, 2, points.data(), 3, centroids.data(), nullptr, index.data(), nullptr);
+  kernels_.nearest_m(exec_, 3, 2, points.data(), 3, centroids.data(), nullptr, 2, two.data());
+  for (const std::int32_t i : index) EXPECT_TRUE(i >= 0 && i < 3);
+  for (const std::int32_t i : two) EXPECT_TRUE(i >= 0 && i < 3);
+  EXPECT_EQ(index[1], 1);
+}
+
+TEST_P(VqWidth, CentroidSumsByHand) {
+  const std::vector<float> points{1, 2, 3, 4, 5, 6}, weights{2, 0.5F, 1};
+  const std::vector<std::int32_t> index{1, 0, 1};
+  std::vector<double> sums(4, 10), mass(2, 1);
+  kernels_.centroid_sums(3, 2, points.data(), weights.data(), index.data(), 2, sums.data(), mass.data());
+  EXPECT_EQ(sums, (std::vector<double>{11.5, 12, 17, 20}));
+  EXPECT_EQ(mass, (std::vector<double>{1.5, 4}));
+  kernels_.centroid_sums(3, 2, points.data(), nullptr, index.data(), 2, sums.data(), mass.data());
+  EXPECT_EQ(mass, (std::vector<double>{2.5, 6}));
+}
+
+struct Answer {
+  std::vector<std::int32_t> index, several;
+  std::vector<float> distance2;
+  std::vector<double> sums, mass;
+  bool operator==(const Answer&) const = default;
+};
+
+Answer solve(int bits, int threads, std::int64_t dim) {
+  vq::limit_vector_bits(bits);
+  const std::int64_t n = 3001, k = 300, m = 4;
+  std::mt19937 engine(7);
+  std::normal_distribution<float> normal;
+  std::vector<float> points(static_cast<std::size_t>(n * dim)), centroids(static_cast<std::size_t>(k * dim));
+  for (float& x : points) x = normal(engine);
+  for (float& x : centroids) x = normal(engine);
+  core::ThreadPool pool(threads);
+  const Exec exec{&pool, nullptr};
+  Answer answer{std::vector<std::int32_t>(static_cast<std::size_t>(n)), std::vector<std::int32_t>(static_cast<std::size_t>(n * m)),
+                std::vector<float>(static_cast<std::size_t>(n)), std::vector<double>(static_cast<std::size_t>(k * dim)),
+                std::vector<double>(static_cast<std::size_t>(k))};
+  cpu().vq.nearest(exec, n, dim, points.data(), k, centroids.data(), nullptr, answer.index.data(), answer.distance2.data());
+  cpu().vq.nearest_m(exec, n, dim, points.data(), k, centroids.data(), nullptr, m, answer.several.data());
+  cpu().vq.centroid_sums(n, dim, points.data(), answer.distance2.data(), answer.index.data(), k, answer.sums.data(), answer.mass.data());
+  vq::limit_vector_bits(-1);
+  return answer;
+}
+
+TEST(Vq, BytesDoNotDependOnVectorWidthOrThreads) {
+  for (const std::int64_t dim : {3, 4, 8, 13}) {
+    const Answer reference = solve(0, 1, dim);
+    for (const int bits : {256, 512})
+      for (const int threads : {1, 2, 3}) EXPECT_EQ(solve(bits, threads, dim), reference) << bits << " bits, " << threads << " threads";
+  }
+}
+
+// Bound of the header for data of size 1: the chosen centroid is nearest up to 4 (dim + 1) u (|c|^2 / 2 + |x| |c|).
+TEST(Vq, ChoiceIsNearestWithinTheStatedBound) {
+  const std::int64_t n = 4000, k = 512;
+  std::mt19937 engine(11);
+  std::normal_distribution<float> normal;
+  core::ThreadPool pool(2);
+  for (const std::int64_t dim : {2, 4, 8, 16}) {
+    Problem problem{.n = n, .dim = dim, .k = k, .points = std::vector<float>(static_cast<std::size_t>(n * dim)),
+                    .centroids = std::vector<float>(static_cast<std::size_t>(k * dim)), .valid = {}};
+    for (float& x : problem.points) x = normal(engine);
+    for (float& x : problem.centroids) x = normal(engine);
+    std::vector<std::int32_t> index(static_cast<std::size_t>(n));
+    cpu().vq.nearest(Exec{&pool, nullptr}, n, dim, problem.points.data(), k, problem.centroids.data(), nullptr, index.data(), nullptr);
+    double largest = 0;
+    for (const std::vector<float>* rows : {&problem.points, &problem.centroids}) {
+      for (std::size_t row = 0; row < rows->size(); row += static_cast<std::size_t>(dim)) {
+        double norm2 = 0;
+        for (std::size_t d = row; d < row + static_cast<std::size_t>(dim); ++d) norm2 += std::pow(static_cast<double>((*rows)[d]), 2);
+        largest = std::max(largest, norm2);
+      }
+    }
+    const double bound = 4.0 * static_cast<double>(dim + 1) * 0x1p-24 * 1.5 * largest;
+    for (std::int64_t i = 0; i < n; ++i) {
+      double best = std::numeric_limits<double>::infinity();
+      for (std::int64_t j = 0; j < k; ++j) best = std::min(best, distance(problem, i, j, dim));
+      ASSERT_LE(distance(problem, i, index[static_cast<std::size_t>(i)], dim), best + bound);
+    }
+  }
+}
+
+TEST(Vq, BrokenContractsAreRefused) {
+  core::ThreadPool pool(1);
+  const Exec exec{&pool, nullptr};
+  const std::vector<float> values(8);
+  std::vector<std::int32_t> index(64);
+  const std::vector<std::int32_t> valid{3}, beyond{2};
+  double sums[4] = {}, mass[2] = {};
+  EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 0, values.data(), nullptr, index.data(), nullptr), core::InternalError);
+  EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 2, values.data(), valid.data(), index.data(), nullptr), core::InternalError);
+  EXPECT_THROW(cpu().vq.nearest_m(exec, 1, 2, values.data(), 2, values.data(), nullptr, 3, index.data()), core::InternalError);
+  EXPECT_THROW(cpu().vq.nearest_m(exec, 1, 1, values.data(), 8, values.data(), nullptr, 17, index.data()), core::InternalError);
+  EXPECT_THROW(cpu().vq.centroid_sums(1, 2, values.data(), nullptr, beyond.data(), 2, sums, mass), core::InternalError);
+}
+
+}  // namespace
+}  // namespace voronoi::kernels
