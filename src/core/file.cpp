@@ -9,6 +9,7 @@
 #include <cstring>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 
@@ -19,7 +20,7 @@ namespace {
   std::string remedy;
   if (error == ENOSPC || error == EDQUOT) remedy = "; free some space and run the same command again";
   if (error == EACCES || error == EPERM || error == EROFS) remedy = "; check its permissions or choose another place";
-  if (error == ENOENT) remedy = "; check the path";
+  if (error == ENOENT || error == ENOTDIR) remedy = "; check the path";
   throw StoreError(path + ": cannot " + what + ": " + std::strerror(error) + remedy);
 }
 
@@ -40,14 +41,40 @@ class Descriptor {
   int fd_;
 };
 
+std::size_t regular_file_size(const Descriptor& file, const std::string& path) {
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) fail(path, "stat", errno);
+  if (!S_ISREG(status.st_mode)) throw StoreError(path + ": is not a regular file");
+  return static_cast<std::size_t>(status.st_size);
+}
+
+// Non-blocking: opening a pipe that nobody writes to would wait for ever; on regular files the flag has no effect.
+constexpr int kReadFlags = O_RDONLY | O_NONBLOCK;
+
+template <class Bytes>
+Bytes read_whole(const std::string& path, std::size_t max_bytes) {
+  const Descriptor file(path, kReadFlags, 0, "open");
+  const std::size_t size = regular_file_size(file, path);
+  if (size > max_bytes)
+    throw FormatError(path, "has " + std::to_string(size) + " bytes, more than the " + std::to_string(max_bytes) + " that are read");
+  Bytes bytes(size, {});
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t n = ::read(file.get(), bytes.data() + done, size - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path, "read", errno);
+    if (n == 0) break;  // cut by somebody meanwhile
+    done += static_cast<std::size_t>(n);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path.string()) {
-  const Descriptor file(path_, O_RDONLY, 0, "open");
-  struct stat status {};
-  if (::fstat(file.get(), &status) != 0) fail(path_, "stat", errno);
-  if (!S_ISREG(status.st_mode)) throw StoreError(path_ + ": is not a regular file");
-  const auto size = static_cast<std::size_t>(status.st_size);
+  const Descriptor file(path_, kReadFlags, 0, "open");
+  const std::size_t size = regular_file_size(file, path_);
   if (size == 0) return;
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED) fail(path_, "map", errno);
@@ -61,12 +88,12 @@ MappedFile::~MappedFile() {
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)), bytes_(std::exchange(other.bytes_, {})) {}
 
+std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t max_bytes) {
+  return read_whole<std::vector<std::byte>>(path.string(), max_bytes);
+}
+
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes) {
-  const MappedFile file(path);
-  if (file.bytes().size() > max_bytes)
-    throw FormatError(file.path(), "has " + std::to_string(file.bytes().size()) + " bytes, more than the " +
-                                       std::to_string(max_bytes) + " that are read");
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+  return read_whole<std::string>(path.string(), max_bytes);
 }
 
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag) {
@@ -100,11 +127,20 @@ void sync_directory(const std::filesystem::path& directory) {
 }
 
 void remove_temporaries(const std::filesystem::path& directory) {
-  for (const auto& entry : std::filesystem::directory_iterator(directory))
-    if (entry.path().filename().string().find(".tmp-") != std::string::npos) {
-      std::error_code ignored;
-      std::filesystem::remove(entry.path(), ignored);
-    }
+  std::error_code error;
+  std::vector<std::filesystem::path> found;
+  auto entry = std::filesystem::directory_iterator(directory, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    std::error_code ignored;
+    if (entry->path().filename().string().find(".tmp-") != std::string::npos &&
+        std::filesystem::is_regular_file(entry->symlink_status(ignored)))
+      found.push_back(entry->path());
+  }
+  if (error) fail(directory.string(), "list", error.value());
+  for (const std::filesystem::path& path : found) {
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+  }
 }
 
 }  // namespace voronoi::core

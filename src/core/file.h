@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace voronoi::core {
 
@@ -26,6 +27,10 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
+/// Whole file, read rather than mapped: a failing disk or a file cut meanwhile is an error here, not a signal. Throws StoreError,
+/// or FormatError above `max_bytes`.
+std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 46);
+
 /// Whole file as text; throws StoreError, or FormatError above `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 33);
 
@@ -37,7 +42,7 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view text,
 /// fsync of a directory, so that renames and removals in it survive a power loss.
 void sync_directory(const std::filesystem::path& directory);
 
-/// Removes files "*.tmp-*" in a directory that exists (left by killed writers).
+/// Removes regular files "*.tmp-*" in a directory that exists (left by killed writers). Throws StoreError when it cannot be read.
 void remove_temporaries(const std::filesystem::path& directory);
 
 }  // namespace voronoi::core

@@ -1,0 +1,169 @@
+#include "store/journal.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+
+namespace voronoi::store {
+namespace {
+
+using core::FormatError;
+using core::Json;
+using core::StoreError;
+
+constexpr std::size_t kDigits = 16;
+
+std::string numbered(std::size_t number, std::string_view payload) { return fmt::format("{} {}", number, payload); }
+
+std::string make_line(std::size_t number, std::string_view payload) {
+  return fmt::format("{} {} {}\n", number, core::sha256(numbered(number, payload)).substr(0, kDigits), payload);
+}
+
+/// The payload of a line (without its newline) that is whole and has this number.
+std::optional<std::string_view> payload_of(std::string_view line, std::size_t number) {
+  const std::string head = fmt::format("{} ", number);
+  if (!line.starts_with(head) || line.size() < head.size() + kDigits + 1) return std::nullopt;
+  const std::string_view digest = line.substr(head.size(), kDigits);
+  const std::string_view payload = line.substr(head.size() + kDigits + 1);
+  if (line[head.size() + kDigits] != ' ' || digest != std::string_view(core::sha256(numbered(number, payload))).substr(0, kDigits))
+    return std::nullopt;
+  return payload;
+}
+
+/// A torn write leaves a beginning of a line, in which no whole record can be found: one with more behind it lost its newline to
+/// damage. Records end in '}'.
+bool holds_whole_record(std::string_view tail, std::size_t number) {
+  for (std::size_t end = tail.find('}'); end != std::string_view::npos; end = tail.find('}', end + 1))
+    if (end + 1 < tail.size() && payload_of(tail.substr(0, end + 1), number)) return true;
+  return false;
+}
+
+struct Replay {
+  std::vector<Json> records;
+  std::size_t whole_bytes = 0;  ///< the rest is a torn tail
+};
+
+[[noreturn]] void damaged(const std::string& file, std::size_t line, std::size_t offset, const std::string& what) {
+  throw FormatError(file, offset,
+                    fmt::format("line {} {}; the records before it are whole: keep a copy, cut the file before this line and "
+                                "run the same command again, and what the lost records say is done once more",
+                                line, what));
+}
+
+Replay replay(const std::string& file, std::string_view text) {
+  Replay result;
+  std::size_t start = 0;
+  for (std::size_t number = 1; start < text.size(); ++number) {
+    const std::size_t newline = text.find('\n', start);
+    const bool complete = newline != std::string_view::npos;
+    const std::string_view line = text.substr(start, complete ? newline - start : std::string_view::npos);
+    const bool last = !complete || newline + 1 == text.size();
+    const auto payload = payload_of(line, number);
+    if (last && (!complete || !payload)) {
+      if (holds_whole_record(text.substr(start), number) && !(payload && !complete))
+        damaged(file, number, start, "has lost its end");
+      break;
+    }
+    if (!payload) damaged(file, number, start, "is damaged (number or checksum)");
+    Json record;
+    try {
+      record = core::parse_json(*payload, file);
+    } catch (const FormatError& error) {
+      damaged(file, number, start, std::string("cannot be read (") + error.what() + ")");
+    }
+    if (!record.is_object()) damaged(file, number, start, "is not an object");
+    result.records.push_back(std::move(record));
+    start = newline + 1;
+    result.whole_bytes = start;
+  }
+  return result;
+}
+
+}  // namespace
+
+struct Journal::Impl {
+  std::string file;
+  int descriptor = -1;
+  std::vector<Json> records;
+  std::size_t size = 0;
+  bool torn = false;
+  bool broken = false;
+
+  ~Impl() {
+    if (descriptor >= 0) ::close(descriptor);
+  }
+
+  [[noreturn]] void fail(const char* what, int error) const {
+    const char* remedy = error == ENOSPC || error == EDQUOT ? "; free some space and run the same command again" : "";
+    throw StoreError(fmt::format("{}: cannot {}: {}{}", file, what, std::strerror(error), remedy));
+  }
+
+  /// One call, so that a crash leaves a beginning of the line at most; a short write is taken back.
+  void append_line(const std::string& line) {
+    if (broken) throw StoreError(file + ": an earlier write failed; run the same command again");
+    ssize_t n = 0;
+    do n = ::write(descriptor, line.data(), line.size());
+    while (n < 0 && errno == EINTR);
+    int error = n < 0 ? errno : 0;
+    if (n >= 0 && static_cast<std::size_t>(n) < line.size()) error = ENOSPC;
+    if (error != 0) {
+      broken = ::ftruncate(descriptor, static_cast<off_t>(size)) != 0;
+      fail("append", error);
+    }
+    if (::fsync(descriptor) != 0) {
+      // What is on the disk is unknown from here on: only a replay can tell.
+      broken = true;
+      fail("sync", errno);
+    }
+    size += line.size();
+  }
+};
+
+Journal::Journal(const std::filesystem::path& path) : impl_(std::make_unique<Impl>()) {
+  Impl& self = *impl_;
+  self.file = path.string();
+  self.descriptor = ::open(self.file.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+  if (self.descriptor < 0) self.fail("open for appending", errno);
+  // The run's own lock is the gate; this one catches a program error, and file systems without locks do without it.
+  if (::flock(self.descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    throw StoreError(self.file + ": another writer has it open; wait for it, or use another run directory");
+  const std::string text = core::read_text_file(path);
+  Replay result = replay(self.file, text);
+  self.records = std::move(result.records);
+  self.size = result.whole_bytes;
+  self.torn = self.size < text.size();
+  if (self.torn && ::ftruncate(self.descriptor, static_cast<off_t>(self.size)) != 0) self.fail("cut the torn end of", errno);
+  if (::fsync(self.descriptor) != 0) self.fail("sync", errno);
+  core::sync_directory(path.parent_path());
+}
+
+Journal::~Journal() = default;
+Journal::Journal(Journal&&) noexcept = default;
+
+const std::vector<Json>& Journal::records() const { return impl_->records; }
+bool Journal::dropped_torn_tail() const { return impl_->torn; }
+
+void Journal::append(const Json& record) {
+  VORONOI_REQUIRE(record.is_object(), "a journal record is an object");
+  const std::string payload = record.dump(-1, ' ', false, Json::error_handler_t::replace);
+  impl_->append_line(make_line(impl_->records.size() + 1, payload));
+  impl_->records.push_back(record);
+}
+
+std::vector<Json> Journal::read(const std::filesystem::path& path) {
+  const std::string text = core::read_text_file(path);
+  return replay(path.string(), text).records;
+}
+
+}  // namespace voronoi::store

@@ -1,0 +1,273 @@
+#include "store/run_directory.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <map>
+#include <system_error>
+#include <vector>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+
+namespace voronoi::store {
+namespace {
+
+namespace fs = std::filesystem;
+using core::ConfigError;
+using core::FormatError;
+using core::Json;
+using core::StoreError;
+
+constexpr std::string_view kFormat = "voronoi run";
+constexpr int kVersion = 1;
+constexpr std::size_t kDigestDigits = 64;
+constexpr const char* kElsewhere = "; check its permissions and the disk, or choose another place with --run";
+
+std::string reason(const fs::path& path, const std::string& what, int error) {
+  return fmt::format("{}: cannot {}: {}{}", path.string(), what, std::strerror(error), kElsewhere);
+}
+
+std::string dump(const Json& value, int indent = -1) { return value.dump(indent, ' ', false, Json::error_handler_t::replace); }
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
+  return name.data();
+}
+
+std::array<fs::path, 7> folders_of(const RunPaths& paths) {
+  return {paths.layers(), paths.hessians(), paths.quarantine(), paths.evaluations(), paths.report(), paths.logs(), paths.root};
+}
+
+/// What a start that was cut off before run.json was written leaves behind: the lock, log files, empty folders.
+bool is_left_by_interrupted_start(const RunPaths& paths, const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  std::error_code error;
+  if (entry.is_symlink(error)) return false;
+  if (entry.path() == paths.lock() || entry.path() == paths.logs() || name.starts_with("run.json.tmp-") ||
+      name.starts_with(".write-check-"))
+    return true;
+  for (const fs::path& folder : folders_of(paths))
+    if (entry.path() == folder) return entry.is_directory(error) && fs::is_empty(entry.path(), error);
+  return false;
+}
+
+void refuse_foreign_folder(const RunPaths& paths) {
+  std::error_code error;
+  const fs::file_status status = fs::status(paths.root, error);
+  if (!fs::exists(status)) return;
+  if (!fs::is_directory(status)) throw ConfigError(paths.root.string() + ": is not a directory; choose another place with --run");
+  if (fs::exists(paths.identity(), error)) return;
+  auto entry = fs::directory_iterator(paths.root, error);
+  if (error) throw StoreError(reason(paths.root, "list", error.value()));
+  for (; entry != fs::directory_iterator(); entry.increment(error)) {
+    if (!is_left_by_interrupted_start(paths, *entry))
+      throw ConfigError(fmt::format("{}: is neither empty nor a run directory (no run.json, but \"{}\"); choose an empty or new "
+                                    "directory with --run",
+                                    paths.root.string(), entry->path().filename().string()));
+    if (error) break;
+  }
+  if (error) throw StoreError(reason(paths.root, "list", error.value()));
+}
+
+/// A write that fails late costs hours: try one now.
+void check_writable(const RunPaths& paths) {
+  const fs::path probe = paths.root / fmt::format(".write-check-{}-{}", host_name(), ::getpid());
+  const int descriptor = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (descriptor < 0) throw StoreError(reason(paths.root, "write", errno));
+  const int error = ::write(descriptor, "x", 1) == 1 ? 0 : (errno != 0 ? errno : ENOSPC);
+  ::close(descriptor);
+  ::unlink(probe.c_str());
+  if (error != 0) throw StoreError(reason(paths.root, "write", error));
+}
+
+std::string now_utc() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text.data();
+}
+
+std::string read_descriptor(int descriptor) {
+  std::array<char, 4096> buffer{};
+  const ssize_t n = ::pread(descriptor, buffer.data(), buffer.size(), 0);
+  return {buffer.data(), static_cast<std::size_t>(n > 0 ? n : 0)};
+}
+
+/// "process 12 on node3 (job 77), started 2026-01-02T03:04:05Z"
+std::string describe_holder(const std::string& record, const std::string& file) {
+  try {
+    const Json json = core::parse_json(record, file, 4);
+    std::string text = fmt::format("process {} on {}", json.at("pid").get<std::int64_t>(), json.at("host").get<std::string>());
+    if (const auto job = json.at("job").get<std::string>(); !job.empty()) text += fmt::format(" (Slurm job {})", job);
+    return text + ", started " + json.at("start").get<std::string>();
+  } catch (const std::exception&) {
+    return "a process that left an unreadable record";
+  }
+}
+
+/// Leaves of nested objects under dotted keys; anything else is a value. An empty object is a value too.
+void flatten(const Json& value, const std::string& prefix, std::map<std::string, const Json*>& out) {
+  if (!value.is_object() || value.empty()) {
+    out[prefix] = &value;
+    return;
+  }
+  for (const auto& [key, child] : value.items()) flatten(child, prefix.empty() ? key : prefix + "." + key, out);
+}
+
+std::vector<std::string> differences(const Json& was, const Json& now) {
+  std::map<std::string, const Json*> old_values, new_values;
+  flatten(was, "", old_values);
+  flatten(now, "", new_values);
+  std::map<std::string, std::pair<const Json*, const Json*>> pairs;
+  for (const auto& [key, value] : old_values) pairs[key].first = value;
+  for (const auto& [key, value] : new_values) pairs[key].second = value;
+  const auto show = [](const Json* value) { return value ? dump(*value) : std::string("absent"); };
+  std::vector<std::string> lines;
+  for (const auto& [key, pair] : pairs)
+    if (!pair.first || !pair.second || *pair.first != *pair.second)
+      lines.push_back(fmt::format("{}: was {}, is {}", key, show(pair.first), show(pair.second)));
+  return lines;
+}
+
+std::string identity_text(const Json& identity, const std::string& digest) {
+  Json file = Json::object();
+  file["format"] = kFormat;
+  file["version"] = kVersion;
+  file["sha256"] = digest;
+  file["identity"] = identity;
+  return dump(file, 2) + "\n";
+}
+
+}  // namespace
+
+fs::path RunPaths::layer(const std::string& linear) const {
+  VORONOI_REQUIRE(!linear.empty() && linear.find('/') == std::string::npos && linear.find('\0') == std::string::npos,
+                  "\"" + linear + "\" is not the name of a linear");
+  return layers() / (linear + ".h5");
+}
+
+fs::path RunPaths::hessian(std::int64_t block) const {
+  VORONOI_REQUIRE(block >= 0, "blocks count from 0");
+  return hessians() / fmt::format("block_{:03}.h5", block);
+}
+
+void create_run_directory(const RunPaths& paths) {
+  refuse_foreign_folder(paths);
+  for (const fs::path& folder : folders_of(paths)) {
+    std::error_code error;
+    fs::create_directories(folder, error);
+    if (error) throw StoreError(reason(folder, "create the directory", error.value()));
+  }
+  check_writable(paths);
+}
+
+RunLock::RunLock(const RunPaths& paths) {
+  const fs::path path = paths.lock();
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+  if (descriptor_ < 0) throw StoreError(reason(path, "open", errno));
+  try {
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK)
+        throw StoreError(fmt::format("{}: cannot be locked: {}; a run directory needs a file system with locks (Lustre: mount "
+                                     "option flock)",
+                                     path.string(), std::strerror(errno)));
+      throw StoreError(fmt::format("{}: in use by {}; wait until it ends, stop it, or choose another place with --run",
+                                   paths.root.string(), describe_holder(read_descriptor(descriptor_), path.string())));
+    }
+    // A holder that ends as it should leaves an empty file.
+    if (const std::string record = read_descriptor(descriptor_); !record.empty())
+      stale_holder_ = describe_holder(record, path.string());
+    const char* job = std::getenv("SLURM_JOB_ID");
+    Json record = Json::object();
+    record["host"] = host_name();
+    record["pid"] = static_cast<std::int64_t>(::getpid());
+    record["job"] = job ? job : "";
+    record["start"] = now_utc();
+    const std::string text = dump(record) + "\n";
+    if (::ftruncate(descriptor_, 0) != 0 || ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
+        ::fsync(descriptor_) != 0)
+      throw StoreError(reason(path, "write", errno != 0 ? errno : ENOSPC));
+  } catch (...) {
+    ::close(descriptor_);
+    throw;
+  }
+}
+
+RunLock::~RunLock() {
+  if (::ftruncate(descriptor_, 0) != 0) {
+    // The next start reports a stale holder: harmless.
+  }
+  ::close(descriptor_);
+}
+
+void check_or_write_identity(const RunPaths& paths, const Json& identity, const std::string& tag) {
+  VORONOI_REQUIRE(identity.is_object(), "a run's identity is an object");
+  // As it would be read back, so that only what the file can tell apart counts as different.
+  const Json now = core::parse_json(dump(identity), "identity");
+  std::error_code ignored;
+  if (!fs::exists(fs::symlink_status(paths.identity(), ignored))) {
+    const std::string digest = core::sha256(identity_text(now, std::string(kDigestDigits, '0')));
+    core::write_file_atomic(paths.identity(), identity_text(now, digest), tag);
+    return;
+  }
+  const std::vector<std::string> lines = differences(read_identity(paths), now);
+  if (lines.empty()) return;
+  std::vector<std::string> problems{paths.root.string() +
+                                    ": was started with other settings; choose another place with --run, or the old settings:"};
+  for (const std::string& line : lines) problems.push_back("  " + line);
+  throw ConfigError(problems);
+}
+
+Json read_identity(const RunPaths& paths) {
+  const std::string file = paths.identity().string();
+  const auto damaged = [&](const std::string& what) {
+    return FormatError(file, what + "; restore it from a copy, or start a new run with another --run");
+  };
+  std::string text = core::read_text_file(paths.identity(), std::size_t{1} << 26);
+  Json json;
+  try {
+    json = core::parse_json(text, file);
+  } catch (const FormatError& error) {
+    throw damaged("is damaged (" + std::string(error.what()) + ")");
+  }
+  if (!json.is_object() || !json.contains("format") || json["format"] != kFormat) throw damaged("is not a run's identity");
+  if (!json.contains("version") || json["version"] != kVersion)
+    throw FormatError(file, "was written by another version of the format; use the program that made this run, or another --run");
+  if (!json.contains("sha256") || !json["sha256"].is_string() || !json.contains("identity") || !json["identity"].is_object())
+    throw damaged("is damaged (sha256 or identity is missing)");
+  const std::string digest = json["sha256"].get<std::string>();
+  const std::size_t at = text.find(digest);
+  if (digest.size() != kDigestDigits || at == std::string::npos) throw damaged("is damaged (sha256 is not a digest)");
+  text.replace(at, kDigestDigits, kDigestDigits, '0');
+  if (core::sha256(text) != digest) throw damaged("is damaged (its checksum does not match)");
+  return json["identity"];
+}
+
+fs::path quarantine_file(const RunPaths& paths, const fs::path& file) {
+  std::error_code error;
+  fs::create_directories(paths.quarantine(), error);
+  if (error) throw StoreError(reason(paths.quarantine(), "create the directory", error.value()));
+  for (int n = 1;; ++n) {
+    const fs::path target = paths.quarantine() / fmt::format("{}.{}", file.filename().string(), n);
+    if (fs::exists(fs::symlink_status(target, error))) continue;
+    if (::rename(file.c_str(), target.c_str()) != 0) throw StoreError(reason(file, "move to " + target.string(), errno));
+    core::sync_directory(paths.quarantine());
+    core::sync_directory(file.parent_path());
+    return target;
+  }
+}
+
+}  // namespace voronoi::store
