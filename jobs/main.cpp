@@ -1,1 +1,93 @@
-int main() { return 0; }
+// Subcommands, exit codes, and the one place that catches.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "comm/mpi.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "jobs/commands.h"
+#include "jobs/process.h"
+
+namespace {
+
+using namespace voronoi;
+
+std::string overview() {
+  std::string text =
+      "voronoi: compresses large language models with vector quantization, on one machine or a cluster.\n\n"
+      "Usage: voronoi COMMAND [options]      (mpirun -n RANKS voronoi COMMAND for quantize and eval)\n\n";
+  for (const jobs::Command& command : jobs::commands()) text += fmt::format("  {:<10}{}\n", command.name, command.summary);
+  return text +
+         "\nvoronoi COMMAND --help shows options and examples.\n"
+         "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 75 stopped on request and resumable.\n";
+}
+
+int run_command(const comm::Communicator& world, const jobs::Arguments& arguments) {
+  const bool root = world.rank() == 0;
+  if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "help") {
+    if (root) fmt::print("{}", overview());
+    return arguments.empty() ? static_cast<int>(core::ExitCode::usage) : 0;
+  }
+  if (arguments[0] == "--version") {
+    if (root) fmt::print("voronoi {}\n", VORONOI_VERSION);
+    return 0;
+  }
+  const auto& table = jobs::commands();
+  const auto command = std::find_if(table.begin(), table.end(), [&](const jobs::Command& c) { return c.name == arguments[0]; });
+  int code = 0;
+  jobs::together(world, [&] {
+    if (command == table.end()) throw core::ConfigError("there is no command '" + arguments[0] + "'; voronoi --help lists them");
+  });
+  const jobs::Arguments rest(arguments.begin() + 1, arguments.end());
+  if (command->parallel) return command->run(world, rest);
+  jobs::on_root(world, [&] { code = command->run(world, rest); });
+  return code;
+}
+
+/// The error as a person should read it; the exit code.
+int report_error(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const core::StopRequested& stop) {
+    core::log_info("{}", stop.what());
+    return static_cast<int>(stop.exit_code());
+  } catch (const core::Error& known) {
+    core::log_error("{}", known.what());
+    return static_cast<int>(known.exit_code());
+  } catch (const std::bad_alloc&) {
+    core::log_error("out of memory; use more ranks or a machine with more of it");
+  } catch (const std::exception& unknown) {
+    core::log_error("unexpected: {}", unknown.what());
+  }
+  return static_cast<int>(core::ExitCode::system);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int code = 0;
+  try {
+    const comm::Environment environment(&argc, &argv);
+    const comm::Communicator world = comm::Communicator::world();
+    core::configure_log(world.size() > 1 ? world.rank() : -1, core::LogLevel::info);
+    try {
+      code = run_command(world, jobs::Arguments(argv + 1, argv + argc));
+    } catch (const jobs::FailedElsewhere& elsewhere) {
+      code = elsewhere.exit_code;  // the rank that failed has said why
+    } catch (const jobs::AgreedError& agreed) {
+      code = report_error(agreed.error);
+    } catch (...) {
+      code = report_error(std::current_exception());
+      // The other ranks may be waiting for this one.
+      if (world.size() > 1) comm::Environment::abort(code);
+    }
+    std::fflush(stdout);
+  } catch (...) {
+    code = report_error(std::current_exception());
+  }
+  return code;
+}

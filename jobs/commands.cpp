@@ -1,0 +1,34 @@
+#include "jobs/commands.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace voronoi::jobs {
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> table{
+      {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main},
+      {"eval", "perplexity of an original model or a run", true, eval_main},
+      {"status", "progress of a live or dead run", false, status_main},
+      {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},
+      {"verify", "read a run again, check every sum, decode every layer", false, verify_main},
+      {"report", "tables of one or many runs, as Markdown and JSON", false, report_main},
+  };
+  return table;
+}
+
+bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments, bool with_config_file,
+                   const std::vector<std::string>& further_problems) {
+  const ParseResult result = parse(command, arguments, with_config_file);
+  if (result.help) {
+    if (world.rank() == 0) fmt::print("{}", help_text(command, with_config_file));
+    return true;
+  }
+  std::vector<std::string> problems = result.problems;
+  problems.insert(problems.end(), further_problems.begin(), further_problems.end());
+  if (!problems.empty()) throw core::ConfigError(problems);
+  return false;
+}
+
+}  // namespace voronoi::jobs

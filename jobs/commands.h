@@ -1,0 +1,35 @@
+// The subcommands. Each parses its own arguments (without program and command name) and returns the exit code; errors are thrown.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "comm/mpi.h"
+#include "jobs/command_line.h"
+
+namespace voronoi::jobs {
+
+using Arguments = std::vector<std::string>;
+
+struct Command {
+  std::string_view name, summary;
+  /// Whether it runs on many ranks; others may be started under mpirun too, but only rank 0 does anything.
+  bool parallel = false;
+  int (*run)(const comm::Communicator& world, const Arguments& arguments);
+};
+
+const std::vector<Command>& commands();
+
+int quantize_main(const comm::Communicator& world, const Arguments& arguments);
+int eval_main(const comm::Communicator& world, const Arguments& arguments);
+int status_main(const comm::Communicator& world, const Arguments& arguments);
+int inspect_main(const comm::Communicator& world, const Arguments& arguments);
+int verify_main(const comm::Communicator& world, const Arguments& arguments);
+int report_main(const comm::Communicator& world, const Arguments& arguments);
+
+/// Parses or throws ConfigError with every problem; returns true when --help was asked for and printed (on rank 0).
+bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments, bool with_config_file,
+                   const std::vector<std::string>& further_problems = {});
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,217 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <map>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "jobs/commands.h"
+#include "jobs/evaluation.h"
+#include "jobs/layer_store.h"
+#include "jobs/process.h"
+#include "jobs/run_report.h"
+#include "jobs/run_state.h"
+#include "model/corpus.h"
+#include "store/journal.h"
+#include "validation/perplexity.h"
+
+namespace voronoi::jobs {
+namespace {
+
+struct EvalOptions {
+  std::vector<std::string> models, texts;
+  std::string join = "auto", tokenizer, device = "auto", bos = "auto";
+  std::int64_t context = 2048, windows = 0;
+  int threads = 0;
+  bool json = false;
+};
+
+CommandSpec eval_command(EvalOptions& o) {
+  CommandSpec command;
+  command.name = "eval";
+  command.summary = "Perplexity of an original model, or of a run by decoding its stored indices, beside the unquantized model.";
+  command.usage = "[mpirun -n RANKS] voronoi eval --model MODEL|RUN [--model ...] --text FILE [--text ...] [options]";
+  command.options = {
+      list_option("model", "PATH", "model directory, GGUF file or run directory", o.models),
+      list_option("text", "FILE", "evaluation text", o.texts),
+      choice_option("join", "how the file becomes one text; auto: jsonl by name, else raw", o.join, {"auto", "raw", "wikitext", "jsonl"}),
+      integer_option("context", "tokens a window", o.context, 2, 1 << 24),
+      integer_option("windows", "at most so many windows from the start; 0 for all", o.windows, 0, std::int64_t{1} << 40),
+      choice_option("bos", "BOS before the text; auto: the tokenizer's own rule", o.bos, {"auto", "always", "never"}),
+      text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
+      choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
+      integer_option("threads", "threads a rank; 0 divides the host's cores by its ranks", o.threads, 0, 1024),
+      switch_option("json", "print one JSON object a line, for each model and text", o.json),
+  };
+  command.examples =
+      "  voronoi eval --model SmolLM2-135M --text wiki.test.raw --join wikitext --windows 16\n"
+      "  mpirun -n 2 voronoi eval --model runs/2bit --model runs/gptq --text c4.jsonl --json\n"
+      "Protocol: the text is tokenized once, cut into windows of --context tokens that do not overlap, context - 1 predictions each;\n"
+      "perplexity = exp(mean negative log-likelihood). `tokens` in the output counts predictions.\n";
+  return command;
+}
+
+/// A model to evaluate: an original one, or a run with its original.
+struct Subject {
+  std::string path, tokenizer, method = "unquantized", label = "unquantized";
+  std::shared_ptr<model::WeightSource> original;
+  std::unique_ptr<RunSource> quantized;
+  std::optional<store::RunPaths> run;
+  std::optional<double> bits_true, bits_nominal;
+};
+
+Subject open_run_subject(const std::string& path) {
+  Subject subject;
+  subject.path = path;
+  subject.run = store::RunPaths{path};
+  const core::Json identity = store::read_identity(*subject.run);
+  const RunState state = replay(store::Journal::read(subject.run->journal()), subject.run->journal().string());
+  if (!state.last_attempt.is_object()) throw core::FormatError(path, "the run was never started; run quantize first");
+  subject.original = model::open_model(state.last_attempt.at("model").get<std::string>());
+  subject.tokenizer = state.last_attempt.at("tokenizer").get<std::string>();
+  if (subject.original->fingerprint() != identity.at("model").get<std::string>())
+    throw core::FormatError(subject.original->path(), "is no longer the model that " + path + " was made from; put it back");
+
+  double bits = 0, weights = 0;
+  std::vector<std::string> linears, missing;
+  const model::ModelConfig& config = subject.original->config();
+  for (std::int64_t block = 0; block < config.n_layers; ++block)
+    for (const model::SiteSpec& site : model::block_sites(config, block))
+      for (const model::LinearSpec& linear : site.linears) {
+        const auto layer = state.layers.find(linear.name);
+        const auto count = static_cast<double>(linear.out_features * linear.in_features);
+        weights += count;
+        if (layer == state.layers.end()) {
+          missing.push_back(linear.name);
+          bits += 16 * count;
+        } else {
+          linears.push_back(linear.name);
+          bits += static_cast<double>(layer->second.stored_bits);
+        }
+      }
+  if (!missing.empty() && !state.finished)
+    throw core::FormatError(path, fmt::format("{} of {} layers are not quantized yet; run the quantize command again to finish",
+                                              missing.size(), missing.size() + linears.size()));
+  subject.quantized = std::make_unique<RunSource>(*subject.original, *subject.run, linears);
+  subject.method = identity.at("quantization").at("method").get<std::string>();
+  subject.label = run_label(*subject.run);
+  if (!missing.empty()) subject.label += fmt::format(", {} layers left unquantized", missing.size());
+  subject.bits_true = bits / weights;
+  subject.bits_nominal = nominal_bits(state);
+  return subject;
+}
+
+Subject open_subject(const std::string& path) {
+  if (std::filesystem::exists(store::RunPaths{path}.identity())) return open_run_subject(path);
+  Subject subject;
+  subject.path = path;
+  subject.original = model::open_model(path);
+  return subject;
+}
+
+struct PreparedText {
+  model::Text text;
+  model::Windows windows;
+  std::string bos;
+};
+
+PreparedText prepare(const EvalOptions& options, const std::string& path, const Subject& subject) {
+  const auto join = options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
+  PreparedText prepared{model::load_text(path, join), {}, ""};
+  std::string tokenizer_path = options.tokenizer.empty() ? subject.tokenizer : options.tokenizer;
+  if (tokenizer_path.empty()) tokenizer_path = subject.original->path();
+  const auto tokenizer = model::open_tokenizer(tokenizer_path);
+  const model::BosRule rule = options.bos == "always" ? model::BosRule::always
+                              : options.bos == "never" ? model::BosRule::never
+                                                       : model::BosRule::automatic;
+  const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
+  const bool added = rule == model::BosRule::always || (rule == model::BosRule::automatic && tokenizer->automatic_bos().has_value());
+  prepared.bos = added ? fmt::format("{}", ids.front()) : "none";
+  prepared.windows = model::leading_windows(ids, options.context, options.windows == 0 ? -1 : options.windows, path);
+  return prepared;
+}
+
+Evaluation evaluate(const model::WeightSource& source, const Subject& subject, const PreparedText& prepared, backend::Context& context,
+                    const comm::Communicator& world) {
+  const auto start = std::chrono::steady_clock::now();
+  const validation::PerplexityResult result = validation::perplexity(source, context, world, prepared.windows);
+  Evaluation e;
+  e.model = source.path();
+  e.text = prepared.text.path;
+  e.text_sha256 = prepared.text.sha256;
+  e.join = model::join_name(prepared.text.join);
+  e.bos = prepared.bos;
+  e.dtype = "float32";
+  e.context = prepared.windows.context;
+  e.windows = result.windows;
+  e.tokens = result.predictions;
+  e.nll = result.nll;
+  e.perplexity = result.perplexity;
+  e.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const bool quantized = &source == subject.quantized.get();
+  e.method = quantized ? subject.method : "unquantized";
+  e.label = quantized ? subject.label : "unquantized";
+  if (quantized) {
+    e.bits_true = subject.bits_true;
+    e.bits_nominal = subject.bits_nominal;
+  }
+  return e;
+}
+
+void print(const Evaluation& e, bool json) {
+  if (json) {
+    fmt::print("{}\n", to_json(e).dump());
+    return;
+  }
+  fmt::print("{}\n  text        {} (SHA-256 {}...)\n  protocol    {}\n  perplexity  {:.4f}   (mean nll {:.6f}, {})\n", e.label + ": " + e.model,
+             e.text, e.text_sha256.substr(0, 16), protocol_text(e), e.perplexity, e.nll, core::format_duration(e.seconds));
+  if (e.bits_true) fmt::print("  bits        {:.4f} true (everything stored is counted), {:.3f} nominal\n", *e.bits_true, *e.bits_nominal);
+  if (e.reference_perplexity) fmt::print("  unquantized {:.4f}   (same text and protocol, same program run)\n", *e.reference_perplexity);
+}
+
+}  // namespace
+
+int eval_main(const comm::Communicator& world, const Arguments& arguments) {
+  EvalOptions options;
+  const CommandSpec command = eval_command(options);
+  bool help = false;
+  std::unique_ptr<backend::Context> context;
+  std::vector<Subject> subjects;
+  together(world, [&] {
+    help = parse_or_help(world, command, arguments, true);
+    if (help) return;
+    std::vector<std::string> problems;
+    if (options.models.empty()) problems.emplace_back("--model: is missing; give a model or a run directory");
+    if (options.texts.empty()) problems.emplace_back("--text: is missing; give at least one text file");
+    if (!problems.empty()) throw core::ConfigError(problems);
+    context = make_context(options.device, options.threads, world);
+    for (const std::string& path : options.models) subjects.push_back(open_subject(path));
+  });
+  if (help) return 0;
+
+  for (const std::string& path : options.texts) {
+    std::map<std::string, Evaluation> references;  // by fingerprint of the original and BOS
+    for (const Subject& subject : subjects) {
+      PreparedText prepared;
+      together(world, [&] { prepared = prepare(options, path, subject); });
+      const std::string key = subject.original->fingerprint() + prepared.bos;
+      if (!references.contains(key)) references[key] = evaluate(*subject.original, subject, prepared, *context, world);
+      const Evaluation& reference = references[key];
+      Evaluation result = reference;
+      if (subject.quantized) {
+        result = evaluate(*subject.quantized, subject, prepared, *context, world);
+        result.reference_perplexity = reference.perplexity;
+      }
+      on_root(world, [&] {
+        print(result, options.json);
+        if (subject.quantized) {
+          store_evaluation(*subject.run, result, reference);
+          write_run_report({*subject.run}, subject.run->report());
+        }
+      });
+    }
+  }
+  return 0;
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,103 @@
+#include "jobs/evaluation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+
+namespace voronoi::jobs {
+namespace {
+
+core::Json optional_json(const std::optional<double>& value) { return value ? core::Json(*value) : core::Json(nullptr); }
+
+std::optional<double> optional_number(const core::Json& json, const char* key) {
+  const auto found = json.find(key);
+  if (found == json.end() || found->is_null()) return std::nullopt;
+  return found->get<double>();
+}
+
+}  // namespace
+
+core::Json to_json(const Evaluation& e) {
+  return {{"model", e.model},
+          {"method", e.method},
+          {"label", e.label},
+          {"text", e.text},
+          {"text_sha256", e.text_sha256},
+          {"join", e.join},
+          {"context", e.context},
+          {"windows", e.windows},
+          {"tokens", e.tokens},
+          {"bos", e.bos},
+          {"dtype", e.dtype},
+          {"nll", e.nll},
+          {"perplexity", e.perplexity},
+          {"bits_true", optional_json(e.bits_true)},
+          {"bits_nominal", optional_json(e.bits_nominal)},
+          {"reference_perplexity", optional_json(e.reference_perplexity)},
+          {"seconds", e.seconds}};
+}
+
+Evaluation evaluation_from_json(const core::Json& json) {
+  Evaluation e;
+  e.model = json.at("model").get<std::string>();
+  e.method = json.at("method").get<std::string>();
+  e.label = json.at("label").get<std::string>();
+  e.text = json.at("text").get<std::string>();
+  e.text_sha256 = json.at("text_sha256").get<std::string>();
+  e.join = json.at("join").get<std::string>();
+  e.context = json.at("context").get<std::int64_t>();
+  e.windows = json.at("windows").get<std::int64_t>();
+  e.tokens = json.at("tokens").get<std::int64_t>();
+  e.bos = json.at("bos").get<std::string>();
+  e.dtype = json.at("dtype").get<std::string>();
+  e.nll = json.at("nll").get<double>();
+  e.perplexity = json.at("perplexity").get<double>();
+  e.bits_true = optional_number(json, "bits_true");
+  e.bits_nominal = optional_number(json, "bits_nominal");
+  e.reference_perplexity = optional_number(json, "reference_perplexity");
+  e.seconds = json.at("seconds").get<double>();
+  return e;
+}
+
+std::string protocol_text(const Evaluation& e) {
+  return fmt::format("join {}, bos {}, context {}, {} windows, {} predictions, dtype {}", e.join, e.bos, e.context, e.windows, e.tokens, e.dtype);
+}
+
+void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation, const std::optional<Evaluation>& reference) {
+  std::filesystem::create_directories(paths.evaluations());
+  core::Json json{{"evaluation", to_json(evaluation)}, {"reference", reference ? to_json(*reference) : core::Json(nullptr)}};
+  json["sha256"] = core::sha256(json.dump());
+  const std::string key = core::sha256(fmt::format("{} {} {} {} {}", evaluation.text_sha256, evaluation.join, evaluation.context,
+                                                   evaluation.windows, evaluation.bos));
+  core::write_file_atomic(paths.evaluations() / (key.substr(0, 16) + ".json"), json.dump(2) + "\n", "eval");
+}
+
+std::vector<StoredEvaluation> stored_evaluations(const store::RunPaths& paths) {
+  std::vector<StoredEvaluation> evaluations;
+  if (!std::filesystem::is_directory(paths.evaluations())) return evaluations;
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(paths.evaluations()))
+    if (entry.path().extension() == ".json") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const auto& file : files) {
+    core::Json json = core::read_json_file(file.string());
+    try {
+      const auto checksum = json.at("sha256").get<std::string>();
+      json.erase("sha256");
+      if (core::sha256(json.dump()) != checksum) throw core::FormatError(file.string(), "is damaged (checksum); remove it and evaluate again");
+      StoredEvaluation stored{evaluation_from_json(json.at("evaluation")), std::nullopt};
+      if (!json.at("reference").is_null()) stored.reference = evaluation_from_json(json.at("reference"));
+      evaluations.push_back(std::move(stored));
+    } catch (const core::Json::exception& error) {
+      throw core::FormatError(file.string(), std::string("is no evaluation: ") + error.what() + "; remove it and evaluate again");
+    }
+  }
+  return evaluations;
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,142 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/log.h"
+#include "jobs/commands.h"
+#include "jobs/run_state.h"
+#include "model/gguf.h"
+#include "model/safetensors.h"
+#include "model/weights.h"
+#include "store/journal.h"
+#include "store/shard.h"
+
+namespace voronoi::jobs {
+namespace {
+
+core::Json tensor_json(const std::string& name, std::string_view dtype, const core::Shape& shape, std::size_t size_bytes) {
+  return {{"name", name}, {"dtype", dtype}, {"shape", shape}, {"bytes", size_bytes}};
+}
+
+core::Json inspect_safetensors(const std::string& path) {
+  const model::SafetensorsFile file(path);
+  core::Json tensors = core::Json::array();
+  for (const auto& [name, tensor] : file.tensors()) tensors.push_back(tensor_json(name, tensor.dtype_name, tensor.shape, tensor.bytes.size()));
+  return {{"kind", "safetensors file"}, {"path", path}, {"bytes", file.bytes().size()}, {"tensors", tensors}};
+}
+
+core::Json inspect_shard(const std::string& path) {
+  const store::Shard shard = store::read_shard(path);
+  core::Json arrays = core::Json::array();
+  for (const store::ShardArray& array : shard.arrays)
+    arrays.push_back(tensor_json(array.name, core::dtype_name(array.dtype), array.shape, array.bytes.size()));
+  return {{"kind", "shard, all checksums verified"}, {"path", path}, {"attributes", shard.attributes}, {"tensors", arrays}};
+}
+
+core::Json model_json(const model::WeightSource& source) {
+  const model::ModelConfig& config = source.config();
+  core::Json tensors = core::Json::array();
+  std::int64_t weights = 0;
+  for (const model::TensorSpec& spec : model::expected_tensors(config)) {
+    const std::int64_t count = core::element_count(spec.shape).value_or(0);
+    weights += count;
+    tensors.push_back({{"name", spec.name}, {"shape", spec.shape}});
+  }
+  return {{"architecture", config.model_type},
+          {"blocks", config.n_layers},
+          {"hidden_size", config.hidden_size},
+          {"intermediate_size", config.intermediate_size},
+          {"heads", config.n_heads},
+          {"kv_heads", config.n_kv_heads},
+          {"head_dim", config.head_dim},
+          {"vocabulary", config.vocab_size},
+          {"max_position", config.max_position},
+          {"tied_embeddings", config.tied_embeddings},
+          {"parameters", weights},
+          {"fingerprint", source.fingerprint()},
+          {"tensors", tensors}};
+}
+
+core::Json inspect_model(const std::string& path) {
+  core::Json json{{"kind", "model"}, {"path", path}};
+  json.update(model_json(*model::open_model(path)));
+  return json;
+}
+
+core::Json inspect_gguf(const std::string& path) {
+  const model::GgufFile file(path);
+  core::Json tensors = core::Json::array();
+  for (const model::GgufTensor& tensor : file.tensors())
+    tensors.push_back(tensor_json(tensor.name, model::ggml_type_name(tensor.type), tensor.shape, tensor.bytes.size()));
+  return {{"kind", "GGUF file"}, {"path", path}, {"bytes", file.bytes().size()}, {"tensors", tensors}};
+}
+
+core::Json inspect_run(const std::string& path) {
+  const store::RunPaths paths{path};
+  const RunState state = replay(store::Journal::read(paths.journal()), paths.journal().string());
+  core::Json layers = core::Json::array();
+  for (const auto& [name, layer] : state.layers)
+    layers.push_back({{"name", name},
+                      {"bits_true", static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights)},
+                      {"relative_error", layer.relative_error},
+                      {"statistics", layer.statistics}});
+  return {{"kind", "run directory"}, {"path", path},     {"identity", store::read_identity(paths)}, {"attempts", state.attempt},
+          {"finished", state.finished}, {"bits_true", true_bits(state)}, {"layers", layers}};
+}
+
+core::Json inspect_path(const std::string& path) {
+  if (std::filesystem::is_directory(path)) {
+    if (std::filesystem::exists(store::RunPaths{path}.identity())) return inspect_run(path);
+    return inspect_model(path);
+  }
+  if (!std::filesystem::exists(path)) throw core::StoreError(path + ": is not there; check the path");
+  if (path.ends_with(".safetensors")) return inspect_safetensors(path);
+  if (path.ends_with(".gguf")) return inspect_gguf(path);
+  if (path.ends_with(".h5")) return inspect_shard(path);
+  if (path.ends_with("journal.log")) return {{"kind", "journal"}, {"path", path}, {"records", store::Journal::read(path)}};
+  throw core::FormatError(path, "is of no kind that voronoi knows; it describes model and run directories, *.safetensors, *.gguf, *.h5 and journal.log");
+}
+
+/// Scalars as "key  value" lines, lists of objects as one line each.
+void print_text(const core::Json& json) {
+  for (const auto& [key, value] : json.items()) {
+    if (value.is_array()) {
+      fmt::print("{} ({})\n", key, value.size());
+      for (const core::Json& entry : value) {
+        std::string line;
+        if (entry.is_object())
+          for (const auto& [name, field] : entry.items()) line += (field.is_string() ? field.get<std::string>() : field.dump()) + "  ";
+        else
+          line = entry.dump();
+        fmt::print("  {}\n", line);
+      }
+    } else {
+      fmt::print("{:<20}{}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+  }
+}
+
+}  // namespace
+
+int inspect_main(const comm::Communicator& world, const Arguments& arguments) {
+  std::string path;
+  bool json = false;
+  CommandSpec command;
+  command.name = "inspect";
+  command.summary = "Describes a model, a run, or any file that voronoi reads or writes.";
+  command.usage = "voronoi inspect PATH [--json]";
+  command.positional = "path";
+  command.options = {text_option("path", "PATH", "model or run directory, *.safetensors, *.gguf, *.h5, journal.log", path),
+                     switch_option("json", "print JSON", json)};
+  command.examples = "  voronoi inspect runs/2bit/layers/model.layers.0.mlp.down_proj.h5\n";
+  if (parse_or_help(world, command, arguments, false)) return 0;
+  if (path.empty()) throw core::ConfigError("inspect: what? give a path");
+  const core::Json description = inspect_path(path);
+  if (json) fmt::print("{}\n", description.dump());
+  else print_text(description);
+  return 0;
+}
+
+}  // namespace voronoi::jobs

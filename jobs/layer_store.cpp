@@ -1,0 +1,105 @@
+#include "jobs/layer_store.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "store/shard.h"
+
+namespace voronoi::jobs {
+namespace {
+
+constexpr std::string_view kLayerKind = "voronoi quantized linear, version 1";
+constexpr std::string_view kHessianKind = "voronoi hessian, version 1";
+
+void require_kind(const store::Shard& shard, std::string_view kind, const std::string& file) {
+  const auto found = shard.attributes.find("kind");
+  if (found == shard.attributes.end() || found->second != kind)
+    throw core::FormatError(file, fmt::format("is not a file of kind '{}'", kind));
+}
+
+}  // namespace
+
+std::string write_layer(const store::RunPaths& paths, const std::string& name, const quant::QuantResult& result, const std::string& tag) {
+  store::Shard shard;
+  shard.attributes = quant::to_attributes(result.encoding);
+  shard.attributes["kind"] = kLayerKind;
+  shard.attributes["name"] = name;
+  shard.attributes["relative_error"] = fmt::format("{:.17g}", result.relative_error);
+  for (const auto& [key, value] : result.statistics) shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
+  for (quant::NamedArray& array : quant::to_arrays(result.encoding))
+    shard.arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
+  return store::write_shard(paths.layer(name), shard, tag);
+}
+
+quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name) {
+  const std::string file = paths.layer(name).string();
+  store::Shard shard = store::read_shard(file);
+  require_kind(shard, kLayerKind, file);
+  if (shard.attributes["name"] != name)
+    throw core::FormatError(file, fmt::format("holds '{}' instead of '{}'", shard.attributes["name"], name));
+  std::vector<quant::NamedArray> arrays;
+  for (store::ShardArray& array : shard.arrays)
+    arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
+  return quant::from_arrays(shard.attributes, arrays, file);
+}
+
+std::filesystem::path hessian_path(const store::RunPaths& paths, std::int64_t block, const std::string& site) {
+  return paths.hessians() / fmt::format("block_{:03}.{}.h5", block, site);
+}
+
+void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site, const std::string& calibration,
+                   const std::string& tag) {
+  store::Shard shard;
+  shard.attributes["kind"] = kHessianKind;
+  shard.attributes["calibration"] = calibration;
+  shard.attributes["block"] = std::to_string(block);
+  shard.attributes["site"] = site.site;
+  shard.attributes["tokens"] = std::to_string(site.n_tokens);
+  store::ShardArray array{"lower", core::DType::f32, {static_cast<std::int64_t>(site.lower.size())}, {}};
+  array.bytes.resize(site.lower.size() * sizeof(float));
+  std::memcpy(array.bytes.data(), site.lower.data(), array.bytes.size());
+  shard.arrays.push_back(std::move(array));
+  store::write_shard(hessian_path(paths, block, site.site), shard, tag);
+}
+
+std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
+                                const std::string& calibration) {
+  const std::string file = hessian_path(paths, block, site).string();
+  store::Shard shard = store::read_shard(file);
+  require_kind(shard, kHessianKind, file);
+  if (shard.attributes["calibration"] != calibration || shard.attributes["block"] != std::to_string(block) ||
+      shard.attributes["site"] != site)
+    throw core::FormatError(file, "belongs to another model, calibration or block; remove it, or use the --model and --calibration-* it was made with");
+  if (shard.arrays.size() != 1 || shard.arrays[0].dtype != core::DType::f32 || shard.arrays[0].shape != core::Shape{n * (n + 1) / 2})
+    throw core::FormatError(file, fmt::format("does not hold one F32 triangle of order {}", n));
+  std::vector<float> lower(static_cast<std::size_t>(n * (n + 1) / 2));
+  std::memcpy(lower.data(), shard.arrays[0].bytes.data(), shard.arrays[0].bytes.size());
+  return lower;
+}
+
+RunSource::RunSource(const model::WeightSource& original, store::RunPaths paths, std::vector<std::string> linears)
+    : original_(original), paths_(std::move(paths)), linears_(std::move(linears)), path_(paths_.root.string()) {
+  std::sort(linears_.begin(), linears_.end());
+}
+
+void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const {
+  constexpr std::string_view kSuffix = ".weight";
+  if (spec.name.ends_with(kSuffix)) {
+    const std::string linear = spec.name.substr(0, spec.name.size() - kSuffix.size());
+    if (std::binary_search(linears_.begin(), linears_.end(), linear)) {
+      const quant::Encoding encoding = read_layer(paths_, linear);
+      const core::Shape stored{quant::out_features(encoding), quant::in_features(encoding)};
+      if (stored != spec.shape)
+        throw core::FormatError(paths_.layer(linear).string(),
+                                fmt::format("has shape {}, the model wants {}", core::to_string(stored), core::to_string(spec.shape)));
+      quant::decode(encoding, out);
+      return;
+    }
+  }
+  original_.read(spec, out);
+}
+
+}  // namespace voronoi::jobs

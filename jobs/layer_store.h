@@ -1,0 +1,47 @@
+// Quantized linears and Hessians as files of a run directory.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calib/collector.h"
+#include "model/weights.h"
+#include "quant/quantizer.h"
+#include "store/run_directory.h"
+
+namespace voronoi::jobs {
+
+/// Publishes a quantized linear as layers/NAME.h5; returns the SHA-256 of the file. Only deterministic content goes in.
+std::string write_layer(const store::RunPaths& paths, const std::string& name, const quant::QuantResult& result, const std::string& tag);
+/// Reads it back with every check; throws FormatError.
+quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name);
+
+/// hessians/block_007.down.h5
+std::filesystem::path hessian_path(const store::RunPaths& paths, std::int64_t block, const std::string& site);
+/// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
+void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site, const std::string& calibration,
+                   const std::string& tag);
+/// Packed lower triangle, n(n+1)/2 values. Throws FormatError / StoreError.
+std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
+                                const std::string& calibration);
+
+/// A model whose quantized linears are decoded from the stored indices of a run; everything else comes from the original.
+class RunSource final : public model::WeightSource {
+ public:
+  /// `linears`: those that are quantized. `original` must outlive this.
+  RunSource(const model::WeightSource& original, store::RunPaths paths, std::vector<std::string> linears);
+  const model::ModelConfig& config() const override { return original_.config(); }
+  void read(const model::TensorSpec& spec, std::span<float> out) const override;
+  std::string fingerprint() const override { return original_.fingerprint(); }
+  const std::string& path() const override { return path_; }
+
+ private:
+  const model::WeightSource& original_;
+  store::RunPaths paths_;
+  std::vector<std::string> linears_;  // sorted
+  std::string path_;
+};
+
+}  // namespace voronoi::jobs

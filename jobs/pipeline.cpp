@@ -1,0 +1,306 @@
+#include "jobs/pipeline.h"
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+#include <sstream>
+
+#include "calib/collector.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "jobs/layer_store.h"
+#include "jobs/process.h"
+#include "jobs/site_task.h"
+#include "sched/scheduler.h"
+
+namespace voronoi::jobs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Rate behind the first predictions; the cost model corrects it from the first task on.
+constexpr double kAssumedFlopsPerSecond = 5e10;
+/// A task so short is not worth sharing.
+constexpr double kLeastSharedSeconds = 2.0;
+
+bool has_stage(const std::string& stages, const std::string& name) {
+  std::stringstream list(stages);
+  for (std::string stage; std::getline(list, stage, ',');)
+    if (stage == name) return true;
+  return false;
+}
+
+class Pipeline {
+ public:
+  Pipeline(const comm::Communicator& world, backend::Context& context, const QuantizeOptions& options, const Inputs& inputs, Run& run)
+      : world_(world),
+        context_(context),
+        options_(options),
+        inputs_(inputs),
+        run_(run),
+        config_(inputs.model->config()),
+        calibrate_(has_stage(options.stages, "calibrate")),
+        quantize_(has_stage(options.stages, "quantize")),
+        sequential_(options.calibration == "sequential"),
+        transformer_(*inputs.model, context),
+        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
+    for (const auto& [name, layer] : run.state.layers) done_.insert(name);
+    for (std::int64_t block = 0; block < config_.n_layers; ++block)
+      for (const SiteTask& task : pending_tasks(block)) remaining_flops_ += task_flops(task, run.parameters);
+  }
+
+  PipelineResult run() {
+    const std::int64_t step = sequential_ ? 1 : options_.hessian_window;
+    plan_calibration();
+    for (std::int64_t first = 0; first < config_.n_layers && !result_.stopped; first += step) {
+      const std::int64_t last = std::min(first + step, config_.n_layers);
+      calibrate(first, last);
+      if (!result_.stopped && quantize_) quantize(first, last);
+      if (!result_.stopped && sequential_) leave_block(first);
+    }
+    return result_;
+  }
+
+ private:
+  std::vector<SiteTask> all_tasks(std::int64_t block) const {
+    std::vector<SiteTask> tasks;
+    for (model::SiteSpec& site : model::block_sites(config_, block)) tasks.push_back({block, std::move(site)});
+    return tasks;
+  }
+
+  /// Sites of the block with linears that are not done, holding only those.
+  std::vector<SiteTask> pending_tasks(std::int64_t block) const {
+    std::vector<SiteTask> tasks = all_tasks(block);
+    for (SiteTask& task : tasks)
+      std::erase_if(task.site.linears, [&](const model::LinearSpec& linear) { return done_.contains(linear.name); });
+    std::erase_if(tasks, [](const SiteTask& task) { return task.site.linears.empty(); });
+    return tasks;
+  }
+
+  /// Which blocks need their Hessians computed: decided by rank 0, which looks at the files.
+  void plan_calibration() {
+    std::string needed(static_cast<std::size_t>(config_.n_layers), '0');
+    on_root(world_, [&] {
+      for (std::int64_t block = 0; block < config_.n_layers; ++block)
+        for (const SiteTask& task : pending_tasks(block))
+          if (!hessian_ready(task)) needed[static_cast<std::size_t>(block)] = '1';
+    });
+    needed_ = world_.broadcast(needed, 0);
+    const std::size_t last = needed_.rfind('1');
+    last_needed_ = last == std::string::npos ? -1 : static_cast<std::int64_t>(last);
+    if (last_needed_ >= 0 || (sequential_ && remaining_flops_ > 0)) collector_.emplace(transformer_, context_, world_, inputs_.windows);
+  }
+
+  bool hessian_ready(const SiteTask& task) const {
+    const std::filesystem::path file = hessian_path(hessians_, task.block, task.site.name);
+    const bool foreign = !options_.hessians_from.empty();
+    if (!std::filesystem::exists(file)) {
+      if (foreign)
+        throw core::StoreError(file.string() + ": is not there; make that run with --keep-hessians, or leave --hessians-from out");
+      if (!calibrate_)
+        throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " + file.string() + " is not");
+      return false;
+    }
+    try {
+      read_hessian(hessians_, task.block, task.site.name, task.site.in_features, inputs_.calibration);
+      return true;
+    } catch (const core::Error& error) {
+      if (foreign) throw;
+      core::log_warning("{}; moved to {}, it will be made again", error.what(), store::quarantine_file(run_.paths, file).string());
+      return false;
+    }
+  }
+
+  bool stop_agreed() {
+    if (world_.all_max(stop_requested() ? 1 : 0) != 0) result_.stopped = true;
+    return result_.stopped;
+  }
+
+  void calibrate(std::int64_t first, std::int64_t last) {
+    if (!collector_ || !calibrate_) return;
+    const Clock::time_point start = Clock::now();
+    for (std::int64_t block = first; block < last; ++block) {
+      if (sequential_ ? needed_[static_cast<std::size_t>(block)] != '1' : block > last_needed_) continue;
+      if (stop_agreed()) return;
+      const model::BlockWeights weights = transformer_.load_block(block);
+      if (needed_[static_cast<std::size_t>(block)] == '1') {
+        const bool advance = !sequential_ && block < last_needed_;
+        for (const calib::SiteHessian& site : collector_->collect(weights, advance)) {
+          require_current_attempt(run_);
+          write_hessian(run_.paths, block, site, inputs_.calibration, run_.attempt_tag);
+        }
+      } else {
+        collector_->advance(weights);
+      }
+      if (world_.rank() == 0) show_calibration(block, last);
+    }
+    world_.barrier();  // every Hessian of the window is on disk
+    journal_stage("calibrate", start);
+  }
+
+  void show_calibration(std::int64_t block, std::int64_t last) {
+    core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1, config_.n_layers, last,
+                                    run_.state.layers.size(), layer_count(), eta_text()));
+  }
+
+  std::size_t layer_count() const {
+    std::size_t count = 0;
+    for (const SiteTask& task : all_tasks(0)) count += task.site.linears.size();
+    return count * static_cast<std::size_t>(config_.n_layers);
+  }
+
+  /// By the share of quantization work done since this start, calibration included in the elapsed time.
+  std::string eta_text() const {
+    const double done = remaining_flops_ - left_flops_;
+    if (left_flops_ < 0 || done <= 0) return "";
+    return ", about " + core::format_duration(elapsed() * left_flops_ / done) + " left";
+  }
+
+  double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  void quantize(std::int64_t first, std::int64_t last) {
+    const Clock::time_point start = Clock::now();
+    std::vector<SiteTask> site_tasks;
+    for (std::int64_t block = first; block < last; ++block)
+      for (SiteTask& task : pending_tasks(block)) site_tasks.push_back(std::move(task));
+    if (site_tasks.empty()) return;
+    const std::vector<sched::Task> tasks = schedule(site_tasks);
+
+    const auto callback = [&](const sched::Task& task, core::Team& team) {
+      return run_site_task(site_tasks[static_cast<std::size_t>(task.id)], context_, team, inputs_, run_, hessians_);
+    };
+    sched::SchedulerOptions scheduler;
+    scheduler.max_attempts = options_.max_attempts;
+    const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks), cost_model_, scheduler,
+                                                      [] { return stop_requested(); });
+    for (std::int64_t id : phase.quarantined) result_.quarantined.push_back(tasks[static_cast<std::size_t>(id)].name);
+    if (phase.stopped) {
+      result_.stopped = true;
+    } else {
+      for (std::size_t i = 0; i < site_tasks.size(); ++i)
+        if (!std::binary_search(phase.quarantined.begin(), phase.quarantined.end(), static_cast<std::int64_t>(i)))
+          for (const model::LinearSpec& linear : site_tasks[i].site.linears) done_.insert(linear.name);
+      if (!options_.keep_hessians && options_.hessians_from.empty()) on_root(world_, [&] { remove_hessians(first, last); });
+    }
+    journal_stage("quantize", start);
+  }
+
+  std::vector<sched::Task> schedule(const std::vector<SiteTask>& site_tasks) const {
+    std::vector<sched::Task> tasks;
+    std::vector<double> predicted;
+    for (const SiteTask& site_task : site_tasks) {
+      sched::Task task;
+      task.id = static_cast<std::int64_t>(tasks.size());
+      task.name = site_task.name();
+      task.kind = site_task.site.name;
+      task.predicted_seconds = task_flops(site_task, run_.parameters) / kAssumedFlopsPerSecond;
+      predicted.push_back(task.predicted_seconds);
+      tasks.push_back(std::move(task));
+    }
+    const std::vector<int> widths = sched::choose_widths(predicted, world_.size());
+    for (std::size_t i = 0; i < tasks.size(); ++i) {
+      if (options_.team_size > 0)
+        tasks[i].width = static_cast<int>(std::min<std::int64_t>(options_.team_size, world_.size()));
+      else if (predicted[i] >= kLeastSharedSeconds)
+        tasks[i].width = widths[i];
+    }
+    return tasks;
+  }
+
+  sched::CoordinatorEvents coordinator_events(const std::vector<SiteTask>& site_tasks) {
+    sched::CoordinatorEvents events;
+    events.task_done = [&](const sched::Task& task, const sched::Outcome& outcome, int rank) {
+      for (LayerRecord& layer : read_report(outcome.report)) {
+        layer.rank = rank;
+        layer.attempt = run_.state.attempt;
+        run_.journal->append(layer_to_json(layer));
+        run_.state.layers[layer.name] = std::move(layer);
+      }
+      run_.journal->append({{"type", "task_done"}, {"task", task.name}, {"rank", rank}, {"width", task.width}, {"seconds", outcome.seconds}, {"end", unix_time()}});
+      const double flops = task_flops(site_tasks[static_cast<std::size_t>(task.id)], run_.parameters);
+      left_flops_ = (left_flops_ < 0 ? remaining_flops_ : left_flops_) - flops;
+    };
+    events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int attempt) {
+      core::log_warning("{}: failed on rank {} (attempt {}): {}", task.name, rank, attempt, outcome.report);
+      run_.journal->append({{"type", "task_failed"}, {"task", task.name}, {"rank", rank}, {"try", attempt}, {"error", outcome.report}});
+    };
+    events.task_quarantined = [&](const sched::Task& task, const std::string& error) {
+      core::log_error("{}: given up: {}", task.name, error);
+      run_.journal->append({{"type", "quarantined"}, {"task", task.name}, {"error", error}});
+      run_.state.quarantined[task.name] = error;
+    };
+    events.progress = [&](const sched::Progress& progress) { show_tasks(progress); };
+    return events;
+  }
+
+  void show_tasks(const sched::Progress& progress) {
+    core::show_progress(fmt::format("quantizing ({}): {} of {} layers, tasks {}/{} of this window{}{}", run_.parameters.method,
+                                    run_.state.layers.size(), layer_count(), progress.done, progress.total,
+                                    progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", eta_text()));
+    core::Json workers = core::Json::array();
+    for (std::size_t rank = 0; rank < progress.workers.size(); ++rank) {
+      const sched::WorkerState& worker = progress.workers[rank];
+      workers.push_back({{"rank", rank}, {"task", worker.task}, {"since_seconds", worker.since_seconds}, {"busy_seconds", worker.busy_seconds}});
+    }
+    const double done = remaining_flops_ - left_flops_;
+    const double eta = left_flops_ >= 0 && done > 0 ? elapsed() * left_flops_ / done : 0;
+    const core::Json status{{"attempt", run_.state.attempt}, {"stage", "quantize"},   {"updated", unix_time()},
+                            {"layers", layer_count()},       {"eta_seconds", eta},    {"workers", workers}};
+    core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
+  }
+
+  void remove_hessians(std::int64_t first, std::int64_t last) const {
+    for (std::int64_t block = first; block < last; ++block)
+      for (const SiteTask& task : all_tasks(block)) std::filesystem::remove(hessian_path(run_.paths, block, task.site.name));
+  }
+
+  /// Sequential calibration: the residual stream leaves the block as the quantized model computes it.
+  void leave_block(std::int64_t block) {
+    if (!collector_ || block + 1 >= config_.n_layers) return;
+    const bool later_work = [&] {
+      for (std::int64_t next = block + 1; next < config_.n_layers; ++next)
+        if (!pending_tasks(next).empty()) return true;
+      return false;
+    }();
+    if (!later_work) return;
+    const Clock::time_point start = Clock::now();
+    const RunSource quantized(*inputs_.model, run_.paths, {done_.begin(), done_.end()});
+    collector_->advance(model::Transformer(quantized, context_).load_block(block));
+    journal_stage("calibrate", start);
+  }
+
+  void journal_stage(const char* stage, Clock::time_point start) {
+    on_root(world_, [&] {
+      run_.journal->append({{"type", "stage"}, {"stage", stage}, {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+    });
+  }
+
+  const comm::Communicator& world_;
+  backend::Context& context_;
+  const QuantizeOptions& options_;
+  const Inputs& inputs_;
+  Run& run_;
+  const model::ModelConfig& config_;
+  bool calibrate_, quantize_, sequential_;
+  model::Transformer transformer_;
+  store::RunPaths hessians_;
+  std::optional<calib::Collector> collector_;
+  sched::CostModel cost_model_;
+  std::set<std::string> done_;                    // linears, on every rank
+  std::string needed_;                            // '1' for each block whose Hessians are to be computed
+  std::int64_t last_needed_ = -1;
+  double remaining_flops_ = 0;                    // of the quantization tasks open at this start
+  double left_flops_ = -1;                        // of them still open; unknown before the first task
+  Clock::time_point start_ = Clock::now();
+  PipelineResult result_;
+};
+
+}  // namespace
+
+PipelineResult run_pipeline(const comm::Communicator& world, backend::Context& context, const QuantizeOptions& options,
+                            const Inputs& inputs, Run& run) {
+  return Pipeline(world, context, options, inputs, run).run();
+}
+
+}  // namespace voronoi::jobs

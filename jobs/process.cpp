@@ -1,0 +1,115 @@
+#include "jobs/process.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+
+#include "core/error.h"
+#include "core/log.h"
+
+namespace voronoi::jobs {
+namespace {
+
+volatile std::sig_atomic_t stop_flag = 0;
+
+void request_stop(int) { stop_flag = 1; }
+
+int bound_cores() {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  if (::sched_getaffinity(0, sizeof mask, &mask) != 0) return 1;
+  return CPU_COUNT(&mask);
+}
+
+/// Cores this rank may use; widens the binding that mpirun made by default.
+int claim_cores(const comm::LocalRanks& local) {
+  const int online = static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
+  const bool default_binding = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr && std::getenv("SLURM_JOB_ID") == nullptr;
+  const int share = std::max(1, online / local.size);
+  if (default_binding && bound_cores() < share) {
+    cpu_set_t all;
+    CPU_ZERO(&all);
+    for (int cpu = 0; cpu < std::min(online, CPU_SETSIZE); ++cpu) CPU_SET(static_cast<unsigned>(cpu), &all);
+    ::sched_setaffinity(0, sizeof all, &all);
+  }
+  const int bound = bound_cores();
+  return bound < online ? std::max(1, bound) : share;
+}
+
+int exit_code_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const core::Error& known) {
+    return static_cast<int>(known.exit_code());
+  } catch (...) {
+    return static_cast<int>(core::ExitCode::system);
+  }
+}
+
+}  // namespace
+
+void install_stop_handlers() {
+  struct sigaction action {};
+  action.sa_handler = request_stop;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGUSR1, &action, nullptr);
+}
+
+bool stop_requested() { return stop_flag != 0; }
+
+std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads, const comm::Communicator& world) {
+  const int cores = claim_cores(comm::local_ranks(world));
+  const int threads = requested_threads > 0 ? requested_threads : cores;
+  if (device == "cuda") {
+    try {
+      return std::make_unique<backend::Context>(backend::Device::cuda, threads);
+    } catch (const core::NotCompiled& error) {
+      throw core::ConfigError(std::string("--device cuda: ") + error.what());
+    }
+  }
+  if (device == "auto") core::log_info("computing on the CPU: this build has no CUDA backend ({} rank(s) x {} thread(s))", world.size(), threads);
+  return std::make_unique<backend::Context>(backend::Device::cpu, threads);
+}
+
+void together(const comm::Communicator& world, const std::function<void()>& work) {
+  std::exception_ptr error;
+  try {
+    work();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  // The lowest failing rank has the largest code here; 0 means that all went well.
+  constexpr std::int64_t kRanks = std::numeric_limits<int>::max();
+  const std::int64_t mine = error ? (kRanks - world.rank()) * 256 + exit_code_of(error) : 0;
+  const std::int64_t first = world.all_max(mine);
+  if (first == 0) return;
+  if (error && first == mine) throw AgreedError{error};
+  throw FailedElsewhere{static_cast<int>(first % 256)};
+}
+
+void on_root(const comm::Communicator& world, const std::function<void()>& work) {
+  together(world, [&] {
+    if (world.rank() == 0) work();
+  });
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,46 @@
+// Options of `voronoi quantize`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "jobs/command_line.h"
+#include "quant/quantizer.h"
+
+namespace voronoi::jobs {
+
+struct QuantizeOptions {
+  std::string model, run, tokenizer;
+  std::vector<std::string> calibration_texts;
+  std::int64_t calibration_sequences = 64, calibration_context = 2048;
+  std::string calibration = "independent";
+  std::string device = "auto";
+  std::string stages = "calibrate,quantize,report";
+  std::int64_t hessian_window = 4;
+  bool keep_hessians = false;
+  std::string hessians_from;
+  std::int64_t team_size = 0;
+  int threads = 0;
+  int max_attempts = 2;
+  std::vector<std::string> set;
+  std::string log_level = "info";
+  quant::QuantParameters parameters;
+};
+
+CommandSpec quantize_command(QuantizeOptions& options);
+
+/// Options that --set may change for layers that are not done yet: those of the method, without the method and the seed.
+std::vector<OptionSpec> parameter_options(quant::QuantParameters& parameters);
+
+/// Applies "NAME=VALUE" to the parameters; returns the problem, or an empty string.
+std::string apply_set(quant::QuantParameters& parameters, const std::string& assignment);
+
+/// What of the options decides the result, for run.json.
+core::Json parameters_json(const quant::QuantParameters& parameters);
+
+/// Problems of values that depend on each other and of missing options.
+std::vector<std::string> check(const QuantizeOptions& options);
+
+}  // namespace voronoi::jobs

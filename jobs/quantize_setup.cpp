@@ -1,0 +1,157 @@
+#include "jobs/quantize_setup.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <set>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "jobs/process.h"
+
+namespace voronoi::jobs {
+namespace {
+
+core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs) {
+  core::Json texts = core::Json::array();
+  for (const model::Text& text : inputs.texts) texts.push_back({{"sha256", text.sha256}, {"join", model::join_name(text.join)}});
+  core::Json json{{"texts", texts},
+                  {"sequences", options.calibration_sequences},
+                  {"context", options.calibration_context},
+                  {"mode", options.calibration},
+                  {"ids", core::sha256(std::as_bytes(std::span(inputs.windows.ids)))}};
+  return json;
+}
+
+void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
+  std::vector<std::string> problems;
+  std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  for (const model::SiteSpec& site : model::block_sites(config, 0))
+    for (const model::LinearSpec& linear : site.linears)
+      if (seen.insert({linear.out_features, linear.in_features}).second)
+        for (const std::string& problem : quant::check_shape(options.parameters, linear.out_features, linear.in_features))
+          problems.push_back(linear.name + ": " + problem);
+  if (!problems.empty()) throw core::ConfigError(problems);
+}
+
+/// Journalled layers whose file no longer is what was journalled.
+void drop_lost_layers(Run& run) {
+  std::vector<std::string> lost;
+  for (const auto& [name, layer] : run.state.layers) {
+    const std::filesystem::path file = run.paths.layer(name);
+    std::string problem;
+    if (!std::filesystem::exists(file)) {
+      problem = "is missing";
+    } else if (core::sha256(core::MappedFile(file).bytes()) != layer.sha256) {
+      problem = "is damaged (checksum), moved to " + store::quarantine_file(run.paths, file).string();
+    } else {
+      continue;
+    }
+    core::log_warning("{}: {}; it will be made again", file.string(), problem);
+    lost.push_back(name);
+  }
+  for (const std::string& name : lost) {
+    run.journal->append({{"type", "layer_lost"}, {"name", name}});
+    run.state.layers.erase(name);
+  }
+}
+
+void write_attempt_number(const store::RunPaths& paths, std::int64_t attempt, const std::string& tag) {
+  core::write_file_atomic(paths.root / "attempt", std::to_string(attempt) + "\n", tag);
+}
+
+/// Rank 0's part of open_run.
+void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptions& options, const Inputs& inputs) {
+  store::create_run_directory(run.paths);
+  run.lock = std::make_unique<store::RunLock>(run.paths);
+  if (run.lock->stale_holder()) core::log_info("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
+  store::check_or_write_identity(run.paths, inputs.identity, "identity");
+  run.journal = std::make_unique<store::Journal>(run.paths.journal());
+  if (run.journal->dropped_torn_tail()) core::log_warning("{}: dropped a record that was cut short", run.paths.journal().string());
+  run.state = replay(run.journal->records(), run.paths.journal().string());
+
+  const std::int64_t attempt = run.state.attempt + 1;
+  const core::Json record{{"type", "attempt"},
+                          {"number", attempt},
+                          {"ranks", world.size()},
+                          {"host", host_name()},
+                          {"pid", ::getpid()},
+                          {"time", unix_time()},
+                          {"model", std::filesystem::absolute(options.model).string()},
+                          {"tokenizer", options.tokenizer.empty() ? "" : std::filesystem::absolute(options.tokenizer).string()}};
+  run.journal->append(record);
+  run.state.attempt = attempt;
+  run.state.last_attempt = record;
+  run.state.finished = false;
+  write_attempt_number(run.paths, attempt, std::to_string(attempt));
+  for (const std::string& assignment : options.set) {
+    run.journal->append({{"type", "set"}, {"assignment", assignment}});
+    run.state.sets.push_back(assignment);
+  }
+  for (const auto& directory : {run.paths.layers(), run.paths.hessians()}) core::remove_temporaries(directory);
+  drop_lost_layers(run);
+}
+
+core::Json state_to_json(const RunState& state) {
+  core::Json layers = core::Json::array();
+  for (const auto& [name, layer] : state.layers) layers.push_back(layer_to_json(layer));
+  return {{"attempt", state.attempt}, {"layers", layers}, {"sets", state.sets}};
+}
+
+}  // namespace
+
+Inputs open_inputs(const QuantizeOptions& options) {
+  Inputs inputs;
+  inputs.model = model::open_model(options.model);
+  check_shapes(options, inputs.model->config());
+  inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
+  for (const std::string& path : options.calibration_texts) inputs.texts.push_back(model::load_text(path, model::default_join(path)));
+  inputs.windows =
+      model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences, options.calibration_context);
+  const core::Json calibration = calibration_json(options, inputs);
+  const std::string fingerprint = inputs.model->fingerprint();
+  const core::Json parameters = parameters_json(options.parameters);
+  // With sequential calibration the Hessians also depend on how the blocks before were quantized.
+  core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
+  if (options.calibration == "sequential") decides["parameters"] = parameters;
+  inputs.calibration = core::sha256(decides.dump());
+  inputs.identity = {{"format", 1}, {"model", fingerprint}, {"calibration", calibration}, {"quantization", parameters}};
+  return inputs;
+}
+
+Run open_run(const comm::Communicator& world, const QuantizeOptions& options, const Inputs& inputs) {
+  Run run;
+  run.paths.root = options.run;
+  on_root(world, [&] { open_on_root(run, world, options, inputs); });
+  const std::string text = world.broadcast(world.rank() == 0 ? state_to_json(run.state).dump() : std::string(), 0);
+  if (world.rank() != 0) {
+    const core::Json json = core::parse_json(text, "state of the run");
+    run.state.attempt = json.at("attempt").get<std::int64_t>();
+    run.state.sets = json.at("sets").get<std::vector<std::string>>();
+    for (const core::Json& entry : json.at("layers")) {
+      LayerRecord layer = layer_from_json(entry);
+      run.state.layers[layer.name] = std::move(layer);
+    }
+  }
+  run.attempt_tag = fmt::format("{}.{}", run.state.attempt, world.rank());
+  run.parameters = options.parameters;
+  together(world, [&] {
+    for (const std::string& assignment : run.state.sets)
+      if (const std::string problem = apply_set(run.parameters, assignment); !problem.empty())
+        throw core::ConfigError("--set: " + problem);
+    if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty()) throw core::ConfigError(problems);
+    core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", world.rank()));
+  });
+  return run;
+}
+
+void require_current_attempt(const Run& run) {
+  const std::string text = core::read_text_file(run.paths.root / "attempt", 64);
+  if (text != std::to_string(run.state.attempt) + "\n")
+    throw core::StoreError(run.paths.root.string() + ": attempt " + std::to_string(run.state.attempt) +
+                           " has been superseded by a later one and may not publish any more");
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,31 @@
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "jobs/commands.h"
+#include "jobs/run_report.h"
+
+namespace voronoi::jobs {
+
+int report_main(const comm::Communicator& world, const Arguments& arguments) {
+  std::vector<std::string> runs;
+  std::string out;
+  CommandSpec command;
+  command.name = "report";
+  command.summary = "Tables of one or many runs: report.md and report.json.";
+  command.usage = "voronoi report RUN [RUN ...] [--out DIR]";
+  command.positional = "run";
+  command.options = {list_option("run", "DIR", "run directory", runs),
+                     text_option("out", "DIR", "where to write; the first run's report directory unless given", out)};
+  command.examples = "  voronoi report runs/rtn runs/gptq runs/vptq runs/voronoi --out comparison\n";
+  if (parse_or_help(world, command, arguments, false)) return 0;
+  if (runs.empty()) throw core::ConfigError("report: which runs? give their directories");
+  std::vector<store::RunPaths> paths;
+  for (const std::string& run : runs) paths.push_back(store::RunPaths{run});
+  const std::filesystem::path file = write_run_report(paths, out.empty() ? paths.front().report() : std::filesystem::path(out));
+  fmt::print("{}", core::read_text_file(file));
+  fmt::print("written: {} and report.json beside it\n", file.string());
+  return 0;
+}
+
+}  // namespace voronoi::jobs

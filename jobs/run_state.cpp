@@ -1,0 +1,89 @@
+#include "jobs/run_state.h"
+
+#include "core/error.h"
+
+namespace voronoi::jobs {
+
+core::Json layer_to_json(const LayerRecord& layer) {
+  return {{"type", "layer"},
+          {"name", layer.name},
+          {"sha256", layer.sha256},
+          {"weights", layer.weights},
+          {"stored_bits", layer.stored_bits},
+          {"nominal_bits", layer.nominal_bits},
+          {"relative_error", layer.relative_error},
+          {"seconds", layer.seconds},
+          {"rank", layer.rank},
+          {"attempt", layer.attempt},
+          {"statistics", layer.statistics}};
+}
+
+LayerRecord layer_from_json(const core::Json& json) {
+  LayerRecord layer;
+  layer.name = json.at("name").get<std::string>();
+  layer.sha256 = json.at("sha256").get<std::string>();
+  layer.weights = json.at("weights").get<std::int64_t>();
+  layer.stored_bits = json.at("stored_bits").get<std::int64_t>();
+  layer.nominal_bits = json.at("nominal_bits").get<double>();
+  layer.relative_error = json.at("relative_error").get<double>();
+  layer.seconds = json.at("seconds").get<double>();
+  layer.rank = json.at("rank").get<int>();
+  layer.attempt = json.at("attempt").get<std::int64_t>();
+  layer.statistics = json.at("statistics");
+  return layer;
+}
+
+RunState replay(const std::vector<core::Json>& records, const std::string& file) {
+  RunState state;
+  try {
+    for (const core::Json& record : records) {
+      const auto type = record.at("type").get<std::string>();
+      if (type == "attempt") {
+        state.attempt = record.at("number").get<std::int64_t>();
+        state.last_attempt = record;
+        state.finished = false;
+      } else if (type == "set") {
+        state.sets.push_back(record.at("assignment").get<std::string>());
+      } else if (type == "layer") {
+        LayerRecord layer = layer_from_json(record);
+        state.layers[layer.name] = std::move(layer);
+      } else if (type == "layer_lost") {
+        state.layers.erase(record.at("name").get<std::string>());
+      } else if (type == "quarantined") {
+        state.quarantined[record.at("task").get<std::string>()] = record.at("error").get<std::string>();
+      } else if (type == "task_done") {
+        state.quarantined.erase(record.at("task").get<std::string>());
+      } else if (type == "stage") {
+        state.stage_seconds[record.at("stage").get<std::string>()] += record.at("seconds").get<double>();
+      } else if (type == "memory") {
+        state.peak_memory_bytes = std::max(state.peak_memory_bytes, record.at("peak_bytes").get<std::int64_t>());
+      } else if (type == "finished") {
+        state.finished = true;
+      }
+    }
+  } catch (const core::Json::exception& error) {
+    throw core::FormatError(file, std::string("a record lacks what its type needs: ") + error.what() +
+                                      "; the journal is of another version or was edited: start a new run directory");
+  }
+  return state;
+}
+
+double true_bits(const RunState& state) {
+  double bits = 0, weights = 0;
+  for (const auto& [name, layer] : state.layers) {
+    bits += static_cast<double>(layer.stored_bits);
+    weights += static_cast<double>(layer.weights);
+  }
+  return weights > 0 ? bits / weights : 0;
+}
+
+double nominal_bits(const RunState& state) {
+  double bits = 0, weights = 0;
+  for (const auto& [name, layer] : state.layers) {
+    bits += layer.nominal_bits * static_cast<double>(layer.weights);
+    weights += static_cast<double>(layer.weights);
+  }
+  return weights > 0 ? bits / weights : 0;
+}
+
+}  // namespace voronoi::jobs

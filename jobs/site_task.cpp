@@ -1,0 +1,80 @@
+#include "jobs/site_task.h"
+
+#include <chrono>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "jobs/layer_store.h"
+#include "quant/cost.h"
+
+namespace voronoi::jobs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::PreparedHessian& hessian, backend::Context& context,
+                            core::Team& team, const Inputs& inputs, const Run& run) {
+  const Clock::time_point start = Clock::now();
+  std::vector<float> weight(static_cast<std::size_t>(linear.out_features * linear.in_features));
+  inputs.model->read({linear.name + ".weight", {linear.out_features, linear.in_features}}, weight);
+  quant::QuantInput input;
+  input.name = linear.name;
+  input.out_features = linear.out_features;
+  input.in_features = linear.in_features;
+  input.weight = weight;
+  input.hessian = &hessian;
+  input.stored_dtype = inputs.model->config().stored_dtype;
+  const quant::QuantResult result = quant::find_quantizer(run.parameters.method).quantize(context, team, input, run.parameters);
+
+  LayerRecord layer;
+  layer.name = linear.name;
+  layer.weights = linear.out_features * linear.in_features;
+  layer.stored_bits = quant::stored_bits(result.encoding);
+  layer.nominal_bits = quant::nominal_bits(result.encoding);
+  layer.relative_error = result.relative_error;
+  layer.statistics = core::Json::object();
+  for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
+  if (team.rank() == 0) {
+    require_current_attempt(run);
+    layer.sha256 = write_layer(run.paths, linear.name, result, run.attempt_tag);
+  }
+  layer.seconds = seconds_since(start);
+  return layer;
+}
+
+}  // namespace
+
+double task_flops(const SiteTask& task, const quant::QuantParameters& parameters) {
+  double flops = quant::hessian_flops(task.site.in_features);
+  for (const model::LinearSpec& linear : task.site.linears)
+    flops += quant::operator_flops(parameters, linear.out_features, linear.in_features);
+  return flops;
+}
+
+std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs, const Run& run,
+                          const store::RunPaths& hessians) {
+  try {
+    const std::vector<float> lower = read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
+    const quant::PreparedHessian hessian =
+        quant::prepare_hessian(context, task.site.in_features, lower, run.parameters.damping, run.parameters.act_order);
+    if (hessian.damping_steps > 0 && team.rank() == 0)
+      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(), hessian.damping);
+    core::Json layers = core::Json::array();
+    for (const model::LinearSpec& linear : task.site.linears)
+      layers.push_back(layer_to_json(quantize_linear(linear, hessian, context, team, inputs, run)));
+    return layers.dump();
+  } catch (core::Error& error) {
+    error.add_context(task.name());
+    throw;
+  }
+}
+
+std::vector<LayerRecord> read_report(const std::string& report) {
+  std::vector<LayerRecord> layers;
+  for (const core::Json& entry : core::parse_json(report, "a task's report")) layers.push_back(layer_from_json(entry));
+  return layers;
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,89 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "jobs/commands.h"
+#include "jobs/process.h"
+#include "jobs/run_state.h"
+#include "store/journal.h"
+
+namespace voronoi::jobs {
+namespace {
+
+/// A live run refreshes its status file every second or so; one that is this old is taken for dead.
+constexpr double kHeartbeatSeconds = 30;
+
+core::Json collect_status(const store::RunPaths& paths) {
+  const core::Json identity = store::read_identity(paths);
+  const RunState state = replay(store::Journal::read(paths.journal()), paths.journal().string());
+  core::Json status{{"run", paths.root.string()},
+                    {"method", identity.at("quantization").at("method")},
+                    {"attempt", state.attempt},
+                    {"ranks", state.last_attempt.is_object() ? state.last_attempt.at("ranks") : core::Json(0)},
+                    {"layers_done", state.layers.size()},
+                    {"bits_true", true_bits(state)},
+                    {"stage_seconds", state.stage_seconds},
+                    {"failures", state.quarantined},
+                    {"state", state.finished ? "finished" : "not running"}};
+  if (!std::filesystem::exists(paths.status())) return status;
+  const core::Json live = core::read_json_file(paths.status().string());
+  status["layers_total"] = live.at("layers");
+  if (state.finished || live.at("attempt").get<std::int64_t>() != state.attempt) return status;
+  const double age = unix_time() - live.at("updated").get<double>();
+  status["heartbeat_age_seconds"] = age;
+  if (age > kHeartbeatSeconds) return status;
+  status["state"] = "running";
+  status["eta_seconds"] = live.at("eta_seconds");
+  status["workers"] = live.at("workers");
+  return status;
+}
+
+std::string describe(const core::Json& status) {
+  std::string text = fmt::format("{}: {}, method {}, attempt {} on {} rank(s)\n", status.at("run").get<std::string>(),
+                                 status.at("state").get<std::string>(), status.at("method").get<std::string>(),
+                                 status.at("attempt").get<std::int64_t>(), status.at("ranks").get<std::int64_t>());
+  text += fmt::format("  layers  {}{} done, {:.3f} true bits a weight\n", status.at("layers_done").get<std::int64_t>(),
+                      status.contains("layers_total") ? fmt::format(" of {}", status.at("layers_total").get<std::int64_t>()) : "",
+                      status.at("bits_true").get<double>());
+  for (const auto& [stage, seconds] : status.at("stage_seconds").items())
+    text += fmt::format("  {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
+  if (status.contains("eta_seconds")) text += fmt::format("  left    about {}\n", core::format_duration(status.at("eta_seconds").get<double>()));
+  if (status.contains("workers"))
+    for (const core::Json& worker : status.at("workers")) {
+      const auto task = worker.at("task").get<std::string>();
+      text += fmt::format("  rank {:<4}{}\n", worker.at("rank").get<int>(), task.empty() ? "idle" : task);
+    }
+  for (const auto& [task, error] : status.at("failures").items()) text += fmt::format("  FAILED  {}: {}\n", task, error.get<std::string>());
+  if (status.at("state") == "not running") text += "  run the same quantize command again to resume\n";
+  return text;
+}
+
+}  // namespace
+
+int status_main(const comm::Communicator& world, const Arguments& arguments) {
+  std::string run;
+  bool json = false, watch = false;
+  CommandSpec command;
+  command.name = "status";
+  command.summary = "Progress of a run, live or dead, from any shell.";
+  command.usage = "voronoi status RUN [--watch] [--json]";
+  command.positional = "run";
+  command.options = {text_option("run", "DIR", "run directory", run), switch_option("watch", "again every two seconds until the run ends", watch),
+                     switch_option("json", "print JSON", json)};
+  command.examples = "  voronoi status runs/2bit --watch\n";
+  if (parse_or_help(world, command, arguments, false)) return 0;
+  if (run.empty()) throw core::ConfigError("status: which run? give its directory");
+  for (;;) {
+    const core::Json status = collect_status(store::RunPaths{run});
+    fmt::print("{}", json ? status.dump() + "\n" : describe(status));
+    std::fflush(stdout);
+    if (!watch || status.at("state") != "running") return 0;
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+  }
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,46 @@
+// Sum of x x^T over numbered chunks of the calibration set, combined in a tree that depends on the chunk numbers alone: any
+// division of the chunks over ranks gives the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace voronoi::calib {
+
+/// Nodes of a binary tree over chunks 0, 1, 2, ...: node (level, index) is the sum of chunks [index * 2^level, (index + 1) * 2^level).
+/// Two neighbours are merged as soon as both are there, so a run of chunks needs only a logarithmic number of matrices.
+class HessianTree {
+ public:
+  /// n: inputs of the site. A node holds the packed lower triangle, n(n+1)/2 values, row by row.
+  explicit HessianTree(std::int64_t n);
+
+  std::int64_t n() const { return n_; }
+  /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix; n_tokens: rows it summed.
+  void add_chunk(std::int64_t chunk, std::span<const double> sum, std::int64_t n_tokens);
+
+  /// All nodes as bytes, for another rank's absorb().
+  std::vector<std::byte> serialize() const;
+  /// Adds the nodes of another tree over other chunks. Throws InternalError on bytes that serialize() did not make.
+  void absorb(std::span<const std::byte> bytes);
+
+  std::int64_t n_tokens() const;
+  /// E[x x^T]: packed lower triangle of the sum over all nodes, from the lowest chunk on, divided by the tokens, as float.
+  std::vector<float> mean() const;
+
+ private:
+  struct Node {
+    std::int64_t n_tokens = 0;
+    std::vector<double> lower;
+  };
+  using Key = std::pair<std::int64_t, std::int64_t>;  // first chunk, level
+  void insert(std::int64_t level, std::int64_t index, Node node);
+
+  std::int64_t n_;
+  std::map<Key, Node> nodes_;
+};
+
+}  // namespace voronoi::calib
