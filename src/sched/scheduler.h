@@ -14,10 +14,10 @@
 namespace voronoi::sched {
 
 struct Task {
-  std::int64_t id = 0;         ///< index in the task list that all ranks hold
+  std::int64_t id = 0;         ///< unique in the list; breaks ties
   std::string name;            ///< for people: "block 7 down"
   std::string kind;            ///< tasks of one kind share a correction factor of the cost model
-  double predicted_seconds = 0;
+  double predicted_seconds = 0;  ///< for one rank alone; `width` ranks need that divided by width
   int width = 1;               ///< ranks that work on it together (row split); clipped to the world's size
 };
 
@@ -25,7 +25,7 @@ struct Task {
 struct Outcome {
   std::int64_t task_id = 0;
   bool ok = false;
-  double seconds = 0;
+  double seconds = 0;          ///< wall time of the slowest member
   std::string report;          ///< or the error's text
 };
 
@@ -55,18 +55,21 @@ struct CoordinatorEvents {
   std::function<void(const Progress&)> progress;
 };
 
-/// Runs a task on this rank; returns the report. For width > 1 all members call it with the same task and a team of that size.
+/// Runs a task on this rank; returns the report (of a wide task the lowest rank's counts). For width > 1 all members call it with the
+/// same task and a team of that size. An exception is a failure of the task, StopRequested a stop.
 using TaskCallback = std::function<std::string(const Task&, core::Team&)>;
 
 struct PhaseResult {
-  bool stopped = false;                        ///< a stop was requested before all tasks were handed out
+  bool stopped = false;                        ///< a stop was requested, and tasks remain because of it
   std::vector<std::int64_t> quarantined;       ///< task ids, rising
 };
 
-/// Predicted seconds by kind, corrected by what was measured (running ratio a kind).
+/// Predicted seconds by kind, corrected by what was measured: running ratio a kind; a kind not yet seen takes the ratio of all.
 class CostModel {
  public:
+  /// For one rank alone.
   double predict(const Task& task) const;
+  /// `seconds` is the wall time on task.width ranks.
   void observe(const Task& task, double seconds);
 
  private:
@@ -76,12 +79,15 @@ class CostModel {
 
 /// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every rank; once it is
 /// true anywhere no further task starts, the tasks in flight finish, and `stopped` is set on every rank. Tasks go out longest-first; a
-/// task of width w waits until w ranks are free, wide ones first. Every rank returns the same PhaseResult.
+/// task of width w waits until w ranks are free, wide ones first; meanwhile free ranks run what is predicted to end in time. Every rank
+/// returns the same PhaseResult, or throws: an error of `events` is rethrown on rank 0 and thrown elsewhere as core::Error with the same
+/// exit code and text. On rank 0 `stop` is called from two threads.
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);
 
-/// Width for row splitting: how many ranks a task deserves so that no task outlasts an even share of the phase. Deterministic.
+/// Width for row splitting: how many ranks a task deserves so that no task outlasts an even share of the phase (sum of all over
+/// n_ranks). Deterministic.
 std::vector<int> choose_widths(const std::vector<double>& predicted_seconds, int n_ranks);
 
 }  // namespace voronoi::sched

@@ -1,0 +1,307 @@
+#include "sched/coordinator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+
+namespace voronoi::sched {
+namespace {
+
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
+}  // namespace
+
+Coordinator::Coordinator(const std::vector<Task>& tasks, int n_ranks, CostModel& cost_model, const CoordinatorEvents& events,
+                         const SchedulerOptions& options)
+    : tasks_(tasks), n_ranks_(n_ranks), cost_model_(cost_model), events_(events), options_(options), states_(tasks.size()),
+      workers_(static_cast<std::size_t>(n_ranks)) {
+  VORONOI_REQUIRE(n_ranks >= 1, "a phase needs a rank");
+  VORONOI_REQUIRE(options.max_attempts >= 1, "max_attempts must be at least 1");
+  for (std::int64_t i = 0; i < std::ssize(tasks_); ++i) {
+    VORONOI_REQUIRE(task(i).width >= 1 && task(i).width <= n_ranks, "width of task \"" + task(i).name + "\"");
+    has_wide_ |= task(i).width > 1;
+    enqueue(i);
+  }
+}
+
+Coordinator::Waiting Coordinator::place_in_queue(std::int64_t index) const {
+  const double predicted = task(index).predicted_seconds;
+  return {std::isfinite(predicted) && predicted > 0 ? predicted : 0, task(index).id, index};
+}
+
+void Coordinator::enqueue(std::int64_t index) {
+  queues_[{task(index).width, task(index).kind}].insert(place_in_queue(index));
+  ++n_waiting_;
+}
+
+template <class Call>
+void Coordinator::guarded(const Call& call) {
+  if (error_ != nullptr) return;
+  try {
+    call();
+  } catch (...) {
+    error_ = std::current_exception();
+  }
+}
+
+std::vector<AddressedCommand> Coordinator::on_message(int rank, const WorkerMessage& message, double now) {
+  VORONOI_REQUIRE(rank >= 0 && rank < n_ranks_, "message of rank " + std::to_string(rank));
+  WorkerSlot& worker = workers_[static_cast<std::size_t>(rank)];
+  std::vector<AddressedCommand> commands;
+  stop_requested_ |= message.stop_requested || message.kind == WorkerMessage::Kind::stop;
+  switch (message.kind) {
+    case WorkerMessage::Kind::ready:
+      VORONOI_REQUIRE(!worker.ready, "rank " + std::to_string(rank) + " came twice");
+      worker.ready = true;
+      ++n_ready_;
+      free_.insert(rank);
+      break;
+    case WorkerMessage::Kind::done:
+      report(rank, message, now);
+      break;
+    case WorkerMessage::Kind::stop:
+      break;
+    case WorkerMessage::Kind::left:
+      VORONOI_REQUIRE(finished_, "rank " + std::to_string(rank) + " left early");
+      ++n_left_;
+      return commands;
+  }
+  dispatch(now, commands);
+  finish_when_done(now, commands);
+  return commands;
+}
+
+std::vector<AddressedCommand> Coordinator::on_stop(double now) {
+  stop_requested_ = true;
+  std::vector<AddressedCommand> commands;
+  finish_when_done(now, commands);
+  return commands;
+}
+
+std::vector<AddressedCommand> Coordinator::on_tick(double now) {
+  std::vector<AddressedCommand> commands;
+  if (now < next_progress_) return commands;
+  next_progress_ = finished_ ? kNoLimit : now + std::max(options_.progress_interval_seconds, 0.01);
+  if (!finished_ && events_.progress) guarded([&] { events_.progress(progress(now)); });
+  finish_when_done(now, commands);
+  return commands;
+}
+
+void Coordinator::report(int rank, const WorkerMessage& message, double now) {
+  WorkerSlot& worker = workers_[static_cast<std::size_t>(rank)];
+  VORONOI_REQUIRE(worker.task >= 0 && worker.task == message.task,
+                  "rank " + std::to_string(rank) + " reports on a task it was not given");
+  worker.busy_before += now - worker.since;
+  worker.task = -1;
+  free_.insert(rank);
+
+  const auto it = running_.find(message.task);
+  VORONOI_REQUIRE(it != running_.end(), "a report on a task that does not run");
+  Running& running = it->second;
+  ++running.reports;
+  running.seconds = std::max(running.seconds, message.seconds);
+  running.stopped |= message.status == TaskStatus::stopped;
+  running.ok &= message.status == TaskStatus::ok;
+  if (message.status == TaskStatus::ok && rank == running.members.front()) running.report = message.text;
+  if (message.status == TaskStatus::failed) {
+    if (message.at_fault) running.at_fault.push_back(rank);
+    if (running.error_rank < 0 || rank < running.error_rank) {
+      running.error_rank = rank;
+      running.error = message.text;
+    }
+  }
+  if (running.reports < running.members.size()) return;
+  const Running ended = std::move(running);
+  running_.erase(it);
+  conclude(message.task, ended);
+}
+
+void Coordinator::conclude(std::int64_t index, const Running& running) {
+  TaskState& state = states_[static_cast<std::size_t>(index)];
+  const int rank = running.members.front();
+  if (running.ok) {
+    guarded([&] {
+      if (events_.task_done) events_.task_done(task(index), {task(index).id, true, running.seconds, running.report}, rank);
+      ++n_done_;
+    });
+    cost_model_.observe(task(index), running.seconds);
+    return;
+  }
+  if (running.error_rank < 0) {  // nothing failed: the callback left its work because of a stop
+    stop_requested_ = true;
+    enqueue(index);
+    return;
+  }
+  ++state.attempts;
+  state.failed_on.insert(running.at_fault.begin(), running.at_fault.end());
+  const int culprit = running.at_fault.empty() ? rank : *std::min_element(running.at_fault.begin(), running.at_fault.end());
+  guarded([&] {
+    if (events_.task_failed)
+      events_.task_failed(task(index), {task(index).id, false, running.seconds, running.error}, culprit, state.attempts);
+  });
+  if (state.attempts < options_.max_attempts) {
+    enqueue(index);
+    return;
+  }
+  guarded([&] {
+    if (events_.task_quarantined) events_.task_quarantined(task(index), running.error);
+    quarantined_.push_back(task(index).id);
+  });
+}
+
+/// Wide before narrow, then the longest by corrected prediction, then the lowest id; of those at most `widest` wide that take at most
+/// `longest` seconds.
+Coordinator::Candidate Coordinator::best_candidate(const std::unordered_set<std::int64_t>& passed_over, int widest,
+                                                   double longest) const {
+  Candidate best;
+  for (const auto& [key, queue] : queues_) {
+    if (queue.empty() || key.width > widest) continue;
+    if (best.index >= 0 && key.width < best.width) break;
+    auto it = queue.begin();
+    if (longest < kNoLimit && wall_seconds(it->index) > longest) {
+      const double factor = wall_seconds(it->index) / it->predicted;
+      it = queue.lower_bound({longest / factor, std::numeric_limits<std::int64_t>::min(), 0});
+      while (it != queue.end() && wall_seconds(it->index) > longest) ++it;  // rounding of the factor
+    }
+    while (it != queue.end() && passed_over.contains(it->index)) ++it;
+    if (it == queue.end()) continue;
+    const double seconds = wall_seconds(it->index);
+    if (best.index < 0 || seconds > best.seconds || (seconds == best.seconds && it->id < best.id))
+      best = {it->index, it->id, key.width, seconds};
+  }
+  return best;
+}
+
+/// Free ranks for a task, rising; empty when it should wait for a rank that it has not failed on.
+std::vector<int> Coordinator::choose_members(std::int64_t index) const {
+  const auto width = static_cast<std::size_t>(task(index).width);
+  const std::set<int>& failed_on = states_[static_cast<std::size_t>(index)].failed_on;
+  const bool others_exist = static_cast<std::size_t>(n_ranks_) - failed_on.size() >= width;
+  std::vector<int> members;
+  for (auto it = free_.begin(); it != free_.end() && members.size() < width; ++it)
+    if (!others_exist || !failed_on.contains(*it)) members.push_back(*it);
+  if (members.size() < width) members.clear();
+  return members;
+}
+
+/// Predicted time until n_more ranks beyond the free ones are free.
+double Coordinator::seconds_until_free(int n_more, double now) const {
+  std::vector<double> remaining;
+  for (const WorkerSlot& worker : workers_)
+    if (worker.task >= 0) remaining.push_back(std::max(0.0, worker.since + wall_seconds(worker.task) - now));
+  if (n_more < 1 || n_more > std::ssize(remaining)) return kNoLimit;
+  std::nth_element(remaining.begin(), remaining.begin() + (n_more - 1), remaining.end());
+  return remaining[static_cast<std::size_t>(n_more - 1)];
+}
+
+void Coordinator::dispatch(double now, std::vector<AddressedCommand>& commands) {
+  // Wide tasks are to find the same ranks in every run, so nothing starts before all ranks are there.
+  if (finished_ || draining() || (has_wide_ && n_ready_ < n_ranks_)) return;
+  std::unordered_set<std::int64_t> passed_over;
+  double longest = kNoLimit;
+  while (!free_.empty()) {
+    const int widest = longest < kNoLimit ? static_cast<int>(free_.size()) : n_ranks_;
+    const Candidate candidate = best_candidate(passed_over, widest, longest);
+    if (candidate.index < 0) return;
+    const std::vector<int> members = choose_members(candidate.index);
+    if (members.empty()) {
+      passed_over.insert(candidate.index);
+      // Free ranks gather for the first wide task that waits; what may start before it must be over by then.
+      const int n_missing = candidate.width - static_cast<int>(free_.size());
+      if (candidate.width > 1 && longest == kNoLimit) longest = seconds_until_free(std::max(1, n_missing), now);
+      continue;
+    }
+    const Task& chosen = task(candidate.index);
+    queues_[{chosen.width, chosen.kind}].erase(place_in_queue(candidate.index));
+    --n_waiting_;
+    ++sequence_;
+    for (const int member : members) {
+      free_.erase(member);
+      WorkerSlot& worker = workers_[static_cast<std::size_t>(member)];
+      worker.task = candidate.index;
+      worker.since = now;
+      Command command;
+      command.task = candidate.index;
+      command.sequence = sequence_;
+      command.members = members;
+      commands.push_back({member, std::move(command)});
+    }
+    Running running;
+    running.members = members;
+    running.started = now;
+    running_.emplace(candidate.index, std::move(running));
+  }
+}
+
+void Coordinator::finish_when_done(double now, std::vector<AddressedCommand>& commands) {
+  if (finished_ || n_ready_ < n_ranks_ || !running_.empty() || (n_waiting_ > 0 && !draining())) return;
+  if (events_.progress) guarded([&] { events_.progress(progress(now)); });
+  finished_ = true;
+  next_progress_ = kNoLimit;
+  const PhaseResult phase = result();
+  Command command;
+  command.kind = Command::Kind::finish;
+  command.stopped = phase.stopped;
+  command.quarantined = phase.quarantined;
+  if (error_ != nullptr) {
+    command.error_code = static_cast<int>(core::ExitCode::system);
+    try {
+      std::rethrow_exception(error_);
+    } catch (const core::Error& error) {
+      command.error_code = static_cast<int>(error.exit_code());
+      command.error = error.what();
+    } catch (const std::exception& error) {
+      command.error = error.what();
+    } catch (...) {
+      command.error = "unknown exception";
+    }
+  }
+  for (int rank = 0; rank < n_ranks_; ++rank) commands.push_back({rank, command});
+}
+
+PhaseResult Coordinator::result() const {
+  PhaseResult phase;
+  phase.stopped = stop_requested_ && n_waiting_ > 0;
+  phase.quarantined = quarantined_;
+  std::sort(phase.quarantined.begin(), phase.quarantined.end());
+  return phase;
+}
+
+Progress Coordinator::progress(double now) const {
+  Progress progress;
+  progress.done = n_done_;
+  progress.failed = std::ssize(quarantined_);
+  progress.total = std::ssize(tasks_);
+  progress.elapsed_seconds = now;
+  double work = 0, longest = 0;  // rank-seconds, seconds
+  for (const auto& [key, queue] : queues_) {
+    if (queue.empty()) continue;
+    double base = 0;
+    for (const Waiting& waiting : queue) base += waiting.predicted;
+    const double first = queue.begin()->predicted;
+    const double seconds = cost_model_.predict(task(queue.begin()->index));
+    if (first > 0) work += base * (seconds / first);
+    longest = std::max(longest, seconds / key.width);
+  }
+  for (const auto& [index, running] : running_) {
+    const double left = std::max(0.0, running.started + wall_seconds(index) - now);
+    work += left * static_cast<double>(running.members.size());
+    longest = std::max(longest, left);
+  }
+  progress.eta_seconds = std::max(work / n_ranks_, longest);
+  for (const WorkerSlot& worker : workers_) {
+    WorkerState state;
+    state.busy_seconds = worker.busy_before;
+    if (worker.task >= 0) {
+      state.task = task(worker.task).name;
+      state.since_seconds = worker.since;
+      state.busy_seconds += now - worker.since;
+    }
+    progress.workers.push_back(std::move(state));
+  }
+  return progress;
+}
+
+}  // namespace voronoi::sched

@@ -1,0 +1,129 @@
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <thread>
+#include <unordered_set>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "sched/coordinator.h"
+#include "sched/scheduler.h"
+#include "sched/worker.h"
+
+namespace voronoi::sched {
+namespace {
+
+void check_same_list(const comm::Communicator& world, const std::vector<Task>& tasks) {
+  std::string text;
+  std::unordered_set<std::int64_t> ids;
+  for (const Task& task : tasks) {
+    ids.insert(task.id);
+    text += std::to_string(task.id) + '\n' + task.name + '\n' + task.kind + '\n' + std::to_string(task.width) + '\n';
+  }
+  const std::string digest = core::sha256(text);
+  const bool differs = world.broadcast(digest, kCoordinatorRank) != digest;
+  const std::int64_t differing_rank = world.all_max(differs ? world.rank() : -1);
+  if (differing_rank >= 0)
+    throw core::InternalError("rank " + std::to_string(differing_rank) + " has another task list than rank 0");
+  if (ids.size() != tasks.size()) throw core::InternalError("two tasks of a phase have the same id");
+}
+
+/// The coordinator's thread: turns messages and time into events, commands into messages.
+class CoordinatorThread {
+ public:
+  CoordinatorThread(const comm::Communicator& requests, const comm::Communicator& replies, Coordinator& coordinator,
+                    const std::function<bool()>& stop)
+      : requests_(requests), replies_(replies), coordinator_(coordinator), stop_(stop), thread_([this] { run(); }) {}
+  ~CoordinatorThread() {
+    worker_gone_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+  CoordinatorThread(const CoordinatorThread&) = delete;
+  CoordinatorThread& operator=(const CoordinatorThread&) = delete;
+
+  const std::atomic<bool>& gone() const { return gone_; }
+  /// Waits for its regular end.
+  void join() {
+    thread_.join();
+    if (error_ != nullptr) std::rethrow_exception(error_);
+  }
+  /// Its own error, if the worker on this rank ended because of it.
+  void rethrow_error() const {
+    if (gone_ && error_ != nullptr) std::rethrow_exception(error_);
+  }
+
+ private:
+  double now() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  bool new_stop() const { return !coordinator_.stop_requested() && stop_ && stop_(); }
+
+  void run() {
+    try {
+      while (!coordinator_.all_left() && !worker_gone_) {
+        if (new_stop()) send(coordinator_.on_stop(now()));
+        send(coordinator_.on_tick(now()));
+        comm::MessageInfo info;
+        const auto bytes =
+            requests_.receive_any(info, [this] { return worker_gone_ || now() >= coordinator_.next_tick() || new_stop(); });
+        if (bytes) send(coordinator_.on_message(info.source, decode_worker_message(*bytes), now()));
+      }
+    } catch (...) {
+      error_ = std::current_exception();
+      gone_ = true;
+    }
+  }
+
+  void send(const std::vector<AddressedCommand>& commands) const {
+    for (const auto& [rank, command] : commands) replies_.send(encode(command), rank, kMessageTag);
+  }
+
+  const comm::Communicator& requests_;
+  const comm::Communicator& replies_;
+  Coordinator& coordinator_;
+  const std::function<bool()>& stop_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::atomic<bool> worker_gone_{false}, gone_{false};
+  std::exception_ptr error_;
+  std::thread thread_;  // last: starts when all else is made
+};
+
+Command run_coordinator_rank(const comm::Communicator& requests, const comm::Communicator& replies, const std::vector<Task>& tasks,
+                             const TaskCallback& callback, const std::function<bool()>& stop, Coordinator& coordinator) {
+  CoordinatorThread thread(requests, replies, coordinator, stop);
+  Command finish;
+  try {
+    finish = run_worker(requests, replies, tasks, callback, stop, thread.gone());
+  } catch (...) {
+    thread.rethrow_error();
+    throw;
+  }
+  thread.join();
+  if (coordinator.error() != nullptr) std::rethrow_exception(coordinator.error());
+  return finish;
+}
+
+}  // namespace
+
+PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& task_list, const TaskCallback& callback,
+                      const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
+                      const std::function<bool()>& stop) {
+  VORONOI_REQUIRE(options.max_attempts >= 1, "max_attempts must be at least 1");
+  check_same_list(world, task_list);
+  std::vector<Task> tasks = task_list;
+  for (Task& task : tasks) task.width = std::clamp(task.width, 1, world.size());
+
+  // Two message spaces: on rank 0 the coordinator and the worker receive at the same time.
+  const comm::Communicator requests = world.duplicate();
+  const comm::Communicator replies = world.duplicate();
+  Command finish;
+  if (world.rank() == kCoordinatorRank) {
+    Coordinator coordinator(tasks, world.size(), cost_model, events, options);
+    finish = run_coordinator_rank(requests, replies, tasks, callback, stop, coordinator);
+  } else {
+    finish = run_worker(requests, replies, tasks, callback, stop, std::atomic<bool>(false));
+    if (finish.error_code != 0) throw core::Error(static_cast<core::ExitCode>(finish.error_code), finish.error);
+  }
+  return {finish.stopped, finish.quarantined};
+}
+
+}  // namespace voronoi::sched

@@ -1,0 +1,106 @@
+#include "sched/worker.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "comm/mpi_team.h"
+#include "core/error.h"
+
+namespace voronoi::sched {
+namespace {
+
+/// How a callback ended that threw.
+struct Failure {
+  core::ExitCode code = core::ExitCode::ok;
+  std::string text;
+};
+
+/// Call inside a catch block.
+Failure current_failure() {
+  try {
+    throw;
+  } catch (const core::Error& error) {
+    return {error.exit_code(), error.what()};
+  } catch (const std::exception& error) {
+    return {core::ExitCode::system, error.what()};
+  } catch (...) {
+    return {core::ExitCode::system, "unknown exception"};
+  }
+}
+
+void run_alone(const Task& task, const TaskCallback& callback, WorkerMessage& message) {
+  try {
+    core::SoloTeam team;
+    message.text = callback(task, team);
+    message.status = TaskStatus::ok;
+  } catch (...) {
+    const Failure failure = current_failure();
+    message.status = failure.code == core::ExitCode::stopped ? TaskStatus::stopped : TaskStatus::failed;
+    message.at_fault = true;
+    message.text = failure.text;
+  }
+}
+
+void run_together(const comm::Communicator& parent, const Command& command, const Task& task, const TaskCallback& callback,
+                  WorkerMessage& message) {
+  // Tags recur after 32,768 hand-outs; two teams with one tag would have to be formed at the same time to meet.
+  comm::MpiTeam team(parent, command.members, static_cast<int>(command.sequence % 32768));
+  try {
+    message.text = callback(task, team);
+    team.finish();
+  } catch (...) {
+    const Failure failure = current_failure();
+    team.fail(failure.code, failure.text);
+  }
+  const comm::TeamVerdict& verdict = team.verdict();
+  if (verdict.ok) return;
+  message.status = verdict.code == core::ExitCode::stopped ? TaskStatus::stopped : TaskStatus::failed;
+  message.at_fault = std::find(verdict.failed_ranks.begin(), verdict.failed_ranks.end(), parent.rank()) != verdict.failed_ranks.end();
+  message.text = verdict.text;
+}
+
+}  // namespace
+
+Command run_worker(const comm::Communicator& requests, const comm::Communicator& replies, const std::vector<Task>& tasks,
+                   const TaskCallback& callback, const std::function<bool()>& stop, const std::atomic<bool>& coordinator_gone) {
+  bool told_stop = false;
+  const auto tell = [&](WorkerMessage& message) {
+    if (!told_stop && stop && message.kind != WorkerMessage::Kind::left) told_stop = message.stop_requested = stop();
+    requests.send(encode(message), kCoordinatorRank, kMessageTag);
+  };
+  WorkerMessage ready;
+  tell(ready);
+  for (;;) {
+    comm::MessageInfo info;
+    const auto bytes = replies.receive_any(
+        info, [&] { return coordinator_gone.load() || (!told_stop && stop && stop()); });
+    if (!bytes) {
+      if (coordinator_gone.load()) throw core::InternalError("the coordinator ended before its workers");
+      told_stop = true;
+      WorkerMessage message;
+      message.kind = WorkerMessage::Kind::stop;
+      message.stop_requested = true;
+      tell(message);
+      continue;
+    }
+    Command command = decode_command(*bytes);
+    if (command.kind == Command::Kind::finish) {
+      WorkerMessage left;
+      left.kind = WorkerMessage::Kind::left;
+      tell(left);
+      return command;
+    }
+    if (command.task < 0 || command.task >= std::ssize(tasks)) throw core::CommError("a command names a task that does not exist");
+    const Task& task = tasks[static_cast<std::size_t>(command.task)];
+    WorkerMessage message;
+    message.kind = WorkerMessage::Kind::done;
+    message.task = command.task;
+    const auto start = std::chrono::steady_clock::now();
+    if (command.members.size() > 1) run_together(replies, command, task, callback, message);
+    else run_alone(task, callback, message);
+    message.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    tell(message);
+  }
+}
+
+}  // namespace voronoi::sched
