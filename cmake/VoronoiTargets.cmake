@@ -1,7 +1,7 @@
 # Warnings, sanitizers, and the functions that make a room and its tests.
 add_library(voronoi_options INTERFACE)
 target_compile_options(voronoi_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
-                       -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual)
+                       -Wno-restrict -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual)
 if(VORONOI_WERROR)
   target_compile_options(voronoi_options INTERFACE -Werror)
 endif()
