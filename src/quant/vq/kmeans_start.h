@@ -1,0 +1,35 @@
+// Where k-means starts: a bounded sample of the training set and k-means++ on it. Internal to the room.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend/device.h"
+#include "core/team.h"
+#include "quant/vq/kmeans.h"
+
+namespace voronoi::quant {
+
+/// Points [n, dim] with weights > 0, the same on every member of the team.
+struct KmeansSample {
+  std::int64_t n = 0;
+  bool complete = false;  ///< every point of positive weight is in it, once
+  std::vector<float> points, weights;
+};
+
+/// chunk_weights: total weight of each chunk of the team, by id; n_total: points of the whole team. Collective. Draws points
+/// with probability proportional to their weight, stratified, at most max(16 k, 32768).
+KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights, std::int64_t n_total, std::span<const KmeansChunk> mine,
+                         const KmeansParameters& parameters);
+
+/// k-means++ seeds [k, dim] (Arthur & Vassilvitskii 2007). Above kExactSeeds centroids a round draws many of them at once from
+/// the distances of the round before, as k-means|| does (Bahmani et al. 2012): every point meets every seed once either way, but in
+/// k / batch passes of the nearest-centroid kernel in place of k passes over memory.
+std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample, const KmeansParameters& parameters);
+
+/// Lloyd steps from parameters.initial; collective.
+KmeansResult lloyd(backend::Context& context, core::Team& team, std::int64_t n_chunks, std::span<const KmeansChunk> mine,
+                   const KmeansParameters& parameters);
+
+}  // namespace voronoi::quant
