@@ -17,7 +17,8 @@ Json parse_json(std::string_view text, std::string_view file, int max_depth = 10
 /// parse_json of a file's content.
 Json read_json_file(const std::string& path, int max_depth = 100);
 
-/// A text from a file as messages show it: in double quotes, control characters escaped, cut after 120 bytes.
+/// A text from a file as messages show it: in double quotes, control characters and invalid UTF-8
+/// escaped, cut after 120 bytes.
 std::string quote_text(std::string_view text);
 
 }  // namespace voronoi::core

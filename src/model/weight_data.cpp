@@ -121,18 +121,19 @@ void refuse_values(std::string_view file, std::string_view tensor, const core::S
 }
 
 void require_tensors(const ModelConfig& config, const std::string& file, std::size_t n_tensors, const FindShape& find) {
-  // Each layer has tensors of its own, so more layers than tensors cannot be; beyond this every loop is bounded by the file.
-  if (std::cmp_greater(config.n_layers, n_tensors))
-    throw core::FormatError(file, fmt::format("the config claims {} layers, but the weights hold {} tensors in all", config.n_layers, n_tensors));
+  // A layer has several tensors of its own: with one layer more than there are tensors some are missing, however many more are
+  // claimed.
+  ModelConfig bounded = config;
+  if (std::cmp_greater(config.n_layers, n_tensors)) bounded.n_layers = static_cast<std::int64_t>(n_tensors) + 1;
   std::vector<std::string> missing;
-  for (const TensorSpec& spec : expected_tensors(config)) {
+  for (const TensorSpec& spec : expected_tensors(bounded)) {
     const auto shape = find(spec.name);
     if (!shape) missing.push_back(spec.name);
     else if (*shape != spec.shape)
       throw core::FormatError(file, fmt::format("tensor {}: has shape {}, the config asks for {}", spec.name, core::to_string(*shape), core::to_string(spec.shape)));
   }
   if (!missing.empty())
-    throw core::FormatError(file, fmt::format("{} tensor{} missing that the config asks for: {}", missing.size(), missing.size() == 1 ? " is" : "s are", listed(missing)));
+    throw core::FormatError(file, fmt::format("the config asks for {} layers and {} missing tensor{}: {}", config.n_layers, missing.size(), missing.size() == 1 ? "" : "s", listed(missing)));
 }
 
 void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file, std::span<const std::byte> header) {
