@@ -1,55 +1,62 @@
-// A few lines that read test tensors, so that the rooms below model need not link its reader. For trusted files only.
+// Goldens in safetensors files, read without the model room: F32 and I32 tensors of files that are trusted.
 #pragma once
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdint>
 #include <cstring>
-#include <fstream>
-#include <map>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
-
-#include "core/json.h"
-#include "core/types.h"
 
 namespace voronoi::test {
 
-struct LiteTensor {
-  std::string dtype;  ///< as in the file: "F32", "I16", ...
-  core::Shape shape;
-  std::vector<std::byte> bytes;
+class SafetensorsLite {
+ public:
+  explicit SafetensorsLite(const std::string& path) : path_(path) {
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    struct stat status {};
+    if (file < 0 || ::fstat(file, &status) != 0) throw std::runtime_error("cannot open " + path);
+    size_ = static_cast<std::size_t>(status.st_size);
+    void* map = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
+    ::close(file);
+    if (map == MAP_FAILED) throw std::runtime_error("cannot map " + path);
+    map_ = static_cast<const char*>(map);
+    std::uint64_t header_size = 0;
+    if (size_ >= sizeof header_size) std::memcpy(&header_size, map_, sizeof header_size);
+    if (header_size == 0 || header_size > size_ - sizeof header_size) throw std::runtime_error("no safetensors header in " + path);
+    body_ = sizeof header_size + static_cast<std::size_t>(header_size);
+    header_ = nlohmann::json::parse(map_ + sizeof header_size, map_ + body_);
+  }
+  ~SafetensorsLite() { ::munmap(const_cast<char*>(map_), size_); }
+  SafetensorsLite(const SafetensorsLite&) = delete;
+  SafetensorsLite& operator=(const SafetensorsLite&) = delete;
 
-  /// The bytes as elements of T; no conversion.
+  bool has(const std::string& name) const { return header_.contains(name); }
+  std::vector<std::int64_t> shape(const std::string& name) const { return header_.at(name).at("shape").get<std::vector<std::int64_t>>(); }
+  std::vector<float> f32(const std::string& name) const { return values<float>(name, "F32"); }
+  std::vector<std::int32_t> i32(const std::string& name) const { return values<std::int32_t>(name, "I32"); }
+
+ private:
   template <class T>
-  std::vector<T> as() const {
-    std::vector<T> values(bytes.size() / sizeof(T));
-    if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
-    return values;
+  std::vector<T> values(const std::string& name, const char* dtype) const {
+    const nlohmann::json& entry = header_.at(name);
+    if (entry.at("dtype").get<std::string>() != dtype) throw std::runtime_error(path_ + ": " + name + " is not " + dtype);
+    const auto begin = entry.at("data_offsets").at(0).get<std::size_t>(), end = entry.at("data_offsets").at(1).get<std::size_t>();
+    if (begin > end || end > size_ - body_ || (end - begin) % sizeof(T) != 0) throw std::runtime_error(path_ + ": offsets of " + name);
+    std::vector<T> out((end - begin) / sizeof(T));
+    if (!out.empty()) std::memcpy(out.data(), map_ + body_ + begin, end - begin);
+    return out;
   }
-};
 
-inline std::map<std::string, LiteTensor> read_safetensors(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::uint64_t header_bytes = 0;
-  file.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
-  std::string header(header_bytes, ' ');
-  file.read(header.data(), static_cast<std::streamsize>(header.size()));
-  if (!file) throw std::runtime_error("cannot read " + path);
-  std::map<std::string, LiteTensor> tensors;
-  const core::Json json = core::parse_json(header, path);
-  for (const auto& [name, entry] : json.items()) {
-    if (name == "__metadata__") continue;
-    LiteTensor tensor;
-    tensor.dtype = entry.at("dtype").get<std::string>();
-    tensor.shape = entry.at("shape").get<core::Shape>();
-    const auto offsets = entry.at("data_offsets").get<std::pair<std::uint64_t, std::uint64_t>>();
-    tensor.bytes.resize(offsets.second - offsets.first);
-    file.seekg(static_cast<std::streamoff>(sizeof header_bytes + header_bytes + offsets.first));
-    file.read(reinterpret_cast<char*>(tensor.bytes.data()), static_cast<std::streamsize>(tensor.bytes.size()));
-    if (!file) throw std::runtime_error("cannot read " + name + " of " + path);
-    tensors.emplace(name, std::move(tensor));
-  }
-  return tensors;
-}
+  std::string path_;
+  const char* map_ = nullptr;
+  std::size_t size_ = 0, body_ = 0;
+  nlohmann::json header_;
+};
 
 }  // namespace voronoi::test
