@@ -1,0 +1,350 @@
+#include "sched/coordinator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "simulation.h"
+
+namespace voronoi::sched {
+namespace {
+
+using test::SimulatedRun;
+using test::RunResult;
+using test::Simulation;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+std::vector<Task> make_tasks(const std::vector<double>& seconds, const std::vector<int>& widths = {}) {
+  std::vector<Task> tasks;
+  for (std::size_t i = 0; i < seconds.size(); ++i)
+    tasks.push_back({static_cast<std::int64_t>(i), "task " + std::to_string(i), "kind", seconds[i], i < widths.size() ? widths[i] : 1});
+  return tasks;
+}
+
+std::vector<double> random_seconds(int n, std::uint64_t seed) {
+  const core::CounterRandom random(seed, 0);
+  std::vector<double> seconds;
+  for (int i = 0; i < n; ++i) {
+    const double u = random.uniform(static_cast<std::uint64_t>(i));
+    seconds.push_back(0.5 + 20 * u * u * u);
+  }
+  return seconds;
+}
+
+std::vector<std::int64_t> ids(const std::vector<SimulatedRun>& runs) {
+  std::vector<std::int64_t> result;
+  for (const SimulatedRun& run : runs) result.push_back(run.id);
+  return result;
+}
+
+void expect_each_done_once(const Simulation& simulation, std::int64_t n) {
+  auto done = simulation.done;
+  std::sort(done.begin(), done.end());
+  std::vector<std::int64_t> all(static_cast<std::size_t>(n));
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT_EQ(done, all);
+}
+
+void expect_no_rank_runs_two_at_once(const std::vector<SimulatedRun>& runs) {
+  std::map<int, double> free_from;
+  for (const SimulatedRun& run : runs) {
+    for (const int member : run.members) {
+      EXPECT_GE(run.start, free_from[member]) << "rank " << member;
+      free_from[member] = run.end;
+    }
+  }
+}
+
+TEST(Coordinator, OneRankRunsTheLongestFirstAndTheLowestIdOfEqualOnes) {
+  Simulation simulation(make_tasks({1, 5, 3, 5, 0}), 1);
+  simulation.run();
+  EXPECT_THAT(ids(simulation.runs), ElementsAre(1, 3, 2, 0, 4));
+  EXPECT_EQ(simulation.finishes.size(), 1U);
+  EXPECT_TRUE(simulation.coordinator().all_left());
+}
+
+TEST(Coordinator, RunsEveryTaskOnceOnAnyNumberOfRanks) {
+  for (const int n_ranks : {1, 2, 3, 7, 64}) {
+    const auto seconds = random_seconds(200, 1);
+    std::vector<int> widths;
+    for (int i = 0; i < 200; ++i) widths.push_back(std::min(n_ranks, i % 17 == 0 ? 1 + i % 5 : 1));
+    Simulation simulation(make_tasks(seconds, widths), n_ranks);
+    simulation.ready_at = [](int rank) { return 0.01 * rank; };
+    simulation.run();
+    expect_each_done_once(simulation, 200);
+    expect_no_rank_runs_two_at_once(simulation.runs);
+    EXPECT_EQ(simulation.finishes.size(), static_cast<std::size_t>(n_ranks));
+    for (const SimulatedRun& run : simulation.runs)
+      EXPECT_EQ(run.members.size(), static_cast<std::size_t>(widths[static_cast<std::size_t>(run.id)]));
+  }
+}
+
+TEST(Coordinator, AThousandRanksStayWithinTheBoundOfListScheduling) {
+  const auto seconds = random_seconds(20000, 2);
+  Simulation simulation(make_tasks(seconds), 1024);
+  simulation.run();
+  expect_each_done_once(simulation, 20000);
+  const double share = std::accumulate(seconds.begin(), seconds.end(), 0.0) / 1024;
+  const double longest = *std::max_element(seconds.begin(), seconds.end());
+  EXPECT_LE(simulation.end, share + longest);
+  EXPECT_LE(simulation.end, 1.02 * share);  // longest-first leaves only short tasks for the end
+}
+
+TEST(Coordinator, WidthsThatChooseWidthsGivesShortenAPhaseOfFewLongTasks) {
+  const std::vector<double> seconds = {40, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4};
+  Simulation narrow(make_tasks(seconds), 4), wide(make_tasks(seconds, choose_widths(seconds, 4)), 4);
+  narrow.run();
+  wide.run();
+  EXPECT_EQ(narrow.end, 40);
+  EXPECT_LT(wide.end, 28);
+}
+
+TEST(Coordinator, CorrectionByWhatWasMeasuredChangesTheOrder) {
+  std::vector<Task> tasks = {{0, "a", "slow", 2, 1}, {1, "b", "slow", 1, 1}, {2, "c", "fast", 1.9, 1}, {3, "d", "fast", 1.5, 1}};
+  Simulation simulation(tasks, 1);
+  simulation.execute = [](const Task& task, const std::vector<int>&, int) {
+    return RunResult{task.predicted_seconds * (task.kind == "slow" ? 10 : 1), {}, {}};
+  };
+  simulation.run();
+  // After 0 both kinds carry its factor; after 2 "fast" is known to be fast and 1 overtakes 3.
+  EXPECT_THAT(ids(simulation.runs), ElementsAre(0, 2, 1, 3));
+}
+
+TEST(Coordinator, AFailedTaskIsRetriedOnAnotherRank) {
+  for (const int n_ranks : {2, 3, 8}) {
+    Simulation simulation(make_tasks({9, 1, 1, 1, 1, 1, 1, 1}), n_ranks);
+    simulation.execute = [](const Task& task, const std::vector<int>&, int attempt) {
+      return task.id == 3 && attempt == 1 ? RunResult{0.1, TaskStatus::failed, {}} : RunResult{task.predicted_seconds, {}, {}};
+    };
+    simulation.run();
+    expect_each_done_once(simulation, 8);
+    std::vector<int> ranks;
+    for (const SimulatedRun& run : simulation.runs)
+      if (run.id == 3) ranks.push_back(run.members.front());
+    ASSERT_EQ(ranks.size(), 2U);
+    EXPECT_NE(ranks[0], ranks[1]);
+    EXPECT_THAT(simulation.failed, ElementsAre("3 on " + std::to_string(ranks[0]) + " attempt 1: error"));
+    EXPECT_THAT(simulation.quarantined, IsEmpty());
+  }
+}
+
+TEST(Coordinator, ATaskThatFailedOnEveryRankMayComeBackToOne) {
+  Simulation simulation(make_tasks({1}), 2, {.max_attempts = 3});
+  simulation.execute = [](const Task&, const std::vector<int>&, int attempt) {
+    return RunResult{1, attempt < 3 ? TaskStatus::failed : TaskStatus::ok, {}};
+  };
+  simulation.run();
+  ASSERT_EQ(simulation.runs.size(), 3U);
+  EXPECT_NE(simulation.runs[0].members, simulation.runs[1].members);
+  expect_each_done_once(simulation, 1);
+}
+
+TEST(Coordinator, ATaskThatFailsTooOftenIsQuarantinedAndTheRestGoesOn) {
+  for (const int n_ranks : {1, 3}) {
+    Simulation simulation(make_tasks({1, 2, 3, 4, 5}), n_ranks);
+    simulation.execute = [](const Task& task, const std::vector<int>&, int) {
+      return RunResult{task.predicted_seconds, task.id == 4 || task.id == 1 ? TaskStatus::failed : TaskStatus::ok, {}};
+    };
+    simulation.run();
+    EXPECT_EQ(simulation.done.size(), 3U);
+    EXPECT_EQ(simulation.failed.size(), 4U);
+    EXPECT_THAT(simulation.finishes.front().quarantined, ElementsAre(1, 4));
+    EXPECT_FALSE(simulation.finishes.front().stopped);
+    EXPECT_EQ(simulation.finishes.front().error_code, 0);
+  }
+}
+
+TEST(Coordinator, AllTasksFailingEndsThePhase) {
+  Simulation simulation(make_tasks({1, 2, 3}, {3, 1, 2}), 3);
+  simulation.execute = [](const Task&, const std::vector<int>&, int) { return RunResult{1, TaskStatus::failed, {}}; };
+  simulation.run();
+  EXPECT_THAT(simulation.finishes.front().quarantined, ElementsAre(0, 1, 2));
+  EXPECT_EQ(simulation.runs.size(), 6U);
+}
+
+TEST(Coordinator, WideTasksStartFirstOnTheLowestRanksOnceAllAreThere) {
+  Simulation simulation(make_tasks({9, 4, 8, 1}, {1, 2, 3, 1}), 4);
+  simulation.ready_at = [](int rank) { return 1.0 - 0.1 * rank; };
+  simulation.run();
+  EXPECT_EQ(simulation.runs[0].id, 2);
+  EXPECT_EQ(simulation.runs[0].start, 1.0);
+  EXPECT_THAT(simulation.runs[0].members, ElementsAre(0, 1, 2));
+  expect_each_done_once(simulation, 4);
+}
+
+TEST(Coordinator, RanksThatGatherForAWideTaskRunOnlyWhatEndsInTime) {
+  // The first wide task holds ranks 0..2 until 10; the second wants 3 ranks, so rank 3 may fill in until then.
+  Simulation simulation(make_tasks({30, 15, 12, 6, 4, 1}, {3, 3, 1, 1, 1, 1}), 4);
+  simulation.run();
+  const auto start_of = [&](std::int64_t id) {
+    for (const SimulatedRun& run : simulation.runs)
+      if (run.id == id) return run.start;
+    return -1.0;
+  };
+  EXPECT_EQ(start_of(0), 0);
+  EXPECT_EQ(start_of(3), 0);   // 6 s: the longest that is over by 10
+  EXPECT_EQ(start_of(4), 6);   // 4 s: over by 10 exactly
+  EXPECT_EQ(start_of(1), 10);  // not delayed
+  EXPECT_EQ(start_of(2), 10);  // 12 s: waited
+  expect_no_rank_runs_two_at_once(simulation.runs);
+}
+
+TEST(Coordinator, AWideTaskIsReportedByItsLowestRankAndOnce) {
+  Simulation simulation(make_tasks({9}, {3}), 3);
+  std::vector<std::string> reports;
+  simulation.events.task_done = [&](const Task&, const Outcome& outcome, int rank) {
+    reports.push_back(outcome.report + " " + std::to_string(rank) + " " + std::to_string(outcome.seconds));
+  };
+  simulation.run();
+  EXPECT_THAT(reports, ElementsAre("report of 0 0 3.000000"));
+}
+
+TEST(Coordinator, AWideTaskIsRetriedWithoutTheRankThatFailed) {
+  Simulation simulation(make_tasks({9}, {2}), 3);
+  simulation.execute = [](const Task&, const std::vector<int>&, int attempt) {
+    return attempt == 1 ? RunResult{1, TaskStatus::failed, {1}} : RunResult{1, {}, {}};
+  };
+  simulation.run();
+  ASSERT_EQ(simulation.runs.size(), 2U);
+  EXPECT_THAT(simulation.runs[0].members, ElementsAre(0, 1));
+  EXPECT_THAT(simulation.runs[1].members, ElementsAre(0, 2));
+  EXPECT_THAT(simulation.failed, ElementsAre("0 on 1 attempt 1: error"));
+}
+
+TEST(Coordinator, NoTaskStartsAfterAStopAndThoseInFlightFinish) {
+  Simulation simulation(make_tasks({5, 4, 3, 2, 1}), 2);
+  simulation.stop_at = 4.5;  // 0 runs until 5, 2 from 4 until 7
+  simulation.run();
+  EXPECT_THAT(ids(simulation.runs), ElementsAre(0, 1, 2));
+  EXPECT_THAT(simulation.done, ElementsAre(1, 0, 2));
+  ASSERT_EQ(simulation.finishes.size(), 2U);
+  EXPECT_TRUE(simulation.finishes.front().stopped);
+}
+
+TEST(Coordinator, AStopBeforeTheStartRunsNothing) {
+  Simulation simulation(make_tasks({5, 4}), 3);
+  simulation.stop_at = 0;
+  simulation.run();
+  EXPECT_THAT(simulation.runs, IsEmpty());
+  EXPECT_TRUE(simulation.finishes.at(2).stopped);
+}
+
+TEST(Coordinator, AStopThatLeavesNothingUndoneIsNone) {
+  Simulation simulation(make_tasks({5, 4}), 2);
+  simulation.stop_at = 1;
+  simulation.run();
+  EXPECT_EQ(simulation.done.size(), 2U);
+  EXPECT_FALSE(simulation.finishes.front().stopped);
+}
+
+TEST(Coordinator, AWorkersStopCountsAndSoDoesACallbacks) {
+  Simulation by_callback(make_tasks({5, 4, 3}), 1);
+  by_callback.execute = [](const Task&, const std::vector<int>&, int) { return RunResult{1, TaskStatus::stopped, {}}; };
+  by_callback.run();
+  EXPECT_THAT(ids(by_callback.runs), ElementsAre(0));
+  EXPECT_THAT(by_callback.done, IsEmpty());
+  EXPECT_THAT(by_callback.failed, IsEmpty());
+  EXPECT_TRUE(by_callback.finishes.front().stopped);
+
+  Simulation by_worker(make_tasks({5, 4, 3}), 2);
+  Coordinator& coordinator = by_worker.coordinator();
+  WorkerMessage ready;
+  ready.stop_requested = true;
+  EXPECT_THAT(coordinator.on_message(1, ready, 0), IsEmpty());
+  EXPECT_EQ(coordinator.on_message(0, WorkerMessage{}, 0).size(), 2U);
+  EXPECT_TRUE(coordinator.finished());
+  EXPECT_TRUE(coordinator.result().stopped);
+}
+
+TEST(Coordinator, AFailureAfterAStopIsNotRetried) {
+  Simulation simulation(make_tasks({5}), 2);
+  simulation.stop_at = 1;
+  simulation.execute = [](const Task&, const std::vector<int>&, int) { return RunResult{5, TaskStatus::failed, {}}; };
+  simulation.run();
+  EXPECT_EQ(simulation.runs.size(), 1U);
+  EXPECT_TRUE(simulation.finishes.front().stopped);
+  EXPECT_THAT(simulation.finishes.front().quarantined, IsEmpty());
+}
+
+TEST(Coordinator, ZeroTasksEndOnceAllRanksAreThere) {
+  Simulation simulation({}, 3);
+  simulation.run();
+  EXPECT_EQ(simulation.finishes.size(), 3U);
+  EXPECT_FALSE(simulation.finishes.front().stopped);
+}
+
+TEST(Coordinator, AnErrorOfTheSinkEndsThePhaseAndNoCallbackComesAfterIt) {
+  Simulation simulation(make_tasks({5, 4, 3, 2, 1}), 2);
+  int calls = 0;
+  simulation.events.task_done = [&](const Task&, const Outcome&, int) {
+    if (++calls == 2) throw core::StoreError("journal: disk full");
+  };
+  simulation.run();
+  EXPECT_EQ(calls, 2);
+  EXPECT_THAT(ids(simulation.runs), ElementsAre(0, 1, 2));
+  ASSERT_EQ(simulation.finishes.size(), 2U);
+  EXPECT_EQ(simulation.finishes[1].error_code, static_cast<int>(core::ExitCode::system));
+  EXPECT_EQ(simulation.finishes[1].error, "journal: disk full");
+  EXPECT_THROW(std::rethrow_exception(simulation.coordinator().error()), core::StoreError);
+}
+
+TEST(Coordinator, ProgressTellsWhatRunsAndWhenItWillEnd) {
+  Simulation simulation(make_tasks({8, 6, 4, 2}), 2);
+  Coordinator& coordinator = simulation.coordinator();
+  Progress start = coordinator.progress(0);
+  EXPECT_EQ(start.total, 4);
+  EXPECT_DOUBLE_EQ(start.eta_seconds, 10);
+  coordinator.on_message(0, WorkerMessage{}, 0);
+  coordinator.on_message(1, WorkerMessage{}, 1);
+  const Progress running = coordinator.progress(3);
+  EXPECT_EQ(running.workers[0].task, "task 0");
+  EXPECT_EQ(running.workers[1].task, "task 1");
+  EXPECT_DOUBLE_EQ(running.workers[1].since_seconds, 1);
+  EXPECT_DOUBLE_EQ(running.workers[1].busy_seconds, 2);
+  EXPECT_DOUBLE_EQ(running.eta_seconds, (5 + 4 + 4 + 2) / 2.0);
+  WorkerMessage done;
+  done.kind = WorkerMessage::Kind::done;
+  done.task = 1;
+  done.seconds = 12;  // everything takes twice as long as thought
+  coordinator.on_message(1, done, 13);
+  const Progress corrected = coordinator.progress(13);
+  EXPECT_EQ(corrected.done, 1);
+  EXPECT_EQ(corrected.workers[1].task, "task 2");
+  EXPECT_DOUBLE_EQ(corrected.eta_seconds, (3 + 8 + 4) / 2.0 > 8 ? 7.5 : 8);
+}
+
+TEST(Coordinator, ProgressComesAtTheIntervalAndOnceAtTheEnd) {
+  Simulation simulation(make_tasks({8}), 1, {.max_attempts = 2, .progress_interval_seconds = 2});
+  std::vector<double> times;
+  simulation.events.progress = [&](const Progress& progress) { times.push_back(progress.elapsed_seconds); };
+  Coordinator& coordinator = simulation.coordinator();
+  coordinator.on_tick(0);
+  coordinator.on_tick(1);
+  coordinator.on_tick(2);
+  EXPECT_EQ(coordinator.next_tick(), 4);
+  simulation.run();
+  EXPECT_THAT(times, ElementsAre(0, 2, 8));
+}
+
+TEST(Coordinator, MessagesThatCannotBeAreErrors) {
+  Simulation simulation(make_tasks({8, 7}), 2);
+  Coordinator& coordinator = simulation.coordinator();
+  coordinator.on_message(0, WorkerMessage{}, 0);
+  EXPECT_THROW(coordinator.on_message(0, WorkerMessage{}, 0), core::Error);
+  EXPECT_THROW(coordinator.on_message(2, WorkerMessage{}, 0), core::Error);
+  WorkerMessage done;
+  done.kind = WorkerMessage::Kind::done;
+  done.task = 1;
+  EXPECT_THROW(coordinator.on_message(0, done, 1), core::Error);
+  WorkerMessage left;
+  left.kind = WorkerMessage::Kind::left;
+  EXPECT_THROW(coordinator.on_message(0, left, 1), core::Error);
+}
+
+}  // namespace
+}  // namespace voronoi::sched
