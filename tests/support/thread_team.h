@@ -61,9 +61,9 @@ class TeamRoom {
   bool failed_ = false;
 };
 
-class ThreadTeam final : public core::Team {
+class TeamMember final : public core::Team {
  public:
-  ThreadTeam(TeamRoom& room, int rank) : room_(room), rank_(rank) {}
+  TeamMember(TeamRoom& room, int rank) : room_(room), rank_(rank) {}
   int rank() const override { return rank_; }
   int size() const override { return room_.size(); }
   std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override { return room_.all_gather(rank_, mine); }
@@ -80,7 +80,7 @@ inline void run_team(int size, const std::function<void(core::Team&)>& body) {
   std::vector<std::thread> threads;
   for (int rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
-      ThreadTeam team(room, rank);
+      TeamMember team(room, rank);
       try {
         body(team);
       } catch (...) {

@@ -24,7 +24,7 @@ struct KmeansParameters {
   int max_iterations = 100;
   double tolerance = 1e-4;         ///< stop when one step lowers the objective by less than this share of it
   std::uint64_t seed = 0, stream = 0;
-  std::span<const float> initial;  ///< [k, dim] or empty: k-means++ on a sample drawn by counter-based random numbers
+  std::span<const float> initial = {};  ///< [k, dim] or empty: k-means++ on a sample drawn by counter-based random numbers
 };
 
 struct KmeansResult {
