@@ -1,0 +1,33 @@
+// What the first passes leave: with the codes fixed, tr((W-Q) H (W-Q)^T) is a least-squares problem in the codebooks, and in the scales and
+// biases of the columns; with those fixed, each column's codes can be chosen anew against all others (coordinate descent).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "quant/vq/vptq.h"
+
+namespace voronoi::quant {
+
+/// Works on a run whose codes are chosen. All calls are collective over the run's team.
+class Refiner {
+ public:
+  explicit Refiner(VqRun& run);
+
+  /// Recomputes quantized values from codes and books, and the gradients; returns tr((W-Q) H (W-Q)^T). Due before each call below.
+  double update();
+  /// Codebooks by conjugate gradients, rounded to the stored type; returns the steps taken, one product with H each.
+  int fit_codebooks(int max_steps);
+  /// Scale and bias of every column, likewise.
+  int fit_columns(int max_steps);
+  /// Every column's codes anew, for the target q_c + ((W-Q) H)_c / H_cc, in blocks of columns; a vector whose new codes are no nearer
+  /// keeps the old ones, so the error never rises.
+  void sweep(std::int64_t candidates);
+
+ private:
+  VqRun& run_;
+  std::vector<std::vector<float>> gradient_;  ///< by piece: H (W - Q), [in, width]
+  double error_ = 0;
+};
+
+}  // namespace voronoi::quant

@@ -1,0 +1,77 @@
+#include "quant/vq/voronoi.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "quant/vq/refine.h"
+#include "quant/vq/vptq.h"
+
+namespace voronoi::quant {
+namespace {
+
+constexpr int kFitSteps = 12;
+
+/// What a round may change, kept to take it back.
+struct Snapshot {
+  explicit Snapshot(const VqRun& run) : books(run.books), columns(run.columns) {
+    for (const Piece& piece : run.pieces) {
+      codes.push_back(piece.codes);
+      residual_codes.push_back(piece.residual_codes);
+    }
+  }
+  void restore(VqRun& run) {
+    run.books = std::move(books);
+    run.columns = std::move(columns);
+    for (std::size_t i = 0; i < run.pieces.size(); ++i) {
+      run.pieces[i].codes = std::move(codes[i]);
+      run.pieces[i].residual_codes = std::move(residual_codes[i]);
+    }
+  }
+  Codebooks books;
+  ColumnScale columns;
+  std::vector<std::vector<std::int32_t>> codes, residual_codes;
+};
+
+QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) {
+  VqRun run(context, team, input, parameters);
+  run.quantize(parameters.candidates);
+  Refiner refiner(run);
+  double error = refiner.update();
+  int steps = 0, rounds = 0;
+  const auto relative = [&](double value) { return run.weight_norm > 0 ? value / run.weight_norm : 0.0; };
+  for (int round = 1; round <= parameters.rounds; ++round) {
+    Snapshot before(run);
+    steps += refiner.fit_codebooks(kFitSteps);
+    refiner.update();
+    refiner.sweep(parameters.candidates);
+    const double now = refiner.update();
+    if (!(now < error)) {
+      before.restore(run);
+      error = refiner.update();
+      break;
+    }
+    error = now;
+    rounds = round;
+    run.statistics["error_round_" + std::to_string(round)] = relative(error);
+  }
+  run.statistics["rounds_kept"] = rounds;
+  run.statistics["refit_steps"] = steps;
+  return run.finish(error);
+}
+
+class VoronoiQuantizer final : public Quantizer {
+ public:
+  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) const override {
+    return run_voronoi(context, team, input, parameters);
+  }
+};
+
+}  // namespace
+
+const Quantizer& voronoi_quantizer() {
+  static const VoronoiQuantizer quantizer;
+  return quantizer;
+}
+
+}  // namespace voronoi::quant
