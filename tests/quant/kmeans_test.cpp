@@ -132,7 +132,7 @@ TEST(Kmeans, BytesDoNotDependOnThreadsOrTeam) {
     EXPECT_EQ(result.objective, reference.objective) << threads;
   }
   for (const int size : {1, 2, 3}) {
-    test::run_team(size, [&](core::Team& team) {
+    test::run_as_team(size, [&](core::Team& team) {
       backend::Context context(backend::Device::cpu, 1 + team.rank() % 2);
       const auto mine = chunks_of(data, n_chunks, team.rank(), team.size());
       const KmeansResult result = kmeans(context, team, n_chunks, mine, parameters);
@@ -150,7 +150,7 @@ TEST(Kmeans, RepairDoesNotDependOnTheTeam) {
   const KmeansResult reference = solve(data, parameters, 6, 1);
   EXPECT_GE(reference.repaired, 15);
   EXPECT_LT(reference.objective.back(), 0.15 * reference.objective.front());
-  test::run_team(3, [&](core::Team& team) {
+  test::run_as_team(3, [&](core::Team& team) {
     backend::Context context(backend::Device::cpu, 1);
     const KmeansResult result = kmeans(context, team, 6, chunks_of(data, 6, team.rank(), 3), parameters);
     EXPECT_EQ(result.centroids, reference.centroids);
@@ -248,7 +248,7 @@ TEST(Kmeans, EveryMemberRefusesPointsThatAreNotFinite) {
   data.points[5] = std::numeric_limits<float>::quiet_NaN();
   int refused = 0;
   std::mutex mutex;
-  test::run_team(3, [&](core::Team& team) {
+  test::run_as_team(3, [&](core::Team& team) {
     backend::Context context(backend::Device::cpu, 1);
     try {
       kmeans(context, team, 6, chunks_of(data, 6, team.rank(), 3), {.k = 2, .dim = 2});

@@ -74,7 +74,7 @@ class TeamMember final : public core::Team {
 };
 
 /// Runs body(team) once for each of `size` members, each on its own thread; rethrows the exception of the lowest rank that has one of its own.
-inline void run_team(int size, const std::function<void(core::Team&)>& body) {
+inline void run_as_team(int size, const std::function<void(core::Team&)>& body) {
   TeamRoom room(size);
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(size));
   std::vector<std::thread> threads;
