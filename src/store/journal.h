@@ -14,14 +14,16 @@ namespace voronoi::store {
 class Journal {
  public:
   /// Opens or creates for appending: replays, truncates a torn tail (an incomplete or unchecksummed last line) and keeps the
-  /// records. Throws FormatError when a line before the last is damaged (file, line, remedy), StoreError when it cannot be written.
+  /// records. Throws FormatError when a line before the last is damaged (file, line, remedy), StoreError when it cannot be written
+  /// or has another writer.
   explicit Journal(const std::filesystem::path& path);
   ~Journal();
   Journal(Journal&&) noexcept;
   Journal& operator=(Journal&&) = delete;
   const std::vector<core::Json>& records() const;
   bool dropped_torn_tail() const;
-  /// Written and synced when this returns.
+  /// Written and synced when this returns. After a StoreError for want of space it may be called again; after a failed sync only a
+  /// new Journal can tell what is on the disk.
   void append(const core::Json& record);
 
   /// Read-only replay, for `status`: ignores a torn tail, writes nothing.

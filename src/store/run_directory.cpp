@@ -172,6 +172,7 @@ void create_run_directory(const RunPaths& paths) {
     if (error) throw StoreError(reason(folder, "create the directory", error.value()));
   }
   check_writable(paths);
+  core::sync_directory(paths.root);
 }
 
 RunLock::RunLock(const RunPaths& paths) {
