@@ -41,12 +41,12 @@ struct Layout {
 HWY_NOINLINE void pack_head(const AttentionShape& shape, const Layout& layout, const float* k, const float* v, float* packed) {
   for (std::int64_t key = 0; key < layout.n_keys; key += kPanel, packed += shape.head_dim * kPanel) {
     const std::int64_t rows = std::clamp<std::int64_t>(shape.n_tokens - key, 0, kPanel);
-    pack_rows(shape.head_dim, rows, kPanel, k + key * shape.ld_kv, shape.ld_kv, packed);
+    pack_rows<kPanel>(shape.head_dim, rows, k + key * shape.ld_kv, shape.ld_kv, packed);
   }
   for (std::int64_t key = 0; key < layout.n_keys; key += kKeys)
     for (std::int64_t column = 0; column < layout.dim; column += kPanel, packed += kKeys * kPanel) {
       const std::int64_t rows = std::min(kKeys, shape.n_tokens - key);
-      pack_columns(rows, std::min(kPanel, shape.head_dim - column), v + key * shape.ld_kv + column, shape.ld_kv, packed);
+      pack_columns<kPanel>(rows, std::min(kPanel, shape.head_dim - column), v + key * shape.ld_kv + column, shape.ld_kv, packed);
       std::fill(packed + rows * kPanel, packed + kKeys * kPanel, 0.0F);
     }
 }

@@ -1,157 +1,159 @@
-// OpenBLAS on one thread a tile; tiles of fixed size are dealt to the pool, so that the bits do not depend on its size.
-#include <cblas.h>
-
+// Factorizations as recursions whose work is matrix products; only small diagonal blocks are plain loops. No vendor library decides the
+// bits: they are the same on every machine with fused multiply-add.
 #include <algorithm>
-#include <mutex>
-#include <vector>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/types.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
-
-// LAPACK's Fortran symbols: no LAPACKE package is needed.
-extern "C" {
-void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* info);
-void dtrtri_(const char* uplo, const char* diag, const int* n, double* a, const int* lda, int* info);
-}
 
 namespace voronoi::kernels {
 namespace {
 
-constexpr std::int64_t kTileRows = 512;
-constexpr std::int64_t kTileColumns = 512;
-constexpr std::int64_t kGramTile = 384;
-constexpr std::int64_t kGramRows = 2048;
-constexpr std::int64_t kFactorBlock = 256;
+constexpr std::int64_t kBaseOrder = 64;
 
-int narrow(std::int64_t value) {
-  VORONOI_REQUIRE(value >= 0 && value <= 0x7FFFFFFF, "a BLAS extent must fit 32 bits");
-  return static_cast<int>(value);
-}
-
-void one_blas_thread() {
-  static std::once_flag once;
-  std::call_once(once, [] { openblas_set_num_threads(1); });
-}
-
-CBLAS_TRANSPOSE op(bool transpose) { return transpose ? CblasTrans : CblasNoTrans; }
-
-void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t lda, const float* b,
-          std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
-  cblas_sgemm(CblasRowMajor, op(ta), op(tb), narrow(m), narrow(n), narrow(k), alpha, a, narrow(lda), b, narrow(ldb), beta, c,
-              narrow(ldc));
-}
-
-void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, double alpha, const double* a, std::int64_t lda,
-          const double* b, std::int64_t ldb, double beta, double* c, std::int64_t ldc) {
-  cblas_dgemm(CblasRowMajor, op(ta), op(tb), narrow(m), narrow(n), narrow(k), alpha, a, narrow(lda), b, narrow(ldb), beta, c,
-              narrow(ldc));
-}
+/// Where an order is divided: a multiple of kBaseOrder near the middle.
+std::int64_t middle(std::int64_t n) { return core::ceil_div(n / 2, kBaseOrder) * kBaseOrder; }
 
 template <class T>
-void tiled_gemm(const Exec& exec, bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
-                std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
-  if (m == 0 || n == 0) return;
-  one_blas_thread();
-  const std::int64_t tiles_m = core::ceil_div(m, kTileRows), tiles_n = core::ceil_div(n, kTileColumns);
-  exec.pool->parallel_for(tiles_m * tiles_n, [&](std::int64_t tile) {
-    const std::int64_t i = tile / tiles_n * kTileRows, j = tile % tiles_n * kTileColumns;
-    gemm(ta, tb, std::min(kTileRows, m - i), std::min(kTileColumns, n - j), k, alpha, ta ? a + i : a + i * lda, lda,
-         tb ? b + j * ldb : b + j, ldb, beta, c + i * ldc + j, ldc);
-  });
+void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
+          std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
+  VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
+  cpu_gemm(exec, Product<T>{transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc});
 }
 
-void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx, double* sum) {
-  one_blas_thread();
-  const std::int64_t tiles = core::ceil_div(n, kGramTile);
-  exec.pool->parallel_for(tiles * (tiles + 1) / 2, [&](std::int64_t index) {
-    std::int64_t tile_i = 0;
-    while ((tile_i + 1) * (tile_i + 2) / 2 <= index) ++tile_i;
-    const std::int64_t tile_j = index - tile_i * (tile_i + 1) / 2;
-    const std::int64_t i = tile_i * kGramTile, j = tile_j * kGramTile;
-    const std::int64_t rows = std::min(kGramTile, n - i), columns = std::min(kGramTile, n - j);
-    std::vector<float> product(static_cast<std::size_t>(rows * columns));
-    for (std::int64_t r = 0; r < n_rows; r += kGramRows) {
-      gemm(true, false, rows, columns, std::min(kGramRows, n_rows - r), 1.0F, x + r * ldx + i, ldx, x + r * ldx + j, ldx, 0.0F,
-           product.data(), columns);
-      for (std::int64_t p = 0; p < rows; ++p) {
-        const std::int64_t last = tile_i == tile_j ? p + 1 : columns;
-        double* target = sum + (i + p) * n + j;
-        const float* source = product.data() + p * columns;
-        for (std::int64_t q = 0; q < last; ++q) target[q] += static_cast<double>(source[q]);
-      }
-    }
-  });
-}
-
-/// Blocked right-looking factorization; the trailing update is the tiled gemm.
-std::int64_t cholesky_lower(const Exec& exec, std::int64_t n, double* a, std::int64_t lda) {
-  one_blas_thread();
-  for (std::int64_t s = 0; s < n; s += kFactorBlock) {
-    const std::int64_t size = std::min(kFactorBlock, n - s), rest = n - s - size;
-    double* diagonal = a + s * lda + s;
-    const int order = narrow(size), ld = narrow(lda);
-    int info = 0;
-    // Row-major lower is column-major upper: A = L L^T = (L^T)^T (L^T).
-    dpotrf_("U", &order, diagonal, &ld, &info);
-    if (info != 0) return s + info;
-    if (rest == 0) break;
-    double* below = diagonal + size * lda;
-    exec.pool->parallel_for(core::ceil_div(rest, kTileRows), [&](std::int64_t tile) {
-      const std::int64_t i = tile * kTileRows;
-      cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, narrow(std::min(kTileRows, rest - i)), order, 1.0,
-                  diagonal, ld, below + i * lda, ld);
-    });
-    const std::int64_t tiles = core::ceil_div(rest, kTileRows);
-    exec.pool->parallel_for(tiles * (tiles + 1) / 2, [&](std::int64_t index) {
-      std::int64_t tile_i = 0;
-      while ((tile_i + 1) * (tile_i + 2) / 2 <= index) ++tile_i;
-      const std::int64_t i = tile_i * kTileRows, j = (index - tile_i * (tile_i + 1) / 2) * kTileRows;
-      gemm(false, true, std::min(kTileRows, rest - i), std::min(kTileRows, rest - j), size, -1.0, below + i * lda, lda,
-           below + j * lda, lda, 1.0, diagonal + (size + i) * lda + size + j, lda);
-    });
+std::int64_t cholesky_base(std::int64_t n, double* a, std::int64_t lda) {
+  double column[kBaseOrder];
+  for (std::int64_t p = 0; p < n; ++p) {
+    const double square = a[p * lda + p];
+    if (!(square > 0.0) || !std::isfinite(square)) return p + 1;
+    const double pivot = std::sqrt(square);
+    a[p * lda + p] = pivot;
+    for (std::int64_t i = p + 1; i < n; ++i) column[i] = a[i * lda + p] /= pivot;
+    for (std::int64_t i = p + 1; i < n; ++i)
+      for (std::int64_t j = p + 1; j <= i; ++j) a[i * lda + j] -= column[i] * column[j];
   }
   return 0;
 }
 
-/// Blocked inverse of L, block row by block row: with X the inverse of the leading part,
-/// row block s becomes -L_ss^-1 * (L_s,0..s * X), and the diagonal block L_ss^-1.
+/// X [m, n] = X L^-T for L lower.
+void solve_right_transposed(const Exec& exec, std::int64_t m, std::int64_t n, const double* l, std::int64_t ldl, double* x,
+                            std::int64_t ldx) {
+  if (n > kBaseOrder) {
+    const std::int64_t half = middle(n);
+    solve_right_transposed(exec, m, half, l, ldl, x, ldx);
+    gemm(exec, false, true, m, n - half, half, -1.0, x, ldx, l + half * ldl, ldl, 1.0, x + half, ldx);
+    solve_right_transposed(exec, m, n - half, l + half * ldl + half, ldl, x + half, ldx);
+    return;
+  }
+  // Columns of several rows side by side, so that the inner loop runs over independent elements.
+  constexpr std::int64_t kRows = 32;
+  exec.pool->parallel_for(core::ceil_div(m, kRows), [&](std::int64_t chunk) {
+    double* rows = x + chunk * kRows * ldx;
+    const std::int64_t n_rows = std::min(kRows, m - chunk * kRows);
+    double turned[kBaseOrder][kRows] = {};
+    for (std::int64_t r = 0; r < n_rows; ++r)
+      for (std::int64_t c = 0; c < n; ++c) turned[c][r] = rows[r * ldx + c];
+    for (std::int64_t c = 0; c < n; ++c) {
+      for (std::int64_t p = 0; p < c; ++p)
+        for (std::int64_t r = 0; r < kRows; ++r) turned[c][r] -= turned[p][r] * l[c * ldl + p];
+      for (std::int64_t r = 0; r < kRows; ++r) turned[c][r] /= l[c * ldl + c];
+    }
+    for (std::int64_t r = 0; r < n_rows; ++r)
+      for (std::int64_t c = 0; c < n; ++c) rows[r * ldx + c] = turned[c][r];
+  });
+}
+
+std::int64_t cholesky_lower(const Exec& exec, std::int64_t n, double* a, std::int64_t lda) {
+  if (n <= kBaseOrder) return cholesky_base(n, a, lda);
+  const std::int64_t half = middle(n), rest = n - half;
+  double* below = a + half * lda;
+  double* corner = below + half;
+  if (const std::int64_t minor = cholesky_lower(exec, half, a, lda); minor != 0) return minor;
+  solve_right_transposed(exec, rest, half, a, lda, below, lda);
+  // The product's tiles reach over the diagonal, but what stands above it is to stay: the update goes through a buffer.
+  Scratch<double> update(rest * rest);
+  cpu_gemm(exec, Product<double>{false, true, rest, rest, half, 1.0, below, lda, below, lda, 0.0, update.data(), rest, Part::lower});
+  exec.pool->parallel_for(core::ceil_div(rest, kBaseOrder), [&](std::int64_t chunk) {
+    for (std::int64_t i = chunk * kBaseOrder; i < std::min(rest, (chunk + 1) * kBaseOrder); ++i)
+      for (std::int64_t j = 0; j <= i; ++j) corner[i * lda + j] -= update.data()[i * rest + j];
+  });
+  const std::int64_t minor = cholesky_lower(exec, rest, corner, lda);
+  return minor == 0 ? 0 : half + minor;
+}
+
+void invert_base(std::int64_t n, double* l, std::int64_t ldl) {
+  // Row by row: with X the inverse of the leading part, row i becomes -(l_i X) / l_ii, then 1 / l_ii.
+  double row[kBaseOrder];
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::fill_n(row, i, 0.0);
+    for (std::int64_t p = 0; p < i; ++p)
+      for (std::int64_t j = 0; j <= p; ++j) row[j] += l[i * ldl + p] * l[p * ldl + j];
+    const double inverse = 1.0 / l[i * ldl + i];
+    for (std::int64_t j = 0; j < i; ++j) l[i * ldl + j] = -row[j] * inverse;
+    l[i * ldl + i] = inverse;
+  }
+}
+
+/// out [n, n] = the lower triangle of l, zeros above.
+void copy_lower(std::int64_t n, const double* l, std::int64_t ldl, double* out) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::copy_n(l + i * ldl, i + 1, out + i * n);
+    std::fill(out + i * n + i + 1, out + (i + 1) * n, 0.0);
+  }
+}
+
+/// X [n, m] = L X (left) or X [m, n] = X L (right) for L [n, n] lower: halves, so that half of the zeros cost nothing.
+void multiply_left(const Exec& exec, std::int64_t n, std::int64_t m, const double* l, std::int64_t ldl, double* x, std::int64_t ldx) {
+  if (n <= 4 * kBaseOrder) {
+    Scratch<double> triangle(n * n), copy(n * m);
+    copy_lower(n, l, ldl, triangle.data());
+    for (std::int64_t i = 0; i < n; ++i) std::copy_n(x + i * ldx, m, copy.data() + i * m);
+    return gemm(exec, false, false, n, m, n, 1.0, triangle.data(), n, copy.data(), m, 0.0, x, ldx);
+  }
+  const std::int64_t half = middle(n);
+  multiply_left(exec, n - half, m, l + half * ldl + half, ldl, x + half * ldx, ldx);
+  gemm(exec, false, false, n - half, m, half, 1.0, l + half * ldl, ldl, x, ldx, 1.0, x + half * ldx, ldx);
+  multiply_left(exec, half, m, l, ldl, x, ldx);
+}
+
+void multiply_right(const Exec& exec, std::int64_t m, std::int64_t n, const double* l, std::int64_t ldl, double* x, std::int64_t ldx) {
+  if (n <= 4 * kBaseOrder) {
+    Scratch<double> triangle(n * n), copy(m * n);
+    copy_lower(n, l, ldl, triangle.data());
+    for (std::int64_t i = 0; i < m; ++i) std::copy_n(x + i * ldx, n, copy.data() + i * n);
+    return gemm(exec, false, false, m, n, n, 1.0, copy.data(), n, triangle.data(), n, 0.0, x, ldx);
+  }
+  const std::int64_t half = middle(n);
+  multiply_right(exec, m, half, l, ldl, x, ldx);
+  gemm(exec, false, false, m, half, n - half, 1.0, x + half, ldx, l + half * ldl, ldl, 1.0, x, ldx);
+  multiply_right(exec, m, n - half, l + half * ldl + half, ldl, x + half, ldx);
+}
+
+void invert_halves(const Exec& exec, std::int64_t n, double* l, std::int64_t ldl) {
+  if (n <= kBaseOrder) return invert_base(n, l, ldl);
+  const std::int64_t half = middle(n), rest = n - half;
+  double* below = l + half * ldl;
+  invert_halves(exec, half, l, ldl);
+  invert_halves(exec, rest, below + half, ldl);
+  // L21 becomes -L22^-1 L21 L11^-1.
+  multiply_left(exec, rest, half, below + half, ldl, below, ldl);
+  multiply_right(exec, rest, half, l, ldl, below, ldl);
+  for (std::int64_t i = 0; i < rest; ++i)
+    for (std::int64_t j = 0; j < half; ++j) below[i * ldl + j] = -below[i * ldl + j];
+}
+
 std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int64_t ldl) {
-  one_blas_thread();
   for (std::int64_t i = 0; i < n; ++i)
     if (l[i * ldl + i] == 0.0) return i + 1;
-  std::vector<double> product;
-  for (std::int64_t s = 0; s < n; s += kFactorBlock) {
-    const std::int64_t size = std::min(kFactorBlock, n - s);
-    double* diagonal = l + s * ldl + s;
-    double* left = l + s * ldl;
-    const int order = narrow(size), ld = narrow(ldl);
-    if (s > 0) {
-      // The leading inverse is lower triangular: for columns from j on, only its rows from j on matter.
-      product.assign(static_cast<std::size_t>(size * s), 0.0);
-      exec.pool->parallel_for(core::ceil_div(s, kFactorBlock), [&](std::int64_t tile) {
-        const std::int64_t j = tile * kFactorBlock, columns = std::min(kFactorBlock, s - j);
-        std::vector<double> triangle(static_cast<std::size_t>((s - j) * columns));
-        for (std::int64_t r = j; r < s; ++r)
-          for (std::int64_t c = 0; c < columns; ++c)
-            triangle[static_cast<std::size_t>((r - j) * columns + c)] = j + c <= r ? l[r * ldl + j + c] : 0.0;
-        gemm(false, false, size, columns, s - j, -1.0, left + j, ldl, triangle.data(), columns, 0.0, product.data() + j, s);
-        cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, order, narrow(columns), 1.0, diagonal, ld,
-                    product.data() + j, narrow(s));
-      });
-      for (std::int64_t r = 0; r < size; ++r) std::copy_n(product.data() + r * s, s, left + r * ldl);
-    }
-    int info = 0;
-    dtrtri_("U", "N", &order, diagonal, &ld, &info);
-    if (info != 0) return s + info;
-  }
+  invert_halves(exec, n, l, ldl);
   return 0;
 }
 
 }  // namespace
 
-LinalgKernels cpu_linalg_kernels() {
-  return {tiled_gemm<float>, tiled_gemm<double>, gram_accumulate, cholesky_lower, invert_lower};
-}
+LinalgKernels cpu_linalg_kernels() { return {gemm<float>, gemm<double>, cpu_gram_accumulate, cholesky_lower, invert_lower}; }
 
 }  // namespace voronoi::kernels

@@ -78,25 +78,29 @@ HWY_NOINLINE void micro_tile_rows(std::int64_t k, const T* a, std::int64_t lda, 
   micro_tile_impl<T, false>(std::make_index_sequence<kMicroRows>(), k, a, lda, b, c, ldc, merge);
 }
 
-/// The first `columns` of k rows `ld` apart, packed [k, kMicroColumns] with zeros behind.
-template <class T>
-void pack_columns(std::int64_t k, std::int64_t columns, const T* source, std::int64_t ld, T* packed) {
-  for (std::int64_t p = 0; p < k; ++p, packed += kMicroColumns<T>) {
-    std::copy_n(source + p * ld, columns, packed);
-    std::fill(packed + columns, packed + kMicroColumns<T>, T{0});
+/// The first `count` of each of k rows, `ld` apart, packed [k, kPacked] with zeros behind.
+template <std::int64_t kPacked, class T>
+void pack_columns(std::int64_t k, std::int64_t count, const T* source, std::int64_t ld, T* packed) {
+  if (count == kPacked) {
+    for (std::int64_t p = 0; p < k; ++p) std::copy_n(source + p * ld, kPacked, packed + p * kPacked);
+    return;
+  }
+  for (std::int64_t p = 0; p < k; ++p, packed += kPacked) {
+    std::copy_n(source + p * ld, count, packed);
+    std::fill(packed + count, packed + kPacked, T{0});
   }
 }
 
-/// `rows` rows of k elements, `ld` apart, packed [k, width] (a transpose) with zeros behind.
-template <class T>
-void pack_rows(std::int64_t k, std::int64_t rows, std::int64_t width, const T* source, std::int64_t ld, T* packed) {
+/// `count` rows of k elements, `ld` apart, packed [k, kPacked] (a transpose) with zeros behind.
+template <std::int64_t kPacked, class T>
+void pack_rows(std::int64_t k, std::int64_t count, const T* source, std::int64_t ld, T* packed) {
   // Strips of k keep the cache lines being written in reach.
   constexpr std::int64_t kStrip = 16;
   for (std::int64_t s = 0; s < k; s += kStrip) {
     const std::int64_t end = std::min(k, s + kStrip);
-    for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t p = s; p < end; ++p) packed[p * width + i] = source[i * ld + p];
-    for (std::int64_t p = s; p < end; ++p) std::fill(packed + p * width + rows, packed + (p + 1) * width, T{0});
+    for (std::int64_t i = 0; i < count; ++i)
+      for (std::int64_t p = s; p < end; ++p) packed[p * kPacked + i] = source[i * ld + p];
+    for (std::int64_t p = s; p < end; ++p) std::fill(packed + p * kPacked + count, packed + (p + 1) * kPacked, T{0});
   }
 }
 

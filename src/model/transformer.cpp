@@ -59,7 +59,7 @@ struct Transformer::Impl {
     return array;
   }
 
-  Array<float> load(const std::string& name) const { return load({name, shape_of(name)}); }
+  Array<float> load(const std::string& name) const { return load(TensorSpec{name, shape_of(name)}); }
 
   template <class T>
   void upload(std::span<const T> values, Array<T>& array) const {
@@ -233,8 +233,8 @@ BlockWeights Transformer::load_block(std::int64_t layer) const {
     auto& linears = weights.linears.emplace_back();
     auto& biases = weights.biases.emplace_back();
     for (const LinearSpec& linear : site.linears) {
-      linears.push_back(impl_->load({linear.name + ".weight", {linear.out_features, linear.in_features}}));
-      biases.push_back(linear.has_bias ? impl_->load({linear.name + ".bias", {linear.out_features}}) : Array<float>());
+      linears.push_back(impl_->load(TensorSpec{linear.name + ".weight", {linear.out_features, linear.in_features}}));
+      biases.push_back(linear.has_bias ? impl_->load(TensorSpec{linear.name + ".bias", {linear.out_features}}) : Array<float>());
     }
   }
   return weights;

@@ -1,0 +1,187 @@
+// Packed panels and a register tile, after Goto and van de Geijn 2008: B is packed once into shared panels, then each task packs
+// a tile of rows of A and walks the panels.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/gemm.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// After highway.h, which sets up the target.
+#include <algorithm>
+
+#include "core/types.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/micro_kernel-inl.h"
+#include "kernels/cpu/scratch.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace voronoi::kernels::HWY_NAMESPACE {
+namespace {
+
+// Rows of A a task packs at a time: with kGemmDepth columns they fill a small part of the second-level cache.
+constexpr std::int64_t kTileRows = kMicroRows * (112 / kMicroRows);
+// Elements of B packed at a time: within the last-level cache, a quarter of a core's page tables.
+constexpr std::int64_t kSlabElements = 2 << 20;
+constexpr std::int64_t kGramRows = 2048;
+constexpr std::int64_t kGramColumns = 256;
+
+template <class T>
+constexpr std::int64_t kPanel = kMicroColumns<T>;
+
+/// kPacked columns of op(B) (or rows of op(A)): element (p, i) at x[p * ld + i], or at x[i * ld + p] when `along_k`.
+template <std::int64_t kPacked, class T>
+void pack(bool along_k, std::int64_t k, std::int64_t count, const T* x, std::int64_t ld, T* packed) {
+  if (along_k)
+    pack_rows<kPacked>(k, count, x, ld, packed);
+  else
+    pack_columns<kPacked>(k, count, x, ld, packed);
+}
+
+/// A slab of op(B), [columns, k]: for each depth of k, its panels [panel][depth][kPanel].
+template <class T>
+class PackedSlab {
+ public:
+  PackedSlab(std::int64_t max_columns, std::int64_t k)
+      : k_(k), memory_(core::ceil_div(max_columns, kPanel<T>) * kPanel<T> * k) {}
+
+  void fill(const Exec& exec, bool along_k, std::int64_t columns, const T* b, std::int64_t ldb) {
+    padded_ = core::ceil_div(columns, kPanel<T>) * kPanel<T>;
+    exec.pool->parallel_for(padded_ / kPanel<T>, [&](std::int64_t index) {
+      const std::int64_t j = index * kPanel<T>;
+      for (std::int64_t p = 0; p < k_; p += kGemmDepth)
+        pack<kPanel<T>>(along_k, std::min(kGemmDepth, k_ - p), std::min(kPanel<T>, columns - j), along_k ? b + j * ldb + p : b + p * ldb + j,
+                        ldb, memory_.data() + offset(p, j));
+    });
+  }
+  const T* panel(std::int64_t p, std::int64_t j) const { return memory_.data() + offset(p, j); }
+
+ private:
+  std::int64_t offset(std::int64_t p, std::int64_t j) const { return p * padded_ + j * std::min(kGemmDepth, k_ - p); }
+  std::int64_t k_, padded_ = 0;
+  Scratch<T> memory_;
+};
+
+/// C [rows, columns] of a packed tile of A and panels of B, `depth` deep. Panels wholly right of the diagonal are left out, the diagonal
+/// being where column - row = diagonal (pass `columns` for none).
+template <class T>
+HWY_NOINLINE void multiply_tile(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, const T* b, Merge<T> merge, T* c,
+                                std::int64_t ldc, std::int64_t diagonal) {
+  for (std::int64_t j = 0; j < columns; j += kPanel<T>, b += depth * kPanel<T>) {
+    for (std::int64_t i = 0; i < rows; i += kMicroRows) {
+      const std::int64_t in_rows = std::min<std::int64_t>(kMicroRows, rows - i), in_columns = std::min(kPanel<T>, columns - j);
+      if (j > i + in_rows - 1 + diagonal) continue;
+      T* target = c + i * ldc + j;
+      if (in_rows == kMicroRows && in_columns == kPanel<T>) {
+        micro_tile<T>(depth, a + i * depth, b, target, ldc, merge);
+        continue;
+      }
+      alignas(64) T edge[kMicroRows * kPanel<T>] = {};
+      if (merge.beta != T{0})
+        for (std::int64_t r = 0; r < in_rows; ++r) std::copy_n(target + r * ldc, in_columns, edge + r * kPanel<T>);
+      micro_tile<T>(depth, a + i * depth, b, edge, kPanel<T>, merge);
+      for (std::int64_t r = 0; r < in_rows; ++r) std::copy_n(edge + r * kPanel<T>, in_columns, target + r * ldc);
+    }
+  }
+}
+
+template <class T>
+void pack_tile(bool along_k, std::int64_t rows, std::int64_t depth, const T* a, std::int64_t lda, T* packed) {
+  for (std::int64_t i = 0; i < rows; i += kMicroRows)
+    pack<kMicroRows>(along_k, depth, std::min<std::int64_t>(kMicroRows, rows - i), along_k ? a + i * lda : a + i, lda, packed + i * depth);
+}
+
+template <class T>
+void scale(const Product<T>& x) {
+  for (std::int64_t i = 0; i < x.m; ++i)
+    for (std::int64_t j = 0; j < x.n; ++j) x.c[i * x.ldc + j] = x.beta == T{0} ? T{0} : x.beta * x.c[i * x.ldc + j];
+}
+
+template <class T>
+void gemm(const Exec& exec, const Product<T>& x) {
+  if (x.m == 0 || x.n == 0) return;
+  if (x.k == 0) return scale(x);
+  const std::int64_t panels = core::ceil_div(x.n, kPanel<T>);
+  const std::int64_t slab_panels = std::clamp<std::int64_t>(kSlabElements / (x.k * kPanel<T>), 1, panels);
+  const std::int64_t row_tiles = core::ceil_div(x.m, kTileRows);
+  PackedSlab<T> packed(slab_panels * kPanel<T>, x.k);
+  for (std::int64_t slab = 0; slab < x.n; slab += slab_panels * kPanel<T>) {
+    const std::int64_t slab_columns = std::min(slab_panels * kPanel<T>, x.n - slab);
+    if (x.part == Part::lower && slab >= x.m) break;
+    packed.fill(exec, x.transpose_b, slab_columns, x.transpose_b ? x.b + slab * x.ldb : x.b + slab, x.ldb);
+    // Few tiles of rows for many threads: the columns are divided too (the bits do not depend on it).
+    const std::int64_t wanted = std::max<std::int64_t>(1, 4 * exec.pool->size() / row_tiles);
+    const std::int64_t chunk = core::ceil_div(core::ceil_div(slab_columns, kPanel<T>), wanted) * kPanel<T>;
+    const std::int64_t chunks = core::ceil_div(slab_columns, chunk);
+    exec.pool->parallel_for(row_tiles * chunks, [&](std::int64_t task) {
+      // Lower tiles of rows have the most columns when only the lower part is wanted: first.
+      const std::int64_t i = (row_tiles - 1 - task / chunks) * kTileRows, j = task % chunks * chunk;
+      const std::int64_t rows = std::min(kTileRows, x.m - i), columns = std::min(chunk, slab_columns - j);
+      const std::int64_t diagonal = x.part == Part::lower ? i - slab - j : columns;
+      if (diagonal + rows <= 0) return;
+      Scratch<T> tile(kTileRows * std::min(kGemmDepth, x.k));
+      for (std::int64_t p = 0; p < x.k; p += kGemmDepth) {
+        const std::int64_t depth = std::min(kGemmDepth, x.k - p);
+        pack_tile(!x.transpose_a, rows, depth, x.transpose_a ? x.a + p * x.lda + i : x.a + i * x.lda + p, x.lda, tile.data());
+        multiply_tile<T>(rows, columns, depth, tile.data(), packed.panel(p, j), {x.alpha, p == 0 ? x.beta : T{1}},
+                         x.c + i * x.ldc + slab + j, x.ldc, diagonal);
+      }
+    });
+  }
+}
+
+void gemm_f32(const Exec& exec, const Product<float>& product) { gemm(exec, product); }
+void gemm_f64(const Exec& exec, const Product<double>& product) { gemm(exec, product); }
+
+void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx, double* sum) {
+  if (n_rows == 0 || n == 0) return;
+  const std::int64_t max_k = std::min(kGramRows, n_rows);
+  const std::int64_t slab_columns = std::clamp(2 * kSlabElements / max_k / kGramColumns, std::int64_t{1}, core::ceil_div(n, kGramColumns)) * kGramColumns;
+  const std::int64_t row_tiles = core::ceil_div(n, kTileRows);
+  for (std::int64_t first = 0; first < n_rows; first += kGramRows) {
+    const std::int64_t k = std::min(kGramRows, n_rows - first);
+    const float* rows_of_x = x + first * ldx;
+    PackedSlab<float> packed(slab_columns, k);
+    for (std::int64_t slab = 0; slab < n; slab += slab_columns) {
+      const std::int64_t columns_here = std::min(slab_columns, n - slab), chunks = core::ceil_div(columns_here, kGramColumns);
+      packed.fill(exec, false, columns_here, rows_of_x + slab, ldx);
+      exec.pool->parallel_for(row_tiles * chunks, [&](std::int64_t task) {
+        const std::int64_t i = (row_tiles - 1 - task / chunks) * kTileRows, j = task % chunks * kGramColumns;
+        const std::int64_t rows = std::min(kTileRows, n - i), columns = std::min(kGramColumns, columns_here - j);
+        const std::int64_t diagonal = i - slab - j;
+        if (diagonal + rows <= 0) return;
+        Scratch<float> tile(kTileRows * std::min(kGemmDepth, k)), product(kTileRows * kGramColumns);
+        for (std::int64_t p = 0; p < k; p += kGemmDepth) {
+          const std::int64_t depth = std::min(kGemmDepth, k - p);
+          pack_tile(false, rows, depth, rows_of_x + p * ldx + i, ldx, tile.data());
+          multiply_tile<float>(rows, columns, depth, tile.data(), packed.panel(p, j), {1.0F, p == 0 ? 0.0F : 1.0F}, product.data(),
+                               kGramColumns, diagonal);
+        }
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const std::int64_t last = std::min(columns, r + diagonal + 1);
+          double* target = sum + (i + r) * n + slab + j;
+          const float* source = product.data() + r * kGramColumns;
+          for (std::int64_t c = 0; c < last; ++c) target[c] += static_cast<double>(source[c]);
+        }
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace voronoi::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace voronoi::kernels {
+
+HWY_EXPORT(gemm_f32);
+HWY_EXPORT(gemm_f64);
+HWY_EXPORT(gram_accumulate);
+
+void cpu_gemm(const Exec& exec, const Product<float>& product) { HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, product); }
+void cpu_gemm(const Exec& exec, const Product<double>& product) { HWY_DYNAMIC_DISPATCH(gemm_f64)(exec, product); }
+
+void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx, double* sum) {
+  HWY_DYNAMIC_DISPATCH(gram_accumulate)(exec, n_rows, n, x, ldx, sum);
+}
+
+}  // namespace voronoi::kernels
+#endif

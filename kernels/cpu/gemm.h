@@ -1,0 +1,38 @@
+// Matrix products of the CPU backend. Every element is the same chain of fused multiply-adds (over kGemmDepth of k at a time) whatever
+// the tiles, the threads and the vector width, and whatever rows stand beside it.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/exec.h"
+
+namespace voronoi::kernels {
+
+inline constexpr std::int64_t kGemmDepth = 256;
+
+/// Which part of C is wanted: lower skips tiles that lie wholly above the diagonal; the others are written whole.
+enum class Part { all, lower };
+
+/// C [m, n] = alpha * op(A) op(B) + beta * C, row-major; beta == 0 ignores C's content.
+template <class T>
+struct Product {
+  bool transpose_a, transpose_b;
+  std::int64_t m, n, k;
+  T alpha;
+  const T* a;
+  std::int64_t lda;
+  const T* b;
+  std::int64_t ldb;
+  T beta;
+  T* c;
+  std::int64_t ldc;
+  Part part = Part::all;
+};
+
+void cpu_gemm(const Exec& exec, const Product<float>& product);
+void cpu_gemm(const Exec& exec, const Product<double>& product);
+
+/// See LinalgKernels::gram_accumulate.
+void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx, double* sum);
+
+}  // namespace voronoi::kernels

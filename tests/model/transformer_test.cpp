@@ -1,0 +1,287 @@
+// The forward pass against goldens of the real implementations (see the README of each folder of test data).
+#include "model/transformer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "backend/device.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "model/rope.h"
+#include "model/weights.h"
+#include "support/data.h"
+
+namespace voronoi::model {
+namespace {
+
+using backend::Array;
+
+core::Json read_golden(const std::string& relative) {
+  std::ifstream stream(test::data_path(relative));
+  return core::Json::parse(stream);
+}
+
+/// A model with all its blocks loaded.
+struct LoadedModel {
+  LoadedModel(const std::string& path, int n_threads)
+      : context(backend::Device::cpu, n_threads), source(open_model(path)), transformer(*source, context) {
+    for (std::int64_t layer = 0; layer < transformer.config().n_layers; ++layer) blocks.push_back(transformer.load_block(layer));
+  }
+
+  HiddenStates forward(const std::vector<std::int32_t>& ids, std::int64_t n_sequences = 1) {
+    HiddenStates hidden = transformer.embed(ids, n_sequences, static_cast<std::int64_t>(ids.size()) / n_sequences);
+    for (const BlockWeights& block : blocks) transformer.run_block(block, hidden);
+    return hidden;
+  }
+
+  std::int32_t next_id(const std::vector<std::int32_t>& ids) {
+    const std::vector<std::int64_t> last{static_cast<std::int64_t>(ids.size()) - 1};
+    const std::vector<float> logits = transformer.logits(forward(ids), last);
+    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
+
+  backend::Context context;
+  std::unique_ptr<WeightSource> source;
+  Transformer transformer;
+  std::vector<BlockWeights> blocks;
+};
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+class TinyRandom : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    const std::string folder = std::string("models/tiny-random/") + GetParam();
+    VORONOI_NEEDS_DATA(folder + "/golden.json");
+    golden_ = read_golden(folder + "/golden.json");
+    model_ = std::make_unique<LoadedModel>(test::data_path(folder), 2);
+  }
+
+  std::vector<std::int32_t> ids(std::size_t sequence) const { return golden_.at("sequences").at(sequence).at("ids"); }
+
+  core::Json golden_;
+  std::unique_ptr<LoadedModel> model_;
+};
+
+TEST_P(TinyRandom, LogitsAndLikelihoodsAreThoseOfTheRealImplementation) {
+  for (std::size_t s = 0; s < golden_.at("sequences").size(); ++s) {
+    const HiddenStates hidden = model_->forward(ids(s));
+    const core::Json& sequence = golden_.at("sequences").at(s);
+    for (const auto& [position, expected] : sequence.at("logits").items()) {
+      const std::vector<float> logits = model_->transformer.logits(hidden, std::vector<std::int64_t>{std::stoll(position)});
+      ASSERT_EQ(logits.size(), expected.size());
+      for (std::size_t i = 0; i < logits.size(); ++i) ASSERT_NEAR(logits[i], expected.at(i).get<double>(), 1e-4) << position << ", " << i;
+    }
+    EXPECT_NEAR(mean(model_->transformer.next_token_nll(hidden, ids(s))), sequence.at("mean_nll").get<double>(), 1e-5);
+  }
+}
+
+TEST_P(TinyRandom, HiddenStatesAfterTheFirstBlockMatch) {
+  HiddenStates hidden = model_->transformer.embed(ids(0), 1, static_cast<std::int64_t>(ids(0).size()));
+  model_->transformer.run_block(model_->blocks.at(0), hidden);
+  const auto width = static_cast<std::size_t>(model_->transformer.config().hidden_size);
+  for (const auto& [position, expected] : golden_.at("hidden_after_block_0").items())
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      EXPECT_NEAR(hidden.values.span()[std::stoul(position) * width + i], expected.at(i).get<double>(), 5e-5) << position;
+}
+
+TEST_P(TinyRandom, GreedyIdsMatch) {
+  std::vector<std::int32_t> sequence = ids(golden_.at("greedy").at("prompt_sequence").get<std::size_t>());
+  for (const std::int32_t expected : golden_.at("greedy").at("ids").get<std::vector<std::int32_t>>()) {
+    sequence.push_back(model_->next_id(sequence));
+    ASSERT_EQ(sequence.back(), expected);
+  }
+}
+
+TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
+  struct Observed {
+    std::int64_t n_rows = 0, dim = 0;
+    std::vector<double> sum;
+  };
+  std::map<std::string, Observed> observed;
+  HiddenStates hidden = model_->transformer.embed(ids(0), 1, static_cast<std::int64_t>(ids(0).size()));
+  std::vector<std::string> order;
+  model_->transformer.run_block(model_->blocks.at(0), hidden,
+                                [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
+                                  EXPECT_EQ(index, order.size());
+                                  order.push_back(site.name);
+                                  Observed& at = observed[site.name];
+                                  at.dim = site.in_features;
+                                  at.n_rows += n_rows;
+                                  at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
+                                  model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, at.sum.data());
+                                });
+  EXPECT_EQ(order, (std::vector<std::string>{"qkv", "o", "gate_up", "down"}));
+  for (const auto& [name, expected] : golden_.at("hessian_block_0").items()) {
+    ASSERT_TRUE(observed.contains(name)) << name;
+    const Observed& site = observed.at(name);
+    ASSERT_EQ(site.n_rows, expected.at("n").get<std::int64_t>());
+    ASSERT_EQ(site.dim, expected.at("dim").get<std::int64_t>());
+    const auto entry = [&](std::int64_t i, std::int64_t j) {
+      return site.sum[static_cast<std::size_t>(std::max(i, j) * site.dim + std::min(i, j))] / static_cast<double>(site.n_rows);
+    };
+    double trace = 0, squares = 0;
+    for (std::int64_t i = 0; i < site.dim; ++i) {
+      trace += entry(i, i);
+      for (std::int64_t j = 0; j < site.dim; ++j) squares += entry(i, j) * entry(i, j);
+    }
+    const double fro = expected.at("fro").get<double>(), bound = 1e-5 * fro;
+    EXPECT_NEAR(std::sqrt(squares), fro, bound) << name;
+    EXPECT_NEAR(trace, expected.at("trace").get<double>(), bound) << name;
+    EXPECT_NEAR(entry(0, 0), expected.at("h00").get<double>(), bound) << name;
+    EXPECT_NEAR(entry(0, 1), expected.at("h01").get<double>(), bound) << name;
+    EXPECT_NEAR(entry(site.dim - 1, site.dim - 1), expected.at("hlast").get<double>(), bound) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
+                         ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral", "mistral-window", "qwen2",
+                                           "qwen2-window", "qwen2-yarn", "qwen3"),
+                         [](const ::testing::TestParamInfo<const char*>& parameter) {
+                           std::string name = parameter.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST(Transformer, ResultsDependOnNeitherThreadsNorBatches) {
+  VORONOI_NEEDS_DATA("models/stories260K/hf");
+  LoadedModel one(test::data_path("models/stories260K/hf"), 1), three(test::data_path("models/stories260K/hf"), 3);
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < 5 * 110; ++i) ids.push_back(3 + i * i % 509);
+  const HiddenStates together = one.forward(ids, 5), threaded = three.forward(ids, 5);
+  EXPECT_TRUE(std::ranges::equal(together.values.span(), threaded.values.span()));
+  const std::vector<double> nll = one.transformer.next_token_nll(together, ids);
+  EXPECT_EQ(nll, three.transformer.next_token_nll(threaded, ids));
+  ASSERT_EQ(nll.size(), 5U * 109U);
+  for (std::ptrdiff_t s = 0; s < 5; ++s) {
+    const std::vector<std::int32_t> sequence(ids.begin() + s * 110, ids.begin() + (s + 1) * 110);
+    const HiddenStates alone = one.forward(sequence);
+    EXPECT_TRUE(std::ranges::equal(alone.values.span(), together.values.span().subspan(static_cast<std::size_t>(s * 110 * 64), 110 * 64)));
+    const std::vector<double> own = one.transformer.next_token_nll(alone, sequence);
+    EXPECT_TRUE(std::equal(own.begin(), own.end(), nll.begin() + s * 109));
+  }
+}
+
+TEST(Transformer, IdsOutsideTheVocabularyAreRefused) {
+  VORONOI_NEEDS_DATA("models/stories260K/hf");
+  LoadedModel model(test::data_path("models/stories260K/hf"), 1);
+  EXPECT_THROW(model.transformer.embed(std::vector<std::int32_t>{1, 512}, 1, 2), core::FormatError);
+  EXPECT_THROW(model.transformer.embed(std::vector<std::int32_t>{1, -1}, 1, 2), core::FormatError);
+  const HiddenStates hidden = model.forward({1, 2});
+  EXPECT_THROW(model.transformer.next_token_nll(hidden, std::vector<std::int32_t>{1, 512}), core::FormatError);
+  EXPECT_THROW(model.transformer.next_token_nll(hidden, std::vector<std::int32_t>{1}), core::InternalError);
+  EXPECT_THROW(model.transformer.logits(hidden, std::vector<std::int64_t>{2}), core::InternalError);
+}
+
+TEST(Stories260K, GreedyStoryIsExact) {
+  VORONOI_NEEDS_DATA("models/stories260K/golden.json");
+  const core::Json golden = read_golden("models/stories260K/golden.json");
+  LoadedModel model(test::data_path("models/stories260K/hf"), 2);
+  const std::vector<std::int32_t> expected = golden.at("greedy").at("ids");
+  std::vector<std::int32_t> ids{expected.front()};
+  while (ids.size() < expected.size()) {
+    ids.push_back(model.next_id(ids));
+    ASSERT_EQ(ids.back(), expected[ids.size() - 1]) << "after " << ids.size() - 1 << " ids";
+  }
+  EXPECT_NEAR(mean(model.transformer.next_token_nll(model.forward(expected), expected)), golden.at("greedy").at("mean_nll").get<double>(),
+              1e-5);
+}
+
+TEST(Stories260K, LastLogitsMatch) {
+  VORONOI_NEEDS_DATA("models/stories260K/golden.json");
+  const core::Json golden = read_golden("models/stories260K/golden.json").at("prompt");
+  LoadedModel model(test::data_path("models/stories260K/hf"), 2);
+  const std::vector<std::int32_t> ids = golden.at("ids");
+  const std::vector<float> logits =
+      model.transformer.logits(model.forward(ids), std::vector<std::int64_t>{static_cast<std::int64_t>(ids.size()) - 1});
+  for (const core::Json& pair : golden.at("last_logits_top10"))
+    EXPECT_NEAR(logits.at(pair.at(0).get<std::size_t>()), pair.at(1).get<double>(), 1e-4);
+  double sum = 0;
+  for (const float logit : logits) sum += static_cast<double>(logit);
+  EXPECT_NEAR(sum, golden.at("last_logits_sum").get<double>(), 1e-2);
+}
+
+class Smollm2 : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    VORONOI_NEEDS_DATA("models/smollm2/golden.json");
+    const char* path = std::getenv("VORONOI_SMOLLM2_GGUF");
+    if (path == nullptr) GTEST_SKIP() << "VORONOI_SMOLLM2_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf";
+    golden_ = read_golden("models/smollm2/golden.json");
+    model_ = std::make_unique<LoadedModel>(path, 2);
+  }
+  core::Json golden_;
+  std::unique_ptr<LoadedModel> model_;
+};
+
+TEST_F(Smollm2, LogitsAreThoseOfTheRealImplementation) {
+  const std::vector<std::int32_t> ids = golden_.at("first_64_ids");
+  const HiddenStates hidden = model_->forward(ids);
+  for (const auto& [position, expected] : golden_.at("logits_at").items()) {
+    const std::vector<float> logits = model_->transformer.logits(hidden, std::vector<std::int64_t>{std::stoll(position)});
+    for (const core::Json& pair : expected.at("top10"))
+      EXPECT_NEAR(logits.at(pair.at(0).get<std::size_t>()), pair.at(1).get<double>(), 2e-3) << position;
+    for (std::size_t i = 0; i < 8; ++i) EXPECT_NEAR(logits[i], expected.at("first8").at(i).get<double>(), 2e-3) << position;
+  }
+  const std::vector<double> nll = model_->transformer.next_token_nll(hidden, ids);
+  for (std::size_t i = 0; i < nll.size(); ++i)
+    EXPECT_NEAR(nll[i], golden_.at("nll_first_512").at("values").at(i).get<double>(), 2e-3) << i;
+}
+
+TEST_F(Smollm2, GreedyIdsMatch) {
+  const std::vector<std::int32_t> expected = golden_.at("greedy").at("ids");
+  std::vector<std::int32_t> ids = golden_.at("greedy").at("prompt_ids");
+  while (ids.size() < expected.size()) ids.push_back(model_->next_id(ids));
+  EXPECT_EQ(ids, expected);
+}
+
+TEST(Rope, PlainFrequenciesFallGeometrically) {
+  RopeConfig rope;
+  rope.theta = 10000;
+  const std::vector<double> frequencies = rope_frequencies(rope, 8);
+  ASSERT_EQ(frequencies.size(), 4U);
+  EXPECT_DOUBLE_EQ(frequencies[0], 1.0);
+  EXPECT_NEAR(frequencies[1], 0.1, 1e-15);
+  EXPECT_NEAR(frequencies[3], 0.001, 1e-15);
+  const std::vector<float> table = rope_table(rope, 8, 3);
+  EXPECT_FLOAT_EQ(table[2 * 8 + 1], std::cos(0.2F));
+  EXPECT_FLOAT_EQ(table[2 * 8 + 4 + 1], std::sin(0.2F));
+}
+
+TEST(Rope, LinearScalingStretchesEveryPosition) {
+  RopeConfig rope;
+  rope.scaling = RopeScaling::linear;
+  rope.factor = 4;
+  EXPECT_DOUBLE_EQ(rope_frequencies(rope, 4)[0], 0.25);
+  EXPECT_DOUBLE_EQ(rope_attention_factor(rope), 1.0);
+}
+
+TEST(Rope, YarnKeepsFastPairsAndStretchesSlowOnes) {
+  RopeConfig rope;
+  rope.scaling = RopeScaling::yarn;
+  rope.factor = 4;
+  rope.original_max_position = 2048;
+  const std::vector<double> yarn = rope_frequencies(rope, 64);
+  rope.scaling = RopeScaling::none;
+  const std::vector<double> plain = rope_frequencies(rope, 64);
+  EXPECT_DOUBLE_EQ(yarn.front(), plain.front());
+  EXPECT_DOUBLE_EQ(yarn.back(), plain.back() / 4);
+  rope.scaling = RopeScaling::yarn;
+  EXPECT_NEAR(rope_attention_factor(rope), 0.1 * std::log(4.0) + 1, 1e-15);
+  rope.attention_factor = 1.25;
+  EXPECT_FLOAT_EQ(rope_table(rope, 64, 1)[0], 1.25F);
+}
+
+}  // namespace
+}  // namespace voronoi::model
