@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <memory>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -19,7 +21,7 @@ namespace voronoi::quant {
 namespace {
 
 using core::DType;
-using test::LiteTensor;
+using test::SafetensorsLite;
 using testing::HasSubstr;
 
 std::uint16_t half(float value) { return core::float_to_half(value); }
@@ -243,11 +245,15 @@ TEST(Encoding, DecodingRefusesWhatWouldReadOutOfBounds) {
 }
 
 /// A layer of a checkpoint in VPTQ's public format, by its configuration.
-VqEncoding from_checkpoint(const std::map<std::string, LiteTensor>& tensors, const std::string& prefix, const core::Json& config) {
+VqEncoding from_checkpoint(const std::vector<std::unique_ptr<SafetensorsLite>>& shards, const std::string& prefix, const core::Json& config) {
   const auto integer = [](const core::Json& value) { return std::max<std::int64_t>(value.get<std::int64_t>(), 0); };
+  const auto shard_of = [&](const std::string& name) {
+    const auto found = std::find_if(shards.begin(), shards.end(), [&](const auto& shard) { return shard->has(prefix + name); });
+    return found == shards.end() ? nullptr : found->get();
+  };
   const auto bits = [&](const std::string& name) {
-    const auto found = tensors.find(prefix + name);
-    return found == tensors.end() ? std::vector<std::uint16_t>{} : found->second.as<std::uint16_t>();
+    const SafetensorsLite* shard = shard_of(name);
+    return shard ? shard->bits<std::uint16_t>(prefix + name) : std::vector<std::uint16_t>{};
   };
   VqEncoding e;
   e.out_features = integer(config.at("out_features"));
@@ -259,8 +265,8 @@ VqEncoding from_checkpoint(const std::map<std::string, LiteTensor>& tensors, con
   e.outlier_size = integer(config.at("outlier_size"));
   e.outlier_vector_length = integer(config.at("vector_lens")[0]);
   e.outlier_centroids = integer(config.at("num_centroids")[0]);
-  e.dtype = *core::dtype_from_name(tensors.at(prefix + ".centroids.weight").dtype);
-  e.indices = tensors.at(prefix + ".indices").as<std::uint32_t>();
+  e.dtype = *core::dtype_from_name(shard_of(".centroids.weight")->dtype(prefix + ".centroids.weight"));
+  e.indices = shard_of(".indices")->bits<std::uint32_t>(prefix + ".indices");
   e.codebook = bits(".centroids.weight");
   e.residual_codebook = bits(".res_centroids.weight");
   e.outlier_codebook = bits(".outlier_centroids.weight");
@@ -277,16 +283,16 @@ TEST(Encoding, LayersOfThePublicClientDecodeBitForBit) {
   for (const auto& folder : std::filesystem::directory_iterator(test::data_path("models/stories260K-vptq"))) {
     if (!folder.is_directory()) continue;
     ++folders;
-    std::map<std::string, LiteTensor> tensors;
+    std::vector<std::unique_ptr<SafetensorsLite>> shards;
     for (const auto& file : std::filesystem::directory_iterator(folder))
-      if (file.path().extension() == ".safetensors") tensors.merge(test::read_safetensors(file.path()));
+      if (file.path().extension() == ".safetensors") shards.push_back(std::make_unique<SafetensorsLite>(file.path()));
     const core::Json config = core::read_json_file(folder.path() / "config.json").at("quantization_config");
     const core::Json golden = core::read_json_file(folder.path() / "golden.json").at("layers");
     for (const auto& [name, expected] : golden.items()) {
       const std::string last = name.substr(name.rfind('.') + 1);
       const bool own = config.at("config_for_layers").contains(name);
       const auto encoding =
-          from_checkpoint(tensors, name, own ? config.at("config_for_layers").at(name) : config.at("shared_layer_config").at(last));
+          from_checkpoint(shards, name, own ? config.at("config_for_layers").at(name) : config.at("shared_layer_config").at(last));
       ASSERT_EQ(find_problem(encoding), "") << folder.path() << " " << name;
       const std::vector<float> weight = decoded(encoding);
       EXPECT_EQ(core::sha256(std::as_bytes(std::span(weight))), expected.at("sha256").get<std::string>()) << folder.path() << " " << name;

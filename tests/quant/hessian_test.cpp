@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "quant/layers.h"
 #include "quant/quantizer.h"
 #include "support/data.h"
 #include "support/safetensors_lite.h"
@@ -15,16 +16,10 @@ namespace voronoi::quant {
 namespace {
 
 using testing::ElementsAre;
+using test::lower_triangle;
 using testing::HasSubstr;
 
 std::size_t at(std::int64_t n, std::int64_t row, std::int64_t column) { return static_cast<std::size_t>(row * n + column); }
-
-std::vector<float> lower_triangle(std::int64_t n, const std::vector<float>& full) {
-  std::vector<float> lower;
-  for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = 0; j <= i; ++j) lower.push_back(full[at(n, i, j)]);
-  return lower;
-}
 
 /// Mean of x x^T over `samples` correlated random inputs whose column j is scaled by 1 + j % 7.
 std::vector<float> second_moment(std::int64_t n, std::int64_t samples, std::uint64_t seed) {
@@ -180,21 +175,20 @@ TEST(Hessian, FactorAgreesWithVptqsOwn) {
   VORONOI_NEEDS_DATA("quantizer-steps/README.md");
   backend::Context context(backend::Device::cpu, 2);
   for (const char* name : {"vptq-v4", "vptq-v6-tail", "vptq-v8"}) {
-    const auto tensors = test::read_safetensors(test::data_path(std::string("quantizer-steps/") + name + ".safetensors"));
-    const std::int64_t n = tensors.at("hessian").shape.at(0);
-    const auto h = tensors.at("hessian").as<float>();
+    const test::SafetensorsLite tensors(test::data_path(std::string("quantizer-steps/") + name + ".safetensors"));
+    const std::int64_t n = tensors.shape("hessian").at(0);
+    const auto h = tensors.f32("hessian");
     // The reference divides by the mean diagonal, adds 0.01, then adds 0.01 of the new mean diagonal, 1.01.
     const auto prepared = prepare_hessian(context, n, lower_triangle(n, h), 0.01 + 0.0101, true);
-    EXPECT_EQ(prepared.perm, tensors.at("perm").as<std::int32_t>()) << name;
-    const auto expected = tensors.at("factor").as<float>();
+    EXPECT_EQ(prepared.perm, tensors.i32("perm")) << name;
+    const auto expected = tensors.f32("factor");
     const double to_unit = std::sqrt(mean_diagonal(n, h));  // (H / m)^-1 = (sqrt(m) U)^T (sqrt(m) U)
     double largest = 0, worst = 0;
     for (std::size_t i = 0; i < expected.size(); ++i) {
       largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
       worst = std::max(worst, std::abs(static_cast<double>(prepared.factor[i]) * to_unit - static_cast<double>(expected[i])));
     }
-    RecordProperty(std::string(name) + "_relative_difference", std::to_string(worst / largest));
-    EXPECT_LT(worst, 2e-5 * largest) << name;  // the reference factors in fp32
+    EXPECT_LT(worst, 2e-5 * largest) << name;  // measured 2e-7..1e-6; the reference factors in fp32
   }
 }
 

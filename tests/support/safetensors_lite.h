@@ -1,4 +1,4 @@
-// Goldens in safetensors files, read without the model room: F32 and I32 tensors of files that are trusted.
+// Goldens in safetensors files, read without the model room: from files that are trusted.
 #pragma once
 
 #include <fcntl.h>
@@ -38,6 +38,12 @@ class SafetensorsLite {
 
   bool has(const std::string& name) const { return header_.contains(name); }
   std::vector<std::int64_t> shape(const std::string& name) const { return header_.at(name).at("shape").get<std::vector<std::int64_t>>(); }
+  std::string dtype(const std::string& name) const { return header_.at(name).at("dtype").get<std::string>(); }
+  /// The stored bits, of whatever type, as elements of T.
+  template <class T>
+  std::vector<T> bits(const std::string& name) const {
+    return values<T>(name, nullptr);
+  }
   std::vector<float> f32(const std::string& name) const { return values<float>(name, "F32"); }
   std::vector<std::int32_t> i32(const std::string& name) const { return values<std::int32_t>(name, "I32"); }
 
@@ -45,7 +51,7 @@ class SafetensorsLite {
   template <class T>
   std::vector<T> values(const std::string& name, const char* dtype) const {
     const nlohmann::json& entry = header_.at(name);
-    if (entry.at("dtype").get<std::string>() != dtype) throw std::runtime_error(path_ + ": " + name + " is not " + dtype);
+    if (dtype != nullptr && entry.at("dtype").get<std::string>() != dtype) throw std::runtime_error(path_ + ": " + name + " is not " + dtype);
     const auto begin = entry.at("data_offsets").at(0).get<std::size_t>(), end = entry.at("data_offsets").at(1).get<std::size_t>();
     if (begin > end || end > size_ - body_ || (end - begin) % sizeof(T) != 0) throw std::runtime_error(path_ + ": offsets of " + name);
     std::vector<T> out((end - begin) / sizeof(T));
