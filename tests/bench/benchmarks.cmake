@@ -1,0 +1,2 @@
+voronoi_add_bench(bench_kmeans LIBRARIES voronoi_quant)
+voronoi_add_bench(bench_forward LIBRARIES voronoi_model)

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Our k-means beside faiss's (and scikit-learn's start) on the same vectors, threads and number of steps.
+
+    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install faiss-cpu scikit-learn numpy
+    /tmp/venv/bin/python tests/bench/kmeans_vs_faiss.py BUILD/tests/bench_kmeans [--threads 2] [--small]
+
+Objectives are those of the final centroids, by one exact search over all vectors, divided by the total weight.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+CASES = [  # n, dim, k, iterations, weighted
+    (28672, 4, 256, 25, False),
+    (221184, 4, 256, 25, False),
+    (221184, 4, 256, 25, True),
+    (300000, 6, 4096, 10, False),
+    (1000000, 8, 65536, 3, False),
+]
+
+
+def objective(faiss, vectors, weights, centroids):
+    index = faiss.IndexFlatL2(vectors.shape[1])
+    index.add(centroids)
+    distance2, _ = index.search(vectors, 1)
+    return float((distance2[:, 0].astype("float64") * weights).sum() / weights.sum(dtype="float64"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--small", action="store_true", help="leave out k = 65536")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    import faiss
+    import numpy as np
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError:
+        KMeans = None
+    faiss.omp_set_num_threads(options.threads)
+    rng = np.random.default_rng(7)
+    for n, dim, k, iterations, weighted in CASES:
+        if options.small and k > 4096:
+            continue
+        # Heavier tails than a Gaussian, neighbours correlated: closer to weights than white noise is.
+        mix = np.eye(dim) + 0.3 * rng.standard_normal((dim, dim)) / np.sqrt(dim)
+        vectors = np.ascontiguousarray((rng.standard_t(6, (n, dim)) @ mix).astype("float32"))
+        weights = np.exp(rng.standard_normal(n)).astype("float32") if weighted else np.ones(n, "float32")
+        with tempfile.TemporaryDirectory() as folder:
+            names = [os.path.join(folder, name) for name in ("vectors", "weights", "centroids")]
+            vectors.tofile(names[0])
+            weights.tofile(names[1])
+            run = subprocess.run([options.program, "--file", names[0], str(n), str(dim), str(k), str(iterations), str(options.threads),
+                                  names[1], names[2]], stdout=subprocess.PIPE, text=True)
+            if run.returncode != 0:
+                sys.exit(run.returncode)
+            ours = json.loads(run.stdout)
+            our_objective = objective(faiss, vectors, weights, np.fromfile(names[2], "float32").reshape(k, dim))
+
+        def run_faiss(steps):
+            kmeans = faiss.Kmeans(dim, k, niter=steps, nredo=1, seed=1, max_points_per_centroid=1 << 30, min_points_per_centroid=1)
+            start = time.perf_counter()
+            kmeans.train(vectors, weights=weights if weighted else None)
+            return kmeans, time.perf_counter() - start
+
+        few = 1
+        _, few_s = run_faiss(few)
+        kmeans, faiss_s = run_faiss(iterations)
+        faiss_objective = objective(faiss, vectors, weights, kmeans.centroids)
+        faiss_step = (faiss_s - few_s) / (iterations - few)
+        print(f"n {n} dim {dim} k {k} {'weighted ' if weighted else ''}{iterations} steps, {options.threads} threads")
+        print(f"  ours   {our_objective:.6f}  step {ours['iteration_s'] * 1e3:9.2f} ms  total {ours['total_s']:8.3f} s  start {ours['start_s']:.3f} s"
+              f"  steps done {ours['iterations']}")
+        print(f"  faiss  {faiss_objective:.6f}  step {faiss_step * 1e3:9.2f} ms  total {faiss_s:8.3f} s   objective ours/faiss"
+              f" {our_objective / faiss_objective:.4f}  step faiss/ours {faiss_step / ours['iteration_s']:.2f}", flush=True)
+        if KMeans is not None and k <= 256:
+            start = time.perf_counter()
+            fitted = KMeans(k, init="k-means++", n_init=1, max_iter=iterations, tol=0, algorithm="lloyd", random_state=1).fit(
+                vectors, sample_weight=weights)
+            sklearn_s = time.perf_counter() - start
+            their = objective(faiss, vectors, weights, np.ascontiguousarray(fitted.cluster_centers_.astype("float32")))
+            print(f"  sklearn {their:.6f}  total {sklearn_s:8.3f} s   objective ours/sklearn {our_objective / their:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
