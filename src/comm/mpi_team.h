@@ -23,7 +23,8 @@ struct TeamVerdict {
 /// for ever. Once there is a verdict other than ok, every call throws it.
 class MpiTeam final : public core::Team {
  public:
-  /// Collective over `ranks` (of `parent`, rising). Teams that are formed at the same time need different tags.
+  /// Collective over `ranks` (of `parent`, rising). Teams that are formed at the same time need different tags; `parent` is used for
+  /// nothing but teams (see Communicator::subgroup).
   MpiTeam(const Communicator& parent, std::span<const int> ranks, int tag);
 
   int rank() const override { return communicator_.rank(); }

@@ -32,9 +32,8 @@ void check_same_list(const comm::Communicator& world, const std::vector<Task>& t
 /// The coordinator's thread: turns messages and time into events, commands into messages.
 class CoordinatorThread {
  public:
-  CoordinatorThread(const comm::Communicator& requests, const comm::Communicator& replies, Coordinator& coordinator,
-                    const std::function<bool()>& stop)
-      : requests_(requests), replies_(replies), coordinator_(coordinator), stop_(stop), thread_([this] { run(); }) {}
+  CoordinatorThread(const Channels& channels, Coordinator& coordinator, const std::function<bool()>& stop)
+      : channels_(channels), coordinator_(coordinator), stop_(stop), thread_([this] { run(); }) {}
   ~CoordinatorThread() {
     worker_gone_ = true;
     if (thread_.joinable()) thread_.join();
@@ -64,7 +63,7 @@ class CoordinatorThread {
         send(coordinator_.on_tick(now()));
         comm::MessageInfo info;
         const auto bytes =
-            requests_.receive_any(info, [this] { return worker_gone_ || now() >= coordinator_.next_tick() || new_stop(); });
+            channels_.requests.receive_any(info, [this] { return worker_gone_ || now() >= coordinator_.next_tick() || new_stop(); });
         if (bytes) send(coordinator_.on_message(info.source, decode_worker_message(*bytes), now()));
       }
     } catch (...) {
@@ -74,11 +73,10 @@ class CoordinatorThread {
   }
 
   void send(const std::vector<AddressedCommand>& commands) const {
-    for (const auto& [rank, command] : commands) replies_.send(encode(command), rank, kMessageTag);
+    for (const auto& [rank, command] : commands) channels_.replies.send(encode(command), rank, kMessageTag);
   }
 
-  const comm::Communicator& requests_;
-  const comm::Communicator& replies_;
+  const Channels& channels_;
   Coordinator& coordinator_;
   const std::function<bool()>& stop_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
@@ -87,12 +85,12 @@ class CoordinatorThread {
   std::thread thread_;  // last: starts when all else is made
 };
 
-Command run_coordinator_rank(const comm::Communicator& requests, const comm::Communicator& replies, const std::vector<Task>& tasks,
-                             const TaskCallback& callback, const std::function<bool()>& stop, Coordinator& coordinator) {
-  CoordinatorThread thread(requests, replies, coordinator, stop);
+Command run_coordinator_rank(const Channels& channels, const std::vector<Task>& tasks, const TaskCallback& callback,
+                             const std::function<bool()>& stop, Coordinator& coordinator) {
+  CoordinatorThread thread(channels, coordinator, stop);
   Command finish;
   try {
-    finish = run_worker(requests, replies, tasks, callback, stop, thread.gone());
+    finish = run_worker(channels, tasks, callback, stop, thread.gone());
   } catch (...) {
     thread.rethrow_error();
     throw;
@@ -112,15 +110,13 @@ PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& 
   std::vector<Task> tasks = task_list;
   for (Task& task : tasks) task.width = std::clamp(task.width, 1, world.size());
 
-  // Two message spaces: on rank 0 the coordinator and the worker receive at the same time.
-  const comm::Communicator requests = world.duplicate();
-  const comm::Communicator replies = world.duplicate();
+  const Channels channels(world);
   Command finish;
   if (world.rank() == kCoordinatorRank) {
     Coordinator coordinator(tasks, world.size(), cost_model, events, options);
-    finish = run_coordinator_rank(requests, replies, tasks, callback, stop, coordinator);
+    finish = run_coordinator_rank(channels, tasks, callback, stop, coordinator);
   } else {
-    finish = run_worker(requests, replies, tasks, callback, stop, std::atomic<bool>(false));
+    finish = run_worker(channels, tasks, callback, stop, std::atomic<bool>(false));
     if (finish.error_code != 0) throw core::Error(static_cast<core::ExitCode>(finish.error_code), finish.error);
   }
   return {finish.stopped, finish.quarantined};

@@ -61,18 +61,18 @@ void run_together(const comm::Communicator& parent, const Command& command, cons
 
 }  // namespace
 
-Command run_worker(const comm::Communicator& requests, const comm::Communicator& replies, const std::vector<Task>& tasks,
-                   const TaskCallback& callback, const std::function<bool()>& stop, const std::atomic<bool>& coordinator_gone) {
+Command run_worker(const Channels& channels, const std::vector<Task>& tasks, const TaskCallback& callback,
+                   const std::function<bool()>& stop, const std::atomic<bool>& coordinator_gone) {
   bool told_stop = false;
   const auto tell = [&](WorkerMessage& message) {
     if (!told_stop && stop && message.kind != WorkerMessage::Kind::left) told_stop = message.stop_requested = stop();
-    requests.send(encode(message), kCoordinatorRank, kMessageTag);
+    channels.requests.send(encode(message), kCoordinatorRank, kMessageTag);
   };
   WorkerMessage ready;
   tell(ready);
   for (;;) {
     comm::MessageInfo info;
-    const auto bytes = replies.receive_any(
+    const auto bytes = channels.replies.receive_any(
         info, [&] { return coordinator_gone.load() || (!told_stop && stop && stop()); });
     if (!bytes) {
       if (coordinator_gone.load()) throw core::InternalError("the coordinator ended before its workers");
@@ -96,7 +96,7 @@ Command run_worker(const comm::Communicator& requests, const comm::Communicator&
     message.kind = WorkerMessage::Kind::done;
     message.task = command.task;
     const auto start = std::chrono::steady_clock::now();
-    if (command.members.size() > 1) run_together(replies, command, task, callback, message);
+    if (command.members.size() > 1) run_together(channels.teams, command, task, callback, message);
     else run_alone(task, callback, message);
     message.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     tell(message);

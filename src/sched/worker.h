@@ -15,9 +15,19 @@ namespace voronoi::sched {
 inline constexpr int kCoordinatorRank = 0;
 inline constexpr int kMessageTag = 1;
 
-/// Worker messages go over `requests`, commands come over `replies`. Returns the finish command; throws when `coordinator_gone` becomes
+/// Message spaces of a phase: on the coordinator's rank its thread and the worker receive at the same time, and teams need a space
+/// without receives.
+struct Channels {
+  explicit Channels(const comm::Communicator& world)
+      : requests(world.duplicate()), replies(world.duplicate()), teams(world.duplicate()) {}
+  comm::Communicator requests;  ///< worker messages
+  comm::Communicator replies;   ///< commands
+  comm::Communicator teams;
+};
+
+/// Returns the finish command; throws when `coordinator_gone` becomes
 /// true (it can only on the coordinator's rank).
-Command run_worker(const comm::Communicator& requests, const comm::Communicator& replies, const std::vector<Task>& tasks,
-                   const TaskCallback& callback, const std::function<bool()>& stop, const std::atomic<bool>& coordinator_gone);
+Command run_worker(const Channels& channels, const std::vector<Task>& tasks, const TaskCallback& callback,
+                   const std::function<bool()>& stop, const std::atomic<bool>& coordinator_gone);
 
 }  // namespace voronoi::sched

@@ -1,0 +1,13 @@
+voronoi_add_mpi_test(comm_test RANKS 1 2 3 LIBRARIES voronoi_comm)
+voronoi_add_mpi_test(scheduler_test RANKS 1 2 3 LIBRARIES voronoi_sched)
+
+# Started without mpirun, a program is a world of one rank.
+add_test(NAME mpi.scheduler_test.singleton COMMAND scheduler_test)
+set_tests_properties(mpi.scheduler_test.singleton PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2
+                     ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+
+add_executable(killed_rank mpi/killed_rank.cpp)
+target_link_libraries(killed_rank PRIVATE voronoi_sched voronoi_options)
+add_test(NAME mpi.killed_rank COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/killed_rank.sh ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks
+         $<TARGET_FILE:killed_rank>)
+set_tests_properties(mpi.killed_rank PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2)
