@@ -1,0 +1,192 @@
+// Speed of the forward pass and of Hessian updates in the shapes of SmolLM2-135M, beside OpenBLAS's sgemm in the same run.
+// GFLOP/s counts processor time of all threads, so that it is a figure per core and holds on a busy machine; OPENBLAS_CORETYPE
+// chooses OpenBLAS's kernels.
+#include <benchmark/benchmark.h>
+#include <cblas.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backend/device.h"
+#include "model/transformer.h"
+#include "model/weights.h"
+
+namespace voronoi {
+namespace {
+
+constexpr std::int64_t kTokens = 2048, kHidden = 576, kIntermediate = 1536, kLayers = 30, kHeads = 9, kKvHeads = 3, kHeadDim = 64,
+                       kVocab = 49152;
+
+std::vector<float> random_floats(std::int64_t n, float deviation = 1.0F) {
+  std::mt19937 engine(1);
+  std::uniform_real_distribution<float> uniform(-deviation, deviation);
+  std::vector<float> values(static_cast<std::size_t>(n));
+  for (float& value : values) value = uniform(engine);
+  return values;
+}
+
+void set_flops(benchmark::State& state, double flops) {
+  state.counters["GFLOP/s"] = benchmark::Counter(flops * 1e-9 * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+
+void openblas_sgemm(benchmark::State& state) {
+  const std::int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  openblas_set_num_threads(1);
+  const std::vector<float> a = random_floats(m * k), b = random_floats(n * k);
+  std::vector<float> c(static_cast<std::size_t>(m * n));
+  for (auto _ : state)
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), 1.0F, a.data(),
+                static_cast<int>(k), b.data(), static_cast<int>(k), 0.0F, c.data(), static_cast<int>(n));
+  state.SetLabel(openblas_get_corename());
+  set_flops(state, 2.0 * static_cast<double>(m * n) * static_cast<double>(k));
+}
+
+void gemm_f32(benchmark::State& state) {
+  const std::int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(3)));
+  const std::vector<float> a = random_floats(m * k), b = random_floats(n * k);
+  std::vector<float> c(static_cast<std::size_t>(m * n));
+  for (auto _ : state)
+    context.linalg().gemm_f32(context.exec(), false, true, m, n, k, 1.0F, a.data(), k, b.data(), k, 0.0F, c.data(), n);
+  set_flops(state, 2.0 * static_cast<double>(m * n) * static_cast<double>(k));
+}
+
+void gram(benchmark::State& state) {
+  const std::int64_t n = state.range(0);
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(1)));
+  const std::vector<float> x = random_floats(kTokens * n);
+  std::vector<double> sum(static_cast<std::size_t>(n * n));
+  for (auto _ : state) context.linalg().gram_accumulate(context.exec(), kTokens, n, x.data(), n, sum.data());
+  set_flops(state, static_cast<double>(n * (n + 1)) * static_cast<double>(kTokens));
+}
+
+void cholesky_and_inverse(benchmark::State& state) {
+  const std::int64_t n = state.range(0);
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(1)));
+  std::vector<double> matrix(static_cast<std::size_t>(n * n));
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j < n; ++j) matrix[static_cast<std::size_t>(i * n + j)] = i == j ? 2.0 : 1.0 / static_cast<double>(n + i - j);
+  for (auto _ : state) {
+    std::vector<double> l = matrix;
+    if (context.linalg().cholesky_lower_f64(context.exec(), n, l.data(), n) != 0) state.SkipWithError("not positive definite");
+    context.linalg().invert_lower_f64(context.exec(), n, l.data(), n);
+    benchmark::DoNotOptimize(l.data());
+  }
+  set_flops(state, 2.0 / 3.0 * static_cast<double>(n) * static_cast<double>(n * n));
+}
+
+void attention(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const std::vector<float> q = random_floats(kTokens * kHeads * kHeadDim), k = random_floats(kTokens * kKvHeads * kHeadDim);
+  std::vector<float> out(q.size());
+  kernels::AttentionShape shape{};
+  shape.n_sequences = 1;
+  shape.n_tokens = kTokens;
+  shape.n_heads = kHeads;
+  shape.n_kv_heads = kKvHeads;
+  shape.head_dim = kHeadDim;
+  shape.scale = 0.125F;
+  shape.ld_q = shape.ld_out = kHeads * kHeadDim;
+  shape.ld_kv = kKvHeads * kHeadDim;
+  for (auto _ : state) context.nn().attention(context.exec(), shape, q.data(), k.data(), k.data(), out.data());
+  set_flops(state, 2.0 * static_cast<double>(kTokens * kTokens) * static_cast<double>(kHeads * kHeadDim));
+}
+
+void swiglu(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, 1);
+  const std::vector<float> gate = random_floats(kTokens * kIntermediate, 4.0F);
+  std::vector<float> out(gate.size());
+  for (auto _ : state)
+    context.nn().swiglu(context.exec(), kTokens * kIntermediate, gate.data(), gate.data(), out.data());
+}
+
+void nll(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, 1);
+  const std::vector<float> logits = random_floats(256 * kVocab, 8.0F);
+  const std::vector<std::int32_t> target(256);
+  std::vector<double> result(256);
+  for (auto _ : state) context.nn().nll(context.exec(), 256, kVocab, logits.data(), kVocab, target.data(), result.data());
+}
+
+/// Random weights in the shape of SmolLM2-135M; every layer holds the same ones.
+class RandomSource : public model::WeightSource {
+ public:
+  RandomSource() : path_("random") {
+    config_.model_type = "llama";
+    config_.hidden_size = kHidden;
+    config_.intermediate_size = kIntermediate;
+    config_.n_layers = kLayers;
+    config_.n_heads = kHeads;
+    config_.n_kv_heads = kKvHeads;
+    config_.head_dim = kHeadDim;
+    config_.vocab_size = kVocab;
+    config_.max_position = kTokens;
+    config_.norm_eps = 1e-5;
+    config_.rope.theta = 1e5;
+    config_.tied_embeddings = true;
+    config_.window.assign(kLayers, 0);
+  }
+  const model::ModelConfig& config() const override { return config_; }
+  void read(const model::TensorSpec&, std::span<float> out) const override {
+    const std::vector<float> values = random_floats(static_cast<std::int64_t>(out.size()), 0.05F);
+    std::copy(values.begin(), values.end(), out.begin());
+  }
+  std::string fingerprint() const override { return {}; }
+  const std::string& path() const override { return path_; }
+
+ private:
+  model::ModelConfig config_;
+  std::string path_;
+};
+
+/// Multiplications and additions of the linears (as the usual count of a forward pass has it, attention's own apart).
+constexpr double kBlockFlops =
+    2.0 * static_cast<double>(kTokens) *
+    static_cast<double>(2 * kHidden * kHidden + 2 * kHidden * kKvHeads * kHeadDim + 3 * kHidden * kIntermediate);
+
+void forward_block(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const RandomSource source;
+  model::Transformer transformer(source, context);
+  const model::BlockWeights block = transformer.load_block(0);
+  const std::vector<std::int32_t> ids(kTokens, 7);
+  model::HiddenStates hidden = transformer.embed(ids, 1, kTokens);
+  for (auto _ : state) transformer.run_block(block, hidden);
+  set_flops(state, kBlockFlops);
+}
+
+void forward_window_with_head(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const RandomSource source;
+  model::Transformer transformer(source, context);
+  const model::BlockWeights block = transformer.load_block(0);
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < kTokens; ++i) ids.push_back(i * 17 % static_cast<std::int32_t>(kVocab));
+  for (auto _ : state) {
+    model::HiddenStates hidden = transformer.embed(ids, 1, kTokens);
+    for (std::int64_t layer = 0; layer < kLayers; ++layer) transformer.run_block(block, hidden);
+    benchmark::DoNotOptimize(transformer.next_token_nll(hidden, ids));
+  }
+  set_flops(state, kLayers * kBlockFlops + 2.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kVocab));
+}
+
+BENCHMARK(openblas_sgemm)->Args({kTokens, 576, 576})->Args({kTokens, 1536, 576})->Args({kTokens, 576, 1536})
+    ->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(gemm_f32)
+    ->ArgsProduct({{kTokens}, {192, 576, 1536}, {576}, {1, 2}})->Args({kTokens, 576, 1536, 1})->Args({kTokens, 576, 1536, 2})
+    ->Args({512, kVocab, 576, 1})->Args({512, kVocab, 576, 2})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(gram)->ArgsProduct({{576, 1536}, {1, 2}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(cholesky_and_inverse)->ArgsProduct({{576, 1536}, {1, 2}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(attention)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(swiglu)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(nll)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(forward_block)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(forward_window_with_head)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+
+}  // namespace
+}  // namespace voronoi
+
+BENCHMARK_MAIN();
