@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <mutex>
 #include <utility>
@@ -109,7 +110,8 @@ void show_progress(std::string_view text, bool done) {
 }
 
 std::string format_duration(double seconds) {
-  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
+  if (!(std::abs(seconds) < 1e15)) return "unknown";
+  if (seconds < 59.95) return fmt::format("{:.1f} s", seconds);
   const auto whole = static_cast<long>(seconds + 0.5);
   if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
   return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
@@ -118,7 +120,8 @@ std::string format_duration(double seconds) {
 std::string format_bytes(double bytes) {
   constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
   int unit = 0;
-  while (bytes >= 1024 && unit < 5) {
+  // The bound is where one decimal place would show 1024.0.
+  while (bytes >= (unit == 0 ? 1024.0 : 1023.95) && unit < 5) {
     bytes /= 1024;
     ++unit;
   }

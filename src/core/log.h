@@ -38,7 +38,7 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
 /// Call from rank 0 only. `done` marks the end of the activity.
 void show_progress(std::string_view text, bool done = false);
 
-/// "1 h 02 min", "3 min 05 s", "4.2 s".
+/// "1 h 02 min", "3 min 05 s", "4.2 s"; "unknown" when it is not finite.
 std::string format_duration(double seconds);
 /// "1.5 GiB".
 std::string format_bytes(double bytes);

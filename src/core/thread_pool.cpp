@@ -4,7 +4,10 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -12,7 +15,19 @@
 namespace voronoi::core {
 namespace {
 thread_local bool inside_parallel_for = false;
-}
+
+/// The exception of the lowest index, so that the message does not depend on the number of threads.
+struct FirstError {
+  std::int64_t index = 0;
+  std::exception_ptr exception;
+  void keep(std::int64_t i, std::exception_ptr thrown) {
+    if (exception && index <= i) return;
+    index = i;
+    exception = std::move(thrown);
+  }
+};
+
+}  // namespace
 
 struct ThreadPool::State {
   std::mutex mutex;
@@ -24,7 +39,7 @@ struct ThreadPool::State {
   std::int64_t n = 0;
   std::atomic<std::int64_t> next{0};
   int running = 0;
-  std::exception_ptr error;
+  FirstError error;
 
   void work() {
     inside_parallel_for = true;
@@ -33,7 +48,7 @@ struct ThreadPool::State {
         (*body)(i);
       } catch (...) {
         const std::lock_guard lock(mutex);
-        if (!error) error = std::current_exception();
+        error.keep(i, std::current_exception());
       }
     }
     inside_parallel_for = false;
@@ -53,26 +68,40 @@ struct ThreadPool::State {
       if (--running == 0) finished.notify_one();
     }
   }
+
+  void end() {
+    {
+      const std::lock_guard lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (std::thread& thread : threads) thread.join();
+  }
 };
 
 ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads), state_(std::make_unique<State>()) {
   VORONOI_REQUIRE(n_threads >= 1, "a pool has at least the calling thread");
-  for (int i = 1; i < n_threads; ++i) state_->threads.emplace_back([this] { state_->loop(); });
+  try {
+    for (int i = 1; i < n_threads; ++i) state_->threads.emplace_back([state = state_.get()] { state->loop(); });
+  } catch (const std::system_error& error) {
+    state_->end();
+    throw Error(ExitCode::system, "cannot start " + std::to_string(n_threads) + " threads: " + error.what() +
+                                      "; ask for fewer, or raise the limit of processes (ulimit -u)");
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->stop = true;
-  }
-  state_->wake.notify_all();
-  for (std::thread& thread : state_->threads) thread.join();
-}
+ThreadPool::~ThreadPool() { state_->end(); }
 
 void ThreadPool::parallel_for(std::int64_t n, const std::function<void(std::int64_t)>& body) {
   if (n <= 0) return;
   if (inside_parallel_for || n == 1 || n_threads_ == 1) {
-    for (std::int64_t i = 0; i < n; ++i) body(i);
+    FirstError error;
+    for (std::int64_t i = 0; i < n; ++i) try {
+        body(i);
+      } catch (...) {
+        error.keep(i, std::current_exception());
+      }
+    if (error.exception) std::rethrow_exception(error.exception);
     return;
   }
   {
@@ -80,7 +109,7 @@ void ThreadPool::parallel_for(std::int64_t n, const std::function<void(std::int6
     state_->body = &body;
     state_->n = n;
     state_->next = 0;
-    state_->error = nullptr;
+    state_->error = {};
     state_->running = n_threads_ - 1;
     ++state_->generation;
   }
@@ -90,7 +119,7 @@ void ThreadPool::parallel_for(std::int64_t n, const std::function<void(std::int6
   {
     std::unique_lock lock(state_->mutex);
     state_->finished.wait(lock, [&] { return state_->running == 0; });
-    error = state_->error;
+    error = std::exchange(state_->error, {}).exception;
     state_->body = nullptr;
   }
   if (error) std::rethrow_exception(error);

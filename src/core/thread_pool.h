@@ -18,8 +18,9 @@ class ThreadPool {
 
   int size() const { return n_threads_; }
 
-  /// Runs body(i) for every i in [0, n), each exactly once, on any thread; returns when all are done. The first exception is
-  /// rethrown after all have ended. Not reentrant: a body that calls parallel_for runs the inner loop on its own thread.
+  /// Runs body(i) for every i in [0, n), each exactly once, on any thread; returns when all are done. Of several exceptions the
+  /// one of the lowest i is rethrown after all have ended. Not reentrant: a body that calls parallel_for runs the inner loop on
+  /// its own thread. One caller at a time.
   void parallel_for(std::int64_t n, const std::function<void(std::int64_t)>& body);
 
  private:

@@ -1,0 +1,71 @@
+#include "core/error.h"
+
+#include <gmock/gmock.h>
+
+namespace voronoi::core {
+namespace {
+
+using testing::HasSubstr;
+using testing::StrEq;
+
+TEST(Error, CarriesTheDocumentedExitCode) {
+  EXPECT_EQ(ConfigError("x").exit_code(), ExitCode::usage);
+  EXPECT_EQ(FormatError("f", "x").exit_code(), ExitCode::data);
+  EXPECT_EQ(NumericError("x").exit_code(), ExitCode::data);
+  EXPECT_EQ(DeviceError("x").exit_code(), ExitCode::system);
+  EXPECT_EQ(CommError("x").exit_code(), ExitCode::system);
+  EXPECT_EQ(StoreError("x").exit_code(), ExitCode::system);
+  EXPECT_EQ(NotCompiled("x").exit_code(), ExitCode::system);
+  EXPECT_EQ(InternalError("x").exit_code(), ExitCode::system);
+  EXPECT_EQ(StopRequested().exit_code(), ExitCode::stopped);
+  EXPECT_EQ(static_cast<int>(ExitCode::usage), 2);
+  EXPECT_EQ(static_cast<int>(ExitCode::data), 3);
+  EXPECT_EQ(static_cast<int>(ExitCode::partial), 4);
+  EXPECT_EQ(static_cast<int>(ExitCode::system), 5);
+  EXPECT_EQ(static_cast<int>(ExitCode::stopped), 75);
+}
+
+TEST(Error, FormatErrorNamesFileAndByte) {
+  EXPECT_THAT(FormatError("a/b.bin", "is short").what(), StrEq("a/b.bin: is short"));
+  EXPECT_THAT(FormatError("a/b.bin", std::uint64_t{42}, "is short").what(), StrEq("a/b.bin: byte 42: is short"));
+}
+
+TEST(Error, ConfigErrorListsEveryProblem) {
+  const ConfigError error(std::vector<std::string>{"one", "two", "three"});
+  EXPECT_THAT(error.what(), StrEq("one\ntwo\nthree"));
+  EXPECT_THAT(ConfigError(std::vector<std::string>{}).what(), StrEq(""));
+}
+
+TEST(Error, ContextGrowsAsItClimbs) {
+  try {
+    try {
+      try {
+        throw NumericError("pivot 3 is negative");
+      } catch (Error& error) {
+        error.add_context("q_proj");
+        throw;
+      }
+    } catch (Error& error) {
+      error.add_context("block 7");
+      throw;
+    }
+  } catch (const NumericError& error) {
+    EXPECT_THAT(error.what(), StrEq("block 7: q_proj: pivot 3 is negative"));
+    EXPECT_EQ(error.exit_code(), ExitCode::data);
+  }
+}
+
+TEST(Error, RequireNamesPlaceConditionAndReason) {
+  const int n = 3;
+  EXPECT_NO_THROW(VORONOI_REQUIRE(n == 3, "unused"));
+  try {
+    VORONOI_REQUIRE(n == 4, "n counts fingers");
+    FAIL();
+  } catch (const InternalError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("error_test.cpp:"));
+    EXPECT_THAT(error.what(), HasSubstr("n == 4 (n counts fingers)"));
+  }
+}
+
+}  // namespace
+}  // namespace voronoi::core

@@ -1,0 +1,133 @@
+#include "core/file.h"
+
+#include <gmock/gmock.h>
+#include <sys/stat.h>
+
+#include "core/error.h"
+#include "support/temporary.h"
+
+namespace voronoi::core {
+namespace {
+
+namespace fs = std::filesystem;
+using test::message_of;
+using test::TemporaryFolder;
+using testing::AllOf;
+using testing::HasSubstr;
+
+std::string text_of(std::span<const std::byte> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+
+TEST(MappedFile, ShowsTheBytesOfAFile) {
+  const TemporaryFolder folder;
+  const std::string content("a\0b\xFF", 4);
+  test::write_bytes(folder / "f", content);
+  MappedFile file(folder / "f");
+  EXPECT_EQ(text_of(file.bytes()), content);
+  EXPECT_EQ(file.path(), (folder / "f").string());
+  const MappedFile moved(std::move(file));
+  EXPECT_EQ(text_of(moved.bytes()), content);
+}
+
+TEST(MappedFile, EmptyFileIsAnEmptySpan) {
+  const TemporaryFolder folder;
+  test::write_bytes(folder / "f", "");
+  EXPECT_TRUE(MappedFile(folder / "f").bytes().empty());
+}
+
+TEST(MappedFile, WhatIsNoFileIsRefusedWithoutWaiting) {
+  const TemporaryFolder folder;
+  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder / "none"); }),
+              AllOf(HasSubstr((folder / "none").string()), HasSubstr("No such file"), HasSubstr("check the path")));
+  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder.path()); }), HasSubstr("is not a regular file"));
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder / "pipe"); }), HasSubstr("is not a regular file"));
+  EXPECT_THROW(MappedFile("/dev/null/x"), StoreError);
+}
+
+TEST(ReadFile, GivesTheBytesUpToABound) {
+  const TemporaryFolder folder;
+  const std::string content(100000, 'x');
+  test::write_bytes(folder / "f", content);
+  EXPECT_EQ(read_text_file(folder / "f"), content);
+  EXPECT_EQ(text_of(read_file(folder / "f")), content);
+  EXPECT_EQ(read_text_file(folder / "f", content.size()), content);
+  EXPECT_THAT(message_of<FormatError>([&] { read_text_file(folder / "f", content.size() - 1); }),
+              AllOf(HasSubstr((folder / "f").string()), HasSubstr("100000 bytes")));
+  test::write_bytes(folder / "e", "");
+  EXPECT_EQ(read_text_file(folder / "e", 0), "");
+  EXPECT_THROW(read_text_file(folder / "none"), StoreError);
+  EXPECT_THROW(read_file(folder.path()), StoreError);
+}
+
+TEST(WriteFileAtomic, CreatesAndReplaces) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "f", "first, and longer", "1");
+  write_file_atomic(folder / "f", "second", "1");
+  EXPECT_EQ(test::read_bytes(folder / "f"), "second");
+  write_file_atomic(folder / "f", "", "1");
+  EXPECT_EQ(test::read_bytes(folder / "f"), "");
+  EXPECT_EQ(test::entries(folder.path()), 1);
+}
+
+TEST(WriteFileAtomic, LeftoverOfAKilledWriterIsNoObstacle) {
+  const TemporaryFolder folder;
+  test::write_bytes(folder / "f.tmp-7", "half-written and longer than the new content");
+  write_file_atomic(folder / "f", "whole", "7");
+  EXPECT_EQ(test::read_bytes(folder / "f"), "whole");
+  EXPECT_EQ(test::entries(folder.path()), 1);
+}
+
+TEST(WriteFileAtomic, FullDiskKeepsTheOldContentAndNoTemporary) {
+  const test::SmallDisk disk("size=64k");
+  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  write_file_atomic(disk / "f", "old", "1");
+  const std::string big(1 << 20, 'x');
+  EXPECT_THAT(message_of<StoreError>([&] { write_file_atomic(disk / "f", big, "2"); }),
+              AllOf(HasSubstr((disk / "f").string()), HasSubstr("No space left on device"), HasSubstr("free some space")));
+  EXPECT_EQ(test::read_bytes(disk / "f"), "old");
+  EXPECT_EQ(test::entries(disk.path()), 1);
+  write_file_atomic(disk / "f", "new", "2");
+  EXPECT_EQ(test::read_bytes(disk / "f"), "new");
+}
+
+TEST(WriteFileAtomic, ReadOnlyDiskIsNamedWithARemedy) {
+  test::SmallDisk disk("size=64k");
+  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  write_file_atomic(disk / "f", "old", "1");
+  ASSERT_TRUE(disk.make_read_only());
+  EXPECT_THAT(message_of<StoreError>([&] { write_file_atomic(disk / "f", "new", "2"); }),
+              AllOf(HasSubstr((disk / "f").string()), HasSubstr("Read-only"), HasSubstr("choose another place")));
+  EXPECT_EQ(test::read_bytes(disk / "f"), "old");
+}
+
+TEST(WriteFileAtomic, FailedRenameLeavesNoTemporary) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "f/inside");
+  EXPECT_THAT(message_of<StoreError>([&] { write_file_atomic(folder / "f", "x", "1"); }), HasSubstr((folder / "f").string()));
+  EXPECT_EQ(test::entries(folder.path()), 1);
+  EXPECT_THROW(write_file_atomic("/dev/null/f", "x", "1"), StoreError);
+  EXPECT_THROW(write_file_atomic(folder / "none/f", "x", "1"), StoreError);
+}
+
+TEST(RemoveTemporaries, TakesThemAndNothingElse) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a.h5.tmp-1", "b.json.tmp-attempt-3", "a.h5", "tmp-x", "a.tmp"}) test::write_bytes(folder / name, "x");
+  fs::create_directory(folder / "folder.tmp-1");
+  fs::create_symlink(folder / "a.h5", folder / "link.tmp-1");
+  remove_temporaries(folder.path());
+  EXPECT_EQ(test::entries(folder.path()), 5);
+  for (const char* name : {"a.h5", "tmp-x", "a.tmp", "folder.tmp-1", "link.tmp-1"}) EXPECT_TRUE(fs::exists(folder / name)) << name;
+  EXPECT_THAT(message_of<StoreError>([&] { remove_temporaries(folder / "none"); }), HasSubstr("none: cannot list"));
+}
+
+TEST(SyncDirectory, NeedsADirectory) {
+  const TemporaryFolder folder;
+  sync_directory(folder.path());
+  sync_directory("");
+  test::write_bytes(folder / "f", "x");
+  EXPECT_THROW(sync_directory(folder / "f"), StoreError);
+  EXPECT_THROW(sync_directory(folder / "none"), StoreError);
+}
+
+}  // namespace
+}  // namespace voronoi::core
