@@ -1,0 +1,57 @@
+#include "model/sentencepiece_tokenizer.h"
+
+#include <sentencepiece_processor.h>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "model/sentencepiece_check.h"
+#include "model/unicode.h"
+
+namespace voronoi::model {
+
+using core::FormatError;
+
+struct SentencepieceTokenizer::Impl {
+  sentencepiece::SentencePieceProcessor processor;
+};
+
+SentencepieceTokenizer::SentencepieceTokenizer(const std::string& path, bool add_bos) : impl_(std::make_unique<Impl>()), add_bos_(add_bos) {
+  const core::MappedFile file(path);
+  check_sentencepiece_model(file.bytes(), path);
+  std::string problem;
+  try {
+    const auto status = impl_->processor.LoadFromSerializedProto({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
+    if (!status.ok()) problem = status.ToString();
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  if (!problem.empty()) throw FormatError(path, "is refused by sentencepiece: " + problem);
+}
+SentencepieceTokenizer::~SentencepieceTokenizer() = default;
+
+std::vector<std::int32_t> SentencepieceTokenizer::encode(std::string_view text) const {
+  std::string storage;
+  std::vector<int> ids;
+  const auto status = impl_->processor.Encode(valid_utf8(text, storage), &ids);
+  if (!status.ok()) throw core::InternalError("sentencepiece: " + status.ToString());
+  return ids;
+}
+
+std::string SentencepieceTokenizer::decode(std::span<const std::int32_t> ids) const {
+  std::vector<int> known(ids.begin(), ids.end());
+  for (int& id : known)
+    if (id < 0 || id >= impl_->processor.GetPieceSize()) id = impl_->processor.unk_id();
+  std::string text;
+  const auto status = impl_->processor.Decode(known, &text);
+  if (!status.ok()) throw core::InternalError("sentencepiece: " + status.ToString());
+  return text;
+}
+
+std::int64_t SentencepieceTokenizer::vocab_size() const { return impl_->processor.GetPieceSize(); }
+
+std::optional<std::int32_t> SentencepieceTokenizer::bos_id() const {
+  const int id = impl_->processor.bos_id();
+  return id < 0 ? std::nullopt : std::optional<std::int32_t>(id);
+}
+
+}  // namespace voronoi::model

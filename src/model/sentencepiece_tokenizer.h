@@ -1,0 +1,32 @@
+// sentencepiece's tokenizer.model, through its own library.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "model/tokenizer.h"
+
+namespace voronoi::model {
+
+class SentencepieceTokenizer final : public Tokenizer {
+ public:
+  /// add_bos: whether BOS is automatic, when the model has one. Throws StoreError / FormatError.
+  SentencepieceTokenizer(const std::string& path, bool add_bos);
+  ~SentencepieceTokenizer() override;
+  SentencepieceTokenizer(const SentencepieceTokenizer&) = delete;
+  SentencepieceTokenizer& operator=(const SentencepieceTokenizer&) = delete;
+
+  std::vector<std::int32_t> encode(std::string_view text) const override;
+  std::string decode(std::span<const std::int32_t> ids) const override;
+  std::int64_t vocab_size() const override;
+  std::optional<std::int32_t> bos_id() const override;
+  std::optional<std::int32_t> automatic_bos() const override { return add_bos_ ? bos_id() : std::nullopt; }
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+  bool add_bos_;
+};
+
+}  // namespace voronoi::model

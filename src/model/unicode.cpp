@@ -1,0 +1,131 @@
+#include "model/unicode.h"
+
+#include <utf8proc.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "core/error.h"
+
+namespace voronoi::model {
+namespace {
+
+unsigned char byte_at(std::string_view text, std::size_t at) { return static_cast<unsigned char>(text[at]); }
+
+/// Bytes of the character or of the maximal ill-formed part at text[at]. Ranges of the second byte: The Unicode Standard,
+/// table 3-7.
+std::size_t scan(std::string_view text, std::size_t at, bool& valid) {
+  const unsigned char lead = byte_at(text, at);
+  valid = true;
+  if (lead < 0x80) return 1;
+  valid = false;
+  if (lead < 0xC2 || lead > 0xF4) return 1;
+  const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  unsigned char low = 0x80, high = 0xBF;
+  if (lead == 0xE0) low = 0xA0;
+  if (lead == 0xED) high = 0x9F;
+  if (lead == 0xF0) low = 0x90;
+  if (lead == 0xF4) high = 0x8F;
+  for (std::size_t i = 1; i < length; ++i) {
+    if (at + i >= text.size()) return i;
+    const unsigned char next = byte_at(text, at + i);
+    if (next < low || next > high) return i;
+    low = 0x80;
+    high = 0xBF;
+  }
+  valid = true;
+  return length;
+}
+
+/// First byte at or after `at` that is not ASCII.
+std::size_t skip_ascii(std::string_view text, std::size_t at) {
+  for (; at + 8 <= text.size(); at += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, text.data() + at, 8);
+    if ((word & 0x8080808080808080ULL) != 0) break;
+  }
+  while (at < text.size() && byte_at(text, at) < 0x80) ++at;
+  return at;
+}
+
+std::size_t first_invalid(std::string_view text) {
+  for (std::size_t at = skip_ascii(text, 0); at < text.size(); at = skip_ascii(text, at)) {
+    bool valid;
+    const std::size_t length = scan(text, at, valid);
+    if (!valid) return at;
+    at += length;
+  }
+  return text.size();
+}
+
+void append_composed(std::string_view text, std::string& out) {
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+  utf8proc_uint8_t* result = nullptr;
+  const utf8proc_ssize_t size =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &result, options);
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(result, &std::free);
+  if (size < 0) throw core::InternalError(std::string("utf8proc: ") + utf8proc_errmsg(size));
+  out.append(reinterpret_cast<const char*>(result), static_cast<std::size_t>(size));
+}
+
+}  // namespace
+
+std::size_t utf8_length(std::string_view text, std::size_t at) {
+  bool valid;
+  const std::size_t length = scan(text, at, valid);
+  return valid ? length : 0;
+}
+
+char32_t utf8_code_point(std::string_view text, std::size_t at, std::size_t length) {
+  const char32_t lead = byte_at(text, at);
+  if (length == 1) return lead;
+  char32_t value = lead & (0xFFU >> (length + 1));
+  for (std::size_t i = 1; i < length; ++i) value = (value << 6) | (byte_at(text, at + i) & 0x3FU);
+  return value;
+}
+
+std::string utf8_encode(char32_t code_point) {
+  utf8proc_uint8_t bytes[4];
+  const utf8proc_ssize_t size = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), bytes);
+  return {reinterpret_cast<const char*>(bytes), static_cast<std::size_t>(size)};
+}
+
+bool is_valid_utf8(std::string_view text) { return first_invalid(text) == text.size(); }
+
+std::string_view valid_utf8(std::string_view text, std::string& storage) {
+  std::size_t at = first_invalid(text);
+  if (at == text.size()) return text;
+  storage.assign(text.substr(0, at));
+  while (at < text.size()) {
+    bool valid;
+    const std::size_t length = scan(text, at, valid);
+    storage.append(valid ? text.substr(at, length) : std::string_view("\xEF\xBF\xBD"));
+    at += length;
+  }
+  return storage;
+}
+
+std::string to_nfc(std::string_view text) {
+  // No character below U+0300 changes or composes with its predecessor, and a line feed composes with nothing, so only
+  // lines with something above need work.
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size() - 1) + 1;
+    const std::string_view line = text.substr(0, end);
+    bool inert = true;
+    for (std::size_t i = skip_ascii(line, 0); i < line.size() && inert; ++i) inert = byte_at(line, i) < 0xCC;
+    if (inert) out.append(line);
+    else append_composed(line, out);
+    text.remove_prefix(end);
+  }
+  return out;
+}
+
+bool is_white_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+}  // namespace voronoi::model

@@ -1,0 +1,29 @@
+// UTF-8: validity, replacement of what is not valid, composition (NFC).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace voronoi::model {
+
+/// Bytes of the well-formed character at text[at], or 0 when there is none (at < text.size()).
+std::size_t utf8_length(std::string_view text, std::size_t at);
+/// Code point of the well-formed character of `length` bytes at text[at].
+char32_t utf8_code_point(std::string_view text, std::size_t at, std::size_t length);
+std::string utf8_encode(char32_t code_point);
+
+bool is_valid_utf8(std::string_view text);
+
+/// `text` itself when it is valid; otherwise a copy in `storage` in which every maximal ill-formed part is U+FFFD
+/// (The Unicode Standard, 3.9, "U+FFFD Substitution of Maximal Subparts").
+std::string_view valid_utf8(std::string_view text, std::string& storage);
+
+/// Normalization form C of valid UTF-8.
+std::string to_nfc(std::string_view text);
+
+/// The White_Space property.
+bool is_white_space(char32_t code_point);
+
+}  // namespace voronoi::model
