@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <numbers>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -71,10 +71,10 @@ void add_rope_tensor(const GgufFile& file, double theta, std::int64_t head_dim, 
   if (tensor->type != GgmlType::f32 || tensor->shape != core::Shape{head_dim / 2}) throw FormatError(file.path(), place + "is not F32 of half a head's size");
   std::vector<float> divisors(static_cast<std::size_t>(head_dim / 2));
   dequantize(tensor->type, tensor->bytes, divisors);
-  constexpr double kPi = 3.14159265358979323846, kLow = 1, kHigh = 4, kOriginal = 8192;
+  constexpr double kLow = 1, kHigh = 4, kOriginal = 8192;
   const double factor = static_cast<double>(*std::max_element(divisors.begin(), divisors.end()));
   for (std::size_t i = 0; i < divisors.size(); ++i) {
-    const double wavelength = 2 * kPi * std::pow(theta, 2 * static_cast<double>(i) / static_cast<double>(head_dim));
+    const double wavelength = 2 * std::numbers::pi * std::pow(theta, 2 * static_cast<double>(i) / static_cast<double>(head_dim));
     const double smooth = std::clamp((kOriginal / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
     const double wanted = 1 / ((1 - smooth) / factor + smooth);
     if (!(std::abs(static_cast<double>(divisors[i]) - wanted) <= 1e-3 * wanted))
@@ -150,18 +150,6 @@ void check_heads(const GgufFile& file, const std::string& arch, std::int64_t hea
     const GgufValue* value = file.find(key);
     if (value != nullptr && value->as_i64() != head_dim)
       throw FormatError(file.path(), fmt::format("key \"{}\": is {}, but the heads have size {}; other sizes are not supported", key, value->as_i64(), head_dim));
-  }
-}
-
-/// Values rounded to F16 and back, ties to even; loops that vectorize. Below 2^-14 halves are multiples of 2^-24, the spacing of
-/// floats in [0.5, 1).
-void round_to_half(std::span<float> values) {
-  for (float& value : values) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    const std::uint32_t sign = bits & 0x80000000U, magnitude = bits & 0x7FFFFFFFU;
-    const std::uint32_t normal = (magnitude + 0xFFFU + ((magnitude >> 13) & 1U)) & ~0x1FFFU;
-    const auto subnormal = std::bit_cast<std::uint32_t>((std::bit_cast<float>(magnitude) + 0.5F) - 0.5F);
-    value = std::bit_cast<float>((magnitude < 0x38800000U ? subnormal : normal) | sign);
   }
 }
 

@@ -104,6 +104,18 @@ bool all_finite(std::span<const float> values) {
   return largest <= kMaxWeightBits;
 }
 
+void round_to_half(std::span<float> values) {
+  // Below 2^-14 halves are multiples of 2^-24, the spacing of floats in [0.5, 1).
+  for (float& value : values) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    // A NaN becomes an infinity: adding to its mantissa could carry into the sign.
+    const std::uint32_t sign = bits & 0x80000000U, magnitude = std::min(bits & 0x7FFFFFFFU, 0x7F800000U);
+    const std::uint32_t normal = (magnitude + 0xFFFU + ((magnitude >> 13) & 1U)) & ~0x1FFFU;
+    const auto subnormal = std::bit_cast<std::uint32_t>((std::bit_cast<float>(magnitude) + 0.5F) - 0.5F);
+    value = std::bit_cast<float>((magnitude < 0x38800000U ? subnormal : normal) | sign);
+  }
+}
+
 void refuse_values(std::string_view file, std::string_view tensor, const core::Shape& shape,
                    const std::function<double(std::int64_t)>& value) {
   const std::int64_t n = core::element_count(shape).value_or(0);

@@ -25,6 +25,9 @@ bool convert_finite(core::DType dtype, const std::byte* bytes, std::span<float> 
 /// True when every value is finite and at most kMaxWeight in magnitude.
 bool all_finite(std::span<const float> values);
 
+/// Values rounded to F16 and back, ties to even; what F16 cannot hold, NaNs too, comes out above kMaxWeight.
+void round_to_half(std::span<float> values);
+
 /// Throws FormatError naming file, tensor, position and value of the first bad value; call it when one is known to be there.
 [[noreturn]] void refuse_values(std::string_view file, std::string_view tensor, const core::Shape& shape,
                                 const std::function<double(std::int64_t)>& value);
