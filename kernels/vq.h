@@ -23,6 +23,13 @@ struct VqKernels {
   /// (a chunk is the unit of work, so no thread pool is used inside). weights may be null (all 1).
   void (*centroid_sums)(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
                         std::int64_t k, double* sums, double* mass);
+  /// k-means++: for each block b of kPotentialBlock points and each candidate c, block_sums[b, c] = sum_i weights[i] *
+  /// min(distance2[i], |x_i - candidates[c]|^2), points given by column: columns [dim, n]. `update` (one candidate only): distance2
+  /// becomes that minimum. Sums are fp32 in 16 interleaved parts a block, merged in fp64.
+  void (*potentials)(const Exec&, std::int64_t n, std::int64_t dim, const float* columns, const float* weights, float* distance2,
+                     std::int64_t n_candidates, const float* candidates, bool update, double* block_sums);
 };
+
+inline constexpr std::int64_t kPotentialBlock = 1024;
 
 }  // namespace voronoi::kernels

@@ -117,8 +117,19 @@ void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const 
   vq::centroid_sums(n, dim, points, weights, index, sums, mass);
 }
 
+void potentials(const Exec& exec, std::int64_t n, std::int64_t dim, const float* columns, const float* weights, float* distance2,
+                std::int64_t n_candidates, const float* candidates, bool update, double* block_sums) {
+  VORONOI_REQUIRE(n >= 0 && dim >= 1 && n_candidates >= 1, "potentials: n >= 0, dim >= 1, a candidate");
+  VORONOI_REQUIRE(!update || n_candidates == 1, "potentials: one candidate at a time can become a seed");
+  exec.pool->parallel_for(core::ceil_div(n, kPotentialBlock), [&](std::int64_t block) {
+    const std::int64_t begin = block * kPotentialBlock;
+    vq::potentials_block(std::min(kPotentialBlock, n - begin), dim, columns + begin, n, weights + begin, distance2 + begin, n_candidates,
+                         candidates, update, block_sums + block * n_candidates);
+  });
+}
+
 }  // namespace
 
-VqKernels cpu_vq_kernels() { return {nearest, nearest_m, centroid_sums}; }
+VqKernels cpu_vq_kernels() { return {nearest, nearest_m, centroid_sums, potentials}; }
 
 }  // namespace voronoi::kernels

@@ -37,6 +37,27 @@ struct Leaders {
   }
 };
 
+// Points [begin, n) of a block of potentials, one by one; begin is a multiple of kPanel.
+HWY_INLINE void potentials_tail(std::int64_t begin, std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride,
+                                const float* weights, float* distance2, const float* c, bool update, float* parts) {
+  for (std::int64_t i = begin; i < n; ++i) {
+    float gap2 = 0;
+    for (std::int64_t d = 0; d < dim; ++d) {
+      const float gap = columns[d * stride + i] - c[d];
+      gap2 = std::fma(gap, gap, gap2);
+    }
+    const float low = std::min(gap2, distance2[i]);
+    if (update) distance2[i] = low;
+    parts[i % kPanel] = std::fma(weights[i], low, parts[i % kPanel]);
+  }
+}
+
+HWY_INLINE double merge_parts(const float* parts) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < kPanel; ++i) sum += static_cast<double>(parts[i]);
+  return sum;
+}
+
 #if HWY_NATIVE_FMA
 namespace hn = hwy::HWY_NAMESPACE;
 using Tag = hn::CappedTag<float, static_cast<std::size_t>(kPanel)>;
@@ -387,6 +408,37 @@ void nearest_m_block_simd(const Panels& panels, std::int64_t n, const float* poi
   with_dim(panels.dim, [&](auto d) { nearest_m_block_of<decltype(d)::value>(panels, n, points, m, index); });
 }
 
+// 16 running sums whatever the width: point i goes to sum i % 16.
+void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights,
+                           float* distance2, std::int64_t n_candidates, const float* candidates, bool update, double* sums) {
+  const Tag tag;
+  for (std::int64_t candidate = 0; candidate < n_candidates; ++candidate) {
+    const float* c = candidates + candidate * dim;
+    alignas(64) float parts[kPanel];
+    Vector sum[kParts];
+    for (int part = 0; part < kParts; ++part) sum[part] = hn::Zero(tag);
+    const auto least = [&](std::int64_t i) HWY_ATTR {
+      Vector gap2 = hn::Zero(tag);
+      for (std::int64_t d = 0; d < dim; ++d) {
+        const Vector gap = hn::Sub(hn::LoadU(tag, columns + d * stride + i), hn::Set(tag, c[d]));
+        gap2 = hn::MulAdd(gap, gap, gap2);
+      }
+      return hn::Min(gap2, hn::LoadU(tag, distance2 + i));
+    };
+    std::int64_t i = 0;
+    for (; i + kPanel <= n; i += kPanel) {
+      for (int part = 0; part < kParts; ++part) {
+        const Vector low = least(i + part * kLanes);
+        if (update) hn::StoreU(low, tag, distance2 + i + part * kLanes);
+        sum[part] = hn::MulAdd(hn::LoadU(tag, weights + i + part * kLanes), low, sum[part]);
+      }
+    }
+    for (int part = 0; part < kParts; ++part) hn::Store(sum[part], tag, parts + part * kLanes);
+    potentials_tail(i, n, dim, columns, stride, weights, distance2, c, update, parts);
+    sums[candidate] = merge_parts(parts);
+  }
+}
+
 #else  // HWY_NATIVE_FMA
 
 HWY_INLINE float plain_score(const Panels& panels, const float* x, std::int64_t j) {
@@ -417,6 +469,15 @@ void nearest_block_simd(const Panels& panels, std::int64_t n, const float* point
       sum = std::fma(gap, gap, sum);
     }
     distance2[i] = sum;
+  }
+}
+
+void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights,
+                           float* distance2, std::int64_t n_candidates, const float* candidates, bool update, double* sums) {
+  for (std::int64_t candidate = 0; candidate < n_candidates; ++candidate) {
+    float parts[kPanel] = {};
+    potentials_tail(0, n, dim, columns, stride, weights, distance2, candidates + candidate * dim, update, parts);
+    sums[candidate] = merge_parts(parts);
   }
 }
 #endif  // HWY_NATIVE_FMA
@@ -454,6 +515,7 @@ namespace voronoi::kernels::vq {
 HWY_EXPORT(nearest_block_simd);
 HWY_EXPORT(nearest_m_block_simd);
 HWY_EXPORT(centroid_sums_simd);
+HWY_EXPORT(potentials_block_simd);
 
 void nearest_block(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
   HWY_DYNAMIC_DISPATCH(nearest_block_simd)(panels, n, points, index, distance2);
@@ -466,6 +528,11 @@ void nearest_m_block(const Panels& panels, std::int64_t n, const float* points, 
 void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
                    double* sums, double* mass) {
   HWY_DYNAMIC_DISPATCH(centroid_sums_simd)(n, dim, points, weights, index, sums, mass);
+}
+
+void potentials_block(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights, float* distance2,
+                      std::int64_t n_candidates, const float* candidates, bool update, double* sums) {
+  HWY_DYNAMIC_DISPATCH(potentials_block_simd)(n, dim, columns, stride, weights, distance2, n_candidates, candidates, update, sums);
 }
 
 float squared_distance(std::int64_t dim, const float* x, const float* c) {

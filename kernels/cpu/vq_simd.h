@@ -29,6 +29,9 @@ void nearest_m_block(const Panels& panels, std::int64_t n, const float* points, 
 void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
                    double* sums, double* mass);
 
+/// One block (n <= kPotentialBlock) of kernels/vq.h's potentials; columns [dim] with `stride` floats between them.
+void potentials_block(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights, float* distance2,
+                      std::int64_t n_candidates, const float* candidates, bool update, double* sums);
 /// sum (x - c)^2 over `dim` components, with the bits of nearest_block.
 float squared_distance(std::int64_t dim, const float* x, const float* c);
 

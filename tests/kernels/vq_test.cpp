@@ -161,10 +161,27 @@ TEST_P(VqWidth, CentroidSumsByHand) {
   EXPECT_EQ(mass, (std::vector<double>{2.5, 6}));
 }
 
+TEST_P(VqWidth, PotentialsByHand) {
+  // 1,041 points at x = i % 3 of weight 2, distance so far 1: two blocks of 1,024 and 17.
+  const std::int64_t n = 1041;
+  std::vector<float> columns, weights(static_cast<std::size_t>(n), 2.0F), distance2(static_cast<std::size_t>(n), 1.0F);
+  for (std::int64_t i = 0; i < n; ++i) columns.push_back(static_cast<float>(i % 3));
+  const std::vector<float> candidates{0, 1.5F};
+  std::vector<double> sums(4);
+  kernels_.potentials(exec_, n, 1, columns.data(), weights.data(), distance2.data(), 2, candidates.data(), false, sums.data());
+  // Blocks hold 342, 341, 341 and 5, 6, 6 points at 0, 1, 2; the second starts at 1024 % 3 = 1.
+  EXPECT_EQ(sums, (std::vector<double>{2 * 682, 2 * (342 + 0.25 * 682), 2 * 12, 2 * (5 + 0.25 * 12)}));
+  EXPECT_EQ(distance2, std::vector<float>(static_cast<std::size_t>(n), 1.0F));
+  std::vector<double> one(2);
+  kernels_.potentials(exec_, n, 1, columns.data(), weights.data(), distance2.data(), 1, candidates.data(), true, one.data());
+  EXPECT_EQ(one, (std::vector<double>{2 * 682, 2 * 12}));
+  for (std::int64_t i = 0; i < n; ++i) EXPECT_EQ(distance2[static_cast<std::size_t>(i)], i % 3 == 0 ? 0.0F : 1.0F);
+}
+
 struct Answer {
   std::vector<std::int32_t> index, several;
   std::vector<float> distance2;
-  std::vector<double> sums, mass;
+  std::vector<double> sums, mass, potentials;
   bool operator==(const Answer&) const = default;
 };
 
@@ -180,10 +197,16 @@ Answer solve(int bits, int threads, std::int64_t dim) {
   const Exec exec{&pool, nullptr};
   Answer answer{std::vector<std::int32_t>(static_cast<std::size_t>(n)), std::vector<std::int32_t>(static_cast<std::size_t>(n * m)),
                 std::vector<float>(static_cast<std::size_t>(n)), std::vector<double>(static_cast<std::size_t>(k * dim)),
-                std::vector<double>(static_cast<std::size_t>(k))};
+                std::vector<double>(static_cast<std::size_t>(k)), std::vector<double>(3 * 5)};
   cpu().vq.nearest(exec, n, dim, points.data(), k, centroids.data(), nullptr, answer.index.data(), answer.distance2.data());
   cpu().vq.nearest_m(exec, n, dim, points.data(), k, centroids.data(), nullptr, m, answer.several.data());
   cpu().vq.centroid_sums(n, dim, points.data(), answer.distance2.data(), answer.index.data(), k, answer.sums.data(), answer.mass.data());
+  // Any numbers will do for columns and weights.
+  const std::vector<float> some = answer.distance2;
+  cpu().vq.potentials(exec, n, dim, points.data(), some.data(), answer.distance2.data(), 5, centroids.data(), false,
+                      answer.potentials.data());
+  cpu().vq.potentials(exec, n, dim, points.data(), some.data(), answer.distance2.data(), 1, centroids.data(), true,
+                      answer.potentials.data());
   vq::limit_vector_bits(-1);
   return answer;
 }

@@ -13,9 +13,9 @@
 namespace voronoi::quant {
 namespace {
 
-constexpr std::int64_t kExactSeeds = 1024;
-constexpr std::int64_t kRounds = 128;    // of drawing, above kExactSeeds
-constexpr std::int64_t kBlock = 1024;    // points whose potentials are summed together
+constexpr std::int64_t kGreedySeeds = 1024;  // above, seeds are drawn in about kRounds rounds of many
+constexpr std::int64_t kRounds = 128;
+constexpr std::int64_t kBlock = kernels::kPotentialBlock;
 constexpr std::uint64_t kSamplePurpose = 0x73616D706C65, kSeedPurpose = 0x7365656473;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
@@ -39,6 +39,9 @@ KmeansSample gather_rows(core::Team& team, const std::vector<float>& rows, std::
       ++sample.n;
     }
   }
+  // Only ratios matter; with weights up to 1 no potential overflows.
+  const float largest = sample.n > 0 ? *std::max_element(sample.weights.begin(), sample.weights.end()) : 1.0F;
+  for (float& weight : sample.weights) weight /= largest;
   return sample;
 }
 
@@ -60,24 +63,35 @@ class Potential {
 
   /// One more seed.
   void add(const float* seed) {
-    for_blocks([&](std::int64_t begin, std::int64_t end) {
-      std::array<float, kBlock> gap2{};
-      for (std::int64_t d = 0; d < dim_; ++d) {
-        const float* column = columns_.data() + d * sample_.n + begin;
-        const float c = seed[d];
-        for (std::int64_t i = 0; i < end - begin; ++i) gap2[at(i)] += (column[i] - c) * (column[i] - c);
-      }
-      float* distance2 = distance2_.data() + begin;
-      for (std::int64_t i = 0; i < end - begin; ++i) distance2[i] = std::min(distance2[i], gap2[at(i)]);
-    });
+    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(), distance2_.data(), 1, seed, true,
+                             block_sums_.data());
+    total_ = 0;
+    for (const double sum : block_sums_) total_ += sum;
+  }
+
+  /// Which of `count` candidates [count, dim] would leave the least potential; ties to the first.
+  std::int64_t best_of(const std::vector<float>& candidates, std::int64_t count) {
+    candidate_sums_.resize(block_sums_.size() * at(count));
+    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(), distance2_.data(), count,
+                             candidates.data(), false, candidate_sums_.data());
+    std::vector<double> sums(at(count), 0.0);
+    for (std::size_t i = 0; i < candidate_sums_.size(); ++i) sums[i % at(count)] += candidate_sums_[i];
+    return std::min_element(sums.begin(), sums.end()) - sums.begin();
   }
 
   /// Many more seeds.
   void add(const float* seeds, std::int64_t count) {
     context_.vq().nearest(context_.exec(), sample_.n, dim_, sample_.points.data(), count, seeds, nullptr, nearest_.data(), scratch_.data());
-    for_blocks([&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) distance2_[at(i)] = std::min(distance2_[at(i)], scratch_[at(i)]);
+    context_.pool().parallel_for(static_cast<std::int64_t>(block_sums_.size()), [&](std::int64_t block) {
+      double sum = 0;
+      for (std::int64_t i = block * kBlock; i < std::min(sample_.n, (block + 1) * kBlock); ++i) {
+        distance2_[at(i)] = std::min(distance2_[at(i)], scratch_[at(i)]);
+        sum += potential(i);
+      }
+      block_sums_[at(block)] = sum;
     });
+    total_ = 0;
+    for (const double sum : block_sums_) total_ += sum;
   }
 
   double total() const { return total_; }
@@ -102,29 +116,12 @@ class Potential {
  private:
   double potential(std::int64_t i) const { return static_cast<double>(sample_.weights[at(i)]) * static_cast<double>(distance2_[at(i)]); }
 
-  template <class Body>
-  void for_blocks(const Body& body) {
-    context_.pool().parallel_for(static_cast<std::int64_t>(block_sums_.size()), [&](std::int64_t block) {
-      const std::int64_t begin = block * kBlock, end = std::min(sample_.n, begin + kBlock);
-      body(begin, end);
-      // Four running sums: one would wait for each addition.
-      std::array<double, 4> sums{};
-      std::int64_t i = begin;
-      for (; i + 4 <= end; i += 4)
-        for (std::int64_t lane = 0; lane < 4; ++lane) sums[at(lane)] += potential(i + lane);
-      for (; i < end; ++i) sums[0] += potential(i);
-      block_sums_[at(block)] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    });
-    total_ = 0;
-    for (const double sum : block_sums_) total_ += sum;
-  }
-
   backend::Context& context_;
   const KmeansSample& sample_;
   std::int64_t dim_;
   std::vector<float> columns_, distance2_, scratch_;
   std::vector<std::int32_t> nearest_;
-  std::vector<double> block_sums_;
+  std::vector<double> block_sums_, candidate_sums_;
   double total_ = 0;
 };
 
@@ -189,19 +186,34 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
   take(first);
   Potential potential(context, sample, dim);
   potential.add(seeds.data());
-  const std::int64_t batch = k <= kExactSeeds ? 1 : core::ceil_div(k, kRounds);
+  std::uint64_t counter = 1;
+  // A random point of each of `count` equal shares of the potential.
+  const auto draw = [&](std::int64_t count) {
+    std::vector<float> points;
+    points.reserve(at(count * dim));
+    for (std::int64_t s = 0; s < count; ++s) {
+      const double share = (static_cast<double>(s) + random.uniform(counter++)) / static_cast<double>(count);
+      const float* point = sample.points.data() + potential.point_at(share) * dim;
+      points.insert(points.end(), point, point + dim);
+    }
+    return points;
+  };
+  if (k <= kGreedySeeds) {
+    const auto n_candidates = 2 + static_cast<std::int64_t>(std::log(static_cast<double>(k)));
+    for (std::int64_t have = 1; have < k; ++have) {
+      const std::vector<float> candidates = draw(n_candidates);
+      const float* best = candidates.data() + potential.best_of(candidates, n_candidates) * dim;
+      seeds.insert(seeds.end(), best, best + dim);
+      potential.add(best);
+    }
+    return seeds;
+  }
   for (std::int64_t have = 1; have < k;) {
     // No more at once than there are already: the first rounds know little.
-    const std::int64_t count = std::min({batch, have, k - have});
-    for (std::int64_t s = 0; s < count; ++s) {
-      // One draw from each of `count` equal shares of the potential.
-      const double share = (static_cast<double>(s) + random.uniform(static_cast<std::uint64_t>(have + s))) / static_cast<double>(count);
-      take(potential.point_at(share));
-    }
-    if (count == 1)
-      potential.add(seeds.data() + have * dim);
-    else
-      potential.add(seeds.data() + have * dim, count);
+    const std::vector<float> more = draw(std::min({core::ceil_div(k, kRounds), have, k - have}));
+    const std::int64_t count = static_cast<std::int64_t>(more.size()) / dim;
+    seeds.insert(seeds.end(), more.begin(), more.end());
+    potential.add(more.data(), count);
     have += count;
   }
   return seeds;

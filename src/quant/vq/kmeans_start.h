@@ -23,9 +23,9 @@ struct KmeansSample {
 KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights, std::int64_t n_total, std::span<const KmeansChunk> mine,
                          const KmeansParameters& parameters);
 
-/// k-means++ seeds [k, dim] (Arthur & Vassilvitskii 2007). Above kExactSeeds centroids a round draws many of them at once from
-/// the distances of the round before, as k-means|| does (Bahmani et al. 2012): every point meets every seed once either way, but in
-/// k / batch passes of the nearest-centroid kernel in place of k passes over memory.
+/// Greedy k-means++ seeds [k, dim] (Arthur & Vassilvitskii 2007, section 6: of 2 + ln k candidates the best). Above 1024
+/// centroids, where its n k (2 + ln k) distances would cost more than the Lloyd steps, a round draws k / 128 seeds at once from the
+/// potential of the round before, as k-means|| does (Bahmani et al. 2012): n k distances in all, made by the nearest-centroid kernel.
 std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample, const KmeansParameters& parameters);
 
 /// Lloyd steps from parameters.initial; collective.
