@@ -20,8 +20,8 @@ namespace {
 
 // Keys a block: fixed, since it decides where sums are cut; every vector width divides it.
 constexpr std::int64_t kKeys = 256;
-// Past the keys, so that rows of scores do not fall into the same cache sets.
-constexpr std::int64_t kScoresLd = kKeys + 16;
+constexpr std::int64_t kScoresLd = kRowLd;
+static_assert(kKeys <= kRowLd);
 constexpr std::int64_t kQueries = kMicroRows * (56 / kMicroRows);
 constexpr std::int64_t kSumLanes = 16;
 constexpr std::int64_t kPanel = kMicroColumns<float>;
@@ -106,14 +106,18 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
   const Tag d;
   const std::int64_t n_queries = std::min(kQueries, shape.n_tokens - first);
   const std::int64_t window = shape.window > 0 ? shape.window : shape.n_tokens;
-  Scratch<float> memory(kQueries * (shape.head_dim + kScoresLd + layout.dim));
+  Scratch<float> memory(kQueries * (core::ceil_div(shape.head_dim, kGemmDepth) * kRowLd + kScoresLd + layout.dim));
   float* scores = memory.data();
   float* sums = scores + kQueries * kScoresLd;
   float* queries = sums + kQueries * layout.dim;
   std::fill_n(sums, kQueries * layout.dim, 0.0F);
-  std::fill_n(queries, kQueries * shape.head_dim, 0.0F);
-  for (std::int64_t i = 0; i < n_queries; ++i)
-    for (std::int64_t c = 0; c < shape.head_dim; ++c) queries[i * shape.head_dim + c] = shape.scale * q[(first + i) * shape.ld_q + c];
+  // Scaled queries, kGemmDepth of their components at a time: [head_dim / kGemmDepth][kQueries][kRowLd].
+  for (std::int64_t c = 0; c < shape.head_dim; c += kGemmDepth)
+    for (std::int64_t i = 0; i < kQueries; ++i) {
+      float* row = queries + c / kGemmDepth * kQueries * kRowLd + i * kRowLd;
+      const std::int64_t depth = std::min(kGemmDepth, shape.head_dim - c);
+      for (std::int64_t p = 0; p < depth; ++p) row[p] = i < n_queries ? shape.scale * q[(first + i) * shape.ld_q + c + p] : 0.0F;
+    }
   RowState state[kQueries];
   const float* values = packed + layout.n_keys * shape.head_dim;
 
@@ -128,8 +132,10 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
       const std::int64_t width = core::ceil_div(to, std::max(kPanel, kSumLanes)) * std::max(kPanel, kSumLanes);
       float* tile_scores = scores + tile * kScoresLd;
       for (std::int64_t key = 0; key < width; key += kPanel)
-        micro_tile_rows<float>(shape.head_dim, queries + tile * shape.head_dim, shape.head_dim, packed + (block + key) * shape.head_dim,
-                               tile_scores + key, kScoresLd, {1.0F, 0.0F});
+        for (std::int64_t c = 0; c < shape.head_dim; c += kGemmDepth)
+          micro_tile<float, false>(std::min(kGemmDepth, shape.head_dim - c), queries + (c / kGemmDepth * kQueries + tile) * kRowLd,
+                                   packed + (block + key) * shape.head_dim + c * kPanel, tile_scores + key, kScoresLd,
+                                   {1.0F, c == 0 ? 0.0F : 1.0F});
       for (std::int64_t i = 0; i < kMicroRows; ++i) {
         const std::int64_t query = first + tile + i;
         // Rows past the last query are padding: they are masked out altogether.
@@ -143,8 +149,8 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
         }
       }
       for (std::int64_t column = 0; column < layout.dim; column += kPanel)
-        micro_tile_rows<float>(to, tile_scores, kScoresLd, values + block * layout.dim + column * kKeys, sums + tile * layout.dim + column,
-                               layout.dim, {1.0F, 1.0F});
+        micro_tile<float, false>(to, tile_scores, values + block * layout.dim + column * kKeys, sums + tile * layout.dim + column,
+                                 layout.dim, {1.0F, 1.0F});
     }
   }
   for (std::int64_t i = 0; i < n_queries; ++i) {

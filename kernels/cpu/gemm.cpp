@@ -18,22 +18,15 @@ namespace {
 
 // Rows of A a task packs at a time: with kGemmDepth columns they fill a small part of the second-level cache.
 constexpr std::int64_t kTileRows = kMicroRows * (112 / kMicroRows);
-// Elements of B packed at a time: within the last-level cache, a quarter of a core's page tables.
+// Columns of C a task works on: its part of C stays in the second-level cache from one depth to the next.
+constexpr std::int64_t kTileColumns = 768;
+// Elements of B packed at a time: they fit a last-level cache.
 constexpr std::int64_t kSlabElements = 2 << 20;
 constexpr std::int64_t kGramRows = 2048;
 constexpr std::int64_t kGramColumns = 256;
 
 template <class T>
 constexpr std::int64_t kPanel = kMicroColumns<T>;
-
-/// kPacked columns of op(B) (or rows of op(A)): element (p, i) at x[p * ld + i], or at x[i * ld + p] when `along_k`.
-template <std::int64_t kPacked, class T>
-void pack(bool along_k, std::int64_t k, std::int64_t count, const T* x, std::int64_t ld, T* packed) {
-  if (along_k)
-    pack_rows<kPacked>(k, count, x, ld, packed);
-  else
-    pack_columns<kPacked>(k, count, x, ld, packed);
-}
 
 /// A slab of op(B), [columns, k]: for each depth of k, its panels [panel][depth][kPanel].
 template <class T>
@@ -46,9 +39,13 @@ class PackedSlab {
     padded_ = core::ceil_div(columns, kPanel<T>) * kPanel<T>;
     exec.pool->parallel_for(padded_ / kPanel<T>, [&](std::int64_t index) {
       const std::int64_t j = index * kPanel<T>;
-      for (std::int64_t p = 0; p < k_; p += kGemmDepth)
-        pack<kPanel<T>>(along_k, std::min(kGemmDepth, k_ - p), std::min(kPanel<T>, columns - j), along_k ? b + j * ldb + p : b + p * ldb + j,
-                        ldb, memory_.data() + offset(p, j));
+      for (std::int64_t p = 0; p < k_; p += kGemmDepth) {
+        const std::int64_t depth = std::min(kGemmDepth, k_ - p), count = std::min(kPanel<T>, columns - j);
+        if (along_k)
+          pack_rows<kPanel<T>>(depth, count, b + j * ldb + p, ldb, memory_.data() + offset(p, j));
+        else
+          pack_columns<kPanel<T>>(depth, count, b + p * ldb + j, ldb, memory_.data() + offset(p, j));
+      }
     });
   }
   const T* panel(std::int64_t p, std::int64_t j) const { return memory_.data() + offset(p, j); }
@@ -59,9 +56,23 @@ class PackedSlab {
   Scratch<T> memory_;
 };
 
+/// `rows` rows of op(A), `depth` of k: element (i, p) at a[i * lda + p], or at a[p * lda + i] when interleaved. Interleaved tiles stand
+/// kMicroRows rows after another, the others row by row.
+template <bool kInterleaved, class T>
+void pack_tile(std::int64_t rows, std::int64_t depth, const T* a, std::int64_t lda, T* packed) {
+  if constexpr (kInterleaved) {
+    for (std::int64_t i = 0; i < rows; i += kMicroRows)
+      pack_columns<kMicroRows>(depth, std::min<std::int64_t>(kMicroRows, rows - i), a + i, lda, packed + i * kRowLd);
+  } else {
+    for (std::int64_t i = 0; i < rows; ++i) std::copy_n(a + i * lda, depth, packed + i * kRowLd);
+    // Rows of zeros up to a whole register tile.
+    for (std::int64_t i = rows; i % kMicroRows != 0; ++i) std::fill_n(packed + i * kRowLd, depth, T{0});
+  }
+}
+
 /// C [rows, columns] of a packed tile of A and panels of B, `depth` deep. Panels wholly right of the diagonal are left out, the diagonal
 /// being where column - row = diagonal (pass `columns` for none).
-template <class T>
+template <bool kInterleaved, class T>
 HWY_NOINLINE void multiply_tile(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, const T* b, Merge<T> merge, T* c,
                                 std::int64_t ldc, std::int64_t diagonal) {
   for (std::int64_t j = 0; j < columns; j += kPanel<T>, b += depth * kPanel<T>) {
@@ -70,22 +81,16 @@ HWY_NOINLINE void multiply_tile(std::int64_t rows, std::int64_t columns, std::in
       if (j > i + in_rows - 1 + diagonal) continue;
       T* target = c + i * ldc + j;
       if (in_rows == kMicroRows && in_columns == kPanel<T>) {
-        micro_tile<T>(depth, a + i * depth, b, target, ldc, merge);
+        micro_tile<T, kInterleaved>(depth, a + i * kRowLd, b, target, ldc, merge);
         continue;
       }
       alignas(64) T edge[kMicroRows * kPanel<T>] = {};
       if (merge.beta != T{0})
         for (std::int64_t r = 0; r < in_rows; ++r) std::copy_n(target + r * ldc, in_columns, edge + r * kPanel<T>);
-      micro_tile<T>(depth, a + i * depth, b, edge, kPanel<T>, merge);
+      micro_tile<T, kInterleaved>(depth, a + i * kRowLd, b, edge, kPanel<T>, merge);
       for (std::int64_t r = 0; r < in_rows; ++r) std::copy_n(edge + r * kPanel<T>, in_columns, target + r * ldc);
     }
   }
-}
-
-template <class T>
-void pack_tile(bool along_k, std::int64_t rows, std::int64_t depth, const T* a, std::int64_t lda, T* packed) {
-  for (std::int64_t i = 0; i < rows; i += kMicroRows)
-    pack<kMicroRows>(along_k, depth, std::min<std::int64_t>(kMicroRows, rows - i), along_k ? a + i * lda : a + i, lda, packed + i * depth);
 }
 
 template <class T>
@@ -106,8 +111,8 @@ void gemm(const Exec& exec, const Product<T>& x) {
     const std::int64_t slab_columns = std::min(slab_panels * kPanel<T>, x.n - slab);
     if (x.part == Part::lower && slab >= x.m) break;
     packed.fill(exec, x.transpose_b, slab_columns, x.transpose_b ? x.b + slab * x.ldb : x.b + slab, x.ldb);
-    // Few tiles of rows for many threads: the columns are divided too (the bits do not depend on it).
-    const std::int64_t wanted = std::max<std::int64_t>(1, 4 * exec.pool->size() / row_tiles);
+    // Few tiles of rows for many threads: the columns are divided further (the bits do not depend on it).
+    const std::int64_t wanted = std::max(core::ceil_div(slab_columns, kTileColumns), core::ceil_div(4 * exec.pool->size(), row_tiles));
     const std::int64_t chunk = core::ceil_div(core::ceil_div(slab_columns, kPanel<T>), wanted) * kPanel<T>;
     const std::int64_t chunks = core::ceil_div(slab_columns, chunk);
     exec.pool->parallel_for(row_tiles * chunks, [&](std::int64_t task) {
@@ -116,12 +121,18 @@ void gemm(const Exec& exec, const Product<T>& x) {
       const std::int64_t rows = std::min(kTileRows, x.m - i), columns = std::min(chunk, slab_columns - j);
       const std::int64_t diagonal = x.part == Part::lower ? i - slab - j : columns;
       if (diagonal + rows <= 0) return;
-      Scratch<T> tile(kTileRows * std::min(kGemmDepth, x.k));
+      Scratch<T> tile(kTileRows * kRowLd);
       for (std::int64_t p = 0; p < x.k; p += kGemmDepth) {
         const std::int64_t depth = std::min(kGemmDepth, x.k - p);
-        pack_tile(!x.transpose_a, rows, depth, x.transpose_a ? x.a + p * x.lda + i : x.a + i * x.lda + p, x.lda, tile.data());
-        multiply_tile<T>(rows, columns, depth, tile.data(), packed.panel(p, j), {x.alpha, p == 0 ? x.beta : T{1}},
-                         x.c + i * x.ldc + slab + j, x.ldc, diagonal);
+        const Merge<T> merge{x.alpha, p == 0 ? x.beta : T{1}};
+        T* target = x.c + i * x.ldc + slab + j;
+        if (x.transpose_a) {
+          pack_tile<true>(rows, depth, x.a + p * x.lda + i, x.lda, tile.data());
+          multiply_tile<true, T>(rows, columns, depth, tile.data(), packed.panel(p, j), merge, target, x.ldc, diagonal);
+        } else {
+          pack_tile<false>(rows, depth, x.a + i * x.lda + p, x.lda, tile.data());
+          multiply_tile<false, T>(rows, columns, depth, tile.data(), packed.panel(p, j), merge, target, x.ldc, diagonal);
+        }
       }
     });
   }
@@ -147,11 +158,11 @@ void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, cons
         const std::int64_t rows = std::min(kTileRows, n - i), columns = std::min(kGramColumns, columns_here - j);
         const std::int64_t diagonal = i - slab - j;
         if (diagonal + rows <= 0) return;
-        Scratch<float> tile(kTileRows * std::min(kGemmDepth, k)), product(kTileRows * kGramColumns);
+        Scratch<float> tile(kTileRows * kRowLd), product(kTileRows * kGramColumns);
         for (std::int64_t p = 0; p < k; p += kGemmDepth) {
           const std::int64_t depth = std::min(kGemmDepth, k - p);
-          pack_tile(false, rows, depth, rows_of_x + p * ldx + i, ldx, tile.data());
-          multiply_tile<float>(rows, columns, depth, tile.data(), packed.panel(p, j), {1.0F, p == 0 ? 0.0F : 1.0F}, product.data(),
+          pack_tile<true>(rows, depth, rows_of_x + p * ldx + i, ldx, tile.data());
+          multiply_tile<true, float>(rows, columns, depth, tile.data(), packed.panel(p, j), {1.0F, p == 0 ? 0.0F : 1.0F}, product.data(),
                                kGramColumns, diagonal);
         }
         for (std::int64_t r = 0; r < rows; ++r) {

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "hwy/highway.h"
+#include "kernels/cpu/gemm.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace voronoi::kernels::HWY_NAMESPACE {
@@ -29,10 +30,14 @@ struct Merge {
   T alpha = 1, beta = 0;
 };
 
-/// C [kMicroRows, kMicroColumns] from A (element (i, p) at a[i * a_row + p * a_column]) and B [k, kMicroColumns] (rows b_row apart).
+// Elements between the rows of A in a tile that is not interleaved: a constant, so that all rows are reached from one address, and odd
+// in cache lines, so that they fall into different sets. A tile is at most kRowLd deep.
+inline constexpr std::int64_t kRowLd = kGemmDepth + 16;
+
+/// C [kMicroRows, kMicroColumns] from A, interleaved [k, kMicroRows] or as rows [kMicroRows, kRowLd], and B [k, kMicroColumns].
 template <class T, bool kInterleavedA, std::size_t... kRow>
-HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, const T* HWY_RESTRICT a, std::int64_t a_row,
-                                const T* HWY_RESTRICT b, T* HWY_RESTRICT c, std::int64_t ldc, Merge<T> merge) {
+HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b,
+                                T* HWY_RESTRICT c, std::int64_t ldc, Merge<T> merge) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   constexpr std::int64_t kLanes = kMicroColumns<T> / 2;
@@ -49,7 +54,7 @@ HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, co
       (step(left[kRow], right[kRow], a + kRow), ...);
       a += sizeof...(kRow);
     } else {
-      (step(left[kRow], right[kRow], a + static_cast<std::int64_t>(kRow) * a_row), ...);
+      (step(left[kRow], right[kRow], a + static_cast<std::int64_t>(kRow) * kRowLd), ...);
       ++a;
     }
     b += kMicroColumns<T>;
@@ -66,16 +71,10 @@ HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, co
    ...);
 }
 
-/// A is packed [k, kMicroRows], B [k, kMicroColumns]; both 64-byte aligned.
-template <class T>
+/// A is packed [k, kMicroRows] (interleaved) or [kMicroRows, kRowLd], B [k, kMicroColumns]; B is 64-byte aligned.
+template <class T, bool kInterleavedA>
 HWY_NOINLINE void micro_tile(std::int64_t k, const T* a, const T* b, T* c, std::int64_t ldc, Merge<T> merge) {
-  micro_tile_impl<T, true>(std::make_index_sequence<kMicroRows>(), k, a, 0, b, c, ldc, merge);
-}
-
-/// A is row-major, rows lda apart.
-template <class T>
-HWY_NOINLINE void micro_tile_rows(std::int64_t k, const T* a, std::int64_t lda, const T* b, T* c, std::int64_t ldc, Merge<T> merge) {
-  micro_tile_impl<T, false>(std::make_index_sequence<kMicroRows>(), k, a, lda, b, c, ldc, merge);
+  micro_tile_impl<T, kInterleavedA>(std::make_index_sequence<kMicroRows>(), k, a, b, c, ldc, merge);
 }
 
 /// The first `count` of each of k rows, `ld` apart, packed [k, kPacked] with zeros behind.
@@ -91,14 +90,51 @@ void pack_columns(std::int64_t k, std::int64_t count, const T* source, std::int6
   }
 }
 
+#if HWY_TARGET == HWY_SCALAR
+template <class T>
+inline constexpr std::int64_t kTransposeBlock = 1;
+template <class T>
+HWY_INLINE void transpose_block(const T* source, std::int64_t, T* target, std::int64_t) {
+  *target = *source;
+}
+#else
+template <class T>
+inline constexpr std::int64_t kTransposeBlock = 16 / sizeof(T);
+/// Rows of 16 bytes become columns: target[q * stride + r] = source[r * ld + q] for r, q < kTransposeBlock.
+template <class T>
+HWY_INLINE void transpose_block(const T* source, std::int64_t ld, T* target, std::int64_t stride) {
+  const hn::CappedTag<T, 16 / sizeof(T)> d;
+  if constexpr (sizeof(T) == 4) {
+    const auto r0 = hn::LoadU(d, source), r1 = hn::LoadU(d, source + ld), r2 = hn::LoadU(d, source + 2 * ld),
+               r3 = hn::LoadU(d, source + 3 * ld);
+    const auto low02 = hn::InterleaveLower(d, r0, r2), high02 = hn::InterleaveUpper(d, r0, r2);
+    const auto low13 = hn::InterleaveLower(d, r1, r3), high13 = hn::InterleaveUpper(d, r1, r3);
+    hn::StoreU(hn::InterleaveLower(d, low02, low13), d, target);
+    hn::StoreU(hn::InterleaveUpper(d, low02, low13), d, target + stride);
+    hn::StoreU(hn::InterleaveLower(d, high02, high13), d, target + 2 * stride);
+    hn::StoreU(hn::InterleaveUpper(d, high02, high13), d, target + 3 * stride);
+  } else {
+    const auto r0 = hn::LoadU(d, source), r1 = hn::LoadU(d, source + ld);
+    hn::StoreU(hn::InterleaveLower(d, r0, r1), d, target);
+    hn::StoreU(hn::InterleaveUpper(d, r0, r1), d, target + stride);
+  }
+}
+#endif
+
 /// `count` rows of k elements, `ld` apart, packed [k, kPacked] (a transpose) with zeros behind.
 template <std::int64_t kPacked, class T>
 void pack_rows(std::int64_t k, std::int64_t count, const T* source, std::int64_t ld, T* packed) {
+  constexpr std::int64_t kBlock = kTransposeBlock<T>, kStrip = 16;
+  const std::int64_t whole_rows = count / kBlock * kBlock;
   // Strips of k keep the cache lines being written in reach.
-  constexpr std::int64_t kStrip = 16;
   for (std::int64_t s = 0; s < k; s += kStrip) {
-    const std::int64_t end = std::min(k, s + kStrip);
-    for (std::int64_t i = 0; i < count; ++i)
+    const std::int64_t end = std::min(k, s + kStrip), whole_end = s + (end - s) / kBlock * kBlock;
+    for (std::int64_t i = 0; i < whole_rows; i += kBlock) {
+      for (std::int64_t p = s; p < whole_end; p += kBlock) transpose_block(source + i * ld + p, ld, packed + p * kPacked + i, kPacked);
+      for (std::int64_t r = i; r < i + kBlock; ++r)
+        for (std::int64_t p = whole_end; p < end; ++p) packed[p * kPacked + r] = source[r * ld + p];
+    }
+    for (std::int64_t i = whole_rows; i < count; ++i)
       for (std::int64_t p = s; p < end; ++p) packed[p * kPacked + i] = source[i * ld + p];
     for (std::int64_t p = s; p < end; ++p) std::fill(packed + p * kPacked + count, packed + (p + 1) * kPacked, T{0});
   }

@@ -212,7 +212,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
                                            AttentionCase{2, 40, 7, 1, 22, 11}, AttentionCase{1, 257, 2, 1, 64, 0},
                                            AttentionCase{2, 300, 3, 3, 8, 0}, AttentionCase{1, 600, 2, 2, 16, 37},
                                            AttentionCase{1, 700, 1, 1, 128, 256}, AttentionCase{1, 513, 2, 1, 18, 300},
-                                           AttentionCase{1, 300, 1, 1, 34, 1}));
+                                           AttentionCase{1, 300, 1, 1, 34, 1}, AttentionCase{1, 70, 1, 1, 300, 0}));
 
 TEST_F(Nn, AttentionSurvivesScoresFarApart) {
   // Scores rise by 60 a key: all weight lies on the last one, and exp() of the raw score would overflow.
