@@ -9,7 +9,9 @@
 namespace voronoi::model {
 namespace {
 
-std::uint64_t edge_key(std::uint32_t node, char byte) { return (std::uint64_t{node} << 8) | static_cast<unsigned char>(byte); }
+std::uint64_t edge_key(std::uint32_t node, char byte) {
+  return (std::uint64_t{node} << 8) | static_cast<unsigned char>(byte);
+}
 
 /// First byte of the white space that ends before `end`, not before `least`.
 std::size_t space_before(std::string_view text, std::size_t least, std::size_t end) {
@@ -34,7 +36,8 @@ std::size_t space_after(std::string_view text, std::size_t at) {
 
 }  // namespace
 
-AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)), token_at_(1, -1), first_(256, 0) {
+AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens)
+    : tokens_(std::move(tokens)), token_at_(1, -1), first_(256, 0) {
   std::map<std::uint64_t, std::uint32_t> edges;
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
     VORONOI_REQUIRE(!tokens_[i].text.empty(), "text of an added token");
@@ -52,7 +55,8 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : tokens_(s
 
 std::uint32_t AddedTokenMatcher::child(std::uint32_t node, char byte) const {
   const std::uint64_t key = edge_key(node, byte);
-  const auto edge = std::lower_bound(edges_.begin(), edges_.end(), key, [](const Edge& e, std::uint64_t k) { return e.key < k; });
+  const auto edge =
+      std::lower_bound(edges_.begin(), edges_.end(), key, [](const Edge& e, std::uint64_t k) { return e.key < k; });
   return edge != edges_.end() && edge->key == key ? edge->node : 0;
 }
 
@@ -73,7 +77,8 @@ bool AddedTokenMatcher::find(std::string_view text, std::size_t start, Match& ma
     }
     if (found < 0) continue;
     const AddedToken& token = tokens_[static_cast<std::size_t>(found)];
-    match = {token.lstrip ? space_before(text, start, begin) : begin, token.rstrip ? space_after(text, end) : end, token.id};
+    match = {token.lstrip ? space_before(text, start, begin) : begin, token.rstrip ? space_after(text, end) : end,
+             token.id};
     return true;
   }
   return false;

@@ -28,6 +28,14 @@ std::string replace_all(std::string_view text, std::string_view pattern, std::st
   }
 }
 
+/// First place after `at` where U+2581 follows something else, or npos.
+std::size_t next_word(std::string_view text, std::size_t at) {
+  for (std::size_t found = text.find(kMetaspace, std::max<std::size_t>(at + 1, 1)); found != std::string_view::npos;
+       found = text.find(kMetaspace, found + 1))
+    if (!text.substr(0, found).ends_with(kMetaspace)) return found;
+  return std::string_view::npos;
+}
+
 /// Ids of the words met so far.
 class WordCache {
  public:
@@ -40,13 +48,18 @@ class WordCache {
       const Slot& s = slots_[slot];
       known = s.length != 0;
       if (!known) return slot;
-      if (s.hash == hash && s.length == word.size() && std::memcmp(bytes_.data() + s.word, word.data(), word.size()) == 0) return slot;
+      if (s.hash == hash && s.length == word.size() &&
+          std::memcmp(bytes_.data() + s.word, word.data(), word.size()) == 0)
+        return slot;
     }
   }
-  std::span<const std::int32_t> ids(std::size_t slot) const { return {ids_.data() + slots_[slot].first_id, slots_[slot].n_ids}; }
+  std::span<const std::int32_t> ids(std::size_t slot) const {
+    return {ids_.data() + slots_[slot].first_id, slots_[slot].n_ids};
+  }
   void add(std::size_t slot, std::string_view word, std::uint64_t hash, std::span<const std::int32_t> ids) {
     if (n_words_ == kMostCachedWords) return;
-    slots_[slot] = {hash, bytes_.size(), ids_.size(), static_cast<std::uint32_t>(word.size()), static_cast<std::uint32_t>(ids.size())};
+    slots_[slot] = {hash, bytes_.size(), ids_.size(), static_cast<std::uint32_t>(word.size()),
+                    static_cast<std::uint32_t>(ids.size())};
     bytes_.append(word);
     ids_.insert(ids_.end(), ids.begin(), ids.end());
     if (2 * ++n_words_ > slots_.size()) grow();
@@ -100,9 +113,12 @@ std::optional<unsigned char> byte_of_name(std::string_view name) {
   if (name.size() != 6 || !name.starts_with("<0x") || name[5] != '>') return std::nullopt;
   unsigned value = 0;
   for (const char c : name.substr(3, 2)) {
-    if (c >= '0' && c <= '9') value = 16 * value + static_cast<unsigned>(c - '0');
-    else if (c >= 'A' && c <= 'F') value = 16 * value + static_cast<unsigned>(c - 'A') + 10;
-    else return std::nullopt;
+    if (c >= '0' && c <= '9')
+      value = 16 * value + static_cast<unsigned>(c - '0');
+    else if (c >= 'A' && c <= 'F')
+      value = 16 * value + static_cast<unsigned>(c - 'A') + 10;
+    else
+      return std::nullopt;
   }
   return static_cast<unsigned char>(value);
 }
@@ -111,8 +127,8 @@ BpeTokenizer::BpeTokenizer(BpeSpec spec) : spec_(std::move(spec)), merges_(spec_
   const auto n = static_cast<std::int32_t>(spec_.tokens.size());
   const auto check_id = [&](std::int32_t id, const char* what) {
     if (id < 0 || id >= n || spec_.tokens[static_cast<std::size_t>(id)].kind == BpeSpec::Kind::absent)
-      throw FormatError(spec_.file, std::string("the id ") + std::to_string(id) + " of " + what + " is not in the vocabulary of " +
-                                        std::to_string(n) + " ids");
+      throw FormatError(spec_.file, std::string("the id ") + std::to_string(id) + " of " + what +
+                                        " is not in the vocabulary of " + std::to_string(n) + " ids");
   };
   const bool bytes = spec_.alphabet == BpeSpec::Alphabet::bytes;
   byte_ids_.fill(-1);
@@ -121,13 +137,18 @@ BpeTokenizer::BpeTokenizer(BpeSpec spec) : spec_(std::move(spec)), merges_(spec_
     const BpeSpec::Token& token = spec_.tokens[static_cast<std::size_t>(id)];
     if (token.kind == BpeSpec::Kind::piece) {
       if (const auto [at, fresh] = id_of_.try_emplace(token.text, id); !fresh)
-        throw FormatError(spec_.file, "the ids " + std::to_string(at->second) + " and " + std::to_string(id) + " are the same token");
+        throw FormatError(
+            spec_.file, "the ids " + std::to_string(at->second) + " and " + std::to_string(id) + " are the same token");
       if (bytes && token.text.size() == 1) byte_ids_[static_cast<unsigned char>(token.text[0])] = id;
     }
     if (!bytes && token.kind == BpeSpec::Kind::byte) byte_ids_[*byte_of_name(token.text)] = id;
   }
   if (!bytes && spec_.byte_fallback && std::count(byte_ids_.begin(), byte_ids_.end(), -1) != 0)
-    throw FormatError(spec_.file, "bytes stand in for unknown characters, but not all 256 tokens <0x00> to <0xFF> are there");
+    throw FormatError(spec_.file,
+                      "bytes stand in for unknown characters, but not all 256 tokens <0x00> to <0xFF> are there");
+  cut_at_spaces_ = !bytes && !spec_.ignore_merges && id_of_.contains(kMetaspace) &&
+                   std::none_of(id_of_.begin(), id_of_.end(),
+                                [](const auto& piece) { return next_word(piece.first, 0) != std::string_view::npos; });
   for (const BpeSpec::Merge& merge : spec_.merges) {
     for (const std::int32_t id : {merge.left, merge.right, merge.id}) check_id(id, "a merge");
     merges_.set(merge.left, merge.right, {merge.rank, merge.id});
@@ -149,11 +170,15 @@ BpeTokenizer::BpeTokenizer(BpeSpec spec) : spec_(std::move(spec)), merges_(spec_
 std::string BpeTokenizer::normalize(std::string_view text) const {
   std::string out(text);
   for (const BpeSpec::Normalizer& step : spec_.normalizers) switch (step.kind) {
-      case BpeSpec::Normalizer::Kind::nfc: out = to_nfc(out); break;
+      case BpeSpec::Normalizer::Kind::nfc:
+        out = to_nfc(out);
+        break;
       case BpeSpec::Normalizer::Kind::prepend:
         if (!out.empty()) out.insert(0, step.content);
         break;
-      case BpeSpec::Normalizer::Kind::replace: out = replace_all(out, step.pattern, step.content); break;
+      case BpeSpec::Normalizer::Kind::replace:
+        out = replace_all(out, step.pattern, step.content);
+        break;
     }
   return out;
 }
@@ -175,7 +200,11 @@ class BpeTokenizer::Encoder {
             part = storage;
           }
           t_.normalized_tokens_.split(
-              part, [&](std::string_view inner, std::size_t inner_offset) { step(0, inner, offset == 0 && inner_offset == 0); }, token);
+              part,
+              [&](std::string_view inner, std::size_t inner_offset) {
+                step(0, inner, offset == 0 && inner_offset == 0);
+              },
+              token);
         },
         token);
     return std::move(ids_);
@@ -184,7 +213,7 @@ class BpeTokenizer::Encoder {
  private:
   /// Steps i, i + 1, ... of the pre-tokenizer on a piece; `first`: it begins the text.
   void step(std::size_t i, std::string_view piece, bool first) {
-    if (i == t_.spec_.steps.size()) return word(piece);
+    if (i == t_.spec_.steps.size()) return words(piece);
     const BpeSpec::Step& s = t_.spec_.steps[i];
     switch (s.kind) {
       case BpeSpec::Step::Kind::regex:
@@ -200,14 +229,17 @@ class BpeTokenizer::Encoder {
         step(i + 1, prefixed, first);
         break;
       }
-      case BpeSpec::Step::Kind::metaspace: metaspace(i, piece, first); break;
+      case BpeSpec::Step::Kind::metaspace:
+        metaspace(i, piece, first);
+        break;
     }
   }
 
   void metaspace(std::size_t i, std::string_view piece, bool first) {
     const BpeSpec::Step& s = t_.spec_.steps[i];
     std::string text = replace_all(piece, " ", kMetaspace);
-    const bool wanted = s.prepend == BpeSpec::Step::Prepend::always || (s.prepend == BpeSpec::Step::Prepend::first && first);
+    const bool wanted =
+        s.prepend == BpeSpec::Step::Prepend::always || (s.prepend == BpeSpec::Step::Prepend::first && first);
     if (wanted && !text.starts_with(kMetaspace)) text.insert(0, kMetaspace);
     std::string_view rest = text;
     while (!rest.empty()) {
@@ -215,6 +247,15 @@ class BpeTokenizer::Encoder {
       step(i + 1, rest.substr(0, end), first);
       first = false;
       rest.remove_prefix(end);
+    }
+  }
+
+  void words(std::string_view text) {
+    if (!t_.cut_at_spaces_) return word(text);
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t end = std::min(next_word(text, at), text.size());
+      word(text.substr(at, end - at));
+      at = end;
     }
   }
 
@@ -258,12 +299,15 @@ class BpeTokenizer::Encoder {
 
   void byte_symbol(char c) {
     const std::int32_t id = t_.byte_ids_[static_cast<unsigned char>(c)];
-    if (id >= 0) symbols_.push_back(id);
-    else unknown_symbol();
+    if (id >= 0)
+      symbols_.push_back(id);
+    else
+      unknown_symbol();
   }
 
   void character_symbol(std::string_view character) {
-    if (const auto known = t_.id_of_.find(character); known != t_.id_of_.end()) return symbols_.push_back(known->second);
+    if (const auto known = t_.id_of_.find(character); known != t_.id_of_.end())
+      return symbols_.push_back(known->second);
     if (!t_.spec_.byte_fallback) return unknown_symbol();
     for (const char c : character) symbols_.push_back(t_.byte_ids_[static_cast<unsigned char>(c)]);
   }
@@ -293,9 +337,15 @@ std::string BpeTokenizer::decode(std::span<const std::int32_t> ids) const {
     const bool known = id >= 0 && static_cast<std::size_t>(id) < spec_.tokens.size();
     const BpeSpec::Token& token = known ? spec_.tokens[static_cast<std::size_t>(id)] : kAbsent;
     switch (token.kind) {
-      case BpeSpec::Kind::absent: out += kReplacement; break;
-      case BpeSpec::Kind::byte: out += static_cast<char>(*byte_of_name(token.text)); break;
-      case BpeSpec::Kind::literal: out += token.text; break;
+      case BpeSpec::Kind::absent:
+        out += kReplacement;
+        break;
+      case BpeSpec::Kind::byte:
+        out += static_cast<char>(*byte_of_name(token.text));
+        break;
+      case BpeSpec::Kind::literal:
+        out += token.text;
+        break;
       case BpeSpec::Kind::piece:
         out += spec_.alphabet == BpeSpec::Alphabet::bytes ? token.text : replace_all(token.text, kMetaspace, " ");
         break;

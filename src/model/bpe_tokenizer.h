@@ -1,5 +1,5 @@
-// Byte-pair encoding in both its forms: over bytes (GPT-2, Llama-3, Qwen, SmolLM) and over characters with bytes for what the
-// vocabulary lacks (Llama-2's sentencepiece vocabulary as tokenizer.json or GGUF hold it).
+// Byte-pair encoding in both its forms: over bytes (GPT-2, Llama-3, Qwen, SmolLM) and over characters with bytes for
+// what the vocabulary lacks (Llama-2's sentencepiece vocabulary as tokenizer.json or GGUF hold it).
 #pragma once
 
 #include <array>
@@ -37,7 +37,8 @@ struct BpeSpec {
     std::string pattern, content;
   };
   struct Step {
-    /// regex: matches and gaps apart. prefix_space: a space before pieces that lack one. metaspace: spaces become U+2581.
+    /// regex: matches and gaps apart. prefix_space: a space before pieces that lack one. metaspace: spaces become
+    /// U+2581.
     enum class Kind { regex, prefix_space, metaspace } kind;
     enum class Prepend { never, first, always };
     std::shared_ptr<const Regex> regex;
@@ -52,9 +53,10 @@ struct BpeSpec {
   std::vector<Normalizer> normalizers;
   std::vector<Step> steps;
   std::vector<AddedToken> added;
-  bool ignore_merges = false;         ///< a word that is a token is that token
-  bool byte_fallback = false;         ///< characters: what is no token becomes "<0xAB>" tokens
-  std::optional<std::int32_t> unknown;  ///< for what has no token at all; without it such bytes vanish, as in `tokenizers`
+  bool ignore_merges = false;  ///< a word that is a token is that token
+  bool byte_fallback = false;  ///< characters: what is no token becomes "<0xAB>" tokens
+  std::optional<std::int32_t>
+      unknown;  ///< for what has no token at all; without it such bytes vanish, as in `tokenizers`
   bool fuse_unknown = false;
   bool strip_leading_space = false;  ///< when decoding characters
   std::optional<std::int32_t> bos;
@@ -86,6 +88,8 @@ class BpeTokenizer final : public Tokenizer {
   std::unordered_map<std::string_view, std::int32_t> id_of_;  ///< pieces only; keys lie in spec_.tokens
   std::array<std::int32_t, 256> byte_ids_{};                  ///< of single bytes, -1 without
   AddedTokenMatcher raw_tokens_, normalized_tokens_;
+  /// Nothing merges across a place where U+2581 begins, so that words can be looked up one by one.
+  bool cut_at_spaces_ = false;
 };
 
 }  // namespace voronoi::model

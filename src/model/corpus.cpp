@@ -86,25 +86,38 @@ std::optional<Join> join_from_name(std::string_view name) {
 
 std::string_view join_name(Join join) {
   switch (join) {
-    case Join::raw: return "raw";
-    case Join::wikitext: return "wikitext";
-    case Join::jsonl: return "jsonl";
+    case Join::raw:
+      return "raw";
+    case Join::wikitext:
+      return "wikitext";
+    case Join::jsonl:
+      return "jsonl";
   }
   throw core::InternalError("join");
 }
 
-Join default_join(std::string_view path) { return path.ends_with(".jsonl") || path.ends_with(".json.l") ? Join::jsonl : Join::raw; }
+Join default_join(std::string_view path) {
+  return path.ends_with(".jsonl") || path.ends_with(".json.l") ? Join::jsonl : Join::raw;
+}
 
 Text load_text(const std::string& path, Join join) {
   const core::MappedFile file(path);
   const std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   Text text{.path = path, .sha256 = core::sha256(file.bytes()), .join = join, .content = {}};
   switch (join) {
-    case Join::raw: text.content = bytes; break;
-    case Join::wikitext: text.content = join_wikitext(bytes); break;
-    case Join::jsonl: text.content = join_jsonl(bytes, path); break;
+    case Join::raw:
+      text.content = bytes;
+      break;
+    case Join::wikitext:
+      text.content = join_wikitext(bytes);
+      break;
+    case Join::jsonl:
+      text.content = join_jsonl(bytes, path);
+      break;
   }
-  if (is_blank(text.content)) throw FormatError(path, "holds no text (" + std::to_string(bytes.size()) + " bytes, read as " + std::string(join_name(join)) + ")");
+  if (is_blank(text.content))
+    throw FormatError(path, "holds no text (" + std::to_string(bytes.size()) + " bytes, read as " +
+                                std::string(join_name(join)) + ")");
   return text;
 }
 
@@ -113,26 +126,29 @@ std::vector<std::int32_t> tokenize(const Tokenizer& tokenizer, const Text& text,
   if (rule == BosRule::automatic) bos = tokenizer.automatic_bos();
   if (rule == BosRule::always) {
     bos = tokenizer.bos_id();
-    if (!bos) throw core::ConfigError("a BOS token is asked for, but the tokenizer has none; use bos = automatic or never");
+    if (!bos)
+      throw core::ConfigError("a BOS token is asked for, but the tokenizer has none; use bos = automatic or never");
   }
   std::vector<std::int32_t> ids = tokenizer.encode(text.content);
   if (bos) ids.insert(ids.begin(), *bos);
   return ids;
 }
 
-Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t context, std::int64_t max_windows, const std::string& path) {
+Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t context, std::int64_t max_windows,
+                        const std::string& path) {
   VORONOI_REQUIRE(context > 0, "context of windows");
   VORONOI_REQUIRE(max_windows != 0, "number of windows");
   const auto n_tokens = static_cast<std::int64_t>(ids.size());
   std::int64_t count = n_tokens / context;
   if (count == 0)
-    throw FormatError(path, "gives " + std::to_string(n_tokens) + " tokens, less than one window of " + std::to_string(context) +
-                                "; use a longer text or a smaller context");
+    throw FormatError(path, "gives " + std::to_string(n_tokens) + " tokens, less than one window of " +
+                                std::to_string(context) + "; use a longer text or a smaller context");
   if (max_windows > 0) count = std::min(count, max_windows);
   return {count, context, {ids.begin(), ids.begin() + count * context}};
 }
 
-Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences, std::int64_t context) {
+Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences,
+                            std::int64_t context) {
   VORONOI_REQUIRE(!texts.empty(), "no calibration text");
   VORONOI_REQUIRE(n_sequences > 0 && context > 0, "number and context of calibration windows");
   const auto total = core::checked_multiply(n_sequences, context);
@@ -149,8 +165,9 @@ Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>&
     // Starts 0 .. last, all different.
     const std::int64_t last = n_tokens - context;
     if (last < share - 1)
-      throw FormatError(text.path, "gives " + std::to_string(n_tokens) + " tokens, too few for " + std::to_string(share) + " calibration windows of " +
-                                       std::to_string(context) + " tokens; add text, or ask for fewer or shorter sequences");
+      throw FormatError(text.path, "gives " + std::to_string(n_tokens) + " tokens, too few for " +
+                                       std::to_string(share) + " calibration windows of " + std::to_string(context) +
+                                       " tokens; add text, or ask for fewer or shorter sequences");
     for (std::int64_t i = 0; i < share; ++i) {
       // floor(i * last / (share - 1)) without an overflow of the product
       const std::int64_t gaps = std::max<std::int64_t>(1, share - 1);

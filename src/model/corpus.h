@@ -12,8 +12,8 @@
 namespace voronoi::model {
 
 /// How a file becomes one string.
-/// raw: as it is. wikitext: rows of the raw WikiText file joined by "\n\n" as papers do (a blank line is the row "", any other
-/// line is the row with its "\n"). jsonl: the "text" fields of JSON lines joined by "\n\n".
+/// raw: as it is. wikitext: rows of the raw WikiText file joined by "\n\n" as papers do (a blank line is the row "",
+/// any other line is the row with its "\n"). jsonl: the "text" fields of JSON lines joined by "\n\n".
 enum class Join { raw, wikitext, jsonl };
 
 std::optional<Join> join_from_name(std::string_view name);
@@ -43,11 +43,14 @@ struct Windows {
   std::vector<std::int32_t> ids;  ///< [count, context]
 };
 /// max_windows < 0: all. Throws FormatError when the text gives no whole window (naming its tokens and the context).
-Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t context, std::int64_t max_windows, const std::string& path);
+Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t context, std::int64_t max_windows,
+                        const std::string& path);
 
-/// Calibration: n_sequences windows of `context` tokens, shared evenly over the texts (the first ones take the remainder) and
-/// spread evenly over each text's length, at least one token apart, no randomness. BOS (by the tokenizer's rule) replaces the first token of each window when the
-/// tokenizer adds one. WikiExtractor "<doc ...>" / "</doc>" lines are dropped. Throws FormatError when a text is too short.
-Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences, std::int64_t context);
+/// Calibration: n_sequences windows of `context` tokens, shared evenly over the texts (the first ones take the
+/// remainder) and spread evenly over each text's length, at least one token apart, no randomness. BOS (by the
+/// tokenizer's rule) replaces the first token of each window when the tokenizer adds one. WikiExtractor "<doc ...>" /
+/// "</doc>" lines are dropped. Throws FormatError when a text is too short.
+Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences,
+                            std::int64_t context);
 
 }  // namespace voronoi::model

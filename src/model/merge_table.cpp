@@ -45,8 +45,10 @@ MergeTable::Merge MergeTable::find(std::int32_t left, std::int32_t right) const 
 
 void MergeTable::apply(std::vector<std::int32_t>& ids, Scratch& scratch) const {
   if (ids.size() < 2) return;
-  if (ids.size() <= kShort) apply_short(ids, scratch);
-  else apply_long(ids, scratch);
+  if (ids.size() <= kShort)
+    apply_short(ids, scratch);
+  else
+    apply_long(ids, scratch);
 }
 
 void MergeTable::apply_short(std::vector<std::int32_t>& ids, Scratch& scratch) const {

@@ -16,9 +16,11 @@ using core::FormatError;
 constexpr std::size_t kLongestPattern = std::size_t{1} << 16;
 constexpr std::size_t kJitStackStart = std::size_t{1} << 15, kJitStackMost = std::size_t{1} << 26;
 // Members of White_Space. PCRE2's \s has U+180E besides, Oniguruma's has not.
-constexpr std::string_view kSpaceRanges = R"(\x{09}-\x{0D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
+constexpr std::string_view kSpaceRanges =
+    R"(\x{09}-\x{0D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
 
-/// Oniguruma's (Ruby) dialect to PCRE2's. What both read alike passes; what they read differently is rewritten or refused.
+/// Oniguruma's (Ruby) dialect to PCRE2's. What both read alike passes; what they read differently is rewritten or
+/// refused.
 class Translator {
  public:
   Translator(std::string_view pattern, const std::string& file) : pattern_(pattern), file_(file) {}
@@ -26,13 +28,20 @@ class Translator {
   std::string run() {
     for (at_ = 0; at_ < pattern_.size();) {
       const char c = pattern_[at_];
-      if (c == '\\') escape();
-      else if (in_class_) class_member(c);
-      else if (c == '[') open_class();
-      else if (c == '(') group();
-      else if (c == '{' && next(1) == ',') refuse("{,n}");
-      else if (c == '}' && next(1) == '+') refuse("a possessive {n,m}+");
-      else copy(1);
+      if (c == '\\')
+        escape();
+      else if (in_class_)
+        class_member(c);
+      else if (c == '[')
+        open_class();
+      else if (c == '(')
+        group();
+      else if (c == '{' && next(1) == ',')
+        refuse("{,n}");
+      else if (c == '}' && next(1) == '+')
+        refuse("a possessive {n,m}+");
+      else
+        copy(1);
     }
     return std::move(out_);
   }
@@ -44,7 +53,8 @@ class Translator {
     at_ += n;
   }
   [[noreturn]] void refuse(const std::string& what) const {
-    throw FormatError(file_, "regular expression " + std::string(pattern_) + " uses " + what + ", which is not supported");
+    throw FormatError(file_,
+                      "regular expression " + std::string(pattern_) + " uses " + what + ", which is not supported");
   }
 
   void escape() {
@@ -58,7 +68,8 @@ class Translator {
       at_ += 2;
     } else if (c == 'x' && next(2) != '{') {
       refuse("\\x without braces");
-    } else if (c == '\0' || (c >= '0' && c <= '9') || (letter && std::string_view("pPrntfdDx").find(c) == std::string_view::npos)) {
+    } else if (c == '\0' || (c >= '0' && c <= '9') ||
+               (letter && std::string_view("pPrntfdDx").find(c) == std::string_view::npos)) {
       refuse(std::string("\\") + c + (in_class_ ? " in a class" : ""));
     } else if (next(2) == '{' && (c == 'p' || c == 'P' || c == 'x')) {
       const std::size_t end = pattern_.find('}', at_);
@@ -113,11 +124,12 @@ struct Regex::Impl {
 };
 
 struct Regex::Workspace::Impl {
-  std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data{pcre2_match_data_create(1, nullptr), &pcre2_match_data_free};
+  std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data{pcre2_match_data_create(1, nullptr),
+                                                                           &pcre2_match_data_free};
   std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> context{pcre2_match_context_create(nullptr),
-                                                                                 &pcre2_match_context_free};
-  std::unique_ptr<pcre2_jit_stack, decltype(&pcre2_jit_stack_free)> stack{pcre2_jit_stack_create(kJitStackStart, kJitStackMost, nullptr),
-                                                                         &pcre2_jit_stack_free};
+                                                                                    &pcre2_match_context_free};
+  std::unique_ptr<pcre2_jit_stack, decltype(&pcre2_jit_stack_free)> stack{
+      pcre2_jit_stack_create(kJitStackStart, kJitStackMost, nullptr), &pcre2_jit_stack_free};
 };
 
 Regex::Workspace::Workspace() : impl_(std::make_unique<Impl>()) {
@@ -127,20 +139,22 @@ Regex::Workspace::Workspace() : impl_(std::make_unique<Impl>()) {
 Regex::Workspace::~Workspace() = default;
 
 Regex::Regex(std::string_view pattern, const std::string& file) : impl_(std::make_unique<Impl>()) {
-  if (pattern.size() > kLongestPattern) throw FormatError(file, "a regular expression has " + std::to_string(pattern.size()) + " bytes");
+  if (pattern.size() > kLongestPattern)
+    throw FormatError(file, "a regular expression has " + std::to_string(pattern.size()) + " bytes");
   if (!is_valid_utf8(pattern)) throw FormatError(file, "a regular expression is not valid UTF-8");
   impl_->file = file;
   impl_->pattern = pattern;
   const std::string translated = Translator(pattern, file).run();
-  const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(pcre2_compile_context_create(nullptr),
-                                                                                              &pcre2_compile_context_free);
+  const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
+      pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
   if (!context) throw std::bad_alloc();
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   PCRE2_SIZE offset = 0;
   // In Ruby's dialect ^ and $ stand at every line.
   impl_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                  PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, context.get()));
+                                  PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
+                                  context.get()));
   if (!impl_->code)
     throw FormatError(file, "regular expression " + impl_->pattern + " cannot be compiled: " + message_of(error));
   impl_->jit = pcre2_jit_compile(impl_->code.get(), PCRE2_JIT_COMPLETE) == 0;
@@ -151,12 +165,14 @@ Regex::Regex(Regex&&) noexcept = default;
 bool Regex::find(std::string_view text, std::size_t start, Workspace& workspace, Match& match) const {
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   Workspace::Impl& space = *workspace.impl_;
-  const int found = impl_->jit ? pcre2_jit_match(impl_->code.get(), subject, text.size(), start, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK,
-                                                 space.data.get(), space.context.get())
-                               : pcre2_match(impl_->code.get(), subject, text.size(), start, PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK,
-                                             space.data.get(), space.context.get());
+  const int found = impl_->jit
+                        ? pcre2_jit_match(impl_->code.get(), subject, text.size(), start,
+                                          PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK, space.data.get(), space.context.get())
+                        : pcre2_match(impl_->code.get(), subject, text.size(), start,
+                                      PCRE2_NOTEMPTY | PCRE2_NO_UTF_CHECK, space.data.get(), space.context.get());
   if (found == PCRE2_ERROR_NOMATCH) return false;
-  if (found < 0) throw FormatError(impl_->file, "regular expression " + impl_->pattern + " fails on a text: " + message_of(found));
+  if (found < 0)
+    throw FormatError(impl_->file, "regular expression " + impl_->pattern + " fails on a text: " + message_of(found));
   const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(space.data.get());
   match = {bounds[0], bounds[1]};
   return true;

@@ -18,14 +18,15 @@ using core::FormatError;
 // Field numbers of sentencepiece_model.proto.
 enum ModelField : std::uint64_t { kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3, kDenormalizerSpec = 5 };
 enum PieceField : std::uint64_t { kText = 1, kScore = 2, kType = 3 };
-constexpr std::uint64_t kModelType = 3;       // of the trainer spec: 1 unigram, 2 BPE, 3 word, 4 character
-constexpr std::uint64_t kCharacterMap = 2;    // of a normalizer spec
+constexpr std::uint64_t kModelType = 3;     // of the trainer spec: 1 unigram, 2 BPE, 3 word, 4 character
+constexpr std::uint64_t kCharacterMap = 2;  // of a normalizer spec
 constexpr std::uint64_t kSmallestType = 1, kLargestType = 6;
 
 /// A message of Protocol Buffers' wire format, field by field.
 class Message {
  public:
-  Message(std::string_view bytes, std::size_t origin, const std::string& file) : bytes_(bytes), origin_(origin), file_(file) {}
+  Message(std::string_view bytes, std::size_t origin, const std::string& file)
+      : bytes_(bytes), origin_(origin), file_(file) {}
 
   struct Field {
     std::uint64_t number = 0, kind = 0;  ///< kind 0: varint, 1: 8 bytes, 2: bytes, 5: 4 bytes
@@ -39,11 +40,20 @@ class Message {
     Field field{.number = key >> 3, .kind = key & 7, .value = 0, .bytes = {}, .origin = 0};
     if (field.number == 0) fail("field number 0");
     switch (field.kind) {
-      case 0: field.value = varint(); break;
-      case 1: take(8, field); break;
-      case 2: take(varint(), field); break;
-      case 5: take(4, field); break;
-      default: fail("wire type " + std::to_string(field.kind));
+      case 0:
+        field.value = varint();
+        break;
+      case 1:
+        take(8, field);
+        break;
+      case 2:
+        take(varint(), field);
+        break;
+      case 5:
+        take(4, field);
+        break;
+      default:
+        fail("wire type " + std::to_string(field.kind));
     }
     return field;
   }
@@ -52,7 +62,8 @@ class Message {
     return {field.bytes, field.origin, file_};
   }
   [[noreturn]] void fail(const std::string& what) const {
-    throw FormatError(file_, origin_ + at_, "is not a sentencepiece model: " + what + "; get the model's tokenizer.model again");
+    throw FormatError(file_, origin_ + at_,
+                      "is not a sentencepiece model: " + what + "; get the model's tokenizer.model again");
   }
 
  private:
@@ -77,8 +88,8 @@ class Message {
   const std::string& file_;
 };
 
-/// A normalizer's map is a trie as a double array (darts-clone) and the texts it points to: 4 bytes size of the trie, trie,
-/// texts ended by NUL. The library follows its offsets unchecked.
+/// A normalizer's map is a trie as a double array (darts-clone) and the texts it points to: 4 bytes size of the trie,
+/// trie, texts ended by NUL. The library follows its offsets unchecked.
 void check_character_map(std::string_view map, const Message& spec) {
   const auto word = [&](std::size_t at) {
     std::uint32_t value;
@@ -88,7 +99,8 @@ void check_character_map(std::string_view map, const Message& spec) {
   if (map.empty()) return;
   if (map.size() < 4) spec.fail("the normalizer's map is too short");
   const std::size_t trie_bytes = word(0);
-  if (trie_bytes > map.size() - 4 || trie_bytes < 4 || trie_bytes % 4 != 0) spec.fail("the normalizer's map has a trie of " + std::to_string(trie_bytes) + " bytes");
+  if (trie_bytes > map.size() - 4 || trie_bytes < 4 || trie_bytes % 4 != 0)
+    spec.fail("the normalizer's map has a trie of " + std::to_string(trie_bytes) + " bytes");
   const std::size_t n_units = trie_bytes / 4, n_texts = map.size() - 4 - trie_bytes;
   if (n_texts == 0 || map.back() != '\0') spec.fail("the texts of the normalizer's map do not end");
   for (std::size_t i = 0; i < n_units; ++i) {
@@ -118,7 +130,8 @@ void check_sentencepiece_model(std::span<const std::byte> bytes, const std::stri
   // tiktoken's files are lines of base64 and a number.
   const std::string_view line = text.substr(0, std::min(text.find('\n'), std::size_t{256}));
   const std::size_t space = line.find(' ');
-  if (text[0] != '\x0A' && space != std::string_view::npos && space > 0 && line.find_first_not_of("0123456789", space + 1) == std::string_view::npos)
+  if (text[0] != '\x0A' && space != std::string_view::npos && space > 0 &&
+      line.find_first_not_of("0123456789", space + 1) == std::string_view::npos)
     throw FormatError(file, "is a tiktoken vocabulary, not a sentencepiece model; use the model's tokenizer.json");
   Message model(text, 0, file);
   std::unordered_set<std::string_view> pieces;
@@ -131,7 +144,8 @@ void check_sentencepiece_model(std::span<const std::byte> bytes, const std::stri
       Message spec = model.inside(*field);
       while (const auto inner = spec.next())
         if (inner->number == kModelType && (inner->value < 1 || inner->value > 2))
-          throw FormatError(file, "sentencepiece model type " + std::to_string(inner->value) + " is not supported (supported: unigram, BPE)");
+          throw FormatError(file, "sentencepiece model type " + std::to_string(inner->value) +
+                                      " is not supported (supported: unigram, BPE)");
     }
     if (field->number != kPieces) continue;
     const std::string name = "piece " + std::to_string(pieces.size());
@@ -145,9 +159,11 @@ void check_sentencepiece_model(std::span<const std::byte> bytes, const std::stri
         std::memcpy(&score, inner->bytes.data(), 4);
         if (!std::isfinite(score)) piece.fail(name + " has a score that is not finite");
       }
-      if (inner->number == kType && (inner->value < kSmallestType || inner->value > kLargestType)) piece.fail(name + " is of type " + std::to_string(inner->value));
+      if (inner->number == kType && (inner->value < kSmallestType || inner->value > kLargestType))
+        piece.fail(name + " is of type " + std::to_string(inner->value));
     }
-    if (!piece_text || piece_text->empty() || !is_valid_utf8(*piece_text) || piece_text->find('\0') != std::string_view::npos)
+    if (!piece_text || piece_text->empty() || !is_valid_utf8(*piece_text) ||
+        piece_text->find('\0') != std::string_view::npos)
       piece.fail(name + " is empty or not text");
     if (!pieces.insert(*piece_text).second) piece.fail(name + " stands twice");
   }

@@ -15,12 +15,14 @@ struct SentencepieceTokenizer::Impl {
   sentencepiece::SentencePieceProcessor processor;
 };
 
-SentencepieceTokenizer::SentencepieceTokenizer(const std::string& path, bool add_bos) : impl_(std::make_unique<Impl>()), add_bos_(add_bos) {
+SentencepieceTokenizer::SentencepieceTokenizer(const std::string& path, bool add_bos)
+    : impl_(std::make_unique<Impl>()), add_bos_(add_bos) {
   const core::MappedFile file(path);
   check_sentencepiece_model(file.bytes(), path);
   std::string problem;
   try {
-    const auto status = impl_->processor.LoadFromSerializedProto({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
+    const auto status = impl_->processor.LoadFromSerializedProto(
+        {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
     if (!status.ok()) problem = status.ToString();
   } catch (const std::exception& error) {
     problem = error.what();

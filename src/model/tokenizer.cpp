@@ -36,7 +36,8 @@ std::unique_ptr<Tokenizer> open_directory(const fs::path& path) {
   if (fs::exists(path / "tokenizer.model")) return open_sentencepiece(path / "tokenizer.model");
   if (fs::exists(path / "vocab.json") && fs::exists(path / "merges.txt")) {
     const TokenizerConfig config = read_tokenizer_config((path / "tokenizer_config.json").string());
-    return std::make_unique<BpeTokenizer>(read_vocab_and_merges((path / "vocab.json").string(), (path / "merges.txt").string(), config));
+    return std::make_unique<BpeTokenizer>(
+        read_vocab_and_merges((path / "vocab.json").string(), (path / "merges.txt").string(), config));
   }
   throw core::FormatError(path.string(), "holds no tokenizer: put the model's tokenizer.json or tokenizer.model there");
 }
@@ -46,12 +47,14 @@ std::unique_ptr<Tokenizer> open_directory(const fs::path& path) {
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) throw core::StoreError(path + ": cannot open: " + (error ? error.message() : "no such file") + "; check the path");
+  if (!fs::exists(status))
+    throw core::StoreError(path + ": cannot open: " + (error ? error.message() : "no such file") + "; check the path");
   if (fs::is_directory(status)) return open_directory(path);
   if (is_gguf(path)) return std::make_unique<BpeTokenizer>(read_gguf_vocabulary(path));
   if (fs::path(path).extension() == ".json") return open_json(path);
   if (fs::path(path).extension() == ".model") return open_sentencepiece(path);
-  throw core::FormatError(path, "is not a tokenizer: give a model directory, a *.gguf file, a tokenizer.json or a *.model file");
+  throw core::FormatError(
+      path, "is not a tokenizer: give a model directory, a *.gguf file, a tokenizer.json or a *.model file");
 }
 
 }  // namespace voronoi::model

@@ -23,7 +23,8 @@ TokenizerConfig read_tokenizer_config(const std::string& path);
 BpeSpec read_tokenizer_json(const std::string& path, const TokenizerConfig& config);
 
 /// GPT-2's pair of files: vocab.json and merges.txt.
-BpeSpec read_vocab_and_merges(const std::string& vocab_path, const std::string& merges_path, const TokenizerConfig& config);
+BpeSpec read_vocab_and_merges(const std::string& vocab_path, const std::string& merges_path,
+                              const TokenizerConfig& config);
 
 /// tokenizer.ggml.* of a GGUF file: models "gpt2" and "llama".
 BpeSpec read_gguf_vocabulary(const std::string& path);
@@ -32,7 +33,8 @@ BpeSpec read_gguf_vocabulary(const std::string& path);
 std::optional<std::string> from_byte_alphabet(std::string_view token);
 
 /// "left right" of a merge list; throws FormatError naming `where`.
-std::pair<std::string_view, std::string_view> split_merge(std::string_view merge, const std::string& file, const std::string& where);
+std::pair<std::string_view, std::string_view> split_merge(std::string_view merge, const std::string& file,
+                                                          const std::string& where);
 
 BpeSpec::Step regex_step(std::string_view pattern, const std::string& file);
 

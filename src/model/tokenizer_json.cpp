@@ -28,7 +28,8 @@ std::string listed(Names names) {
 /// An object of the file with the path of keys that leads to it.
 class Part {
  public:
-  Part(const Json& json, std::string file, std::string where) : json_(json), file_(std::move(file)), where_(std::move(where)) {
+  Part(const Json& json, std::string file, std::string where)
+      : json_(json), file_(std::move(file)), where_(std::move(where)) {
     if (!json_.is_object()) fail("is not an object");
   }
   [[noreturn]] void fail(const std::string& message) const { throw FormatError(file_, where_ + " " + message); }
@@ -72,7 +73,9 @@ class Part {
     return parts;
   }
   const std::string& file() const { return file_; }
-  [[noreturn]] void refuse_type(Names known) const { fail("of type " + type() + " is not supported (supported: " + listed(known) + ")"); }
+  [[noreturn]] void refuse_type(Names known) const {
+    fail("of type " + type() + " is not supported (supported: " + listed(known) + ")");
+  }
 
  private:
   const Json& json_;
@@ -106,10 +109,14 @@ BpeSpec::Step read_metaspace(const Part& part) {
   part.only({"type", "replacement", "str_rep", "add_prefix_space", "prepend_scheme", "split"});
   if (part.text("replacement") != "\xE2\x96\x81") part.refuse("replacement \"" + part.text("replacement") + "\"");
   BpeSpec::Step step{.kind = BpeSpec::Step::Kind::metaspace, .regex = nullptr};
-  const std::string scheme = part.optional_text("prepend_scheme").value_or(part.flag("add_prefix_space", true) ? "always" : "never");
-  if (scheme == "always") step.prepend = BpeSpec::Step::Prepend::always;
-  else if (scheme == "first") step.prepend = BpeSpec::Step::Prepend::first;
-  else if (scheme != "never") part.refuse("prepend_scheme \"" + scheme + "\"");
+  const std::string scheme =
+      part.optional_text("prepend_scheme").value_or(part.flag("add_prefix_space", true) ? "always" : "never");
+  if (scheme == "always")
+    step.prepend = BpeSpec::Step::Prepend::always;
+  else if (scheme == "first")
+    step.prepend = BpeSpec::Step::Prepend::first;
+  else if (scheme != "never")
+    part.refuse("prepend_scheme \"" + scheme + "\"");
   step.split = part.flag("split", true);
   return step;
 }
@@ -200,7 +207,8 @@ void read_decoder(const Part& part, BpeSpec& spec) {
     spec.strip_leading_space = true;
   } else if (type == "Replace" && !bytes) {
     part.only({"type", "pattern", "content"});
-    if (part.part("pattern").text("String") != "\xE2\x96\x81" || part.text("content") != " ") part.refuse("replacing anything but U+2581 by a space");
+    if (part.part("pattern").text("String") != "\xE2\x96\x81" || part.text("content") != " ")
+      part.refuse("replacing anything but U+2581 by a space");
   } else if (type != (bytes ? "ByteLevel" : "ByteFallback") && type != "Fuse") {
     if (bytes) part.refuse_type({"ByteLevel"});
     part.refuse_type({"Sequence", "Metaspace", "Strip", "Replace", "ByteFallback", "Fuse"});
@@ -210,13 +218,16 @@ void read_decoder(const Part& part, BpeSpec& spec) {
 /// Ids by the names the file uses.
 class Vocabulary {
  public:
-  Vocabulary(const std::vector<std::pair<std::string, std::uint64_t>>& entries, std::size_t n_more, BpeSpec& spec) : spec_(spec) {
+  Vocabulary(const std::vector<std::pair<std::string, std::uint64_t>>& entries, std::size_t n_more, BpeSpec& spec)
+      : spec_(spec) {
     limit_ = entries.size() + n_more + kMostGaps;
     ids_.reserve(entries.size() + n_more);
     for (const auto& [name, id] : entries) {
-      if (!ids_.try_emplace(name, place(id, name)).second) throw FormatError(spec.file, "the token \"" + name + "\" stands twice in the vocabulary");
+      if (!ids_.try_emplace(name, place(id, name)).second)
+        throw FormatError(spec.file, "the token \"" + name + "\" stands twice in the vocabulary");
       BpeSpec::Token& token = spec_.tokens[static_cast<std::size_t>(id)];
-      if (token.kind != BpeSpec::Kind::absent) throw FormatError(spec.file, "the id " + std::to_string(id) + " stands twice in the vocabulary");
+      if (token.kind != BpeSpec::Kind::absent)
+        throw FormatError(spec.file, "the id " + std::to_string(id) + " stands twice in the vocabulary");
       token = make(name);
     }
   }
@@ -225,10 +236,12 @@ class Vocabulary {
     const std::int32_t at = place(id, name);
     const auto [known, fresh] = ids_.try_emplace(name, at);
     if (known->second != at)
-      throw FormatError(spec_.file, "the token \"" + name + "\" has the ids " + std::to_string(known->second) + " and " + std::to_string(id));
+      throw FormatError(spec_.file, "the token \"" + name + "\" has the ids " + std::to_string(known->second) +
+                                        " and " + std::to_string(id));
     BpeSpec::Token& token = spec_.tokens[static_cast<std::size_t>(id)];
     if (fresh && token.kind != BpeSpec::Kind::absent)
-      throw FormatError(spec_.file, "the added token \"" + name + "\" has the id " + std::to_string(id) + " of another token");
+      throw FormatError(spec_.file,
+                        "the added token \"" + name + "\" has the id " + std::to_string(id) + " of another token");
     if (fresh) token = {name, BpeSpec::Kind::literal};
   }
 
@@ -243,7 +256,9 @@ class Vocabulary {
       const auto& [left, right] = merges[i];
       const auto id = [&](const std::string& name) {
         const auto found = find(name);
-        if (!found) throw FormatError(spec_.file, "merge " + std::to_string(i) + " names \"" + name + "\", which is not in the vocabulary");
+        if (!found)
+          throw FormatError(spec_.file,
+                            "merge " + std::to_string(i) + " names \"" + name + "\", which is not in the vocabulary");
         return *found;
       };
       spec_.merges.push_back({id(left), id(right), static_cast<std::uint32_t>(i), id(left + right)});
@@ -253,7 +268,8 @@ class Vocabulary {
  private:
   std::int32_t place(std::uint64_t id, const std::string& name) {
     if (id >= limit_)
-      throw FormatError(spec_.file, "the token \"" + name + "\" has the id " + std::to_string(id) + ", far beyond the number of tokens");
+      throw FormatError(spec_.file, "the token \"" + name + "\" has the id " + std::to_string(id) +
+                                        ", far beyond the number of tokens");
     if (id >= spec_.tokens.size()) spec_.tokens.resize(static_cast<std::size_t>(id) + 1);
     return static_cast<std::int32_t>(id);
   }
@@ -270,22 +286,27 @@ class Vocabulary {
 };
 
 /// BOS by tokenizer_config.json, or by what the tokenizer's own template says.
-void set_bos(BpeSpec& spec, const TokenizerConfig& config, std::optional<std::int32_t> in_template, const Vocabulary& vocabulary) {
+void set_bos(BpeSpec& spec, const TokenizerConfig& config, std::optional<std::int32_t> in_template,
+             const Vocabulary& vocabulary) {
   std::optional<std::int32_t> configured;
   if (config.bos_token) configured = vocabulary.find(*config.bos_token);
   spec.bos = in_template ? in_template : configured;
   spec.automatic_bos = config.add_bos.value_or(in_template.has_value());
   if (spec.automatic_bos && !spec.bos)
-    throw FormatError(spec.file, "tokenizer_config.json asks for a BOS token (add_bos_token), but its bos_token " +
-                                     (config.bos_token ? "\"" + *config.bos_token + "\" is not in the vocabulary" : "is missing"));
+    throw FormatError(spec.file,
+                      "tokenizer_config.json asks for a BOS token (add_bos_token), but its bos_token " +
+                          (config.bos_token ? "\"" + *config.bos_token + "\" is not in the vocabulary" : "is missing"));
 }
 
 void read_model(const Part& model, BpeSpec& spec) {
-  const std::string type = model.optional_text("type").value_or("BPE");  // absent in files of the first years, which hold BPE
+  const std::string type =
+      model.optional_text("type").value_or("BPE");  // absent in files of the first years, which hold BPE
   if (type != "BPE")
-    model.fail("of type " + type + " is not supported (supported: BPE); if the model also comes with a sentencepiece tokenizer.model, "
+    model.fail("of type " + type +
+               " is not supported (supported: BPE); if the model also comes with a sentencepiece tokenizer.model, "
                "move tokenizer.json away");
-  model.only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges"});
+  model.only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+              "byte_fallback", "ignore_merges"});
   if (const Json* dropout = model.find("dropout"); dropout != nullptr && *dropout != 0) model.refuse("dropout");
   for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (!model.optional_text(key).value_or("").empty()) model.refuse(std::string(key));
@@ -334,9 +355,11 @@ std::optional<std::string> from_byte_alphabet(std::string_view token) {
   return out;
 }
 
-std::pair<std::string_view, std::string_view> split_merge(std::string_view merge, const std::string& file, const std::string& where) {
+std::pair<std::string_view, std::string_view> split_merge(std::string_view merge, const std::string& file,
+                                                          const std::string& where) {
   const std::size_t space = merge.find(' ', 1);
-  if (space == std::string_view::npos || space + 1 == merge.size() || merge.find(' ', space + 1) != std::string_view::npos)
+  if (space == std::string_view::npos || space + 1 == merge.size() ||
+      merge.find(' ', space + 1) != std::string_view::npos)
     throw FormatError(file, where + " is not \"left right\"");
   return {merge.substr(0, space), merge.substr(space + 1)};
 }
@@ -346,7 +369,8 @@ BpeSpec read_tokenizer_json(const std::string& path, const TokenizerConfig& conf
   const Part root(json.rest, path, "the file");
   if (root.find("model") == nullptr) root.fail("has no \"model\": it is not a tokenizer.json");
   // truncation and padding are left to the caller by every user of these files.
-  root.only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"});
+  root.only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
+             "decoder", "model"});
   BpeSpec spec;
   spec.file = path;
   read_model(root.part("model"), spec);
@@ -359,7 +383,8 @@ BpeSpec read_tokenizer_json(const std::string& path, const TokenizerConfig& conf
   std::optional<std::int32_t> bos;
   if (root.find("post_processor") != nullptr) bos = read_post_processor(root.part("post_processor"));
 
-  const std::vector<Part> added = root.find("added_tokens") != nullptr ? root.list("added_tokens") : std::vector<Part>{};
+  const std::vector<Part> added =
+      root.find("added_tokens") != nullptr ? root.list("added_tokens") : std::vector<Part>{};
   Vocabulary vocabulary(json.vocabulary, added.size(), spec);
   if (json.vocabulary.empty()) throw FormatError(path, "the vocabulary is empty");
   vocabulary.set_merges(json.merges);
@@ -381,12 +406,15 @@ BpeSpec read_tokenizer_json(const std::string& path, const TokenizerConfig& conf
   return spec;
 }
 
-BpeSpec read_vocab_and_merges(const std::string& vocab_path, const std::string& merges_path, const TokenizerConfig& config) {
+BpeSpec read_vocab_and_merges(const std::string& vocab_path, const std::string& merges_path,
+                              const TokenizerConfig& config) {
   BpeSpec spec;
   spec.file = vocab_path;
   if (!config.tokenizer_class.empty() && !config.tokenizer_class.starts_with("GPT2Tokenizer"))
-    throw FormatError(vocab_path, "belongs to a " + config.tokenizer_class +
-                                      "; vocab.json and merges.txt alone are read for GPT2Tokenizer only: add the model's tokenizer.json");
+    throw FormatError(
+        vocab_path,
+        "belongs to a " + config.tokenizer_class +
+            "; vocab.json and merges.txt alone are read for GPT2Tokenizer only: add the model's tokenizer.json");
   const VocabularyJson json = parse_vocab_json(core::read_text_file(vocab_path, kMostBytes), vocab_path);
   if (json.vocabulary.empty()) throw FormatError(vocab_path, "is not an object of tokens and ids");
   Vocabulary vocabulary(json.vocabulary, 0, spec);

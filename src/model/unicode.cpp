@@ -13,8 +13,8 @@ namespace {
 
 unsigned char byte_at(std::string_view text, std::size_t at) { return static_cast<unsigned char>(text[at]); }
 
-/// Bytes of the character or of the maximal ill-formed part at text[at]. Ranges of the second byte: The Unicode Standard,
-/// table 3-7.
+/// Bytes of the character or of the maximal ill-formed part at text[at]. Ranges of the second byte: The Unicode
+/// Standard, table 3-7.
 std::size_t scan(std::string_view text, std::size_t at, bool& valid) {
   const unsigned char lead = byte_at(text, at);
   valid = true;
@@ -62,8 +62,8 @@ std::size_t first_invalid(std::string_view text) {
 void append_composed(std::string_view text, std::string& out) {
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
   utf8proc_uint8_t* result = nullptr;
-  const utf8proc_ssize_t size =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &result, options);
+  const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                             static_cast<utf8proc_ssize_t>(text.size()), &result, options);
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(result, &std::free);
   if (size < 0) throw core::InternalError(std::string("utf8proc: ") + utf8proc_errmsg(size));
   out.append(reinterpret_cast<const char*>(result), static_cast<std::size_t>(size));
@@ -116,16 +116,18 @@ std::string to_nfc(std::string_view text) {
     const std::string_view line = text.substr(0, end);
     bool inert = true;
     for (std::size_t i = skip_ascii(line, 0); i < line.size() && inert; ++i) inert = byte_at(line, i) < 0xCC;
-    if (inert) out.append(line);
-    else append_composed(line, out);
+    if (inert)
+      out.append(line);
+    else
+      append_composed(line, out);
     text.remove_prefix(end);
   }
   return out;
 }
 
 bool is_white_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
-         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 }  // namespace voronoi::model

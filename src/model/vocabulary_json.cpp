@@ -41,13 +41,17 @@ class Reader : public nlohmann::json_sax<Json> {
   }
   bool start_object(std::size_t) override {
     if (state_ != State::rest) refuse();
-    if (whole_ ? stack_.empty() : at_model("vocab")) state_ = State::vocabulary;
-    else open(Json::object());
+    if (whole_ ? stack_.empty() : at_model("vocab"))
+      state_ = State::vocabulary;
+    else
+      open(Json::object());
     return true;
   }
   bool end_object() override {
-    if (state_ == State::vocabulary) state_ = State::rest;
-    else close();
+    if (state_ == State::vocabulary)
+      state_ = State::rest;
+    else
+      close();
     return true;
   }
   bool start_array(std::size_t) override {
@@ -89,11 +93,14 @@ class Reader : public nlohmann::json_sax<Json> {
 
   std::string merge_name() const { return "merge " + std::to_string(out_.merges.size()); }
   [[noreturn]] void refuse() const {
-    if (state_ == State::vocabulary) throw FormatError(file_, "the id of the token \"" + key_ + "\" is not a whole number from 0");
+    if (state_ == State::vocabulary)
+      throw FormatError(file_, "the id of the token \"" + key_ + "\" is not a whole number from 0");
     throw FormatError(file_, merge_name() + " is neither \"left right\" nor a pair of tokens");
   }
   /// The value about to come is model.<name>.
-  bool at_model(std::string_view name) const { return stack_.size() == 2 && stack_[0]->is_object() && names_[1] == "model" && key_ == name; }
+  bool at_model(std::string_view name) const {
+    return stack_.size() == 2 && stack_[0]->is_object() && names_[1] == "model" && key_ == name;
+  }
 
   bool value(Json v) {
     if (state_ != State::rest) refuse();
@@ -113,7 +120,8 @@ class Reader : public nlohmann::json_sax<Json> {
     return &(parent[key_] = std::move(v));
   }
   void open(Json v) {
-    if (stack_.size() == kMostLevels) throw FormatError(file_, "JSON is nested deeper than " + std::to_string(kMostLevels) + " levels");
+    if (stack_.size() == kMostLevels)
+      throw FormatError(file_, "JSON is nested deeper than " + std::to_string(kMostLevels) + " levels");
     const bool in_object = !stack_.empty() && stack_.back()->is_object();
     std::string name = in_object ? key_ : std::string();
     Json* const at = put(std::move(v));

@@ -17,8 +17,8 @@ struct VocabularyJson {
   core::Json rest;  ///< everything else
 };
 
-/// tokenizer.json: model.vocab and model.merges are taken apart. (core::parse_json keeps objects in the order of the file and
-/// looks through all keys for each new one, too slow for 10^5 of them.)
+/// tokenizer.json: model.vocab and model.merges are taken apart. (core::parse_json keeps objects in the order of the
+/// file and looks through all keys for each new one, too slow for 10^5 of them.)
 VocabularyJson parse_tokenizer_json(std::string_view text, const std::string& file);
 /// vocab.json: the whole object is the vocabulary.
 VocabularyJson parse_vocab_json(std::string_view text, const std::string& file);

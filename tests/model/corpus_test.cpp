@@ -37,7 +37,8 @@ class Corpus : public ::testing::Test {
  protected:
   void SetUp() override {
     directory_ = std::filesystem::path(::testing::TempDir()) /
-                 ("voronoi-corpus-" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()) + "-" + std::to_string(::getpid()));
+                 ("voronoi-corpus-" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()) +
+                  "-" + std::to_string(::getpid()));
     std::filesystem::create_directories(directory_);
   }
   void TearDown() override { std::filesystem::remove_all(directory_); }
@@ -61,7 +62,9 @@ void expect_format_error(Call&& call, const std::string& path, const std::string
   }
 }
 
-Text text_of(std::string content, std::string path = "t") { return {std::move(path), "", Join::raw, std::move(content)}; }
+Text text_of(std::string content, std::string path = "t") {
+  return {std::move(path), "", Join::raw, std::move(content)};
+}
 
 TEST_F(Corpus, NamesOfJoins) {
   for (const Join join : {Join::raw, Join::wikitext, Join::jsonl}) EXPECT_EQ(join_from_name(join_name(join)), join);
@@ -97,7 +100,8 @@ TEST_F(Corpus, JsonLinesGiveTheirTexts) {
 }
 
 TEST_F(Corpus, BadJsonLinesNameFileAndLine) {
-  for (const std::string bad : {"[1]", "{\"txt\": \"a\"}", "{\"text\": 1}", "{\"text\": \"a\"", "\"a\"", "{\"text\": \"\xFF\"}"}) {
+  for (const std::string bad :
+       {"[1]", "{\"txt\": \"a\"}", "{\"text\": 1}", "{\"text\": \"a\"", "\"a\"", "{\"text\": \"\xFF\"}"}) {
     const std::string path = write("{\"text\": \"a\"}\n\n" + bad + "\n");
     expect_format_error([&] { load_text(path, Join::jsonl); }, path + ": line 3", "");
   }
@@ -109,7 +113,8 @@ TEST_F(Corpus, TextsWithoutContentAreRefused) {
   for (const std::string content : {"", " \n\t\r\n", "\xC2\xA0\xE3\x80\x80"})
     for (const Join join : {Join::raw, Join::wikitext, Join::jsonl}) {
       const std::string path = write(content);
-      expect_format_error([&] { load_text(path, join); }, path, join == Join::jsonl && content.starts_with("\xC2") ? "" : "holds no text");
+      expect_format_error([&] { load_text(path, join); }, path,
+                          join == Join::jsonl && content.starts_with("\xC2") ? "" : "holds no text");
     }
   const std::string path = write("{\"text\": \"\"}\n{\"text\": \" \"}\n");
   expect_format_error([&] { load_text(path, Join::jsonl); }, path, "holds no text");
@@ -150,16 +155,22 @@ TEST_F(Corpus, CalibrationWindowsSpreadOverTheText) {
   EXPECT_EQ(windows.count, 4);
   ASSERT_EQ(windows.ids.size(), 40U);
   for (std::size_t w = 0; w < 4; ++w)
-    for (std::size_t i = 0; i < 10; ++i) EXPECT_EQ(windows.ids[10 * w + i], static_cast<std::int32_t>(30 * w + i)) << "from 0 to the last possible start, 90";
+    for (std::size_t i = 0; i < 10; ++i)
+      EXPECT_EQ(windows.ids[10 * w + i], static_cast<std::int32_t>(30 * w + i))
+          << "from 0 to the last possible start, 90";
   // Shorter than all windows together: they overlap, a token apart at least.
-  EXPECT_EQ(calibration_windows(tokenizer, {text_of("abcdef")}, 3, 4).ids, (Ids{'a', 'b', 'c', 'd', 'b', 'c', 'd', 'e', 'c', 'd', 'e', 'f'}));
-  expect_format_error([&] { calibration_windows(tokenizer, {text_of("abcdef", "short.txt")}, 4, 4); }, "short.txt", "6 tokens, too few for 4 calibration windows of 4");
-  expect_format_error([&] { calibration_windows(tokenizer, {text_of("abc", "short.txt")}, 1, 4); }, "short.txt", "3 tokens");
+  EXPECT_EQ(calibration_windows(tokenizer, {text_of("abcdef")}, 3, 4).ids,
+            (Ids{'a', 'b', 'c', 'd', 'b', 'c', 'd', 'e', 'c', 'd', 'e', 'f'}));
+  expect_format_error([&] { calibration_windows(tokenizer, {text_of("abcdef", "short.txt")}, 4, 4); }, "short.txt",
+                      "6 tokens, too few for 4 calibration windows of 4");
+  expect_format_error([&] { calibration_windows(tokenizer, {text_of("abc", "short.txt")}, 1, 4); }, "short.txt",
+                      "3 tokens");
 }
 
 TEST_F(Corpus, CalibrationWindowsAreSharedEvenlyOverTexts) {
   const ByteTokenizer tokenizer(true, false);
-  const Windows windows = calibration_windows(tokenizer, {text_of(std::string(50, 'a')), text_of(std::string(50, 'b')), text_of(std::string(50, 'c'))}, 7, 2);
+  const Windows windows = calibration_windows(
+      tokenizer, {text_of(std::string(50, 'a')), text_of(std::string(50, 'b')), text_of(std::string(50, 'c'))}, 7, 2);
   std::string letters;
   for (std::size_t w = 0; w < 7; ++w) letters += static_cast<char>(windows.ids[2 * w]);
   EXPECT_EQ(letters, "aaabbcc");
