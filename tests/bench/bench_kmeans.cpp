@@ -1,6 +1,6 @@
 // Nearest centroids and k-means. Beside the Google Benchmark cases there is one run over vectors from a file, for
 // tests/bench/kmeans_vs_faiss.py:
-//   bench_kmeans --file VECTORS N DIM K ITERATIONS THREADS WEIGHTS|- CENTROIDS
+//   bench_kmeans --file VECTORS N DIM K ITERATIONS THREADS WEIGHTS|- CENTROIDS SEED
 // VECTORS, WEIGHTS: raw fp32; CENTROIDS [K, DIM] is written; one line of JSON goes to standard output.
 #include <benchmark/benchmark.h>
 
@@ -103,6 +103,7 @@ std::vector<float> read_floats(const char* path, std::int64_t n) {
 int run_file(char** arguments) {
   const std::int64_t n = std::atoll(arguments[1]), dim = std::atoll(arguments[2]), k = std::atoll(arguments[3]);
   const int iterations = std::atoi(arguments[4]), threads = std::atoi(arguments[5]);
+  const auto seed = static_cast<std::uint64_t>(std::atoll(arguments[8]));
   const std::vector<float> points = read_floats(arguments[0], n * dim);
   const std::vector<float> weights =
       std::strcmp(arguments[6], "-") == 0 ? std::vector<float>(static_cast<std::size_t>(n), 1.0F) : read_floats(arguments[6], n);
@@ -115,8 +116,8 @@ int run_file(char** arguments) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   quant::KmeansResult started, stepped, whole;
-  const double start_s = seconds({.k = k, .dim = dim, .max_iterations = 0}, started);
-  const double whole_s = seconds({.k = k, .dim = dim, .max_iterations = iterations, .tolerance = 0}, whole);
+  const double start_s = seconds({.k = k, .dim = dim, .max_iterations = 0, .seed = seed}, started);
+  const double whole_s = seconds({.k = k, .dim = dim, .max_iterations = iterations, .tolerance = 0, .seed = seed}, whole);
   // The share of the steps: from given centroids, with and without them.
   const double none_s = seconds({.k = k, .dim = dim, .max_iterations = 0, .initial = started.centroids}, stepped);
   const double steps_s = seconds({.k = k, .dim = dim, .max_iterations = iterations, .tolerance = 0, .initial = started.centroids}, stepped);
@@ -132,7 +133,7 @@ int run_file(char** arguments) {
 }  // namespace voronoi
 
 int main(int argc, char** argv) {
-  if (argc == 10 && std::strcmp(argv[1], "--file") == 0) return voronoi::run_file(argv + 2);
+  if (argc == 11 && std::strcmp(argv[1], "--file") == 0) return voronoi::run_file(argv + 2);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();

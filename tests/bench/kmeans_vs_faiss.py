@@ -57,7 +57,7 @@ def main():
             vectors.tofile(names[0])
             weights.tofile(names[1])
             run = subprocess.run([options.program, "--file", names[0], str(n), str(dim), str(k), str(iterations), str(options.threads),
-                                  names[1], names[2]], stdout=subprocess.PIPE, text=True)
+                                  names[1], names[2], "1"], stdout=subprocess.PIPE, text=True)
             if run.returncode != 0:
                 sys.exit(run.returncode)
             ours = json.loads(run.stdout)
