@@ -190,9 +190,7 @@ class GgufWeights final : public WeightSource {
       throw FormatError(path_, fmt::format("tensor {}: has shape {}; {} is wanted", name, core::to_string(tensor->shape), core::to_string(spec.shape)));
     if (!can_dequantize(tensor->type)) throw FormatError(path_, fmt::format("tensor {}: {} cannot be read", name, ggml_type_name(tensor->type)));
     VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
-    dequantize(tensor->type, tensor->bytes, out);
-    if (quantized_) round_to_half(out);
-    if (!all_finite(out))
+    if (!decode(*tensor, out))
       refuse_values(path_, name, spec.shape, [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
     if (interleaved_ && spec.name.find(".self_attn.q_proj.") != std::string::npos) to_halves(out, config_.n_heads);
     if (interleaved_ && spec.name.find(".self_attn.k_proj.") != std::string::npos) to_halves(out, config_.n_kv_heads);
@@ -205,6 +203,20 @@ class GgufWeights final : public WeightSource {
   }
 
  private:
+  /// False when a value is bad; chunk by chunk, so that the three passes over a chunk find it in the cache.
+  bool decode(const GgufTensor& tensor, std::span<float> out) const {
+    constexpr std::size_t kChunk = 8192;  // whole blocks of every format
+    const auto block = static_cast<std::size_t>(ggml_block_elements(tensor.type)), block_bytes = static_cast<std::size_t>(ggml_block_bytes(tensor.type));
+    bool good = true;
+    for (std::size_t begin = 0; begin < out.size(); begin += kChunk) {
+      const auto values = out.subspan(begin, std::min(kChunk, out.size() - begin));
+      dequantize(tensor.type, tensor.bytes.subspan(begin / block * block_bytes, values.size() / block * block_bytes), values);
+      if (quantized_) round_to_half(values);
+      good = all_finite(values) && good;
+    }
+    return good;
+  }
+
   /// Rows of each head from (0, 0', 1, 1', ...), where i and i' turn together, to (0, 1, ..., 0', 1', ...).
   void to_halves(std::span<float> values, std::int64_t n_heads) const {
     const auto head_size = values.size() / static_cast<std::size_t>(n_heads);
