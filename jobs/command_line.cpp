@@ -16,6 +16,9 @@ namespace {
 namespace po = boost::program_options;
 using Values = std::vector<std::string>;
 
+/// Takes the arguments without a dash of commands that want none, so that they are reported with all other problems.
+constexpr const char* kStray = "stray-argument";
+
 template <class T>
 bool parse_number(const std::string& text, T& value) {
   const char* end = text.data() + text.size();
@@ -154,18 +157,20 @@ ParseResult parse(const CommandSpec& command, const std::vector<std::string>& ar
   std::set<std::string> taken;
   std::string config_file;
   try {
+    po::options_description accepted;
+    accepted.add(description);
+    accepted.add_options()(kStray, po::value<Values>()->composing());
+    if (command.positional.empty()) positional.add(kStray, -1);
     po::command_line_parser parser(arguments);
-    parser.options(description).allow_unregistered().style(po::command_line_style::unix_style &
+    parser.options(accepted).allow_unregistered().style(po::command_line_style::unix_style &
                                                            ~po::command_line_style::allow_guessing);
     parser.positional(positional);
     std::vector<po::option> options = parser.run().options;
-    // Arguments without a dash come back unregistered when the command takes none.
     for (const po::option& option : options) {
       if (option.string_key == "config" && !option.value.empty()) config_file = option.value.back();
-      if (option.string_key.empty() && option.unregistered)
-        result.problems.push_back("unexpected argument '" + (option.value.empty() ? std::string() : option.value.front()) + "'");
+      if (option.string_key == kStray) result.problems.push_back("unexpected argument '" + option.value.front() + "'");
     }
-    std::erase_if(options, [](const po::option& option) { return option.string_key.empty(); });
+    std::erase_if(options, [](const po::option& option) { return option.string_key == kStray; });
     assign_all(command, options, "", false, taken, result.problems);
   } catch (const po::error& error) {
     result.problems.push_back(error.what());

@@ -59,9 +59,25 @@ core::Json model_json(const model::WeightSource& source) {
           {"tensors", tensors}};
 }
 
-core::Json inspect_model(const std::string& path) {
+/// Reads every tensor, so that values that cannot be quantized (NaN, infinite, too large) are found and named.
+core::Json bad_tensors(const model::WeightSource& source) {
+  core::Json problems = core::Json::array();
+  for (const model::TensorSpec& spec : model::expected_tensors(source.config())) {
+    std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value_or(0)));
+    try {
+      source.read(spec, values);
+    } catch (const core::FormatError& error) {
+      problems.push_back(error.what());
+    }
+  }
+  return problems;
+}
+
+core::Json inspect_model(const std::string& path, bool headers_only) {
+  const auto source = model::open_model(path);
   core::Json json{{"kind", "model"}, {"path", path}};
-  json.update(model_json(*model::open_model(path)));
+  json.update(model_json(*source));
+  if (!headers_only) json["problems"] = bad_tensors(*source);
   return json;
 }
 
@@ -86,10 +102,10 @@ core::Json inspect_run(const std::string& path) {
           {"finished", state.finished}, {"bits_true", true_bits(state)}, {"layers", layers}};
 }
 
-core::Json inspect_path(const std::string& path) {
+core::Json inspect_path(const std::string& path, bool headers_only) {
   if (std::filesystem::is_directory(path)) {
     if (std::filesystem::exists(store::RunPaths{path}.identity())) return inspect_run(path);
-    return inspect_model(path);
+    return inspect_model(path, headers_only);
   }
   if (!std::filesystem::exists(path)) throw core::StoreError(path + ": is not there; check the path");
   if (path.ends_with(".safetensors")) return inspect_safetensors(path);
@@ -122,20 +138,24 @@ void print_text(const core::Json& json) {
 
 int inspect_main(const comm::Communicator& world, const Arguments& arguments) {
   std::string path;
-  bool json = false;
+  bool json = false, headers_only = false;
   CommandSpec command;
   command.name = "inspect";
   command.summary = "Describes a model, a run, or any file that voronoi reads or writes.";
   command.usage = "voronoi inspect PATH [--json]";
   command.positional = "path";
   command.options = {text_option("path", "PATH", "model or run directory, *.safetensors, *.gguf, *.h5, journal.log", path),
+                     switch_option("headers-only", "of a model: do not read the weights to look for bad values", headers_only),
                      switch_option("json", "print JSON", json)};
-  command.examples = "  voronoi inspect runs/2bit/layers/model.layers.0.mlp.down_proj.h5\n";
+  command.examples = "  voronoi inspect SmolLM2-135M\n  voronoi inspect runs/2bit/layers/model.layers.0.mlp.down_proj.h5\n";
   if (parse_or_help(world, command, arguments, false)) return 0;
   if (path.empty()) throw core::ConfigError("inspect: what? give a path");
-  const core::Json description = inspect_path(path);
+  const core::Json description = inspect_path(path, headers_only);
   if (json) fmt::print("{}\n", description.dump());
   else print_text(description);
+  const std::size_t problems = description.value("problems", core::Json::array()).size();
+  if (problems > 0)
+    throw core::FormatError(path, fmt::format("{} tensor(s) cannot be used: {}", problems, description.at("problems").front().get<std::string>()));
   return 0;
 }
 

@@ -1,5 +1,6 @@
 # The include rule: rooms may include only what their row allows, and outside headers stand only where they belong.
 # cmake -DROOT=<project> -P layers.cmake; fails with the list of offences.
+cmake_minimum_required(VERSION 3.25)
 set(rooms core kernels backend comm model calib quant store sched validation jobs)
 set(may_core "core")
 set(may_kernels "kernels core")

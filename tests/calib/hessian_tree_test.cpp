@@ -1,0 +1,62 @@
+#include "calib/hessian_tree.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace voronoi::calib {
+namespace {
+
+constexpr std::int64_t kN = 5;
+
+std::vector<double> chunk_sum(std::int64_t chunk) {
+  std::mt19937_64 generator(static_cast<std::uint64_t>(chunk) + 17);
+  std::uniform_real_distribution<double> uniform(-1, 1);
+  std::vector<double> sum(kN * kN);
+  // Magnitudes far apart, so that another order of additions would show in the bits.
+  for (double& value : sum) value = uniform(generator) * std::exp2(static_cast<double>(chunk % 7) * 6);
+  return sum;
+}
+
+/// The mean over n_chunks when they are divided over `ranks` and gathered, as the collector does it.
+std::vector<float> divided(std::int64_t n_chunks, std::int64_t ranks) {
+  HessianTree total(kN);
+  for (std::int64_t rank = ranks - 1; rank >= 0; --rank) {  // arrival order must not matter
+    HessianTree mine(kN);
+    for (std::int64_t chunk = n_chunks * rank / ranks; chunk < n_chunks * (rank + 1) / ranks; ++chunk)
+      mine.add_chunk(chunk, chunk_sum(chunk), 3);
+    total.absorb(mine.serialize());
+  }
+  EXPECT_EQ(total.n_tokens(), 3 * n_chunks);
+  return total.mean();
+}
+
+TEST(HessianTree, AnyDivisionOverRanksGivesTheSameBits) {
+  for (const std::int64_t n_chunks : {1, 2, 3, 7, 12, 64}) {
+    const std::vector<float> alone = divided(n_chunks, 1);
+    for (const std::int64_t ranks : {2, 3, 5, 8}) EXPECT_EQ(divided(n_chunks, ranks), alone) << n_chunks << " chunks, " << ranks << " ranks";
+  }
+}
+
+TEST(HessianTree, MeanIsTheSumOverTokens) {
+  HessianTree tree(2);
+  tree.add_chunk(0, std::vector<double>{2, 99, 4, 6}, 2);
+  tree.add_chunk(1, std::vector<double>{1, 99, 1, 3}, 1);
+  EXPECT_EQ(tree.mean(), (std::vector<float>{1, 5.0F / 3, 3}));
+}
+
+TEST(HessianTree, KeepsFewNodes) {
+  HessianTree tree(1);
+  for (std::int64_t chunk = 0; chunk < 63; ++chunk) tree.add_chunk(chunk, std::vector<double>{1}, 1);
+  EXPECT_LE(tree.serialize().size(), 6 * 4 * sizeof(double));
+}
+
+TEST(HessianTree, RefusesAChunkTwiceAndDamagedBytes) {
+  HessianTree tree(1);
+  tree.add_chunk(4, std::vector<double>{1}, 1);
+  EXPECT_ANY_THROW(tree.add_chunk(4, std::vector<double>{1}, 1));
+  EXPECT_ANY_THROW(tree.absorb(std::vector<std::byte>(5)));
+}
+
+}  // namespace
+}  // namespace voronoi::calib
