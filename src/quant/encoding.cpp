@@ -32,14 +32,16 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 std::int64_t length(const auto& array) { return static_cast<std::int64_t>(array.size()); }
 
 std::string out_of(std::string_view what, std::int64_t value, std::int64_t low, std::int64_t high) {
-  return std::string(what) + " is " + std::to_string(value) + ", not " + std::to_string(low) + ".." + std::to_string(high);
+  return std::string(what) + " is " + std::to_string(value) + ", not " + std::to_string(low) + ".." +
+         std::to_string(high);
 }
 
 bool inside(std::int64_t value, std::int64_t low, std::int64_t high) { return value >= low && value <= high; }
 
 std::string size_problem(std::string_view array, std::int64_t size, std::int64_t expected) {
   if (size == expected) return {};
-  return std::string(array) + " has " + std::to_string(size) + " elements where " + std::to_string(expected) + " are due";
+  return std::string(array) + " has " + std::to_string(size) + " elements where " + std::to_string(expected) +
+         " are due";
 }
 
 std::string finite_problem(std::string_view array, DType dtype, const std::vector<std::uint16_t>& bits) {
@@ -47,7 +49,8 @@ std::string finite_problem(std::string_view array, DType dtype, const std::vecto
   std::uint16_t any = 0;  // no early exit: the scan of a large codebook is vectorised
   for (const std::uint16_t value : bits) any |= static_cast<std::uint16_t>((value & exponent) == exponent);
   if (any == 0) return {};
-  const auto bad = std::find_if(bits.begin(), bits.end(), [exponent](std::uint16_t value) { return (value & exponent) == exponent; });
+  const auto bad = std::find_if(bits.begin(), bits.end(),
+                                [exponent](std::uint16_t value) { return (value & exponent) == exponent; });
   return std::string(array) + "[" + std::to_string(bad - bits.begin()) + "] is not finite";
 }
 
@@ -66,21 +69,27 @@ std::string perm_problem(const std::vector<std::uint16_t>& perm, std::int64_t in
 std::string extent_problem(const VqEncoding& e) {
   if (!inside(e.out_features, 1, kMaxFeatures)) return out_of("out_features", e.out_features, 1, kMaxFeatures);
   if (!inside(e.in_features, 1, kMaxFeatures)) return out_of("in_features", e.in_features, 1, kMaxFeatures);
-  if (!inside(e.vector_length, 1, kMaxVectorLength)) return out_of("vector_length", e.vector_length, 1, kMaxVectorLength);
+  if (!inside(e.vector_length, 1, kMaxVectorLength))
+    return out_of("vector_length", e.vector_length, 1, kMaxVectorLength);
   if (!inside(e.centroids, 2, kMaxCodebook) || !is_power_of_two(e.centroids))
     return "centroids is " + std::to_string(e.centroids) + ", not a power of two in 2..65536";
-  if (e.residual_centroids != 0 && (!inside(e.residual_centroids, 2, e.centroids) || !is_power_of_two(e.residual_centroids)))
-    return "residual_centroids is " + std::to_string(e.residual_centroids) + ", neither 0 nor a power of two in 2..centroids";
-  if (!inside(e.outlier_size, 0, e.in_features - 1)) return out_of("outlier_size", e.outlier_size, 0, e.in_features - 1);
+  if (e.residual_centroids != 0 &&
+      (!inside(e.residual_centroids, 2, e.centroids) || !is_power_of_two(e.residual_centroids)))
+    return "residual_centroids is " + std::to_string(e.residual_centroids) +
+           ", neither 0 nor a power of two in 2..centroids";
+  if (!inside(e.outlier_size, 0, e.in_features - 1))
+    return out_of("outlier_size", e.outlier_size, 0, e.in_features - 1);
   if (e.outlier_size > 0) {
     if (!inside(e.outlier_vector_length, 1, kMaxVectorLength))
       return out_of("outlier_vector_length", e.outlier_vector_length, 1, kMaxVectorLength);
-    if (!inside(e.outlier_centroids, 1, kMaxCodebook)) return out_of("outlier_centroids", e.outlier_centroids, 1, kMaxCodebook);
+    if (!inside(e.outlier_centroids, 1, kMaxCodebook))
+      return out_of("outlier_centroids", e.outlier_centroids, 1, kMaxCodebook);
   }
   if (!inside(e.groups, 1, e.in_features - e.outlier_size) || (e.in_features - e.outlier_size) % e.groups != 0)
-    return "groups is " + std::to_string(e.groups) + " and does not divide the " + std::to_string(e.in_features - e.outlier_size) +
-           " columns that are no outliers";
-  if (e.dtype != DType::f16 && e.dtype != DType::bf16) return "dtype is " + std::string(core::dtype_name(e.dtype)) + ", not F16 or BF16";
+    return "groups is " + std::to_string(e.groups) + " and does not divide the " +
+           std::to_string(e.in_features - e.outlier_size) + " columns that are no outliers";
+  if (e.dtype != DType::f16 && e.dtype != DType::bf16)
+    return "dtype is " + std::string(core::dtype_name(e.dtype)) + ", not F16 or BF16";
   return {};
 }
 
@@ -92,13 +101,16 @@ std::string problem_of(const VqEncoding& e) {
   for (const std::string& problem :
        {size_problem("indices", length(e.indices), e.groups * vector_rows(e) * words),
         size_problem("codebook", length(e.codebook), e.groups * e.centroids * e.vector_length),
-        size_problem("residual_codebook", length(e.residual_codebook), e.groups * e.residual_centroids * e.vector_length),
-        size_problem("outlier_codebook", length(e.outlier_codebook), outliers ? e.outlier_centroids * e.outlier_vector_length : 0),
+        size_problem("residual_codebook", length(e.residual_codebook),
+                     e.groups * e.residual_centroids * e.vector_length),
+        size_problem("outlier_codebook", length(e.outlier_codebook),
+                     outliers ? e.outlier_centroids * e.outlier_vector_length : 0),
         size_problem("outlier_indices", length(e.outlier_indices), outlier_rows * e.outlier_size),
         size_problem("scale", length(e.scale), e.in_features), size_problem("bias", length(e.bias), e.in_features),
         perm_problem(e.perm, e.in_features), finite_problem("codebook", e.dtype, e.codebook),
-        finite_problem("residual_codebook", e.dtype, e.residual_codebook), finite_problem("outlier_codebook", e.dtype, e.outlier_codebook),
-        finite_problem("scale", e.dtype, e.scale), finite_problem("bias", e.dtype, e.bias)})
+        finite_problem("residual_codebook", e.dtype, e.residual_codebook),
+        finite_problem("outlier_codebook", e.dtype, e.outlier_codebook), finite_problem("scale", e.dtype, e.scale),
+        finite_problem("bias", e.dtype, e.bias)})
     if (!problem.empty()) return problem;
   for (std::size_t i = 0; i < e.outlier_indices.size(); ++i)
     if (e.outlier_indices[i] >= e.outlier_centroids)
@@ -112,26 +124,30 @@ std::string problem_of(const UniformEncoding& e) {
   if (!inside(e.in_features, 1, kMaxFeatures)) return out_of("in_features", e.in_features, 1, kMaxFeatures);
   if (!inside(e.bits, 1, 16)) return out_of("bits", e.bits, 1, 16);
   if (!inside(e.group_size, 1, kMaxFeatures)) return out_of("group_size", e.group_size, 1, kMaxFeatures);
-  if (e.dtype != DType::f16 && e.dtype != DType::bf16) return "dtype is " + std::string(core::dtype_name(e.dtype)) + ", not F16 or BF16";
+  if (e.dtype != DType::f16 && e.dtype != DType::bf16)
+    return "dtype is " + std::string(core::dtype_name(e.dtype)) + ", not F16 or BF16";
   const std::int64_t n_groups = group_count(e);
-  for (const std::string& problem : {size_problem("codes", length(e.codes), e.out_features * packed_words(e.in_features, e.bits)),
-                                     size_problem("scale", length(e.scale), e.out_features * n_groups),
-                                     size_problem("zeros", length(e.zeros), e.out_features * packed_words(n_groups, e.bits)),
-                                     perm_problem(e.perm, e.in_features), finite_problem("scale", e.dtype, e.scale)})
+  for (const std::string& problem :
+       {size_problem("codes", length(e.codes), e.out_features * packed_words(e.in_features, e.bits)),
+        size_problem("scale", length(e.scale), e.out_features * n_groups),
+        size_problem("zeros", length(e.zeros), e.out_features * packed_words(n_groups, e.bits)),
+        perm_problem(e.perm, e.in_features), finite_problem("scale", e.dtype, e.scale)})
     if (!problem.empty()) return problem;
   return {};
 }
 
-/// Widened codebook. Half precision without a branch a value, so that compilers vectorise it: the exponent is moved into place and
-/// rebiased by an exact multiplication, which also normalises subnormals. Finite values only (problem_of has looked).
+/// Widened codebook. Half precision without a branch a value, so that compilers vectorise it: the exponent is moved
+/// into place and rebiased by an exact multiplication, which also normalises subnormals. Finite values only (problem_of
+/// has looked).
 std::vector<float> widen(DType dtype, const std::vector<std::uint16_t>& bits) {
   std::vector<float> values(bits.size());
   const bool half = dtype == DType::f16;
   for (std::size_t i = 0; i < bits.size(); ++i) {
     const std::uint32_t sign = static_cast<std::uint32_t>(bits[i] & 0x8000U) << 16;
     const std::uint32_t rest = bits[i] & 0x7FFFU;
-    values[i] = half ? std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112F) | sign)
-                     : std::bit_cast<float>(sign | rest << 16);
+    values[i] =
+        half ? std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112F) | sign)
+             : std::bit_cast<float>(sign | rest << 16);
   }
   return values;
 }
@@ -145,15 +161,16 @@ std::vector<std::int32_t> natural_columns(const std::vector<std::uint16_t>& perm
 
 /// One group's columns of v rows: stripe [v, in]. kLength > 0 fixes v at compile time.
 template <int kLength, bool kResidual>
-void fill_stripe(std::int64_t length_or_zero, std::span<const std::uint32_t> codes, int bits, const float* main, const float* residual,
-                 const std::int32_t* columns, std::int64_t in_features, float* stripe) {
+void fill_stripe(std::int64_t length_or_zero, std::span<const std::uint32_t> codes, int bits, const float* main,
+                 const float* residual, const std::int32_t* columns, std::int64_t in_features, float* stripe) {
   const std::int64_t v = kLength > 0 ? kLength : length_or_zero;
   const std::uint32_t mask = (std::uint32_t{1} << bits) - 1;
   for (std::size_t j = 0; j < codes.size(); ++j) {
     const float* centroid = main + static_cast<std::int64_t>(codes[j] & mask) * v;
     const float* correction = kResidual ? residual + static_cast<std::int64_t>(codes[j] >> bits) * v : nullptr;
     float* target = stripe + columns[j];
-    for (std::int64_t i = 0; i < v; ++i) target[i * in_features] = kResidual ? centroid[i] + correction[i] : centroid[i];
+    for (std::int64_t i = 0; i < v; ++i)
+      target[i * in_features] = kResidual ? centroid[i] + correction[i] : centroid[i];
   }
 }
 
@@ -162,13 +179,20 @@ using FillStripe = decltype(&fill_stripe<0, false>);
 template <bool kResidual>
 FillStripe stripe_filler(std::int64_t vector_length) {
   switch (vector_length) {
-    case 2: return fill_stripe<2, kResidual>;
-    case 4: return fill_stripe<4, kResidual>;
-    case 6: return fill_stripe<6, kResidual>;
-    case 8: return fill_stripe<8, kResidual>;
-    case 12: return fill_stripe<12, kResidual>;
-    case 16: return fill_stripe<16, kResidual>;
-    default: return fill_stripe<0, kResidual>;
+    case 2:
+      return fill_stripe<2, kResidual>;
+    case 4:
+      return fill_stripe<4, kResidual>;
+    case 6:
+      return fill_stripe<6, kResidual>;
+    case 8:
+      return fill_stripe<8, kResidual>;
+    case 12:
+      return fill_stripe<12, kResidual>;
+    case 16:
+      return fill_stripe<16, kResidual>;
+    default:
+      return fill_stripe<0, kResidual>;
   }
 }
 
@@ -177,7 +201,8 @@ void decode(const VqEncoding& e, std::span<float> weight) {
   const int bits = main_bits(e), all_bits = total_bits(e);
   const std::int64_t words = packed_words(group_size, all_bits);
   const std::vector<float> main = widen(e.dtype, e.codebook), residual = widen(e.dtype, e.residual_codebook);
-  const std::vector<float> outlier = widen(e.dtype, e.outlier_codebook), scale = widen(e.dtype, e.scale), bias = widen(e.dtype, e.bias);
+  const std::vector<float> outlier = widen(e.dtype, e.outlier_codebook), scale = widen(e.dtype, e.scale),
+                           bias = widen(e.dtype, e.bias);
   const std::vector<std::int32_t> columns = natural_columns(e.perm, e.in_features);
   const FillStripe fill = e.residual_centroids > 0 ? stripe_filler<true>(v) : stripe_filler<false>(v);
   std::vector<std::uint32_t> codes(index(group_size));
@@ -208,7 +233,8 @@ void decode(const VqEncoding& e, std::span<float> weight) {
 }
 
 void decode(const UniformEncoding& e, std::span<float> weight) {
-  const std::int64_t n_groups = group_count(e), code_words = packed_words(e.in_features, e.bits), zero_words = packed_words(n_groups, e.bits);
+  const std::int64_t n_groups = group_count(e), code_words = packed_words(e.in_features, e.bits),
+                     zero_words = packed_words(n_groups, e.bits);
   const std::vector<float> scale = widen(e.dtype, e.scale);
   std::vector<std::uint32_t> codes(index(e.in_features)), zeros(index(n_groups));
   std::vector<float> values(index(e.in_features));
@@ -246,7 +272,8 @@ std::string find_problem(const Encoding& encoding) {
 void decode(const Encoding& encoding, std::span<float> weight) {
   const std::string problem = find_problem(encoding);
   VORONOI_REQUIRE(problem.empty(), "an encoding that cannot be decoded: " + problem);
-  VORONOI_REQUIRE(length(weight) == out_features(encoding) * in_features(encoding), "decode needs room for [out_features, in_features]");
+  VORONOI_REQUIRE(length(weight) == out_features(encoding) * in_features(encoding),
+                  "decode needs room for [out_features, in_features]");
   std::visit([weight](const auto& e) { decode(e, weight); }, encoding);
 }
 

@@ -18,11 +18,11 @@ using core::FormatError;
 std::string_view kind_of(const VqEncoding&) { return "vq"; }
 std::string_view kind_of(const UniformEncoding&) { return "uniform"; }
 
-// One list of fields an encoding, for both directions: `visit` is given the attribute's or array's name, the member, and for an
-// array its element type and a function that gives its shape (to be called for encodings without a problem: extents of a file may
-// overflow).
+// One list of fields an encoding, for both directions: `visit` is given the attribute's or array's name, the member,
+// and for an array its element type and a function that gives its shape (to be called for encodings without a problem:
+// extents of a file may overflow).
 template <class Encoding, class Visit>
-  requires std::is_same_v<std::remove_const_t<Encoding>, VqEncoding>
+requires std::is_same_v<std::remove_const_t<Encoding>, VqEncoding>
 void for_each_attribute(Encoding& e, const Visit& visit) {
   visit("out_features", e.out_features);
   visit("in_features", e.in_features);
@@ -36,7 +36,7 @@ void for_each_attribute(Encoding& e, const Visit& visit) {
 }
 
 template <class Encoding, class Visit>
-  requires std::is_same_v<std::remove_const_t<Encoding>, UniformEncoding>
+requires std::is_same_v<std::remove_const_t<Encoding>, UniformEncoding>
 void for_each_attribute(Encoding& e, const Visit& visit) {
   visit("out_features", e.out_features);
   visit("in_features", e.in_features);
@@ -45,10 +45,12 @@ void for_each_attribute(Encoding& e, const Visit& visit) {
 }
 
 /// Elements a row of an array that has n_rows of them.
-std::int64_t columns_of(const auto& array, std::int64_t n_rows) { return static_cast<std::int64_t>(array.size()) / n_rows; }
+std::int64_t columns_of(const auto& array, std::int64_t n_rows) {
+  return static_cast<std::int64_t>(array.size()) / n_rows;
+}
 
 template <class Encoding, class Visit>
-  requires std::is_same_v<std::remove_const_t<Encoding>, VqEncoding>
+requires std::is_same_v<std::remove_const_t<Encoding>, VqEncoding>
 void for_each_array(Encoding& e, const Visit& visit) {
   using core::Shape;
   visit("indices", e.indices, DType::u32, [&e] {
@@ -56,17 +58,22 @@ void for_each_array(Encoding& e, const Visit& visit) {
     return Shape{e.groups, vectors, columns_of(e.indices, e.groups * vectors)};
   });
   visit("codebook", e.codebook, e.dtype, [&e] { return Shape{e.groups, e.centroids, e.vector_length}; });
-  visit("residual_codebook", e.residual_codebook, e.dtype, [&e] { return Shape{e.groups, e.residual_centroids, e.vector_length}; });
-  visit("outlier_codebook", e.outlier_codebook, e.dtype, [&e] { return Shape{e.outlier_centroids, e.outlier_vector_length}; });
-  visit("outlier_indices", e.outlier_indices, DType::u16,
-        [&e] { return Shape{columns_of(e.outlier_indices, e.outlier_size), e.outlier_size}; });
+  visit("residual_codebook", e.residual_codebook, e.dtype, [&e] {
+    return Shape{e.groups, e.residual_centroids, e.vector_length};
+  });
+  visit("outlier_codebook", e.outlier_codebook, e.dtype, [&e] {
+    return Shape{e.outlier_centroids, e.outlier_vector_length};
+  });
+  visit("outlier_indices", e.outlier_indices, DType::u16, [&e] {
+    return Shape{columns_of(e.outlier_indices, e.outlier_size), e.outlier_size};
+  });
   visit("scale", e.scale, e.dtype, [&e] { return Shape{e.in_features}; });
   visit("bias", e.bias, e.dtype, [&e] { return Shape{e.in_features}; });
   visit("perm", e.perm, DType::u16, [&e] { return Shape{e.in_features}; });
 }
 
 template <class Encoding, class Visit>
-  requires std::is_same_v<std::remove_const_t<Encoding>, UniformEncoding>
+requires std::is_same_v<std::remove_const_t<Encoding>, UniformEncoding>
 void for_each_array(Encoding& e, const Visit& visit) {
   using core::Shape;
   visit("codes", e.codes, DType::u32, [&e] { return Shape{e.out_features, columns_of(e.codes, e.out_features)}; });
@@ -75,7 +82,8 @@ void for_each_array(Encoding& e, const Visit& visit) {
   visit("perm", e.perm, DType::u16, [&e] { return Shape{e.in_features}; });
 }
 
-const std::string& attribute(const std::map<std::string, std::string>& attributes, const std::string& name, const std::string& file) {
+const std::string& attribute(const std::map<std::string, std::string>& attributes, const std::string& name,
+                             const std::string& file) {
   const auto found = attributes.find(name);
   if (found == attributes.end()) throw FormatError(file, "attribute '" + name + "' of the quantized layer is missing");
   return found->second;
@@ -97,7 +105,8 @@ DType parse_dtype(const std::string& text, const std::string& file) {
 }
 
 template <class Kind>
-Kind read(const std::map<std::string, std::string>& attributes, const std::vector<NamedArray>& arrays, const std::string& file) {
+Kind read(const std::map<std::string, std::string>& attributes, const std::vector<NamedArray>& arrays,
+          const std::string& file) {
   Kind e;
   for_each_attribute(e, [&](const std::string& name, auto& member) {
     member = parse<std::remove_reference_t<decltype(member)>>(attribute(attributes, name, file), name, file);
@@ -106,7 +115,8 @@ Kind read(const std::map<std::string, std::string>& attributes, const std::vecto
 
   std::map<std::string, const NamedArray*> by_name;
   for (const NamedArray& array : arrays)
-    if (!by_name.emplace(array.name, &array).second) throw FormatError(file, "array '" + array.name + "' is there twice");
+    if (!by_name.emplace(array.name, &array).second)
+      throw FormatError(file, "array '" + array.name + "' is there twice");
   std::set<std::string> known;
   for_each_array(e, [&](const std::string& name, auto& member, DType dtype, const auto&) {
     using Element = typename std::remove_reference_t<decltype(member)>::value_type;
@@ -160,13 +170,16 @@ std::map<std::string, std::string> to_attributes(const Encoding& encoding) {
       [&attributes](const auto& e) {
         attributes["encoding"] = kind_of(e);
         attributes["dtype"] = core::dtype_name(e.dtype);
-        for_each_attribute(e, [&attributes](const std::string& name, const auto& member) { attributes[name] = std::to_string(member); });
+        for_each_attribute(e, [&attributes](const std::string& name, const auto& member) {
+          attributes[name] = std::to_string(member);
+        });
       },
       encoding);
   return attributes;
 }
 
-Encoding from_arrays(const std::map<std::string, std::string>& attributes, const std::vector<NamedArray>& arrays, const std::string& file) {
+Encoding from_arrays(const std::map<std::string, std::string>& attributes, const std::vector<NamedArray>& arrays,
+                     const std::string& file) {
   const std::string& kind = attribute(attributes, "encoding", file);
   if (kind == "vq") return read<VqEncoding>(attributes, arrays, file);
   if (kind == "uniform") return read<UniformEncoding>(attributes, arrays, file);

@@ -12,8 +12,8 @@
 namespace voronoi::quant {
 namespace {
 
-constexpr double kDeadShare = 0.01;    // a dead column's diagonal, as a share of the mean diagonal
-constexpr double kFirstDamping = 1e-4; // where raising starts from when no damping was asked for
+constexpr double kDeadShare = 0.01;     // a dead column's diagonal, as a share of the mean diagonal
+constexpr double kFirstDamping = 1e-4;  // where raising starts from when no damping was asked for
 constexpr double kLastDamping = 1.0;
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
@@ -24,10 +24,12 @@ std::vector<float> unpack_symmetric(backend::Context& context, std::int64_t n, s
     const float* values = lower.data() + row * (row + 1) / 2;
     for (std::int64_t column = 0; column <= row; ++column)
       if (!std::isfinite(values[column]))
-        throw core::NumericError("the Hessian is not finite: row " + std::to_string(row) + ", column " + std::to_string(column) + " is " +
-                           std::to_string(values[column]) + "; the activations overflowed or the calibration data are damaged");
+        throw core::NumericError("the Hessian is not finite: row " + std::to_string(row) + ", column " +
+                                 std::to_string(column) + " is " + std::to_string(values[column]) +
+                                 "; the activations overflowed or the calibration data are damaged");
     if (values[row] < 0)
-      throw core::NumericError("the Hessian is no second moment: its diagonal at row " + std::to_string(row) + " is " + std::to_string(values[row]));
+      throw core::NumericError("the Hessian is no second moment: its diagonal at row " + std::to_string(row) + " is " +
+                               std::to_string(values[row]));
   }
   std::vector<float> full(index(n * n));
   constexpr std::int64_t kTile = 64;  // square tiles: the mirrored half is written a cache line at a time
@@ -45,9 +47,10 @@ std::vector<float> unpack_symmetric(backend::Context& context, std::int64_t n, s
   return full;
 }
 
-/// Factors P (H + damping_value I) P^T. With J the reversal, A = J P H P^T J = L L^T gives (P H P^T)^-1 = U^T U for the upper
-/// U = J L^-1 J. Nothing when it is not positive definite in fp64 or the factor is not finite in fp32.
-std::optional<std::vector<float>> factor(backend::Context& context, const PreparedHessian& hessian, double damping_value) {
+/// Factors P (H + damping_value I) P^T. With J the reversal, A = J P H P^T J = L L^T gives (P H P^T)^-1 = U^T U for the
+/// upper U = J L^-1 J. Nothing when it is not positive definite in fp64 or the factor is not finite in fp32.
+std::optional<std::vector<float>> factor(backend::Context& context, const PreparedHessian& hessian,
+                                         double damping_value) {
   const std::int64_t n = hessian.n;
   backend::Array<double> work(context, n * n);
   const bool on_host = context.device() == backend::Device::cpu;
@@ -62,7 +65,8 @@ std::optional<std::vector<float>> factor(backend::Context& context, const Prepar
     target[row] += damping_value;
     std::fill(target + row + 1, target + n, 0.0);
   });
-  if (!on_host) context.memory().copy_from_host(context.exec(), host, n * n * std::int64_t{sizeof(double)}, work.data());
+  if (!on_host)
+    context.memory().copy_from_host(context.exec(), host, n * n * std::int64_t{sizeof(double)}, work.data());
   if (context.linalg().cholesky_lower_f64(context.exec(), n, work.data(), n) != 0) return std::nullopt;
   if (context.linalg().invert_lower_f64(context.exec(), n, work.data(), n) != 0) return std::nullopt;
   if (!on_host) context.memory().copy_to_host(context.exec(), work.data(), n * n * std::int64_t{sizeof(double)}, host);
@@ -84,12 +88,13 @@ std::optional<std::vector<float>> factor(backend::Context& context, const Prepar
 
 }  // namespace
 
-PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping, bool act_order) {
+PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
+                                bool act_order) {
   const auto order = core::checked_multiply(n, n + 1);
   VORONOI_REQUIRE(n > 0 && n <= INT32_MAX && order.has_value(), "a Hessian needs a size, not " + std::to_string(n));
-  VORONOI_REQUIRE(static_cast<std::int64_t>(lower.size()) == *order / 2, "a packed lower triangle of order " + std::to_string(n) + " has " +
-                                                                             std::to_string(*order / 2) + " values, not " +
-                                                                             std::to_string(lower.size()));
+  VORONOI_REQUIRE(static_cast<std::int64_t>(lower.size()) == *order / 2,
+                  "a packed lower triangle of order " + std::to_string(n) + " has " + std::to_string(*order / 2) +
+                      " values, not " + std::to_string(lower.size()));
   VORONOI_REQUIRE(damping >= 0 && damping <= kLastDamping, "damping is a share of the mean diagonal in 0..1");
   PreparedHessian result;
   result.n = n;
@@ -121,8 +126,9 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
       return result;
     }
     if (result.damping >= kLastDamping)
-      throw core::NumericError("the Hessian does not factor even with " + std::to_string(result.damping) +
-                         " of its mean diagonal added: it is far from positive semidefinite; calibrate again with more text");
+      throw core::NumericError(
+          "the Hessian does not factor even with " + std::to_string(result.damping) +
+          " of its mean diagonal added: it is far from positive semidefinite; calibrate again with more text");
     result.damping = std::min(kLastDamping, result.damping > 0 ? 10 * result.damping : kFirstDamping);
   }
 }

@@ -11,8 +11,8 @@ void check_extents(std::size_t n_values, int bits, std::size_t n_words) {
   VORONOI_REQUIRE(bits >= 1 && bits <= kMaxPackedBits, "a packed value has 1..32 bits, not " + std::to_string(bits));
   const auto needed = packed_words(static_cast<std::int64_t>(n_values), bits);
   VORONOI_REQUIRE(static_cast<std::int64_t>(n_words) >= needed,
-                  std::to_string(n_values) + " values of " + std::to_string(bits) + " bits need " + std::to_string(needed) +
-                      " words, not " + std::to_string(n_words));
+                  std::to_string(n_values) + " values of " + std::to_string(bits) + " bits need " +
+                      std::to_string(needed) + " words, not " + std::to_string(n_words));
 }
 
 }  // namespace
@@ -33,7 +33,8 @@ void pack_row(std::span<const std::uint32_t> values, int bits, std::span<std::ui
       n_pending -= 32;
     }
   }
-  VORONOI_REQUIRE((static_cast<std::uint64_t>(seen) >> bits) == 0, "a value does not fit its " + std::to_string(bits) + " bits");
+  VORONOI_REQUIRE((static_cast<std::uint64_t>(seen) >> bits) == 0,
+                  "a value does not fit its " + std::to_string(bits) + " bits");
   if (n_pending > 0) words[word++] = static_cast<std::uint32_t>(pending);
   while (word < words.size()) words[word++] = 0;
 }

@@ -25,9 +25,11 @@ std::string text(double value) {
   return digits;
 }
 
-void check_range(Problems& problems, const std::string& option, std::int64_t value, std::int64_t low, std::int64_t high) {
+void check_range(Problems& problems, const std::string& option, std::int64_t value, std::int64_t low,
+                 std::int64_t high) {
   if (value < low || value > high)
-    problems.push_back(option + " is " + std::to_string(value) + "; it must be " + std::to_string(low) + ".." + std::to_string(high));
+    problems.push_back(option + " is " + std::to_string(value) + "; it must be " + std::to_string(low) + ".." +
+                       std::to_string(high));
 }
 
 void check_range(Problems& problems, const std::string& option, double value, double low, double high) {
@@ -45,7 +47,8 @@ bool is_uniform(const QuantParameters& p) { return p.method == "rtn" || p.method
 void check_uniform(Problems& problems, const QuantParameters& p) {
   check_range(problems, "--bits", std::int64_t{p.bits}, 1, 8);
   if (p.group_size < -1)
-    problems.push_back("--group-size is " + std::to_string(p.group_size) + "; it must be positive, or 0 or -1 for one group a row");
+    problems.push_back("--group-size is " + std::to_string(p.group_size) +
+                       "; it must be positive, or 0 or -1 for one group a row");
 }
 
 void check_vector(Problems& problems, const QuantParameters& p) {
@@ -64,10 +67,11 @@ void check_vector(Problems& problems, const QuantParameters& p) {
   }
   check_range(problems, "--groups", p.groups, 1, kMaxStoredPerm);
   if (p.groups > 1 && p.residual_centroids != 0 && p.residual_centroids != p.centroids)
-    problems.push_back("--groups " + std::to_string(p.groups) + " with --residual-centroids " + std::to_string(p.residual_centroids) +
-                       ": VPTQ's kernels read past the residual codebook unless it is as large as the main one; use --groups 1, "
-                       "--residual-centroids 0 or " +
-                       std::to_string(p.centroids));
+    problems.push_back(
+        "--groups " + std::to_string(p.groups) + " with --residual-centroids " + std::to_string(p.residual_centroids) +
+        ": VPTQ's kernels read past the residual codebook unless it is as large as the main one; use --groups 1, "
+        "--residual-centroids 0 or " +
+        std::to_string(p.centroids));
   check_range(problems, "--kmeans-iterations", std::int64_t{p.kmeans_iterations}, 0, 10000);
   check_range(problems, "--kmeans-tolerance", p.kmeans_tolerance, 0, 1);
   if (p.method == "voronoi") {
@@ -82,15 +86,17 @@ std::int64_t outlier_columns(const QuantParameters& p, std::int64_t in_features)
   return asked + (in_features - asked) % p.groups;
 }
 
-void check_vector_shape(Problems& problems, const QuantParameters& p, std::int64_t out_features, std::int64_t in_features) {
+void check_vector_shape(Problems& problems, const QuantParameters& p, std::int64_t out_features,
+                        std::int64_t in_features) {
   const std::string shape = std::string("[") + std::to_string(out_features) + ", " + std::to_string(in_features) + "]";
   if (p.vector_length > out_features)
-    problems.push_back("--vector-length " + std::to_string(p.vector_length) + " is above the " + std::to_string(out_features) +
-                       " rows of a layer " + shape);
+    problems.push_back("--vector-length " + std::to_string(p.vector_length) + " is above the " +
+                       std::to_string(out_features) + " rows of a layer " + shape);
   const std::int64_t outliers = outlier_columns(p, in_features), columns = in_features - outliers;
   if (p.outlier_percent == 0 && outliers > 0) {
     problems.push_back("--groups " + std::to_string(p.groups) + " does not divide the " + std::to_string(in_features) +
-                       " columns of a layer " + shape + "; choose a divisor, or give the columns left over a codebook with --outlier-percent");
+                       " columns of a layer " + shape +
+                       "; choose a divisor, or give the columns left over a codebook with --outlier-percent");
     return;
   }
   if (columns < p.groups) {
@@ -101,23 +107,27 @@ void check_vector_shape(Problems& problems, const QuantParameters& p, std::int64
     problems.push_back("--outlier-vector-length " + std::to_string(p.outlier_vector_length) + " is above the " +
                        std::to_string(out_features) + " rows of a layer " + shape);
   if ((p.groups > 1 || outliers > 0) && in_features > kMaxStoredPerm)
-    problems.push_back("a layer " + shape + " has more than 65535 columns: groups and outliers need a column order, which VPTQ's format "
+    problems.push_back("a layer " + shape +
+                       " has more than 65535 columns: groups and outliers need a column order, which VPTQ's format "
                        "stores in 16 bits; use --groups 1 and --outlier-percent 0");
   const std::int64_t group_size = columns / p.groups;
-  const auto check_vectors = [&](const std::string& option, std::int64_t k, std::int64_t length, std::int64_t n_columns) {
+  const auto check_vectors = [&](const std::string& option, std::int64_t k, std::int64_t length,
+                                 std::int64_t n_columns) {
     const std::int64_t vectors = n_columns * core::ceil_div(out_features, length);
     if (k > vectors)
       problems.push_back(option + " " + std::to_string(k) + " is more than the " + std::to_string(vectors) +
                          " vectors that share the codebook in a layer " + shape);
   };
   check_vectors("--centroids", p.centroids, p.vector_length, group_size);
-  if (p.residual_centroids != 0) check_vectors("--residual-centroids", p.residual_centroids, p.vector_length, group_size);
+  if (p.residual_centroids != 0)
+    check_vectors("--residual-centroids", p.residual_centroids, p.vector_length, group_size);
   if (outliers > 0) check_vectors("--outlier-centroids", p.outlier_centroids, p.outlier_vector_length, outliers);
   // VPTQ's client infers the row's length from its words: more padding than data bits, and it takes another shape.
   const int bits = log2_of(p.centroids) + (p.residual_centroids != 0 ? log2_of(p.residual_centroids) : 0);
   const std::int64_t data_bits = group_size * bits, padding = 32 * packed_words(group_size, bits) - data_bits;
   if (padding >= data_bits)
-    problems.push_back("a packed row of a layer " + shape + " has " + std::to_string(data_bits) + " bits and " + std::to_string(padding) +
+    problems.push_back("a packed row of a layer " + shape + " has " + std::to_string(data_bits) + " bits and " +
+                       std::to_string(padding) +
                        " of padding, which VPTQ's client cannot read; use fewer --groups or more --centroids");
 }
 
@@ -139,14 +149,17 @@ std::vector<std::string> check_parameters(const QuantParameters& parameters) {
   return problems;
 }
 
-std::vector<std::string> check_shape(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
+std::vector<std::string> check_shape(const QuantParameters& parameters, std::int64_t out_features,
+                                     std::int64_t in_features) {
   Problems problems;
   if (out_features < 1 || in_features < 1)
-    return {std::string("a layer [") + std::to_string(out_features) + ", " + std::to_string(in_features) + "] has no weights"};
+    return {std::string("a layer [") + std::to_string(out_features) + ", " + std::to_string(in_features) +
+            "] has no weights"};
   if (!check_parameters(parameters).empty()) return problems;  // said there; what follows divides by them
   if (is_uniform(parameters)) {
     if (parameters.method == "gptq" && parameters.act_order && in_features > kMaxStoredPerm)
-      problems.push_back("a layer of " + std::to_string(in_features) + " columns is past the 65535 whose order can be stored; switch off "
+      problems.push_back("a layer of " + std::to_string(in_features) +
+                         " columns is past the 65535 whose order can be stored; switch off "
                          "--act-order");
   } else {
     check_vector_shape(problems, parameters, out_features, in_features);

@@ -15,12 +15,15 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 
 }  // namespace
 
-double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features, std::span<const float> weight,
-                              std::span<const float> quantized, std::span<const float> h) {
+double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
+                              std::span<const float> weight, std::span<const float> quantized,
+                              std::span<const float> h) {
   const auto n_weights = core::checked_multiply(out_features, in_features);
-  VORONOI_REQUIRE(n_weights && static_cast<std::int64_t>(weight.size()) == *n_weights && quantized.size() == weight.size(),
-                  "both weights are [out_features, in_features]");
-  VORONOI_REQUIRE(static_cast<std::int64_t>(h.size()) == in_features * in_features, "the Hessian is [in_features, in_features]");
+  VORONOI_REQUIRE(
+      n_weights && static_cast<std::int64_t>(weight.size()) == *n_weights && quantized.size() == weight.size(),
+      "both weights are [out_features, in_features]");
+  VORONOI_REQUIRE(static_cast<std::int64_t>(h.size()) == in_features * in_features,
+                  "the Hessian is [in_features, in_features]");
   const bool on_host = context.device() == backend::Device::cpu;
   const auto size_bytes = [](std::int64_t n) { return n * std::int64_t{sizeof(float)}; };
   backend::Array<float> h_copy(context, on_host ? 0 : in_features * in_features);
@@ -39,8 +42,8 @@ double relative_hessian_error(backend::Context& context, std::int64_t out_featur
     for (std::int64_t i = 0; i < n; ++i) values[index(i)] = w[i] - q[i];
     std::copy_n(w, n, values.begin() + n);
     context.memory().copy_from_host(context.exec(), values.data(), size_bytes(2 * n), tile.data());
-    context.linalg().gemm_f32(context.exec(), false, false, 2 * rows, in_features, in_features, 1.0F, tile.data(), in_features, metric,
-                              in_features, 0.0F, product.data(), in_features);
+    context.linalg().gemm_f32(context.exec(), false, false, 2 * rows, in_features, in_features, 1.0F, tile.data(),
+                              in_features, metric, in_features, 0.0F, product.data(), in_features);
     context.memory().copy_to_host(context.exec(), product.data(), size_bytes(2 * n), image.data());
     context.pool().parallel_for(2 * rows, [&](std::int64_t row) {
       double sum = 0;
@@ -53,7 +56,8 @@ double relative_hessian_error(backend::Context& context, std::int64_t out_featur
       energy += row_sums[index(rows + row)];
     }
   }
-  return energy > 0 ? error / energy : 0;
+  // Rounding may leave a vanishing error below zero.
+  return energy > 0 ? std::max(error, 0.0) / energy : 0;
 }
 
 }  // namespace voronoi::quant

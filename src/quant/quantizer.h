@@ -48,6 +48,7 @@ std::vector<std::string> check_shape(const QuantParameters& parameters, std::int
 struct PreparedHessian {
   std::int64_t n = 0;
   std::vector<float> h;                ///< [n, n], both triangles: raw mean of x x^T, dead columns' diagonal set to 1 % of the mean
+                                       ///< (to 1 when no input was ever seen)
   std::vector<std::int32_t> perm;      ///< processing order: stored position -> natural column
   std::vector<float> factor;           ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
   double damping = 0;                  ///< share of the mean diagonal that was added in the end
@@ -55,8 +56,8 @@ struct PreparedHessian {
   std::int64_t dead_columns = 0;       ///< inputs that were always zero
 };
 
-/// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values. Computed in fp64. Throws NumericError when H is not finite or does
-/// not factor even at the last damping step (1.0).
+/// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values. damping in 0..1. Computed in fp64. Throws NumericError when H is
+/// not finite, has a negative diagonal or does not factor even at the last damping step (1.0).
 PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping, bool act_order);
 
 struct QuantInput {

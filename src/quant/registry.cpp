@@ -18,7 +18,8 @@ struct Entry {
   const Quantizer& (*quantizer)();
 };
 
-constexpr std::array<Entry, 4> kMethods{{{"rtn", rtn_quantizer}, {"gptq", gptq_quantizer}, {"vptq", vptq_quantizer}, {"voronoi", voronoi_quantizer}}};
+constexpr std::array<Entry, 4> kMethods{
+    {{"rtn", rtn_quantizer}, {"gptq", gptq_quantizer}, {"vptq", vptq_quantizer}, {"voronoi", voronoi_quantizer}}};
 
 }  // namespace
 

@@ -26,7 +26,8 @@ using testing::HasSubstr;
 
 std::uint16_t half(float value) { return core::float_to_half(value); }
 
-/// v 2, k 4, kr 2, two groups, one outlier column, 3 rows (a tail), perm: everything at once, small enough to decode by hand.
+/// v 2, k 4, kr 2, two groups, one outlier column, 3 rows (a tail), perm: everything at once, small enough to decode by
+/// hand.
 VqEncoding small_vq() {
   VqEncoding e;
   e.out_features = 3;
@@ -39,7 +40,8 @@ VqEncoding small_vq() {
   e.outlier_vector_length = 3;
   e.outlier_centroids = 2;
   for (int i = 0; i < 16; ++i) e.codebook.push_back(half(static_cast<float>(i)));  // group 1 starts at 8
-  for (const float value : {0.25F, 0.5F, -0.25F, -0.5F, 0.125F, 0.0F, 0.0F, 0.125F}) e.residual_codebook.push_back(half(value));
+  for (const float value : {0.25F, 0.5F, -0.25F, -0.5F, 0.125F, 0.0F, 0.0F, 0.125F})
+    e.residual_codebook.push_back(half(value));
   for (const float value : {1.0F, 2.0F, 3.0F, 100.0F, 200.0F, 300.0F}) e.outlier_codebook.push_back(half(value));
   e.outlier_indices = {1};
   // main | residual << 2, two columns a group, 3 bits each: [group][vector row].
@@ -64,24 +66,24 @@ UniformEncoding small_uniform() {
 }
 
 std::vector<float> decoded(const Encoding& e) {
-  std::vector<float> weight(static_cast<std::size_t>(out_features(e) * in_features(e)), std::numeric_limits<float>::quiet_NaN());
+  std::vector<float> weight(static_cast<std::size_t>(out_features(e) * in_features(e)),
+                            std::numeric_limits<float>::quiet_NaN());
   decode(e, weight);
   return weight;
 }
 
 TEST(Encoding, VectorLayerDecodesAsWorkedOutByHand) {
-  // Stored columns: outlier -> natural 2; group 0 -> 0, 4; group 1 -> 1, 3. Codes (main, residual): group 0 rows 0-1: (0,0) (1,1), row 2:
-  // (3,1) (2,0); group 1 rows 0-1: (3,0) (0,1), row 2: (1,0) (2,1).
-  const std::vector<float> expected{
-      0.25F, (14.125F * 2) + 1, 400, (8.0F * 0.5F) - 1, 2 - 0.25F,    //
-      1.5F,  (15.0F * 2) + 1,   800, (9.125F * 0.5F) - 1, 3 - 0.5F,   //
-      5.75F, (10.125F * 2) + 1, 1200, (12.0F * 0.5F) - 1, 4.25F};
+  // Stored columns: outlier -> natural 2; group 0 -> 0, 4; group 1 -> 1, 3. Codes (main, residual): group 0 rows 0-1:
+  // (0,0) (1,1), row 2: (3,1) (2,0); group 1 rows 0-1: (3,0) (0,1), row 2: (1,0) (2,1).
+  const std::vector<float> expected{0.25F, (14.125F * 2) + 1, 400,  (8.0F * 0.5F) - 1,   2 - 0.25F,  //
+                                    1.5F,  (15.0F * 2) + 1,   800,  (9.125F * 0.5F) - 1, 3 - 0.5F,   //
+                                    5.75F, (10.125F * 2) + 1, 1200, (12.0F * 0.5F) - 1,  4.25F};
   EXPECT_EQ(decoded(small_vq()), expected);
 }
 
 TEST(Encoding, UniformLayerDecodesAsWorkedOutByHand) {
-  const std::vector<float> expected{16, 2, 0, 0, -1,  //
-                                    8, 0, 0.25F, -0.5F, 0};
+  const std::vector<float> expected{16, 2, 0,     0,     -1,  //
+                                    8,  0, 0.25F, -0.5F, 0};
   EXPECT_EQ(decoded(small_uniform()), expected);
 }
 
@@ -147,14 +149,17 @@ NamedArray resized(NamedArray array, core::Shape shape) {
   return array;
 }
 
-void set16(NamedArray& array, std::size_t at, std::uint16_t value) { std::memcpy(array.bytes.data() + 2 * at, &value, 2); }
+void set16(NamedArray& array, std::size_t at, std::uint16_t value) {
+  std::memcpy(array.bytes.data() + 2 * at, &value, 2);
+}
 
 const std::vector<Damage>& vq_damages() {
   static const std::vector<Damage> damages{
       {"kind", [](auto& a, auto&) { a["encoding"] = "trellis"; }, "neither 'vq' nor 'uniform'"},
       {"attribute missing", [](auto& a, auto&) { a.erase("groups"); }, "'groups' of the quantized layer is missing"},
       {"attribute no number", [](auto& a, auto&) { a["groups"] = "2x"; }, "not a whole number"},
-      {"attribute past 64 bits", [](auto& a, auto&) { a["out_features"] = "99999999999999999999"; }, "not a whole number"},
+      {"attribute past 64 bits", [](auto& a, auto&) { a["out_features"] = "99999999999999999999"; },
+       "not a whole number"},
       {"rows past all memory", [](auto& a, auto&) { a["out_features"] = "9223372036854775807"; }, "out_features"},
       {"rows negative", [](auto& a, auto&) { a["out_features"] = "-3"; }, "out_features"},
       {"rows more than indices", [](auto& a, auto&) { a["out_features"] = "5"; }, "indices has 4 elements where 6"},
@@ -173,20 +178,37 @@ const std::vector<Damage>& vq_damages() {
       {"outlier book too large", [](auto& a, auto&) { a["outlier_centroids"] = "65537"; }, "outlier_centroids"},
       {"dtype f32", [](auto& a, auto&) { a["dtype"] = "F32"; }, "array 'codebook' holds F16 where F32 is due"},
       {"dtype unknown", [](auto& a, auto&) { a["dtype"] = "F4"; }, "not F16 or BF16"},
-      {"indices short", [](auto&, auto& m) { m["indices"] = resized(m["indices"], {2, 2, 0}); }, "indices has 0 elements"},
+      {"indices short",
+       [](auto&, auto& m) {
+         m["indices"] = resized(m["indices"], {2, 2, 0});
+       },
+       "indices has 0 elements"},
       {"indices missing", [](auto&, auto& m) { m.erase("indices"); }, "indices has 0 elements"},
       {"indices of another shape", [](auto&, auto& m) { m["indices"].shape = {4}; }, "[4] where [2, 2, 1] is due"},
-      {"shape overflows", [](auto&, auto& m) { m["indices"].shape = {std::int64_t{1} << 62, 4, 4}; }, "indices"},
-      {"shape negative", [](auto&, auto& m) { m["indices"].shape = {-2, -2, 1}; }, "indices"},
+      {"shape overflows",
+       [](auto&, auto& m) {
+         m["indices"].shape = {std::int64_t{1} << 62, 4, 4};
+       },
+       "indices"},
+      {"shape negative",
+       [](auto&, auto& m) {
+         m["indices"].shape = {-2, -2, 1};
+       },
+       "indices"},
       {"bytes short", [](auto&, auto& m) { m["codebook"].bytes.pop_back(); }, "codebook"},
-      {"indices of another type", [](auto&, auto& m) { m["indices"].dtype = DType::u16; }, "holds U16 where U32 is due"},
-      {"array unknown", [](auto&, auto& m) { m["extra"] = m["scale"], m["extra"].name = "extra"; }, "'extra' is none of this"},
+      {"indices of another type", [](auto&, auto& m) { m["indices"].dtype = DType::u16; },
+       "holds U16 where U32 is due"},
+      {"array unknown", [](auto&, auto& m) { m["extra"] = m["scale"], m["extra"].name = "extra"; },
+       "'extra' is none of this"},
       {"codebook NaN", [](auto&, auto& m) { set16(m["codebook"], 3, 0x7E00); }, "codebook[3] is not finite"},
-      {"residual infinite", [](auto&, auto& m) { set16(m["residual_codebook"], 2, 0xFC00); }, "residual_codebook[2] is not finite"},
-      {"outlier NaN", [](auto&, auto& m) { set16(m["outlier_codebook"], 5, 0x7C01); }, "outlier_codebook[5] is not finite"},
+      {"residual infinite", [](auto&, auto& m) { set16(m["residual_codebook"], 2, 0xFC00); },
+       "residual_codebook[2] is not finite"},
+      {"outlier NaN", [](auto&, auto& m) { set16(m["outlier_codebook"], 5, 0x7C01); },
+       "outlier_codebook[5] is not finite"},
       {"scale infinite", [](auto&, auto& m) { set16(m["scale"], 0, 0x7C00); }, "scale[0] is not finite"},
       {"bias NaN", [](auto&, auto& m) { set16(m["bias"], 4, 0xFFFF); }, "bias[4] is not finite"},
-      {"outlier index past the book", [](auto&, auto& m) { set16(m["outlier_indices"], 0, 2); }, "beyond the 2 outlier centroids"},
+      {"outlier index past the book", [](auto&, auto& m) { set16(m["outlier_indices"], 0, 2); },
+       "beyond the 2 outlier centroids"},
       {"perm out of range", [](auto&, auto& m) { set16(m["perm"], 1, 5); }, "perm is no permutation: entry 1 is 5"},
       {"perm repeats", [](auto&, auto& m) { set16(m["perm"], 4, 2); }, "perm is no permutation: entry 4 is 2"},
       {"perm short", [](auto&, auto& m) { m["perm"] = resized(m["perm"], {4}); }, "perm has 4 elements where 5"},
@@ -210,7 +232,8 @@ const std::vector<Damage>& uniform_damages() {
 }
 
 TEST(Encoding, DamagedArraysAreRefusedWithTheFileAndTheFault) {
-  const std::vector<std::pair<Encoding, const std::vector<Damage>*>> cases{{small_vq(), &vq_damages()}, {small_uniform(), &uniform_damages()}};
+  const std::vector<std::pair<Encoding, const std::vector<Damage>*>> cases{{small_vq(), &vq_damages()},
+                                                                           {small_uniform(), &uniform_damages()}};
   for (const auto& [encoding, damages] : cases)
     for (const Damage& damage : *damages) {
       auto attributes = to_attributes(encoding);
@@ -245,10 +268,12 @@ TEST(Encoding, DecodingRefusesWhatWouldReadOutOfBounds) {
 }
 
 /// A layer of a checkpoint in VPTQ's public format, by its configuration.
-VqEncoding from_checkpoint(const std::vector<std::unique_ptr<SafetensorsLite>>& shards, const std::string& prefix, const core::Json& config) {
+VqEncoding from_checkpoint(const std::vector<std::unique_ptr<SafetensorsLite>>& shards, const std::string& prefix,
+                           const core::Json& config) {
   const auto integer = [](const core::Json& value) { return std::max<std::int64_t>(value.get<std::int64_t>(), 0); };
   const auto shard_of = [&](const std::string& name) {
-    const auto found = std::find_if(shards.begin(), shards.end(), [&](const auto& shard) { return shard->has(prefix + name); });
+    const auto found =
+        std::find_if(shards.begin(), shards.end(), [&](const auto& shard) { return shard->has(prefix + name); });
     return found == shards.end() ? nullptr : found->get();
   };
   const auto bits = [&](const std::string& name) {
@@ -291,11 +316,12 @@ TEST(Encoding, LayersOfThePublicClientDecodeBitForBit) {
     for (const auto& [name, expected] : golden.items()) {
       const std::string last = name.substr(name.rfind('.') + 1);
       const bool own = config.at("config_for_layers").contains(name);
-      const auto encoding =
-          from_checkpoint(shards, name, own ? config.at("config_for_layers").at(name) : config.at("shared_layer_config").at(last));
+      const auto encoding = from_checkpoint(
+          shards, name, own ? config.at("config_for_layers").at(name) : config.at("shared_layer_config").at(last));
       ASSERT_EQ(find_problem(encoding), "") << folder.path() << " " << name;
       const std::vector<float> weight = decoded(encoding);
-      EXPECT_EQ(core::sha256(std::as_bytes(std::span(weight))), expected.at("sha256").get<std::string>()) << folder.path() << " " << name;
+      EXPECT_EQ(core::sha256(std::as_bytes(std::span(weight))), expected.at("sha256").get<std::string>())
+          << folder.path() << " " << name;
       EXPECT_TRUE(from_arrays(to_attributes(encoding), to_arrays(encoding), "f") == Encoding(encoding));
       ++layers;
     }

@@ -29,9 +29,11 @@ inline std::vector<float> lower_triangle(std::int64_t n, const std::vector<float
   return lower;
 }
 
-inline Layer make_layer(backend::Context& context, std::int64_t out_features, std::int64_t in_features, std::uint64_t seed, bool act_order) {
+inline Layer make_layer(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
+                        std::uint64_t seed, bool act_order) {
   SyntheticLayer layer = make_synthetic_layer(out_features, in_features, seed);
-  return {out_features, in_features, std::move(layer.weight), quant::prepare_hessian(context, in_features, layer.lower, 0.01, act_order)};
+  return {out_features, in_features, std::move(layer.weight),
+          quant::prepare_hessian(context, in_features, layer.lower, 0.01, act_order)};
 }
 
 }  // namespace voronoi::test

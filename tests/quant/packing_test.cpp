@@ -21,7 +21,8 @@ std::vector<std::uint32_t> random_values(std::size_t n, int bits, std::uint64_t 
 }
 
 TEST(Packing, TwelveBitValuesStraddleWordsLowestBitFirst) {
-  // 0xABC 0x123 0xFED 0x7 laid from bit 0 on: ...007 FED 123 ABC; word 0 takes the low 32 bits, D of FED's low byte split.
+  // 0xABC 0x123 0xFED 0x7 laid from bit 0 on: ...007 FED 123 ABC; word 0 takes the low 32 bits, D of FED's low byte
+  // split.
   const std::vector<std::uint32_t> values{0xABC, 0x123, 0xFED, 0x007};
   std::vector<std::uint32_t> words(2);
   pack_row(values, 12, words);
@@ -38,9 +39,11 @@ TEST(Packing, OneBitValuesFillAWordFromTheRight) {
 
 TEST(Packing, UnpackingGivesBackEveryWidthAndOddCount) {
   for (int bits = 1; bits <= 32; ++bits)
-    for (const std::size_t n : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{31}, std::size_t{32}, std::size_t{33}, std::size_t{577}}) {
+    for (const std::size_t n : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{31}, std::size_t{32},
+                                std::size_t{33}, std::size_t{577}}) {
       const auto values = random_values(n, bits, static_cast<std::uint64_t>(bits));
-      std::vector<std::uint32_t> words(static_cast<std::size_t>(packed_words(static_cast<std::int64_t>(n), bits)), 0xFFFFFFFFU);
+      std::vector<std::uint32_t> words(static_cast<std::size_t>(packed_words(static_cast<std::int64_t>(n), bits)),
+                                       0xFFFFFFFFU);
       pack_row(values, bits, words);
       std::vector<std::uint32_t> back(n, 0xFFFFFFFFU);
       unpack_row(words, bits, back);

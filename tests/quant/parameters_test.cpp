@@ -75,7 +75,8 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
       {"vptq", [](auto& p) { p.centroids = 65536, p.residual_centroids = 65536; }, ""},  // 32 bits, the most
       {"vptq", [](auto& p) { p.residual_centroids = 1; }, "--residual-centroids is 1"},
       {"vptq", [](auto& p) { p.residual_centroids = 100; }, "--residual-centroids is 100"},
-      {"vptq", [](auto& p) { p.centroids = 16, p.residual_centroids = 256; }, "--residual-centroids 256 is above --centroids 16"},
+      {"vptq", [](auto& p) { p.centroids = 16, p.residual_centroids = 256; },
+       "--residual-centroids 256 is above --centroids 16"},
       {"vptq", [](auto& p) { p.outlier_percent = -1; }, "--outlier-percent"},
       {"vptq", [](auto& p) { p.outlier_percent = 51; }, "--outlier-percent is 51; it must be 0..50"},
       {"vptq", [](auto& p) { p.outlier_percent = 1, p.outlier_vector_length = 0; }, "--outlier-vector-length"},
@@ -126,7 +127,8 @@ TEST(Shape, EachFaultNamesTheLayerAndTheOption) {
       {"gptq", none, 8, 65535, ""},
       {"gptq", none, 8, 65536, "--act-order"},
       {"gptq", [](auto& p) { p.act_order = false; }, 8, 65536, ""},
-      {"vptq", [](auto& p) { p.vector_length = 8; }, 6, 4096, "--vector-length 8 is above the 6 rows of a layer [6, 4096]"},
+      {"vptq", [](auto& p) { p.vector_length = 8; }, 6, 4096,
+       "--vector-length 8 is above the 6 rows of a layer [6, 4096]"},
       {"vptq", none, 64, 16, ""},  // 16 columns of 16 vectors: just as many as centroids
       {"vptq", none, 64, 15, "--centroids 256 is more than the 240 vectors"},
       {"vptq", [](auto& p) { p.groups = 3; }, 4096, 4096, "--groups 3 does not divide the 4096 columns"},
@@ -135,10 +137,12 @@ TEST(Shape, EachFaultNamesTheLayerAndTheOption) {
       {"vptq", none, 8, 65536, ""},  // natural order is stored: no perm
       // 1 % of 4096 is 41, and 1 column is left over by 3 groups: ceil(4096 / 100) + 4055 % 3 = 43.
       {"vptq", [](auto& p) { p.outlier_percent = 1, p.groups = 3; }, 4096, 4096, ""},
-      {"vptq", [](auto& p) { p.outlier_percent = 1; }, 64, 4096, "--outlier-centroids 4096 is more than the 656 vectors"},
+      {"vptq", [](auto& p) { p.outlier_percent = 1; }, 64, 4096,
+       "--outlier-centroids 4096 is more than the 656 vectors"},
       {"vptq", [](auto& p) { p.outlier_percent = 1, p.outlier_vector_length = 8, p.outlier_centroids = 2; }, 5, 4096,
        "--outlier-vector-length 8 is above the 5 rows"},
-      {"vptq", [](auto& p) { p.outlier_percent = 50, p.groups = 4, p.centroids = 2, p.outlier_centroids = 2; }, 4, 5, "leaves no column a group"},
+      {"vptq", [](auto& p) { p.outlier_percent = 50, p.groups = 4, p.centroids = 2, p.outlier_centroids = 2; }, 4, 5,
+       "leaves no column a group"},
       {"vptq", [](auto& p) { p.centroids = 4, p.groups = 2; }, 64, 14, "14 bits and 18 of padding"},
       {"vptq", [](auto& p) { p.centroids = 2; }, 64, 33, ""}};
   for (const ShapeCase& entry : cases) {

@@ -68,7 +68,8 @@ TEST(UniformGrid, DegenerateRangesKeepAUsableScale) {
 
 TEST(Rtn, CodesOfOneRowAreThoseWorkedOutByHand) {
   backend::Context context(backend::Device::cpu, 1);
-  PreparedHessian hessian = prepare_hessian(context, 5, std::vector<float>{1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1}, 0.01, false);
+  PreparedHessian hessian =
+      prepare_hessian(context, 5, std::vector<float>{1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1}, 0.01, false);
   const std::vector<float> weight{-1, 0.4F, 2, 0.75F, -0.3F};
   const QuantInput input{"layer", 1, 5, weight, &hessian, DType::f16};
   core::SoloTeam team;
@@ -97,13 +98,16 @@ TEST(Rtn, EveryWeightGoesToTheNearestPointItsGroupHas) {
       const auto weight = decoded(result.encoding);
       for (std::int64_t row = 0; row < 20; ++row) {
         std::vector<std::uint32_t> zeros(4);
-        unpack_row(std::span(e.zeros).subspan(static_cast<std::size_t>(row * packed_words(4, bits)), static_cast<std::size_t>(packed_words(4, bits))), bits, zeros);
+        unpack_row(std::span(e.zeros).subspan(static_cast<std::size_t>(row * packed_words(4, bits)),
+                                              static_cast<std::size_t>(packed_words(4, bits))),
+                   bits, zeros);
         for (std::int64_t c = 0; c < 100; ++c) {
           const auto place = static_cast<std::size_t>(row * 100 + c), group = static_cast<std::size_t>(c / 32);
           const float step = core::from_bits16(dtype, e.scale[static_cast<std::size_t>(row * 4) + group]);
           float best = std::numeric_limits<float>::infinity();
           for (int code = 0; code < 1 << bits; ++code)
-            best = std::min(best, std::abs(layer.weight[place] - step * static_cast<float>(code - static_cast<int>(zeros[group]))));
+            best = std::min(
+                best, std::abs(layer.weight[place] - step * static_cast<float>(code - static_cast<int>(zeros[group]))));
           ASSERT_LE(std::abs(layer.weight[place] - weight[place]), best + 1e-5F * step);
         }
       }
@@ -131,7 +135,8 @@ TEST(Rtn, TeamsGiveTheSameBits) {
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context own(backend::Device::cpu, 1);
-      results[static_cast<std::size_t>(team.rank())] = rtn_quantizer().quantize(own, team, layer.input(), parameters(3, 16));
+      results[static_cast<std::size_t>(team.rank())] =
+          rtn_quantizer().quantize(own, team, layer.input(), parameters(3, 16));
     });
     for (const QuantResult& result : results) EXPECT_TRUE(result.encoding == alone.encoding) << members;
   }

@@ -12,16 +12,27 @@ constexpr std::int64_t kBlock = 128;  // columns whose errors are spread at once
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
-/// One tile of rows, transposed: w [in, rows] in processing order, so that a column's rows are contiguous. Tiles are independent.
+/// One tile of rows, transposed: w [in, rows] in processing order, so that a column's rows are contiguous. Tiles are
+/// independent.
 class GptqTile {
  public:
-  GptqTile(const kernels::Exec& exec, const QuantInput& input, const GptqSettings& settings, std::int64_t first_row, std::int64_t rows)
-      : exec_(exec), hessian_(*input.hessian), settings_(settings), in_(input.in_features), rows_(rows),
-        max_code_(static_cast<float>((1 << settings.bits) - 1)), w_(index(in_ * rows)), error_(index(kBlock * rows)),
-        grids_(index(rows)), low_(index(rows)), high_(index(rows)) {
+  GptqTile(const kernels::Exec& exec, const QuantInput& input, const GptqSettings& settings, std::int64_t first_row,
+           std::int64_t rows)
+      : exec_(exec),
+        hessian_(*input.hessian),
+        settings_(settings),
+        in_(input.in_features),
+        rows_(rows),
+        max_code_(static_cast<float>((1 << settings.bits) - 1)),
+        w_(index(in_ * rows)),
+        error_(index(kBlock * rows)),
+        grids_(index(rows)),
+        low_(index(rows)),
+        high_(index(rows)) {
     for (std::int64_t row = 0; row < rows_; ++row) {
       const float* source = input.weight.data() + (first_row + row) * in_;
-      for (std::int64_t column = 0; column < in_; ++column) w_[index(column * rows_ + row)] = source[hessian_.perm[index(column)]];
+      for (std::int64_t column = 0; column < in_; ++column)
+        w_[index(column * rows_ + row)] = source[hessian_.perm[index(column)]];
     }
   }
 
@@ -39,8 +50,8 @@ class GptqTile {
       }
       // The host's gemm whatever the device is: the column loop runs here, and tiles are dealt to the pool's threads.
       if (end < in_)
-        kernels::cpu().linalg.gemm_f32(exec_, true, false, in_ - end, rows_, end - begin, -1.0F, u + begin * in_ + end, in_, error_.data(),
-                                       rows_, 1.0F, w_.data() + end * rows_, rows_);
+        kernels::cpu().linalg.gemm_f32(exec_, true, false, in_ - end, rows_, end - begin, -1.0F, u + begin * in_ + end,
+                                       in_, error_.data(), rows_, 1.0F, w_.data() + end * rows_, rows_);
     }
   }
 
@@ -49,8 +60,8 @@ class GptqTile {
     for (std::int64_t row = 0; row < rows_; ++row) target[row] -= factor * error[row];
   }
 
-  /// Grids of the group that starts at `column`. As in the original, columns of the group past the current block have not yet seen
-  /// the errors of this block.
+  /// Grids of the group that starts at `column`. As in the original, columns of the group past the current block have
+  /// not yet seen the errors of this block.
   void open_group(std::int64_t column, std::int64_t out_row, UniformCodes& out) {
     const std::int64_t n_groups = core::ceil_div(in_, settings_.group_size), group = column / settings_.group_size;
     const std::int64_t end = std::min(in_, column + settings_.group_size);
@@ -71,7 +82,8 @@ class GptqTile {
     }
   }
 
-  void quantize_column(std::int64_t column, float diagonal, float* error, std::int64_t out_row, UniformCodes& out) const {
+  void quantize_column(std::int64_t column, float diagonal, float* error, std::int64_t out_row,
+                       UniformCodes& out) const {
     const float* values = w_.data() + column * rows_;
     for (std::int64_t row = 0; row < rows_; ++row) {
       const UniformGrid& grid = grids_[index(row)];
@@ -93,14 +105,17 @@ class GptqTile {
 
 class Gptq final : public Quantizer {
  public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) const override {
+  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                       const QuantParameters& parameters) const override {
     check_input(input);
-    const GptqSettings settings{parameters.bits, effective_group_size(parameters.group_size, input.in_features), input.stored_dtype};
+    const GptqSettings settings{parameters.bits, effective_group_size(parameters.group_size, input.in_features),
+                                input.stored_dtype};
     const UniformCodes codes = gptq_codes(context, input, team_rows(team, input.out_features), settings);
     const auto& perm = input.hessian->perm;
     std::vector<std::uint16_t> stored_perm;
     if (!std::is_sorted(perm.begin(), perm.end())) {
-      VORONOI_REQUIRE(input.in_features <= 65536, input.name + ": a permutation of more than 65536 columns cannot be stored");
+      VORONOI_REQUIRE(input.in_features <= 65536,
+                      input.name + ": a permutation of more than 65536 columns cannot be stored");
       stored_perm.assign(perm.begin(), perm.end());
     }
     QuantResult result;
@@ -115,7 +130,8 @@ class Gptq final : public Quantizer {
 
 }  // namespace
 
-UniformCodes gptq_codes(backend::Context& context, const QuantInput& input, const RowRange& range, const GptqSettings& settings) {
+UniformCodes gptq_codes(backend::Context& context, const QuantInput& input, const RowRange& range,
+                        const GptqSettings& settings) {
   VORONOI_REQUIRE(range.begin % kRowTile == 0, "rows of a team member start at a tile");
   const std::int64_t rows = range.end - range.begin, n_groups = core::ceil_div(input.in_features, settings.group_size);
   UniformCodes codes;

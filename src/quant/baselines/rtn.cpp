@@ -12,7 +12,8 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 
 class Rtn final : public Quantizer {
  public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) const override {
+  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                       const QuantParameters& parameters) const override {
     check_input(input);
     const std::int64_t in = input.in_features, group_size = effective_group_size(parameters.group_size, in);
     const std::int64_t n_groups = core::ceil_div(in, group_size);

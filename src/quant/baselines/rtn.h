@@ -1,4 +1,5 @@
-// Round to nearest: every weight to the nearest point of its group's grid. The Hessian takes no part but in the reported error.
+// Round to nearest: every weight to the nearest point of its group's grid. The Hessian takes no part but in the
+// reported error.
 #pragma once
 
 #include "quant/quantizer.h"

@@ -31,7 +31,8 @@ void take(std::span<const std::byte>& bytes, std::int64_t count, std::vector<T>&
 }
 
 /// Rows of n small values, each packed on its own.
-std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n, int bits) {
+std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n,
+                                     int bits) {
   const std::int64_t words = packed_words(n, bits);
   std::vector<std::uint32_t> packed(index(rows * words)), row_values(index(n));
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -43,7 +44,8 @@ std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, s
 
 RowRange member_rows(std::int64_t rank, std::int64_t size, std::int64_t out_features) {
   const std::int64_t tiles = core::ceil_div(out_features, kRowTile);
-  return {std::min(out_features, tiles * rank / size * kRowTile), std::min(out_features, tiles * (rank + 1) / size * kRowTile)};
+  return {std::min(out_features, tiles * rank / size * kRowTile),
+          std::min(out_features, tiles * (rank + 1) / size * kRowTile)};
 }
 
 }  // namespace
@@ -61,7 +63,8 @@ UniformGrid UniformGrid::fit(float low, float high, float max_code, core::DType 
   const float smallest = dtype == core::DType::f32 ? std::numeric_limits<float>::min() : core::from_bits16(dtype, 1);
   if (grid.scale < smallest) grid.scale = smallest;
   if (!std::isfinite(grid.scale))
-    grid.scale = dtype == core::DType::f32 ? std::numeric_limits<float>::max() : core::from_bits16(dtype, dtype == core::DType::f16 ? 0x7BFF : 0x7F7F);
+    grid.scale = dtype == core::DType::f32 ? std::numeric_limits<float>::max()
+                                           : core::from_bits16(dtype, dtype == core::DType::f16 ? 0x7BFF : 0x7F7F);
   grid.zero = std::clamp(round_half_even(std::clamp(-low / grid.scale, 0.0F, max_code)), 0.0F, max_code);
   return grid;
 }
@@ -70,7 +73,9 @@ std::int64_t effective_group_size(std::int64_t group_size, std::int64_t in_featu
   return group_size <= 0 || group_size >= in_features ? in_features : group_size;
 }
 
-RowRange team_rows(const core::Team& team, std::int64_t out_features) { return member_rows(team.rank(), team.size(), out_features); }
+RowRange team_rows(const core::Team& team, std::int64_t out_features) {
+  return member_rows(team.rank(), team.size(), out_features);
+}
 
 UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
                                 const std::vector<std::uint16_t>& perm, const UniformCodes& mine) {
@@ -86,7 +91,8 @@ UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int b
   const std::int64_t rows = range.end - range.begin;
 
   std::vector<std::uint16_t> scale(mine.scale.size());
-  std::transform(mine.scale.begin(), mine.scale.end(), scale.begin(), [&](float value) { return core::to_bits16(input.stored_dtype, value); });
+  std::transform(mine.scale.begin(), mine.scale.end(), scale.begin(),
+                 [&](float value) { return core::to_bits16(input.stored_dtype, value); });
   std::vector<std::byte> bytes;
   append(bytes, pack_rows(mine.codes, rows, input.in_features, bits));
   append(bytes, pack_rows(mine.zeros, rows, n_groups, bits));
@@ -106,14 +112,16 @@ UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int b
 double encoding_error(backend::Context& context, const QuantInput& input, const Encoding& encoding) {
   std::vector<float> decoded(input.weight.size());
   decode(encoding, decoded);
-  return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded, input.hessian->h);
+  return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded,
+                                input.hessian->h);
 }
 
 void check_input(const QuantInput& input) {
   VORONOI_REQUIRE(input.out_features > 0 && input.in_features > 0, input.name + ": an operator needs rows and columns");
   VORONOI_REQUIRE(static_cast<std::int64_t>(input.weight.size()) == input.out_features * input.in_features,
                   input.name + ": weight is not [out_features, in_features]");
-  VORONOI_REQUIRE(input.hessian != nullptr && input.hessian->n == input.in_features, input.name + ": the Hessian is of another size");
+  VORONOI_REQUIRE(input.hessian != nullptr && input.hessian->n == input.in_features,
+                  input.name + ": the Hessian is of another size");
 }
 
 }  // namespace voronoi::quant

@@ -18,8 +18,8 @@ struct UniformGrid {
   float scale = 1;
   float zero = 0;  ///< a whole number
 
-  /// Grid whose range holds low, high and 0. The scale is rounded to `dtype` (f16, bf16 or f32) before zero is chosen, so that codes
-  /// are found on the numbers that will be decoded.
+  /// Grid whose range holds low, high and 0. The scale is rounded to `dtype` (f16, bf16 or f32) before zero is chosen,
+  /// so that codes are found on the numbers that will be decoded.
   static UniformGrid fit(float low, float high, float max_code, core::DType dtype);
   float code(float value, float max_code) const;
   float value(float code) const { return scale * (code - zero); }
@@ -29,7 +29,8 @@ struct UniformGrid {
 inline float round_half_even(float value) { return (value + 0x1.8p23F) - 0x1.8p23F; }
 
 inline float UniformGrid::code(float value, float max_code) const {
-  // Bounded first: round_half_even is exact within 2^22 alone. NaN cannot occur (weights are finite, scale is positive).
+  // Bounded first: round_half_even is exact within 2^22 alone. NaN cannot occur (weights are finite, scale is
+  // positive).
   const float raw = value / scale;
   const float bounded = raw < -65536.0F ? -65536.0F : raw > 65536.0F ? 65536.0F : raw;
   const float shifted = round_half_even(bounded) + zero;
