@@ -313,16 +313,25 @@ Refiner::Refiner(VqRun& run) : run_(run) {
 }
 
 double Refiner::update() {
-  const Values error = sum_of_pieces(run_, 1, [&](std::size_t i, Values& sums) {
-    Piece& piece = run_.pieces[i];
+  run_.context.pool().parallel_for(static_cast<std::int64_t>(run_.pieces.size()), [&](std::int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    Piece& piece = run_.pieces[at];
     std::vector<float> lost(piece.weight.size());
     for (std::int64_t p = 0; p < run_.geometry.in_features; ++p)
       decode_column(run_.geometry, run_.books, run_.columns, piece, p, piece.codes.data() + p * piece.code_stride,
                     piece.residual_codes.empty() ? nullptr : piece.residual_codes.data() + p * piece.code_stride,
                     piece.quantized.data() + p * piece.width);
     std::transform(piece.weight.begin(), piece.weight.end(), piece.quantized.begin(), lost.begin(), std::minus<>());
-    hessian_product(run_, piece, lost, gradient_[i]);
-    for (std::size_t j = 0; j < lost.size(); ++j) sums[0] += static_cast<double>(lost[j]) * static_cast<double>(gradient_[i][j]);
+    hessian_product(run_, piece, lost, gradient_[at]);
+  });
+  return error_of_gradients();
+}
+
+double Refiner::error_of_gradients() {
+  const Values error = sum_of_pieces(run_, 1, [&](std::size_t i, Values& sums) {
+    const Piece& piece = run_.pieces[i];
+    for (std::size_t j = 0; j < piece.weight.size(); ++j)
+      sums[0] += static_cast<double>(piece.weight[j] - piece.quantized[j]) * static_cast<double>(gradient_[i][j]);
   });
   return error_ = error[0];
 }
@@ -360,11 +369,12 @@ int Refiner::fit_columns(int max_steps) {
   return steps;
 }
 
-void Refiner::sweep(std::int64_t candidates) {
+double Refiner::sweep(std::int64_t candidates) {
   run_.context.pool().parallel_for(static_cast<std::int64_t>(run_.pieces.size()), [&](std::int64_t i) {
     const auto at = static_cast<std::size_t>(i);
     PieceSweep(run_, run_.pieces[at], gradient_[at], candidates).sweep();
   });
+  return error_of_gradients();
 }
 
 }  // namespace voronoi::quant

@@ -14,17 +14,19 @@ class Refiner {
  public:
   explicit Refiner(VqRun& run);
 
-  /// Recomputes quantized values from codes and books, and the gradients; returns tr((W-Q) H (W-Q)^T). Due before each call below.
+  /// Recomputes quantized values from codes and books, and the gradients; returns tr((W-Q) H (W-Q)^T). Due after each fit, before the next
+  /// call.
   double update();
   /// Codebooks by conjugate gradients, rounded to the stored type; returns the steps taken, one product with H each.
   int fit_codebooks(int max_steps);
   /// Scale and bias of every column, likewise.
   int fit_columns(int max_steps);
   /// Every column's codes anew, for the target q_c + ((W-Q) H)_c / H_cc, in blocks of columns; a vector whose new codes are no nearer
-  /// keeps the old ones, so the error never rises.
-  void sweep(std::int64_t candidates);
+  /// keeps the old ones, so the error never rises. Gradients are kept up to date; returns the error by them.
+  double sweep(std::int64_t candidates);
 
  private:
+  double error_of_gradients();
   VqRun& run_;
   std::vector<std::vector<float>> gradient_;  ///< by piece: H (W - Q), [in, width]
   double error_ = 0;

@@ -10,7 +10,10 @@
 namespace voronoi::quant {
 namespace {
 
+// Bounds on the work of a round; each part stops earlier when it gains next to nothing.
 constexpr int kFitSteps = 12;
+constexpr int kSweeps = 4;
+constexpr double kSweepTolerance = 1e-3;
 
 /// What a round may change, kept to take it back.
 struct Snapshot {
@@ -38,14 +41,20 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
   run.quantize(parameters.candidates);
   Refiner refiner(run);
   double error = refiner.update();
-  int steps = 0, rounds = 0;
+  int steps = 0, sweeps = 0, rounds = 0;
   const auto relative = [&](double value) { return run.weight_norm > 0 ? value / run.weight_norm : 0.0; };
   for (int round = 1; round <= parameters.rounds; ++round) {
     Snapshot before(run);
     steps += refiner.fit_codebooks(kFitSteps);
     refiner.update();
-    refiner.sweep(parameters.candidates);
-    const double now = refiner.update();
+    steps += refiner.fit_columns(kFitSteps);
+    double now = refiner.update();
+    for (int sweep = 0; sweep < kSweeps; ++sweep, ++sweeps) {
+      const double swept = refiner.sweep(parameters.candidates), gain = now - swept;
+      now = swept;
+      if (gain < kSweepTolerance * swept) break;
+    }
+    now = refiner.update();
     if (!(now < error)) {
       before.restore(run);
       error = refiner.update();
@@ -56,7 +65,8 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
     run.statistics["error_round_" + std::to_string(round)] = relative(error);
   }
   run.statistics["rounds_kept"] = rounds;
-  run.statistics["refit_steps"] = steps;
+  run.statistics["fit_steps"] = steps;
+  run.statistics["sweeps"] = sweeps;
   return run.finish(error);
 }
 

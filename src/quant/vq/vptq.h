@@ -45,7 +45,7 @@ class VqRun {
   std::vector<float> permuted_hessian_;   ///< empty when the processing order is the natural one
 };
 
-/// Scale and bias of every column as stored, processing order: the bias is 0, the scale the root mean square.
+/// Scale and bias of every column as stored, processing order: its standard deviation and its mean.
 ColumnScale column_scales(const QuantInput& input);
 
 }  // namespace voronoi::quant
