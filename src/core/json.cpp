@@ -12,9 +12,12 @@
 namespace voronoi::core {
 namespace {
 
-/// Bytes of the UTF-8 character at the start of a text that is not empty; 0 when there is no valid one (Unicode 15, table 3-7).
+/// Bytes of the UTF-8 character at the start of a text that is not empty; 0 when there is no valid one (Unicode 15,
+/// table 3-7).
 std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned>(static_cast<unsigned char>(text[i])) : 0U; };
+  const auto byte = [&](std::size_t i) {
+    return i < text.size() ? static_cast<unsigned>(static_cast<unsigned char>(text[i])) : 0U;
+  };
   const auto in = [&](std::size_t i, unsigned low, unsigned high) { return byte(i) >= low && byte(i) <= high; };
   const unsigned first = byte(0);
   if (first < 0x80) return 1;
@@ -36,15 +39,17 @@ std::string escaped(std::string_view text) {
   while (!text.empty()) {
     const auto byte = static_cast<unsigned char>(text.front());
     const std::size_t length = utf8_length(text);
-    if (length == 0 || byte < 0x20 || byte == 0x7F) out += fmt::format("\\x{:02x}", byte);
-    else out += text.substr(0, length);
+    if (length == 0 || byte < 0x20 || byte == 0x7F)
+      out += fmt::format("\\x{:02x}", byte);
+    else
+      out += text.substr(0, length);
     text.remove_prefix(std::max<std::size_t>(length, 1));
   }
   return out;
 }
 
-/// Builds the value. nlohmann's own builder looks every new key of an ordered object up by linear search, quadratic in a
-/// vocabulary's size, keeps the last of duplicates and does not bound depth (destroying a deep value recurses).
+/// Builds the value. nlohmann's own builder looks every new key of an ordered object up by linear search, quadratic in
+/// a vocabulary's size, keeps the last of duplicates and does not bound depth (destroying a deep value recurses).
 class Builder : public nlohmann::json_sax<Json> {
  public:
   Builder(std::string_view file, int max_depth, Json& root) : file_(file), max_depth_(max_depth), root_(root) {}
@@ -70,14 +75,19 @@ class Builder : public nlohmann::json_sax<Json> {
     for (const auto& [name, value] : object) names.emplace_back(name);
     std::sort(names.begin(), names.end());
     const auto twice = std::adjacent_find(names.begin(), names.end());
-    if (twice != names.end()) throw FormatError(file_, "JSON: key " + quote_text(*twice) + " stands twice in one object");
+    if (twice != names.end())
+      throw FormatError(file_, "JSON: key " + quote_text(*twice) + " stands twice in one object");
     return leave();
   }
-  bool parse_error(std::size_t position, const std::string& last_token, const nlohmann::detail::exception& error) override {
+  bool parse_error(std::size_t position, const std::string& last_token,
+                   const nlohmann::detail::exception& error) override {
     // The parser's text quotes what it read, which may be most of the file, and begins with its own name.
     std::string_view reason = error.what();
-    if (const std::size_t name_end = reason.find("] "); reason.starts_with("[json.") && name_end != std::string_view::npos) reason.remove_prefix(name_end + 2);
-    if (last_token.size() > 60 || reason.size() > 300) throw FormatError(file_, position, "not valid JSON: syntax error near " + quote_text(last_token));
+    if (const std::size_t name_end = reason.find("] ");
+        reason.starts_with("[json.") && name_end != std::string_view::npos)
+      reason.remove_prefix(name_end + 2);
+    if (last_token.size() > 60 || reason.size() > 300)
+      throw FormatError(file_, position, "not valid JSON: syntax error near " + quote_text(last_token));
     throw FormatError(file_, position, "not valid JSON: " + escaped(reason));
   }
 
@@ -131,7 +141,9 @@ Json read_json_file(const std::string& path, int max_depth) {
   constexpr std::size_t kMaxBytes = std::size_t{1} << 31;
   const MappedFile file(path);
   const auto bytes = file.bytes();
-  if (bytes.size() > kMaxBytes) throw FormatError(path, fmt::format("has {} bytes, more than the {} of any sensible JSON file", bytes.size(), kMaxBytes));
+  if (bytes.size() > kMaxBytes)
+    throw FormatError(path,
+                      fmt::format("has {} bytes, more than the {} of any sensible JSON file", bytes.size(), kMaxBytes));
   return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path, max_depth);
 }
 

@@ -23,8 +23,8 @@ enum class Windows { none, all, by_layer };  // by_layer: "use_sliding_window" w
 /// transformers 4.57, which leaves keys equal to them out of the file.
 struct Family {
   std::string_view model_type, class_name;
-  std::int64_t n_kv_heads;  ///< 0: as many as heads
-  std::int64_t head_dim;    ///< 0: hidden / heads
+  std::int64_t n_kv_heads;                    ///< 0: as many as heads
+  std::int64_t head_dim;                      ///< 0: hidden / heads
   std::int64_t max_position, window, bos_id;  ///< bos_id < 0: none
   double norm_eps;
   Biases biases;
@@ -99,7 +99,8 @@ class Keys {
     if (!value->is_number()) refuse(key, "is " + found_text(*value) + "; a number is wanted");
     const double found = value->get<double>();
     if (!std::isfinite(found) || !(closed ? found >= low : found > low))
-      refuse(key, fmt::format("is {}; a finite number {} {} is wanted", value->dump(), closed ? "of at least" : "above", low));
+      refuse(key, fmt::format("is {}; a finite number {} {} is wanted", value->dump(), closed ? "of at least" : "above",
+                              low));
     return found;
   }
   double number_or(std::string_view key, double low, double fallback, bool closed = false) const {
@@ -120,7 +121,8 @@ class Keys {
   }
   const Json* object(std::string_view key) const {
     const Json* value = find(key);
-    if (value != nullptr && !value->is_object()) refuse(key, "is " + found_text(*value) + "; an object or null is wanted");
+    if (value != nullptr && !value->is_object())
+      refuse(key, "is " + found_text(*value) + "; an object or null is wanted");
     return value;
   }
   const std::string& file() const { return file_; }
@@ -138,20 +140,23 @@ const Family& find_family(const Keys& keys) {
     if (family.model_type == type) return family;
   for (const std::string_view known : kNotYet)
     if (known == type)
-      throw FormatError(keys.file(), fmt::format("architecture \"{}\" is known but not supported yet; supported: {}", type, supported_list()));
+      throw FormatError(keys.file(), fmt::format("architecture \"{}\" is known but not supported yet; supported: {}",
+                                                 type, supported_list()));
   if (!type.empty())
-    throw FormatError(keys.file(), fmt::format("key \"model_type\": architecture {} is unknown; supported: {}", core::quote_text(type), supported_list()));
+    throw FormatError(keys.file(), fmt::format("key \"model_type\": architecture {} is unknown; supported: {}",
+                                               core::quote_text(type), supported_list()));
   const Json* classes = keys.find("architectures");
   if (classes != nullptr && classes->is_array() && classes->size() == 1)
     for (const Family& family : kFamilies)
       if (classes->front() == family.class_name) return family;
-  throw FormatError(keys.file(), "key \"model_type\" is missing; it names the architecture, one of: " + supported_list());
+  throw FormatError(keys.file(),
+                    "key \"model_type\" is missing; it names the architecture, one of: " + supported_list());
 }
 
 void parse_yarn(const Keys& keys, std::int64_t max_position, RopeConfig& rope) {
   rope.scaling = RopeScaling::yarn;
-  rope.original_max_position = static_cast<double>(
-      keys.integer_or("original_max_position_embeddings", 1, kMaxPosition, max_position));
+  rope.original_max_position =
+      static_cast<double>(keys.integer_or("original_max_position_embeddings", 1, kMaxPosition, max_position));
   rope.beta_fast = keys.number_or("beta_fast", 0, 32);
   rope.beta_slow = keys.number_or("beta_slow", 0, 1);
   if (rope.beta_fast < rope.beta_slow) keys.refuse("beta_fast", "is below beta_slow");
@@ -196,7 +201,8 @@ RopeConfig parse_rope(const Keys& keys, std::int64_t max_position) {
     rope.low_freq_factor = inner.number("low_freq_factor", 0);
     rope.high_freq_factor = inner.number("high_freq_factor", 0);
     if (rope.high_freq_factor <= rope.low_freq_factor) inner.refuse("high_freq_factor", "is not above low_freq_factor");
-    rope.original_max_position = static_cast<double>(inner.integer("original_max_position_embeddings", 1, kMaxPosition));
+    rope.original_max_position =
+        static_cast<double>(inner.integer("original_max_position_embeddings", 1, kMaxPosition));
   } else {
     parse_yarn(inner, max_position, rope);
   }
@@ -224,9 +230,13 @@ std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, 
       const Json& type = (*types)[layer];
       windowed = type == "sliding_attention";
       if (!windowed && type != "full_attention")
-        keys.refuse("layer_types", fmt::format("entry {} is {}; \"full_attention\" or \"sliding_attention\" is wanted", layer, found_text(type)));
+        keys.refuse("layer_types", fmt::format("entry {} is {}; \"full_attention\" or \"sliding_attention\" is wanted",
+                                               layer, found_text(type)));
       if (windowed && width == 0)
-        keys.refuse("layer_types", fmt::format("entry {} asks for a window, but \"use_sliding_window\" and \"sliding_window\" give none", layer));
+        keys.refuse(
+            "layer_types",
+            fmt::format("entry {} asks for a window, but \"use_sliding_window\" and \"sliding_window\" give none",
+                        layer));
     }
     window[layer] = windowed ? width : 0;
   }
@@ -237,22 +247,29 @@ void parse_heads(const Keys& keys, const Family& family, ModelConfig& config) {
   config.n_heads = keys.integer("num_attention_heads", 1, kMaxHeads);
   // Null means one key head for each query head in every class.
   const bool kv_default = keys.is_absent("num_key_value_heads") && family.n_kv_heads > 0;
-  config.n_kv_heads = keys.integer_or("num_key_value_heads", 1, kMaxHeads, kv_default ? family.n_kv_heads : config.n_heads);
+  config.n_kv_heads =
+      keys.integer_or("num_key_value_heads", 1, kMaxHeads, kv_default ? family.n_kv_heads : config.n_heads);
   if (config.n_heads % config.n_kv_heads != 0)
-    keys.refuse("num_key_value_heads", fmt::format("is {}, which does not divide num_attention_heads = {}", config.n_kv_heads, config.n_heads));
+    keys.refuse("num_key_value_heads", fmt::format("is {}, which does not divide num_attention_heads = {}",
+                                                   config.n_kv_heads, config.n_heads));
   const bool dim_default = keys.is_absent("head_dim") && family.head_dim > 0;
   if (keys.find("head_dim") == nullptr && !dim_default && config.hidden_size % config.n_heads != 0)
-    keys.refuse("hidden_size", fmt::format("is {}, no multiple of num_attention_heads = {}, and \"head_dim\" is not given", config.hidden_size, config.n_heads));
-  config.head_dim = keys.integer_or("head_dim", 1, kMaxWidth, dim_default ? family.head_dim : config.hidden_size / config.n_heads);
+    keys.refuse("hidden_size",
+                fmt::format("is {}, no multiple of num_attention_heads = {}, and \"head_dim\" is not given",
+                            config.hidden_size, config.n_heads));
+  config.head_dim =
+      keys.integer_or("head_dim", 1, kMaxWidth, dim_default ? family.head_dim : config.hidden_size / config.n_heads);
   if (config.head_dim % 2 != 0)
     keys.refuse("head_dim", fmt::format("is {}; rotary embeddings need an even size", config.head_dim));
   if (config.n_heads * config.head_dim > kMaxWidth)
-    keys.refuse("head_dim", fmt::format("is {}: {} heads of it are wider than {}", config.head_dim, config.n_heads, kMaxWidth));
+    keys.refuse("head_dim",
+                fmt::format("is {}: {} heads of it are wider than {}", config.head_dim, config.n_heads, kMaxWidth));
 }
 
 void require_sizes(const Keys& keys) {
   std::string missing;
-  for (const std::string_view key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"})
+  for (const std::string_view key :
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"})
     if (keys.is_absent(key)) missing += (missing.empty() ? "\"" : ", \"") + std::string(key) + "\"";
   if (!missing.empty()) throw FormatError(keys.file(), "missing keys: " + missing + " (sizes are never guessed)");
 }
@@ -288,7 +305,8 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   config.qk_norm = family.qk_norm;
   config.tied_embeddings = keys.boolean_or("tie_word_embeddings", false);
   config.window = parse_windows(keys, family, config.n_layers);
-  const std::int64_t bos = keys.integer_or("bos_token_id", 0, config.vocab_size - 1, keys.is_absent("bos_token_id") ? family.bos_id : -1);
+  const std::int64_t bos =
+      keys.integer_or("bos_token_id", 0, config.vocab_size - 1, keys.is_absent("bos_token_id") ? family.bos_id : -1);
   if (bos >= 0 && bos < config.vocab_size) config.bos_id = bos;
   const std::string dtype = keys.string(keys.find("dtype") != nullptr ? "dtype" : "torch_dtype");
   if (dtype == "bfloat16") config.stored_dtype = core::DType::bf16;

@@ -40,12 +40,13 @@ struct ModelConfig {
   bool tied_embeddings = false;
   std::vector<std::int64_t> window;  ///< a layer each: keys a query sees; 0 = all
   std::optional<std::int64_t> bos_id;
-  core::DType stored_dtype = core::DType::f16;  ///< 16-bit type for codebooks and scales of its quantized form (f16 unless BF16)
+  core::DType stored_dtype =
+      core::DType::f16;  ///< 16-bit type for codebooks and scales of its quantized form (f16 unless BF16)
 };
 
-/// Parses and checks a config.json. Every fault throws FormatError naming file, key, what was found and what is wanted; an
-/// architecture that is known but not supported yet (mixtral, qwen2_moe, qwen3_moe, gemma, gemma2, phi3) or unknown is refused
-/// by name with the list of supported ones.
+/// Parses and checks a config.json. Every fault throws FormatError naming file, key, what was found and what is wanted;
+/// an architecture that is known but not supported yet (mixtral, qwen2_moe, qwen3_moe, gemma, gemma2, phi3) or unknown
+/// is refused by name with the list of supported ones.
 ModelConfig parse_config(const core::Json& json, const std::string& file);
 
 /// One linear layer of a block; `name` is the full module path ("model.layers.3.self_attn.q_proj"), its tensors are

@@ -42,9 +42,9 @@ void dequantize_q8_0(const std::byte* block, float* out) {
   for (std::size_t i = 0; i < kSmallBlock; ++i) out[i] = d * static_cast<float>(static_cast<signed char>(block[2 + i]));
 }
 
-/// 210 bytes: low nibbles [128], high pairs of bits [64], signed scales [16] (one for 16 elements), d. w = (d s) (q - 32). Each half
-/// of 128 elements takes 64 bytes of nibbles and 32 of pairs: element 32 g + l has pair g of byte l, and the low (g < 2) or high
-/// nibble of byte 32 (g mod 2) + l.
+/// 210 bytes: low nibbles [128], high pairs of bits [64], signed scales [16] (one for 16 elements), d. w = (d s) (q -
+/// 32). Each half of 128 elements takes 64 bytes of nibbles and 32 of pairs: element 32 g + l has pair g of byte l, and
+/// the low (g < 2) or high nibble of byte 32 (g mod 2) + l.
 void dequantize_q6_k(const std::byte* block, float* out) {
   const std::byte *nibbles = block, *pairs = block + 128, *scales = block + 192;
   const float d = half_at(block + 208);
@@ -66,8 +66,10 @@ struct BlockFormat {
   GgmlType type;
   BlockFunction function;
 };
-constexpr std::array<BlockFormat, 4> kFormats{
-    {{GgmlType::q4_0, dequantize_q4_0}, {GgmlType::q4_1, dequantize_q4_1}, {GgmlType::q8_0, dequantize_q8_0}, {GgmlType::q6_k, dequantize_q6_k}}};
+constexpr std::array<BlockFormat, 4> kFormats{{{GgmlType::q4_0, dequantize_q4_0},
+                                               {GgmlType::q4_1, dequantize_q4_1},
+                                               {GgmlType::q8_0, dequantize_q8_0},
+                                               {GgmlType::q6_k, dequantize_q6_k}}};
 
 BlockFunction function_of(GgmlType type) {
   for (const BlockFormat& format : kFormats)
@@ -85,12 +87,16 @@ void dequantize(GgmlType type, std::span<const std::byte> bytes, std::span<float
   const auto n = static_cast<std::int64_t>(out.size());
   const std::int64_t elements = ggml_block_elements(type), block_bytes = ggml_block_bytes(type);
   VORONOI_REQUIRE(can_dequantize(type), ggml_type_name(type));
-  VORONOI_REQUIRE(n % elements == 0 && static_cast<std::int64_t>(bytes.size()) == n / elements * block_bytes, "size of the blocks");
+  VORONOI_REQUIRE(n % elements == 0 && static_cast<std::int64_t>(bytes.size()) == n / elements * block_bytes,
+                  "size of the blocks");
   if (const BlockFunction function = function_of(type)) {
-    for (std::int64_t block = 0; block < n / elements; ++block) function(bytes.data() + block * block_bytes, out.data() + block * elements);
+    for (std::int64_t block = 0; block < n / elements; ++block)
+      function(bytes.data() + block * block_bytes, out.data() + block * elements);
     return;
   }
-  const core::DType dtype = type == GgmlType::f32 ? core::DType::f32 : type == GgmlType::f16 ? core::DType::f16 : core::DType::bf16;
+  const core::DType dtype = type == GgmlType::f32   ? core::DType::f32
+                            : type == GgmlType::f16 ? core::DType::f16
+                                                    : core::DType::bf16;
   core::convert_to_f32(dtype, bytes.data(), n, out.data());
 }
 

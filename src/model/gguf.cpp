@@ -49,14 +49,16 @@ class Cursor {
   std::string_view string(const std::string& what) {
     const auto length = number<std::uint64_t>(what);
     if (length > left()) refuse(fmt::format("{} claims {} bytes, {} are left in the file", what, length, left()));
-    const std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + position_, static_cast<std::size_t>(length));
+    const std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + position_,
+                                static_cast<std::size_t>(length));
     position_ += length;
     return text;
   }
   /// A number of things that take at least min_bytes each.
   std::size_t count(const std::string& what, std::uint64_t min_bytes) {
     const auto n = number<std::uint64_t>("the number of " + what);
-    if (n > left() / min_bytes) refuse(fmt::format("claims {} {}, more than fit in the {} bytes that are left", n, what, left()));
+    if (n > left() / min_bytes)
+      refuse(fmt::format("claims {} {}, more than fit in the {} bytes that are left", n, what, left()));
     return static_cast<std::size_t>(n);
   }
 
@@ -68,23 +70,35 @@ class Cursor {
 
 GgufValue::Content read_scalar(Cursor& cursor, ValueType type, const std::string& what) {
   switch (type) {
-    case ValueType::u8: return std::uint64_t{cursor.number<std::uint8_t>(what)};
-    case ValueType::i8: return std::int64_t{cursor.number<std::int8_t>(what)};
-    case ValueType::u16: return std::uint64_t{cursor.number<std::uint16_t>(what)};
-    case ValueType::i16: return std::int64_t{cursor.number<std::int16_t>(what)};
-    case ValueType::u32: return std::uint64_t{cursor.number<std::uint32_t>(what)};
-    case ValueType::i32: return std::int64_t{cursor.number<std::int32_t>(what)};
-    case ValueType::u64: return cursor.number<std::uint64_t>(what);
-    case ValueType::i64: return cursor.number<std::int64_t>(what);
-    case ValueType::f32: return static_cast<double>(cursor.number<float>(what));
-    case ValueType::f64: return cursor.number<double>(what);
+    case ValueType::u8:
+      return std::uint64_t{cursor.number<std::uint8_t>(what)};
+    case ValueType::i8:
+      return std::int64_t{cursor.number<std::int8_t>(what)};
+    case ValueType::u16:
+      return std::uint64_t{cursor.number<std::uint16_t>(what)};
+    case ValueType::i16:
+      return std::int64_t{cursor.number<std::int16_t>(what)};
+    case ValueType::u32:
+      return std::uint64_t{cursor.number<std::uint32_t>(what)};
+    case ValueType::i32:
+      return std::int64_t{cursor.number<std::int32_t>(what)};
+    case ValueType::u64:
+      return cursor.number<std::uint64_t>(what);
+    case ValueType::i64:
+      return cursor.number<std::int64_t>(what);
+    case ValueType::f32:
+      return static_cast<double>(cursor.number<float>(what));
+    case ValueType::f64:
+      return cursor.number<double>(what);
     case ValueType::boolean: {
       const auto byte = cursor.number<std::uint8_t>(what);
       if (byte > 1) cursor.refuse(fmt::format("{} is a boolean of value {}", what, byte));
       return byte == 1;
     }
-    case ValueType::string: return std::string(cursor.string(what));
-    case ValueType::array: break;
+    case ValueType::string:
+      return std::string(cursor.string(what));
+    case ValueType::array:
+      break;
   }
   cursor.refuse(fmt::format("{} has the unknown value type {}", what, static_cast<std::uint32_t>(type)));
 }
@@ -107,23 +121,35 @@ GgufValue::Content read_array(Cursor& cursor, const std::string& what) {
   using Ints = std::int64_t;
   const auto type = static_cast<ValueType>(cursor.number<std::uint32_t>(what));
   switch (type) {
-    case ValueType::u8: return read_numbers<std::uint8_t, Ints>(cursor, what);
-    case ValueType::i8: return read_numbers<std::int8_t, Ints>(cursor, what);
-    case ValueType::u16: return read_numbers<std::uint16_t, Ints>(cursor, what);
-    case ValueType::i16: return read_numbers<std::int16_t, Ints>(cursor, what);
-    case ValueType::u32: return read_numbers<std::uint32_t, Ints>(cursor, what);
-    case ValueType::i32: return read_numbers<std::int32_t, Ints>(cursor, what);
-    case ValueType::u64: return read_numbers<std::uint64_t, Ints>(cursor, what);
-    case ValueType::i64: return read_numbers<std::int64_t, Ints>(cursor, what);
-    case ValueType::boolean: return read_numbers<std::uint8_t, Ints>(cursor, what);
-    case ValueType::f32: return read_numbers<float, float>(cursor, what);
-    case ValueType::f64: return read_numbers<double, float>(cursor, what);
+    case ValueType::u8:
+      return read_numbers<std::uint8_t, Ints>(cursor, what);
+    case ValueType::i8:
+      return read_numbers<std::int8_t, Ints>(cursor, what);
+    case ValueType::u16:
+      return read_numbers<std::uint16_t, Ints>(cursor, what);
+    case ValueType::i16:
+      return read_numbers<std::int16_t, Ints>(cursor, what);
+    case ValueType::u32:
+      return read_numbers<std::uint32_t, Ints>(cursor, what);
+    case ValueType::i32:
+      return read_numbers<std::int32_t, Ints>(cursor, what);
+    case ValueType::u64:
+      return read_numbers<std::uint64_t, Ints>(cursor, what);
+    case ValueType::i64:
+      return read_numbers<std::int64_t, Ints>(cursor, what);
+    case ValueType::boolean:
+      return read_numbers<std::uint8_t, Ints>(cursor, what);
+    case ValueType::f32:
+      return read_numbers<float, float>(cursor, what);
+    case ValueType::f64:
+      return read_numbers<double, float>(cursor, what);
     case ValueType::string: {
       std::vector<std::string> values(cursor.count("elements of " + what, 8));
       for (std::string& value : values) value = cursor.string(what);
       return values;
     }
-    case ValueType::array: cursor.refuse(what + " is an array of arrays, which is not supported");
+    case ValueType::array:
+      cursor.refuse(what + " is an array of arrays, which is not supported");
   }
   cursor.refuse(fmt::format("{} is an array of the unknown value type {}", what, static_cast<std::uint32_t>(type)));
 }
@@ -135,17 +161,20 @@ struct TypeLayout {
   std::int64_t elements, bytes;
 };
 constexpr auto kLayouts = std::to_array<TypeLayout>({
-    {0, "F32", 1, 4},        {1, "F16", 1, 2},       {2, "Q4_0", 32, 18},      {3, "Q4_1", 32, 20},      {6, "Q5_0", 32, 22},
-    {7, "Q5_1", 32, 24},     {8, "Q8_0", 32, 34},    {9, "Q8_1", 32, 36},      {10, "Q2_K", 256, 84},    {11, "Q3_K", 256, 110},
-    {12, "Q4_K", 256, 144},  {13, "Q5_K", 256, 176}, {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66},
-    {17, "IQ2_XS", 256, 74}, {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50}, {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},
-    {22, "IQ2_S", 256, 82},  {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},       {25, "I16", 1, 2},        {26, "I32", 1, 4},
-    {27, "I64", 1, 8},       {28, "F64", 1, 8},      {29, "IQ1_M", 256, 56},   {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},
-    {35, "TQ2_0", 256, 66},  {39, "MXFP4", 32, 17},  {40, "NVFP4", 64, 36},    {41, "Q1_0", 128, 18},
+    {0, "F32", 1, 4},         {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},      {3, "Q4_1", 32, 20},
+    {6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},      {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 36},
+    {10, "Q2_K", 256, 84},    {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176},
+    {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66}, {17, "IQ2_XS", 256, 74},
+    {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},   {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},
+    {22, "IQ2_S", 256, 82},   {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
+    {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56},
+    {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},
+    {40, "NVFP4", 64, 36},    {41, "Q1_0", 128, 18},
 });
 
 const TypeLayout* layout_of(GgmlType type) {
-  const auto* layout = std::find_if(kLayouts.begin(), kLayouts.end(), [&](const TypeLayout& l) { return l.number == static_cast<std::uint32_t>(type); });
+  const auto* layout = std::find_if(kLayouts.begin(), kLayouts.end(),
+                                    [&](const TypeLayout& l) { return l.number == static_cast<std::uint32_t>(type); });
   return layout == kLayouts.end() ? nullptr : layout;
 }
 
@@ -159,14 +188,16 @@ void check_version(Cursor& cursor) {
   const auto version = cursor.number<std::uint32_t>("the header");
   if (version == 2 || version == 3) return;
   const std::uint32_t swapped = __builtin_bswap32(version);
-  if (swapped >= 1 && swapped <= 3) cursor.refuse(fmt::format("is a big-endian GGUF file (version {}); only little-endian ones are read", swapped));
+  if (swapped >= 1 && swapped <= 3)
+    cursor.refuse(fmt::format("is a big-endian GGUF file (version {}); only little-endian ones are read", swapped));
   cursor.refuse(fmt::format("GGUF version {} is not supported; versions 2 and 3 are", version));
 }
 
 std::string read_key(Cursor& cursor) {
   const std::string_view key = cursor.string("a key");
   const bool printable = std::all_of(key.begin(), key.end(), [](char c) { return c > 0x20 && c < 0x7F; });
-  if (key.empty() || key.size() > kMaxKeyBytes || !printable) cursor.refuse("key " + quote_text(key) + " is empty, too long or not plain ASCII");
+  if (key.empty() || key.size() > kMaxKeyBytes || !printable)
+    cursor.refuse("key " + quote_text(key) + " is empty, too long or not plain ASCII");
   return std::string(key);
 }
 
@@ -175,17 +206,21 @@ GgufTensor read_tensor(Cursor& cursor, Extent& extent) {
   tensor.name = cursor.string("a tensor name");
   const std::string place = "tensor " + quote_text(tensor.name);
   const auto n_dimensions = cursor.number<std::uint32_t>(place);
-  if (n_dimensions < 1 || n_dimensions > kMaxDimensions) cursor.refuse(fmt::format("{}: has {} dimensions; 1 to {} are possible", place, n_dimensions, kMaxDimensions));
+  if (n_dimensions < 1 || n_dimensions > kMaxDimensions)
+    cursor.refuse(fmt::format("{}: has {} dimensions; 1 to {} are possible", place, n_dimensions, kMaxDimensions));
   for (std::uint32_t d = 0; d < n_dimensions; ++d) {
     const auto size = cursor.number<std::uint64_t>(place);
-    if (size == 0 || !std::in_range<std::int64_t>(size)) cursor.refuse(fmt::format("{}: has a dimension of {}", place, size));
+    if (size == 0 || !std::in_range<std::int64_t>(size))
+      cursor.refuse(fmt::format("{}: has a dimension of {}", place, size));
     tensor.shape.insert(tensor.shape.begin(), static_cast<std::int64_t>(size));
   }
   tensor.type = static_cast<GgmlType>(cursor.number<std::uint32_t>(place));
   const TypeLayout* layout = layout_of(tensor.type);
-  if (layout == nullptr) cursor.refuse(fmt::format("{}: {} is unknown or was removed from the format", place, ggml_type_name(tensor.type)));
+  if (layout == nullptr)
+    cursor.refuse(fmt::format("{}: {} is unknown or was removed from the format", place, ggml_type_name(tensor.type)));
   if (tensor.shape.back() % layout->elements != 0)
-    cursor.refuse(fmt::format("{}: rows of {} elements are no whole blocks of {} ({} elements)", place, tensor.shape.back(), layout->name, layout->elements));
+    cursor.refuse(fmt::format("{}: rows of {} elements are no whole blocks of {} ({} elements)", place,
+                              tensor.shape.back(), layout->name, layout->elements));
   const auto n = core::element_count(tensor.shape);
   const auto size = n ? core::checked_multiply(*n / layout->elements, layout->bytes) : std::nullopt;
   if (!size) cursor.refuse(place + ": shape " + core::to_string(tensor.shape) + " is too large");
@@ -198,7 +233,8 @@ GgufTensor read_tensor(Cursor& cursor, Extent& extent) {
 
 GgufFile::GgufFile(const std::string& path) : file_(path) {
   const auto bytes = file_.bytes();
-  if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) throw FormatError(path, 0, "is no GGUF file: it does not begin with \"GGUF\"");
+  if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0)
+    throw FormatError(path, 0, "is no GGUF file: it does not begin with \"GGUF\"");
   Cursor cursor(bytes, file_.path());
   cursor.number<std::uint32_t>("the magic");
   check_version(cursor);
@@ -213,13 +249,16 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
     if (!values_.try_emplace(key, path, key, std::move(content)).second) cursor.refuse(what + " stands twice");
   }
 
-  if (n_tensors > cursor.left() / kMinTensorBytes) cursor.refuse(fmt::format("claims {} tensors, more than fit in the {} bytes that are left", n_tensors, cursor.left()));
+  if (n_tensors > cursor.left() / kMinTensorBytes)
+    cursor.refuse(
+        fmt::format("claims {} tensors, more than fit in the {} bytes that are left", n_tensors, cursor.left()));
   std::vector<Extent> extents(n_tensors);
   tensors_.reserve(n_tensors);
   for (std::size_t i = 0; i < n_tensors; ++i) {
     extents[i].tensor = i;
     tensors_.push_back(read_tensor(cursor, extents[i]));
-    if (!tensor_index_.try_emplace(tensors_.back().name, i).second) cursor.refuse("tensor " + quote_text(tensors_.back().name) + " stands twice");
+    if (!tensor_index_.try_emplace(tensors_.back().name, i).second)
+      cursor.refuse("tensor " + quote_text(tensors_.back().name) + " stands twice");
   }
 
   const GgufValue* stated = find("general.alignment");
@@ -229,21 +268,30 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
   const std::uint64_t start = (cursor.position() + alignment - 1) / alignment * alignment;
   data_start_ = static_cast<std::size_t>(std::min<std::uint64_t>(start, bytes.size()));
   if (n_tensors > 0 && start > bytes.size())
-    throw FormatError(path, fmt::format("tensor {}: the data begin at byte {} (alignment {}), the file ends at {}", quote_text(tensors_.front().name), start, alignment, bytes.size()));
+    throw FormatError(path, fmt::format("tensor {}: the data begin at byte {} (alignment {}), the file ends at {}",
+                                        quote_text(tensors_.front().name), start, alignment, bytes.size()));
 
   const std::uint64_t data_size = bytes.size() - data_start_;
-  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return std::pair(a.offset, a.tensor) < std::pair(b.offset, b.tensor); });
+  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) {
+    return std::pair(a.offset, a.tensor) < std::pair(b.offset, b.tensor);
+  });
   std::uint64_t end = 0;
   for (const Extent& extent : extents) {
     GgufTensor& tensor = tensors_[extent.tensor];
     const std::string place = "tensor " + quote_text(tensor.name);
-    if (extent.offset % alignment != 0) throw FormatError(path, fmt::format("{}: its offset {} is no multiple of the alignment {}", place, extent.offset, alignment));
+    if (extent.offset % alignment != 0)
+      throw FormatError(
+          path, fmt::format("{}: its offset {} is no multiple of the alignment {}", place, extent.offset, alignment));
     if (extent.offset > data_size || extent.size > data_size - extent.offset)
-      throw FormatError(path, fmt::format("{}: {} bytes at offset {} of the data, but the file holds {} bytes of data: it is truncated or the offset is wrong",
+      throw FormatError(path, fmt::format("{}: {} bytes at offset {} of the data, but the file holds {} bytes of data: "
+                                          "it is truncated or the offset is wrong",
                                           place, extent.size, extent.offset, data_size));
-    if (extent.offset < end) throw FormatError(path, fmt::format("{}: its data at offset {} overlap those of another tensor, which end at {}", place, extent.offset, end));
+    if (extent.offset < end)
+      throw FormatError(path, fmt::format("{}: its data at offset {} overlap those of another tensor, which end at {}",
+                                          place, extent.offset, end));
     end = extent.offset + extent.size;
-    tensor.bytes = bytes.subspan(data_start_ + static_cast<std::size_t>(extent.offset), static_cast<std::size_t>(extent.size));
+    tensor.bytes =
+        bytes.subspan(data_start_ + static_cast<std::size_t>(extent.offset), static_cast<std::size_t>(extent.size));
   }
 }
 
@@ -265,7 +313,8 @@ const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
 
 void GgufValue::refuse(std::string_view wanted) const {
   static constexpr std::array<std::string_view, 8> kNames{
-      "a boolean", "an integer", "an unsigned integer", "a float", "a string", "an array of integers", "an array of floats", "an array of strings"};
+      "a boolean", "an integer",           "an unsigned integer", "a float",
+      "a string",  "an array of integers", "an array of floats",  "an array of strings"};
   throw FormatError(file_, fmt::format("key \"{}\": is {}; {} is wanted", key_, kNames[content_.index()], wanted));
 }
 
@@ -276,13 +325,16 @@ const std::string& GgufValue::as_string() const {
 
 std::uint64_t GgufValue::as_u64() const {
   if (const auto* value = std::get_if<std::uint64_t>(&content_)) return *value;
-  if (const auto* value = std::get_if<std::int64_t>(&content_); value != nullptr && *value >= 0) return static_cast<std::uint64_t>(*value);
+  if (const auto* value = std::get_if<std::int64_t>(&content_); value != nullptr && *value >= 0)
+    return static_cast<std::uint64_t>(*value);
   refuse("an integer of at least 0");
 }
 
 std::int64_t GgufValue::as_i64() const {
   if (const auto* value = std::get_if<std::int64_t>(&content_)) return *value;
-  if (const auto* value = std::get_if<std::uint64_t>(&content_); value != nullptr && std::in_range<std::int64_t>(*value)) return static_cast<std::int64_t>(*value);
+  if (const auto* value = std::get_if<std::uint64_t>(&content_);
+      value != nullptr && std::in_range<std::int64_t>(*value))
+    return static_cast<std::int64_t>(*value);
   refuse("an integer below 2^63");
 }
 

@@ -16,14 +16,15 @@
 
 namespace voronoi::model {
 
-/// Storage formats of ggml, as numbered in the file. Blocks of the types named here can be dequantized; others are listed
-/// (their sizes are known), but reading them is refused.
+/// Storage formats of ggml, as numbered in the file. Blocks of the types named here can be dequantized; others are
+/// listed (their sizes are known), but reading them is refused.
 enum class GgmlType : std::uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, q6_k = 14, bf16 = 30 };
 
 /// One metadata value. The accessors throw FormatError naming file, key, the type found and the type wanted.
 class GgufValue {
  public:
-  /// Booleans in arrays are 0 and 1; arrays of any integer type are widened to 64 bits, arrays of F64 narrowed to float.
+  /// Booleans in arrays are 0 and 1; arrays of any integer type are widened to 64 bits, arrays of F64 narrowed to
+  /// float.
   using Content = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<std::int64_t>,
                                std::vector<float>, std::vector<std::string>>;
   GgufValue(std::string file, std::string key, Content content)

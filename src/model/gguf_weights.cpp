@@ -28,7 +28,8 @@ using core::Json;
 struct NamePair {
   std::string_view ours, gguf;
 };
-constexpr std::array<NamePair, 3> kModelNames{{{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}}};
+constexpr std::array<NamePair, 3> kModelNames{
+    {{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}}};
 constexpr std::array<NamePair, 11> kBlockNames{{{"input_layernorm", "attn_norm"},
                                                 {"post_attention_layernorm", "ffn_norm"},
                                                 {"self_attn.q_proj", "attn_q"},
@@ -53,14 +54,17 @@ std::string gguf_name(std::string_view name) {
   const std::string_view inner = module.substr(kBlocks.size());
   const std::size_t number_end = std::min(inner.find('.'), inner.size() - 1);
   for (const NamePair& pair : kBlockNames)
-    if (pair.ours == inner.substr(number_end + 1)) return fmt::format("blk.{}.{}{}", inner.substr(0, number_end), pair.gguf, ending);
+    if (pair.ours == inner.substr(number_end + 1))
+      return fmt::format("blk.{}.{}{}", inner.substr(0, number_end), pair.gguf, ending);
   return "";
 }
 
 /// The decimal number that an F32 stands for: 1e-5, not 9.99999974e-06.
 double as_decimal(double value) {
   const auto narrow = static_cast<float>(value);
-  return static_cast<double>(narrow) == value && std::isfinite(value) ? std::strtod(fmt::format("{}", narrow).c_str(), nullptr) : value;
+  return static_cast<double>(narrow) == value && std::isfinite(value)
+             ? std::strtod(fmt::format("{}", narrow).c_str(), nullptr)
+             : value;
 }
 
 /// Llama 3's rope scaling is stored as a tensor of frequency divisors; its parameters are found by trying those in use.
@@ -68,21 +72,31 @@ void add_rope_tensor(const GgufFile& file, double theta, std::int64_t head_dim, 
   const GgufTensor* tensor = file.find_tensor("rope_freqs.weight");
   if (tensor == nullptr) return;
   const std::string place = "tensor rope_freqs.weight: ";
-  if (tensor->type != GgmlType::f32 || tensor->shape != core::Shape{head_dim / 2}) throw FormatError(file.path(), place + "is not F32 of half a head's size");
+  if (tensor->type != GgmlType::f32 || tensor->shape != core::Shape{head_dim / 2})
+    throw FormatError(file.path(), place + "is not F32 of half a head's size");
   std::vector<float> divisors(static_cast<std::size_t>(head_dim / 2));
   dequantize(tensor->type, tensor->bytes, divisors);
   constexpr double kLow = 1, kHigh = 4, kOriginal = 8192;
   const double factor = static_cast<double>(*std::max_element(divisors.begin(), divisors.end()));
   for (std::size_t i = 0; i < divisors.size(); ++i) {
-    const double wavelength = 2 * std::numbers::pi * std::pow(theta, 2 * static_cast<double>(i) / static_cast<double>(head_dim));
+    const double wavelength =
+        2 * std::numbers::pi * std::pow(theta, 2 * static_cast<double>(i) / static_cast<double>(head_dim));
     const double smooth = std::clamp((kOriginal / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
     const double wanted = 1 / ((1 - smooth) / factor + smooth);
     if (!(std::abs(static_cast<double>(divisors[i]) - wanted) <= 1e-3 * wanted))
-      throw FormatError(file.path(), place + fmt::format("entry {} is {}; llama3 scaling by {} over {} positions has {}: this rope scaling is not supported",
-                                                          i, divisors[i], factor, kOriginal, wanted));
+      throw FormatError(
+          file.path(),
+          place +
+              fmt::format(
+                  "entry {} is {}; llama3 scaling by {} over {} positions has {}: this rope scaling is not supported",
+                  i, divisors[i], factor, kOriginal, wanted));
   }
   if (factor != 1)
-    config["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", factor}, {"low_freq_factor", kLow}, {"high_freq_factor", kHigh}, {"original_max_position_embeddings", 8192}};
+    config["rope_scaling"] = {{"rope_type", "llama3"},
+                              {"factor", factor},
+                              {"low_freq_factor", kLow},
+                              {"high_freq_factor", kHigh},
+                              {"original_max_position_embeddings", 8192}};
 }
 
 void add_rope_scaling(const GgufFile& file, const std::string& arch, Json& config) {
@@ -95,9 +109,11 @@ void add_rope_scaling(const GgufFile& file, const std::string& arch, Json& confi
   number("factor", "factor");
   number("yarn_beta_fast", "beta_fast");
   number("yarn_beta_slow", "beta_slow");
-  if (const GgufValue* value = file.find(arch + ".rope.scaling.original_context_length")) scaling["original_max_position_embeddings"] = value->as_i64();
+  if (const GgufValue* value = file.find(arch + ".rope.scaling.original_context_length"))
+    scaling["original_max_position_embeddings"] = value->as_i64();
   if (const GgufValue* value = file.find(arch + ".rope.scaling.attn_factor"); value != nullptr && value->as_f64() != 1)
-    throw FormatError(file.path(), "key \"" + arch + ".rope.scaling.attn_factor\": a factor other than 1 is not supported");
+    throw FormatError(file.path(),
+                      "key \"" + arch + ".rope.scaling.attn_factor\": a factor other than 1 is not supported");
   config["rope_scaling"] = std::move(scaling);
 }
 
@@ -112,11 +128,13 @@ Json config_from_metadata(const GgufFile& file) {
   if (arch != "llama" && arch != "qwen2" && arch != "qwen3") {
     if (arch == "qwen2moe" || arch == "qwen3moe") config["model_type"] = arch.substr(0, 5) + "_moe";
     // GGUF files call a mistral a llama.
-    if (arch == "mistral") throw FormatError(file.path(), "key \"general.architecture\": \"mistral\" is no architecture of GGUF files");
+    if (arch == "mistral")
+      throw FormatError(file.path(), "key \"general.architecture\": \"mistral\" is no architecture of GGUF files");
     return config;
   }
   if (const GgufValue* experts = file.find(key("expert_count")); experts != nullptr && experts->as_u64() > 0)
-    throw FormatError(file.path(), "key \"" + key("expert_count") + "\": mixtures of experts are known but not supported yet");
+    throw FormatError(file.path(),
+                      "key \"" + key("expert_count") + "\": mixtures of experts are known but not supported yet");
   integer("embedding_length", "hidden_size", true);
   integer("feed_forward_length", "intermediate_size", true);
   integer("block_count", "num_hidden_layers", true);
@@ -136,7 +154,8 @@ Json config_from_metadata(const GgufFile& file) {
   if (embedding == nullptr) throw FormatError(file.path(), "tensor token_embd.weight is missing");
   config["vocab_size"] = embedding->shape.front();
   config["tie_word_embeddings"] = file.find_tensor("output.weight") == nullptr;
-  config["attention_bias"] = file.find_tensor("blk.0.attn_output.bias") != nullptr || (arch == "llama" && file.find_tensor("blk.0.attn_q.bias") != nullptr);
+  config["attention_bias"] = file.find_tensor("blk.0.attn_output.bias") != nullptr ||
+                             (arch == "llama" && file.find_tensor("blk.0.attn_q.bias") != nullptr);
   config["mlp_bias"] = file.find_tensor("blk.0.ffn_down.bias") != nullptr;
   config["bos_token_id"] = nullptr;
   if (const GgufValue* bos = file.find("tokenizer.ggml.bos_token_id")) config["bos_token_id"] = bos->as_i64();
@@ -149,7 +168,9 @@ void check_heads(const GgufFile& file, const std::string& arch, std::int64_t hea
     const std::string key = arch + std::string(name);
     const GgufValue* value = file.find(key);
     if (value != nullptr && value->as_i64() != head_dim)
-      throw FormatError(file.path(), fmt::format("key \"{}\": is {}, but the heads have size {}; other sizes are not supported", key, value->as_i64(), head_dim));
+      throw FormatError(file.path(),
+                        fmt::format("key \"{}\": is {}, but the heads have size {}; other sizes are not supported", key,
+                                    value->as_i64(), head_dim));
   }
 }
 
@@ -166,14 +187,17 @@ class GgufWeights final : public WeightSource {
     add_rope_tensor(file_, config_.rope.theta, config_.head_dim, json);
     config_ = parse_config(json, place);
     interleaved_ = arch == "llama";
-    require_tensors(config_, path, file_.tensors().size(), [this](const std::string& name) -> std::optional<core::Shape> {
-      const GgufTensor* tensor = file_.find_tensor(gguf_name(name));
-      if (tensor == nullptr) return std::nullopt;
-      if (!can_dequantize(tensor->type))
-        throw FormatError(path_, fmt::format("tensor {}: is stored as {}; F32, F16, BF16, Q8_0, Q4_0, Q4_1 or Q6_K is wanted", tensor->name, ggml_type_name(tensor->type)));
-      quantized_ = quantized_ || is_quantized(tensor->type);
-      return tensor->shape;
-    });
+    require_tensors(
+        config_, path, file_.tensors().size(), [this](const std::string& name) -> std::optional<core::Shape> {
+          const GgufTensor* tensor = file_.find_tensor(gguf_name(name));
+          if (tensor == nullptr) return std::nullopt;
+          if (!can_dequantize(tensor->type))
+            throw FormatError(
+                path_, fmt::format("tensor {}: is stored as {}; F32, F16, BF16, Q8_0, Q4_0, Q4_1 or Q6_K is wanted",
+                                   tensor->name, ggml_type_name(tensor->type)));
+          quantized_ = quantized_ || is_quantized(tensor->type);
+          return tensor->shape;
+        });
     const bool bfloat = !quantized_ && file_.find_tensor("blk.0.ffn_down.weight")->type == GgmlType::bf16;
     config_.stored_dtype = bfloat ? core::DType::bf16 : core::DType::f16;
     warn_unread();
@@ -187,11 +211,14 @@ class GgufWeights final : public WeightSource {
     if (tensor == nullptr) throw FormatError(path_, "tensor " + spec.name + ": is missing");
     const std::string name = spec.name + " (" + tensor->name + ")";
     if (tensor->shape != spec.shape)
-      throw FormatError(path_, fmt::format("tensor {}: has shape {}; {} is wanted", name, core::to_string(tensor->shape), core::to_string(spec.shape)));
-    if (!can_dequantize(tensor->type)) throw FormatError(path_, fmt::format("tensor {}: {} cannot be read", name, ggml_type_name(tensor->type)));
+      throw FormatError(path_, fmt::format("tensor {}: has shape {}; {} is wanted", name,
+                                           core::to_string(tensor->shape), core::to_string(spec.shape)));
+    if (!can_dequantize(tensor->type))
+      throw FormatError(path_, fmt::format("tensor {}: {} cannot be read", name, ggml_type_name(tensor->type)));
     VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
     if (!decode(*tensor, out))
-      refuse_values(path_, name, spec.shape, [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
+      refuse_values(path_, name, spec.shape,
+                    [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
     if (interleaved_ && spec.name.find(".self_attn.q_proj.") != std::string::npos) to_halves(out, config_.n_heads);
     if (interleaved_ && spec.name.find(".self_attn.k_proj.") != std::string::npos) to_halves(out, config_.n_kv_heads);
   }
@@ -206,11 +233,13 @@ class GgufWeights final : public WeightSource {
   /// False when a value is bad; chunk by chunk, so that the three passes over a chunk find it in the cache.
   bool decode(const GgufTensor& tensor, std::span<float> out) const {
     constexpr std::size_t kChunk = 8192;  // whole blocks of every format
-    const auto block = static_cast<std::size_t>(ggml_block_elements(tensor.type)), block_bytes = static_cast<std::size_t>(ggml_block_bytes(tensor.type));
+    const auto block = static_cast<std::size_t>(ggml_block_elements(tensor.type)),
+               block_bytes = static_cast<std::size_t>(ggml_block_bytes(tensor.type));
     bool good = true;
     for (std::size_t begin = 0; begin < out.size(); begin += kChunk) {
       const auto values = out.subspan(begin, std::min(kChunk, out.size() - begin));
-      dequantize(tensor.type, tensor.bytes.subspan(begin / block * block_bytes, values.size() / block * block_bytes), values);
+      dequantize(tensor.type, tensor.bytes.subspan(begin / block * block_bytes, values.size() / block * block_bytes),
+                 values);
       if (quantized_) round_to_half(values);
       good = all_finite(values) && good;
     }
@@ -226,7 +255,8 @@ class GgufWeights final : public WeightSource {
       std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(start), head_size, head.begin());
       for (std::size_t row = 0; row < 2 * half; ++row) {
         const std::size_t target = row / 2 + (row % 2) * half;
-        std::copy_n(head.begin() + static_cast<std::ptrdiff_t>(row * width), width, values.begin() + static_cast<std::ptrdiff_t>(start + target * width));
+        std::copy_n(head.begin() + static_cast<std::ptrdiff_t>(row * width), width,
+                    values.begin() + static_cast<std::ptrdiff_t>(start + target * width));
       }
     }
   }
@@ -241,7 +271,9 @@ class GgufWeights final : public WeightSource {
       if (std::binary_search(read.begin(), read.end(), tensor.name)) continue;
       if (n_unread++ == 0) first = tensor.name;
     }
-    if (n_unread > 0) core::log_warning("{}: {} tensors are not part of a {} model and are not read; the first is {}", path_, n_unread, config_.model_type, core::quote_text(first));
+    if (n_unread > 0)
+      core::log_warning("{}: {} tensors are not part of a {} model and are not read; the first is {}", path_, n_unread,
+                        config_.model_type, core::quote_text(first));
   }
 
   GgufFile file_;

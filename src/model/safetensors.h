@@ -1,5 +1,5 @@
-// One safetensors file: 8 bytes of header length, a JSON header, the data. Mapped, never copied. The file counts as hostile:
-// the whole header is checked when it is opened. Layout after the README of huggingface/safetensors.
+// One safetensors file: 8 bytes of header length, a JSON header, the data. Mapped, never copied. The file counts as
+// hostile: the whole header is checked when it is opened. Layout after the README of huggingface/safetensors.
 #pragma once
 
 #include <cstddef>

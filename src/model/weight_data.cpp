@@ -38,8 +38,8 @@ std::int32_t convert_bf16(const std::byte* source, std::int64_t n, float* out) {
   return largest;
 }
 
-/// Exponent and mantissa shifted into place and rescaled by 2^112 are exact for normal and subnormal halves; an infinity or a
-/// NaN comes out as 65536 or more, which counts as too large.
+/// Exponent and mantissa shifted into place and rescaled by 2^112 are exact for normal and subnormal halves; an
+/// infinity or a NaN comes out as 65536 or more, which counts as too large.
 std::int32_t convert_f16(const std::byte* source, std::int64_t n, float* out) {
   std::int32_t largest = 0;
   for (std::int64_t i = 0; i < n; ++i) {
@@ -84,11 +84,16 @@ std::string listed(const std::vector<std::string>& names) {
 bool convert_finite(core::DType dtype, const std::byte* bytes, std::span<float> out) {
   const auto convert = [dtype] {
     switch (dtype) {
-      case core::DType::bf16: return convert_bf16;
-      case core::DType::f16: return convert_f16;
-      case core::DType::f32: return convert_f32;
-      case core::DType::f64: return convert_f64;
-      default: throw core::InternalError("convert_finite: " + std::string(core::dtype_name(dtype)) + " is not a float type");
+      case core::DType::bf16:
+        return convert_bf16;
+      case core::DType::f16:
+        return convert_f16;
+      case core::DType::f32:
+        return convert_f32;
+      case core::DType::f64:
+        return convert_f64;
+      default:
+        throw core::InternalError("convert_finite: " + std::string(core::dtype_name(dtype)) + " is not a float type");
     }
   }();
   const std::int64_t size = core::dtype_size(dtype), n = static_cast<std::int64_t>(out.size());
@@ -125,30 +130,37 @@ void refuse_values(std::string_view file, std::string_view tensor, const core::S
     core::Shape place(shape.size());
     std::int64_t rest = i;
     for (std::size_t d = shape.size(); d-- > 0; rest /= shape[d]) place[d] = rest % shape[d];
-    throw core::FormatError(file, fmt::format("tensor {}: element {} is {}; a finite value of magnitude at most {} (the range of F16) is wanted: "
-                                              "the file is damaged or the model cannot be stored in 16 bits",
-                                              tensor, core::to_string(place), found, kMaxWeight));
+    throw core::FormatError(
+        file,
+        fmt::format("tensor {}: element {} is {}; a finite value of magnitude at most {} (the range of F16) is wanted: "
+                    "the file is damaged or the model cannot be stored in 16 bits",
+                    tensor, core::to_string(place), found, kMaxWeight));
   }
   throw core::InternalError("refuse_values: no bad value in " + std::string(tensor));
 }
 
 void require_tensors(const ModelConfig& config, const std::string& file, std::size_t n_tensors, const FindShape& find) {
-  // A layer has several tensors of its own: with one layer more than there are tensors some are missing, however many more are
-  // claimed.
+  // A layer has several tensors of its own: with one layer more than there are tensors some are missing, however many
+  // more are claimed.
   ModelConfig bounded = config;
   if (std::cmp_greater(config.n_layers, n_tensors)) bounded.n_layers = static_cast<std::int64_t>(n_tensors) + 1;
   std::vector<std::string> missing;
   for (const TensorSpec& spec : expected_tensors(bounded)) {
     const auto shape = find(spec.name);
-    if (!shape) missing.push_back(spec.name);
+    if (!shape)
+      missing.push_back(spec.name);
     else if (*shape != spec.shape)
-      throw core::FormatError(file, fmt::format("tensor {}: has shape {}, the config asks for {}", spec.name, core::to_string(*shape), core::to_string(spec.shape)));
+      throw core::FormatError(file, fmt::format("tensor {}: has shape {}, the config asks for {}", spec.name,
+                                                core::to_string(*shape), core::to_string(spec.shape)));
   }
   if (!missing.empty())
-    throw core::FormatError(file, fmt::format("the config asks for {} layers and {} missing tensor{}: {}", config.n_layers, missing.size(), missing.size() == 1 ? "" : "s", listed(missing)));
+    throw core::FormatError(
+        file, fmt::format("the config asks for {} layers and {} missing tensor{}: {}", config.n_layers, missing.size(),
+                          missing.size() == 1 ? "" : "s", listed(missing)));
 }
 
-void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file, std::span<const std::byte> header) {
+void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file,
+                 std::span<const std::byte> header) {
   constexpr std::size_t kPage = 4096, kPages = 64;
   hash.update(fmt::format("{} {} {} {}\n", name.size(), name, file.size(), header.size()));
   hash.update(header);

@@ -28,18 +28,20 @@ bool all_finite(std::span<const float> values);
 /// Values rounded to F16 and back, ties to even; what F16 cannot hold, NaNs too, comes out above kMaxWeight.
 void round_to_half(std::span<float> values);
 
-/// Throws FormatError naming file, tensor, position and value of the first bad value; call it when one is known to be there.
+/// Throws FormatError naming file, tensor, position and value of the first bad value; call it when one is known to be
+/// there.
 [[noreturn]] void refuse_values(std::string_view file, std::string_view tensor, const core::Shape& shape,
                                 const std::function<double(std::int64_t)>& value);
 
 /// What a file says of a tensor: nothing when it has none of that name.
 using FindShape = std::function<std::optional<core::Shape>(const std::string& name)>;
 
-/// Checks that all of expected_tensors() are there in the right shape, in time and memory bounded by n_tensors (the tensors
-/// that exist) whatever the config claims. Throws FormatError naming `file` and the tensors.
+/// Checks that all of expected_tensors() are there in the right shape, in time and memory bounded by n_tensors (the
+/// tensors that exist) whatever the config claims. Throws FormatError naming `file` and the tensors.
 void require_tensors(const ModelConfig& config, const std::string& file, std::size_t n_tensors, const FindShape& find);
 
 /// Adds a file's name, size, header and 65 pages of 4 KiB at fixed relative places to a fingerprint.
-void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file, std::span<const std::byte> header);
+void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file,
+                 std::span<const std::byte> header);
 
 }  // namespace voronoi::model

@@ -31,7 +31,8 @@ constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 24;
 constexpr std::size_t kMaxIndexBytes = std::size_t{1} << 28;
 constexpr std::array<std::string_view, 4> kPickleEndings{".bin", ".pt", ".pth", ".ckpt"};
 constexpr std::string_view kPickleRemedy =
-    "pickles are never read, because they can run code; convert the model to safetensors (model.save_pretrained(..., safe_serialization=True)) "
+    "pickles are never read, because they can run code; convert the model to safetensors (model.save_pretrained(..., "
+    "safe_serialization=True)) "
     "or get its safetensors version";
 
 bool is_pickle_name(const fs::path& path) {
@@ -40,10 +41,12 @@ bool is_pickle_name(const fs::path& path) {
 
 /// A shard is a plain file name beside the index: nothing that leaves the directory, nothing that is not safetensors.
 void check_shard_name(const std::string& index, const std::string& tensor, const std::string& name) {
-  const bool plain = !name.empty() && name.front() != '.' &&
-                     std::none_of(name.begin(), name.end(), [](char c) { return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20; });
+  const bool plain = !name.empty() && name.front() != '.' && std::none_of(name.begin(), name.end(), [](char c) {
+    return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20;
+  });
   if (plain && name.ends_with(".safetensors")) return;
-  std::string message = fmt::format("tensor {}: shard {} is not the name of a *.safetensors file in the same folder", quote_text(tensor), quote_text(name));
+  std::string message = fmt::format("tensor {}: shard {} is not the name of a *.safetensors file in the same folder",
+                                    quote_text(tensor), quote_text(name));
   if (plain && is_pickle_name(name)) message += "; " + std::string(kPickleRemedy);
   throw FormatError(index, message);
 }
@@ -52,10 +55,12 @@ void check_shard_name(const std::string& index, const std::string& tensor, const
 std::map<std::string, std::string> parse_index(const std::string& path) {
   const Json json = core::parse_json(core::read_text_file(path, kMaxIndexBytes), path);
   const auto map = json.is_object() ? json.find("weight_map") : json.end();
-  if (map == json.end() || !map->is_object()) throw FormatError(path, "key \"weight_map\" is missing or not an object of tensor and shard names");
+  if (map == json.end() || !map->is_object())
+    throw FormatError(path, "key \"weight_map\" is missing or not an object of tensor and shard names");
   std::map<std::string, std::string> shards;
   for (const auto& [tensor, shard] : map->items()) {
-    if (!shard.is_string()) throw FormatError(path, "key \"weight_map\": the shard of " + quote_text(tensor) + " is not a string");
+    if (!shard.is_string())
+      throw FormatError(path, "key \"weight_map\": the shard of " + quote_text(tensor) + " is not a string");
     check_shard_name(path, tensor, shard.get_ref<const std::string&>());
     shards.emplace(tensor, shard.get<std::string>());
   }
@@ -70,14 +75,17 @@ class DirectoryWeights final : public WeightSource {
     config_text_ = core::read_text_file(config_path, kMaxConfigBytes);
     config_ = parse_config(core::parse_json(config_text_, config_path), config_path);
     open_files(folder);
-    require_tensors(config_, weights_name_, tensors_.size(), [this](const std::string& name) -> std::optional<core::Shape> {
-      const auto entry = tensors_.find(name);
-      if (entry == tensors_.end()) return std::nullopt;
-      const SafetensorsTensor& tensor = *entry->second.tensor;
-      if (!is_float(tensor))
-        throw FormatError(entry->second.file->path(), fmt::format("tensor {}: is stored as {}; F32, F16, BF16 or F64 is wanted", name, tensor.dtype_name));
-      return tensor.shape;
-    });
+    require_tensors(
+        config_, weights_name_, tensors_.size(), [this](const std::string& name) -> std::optional<core::Shape> {
+          const auto entry = tensors_.find(name);
+          if (entry == tensors_.end()) return std::nullopt;
+          const SafetensorsTensor& tensor = *entry->second.tensor;
+          if (!is_float(tensor))
+            throw FormatError(
+                entry->second.file->path(),
+                fmt::format("tensor {}: is stored as {}; F32, F16, BF16 or F64 is wanted", name, tensor.dtype_name));
+          return tensor.shape;
+        });
     warn_unread();
   }
 
@@ -89,9 +97,12 @@ class DirectoryWeights final : public WeightSource {
     if (entry == tensors_.end()) throw FormatError(weights_name_, "tensor " + spec.name + ": is missing");
     const SafetensorsTensor& tensor = *entry->second.tensor;
     const std::string& file = entry->second.file->path();
-    if (!is_float(tensor)) throw FormatError(file, fmt::format("tensor {}: is stored as {}; F32, F16, BF16 or F64 is wanted", spec.name, tensor.dtype_name));
+    if (!is_float(tensor))
+      throw FormatError(file, fmt::format("tensor {}: is stored as {}; F32, F16, BF16 or F64 is wanted", spec.name,
+                                          tensor.dtype_name));
     if (tensor.shape != spec.shape)
-      throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", spec.name, core::to_string(tensor.shape), core::to_string(spec.shape)));
+      throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", spec.name,
+                                          core::to_string(tensor.shape), core::to_string(spec.shape)));
     VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
     if (convert_finite(*tensor.dtype, tensor.bytes.data(), out)) return;
     refuse_values(file, spec.name, spec.shape, [&](std::int64_t i) {
@@ -115,7 +126,8 @@ class DirectoryWeights final : public WeightSource {
   };
 
   static bool is_float(const SafetensorsTensor& tensor) {
-    return tensor.dtype == core::DType::f32 || tensor.dtype == core::DType::f16 || tensor.dtype == core::DType::bf16 || tensor.dtype == core::DType::f64;
+    return tensor.dtype == core::DType::f32 || tensor.dtype == core::DType::f16 || tensor.dtype == core::DType::bf16 ||
+           tensor.dtype == core::DType::f64;
   }
 
   const SafetensorsFile& open_file(const fs::path& folder, const std::string& name) {
@@ -139,9 +151,15 @@ class DirectoryWeights final : public WeightSource {
       }
       std::sort(pickles.begin(), pickles.end());
       if (weights.size() > 1)
-        throw FormatError(folder.string(), fmt::format("holds {} *.safetensors files, but no model.safetensors.index.json that says which tensor is where", weights.size()));
-      if (weights.empty() && !pickles.empty()) throw FormatError((folder / pickles.front()).string(), "is a pickle; " + std::string(kPickleRemedy));
-      if (weights.empty()) throw FormatError(folder.string(), "holds no model.safetensors and no model.safetensors.index.json");
+        throw FormatError(
+            folder.string(),
+            fmt::format(
+                "holds {} *.safetensors files, but no model.safetensors.index.json that says which tensor is where",
+                weights.size()));
+      if (weights.empty() && !pickles.empty())
+        throw FormatError((folder / pickles.front()).string(), "is a pickle; " + std::string(kPickleRemedy));
+      if (weights.empty())
+        throw FormatError(folder.string(), "holds no model.safetensors and no model.safetensors.index.json");
       open_whole(folder, weights.front());
     }
   }
@@ -156,10 +174,13 @@ class DirectoryWeights final : public WeightSource {
     weights_name_ = index;
     for (const auto& [tensor, shard] : parse_index(index)) {
       if (!files_.contains(shard) && !fs::exists(folder / shard))
-        throw FormatError(index, fmt::format("tensor {}: its shard {} is not in the folder; download or copy it", quote_text(tensor), shard));
+        throw FormatError(index, fmt::format("tensor {}: its shard {} is not in the folder; download or copy it",
+                                             quote_text(tensor), shard));
       const SafetensorsFile& file = open_file(folder, shard);
       const SafetensorsTensor* stored = file.find(tensor);
-      if (stored == nullptr) throw FormatError(index, fmt::format("tensor {}: is not in {}, the shard the index names", quote_text(tensor), shard));
+      if (stored == nullptr)
+        throw FormatError(index,
+                          fmt::format("tensor {}: is not in {}, the shard the index names", quote_text(tensor), shard));
       tensors_.emplace(tensor, Stored{&file, stored});
     }
   }
@@ -174,7 +195,9 @@ class DirectoryWeights final : public WeightSource {
       if (expected.contains(name) || name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq")) continue;
       if (n_unread++ == 0) first = name;
     }
-    if (n_unread > 0) core::log_warning("{}: {} tensors are not part of a {} model and are not read; the first is {}", weights_name_, n_unread, config_.model_type, quote_text(first));
+    if (n_unread > 0)
+      core::log_warning("{}: {} tensors are not part of a {} model and are not read; the first is {}", weights_name_,
+                        n_unread, config_.model_type, quote_text(first));
   }
 
   std::string path_;
@@ -185,15 +208,16 @@ class DirectoryWeights final : public WeightSource {
   std::map<std::string, Stored> tensors_;
 };
 
-}  // namespace
-
-std::unique_ptr<WeightSource> open_model(const std::string& path) {
+std::unique_ptr<WeightSource> open_path(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) throw core::StoreError(path + ": there is no such file or directory; a Hugging Face directory or a *.gguf file is wanted");
+  if (!fs::exists(status))
+    throw core::StoreError(path +
+                           ": there is no such file or directory; a Hugging Face directory or a *.gguf file is wanted");
   if (fs::is_directory(status)) {
     if (!fs::exists(fs::path(path) / "config.json"))
-      throw FormatError((fs::path(path) / "config.json").string(), "is missing; a Hugging Face directory holds it beside the weights");
+      throw FormatError((fs::path(path) / "config.json").string(),
+                        "is missing; a Hugging Face directory holds it beside the weights");
     return std::make_unique<DirectoryWeights>(path);
   }
   const fs::path file(path);
@@ -202,6 +226,16 @@ std::unique_ptr<WeightSource> open_model(const std::string& path) {
   if (file.extension() == ".safetensors" || file.filename() == "config.json")
     throw FormatError(path, "is one file of a model; give the directory that holds config.json and the weights");
   throw FormatError(path, "is neither a Hugging Face directory nor a *.gguf file");
+}
+
+}  // namespace
+
+std::unique_ptr<WeightSource> open_model(const std::string& path) {
+  try {
+    return open_path(path);
+  } catch (const fs::filesystem_error& error) {
+    throw core::StoreError(fmt::format("{}: {}", path, error.what()));
+  }
 }
 
 }  // namespace voronoi::model

@@ -1,4 +1,5 @@
-// Where weights come from: a Hugging Face directory, a GGUF file, or a run whose linears are decoded from stored indices.
+// Where weights come from: a Hugging Face directory, a GGUF file, or a run whose linears are decoded from stored
+// indices.
 #pragma once
 
 #include <memory>
@@ -14,8 +15,9 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual const ModelConfig& config() const = 0;
-  /// Fills out (exactly the elements of `spec.shape`) row-major. Throws FormatError naming file and tensor when it is missing,
-  /// of another shape or type, or holds a NaN, an infinity or a magnitude above 65504 (not representable in F16).
+  /// Fills out (exactly the elements of `spec.shape`) row-major. Throws FormatError naming file and tensor when it is
+  /// missing, of another shape or type, or holds a NaN, an infinity or a magnitude above 65504 (not representable in
+  /// F16).
   virtual void read(const TensorSpec& spec, std::span<float> out) const = 0;
   /// Identifies the content: SHA-256 over config, headers, sizes and sampled pages of the data.
   virtual std::string fingerprint() const = 0;
@@ -23,9 +25,9 @@ class WeightSource {
   virtual const std::string& path() const = 0;
 };
 
-/// Opens a Hugging Face directory (config.json + *.safetensors, one or many with an index) or a *.gguf file; all headers are
-/// checked against expected_tensors() before this returns, no tensor data is read. Pickles (*.bin, *.pt, *.pth) are refused
-/// with the remedy. Throws FormatError / StoreError.
+/// Opens a Hugging Face directory (config.json + *.safetensors, one or many with an index) or a *.gguf file; all
+/// headers are checked against expected_tensors() before this returns, no tensor data is read. Pickles (*.bin, *.pt,
+/// *.pth) are refused with the remedy. Throws FormatError / StoreError.
 std::unique_ptr<WeightSource> open_model(const std::string& path);
 
 }  // namespace voronoi::model

@@ -23,7 +23,9 @@ std::string refusal(const std::string& text) {
 }
 
 TEST(Json, BuildsEveryKindOfValueInTheOrderOfTheText) {
-  const Json json = parse_json(R"( {"z": [1, -2, 2.5, true, null, "x"], "a": {"é": "\ud83d\ude00\u0000"}, "m": 18446744073709551615} )", "file.json");
+  const Json json = parse_json(
+      R"( {"z": [1, -2, 2.5, true, null, "x"], "a": {"é": "\ud83d\ude00\u0000"}, "m": 18446744073709551615} )",
+      "file.json");
   EXPECT_EQ(json.dump(), "{\"z\":[1,-2,2.5,true,null,\"x\"],\"a\":{\"é\":\"😀\\u0000\"},\"m\":18446744073709551615}");
   EXPECT_TRUE(json["z"][0].is_number_unsigned());
   EXPECT_TRUE(json["z"][1].is_number_integer());
@@ -32,8 +34,27 @@ TEST(Json, BuildsEveryKindOfValueInTheOrderOfTheText) {
 }
 
 TEST(Json, RefusesWhatIsNotJsonNamingFileAndByte) {
-  for (const std::string text : {"", " ", "{", "[1,]", "{\"a\":1,}", "{} }", "[1] x", "NaN", "[Infinity]", "[-Infinity]", "[1e999]", "'a'", "{a:1}", "[01]",
-                                 "// c\n1", "[\"\\ud800\"]", "[\"\\udc00\\ud800\"]", "[\"\xFF\xFE\"]", "[\"\xC0\xAF\"]", "[\"\xED\xA0\x80\"]", "[\"a\nb\"]",
+  for (const std::string text : {"",
+                                 " ",
+                                 "{",
+                                 "[1,]",
+                                 "{\"a\":1,}",
+                                 "{} }",
+                                 "[1] x",
+                                 "NaN",
+                                 "[Infinity]",
+                                 "[-Infinity]",
+                                 "[1e999]",
+                                 "'a'",
+                                 "{a:1}",
+                                 "[01]",
+                                 "// c\n1",
+                                 "[\"\\ud800\"]",
+                                 "[\"\\udc00\\ud800\"]",
+                                 "[\"\xFF\xFE\"]",
+                                 "[\"\xC0\xAF\"]",
+                                 "[\"\xED\xA0\x80\"]",
+                                 "[\"a\nb\"]",
                                  "\xEF\xBB\xBF{}"}) {
     SCOPED_TRACE(text);
     EXPECT_THAT(refusal(text), HasSubstr("file.json: byte "));
@@ -51,7 +72,8 @@ TEST(Json, BoundsNesting) {
   EXPECT_THAT(refusal(std::string(101, '[') + std::string(101, ']')), HasSubstr("deeper than 100"));
   std::string objects;
   for (int i = 0; i < 1'000'000; ++i) objects += "{\"a\":";
-  for (const std::string& text : {std::string(1'000'000, '['), std::string(1'000'000, '[') + std::string(1'000'000, ']'), objects})
+  for (const std::string& text :
+       {std::string(1'000'000, '['), std::string(1'000'000, '[') + std::string(1'000'000, ']'), objects})
     EXPECT_THAT(refusal(text), HasSubstr("deeper than 100"));
   EXPECT_THROW(parse_json("[[[1]]]", "file.json", 2), FormatError);
 }
@@ -78,7 +100,8 @@ TEST(Json, KeepsMessagesShortAndPrintable) {
 TEST(QuoteText, EscapesControlCharactersAndInvalidBytesAndCuts) {
   EXPECT_EQ(quote_text(std::string_view("a\0b\n\x7F", 5)), "\"a\\x00b\\x0a\\x7f\"");
   EXPECT_EQ(quote_text("é😀"), "\"é😀\"");
-  EXPECT_EQ(quote_text("\xFF\xC0\xAF\xED\xA0\x80\xF4\x90\x80\x80 \xC3"), "\"\\xff\\xc0\\xaf\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80 \\xc3\"");
+  EXPECT_EQ(quote_text("\xFF\xC0\xAF\xED\xA0\x80\xF4\x90\x80\x80 \xC3"),
+            "\"\\xff\\xc0\\xaf\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80 \\xc3\"");
   EXPECT_EQ(quote_text(std::string(121, 'x')), "\"" + std::string(120, 'x') + "...\"");
 }
 

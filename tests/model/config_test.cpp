@@ -20,7 +20,8 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 Json minimal(const std::string& model_type) {
-  return {{"model_type", model_type}, {"hidden_size", 48}, {"intermediate_size", 80}, {"num_hidden_layers", 3}, {"num_attention_heads", 6}, {"vocab_size", 100}};
+  return {{"model_type", model_type}, {"hidden_size", 48},        {"intermediate_size", 80},
+          {"num_hidden_layers", 3},   {"num_attention_heads", 6}, {"vocab_size", 100}};
 }
 
 /// minimal() with some keys replaced or added.
@@ -30,7 +31,9 @@ Json with(const std::string& model_type, const Json& changes) {
   return json;
 }
 
-ModelConfig parsed(const std::string& model_type, const Json& changes = Json::object()) { return parse_config(with(model_type, changes), "c.json"); }
+ModelConfig parsed(const std::string& model_type, const Json& changes = Json::object()) {
+  return parse_config(with(model_type, changes), "c.json");
+}
 
 std::string refusal(const Json& json) {
   try {
@@ -89,23 +92,37 @@ TEST(Config, ReadsWindowsByKeyNullAndLayer) {
   EXPECT_THAT(windows("mistral", {{"sliding_window", 5}}), ElementsAre(5, 5, 5));
   EXPECT_THAT(windows("llama", {{"sliding_window", 5}}), ElementsAre(0, 0, 0));
   EXPECT_THAT(windows("qwen2", {{"sliding_window", 5}, {"max_window_layers", 0}}), ElementsAre(0, 0, 0));
-  EXPECT_THAT(windows("qwen2", {{"sliding_window", 5}, {"use_sliding_window", true}, {"max_window_layers", 1}}), ElementsAre(0, 5, 5));
+  EXPECT_THAT(windows("qwen2", {{"sliding_window", 5}, {"use_sliding_window", true}, {"max_window_layers", 1}}),
+              ElementsAre(0, 5, 5));
   EXPECT_THAT(windows("qwen2", {{"sliding_window", 5}, {"use_sliding_window", true}}), ElementsAre(0, 0, 0));
-  EXPECT_THAT(windows("qwen3", {{"use_sliding_window", true}, {"layer_types", {"sliding_attention", "full_attention", "sliding_attention"}}}), ElementsAre(4096, 0, 4096));
-  EXPECT_THAT(refusal(with("qwen2", {{"num_key_value_heads", 2}, {"layer_types", {"full_attention"}}})), HasSubstr("\"layer_types\""));
-  EXPECT_THAT(refusal(with("qwen2", {{"num_key_value_heads", 2}, {"layer_types", {"full_attention", "odd", "full_attention"}}})), HasSubstr("\"odd\""));
-  EXPECT_THAT(refusal(with("qwen2", {{"num_key_value_heads", 2}, {"layer_types", {"full_attention", "sliding_attention", "full_attention"}}})), HasSubstr("window"));
+  EXPECT_THAT(windows("qwen3", {{"use_sliding_window", true},
+                                {"layer_types", {"sliding_attention", "full_attention", "sliding_attention"}}}),
+              ElementsAre(4096, 0, 4096));
+  EXPECT_THAT(refusal(with("qwen2", {{"num_key_value_heads", 2}, {"layer_types", {"full_attention"}}})),
+              HasSubstr("\"layer_types\""));
+  EXPECT_THAT(refusal(with("qwen2",
+                           {{"num_key_value_heads", 2}, {"layer_types", {"full_attention", "odd", "full_attention"}}})),
+              HasSubstr("\"odd\""));
+  EXPECT_THAT(refusal(with("qwen2", {{"num_key_value_heads", 2},
+                                     {"layer_types", {"full_attention", "sliding_attention", "full_attention"}}})),
+              HasSubstr("window"));
 }
 
 TEST(Config, ReadsEveryRopeScaling) {
-  const auto rope = [](const Json& scaling) { return parsed("llama", {{"rope_scaling", scaling}, {"rope_theta", 500.0}}).rope; };
+  const auto rope = [](const Json& scaling) {
+    return parsed("llama", {{"rope_scaling", scaling}, {"rope_theta", 500.0}}).rope;
+  };
   EXPECT_EQ(rope(nullptr).scaling, RopeScaling::none);
   EXPECT_EQ(rope({{"rope_type", "default"}}).scaling, RopeScaling::none);
   EXPECT_DOUBLE_EQ(rope(nullptr).theta, 500);
   const RopeConfig linear = rope({{"type", "linear"}, {"factor", 4}});
   EXPECT_EQ(linear.scaling, RopeScaling::linear);
   EXPECT_DOUBLE_EQ(linear.factor, 4);
-  const RopeConfig llama3 = rope({{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.5}, {"high_freq_factor", 4.5}, {"original_max_position_embeddings", 64}});
+  const RopeConfig llama3 = rope({{"rope_type", "llama3"},
+                                  {"factor", 8.0},
+                                  {"low_freq_factor", 1.5},
+                                  {"high_freq_factor", 4.5},
+                                  {"original_max_position_embeddings", 64}});
   EXPECT_EQ(llama3.scaling, RopeScaling::llama3);
   EXPECT_DOUBLE_EQ(llama3.low_freq_factor, 1.5);
   EXPECT_DOUBLE_EQ(llama3.high_freq_factor, 4.5);
@@ -117,22 +134,30 @@ TEST(Config, ReadsEveryRopeScaling) {
   EXPECT_DOUBLE_EQ(yarn.beta_slow, 1);
   EXPECT_EQ(yarn.attention_factor, std::nullopt);
   EXPECT_EQ(rope({{"rope_type", "yarn"}, {"factor", 4}, {"attention_factor", 1.25}}).attention_factor, 1.25);
-  const auto scales = rope({{"rope_type", "yarn"}, {"factor", 4}, {"mscale", 1}, {"mscale_all_dim", 0.5}}).attention_factor;
+  const auto scales =
+      rope({{"rope_type", "yarn"}, {"factor", 4}, {"mscale", 1}, {"mscale_all_dim", 0.5}}).attention_factor;
   ASSERT_TRUE(scales.has_value());
   EXPECT_NEAR(*scales, (0.1 * std::log(4.0) + 1) / (0.05 * std::log(4.0) + 1), 1e-12);
-  const ModelConfig newer = parsed("llama", {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2}, {"rope_theta", 7000}}}});
+  const ModelConfig newer =
+      parsed("llama", {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2}, {"rope_theta", 7000}}}});
   EXPECT_EQ(newer.rope.scaling, RopeScaling::linear);
   EXPECT_DOUBLE_EQ(newer.rope.theta, 7000);
 }
 
 TEST(Config, RefusesRopeScalingsItDoesNotKnowOrThatMakeNoSense) {
   const auto refused = [](const Json& scaling) { return refusal(with("llama", {{"rope_scaling", scaling}})); };
-  EXPECT_THAT(refused({{"rope_type", "dynamic"}, {"factor", 2}}), AllOf(HasSubstr("rope_scaling.rope_type"), HasSubstr("dynamic"), HasSubstr("yarn")));
+  EXPECT_THAT(refused({{"rope_type", "dynamic"}, {"factor", 2}}),
+              AllOf(HasSubstr("rope_scaling.rope_type"), HasSubstr("dynamic"), HasSubstr("yarn")));
   EXPECT_THAT(refused({{"factor", 2}}), HasSubstr("rope_scaling.rope_type"));
   EXPECT_THAT(refused({{"type", "linear"}}), HasSubstr("rope_scaling.factor"));
   EXPECT_THAT(refused({{"type", "linear"}, {"factor", "2"}}), HasSubstr("rope_scaling.factor"));
   EXPECT_THAT(refused({{"type", "llama3"}, {"factor", 2}}), HasSubstr("rope_scaling.low_freq_factor"));
-  EXPECT_THAT(refused({{"type", "llama3"}, {"factor", 2}, {"low_freq_factor", 4}, {"high_freq_factor", 4}, {"original_max_position_embeddings", 64}}), HasSubstr("high_freq_factor"));
+  EXPECT_THAT(refused({{"type", "llama3"},
+                       {"factor", 2},
+                       {"low_freq_factor", 4},
+                       {"high_freq_factor", 4},
+                       {"original_max_position_embeddings", 64}}),
+              HasSubstr("high_freq_factor"));
   EXPECT_THAT(refused({{"type", "yarn"}, {"factor", 2}, {"beta_fast", 0.5}}), HasSubstr("beta_fast"));
   EXPECT_THAT(refusal(with("llama", {{"partial_rotary_factor", 0.5}})), HasSubstr("partial_rotary_factor"));
 }
@@ -145,8 +170,11 @@ TEST(Config, TakesTheStoredTypeFromEitherSpelling) {
 
 TEST(Config, NamesTheArchitectureItCannotRead) {
   for (const char* type : {"mixtral", "qwen2_moe", "qwen3_moe", "gemma", "gemma2", "phi3"})
-    EXPECT_THAT(refusal(minimal(type)), AllOf(HasSubstr(std::string("\"") + type + "\""), HasSubstr("known but not supported yet"), HasSubstr("llama, mistral, qwen2, qwen3")));
-  EXPECT_THAT(refusal(minimal("bert")), AllOf(HasSubstr("\"bert\""), HasSubstr("unknown"), HasSubstr("llama, mistral, qwen2, qwen3")));
+    EXPECT_THAT(refusal(minimal(type)),
+                AllOf(HasSubstr(std::string("\"") + type + "\""), HasSubstr("known but not supported yet"),
+                      HasSubstr("llama, mistral, qwen2, qwen3")));
+  EXPECT_THAT(refusal(minimal("bert")),
+              AllOf(HasSubstr("\"bert\""), HasSubstr("unknown"), HasSubstr("llama, mistral, qwen2, qwen3")));
   Json json = minimal("llama");
   json.erase("model_type");
   EXPECT_THAT(refusal(json), HasSubstr("model_type"));
@@ -157,11 +185,13 @@ TEST(Config, NamesTheArchitectureItCannotRead) {
 }
 
 TEST(Config, NeverGuessesASize) {
-  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
+  for (const char* key :
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
     Json json = minimal("llama");
     json.erase(key);
     EXPECT_THAT(refusal(json), AllOf(HasSubstr("c.json"), HasSubstr(key)));
-    for (const Json& value : {Json(nullptr), Json("4"), Json(1.5), Json(4.0), Json(true), Json(0), Json(-1), Json::array({4}), Json(18446744073709551615ULL), Json(1'000'000'000'000)}) {
+    for (const Json& value : {Json(nullptr), Json("4"), Json(1.5), Json(4.0), Json(true), Json(0), Json(-1),
+                              Json::array({4}), Json(18446744073709551615ULL), Json(1'000'000'000'000)}) {
       json[key] = value;
       EXPECT_THAT(refusal(json), HasSubstr(std::string("key \"") + key + "\"")) << value;
     }
@@ -169,12 +199,28 @@ TEST(Config, NeverGuessesASize) {
 }
 
 TEST(Config, RefusesValuesOfTheWrongKind) {
-  const std::vector<std::pair<std::string, Json>> wrong{{"num_key_value_heads", 4},  {"head_dim", 7},        {"head_dim", "8"},           {"rms_norm_eps", -1e-5}, {"rms_norm_eps", "1e-5"}, {"rope_theta", 0},
-                   {"hidden_act", "gelu"},      {"hidden_act", 1},      {"attention_bias", "true"},  {"mlp_bias", 1},         {"tie_word_embeddings", 0}, {"max_position_embeddings", 0},
-                   {"bos_token_id", 100},       {"bos_token_id", -1},   {"torch_dtype", 16},         {"rope_scaling", "x"},   {"quantization_config", {{"quant_method", "gptq"}}},
-                   {"num_attention_heads", 7}};
+  const std::vector<std::pair<std::string, Json>> wrong{{"num_key_value_heads", 4},
+                                                        {"head_dim", 7},
+                                                        {"head_dim", "8"},
+                                                        {"rms_norm_eps", -1e-5},
+                                                        {"rms_norm_eps", "1e-5"},
+                                                        {"rope_theta", 0},
+                                                        {"hidden_act", "gelu"},
+                                                        {"hidden_act", 1},
+                                                        {"attention_bias", "true"},
+                                                        {"mlp_bias", 1},
+                                                        {"tie_word_embeddings", 0},
+                                                        {"max_position_embeddings", 0},
+                                                        {"bos_token_id", 100},
+                                                        {"bos_token_id", -1},
+                                                        {"torch_dtype", 16},
+                                                        {"rope_scaling", "x"},
+                                                        {"quantization_config", {{"quant_method", "gptq"}}},
+                                                        {"num_attention_heads", 7}};
   for (const auto& [key, value] : wrong)
-    EXPECT_THAT(refusal(with("llama", Json::object({{key, value}}))), AllOf(HasSubstr("c.json: key \""), HasSubstr(key))) << key << " " << value;
+    EXPECT_THAT(refusal(with("llama", Json::object({{key, value}}))),
+                AllOf(HasSubstr("c.json: key \""), HasSubstr(key)))
+        << key << " " << value;
   EXPECT_THAT(refusal(Json::array()), HasSubstr("object"));
 }
 
@@ -189,10 +235,13 @@ TEST(BlockSites, GroupLinearsByInput) {
   const auto text = [](const SiteSpec& site) {
     std::string out = site.name + " " + std::to_string(site.in_features);
     for (const LinearSpec& linear : site.linears)
-      out += " " + linear.name + " " + std::to_string(linear.out_features) + "x" + std::to_string(linear.in_features) + (linear.has_bias ? "+b" : "");
+      out += " " + linear.name + " " + std::to_string(linear.out_features) + "x" + std::to_string(linear.in_features) +
+             (linear.has_bias ? "+b" : "");
     return out;
   };
-  EXPECT_EQ(text(sites[0]), "qkv 48 model.layers.7.self_attn.q_proj 60x48+b model.layers.7.self_attn.k_proj 20x48+b model.layers.7.self_attn.v_proj 20x48+b");
+  EXPECT_EQ(text(sites[0]),
+            "qkv 48 model.layers.7.self_attn.q_proj 60x48+b model.layers.7.self_attn.k_proj 20x48+b "
+            "model.layers.7.self_attn.v_proj 20x48+b");
   EXPECT_EQ(text(sites[1]), "o 60 model.layers.7.self_attn.o_proj 48x60+b");
   EXPECT_EQ(text(sites[2]), "gate_up 48 model.layers.7.mlp.gate_proj 80x48 model.layers.7.mlp.up_proj 80x48");
   EXPECT_EQ(text(sites[3]), "down 80 model.layers.7.mlp.down_proj 48x80");
@@ -204,7 +253,8 @@ TEST(ExpectedTensors, AreThoseOfTheForwardPass) {
     for (const TensorSpec& spec : expected_tensors(config)) all.insert(spec.name + " " + core::to_string(spec.shape));
     return all;
   };
-  const std::set<std::string> qwen3 = names(parsed("qwen3", {{"num_key_value_heads", 2}, {"head_dim", 10}, {"tie_word_embeddings", true}}));
+  const std::set<std::string> qwen3 =
+      names(parsed("qwen3", {{"num_key_value_heads", 2}, {"head_dim", 10}, {"tie_word_embeddings", true}}));
   EXPECT_EQ(qwen3.size(), 3U * 11 + 2);
   EXPECT_TRUE(qwen3.contains("model.layers.2.self_attn.q_norm.weight [10]"));
   EXPECT_TRUE(qwen3.contains("model.layers.0.post_attention_layernorm.weight [48]"));

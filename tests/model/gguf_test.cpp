@@ -14,11 +14,11 @@ namespace voronoi::model {
 namespace {
 
 using core::DType;
+using test::bytes_of;
+using test::GgufWriter;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
-using test::bytes_of;
-using test::GgufWriter;
 
 std::string half(float value) { return bytes_of(core::float_to_half(value)); }
 
@@ -33,10 +33,22 @@ class GgufMetadata : public testing::Test {
  protected:
   GgufMetadata() {
     GgufWriter writer;
-    writer.text("text", "h\xC3\xA9llo").u32("u32", 7).f32("f32", 0.5F).entry("u8", 0, "\xC8").entry("i8", 1, "\xC8").entry("u16", 2, bytes_of(std::uint16_t{65535}));
-    writer.entry("i16", 3, bytes_of(std::int16_t{-5})).entry("i32", 5, bytes_of(std::int32_t{-6})).entry("yes", 7, "\x01").entry("no", 7, std::string(1, '\0'));
-    writer.entry("u64", 10, bytes_of(~std::uint64_t{0})).entry("i64", 11, bytes_of(std::int64_t{-8})).entry("f64", 12, bytes_of(0.1));
-    const auto array = [&](const std::string& key, std::uint32_t type, std::uint64_t n, const std::string& bytes) { writer.entry(key, 9, bytes_of(type) + bytes_of(n) + bytes); };
+    writer.text("text", "h\xC3\xA9llo")
+        .u32("u32", 7)
+        .f32("f32", 0.5F)
+        .entry("u8", 0, "\xC8")
+        .entry("i8", 1, "\xC8")
+        .entry("u16", 2, bytes_of(std::uint16_t{65535}));
+    writer.entry("i16", 3, bytes_of(std::int16_t{-5}))
+        .entry("i32", 5, bytes_of(std::int32_t{-6}))
+        .entry("yes", 7, "\x01")
+        .entry("no", 7, std::string(1, '\0'));
+    writer.entry("u64", 10, bytes_of(~std::uint64_t{0}))
+        .entry("i64", 11, bytes_of(std::int64_t{-8}))
+        .entry("f64", 12, bytes_of(0.1));
+    const auto array = [&](const std::string& key, std::uint32_t type, std::uint64_t n, const std::string& bytes) {
+      writer.entry(key, 9, bytes_of(type) + bytes_of(n) + bytes);
+    };
     array("strings", 8, 2, GgufWriter::string_bytes("a") + GgufWriter::string_bytes(""));
     array("floats", 6, 2, bytes_of(1.5F) + bytes_of(-2.0F));
     array("doubles", 12, 1, bytes_of(0.25));
@@ -87,21 +99,27 @@ TEST_F(GgufMetadata, HoldsEveryTypeOfValue) {
 }
 
 TEST_F(GgufMetadata, RefusesAnotherTypeNamingFileKeyAndBoth) {
-  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("text").as_u64(); }), AllOf(HasSubstr("m.gguf"), HasSubstr("\"text\""), HasSubstr("is a string"), HasSubstr("integer")));
+  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("text").as_u64(); }),
+              AllOf(HasSubstr("m.gguf"), HasSubstr("\"text\""), HasSubstr("is a string"), HasSubstr("integer")));
   EXPECT_THAT(refusal([](const GgufFile& f) { f.at("u32").as_f64(); }), HasSubstr("a float is wanted"));
   EXPECT_THAT(refusal([](const GgufFile& f) { f.at("i32").as_u64(); }), HasSubstr("at least 0"));
   EXPECT_THAT(refusal([](const GgufFile& f) { f.at("u64").as_i64(); }), HasSubstr("below 2^63"));
   EXPECT_THAT(refusal([](const GgufFile& f) { f.at("u8").as_bool(); }), HasSubstr("a boolean is wanted"));
   EXPECT_THAT(refusal([](const GgufFile& f) { f.at("u8").as_string(); }), HasSubstr("a string is wanted"));
   EXPECT_THAT(refusal([](const GgufFile& f) { f.at("ints").as_floats(); }), HasSubstr("an array of floats is wanted"));
-  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("floats").as_ints(); }), HasSubstr("an array of integers is wanted"));
-  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("floats").as_strings(); }), HasSubstr("an array of strings is wanted"));
-  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("none"); }), AllOf(HasSubstr("m.gguf"), HasSubstr("\"none\" is missing")));
+  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("floats").as_ints(); }),
+              HasSubstr("an array of integers is wanted"));
+  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("floats").as_strings(); }),
+              HasSubstr("an array of strings is wanted"));
+  EXPECT_THAT(refusal([](const GgufFile& f) { f.at("none"); }),
+              AllOf(HasSubstr("m.gguf"), HasSubstr("\"none\" is missing")));
 }
 
 TEST(Gguf, ListsTensorsOfTypesItCannotDequantize) {
   const test::TemporaryFolder folder;
-  const GgufFile file(folder.write("m.gguf", GgufWriter().tensor("a", 12, {2, 256}, std::string(288, 'x')).tensor("b", 0, {3}, std::string(12, 'y')).bytes()));
+  const GgufFile file(folder.write(
+      "m.gguf",
+      GgufWriter().tensor("a", 12, {2, 256}, std::string(288, 'x')).tensor("b", 0, {3}, std::string(12, 'y')).bytes()));
   const GgufTensor* a = file.find_tensor("a");
   ASSERT_NE(a, nullptr);
   EXPECT_EQ(ggml_type_name(a->type), "Q4_K");
@@ -174,8 +192,8 @@ TEST(Dequantize, ReadsQ8_0AsScaleTimesSignedByte) {
   }
 }
 
-/// Packs 256 six-bit numbers the way ggml's quantize_row_q6_K_ref does: for each half of 128 and each l < 32, the numbers l, l + 32,
-/// l + 64, l + 96 give nibbles to bytes l and l + 32 and bit pairs to byte l.
+/// Packs 256 six-bit numbers the way ggml's quantize_row_q6_K_ref does: for each half of 128 and each l < 32, the
+/// numbers l, l + 32, l + 64, l + 96 give nibbles to bytes l and l + 32 and bit pairs to byte l.
 std::string pack_q6_k(const std::vector<int>& q, const std::vector<int>& scales, float d) {
   std::string low(128, '\0'), high(64, '\0'), scale_bytes;
   for (std::size_t half_index = 0; half_index < 2; ++half_index)
@@ -183,7 +201,8 @@ std::string pack_q6_k(const std::vector<int>& q, const std::vector<int>& scales,
       const auto at = [&](std::size_t g) { return q[128 * half_index + 32 * g + l]; };
       low[64 * half_index + l] = static_cast<char>((at(0) & 15) | ((at(2) & 15) << 4));
       low[64 * half_index + 32 + l] = static_cast<char>((at(1) & 15) | ((at(3) & 15) << 4));
-      high[32 * half_index + l] = static_cast<char>((at(0) >> 4) | ((at(1) >> 4) << 2) | ((at(2) >> 4) << 4) | ((at(3) >> 4) << 6));
+      high[32 * half_index + l] =
+          static_cast<char>((at(0) >> 4) | ((at(1) >> 4) << 2) | ((at(2) >> 4) << 4) | ((at(3) >> 4) << 6));
     }
   for (const int scale : scales) scale_bytes += static_cast<char>(scale);
   return low + high + scale_bytes + half(d);
@@ -193,7 +212,8 @@ TEST(Dequantize, ReadsQ6_KAsScalesTimesSixBitsLess32) {
   std::vector<int> q(256), scales(16);
   for (std::size_t i = 0; i < 256; ++i) q[i] = static_cast<int>((i * 37 + i / 64) % 64);
   for (std::size_t i = 0; i < 16; ++i) scales[i] = static_cast<int>(i * 15) - 128;
-  const std::vector<float> out = dequantized(GgmlType::q6_k, pack_q6_k(q, scales, 0.5F) + pack_q6_k(q, scales, -0.25F), 512);
+  const std::vector<float> out =
+      dequantized(GgmlType::q6_k, pack_q6_k(q, scales, 0.5F) + pack_q6_k(q, scales, -0.25F), 512);
   for (std::size_t i = 0; i < 256; ++i) {
     EXPECT_EQ(out[i], 0.5F * static_cast<float>(scales[i / 16] * (q[i] - 32))) << i;
     EXPECT_EQ(out[256 + i], -0.25F * static_cast<float>(scales[i / 16] * (q[i] - 32))) << i;
@@ -204,7 +224,8 @@ TEST(Dequantize, WantsExactlyTheBytesOfTheElements) {
   std::vector<float> out(32);
   const std::string bytes(35, '\0');
   EXPECT_THROW(dequantize(GgmlType::q8_0, std::as_bytes(std::span(bytes)), out), core::InternalError);
-  EXPECT_THROW(dequantize(GgmlType::q8_0, std::as_bytes(std::span(bytes)).first(34), std::span(out).first(31)), core::InternalError);
+  EXPECT_THROW(dequantize(GgmlType::q8_0, std::as_bytes(std::span(bytes)).first(34), std::span(out).first(31)),
+               core::InternalError);
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr std::uint32_t kF32 = 0, kF16 = 1, kQ8 = 8, kBF16 = 30;
-constexpr std::int64_t kHidden = 64, kInner = 96, kLayers = 2, kHeads = 4, kKvHeads = 2, kHeadDim = 32, kVocabulary = 11;
+constexpr std::int64_t kHidden = 64, kInner = 96, kLayers = 2, kHeads = 4, kKvHeads = 2, kHeadDim = 32,
+                       kVocabulary = 11;
 
 /// Metadata and tensors of a small model; members are changed before it is written.
 struct SmallModel {
@@ -57,9 +58,16 @@ struct SmallModel {
   std::string bytes() const {
     GgufWriter writer;
     const std::string a = arch + ".";
-    writer.text("general.architecture", arch).u32(a + "block_count", kLayers).u32(a + "context_length", 512).u32(a + "embedding_length", kHidden);
-    writer.u32(a + "feed_forward_length", kInner).u32(a + "attention.head_count", kHeads).u32(a + "attention.head_count_kv", kKvHeads);
-    writer.u32(a + "attention.key_length", kHeadDim).u32(a + "attention.value_length", kHeadDim).f32(a + "rope.freq_base", 100000);
+    writer.text("general.architecture", arch)
+        .u32(a + "block_count", kLayers)
+        .u32(a + "context_length", 512)
+        .u32(a + "embedding_length", kHidden);
+    writer.u32(a + "feed_forward_length", kInner)
+        .u32(a + "attention.head_count", kHeads)
+        .u32(a + "attention.head_count_kv", kKvHeads);
+    writer.u32(a + "attention.key_length", kHeadDim)
+        .u32(a + "attention.value_length", kHeadDim)
+        .f32(a + "rope.freq_base", 100000);
     writer.f32(a + "attention.layer_norm_rms_epsilon", 1e-5F).u32("tokenizer.ggml.bos_token_id", 5);
     const auto add = [&](const std::string& name, std::uint32_t storage, const core::Shape& shape) {
       writer.tensor(name, storage, shape, encoded(storage, values(name, core::element_count(shape).value())));
@@ -92,7 +100,9 @@ struct SmallModel {
 
 class GgufModel : public testing::Test {
  protected:
-  std::unique_ptr<WeightSource> open(const SmallModel& model) { return open_model(folder_.write("m.gguf", model.bytes())); }
+  std::unique_ptr<WeightSource> open(const SmallModel& model) {
+    return open_model(folder_.write("m.gguf", model.bytes()));
+  }
   std::string refusal(const SmallModel& model) {
     try {
       open(model);
@@ -139,11 +149,17 @@ TEST_F(GgufModel, TurnsMetadataIntoAConfig) {
 TEST_F(GgufModel, ReadsEveryTensorUnderItsHuggingFaceName) {
   const auto source = open({.biases = true});
   const std::vector<std::pair<std::string, std::string>> names{
-      {"model.embed_tokens.weight", "token_embd.weight"}, {"model.norm.weight", "output_norm.weight"}, {"lm_head.weight", "output.weight"},
-      {"model.layers.1.input_layernorm.weight", "blk.1.attn_norm.weight"}, {"model.layers.1.post_attention_layernorm.weight", "blk.1.ffn_norm.weight"},
-      {"model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"}, {"model.layers.1.self_attn.v_proj.bias", "blk.1.attn_v.bias"},
-      {"model.layers.1.self_attn.o_proj.weight", "blk.1.attn_output.weight"}, {"model.layers.1.mlp.gate_proj.weight", "blk.1.ffn_gate.weight"},
-      {"model.layers.1.mlp.up_proj.bias", "blk.1.ffn_up.bias"}, {"model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"}};
+      {"model.embed_tokens.weight", "token_embd.weight"},
+      {"model.norm.weight", "output_norm.weight"},
+      {"lm_head.weight", "output.weight"},
+      {"model.layers.1.input_layernorm.weight", "blk.1.attn_norm.weight"},
+      {"model.layers.1.post_attention_layernorm.weight", "blk.1.ffn_norm.weight"},
+      {"model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"},
+      {"model.layers.1.self_attn.v_proj.bias", "blk.1.attn_v.bias"},
+      {"model.layers.1.self_attn.o_proj.weight", "blk.1.attn_output.weight"},
+      {"model.layers.1.mlp.gate_proj.weight", "blk.1.ffn_gate.weight"},
+      {"model.layers.1.mlp.up_proj.bias", "blk.1.ffn_up.bias"},
+      {"model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"}};
   for (const auto& [ours, theirs] : names) {
     const std::vector<float> values = read(*source, ours);
     EXPECT_EQ(values, SmallModel::values(theirs, static_cast<std::int64_t>(values.size()))) << ours;
@@ -153,10 +169,12 @@ TEST_F(GgufModel, ReadsEveryTensorUnderItsHuggingFaceName) {
 
 TEST_F(GgufModel, PutsRowsOfQAndKOfALlamaBackToHalves) {
   const auto source = open({.biases = true});
-  for (const auto& [ours, theirs, heads] : {std::tuple{"q_proj", "attn_q", kHeads}, std::tuple{"k_proj", "attn_k", kKvHeads}})
+  for (const auto& [ours, theirs, heads] :
+       {std::tuple{"q_proj", "attn_q", kHeads}, std::tuple{"k_proj", "attn_k", kKvHeads}})
     for (const auto& [ending, width] : {std::pair{".weight", kHidden}, std::pair{".bias", std::int64_t{1}}}) {
       const std::vector<float> found = read(*source, std::string("model.layers.1.self_attn.") + ours + ending);
-      const std::vector<float> stored = SmallModel::values(std::string("blk.1.") + theirs + ending, heads * kHeadDim * width);
+      const std::vector<float> stored =
+          SmallModel::values(std::string("blk.1.") + theirs + ending, heads * kHeadDim * width);
       // Row h d + a d / 2 + i of the halves layout is row h d + 2 i + a of the interleaved one.
       for (std::int64_t h = 0; h < heads; ++h)
         for (std::int64_t a = 0; a < 2; ++a)
@@ -171,11 +189,14 @@ TEST_F(GgufModel, PutsRowsOfQAndKOfALlamaBackToHalves) {
 TEST_F(GgufModel, LeavesRowsOfOtherArchitecturesAlone) {
   const auto qwen2 = open({.arch = "qwen2", .biases = true});
   EXPECT_TRUE(qwen2->config().qkv_bias);
-  EXPECT_EQ(read(*qwen2, "model.layers.0.self_attn.q_proj.weight"), SmallModel::values("blk.0.attn_q.weight", kHeads * kHeadDim * kHidden));
+  EXPECT_EQ(read(*qwen2, "model.layers.0.self_attn.q_proj.weight"),
+            SmallModel::values("blk.0.attn_q.weight", kHeads * kHeadDim * kHidden));
   const auto qwen3 = open({.arch = "qwen3", .qk_norm = true});
   EXPECT_TRUE(qwen3->config().qk_norm);
-  EXPECT_EQ(read(*qwen3, "model.layers.0.self_attn.k_proj.weight"), SmallModel::values("blk.0.attn_k.weight", kKvHeads * kHeadDim * kHidden));
-  EXPECT_EQ(read(*qwen3, "model.layers.1.self_attn.q_norm.weight"), SmallModel::values("blk.1.attn_q_norm.weight", kHeadDim));
+  EXPECT_EQ(read(*qwen3, "model.layers.0.self_attn.k_proj.weight"),
+            SmallModel::values("blk.0.attn_k.weight", kKvHeads * kHeadDim * kHidden));
+  EXPECT_EQ(read(*qwen3, "model.layers.1.self_attn.q_norm.weight"),
+            SmallModel::values("blk.1.attn_q_norm.weight", kHeadDim));
 }
 
 TEST_F(GgufModel, IsReadAsItsF16ExportWhenSomethingInItIsQuantized) {
@@ -190,7 +211,8 @@ TEST_F(GgufModel, IsReadAsItsF16ExportWhenSomethingInItIsQuantized) {
   EXPECT_EQ(with_fine_tensor(kF32), fine);
   EXPECT_EQ(with_fine_tensor(kQ8), 1.0F);
   const auto source = open({.type = kQ8});
-  const std::vector<float> found = read(*source, "model.layers.0.mlp.down_proj.weight"), wanted = SmallModel::values("blk.0.ffn_down.weight", kHidden * kInner);
+  const std::vector<float> found = read(*source, "model.layers.0.mlp.down_proj.weight"),
+                           wanted = SmallModel::values("blk.0.ffn_down.weight", kHidden * kInner);
   for (std::size_t i = 0; i < found.size(); ++i) ASSERT_EQ(found[i], std::min(wanted[i], 127.0F / 64));
 }
 
@@ -205,16 +227,22 @@ TEST_F(GgufModel, RefusesValuesF16CannotHold) {
       source->read({"model.norm.weight", {kHidden}}, out);
       FAIL();
     } catch (const core::FormatError& error) {
-      EXPECT_THAT(error.what(), AllOf(HasSubstr("m.gguf"), HasSubstr("model.norm.weight"), HasSubstr("output_norm.weight"), HasSubstr("[2]")));
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("m.gguf"), HasSubstr("model.norm.weight"),
+                                      HasSubstr("output_norm.weight"), HasSubstr("[2]")));
     }
   }
 }
 
 TEST_F(GgufModel, ReadsRopeScalingFromMetadata) {
   const auto scaled = [&](const std::string& type) {
-    return open({.more = [type](GgufWriter& w) {
-             w.text("llama.rope.scaling.type", type).f32("llama.rope.scaling.factor", 4).u32("llama.rope.scaling.original_context_length", 128);
-           }})->config().rope;
+    return open({.more =
+                     [type](GgufWriter& w) {
+                       w.text("llama.rope.scaling.type", type)
+                           .f32("llama.rope.scaling.factor", 4)
+                           .u32("llama.rope.scaling.original_context_length", 128);
+                     }})
+        ->config()
+        .rope;
   };
   EXPECT_EQ(scaled("none").scaling, RopeScaling::none);
   EXPECT_EQ(scaled("linear").scaling, RopeScaling::linear);
@@ -224,13 +252,16 @@ TEST_F(GgufModel, ReadsRopeScalingFromMetadata) {
 }
 
 TEST_F(GgufModel, RecognisesTheFrequencyDivisorsOfLlama3) {
-  // The definition in transformers' modeling_rope_utils (llama3): long wavelengths divided by the factor, a blend between.
+  // The definition in transformers' modeling_rope_utils (llama3): long wavelengths divided by the factor, a blend
+  // between.
   const auto divisors = [](double factor) {
     std::vector<float> out;
     for (int i = 0; i < kHeadDim / 2; ++i) {
       const double wavelength = 2 * std::numbers::pi * std::pow(100000.0, 2.0 * i / kHeadDim);
-      if (wavelength < 8192.0 / 4) out.push_back(1);
-      else if (wavelength > 8192.0 / 1) out.push_back(static_cast<float>(factor));
+      if (wavelength < 8192.0 / 4)
+        out.push_back(1);
+      else if (wavelength > 8192.0 / 1)
+        out.push_back(static_cast<float>(factor));
       else {
         const double smooth = (8192.0 / wavelength - 1) / (4 - 1);
         out.push_back(static_cast<float>(1 / ((1 - smooth) / factor + smooth)));
@@ -239,7 +270,13 @@ TEST_F(GgufModel, RecognisesTheFrequencyDivisorsOfLlama3) {
     return out;
   };
   for (const double factor : {8.0, 32.0}) {
-    const RopeConfig rope = open({.more = [&](GgufWriter& w) { w.tensor("rope_freqs.weight", kF32, {kHeadDim / 2}, test::encode(DType::f32, divisors(factor))); }})->config().rope;
+    const RopeConfig rope =
+        open({.more =
+                  [&](GgufWriter& w) {
+                    w.tensor("rope_freqs.weight", kF32, {kHeadDim / 2}, test::encode(DType::f32, divisors(factor)));
+                  }})
+            ->config()
+            .rope;
     EXPECT_EQ(rope.scaling, RopeScaling::llama3);
     EXPECT_EQ(rope.factor, factor);
     EXPECT_EQ(rope.low_freq_factor, 1);
@@ -248,23 +285,38 @@ TEST_F(GgufModel, RecognisesTheFrequencyDivisorsOfLlama3) {
   }
   std::vector<float> other = divisors(8);
   other[3] = 2;
-  EXPECT_THAT(refusal({.more = [&](GgufWriter& w) { w.tensor("rope_freqs.weight", kF32, {kHeadDim / 2}, test::encode(DType::f32, other)); }}), HasSubstr("rope_freqs.weight"));
+  EXPECT_THAT(refusal({.more =
+                           [&](GgufWriter& w) {
+                             w.tensor("rope_freqs.weight", kF32, {kHeadDim / 2}, test::encode(DType::f32, other));
+                           }}),
+              HasSubstr("rope_freqs.weight"));
 }
 
 TEST_F(GgufModel, RefusesWhatItCannotReadNamingKeyOrTensor) {
-  EXPECT_THAT(refusal({.arch = "gemma2"}), AllOf(HasSubstr("m.gguf"), HasSubstr("gemma2"), HasSubstr("not supported yet")));
+  EXPECT_THAT(refusal({.arch = "gemma2"}),
+              AllOf(HasSubstr("m.gguf"), HasSubstr("gemma2"), HasSubstr("not supported yet")));
   EXPECT_THAT(refusal({.arch = "qwen3moe"}), AllOf(HasSubstr("qwen3_moe"), HasSubstr("not supported yet")));
   EXPECT_THAT(refusal({.arch = "bert"}), AllOf(HasSubstr("bert"), HasSubstr("unknown")));
-  EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("llama.expert_count", 8); }}), HasSubstr("llama.expert_count"));
+  EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("llama.expert_count", 8); }}),
+              HasSubstr("llama.expert_count"));
   EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("split.count", 3); }}), HasSubstr("split"));
-  EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("llama.rope.dimension_count", 16); }}), HasSubstr("llama.rope.dimension_count"));
-  EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.text("llama.rope.scaling.type", "longrope").f32("llama.rope.scaling.factor", 4); }}), HasSubstr("longrope"));
-  EXPECT_THAT(refusal({.arch = "qwen3"}), AllOf(HasSubstr("missing"), HasSubstr("model.layers.0.self_attn.q_norm.weight")));
+  EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("llama.rope.dimension_count", 16); }}),
+              HasSubstr("llama.rope.dimension_count"));
+  EXPECT_THAT(refusal({.more =
+                           [](GgufWriter& w) {
+                             w.text("llama.rope.scaling.type", "longrope").f32("llama.rope.scaling.factor", 4);
+                           }}),
+              HasSubstr("longrope"));
+  EXPECT_THAT(refusal({.arch = "qwen3"}),
+              AllOf(HasSubstr("missing"), HasSubstr("model.layers.0.self_attn.q_norm.weight")));
 }
 
 TEST_F(GgufModel, RefusesATypeItCannotDequantize) {
   GgufWriter writer;
-  writer.text("general.architecture", "llama").u32("llama.block_count", 1).u32("llama.embedding_length", 256).u32("llama.feed_forward_length", 256);
+  writer.text("general.architecture", "llama")
+      .u32("llama.block_count", 1)
+      .u32("llama.embedding_length", 256)
+      .u32("llama.feed_forward_length", 256);
   writer.u32("llama.attention.head_count", 2).f32("llama.attention.layer_norm_rms_epsilon", 1e-5F);
   writer.tensor("token_embd.weight", 12, {1, 256}, std::string(144, '\0'));
   const std::string path = folder_.write("k.gguf", writer.bytes());
@@ -272,7 +324,8 @@ TEST_F(GgufModel, RefusesATypeItCannotDequantize) {
     open_model(path);
     FAIL();
   } catch (const core::FormatError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("k.gguf"), HasSubstr("token_embd.weight"), HasSubstr("Q4_K"), HasSubstr("Q6_K")));
+    EXPECT_THAT(error.what(),
+                AllOf(HasSubstr("k.gguf"), HasSubstr("token_embd.weight"), HasSubstr("Q4_K"), HasSubstr("Q6_K")));
   }
 }
 
@@ -305,11 +358,30 @@ TEST_F(GgufModel, ReadsSmolLM2AsItsFloat16Export) {
     double sum, weighted;
   };
   const std::vector<Golden> goldens{
-      {"model.layers.3.self_attn.q_proj.weight", {{0, 0.077880859375F}, {1, 0.15283203125F}, {110592, -0.1434326171875F}, {165895, -0.46630859375F}, {331775, 0.306640625F}}, -96.36090850830078, -54384.48240661621},
-      {"model.layers.3.self_attn.k_proj.weight", {{0, 0.1629638671875F}, {36864, -0.103759765625F}, {55303, -0.0245361328125F}, {110591, -0.5703125F}}, -52.82164001464844, 16977.241775512695},
-      {"model.embed_tokens.weight", {{0, -0.1065673828125F}, {1, 0.032989501953125F}, {9437184, 0.071044921875F}, {28311551, -0.04168701171875F}}, -15353.312954902649, -7804918.643705845},
-      {"model.layers.29.post_attention_layernorm.weight", {{0, 0.326171875F}, {1, 0.3125F}, {575, 0.3359375F}}, 196.283203125, 56369.2265625},
-      {"model.layers.29.mlp.down_proj.weight", {{0, -0.2734375F}, {294912, 0.230712890625F}, {442375, -0.0155029296875F}, {884735, 0.056640625F}}, 49.805877685546875, -61599.57095336914}};
+      {"model.layers.3.self_attn.q_proj.weight",
+       {{0, 0.077880859375F},
+        {1, 0.15283203125F},
+        {110592, -0.1434326171875F},
+        {165895, -0.46630859375F},
+        {331775, 0.306640625F}},
+       -96.36090850830078,
+       -54384.48240661621},
+      {"model.layers.3.self_attn.k_proj.weight",
+       {{0, 0.1629638671875F}, {36864, -0.103759765625F}, {55303, -0.0245361328125F}, {110591, -0.5703125F}},
+       -52.82164001464844,
+       16977.241775512695},
+      {"model.embed_tokens.weight",
+       {{0, -0.1065673828125F}, {1, 0.032989501953125F}, {9437184, 0.071044921875F}, {28311551, -0.04168701171875F}},
+       -15353.312954902649,
+       -7804918.643705845},
+      {"model.layers.29.post_attention_layernorm.weight",
+       {{0, 0.326171875F}, {1, 0.3125F}, {575, 0.3359375F}},
+       196.283203125,
+       56369.2265625},
+      {"model.layers.29.mlp.down_proj.weight",
+       {{0, -0.2734375F}, {294912, 0.230712890625F}, {442375, -0.0155029296875F}, {884735, 0.056640625F}},
+       49.805877685546875,
+       -61599.57095336914}};
   for (const Golden& golden : goldens) {
     const std::vector<float> found = read(*source, golden.name);
     double sum = 0, weighted = 0;

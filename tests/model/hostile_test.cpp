@@ -44,7 +44,8 @@ const std::map<std::string, std::vector<std::string>> kWords{
     {"safetensors/truncated-data.safetensors", {"tensor \"b\"", "byte 40", "37 bytes"}},
     {"config/missing-hidden-size", {"config.json", "hidden_size"}},
     {"config/missing-layers", {"config.json", "num_hidden_layers"}},
-    {"config/only-model-type", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}},
+    {"config/only-model-type",
+     {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}},
     {"config/unknown-architecture", {"frobnicator", "llama, mistral, qwen2, qwen3"}},
     {"config/huge-layers", {"num_hidden_layers", "1000000000000"}},
     {"config/hidden-2p64", {"hidden_size"}},
@@ -80,8 +81,8 @@ const std::map<std::string, std::vector<std::string>> kWords{
 
 struct Answer {
   bool opened = false, read = false;
-  std::string message;   ///< of a FormatError or StoreError
-  std::string mishap;    ///< any other exception
+  std::string message;  ///< of a FormatError or StoreError
+  std::string mishap;   ///< any other exception
 };
 
 void read_everything(const std::string& path, bool& opened) {
@@ -134,9 +135,15 @@ TEST(Hostile, EveryCaseGetsTheAnswerItsDescriptionAsksFor) {
     const Answer answer = answer_of(path);
     ++seen[expected];
     EXPECT_EQ(answer.mishap, "");
-    if (expected == "accept") { EXPECT_TRUE(answer.read) << answer.message; }
-    if (expected == "refuse") { EXPECT_FALSE(answer.opened); }
-    if (expected == "report") { EXPECT_TRUE(answer.opened && !answer.read) << answer.message; }
+    if (expected == "accept") {
+      EXPECT_TRUE(answer.read) << answer.message;
+    }
+    if (expected == "refuse") {
+      EXPECT_FALSE(answer.opened);
+    }
+    if (expected == "report") {
+      EXPECT_TRUE(answer.opened && !answer.read) << answer.message;
+    }
     if (answer.read) continue;
     EXPECT_THAT(answer.message, HasSubstr(path));
     EXPECT_EQ(answer.message.find("root:"), std::string::npos);
@@ -160,7 +167,8 @@ rlim_t address_space() {
 TEST(Hostile, NoCaseNeedsMuchMemory) {
   VORONOI_NEEDS_DATA("models/hostile/expected.json");
   std::vector<std::string> paths;
-  for (const core::Json& entry : all_cases()) paths.push_back(test::data_path(kFolder + entry["path"].get<std::string>()));
+  for (const core::Json& entry : all_cases())
+    paths.push_back(test::data_path(kFolder + entry["path"].get<std::string>()));
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
@@ -220,7 +228,8 @@ TEST(Hostile, ControlsReadWithTheRightValues) {
 
 TEST(Hostile, ShardedAndWholeFilesOfAModelReadAlike) {
   VORONOI_NEEDS_DATA("models/hostile/expected.json");
-  const auto whole = open_model(test::data_path(kFolder + "config/ok")), sharded = open_model(test::data_path(kFolder + "index/ok"));
+  const auto whole = open_model(test::data_path(kFolder + "config/ok")),
+             sharded = open_model(test::data_path(kFolder + "index/ok"));
   EXPECT_NE(whole->fingerprint(), sharded->fingerprint());
   double sum = 0;
   for (const TensorSpec& spec : expected_tensors(whole->config())) {
@@ -238,14 +247,17 @@ TEST(Hostile, AMillionBracketsAreRefusedInEveryJsonFile) {
   const test::TemporaryFolder folder;
   const std::string open(1'000'000, '['), closed = open + std::string(1'000'000, ']');
   for (const std::string& brackets : {open, closed}) {
-    EXPECT_THAT(answer_of(folder.write("m.safetensors", test::safetensors_bytes("{\"a\":" + brackets + "}", ""))).message, HasSubstr("deeper"));
+    EXPECT_THAT(
+        answer_of(folder.write("m.safetensors", test::safetensors_bytes("{\"a\":" + brackets + "}", ""))).message,
+        HasSubstr("deeper"));
     folder.write("config.json", "{\"a\":" + brackets + "}");
     EXPECT_THAT(answer_of(folder.path()).message, HasSubstr("deeper"));
   }
   // GGUF: arrays of arrays of ..., each a type and a count of one.
   std::string nested;
   for (int i = 0; i < 1'000'000; ++i) nested += test::bytes_of(std::uint32_t{9}) + test::bytes_of(std::uint64_t{1});
-  EXPECT_THAT(answer_of(folder.write("m.gguf", test::GgufWriter().entry("x", 9, nested).bytes())).message, HasSubstr("array of arrays"));
+  EXPECT_THAT(answer_of(folder.write("m.gguf", test::GgufWriter().entry("x", 9, nested).bytes())).message,
+              HasSubstr("array of arrays"));
 }
 
 }  // namespace

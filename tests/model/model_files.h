@@ -56,9 +56,12 @@ std::string bytes_of(T value) {
 inline std::string encode(core::DType dtype, const std::vector<float>& values) {
   std::string bytes;
   for (const float value : values) {
-    if (dtype == core::DType::f32) bytes += bytes_of(value);
-    else if (dtype == core::DType::f64) bytes += bytes_of(static_cast<double>(value));
-    else bytes += bytes_of(core::to_bits16(dtype, value));
+    if (dtype == core::DType::f32)
+      bytes += bytes_of(value);
+    else if (dtype == core::DType::f64)
+      bytes += bytes_of(static_cast<double>(value));
+    else
+      bytes += bytes_of(core::to_bits16(dtype, value));
   }
   return bytes;
 }
@@ -100,18 +103,22 @@ class GgufWriter {
   GgufWriter& tensor(const std::string& name, std::uint32_t type, const core::Shape& shape, const std::string& bytes) {
     ++n_tensors_;
     tensors_ += string_bytes(name) + bytes_of(static_cast<std::uint32_t>(shape.size()));
-    for (auto size = shape.rbegin(); size != shape.rend(); ++size) tensors_ += bytes_of(static_cast<std::uint64_t>(*size));
+    for (auto size = shape.rbegin(); size != shape.rend(); ++size)
+      tensors_ += bytes_of(static_cast<std::uint64_t>(*size));
     tensors_ += bytes_of(type) + bytes_of(static_cast<std::uint64_t>(data_.size()));
     data_ += bytes;
     data_.resize((data_.size() + 31) / 32 * 32, '\0');
     return *this;
   }
   std::string bytes() const {
-    std::string file = "GGUF" + bytes_of(std::uint32_t{3}) + bytes_of(n_tensors_) + bytes_of(n_keys_) + keys_ + tensors_;
+    std::string file =
+        "GGUF" + bytes_of(std::uint32_t{3}) + bytes_of(n_tensors_) + bytes_of(n_keys_) + keys_ + tensors_;
     file.resize((file.size() + 31) / 32 * 32, '\0');
     return file + data_;
   }
-  static std::string string_bytes(const std::string& text) { return bytes_of(static_cast<std::uint64_t>(text.size())) + text; }
+  static std::string string_bytes(const std::string& text) {
+    return bytes_of(static_cast<std::uint64_t>(text.size())) + text;
+  }
 
  private:
   std::uint64_t n_tensors_ = 0, n_keys_ = 0;

@@ -28,7 +28,10 @@ class Safetensors : public testing::Test {
 };
 
 TEST_F(Safetensors, MapsTensorsWithTypeShapeAndBytes) {
-  const std::string path = folder_.write("m.safetensors", test::safetensors_bytes({{"w", "BF16", {2, 3}, "abcdefghijkl"}, {"s", "F64", {}, "12345678"}, {"q", "F8_E4M3", {2}, "xy"}}));
+  const std::string path = folder_.write(
+      "m.safetensors",
+      test::safetensors_bytes(
+          {{"w", "BF16", {2, 3}, "abcdefghijkl"}, {"s", "F64", {}, "12345678"}, {"q", "F8_E4M3", {2}, "xy"}}));
   const SafetensorsFile file(path);
   EXPECT_EQ(file.path(), path);
   ASSERT_EQ(file.tensors().size(), 3U);
@@ -53,23 +56,32 @@ TEST_F(Safetensors, KeepsNamesWholeWhateverTheyHold) {
 
 TEST_F(Safetensors, RefusesTensorsThatDoNotTileTheData) {
   const auto header = [](int begin, int end) {
-    return R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[)" + std::to_string(end - begin) + R"(],"data_offsets":[)" +
-           std::to_string(begin) + "," + std::to_string(end) + "]}}";
+    return R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[)" +
+           std::to_string(end - begin) + R"(],"data_offsets":[)" + std::to_string(begin) + "," + std::to_string(end) +
+           "]}}";
   };
   EXPECT_EQ(refusal(test::safetensors_bytes(header(4, 8), "12345678")), "accepted");
-  EXPECT_THAT(refusal(test::safetensors_bytes(header(5, 8), "12345678")), AllOf(HasSubstr("m.safetensors"), HasSubstr("tensor \"b\""), HasSubstr("holes")));
+  EXPECT_THAT(refusal(test::safetensors_bytes(header(5, 8), "12345678")),
+              AllOf(HasSubstr("m.safetensors"), HasSubstr("tensor \"b\""), HasSubstr("holes")));
   EXPECT_THAT(refusal(test::safetensors_bytes(header(3, 8), "12345678")), HasSubstr("tensor \"b\""));
-  EXPECT_THAT(refusal(test::safetensors_bytes(header(4, 9), "12345678")), AllOf(HasSubstr("tensor \"b\""), HasSubstr("truncated")));
+  EXPECT_THAT(refusal(test::safetensors_bytes(header(4, 9), "12345678")),
+              AllOf(HasSubstr("tensor \"b\""), HasSubstr("truncated")));
   EXPECT_THAT(refusal(test::safetensors_bytes(header(4, 8), "123456789")), HasSubstr("9 bytes"));
 }
 
 TEST_F(Safetensors, RefusesEntriesThatAreNotWhatTheFormatSays) {
-  const auto refused = [&](const std::string& entry) { return refusal(test::safetensors_bytes("{\"a\":" + entry + "}", "1234")); };
+  const auto refused = [&](const std::string& entry) {
+    return refusal(test::safetensors_bytes("{\"a\":" + entry + "}", "1234"));
+  };
   EXPECT_EQ(refused(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})"), "accepted");
   EXPECT_EQ(refused(R"({"dtype":"F4","shape":[8],"data_offsets":[0,4]})"), "accepted");
-  for (const char* entry : {R"(7)", R"({"shape":[1],"data_offsets":[0,4]})", R"({"dtype":32,"shape":[1],"data_offsets":[0,4]})", R"({"dtype":"F32","shape":1,"data_offsets":[0,4]})",
-                            R"({"dtype":"F32","shape":[1],"data_offsets":[0,4,8]})", R"({"dtype":"F32","shape":[1],"data_offsets":[0.0,4]})", R"({"dtype":"F32","shape":[true],"data_offsets":[0,4]})",
-                            R"({"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,4]})", R"({"dtype":"F4","shape":[7],"data_offsets":[0,4]})"})
+  for (const char* entry :
+       {R"(7)", R"({"shape":[1],"data_offsets":[0,4]})", R"({"dtype":32,"shape":[1],"data_offsets":[0,4]})",
+        R"({"dtype":"F32","shape":1,"data_offsets":[0,4]})", R"({"dtype":"F32","shape":[1],"data_offsets":[0,4,8]})",
+        R"({"dtype":"F32","shape":[1],"data_offsets":[0.0,4]})",
+        R"({"dtype":"F32","shape":[true],"data_offsets":[0,4]})",
+        R"({"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,4]})",
+        R"({"dtype":"F4","shape":[7],"data_offsets":[0,4]})"})
     EXPECT_THAT(refused(entry), HasSubstr("tensor \"a\"")) << entry;
   EXPECT_THAT(refusal(test::safetensors_bytes(R"({"__metadata__":{"a":1}})", "")), HasSubstr("__metadata__"));
 }

@@ -23,9 +23,9 @@ namespace {
 
 using core::DType;
 using core::Json;
+using test::FileTensor;
 using testing::AllOf;
 using testing::HasSubstr;
-using test::FileTensor;
 
 std::string refusal(const std::string& path) {
   try {
@@ -43,8 +43,17 @@ std::vector<float> read(const WeightSource& source, const TensorSpec& spec) {
 }
 
 Json small_config(const std::string& type = "llama") {
-  return {{"model_type", type}, {"hidden_size", 8}, {"intermediate_size", 12}, {"num_hidden_layers", 2}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
-          {"head_dim", 6}, {"vocab_size", 10}, {"rope_theta", 5000.0}, {"rms_norm_eps", 1e-5}, {"max_position_embeddings", 64}};
+  return {{"model_type", type},
+          {"hidden_size", 8},
+          {"intermediate_size", 12},
+          {"num_hidden_layers", 2},
+          {"num_attention_heads", 4},
+          {"num_key_value_heads", 2},
+          {"head_dim", 6},
+          {"vocab_size", 10},
+          {"rope_theta", 5000.0},
+          {"rms_norm_eps", 1e-5},
+          {"max_position_embeddings", 64}};
 }
 
 /// Values that every float type holds exactly: multiples of 1/64 below 2.
@@ -57,7 +66,9 @@ std::vector<float> values_of(const TensorSpec& spec, std::uint64_t seed) {
 
 std::vector<FileTensor> tensors_of(const ModelConfig& config, DType dtype) {
   std::vector<FileTensor> tensors;
-  for (const TensorSpec& spec : expected_tensors(config)) tensors.push_back({spec.name, std::string(core::dtype_name(dtype)), spec.shape, test::encode(dtype, values_of(spec, 1))});
+  for (const TensorSpec& spec : expected_tensors(config))
+    tensors.push_back(
+        {spec.name, std::string(core::dtype_name(dtype)), spec.shape, test::encode(dtype, values_of(spec, 1))});
   return tensors;
 }
 
@@ -87,7 +98,8 @@ TEST(ConvertFinite, WidensEveryHalfAndBfloatExactly) {
 
 TEST(ConvertFinite, FindsOneBadValueAnywhere) {
   for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
-    for (const float bad : {std::nanf(""), -std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), 65600.0F, -3e38F})
+    for (const float bad : {std::nanf(""), -std::nanf(""), std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity(), 65600.0F, -3e38F})
       for (const std::size_t place : {std::size_t{0}, std::size_t{4095}, std::size_t{4096}, std::size_t{9999}}) {
         std::vector<float> values(10000, -65280.0F), out(10000);
         const std::string good_bytes = test::encode(dtype, values);
@@ -95,7 +107,8 @@ TEST(ConvertFinite, FindsOneBadValueAnywhere) {
         EXPECT_EQ(out, values);
         values[place] = bad;
         const std::string bytes = test::encode(dtype, values);
-        EXPECT_FALSE(convert_finite(dtype, std::as_bytes(std::span(bytes)).data(), out)) << core::dtype_name(dtype) << " " << bad << " at " << place;
+        EXPECT_FALSE(convert_finite(dtype, std::as_bytes(std::span(bytes)).data(), out))
+            << core::dtype_name(dtype) << " " << bad << " at " << place;
         EXPECT_EQ(all_finite(values), false);
       }
   EXPECT_TRUE(all_finite(std::vector<float>{65504.0F, -65504.0F}));
@@ -103,7 +116,8 @@ TEST(ConvertFinite, FindsOneBadValueAnywhere) {
 
 TEST(RoundToHalf, AgreesWithTheConversionOnEveryHalfAndBetween) {
   for (std::uint32_t bits = 0; bits < 0x7BFF; ++bits) {
-    const float low = core::half_to_float(static_cast<std::uint16_t>(bits)), high = core::half_to_float(static_cast<std::uint16_t>(bits + 1));
+    const float low = core::half_to_float(static_cast<std::uint16_t>(bits)),
+                high = core::half_to_float(static_cast<std::uint16_t>(bits + 1));
     const float middle = 0.5F * (low + high);
     for (const float value : {low, middle, std::nextafter(middle, low), std::nextafter(middle, high)}) {
       std::vector<float> rounded{value, -value};
@@ -116,7 +130,8 @@ TEST(RoundToHalf, AgreesWithTheConversionOnEveryHalfAndBetween) {
   std::vector<float> large{65519.0F};
   round_to_half(large);
   EXPECT_EQ(large[0], 65504.0F);
-  for (const float value : {65520.0F, 3e38F, std::numeric_limits<float>::infinity(), std::nanf(""), std::bit_cast<float>(0x7FFFFFFFU)}) {
+  for (const float value :
+       {65520.0F, 3e38F, std::numeric_limits<float>::infinity(), std::nanf(""), std::bit_cast<float>(0x7FFFFFFFU)}) {
     std::vector<float> rounded{value};
     round_to_half(rounded);
     EXPECT_FALSE(all_finite(rounded)) << value;
@@ -130,7 +145,8 @@ TEST(Directory, ReadsEveryFloatType) {
     const auto source = open_model(folder.path());
     EXPECT_EQ(source->path(), folder.path());
     EXPECT_EQ(source->config().head_dim, 6);
-    for (const TensorSpec& spec : expected_tensors(source->config())) EXPECT_EQ(read(*source, spec), values_of(spec, 1)) << spec.name;
+    for (const TensorSpec& spec : expected_tensors(source->config()))
+      EXPECT_EQ(read(*source, spec), values_of(spec, 1)) << spec.name;
   }
 }
 
@@ -149,9 +165,12 @@ TEST(Directory, RefusesWhatItCannotReadWithTheRemedy) {
   folder.write("config.json", small_config().dump());
   EXPECT_THAT(refusal(folder.path()), HasSubstr("model.safetensors"));
   folder.write("pytorch_model.bin", "\x80\x02");
-  EXPECT_THAT(refusal(folder.path()), AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("pickle"), HasSubstr("safetensors")));
-  EXPECT_THAT(refusal(folder.path() + "/pytorch_model.bin"), AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("pickle"), HasSubstr("safetensors")));
-  for (const char* name : {"model.pt", "model.pth", "model.ckpt"}) EXPECT_THAT(refusal(folder.write(name, "x")), HasSubstr("pickle"));
+  EXPECT_THAT(refusal(folder.path()),
+              AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("pickle"), HasSubstr("safetensors")));
+  EXPECT_THAT(refusal(folder.path() + "/pytorch_model.bin"),
+              AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("pickle"), HasSubstr("safetensors")));
+  for (const char* name : {"model.pt", "model.pth", "model.ckpt"})
+    EXPECT_THAT(refusal(folder.write(name, "x")), HasSubstr("pickle"));
   EXPECT_THAT(refusal(folder.write("m.safetensors", "x")), HasSubstr("give the directory"));
   EXPECT_THAT(refusal(folder.path() + "/config.json"), HasSubstr("give the directory"));
   EXPECT_THAT(refusal(folder.write("notes.txt", "x")), HasSubstr("neither"));
@@ -165,7 +184,8 @@ TEST(Directory, RefusesATensorThatIsNotOfAFloatType) {
   folder.write("config.json", config.dump());
   tensors.back().dtype = "I32";
   folder.write("model.safetensors", test::safetensors_bytes(tensors));
-  EXPECT_THAT(refusal(folder.path()), AllOf(HasSubstr("model.safetensors"), HasSubstr(tensors.back().name), HasSubstr("I32")));
+  EXPECT_THAT(refusal(folder.path()),
+              AllOf(HasSubstr("model.safetensors"), HasSubstr(tensors.back().name), HasSubstr("I32")));
 }
 
 TEST(Directory, ClaimsOfManyLayersAreRefusedWithoutListingThem) {
@@ -174,7 +194,8 @@ TEST(Directory, ClaimsOfManyLayersAreRefusedWithoutListingThem) {
   write_model(folder, config);
   config["num_hidden_layers"] = 100'000;
   folder.write("config.json", config.dump());
-  EXPECT_THAT(refusal(folder.path()), AllOf(HasSubstr("100000 layers"), HasSubstr("model.layers.2.input_layernorm.weight")));
+  EXPECT_THAT(refusal(folder.path()),
+              AllOf(HasSubstr("100000 layers"), HasSubstr("model.layers.2.input_layernorm.weight")));
 }
 
 TEST(Directory, ReadRefusesAnotherShapeAndUnknownNames) {
@@ -199,7 +220,9 @@ TEST(Directory, FingerprintDependsOnContentAlone) {
   b.write("config.json", config.dump());
   EXPECT_NE(open_model(b.path())->fingerprint(), fingerprint);
   b.write("config.json", small_config().dump());
-  std::fstream(b.path() + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary).seekp(-1, std::ios::end).put('\0');
+  std::fstream(b.path() + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(-1, std::ios::end)
+      .put('\0');
   EXPECT_NE(open_model(b.path())->fingerprint(), fingerprint);
 }
 
@@ -222,7 +245,8 @@ TEST(AddSamples, SeesFirstAndLastPageSizeAndName) {
 
 TEST(Directory, ReadsTheRandomModelsWhole) {
   VORONOI_NEEDS_DATA("models/tiny-random");
-  for (const char* name : {"llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral", "mistral-window", "qwen2", "qwen2-window", "qwen2-yarn", "qwen3"}) {
+  for (const char* name : {"llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral", "mistral-window", "qwen2",
+                           "qwen2-window", "qwen2-yarn", "qwen3"}) {
     const auto source = open_model(test::data_path(std::string("models/tiny-random/") + name));
     for (const TensorSpec& spec : expected_tensors(source->config())) {
       double sum = 0;
