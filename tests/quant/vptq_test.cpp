@@ -1,0 +1,294 @@
+#include "quant/vq/vptq.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "quant/encoding.h"
+#include "quant/vq/second_order.h"
+#include "support/synthetic_layer.h"
+#include "support/thread_team.h"
+
+namespace voronoi::quant {
+namespace {
+
+struct Layer {
+  std::int64_t out = 0, in = 0;
+  std::vector<float> weight;
+  PreparedHessian hessian;
+  core::DType dtype = core::DType::f16;
+
+  QuantInput input() const { return {"model.layers.0.mlp.up_proj", out, in, weight, &hessian, dtype}; }
+};
+
+Layer make_layer(std::int64_t out, std::int64_t in, bool act_order = true, test::SyntheticSpread spread = {}) {
+  backend::Context context(backend::Device::cpu, 1);
+  test::SyntheticLayer made = test::make_synthetic_layer(out, in, 7, spread);
+  return {out, in, std::move(made.weight), prepare_hessian(context, in, made.lower, 0.01, act_order)};
+}
+
+QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_t kr = 0) {
+  QuantParameters parameters;
+  parameters.vector_length = v;
+  parameters.centroids = k;
+  parameters.residual_centroids = kr;
+  return parameters;
+}
+
+QuantResult quantize(const Layer& layer, const QuantParameters& parameters, int n_threads = 2) {
+  backend::Context context(backend::Device::cpu, n_threads);
+  core::SoloTeam team;
+  return vptq_quantizer().quantize(context, team, layer.input(), parameters);
+}
+
+std::vector<float> decoded(const QuantResult& result) {
+  std::vector<float> weight(static_cast<std::size_t>(out_features(result.encoding) * in_features(result.encoding)));
+  decode(result.encoding, weight);
+  return weight;
+}
+
+double error_of(const Layer& layer, std::span<const float> quantized) {
+  backend::Context context(backend::Device::cpu, 1);
+  return relative_hessian_error(context, layer.out, layer.in, layer.weight, quantized, layer.hessian.h);
+}
+
+const VqEncoding& vq(const QuantResult& result) { return std::get<VqEncoding>(result.encoding); }
+
+void expect_same_bytes(const QuantResult& a, const QuantResult& b) {
+  EXPECT_EQ(vq(a).indices, vq(b).indices);
+  EXPECT_EQ(vq(a).codebook, vq(b).codebook);
+  EXPECT_EQ(vq(a).residual_codebook, vq(b).residual_codebook);
+  EXPECT_EQ(vq(a).outlier_codebook, vq(b).outlier_codebook);
+  EXPECT_EQ(vq(a).outlier_indices, vq(b).outlier_indices);
+  EXPECT_EQ(vq(a).scale, vq(b).scale);
+  EXPECT_EQ(vq(a).bias, vq(b).bias);
+  EXPECT_EQ(vq(a).perm, vq(b).perm);
+  EXPECT_EQ(a.relative_error, b.relative_error);
+  EXPECT_EQ(a.statistics, b.statistics);
+}
+
+/// Q of the column loop, natural order.
+std::vector<float> gather(const Layer& layer, const std::vector<Piece>& pieces) {
+  std::vector<float> weight(layer.weight.size());
+  for (const Piece& piece : pieces)
+    for (std::int64_t p = 0; p < layer.in; ++p)
+      for (std::int64_t r = 0; r < piece.rows; ++r)
+        weight[static_cast<std::size_t>((piece.row_begin + r) * layer.in + layer.hessian.perm[static_cast<std::size_t>(p)])] =
+            piece.quantized[static_cast<std::size_t>(p * piece.width + r)];
+  return weight;
+}
+
+/// The reference's way with scaled weights: k-means and loop see the scaled weight, but H and its factor as they were.
+double error_with_unscaled_metric(const Layer& layer, const QuantParameters& parameters) {
+  backend::Context context(backend::Device::cpu, 2);
+  core::SoloTeam team;
+  const QuantInput input = layer.input();
+  const ColumnScale columns = column_scales(input);
+  std::vector<std::size_t> position(static_cast<std::size_t>(layer.in));
+  for (std::size_t p = 0; p < position.size(); ++p) position[static_cast<std::size_t>(layer.hessian.perm[p])] = p;
+  Layer scaled = layer;
+  for (std::size_t i = 0; i < scaled.weight.size(); ++i) {
+    const std::size_t p = position[i % static_cast<std::size_t>(layer.in)];
+    scaled.weight[i] = (scaled.weight[i] - columns.bias[p]) / columns.scale[p];
+  }
+  const QuantInput scaled_input = scaled.input();
+  VqRun run(context, team, scaled_input, parameters);
+  std::fill(run.columns.scale.begin(), run.columns.scale.end(), 1.0F);
+  std::fill(run.columns.bias.begin(), run.columns.bias.end(), 0.0F);
+  run.quantize(1);
+  std::vector<float> quantized = gather(layer, run.pieces);
+  for (std::size_t i = 0; i < quantized.size(); ++i) {
+    const std::size_t p = position[i % static_cast<std::size_t>(layer.in)];
+    quantized[i] = quantized[i] * columns.scale[p] + columns.bias[p];
+  }
+  return error_of(layer, quantized);
+}
+
+TEST(Vptq, FeedbackHalvesTheErrorAndMore) {
+  const QuantResult result = quantize(make_layer(192, 128), parameters_of(4, 64));
+  EXPECT_LT(result.relative_error, 0.5 * result.statistics.at("error_nearest"));
+  EXPECT_GT(result.relative_error, 0);
+}
+
+TEST(Vptq, ResidualCodebookLowersTheError) {
+  const QuantResult result = quantize(make_layer(192, 128), parameters_of(4, 64, 16));
+  EXPECT_LT(result.statistics.at("error_pass2"), 0.5 * result.statistics.at("error_pass1"));
+  EXPECT_DOUBLE_EQ(result.relative_error, result.statistics.at("error_pass2"));
+}
+
+TEST(Vptq, ScaledColumnsAreMeasuredInTheOperatorsOwnUnits) {
+  // Weights whose columns differ by factors: the loss counts the large ones, and so must k-means and feedback.
+  const Layer layer = make_layer(192, 128, true, {1.0, 0.3, 0.7});
+  const QuantParameters parameters = parameters_of(4, 64);
+  EXPECT_LT(quantize(layer, parameters).relative_error, 0.9 * error_with_unscaled_metric(layer, parameters));
+}
+
+TEST(Vptq, WithoutActOrderTheFactorIsOfTheNaturalOrder) {
+  const Layer ordered = make_layer(192, 128, true), natural = make_layer(192, 128, false);
+  const QuantParameters parameters = parameters_of(4, 64);
+  // The reference's fault: the factor of the ordered inverse, its entries put back one by one.
+  Layer wrong = natural;
+  for (std::int64_t i = 0; i < natural.in; ++i)
+    for (std::int64_t j = 0; j < natural.in; ++j)
+      wrong.hessian.factor[static_cast<std::size_t>(std::int64_t{ordered.hessian.perm[static_cast<std::size_t>(i)]} * natural.in +
+                                                    ordered.hessian.perm[static_cast<std::size_t>(j)])] =
+          ordered.hessian.factor[static_cast<std::size_t>(i * natural.in + j)];
+  const QuantResult result = quantize(natural, parameters);
+  EXPECT_LT(result.relative_error, 0.8 * quantize(wrong, parameters).relative_error);
+  EXPECT_LT(quantize(ordered, parameters).relative_error, result.relative_error);
+  EXPECT_TRUE(vq(result).perm.empty());
+}
+
+TEST(Vptq, OneHugeWeightDoesNotRuinItsColumn) {
+  Layer layer = make_layer(192, 128);
+  for (std::size_t column = 0; column < 128; column += 8) layer.weight[column * 128 + column] *= 40;
+  const QuantParameters parameters = parameters_of(4, 64);
+  // The reference's way: each column's range onto [0, 1], which squeezes all other weights into a sliver of it.
+  backend::Context context(backend::Device::cpu, 2);
+  core::SoloTeam team;
+  const QuantInput input = layer.input();
+  VqRun by_range(context, team, input, parameters);
+  for (std::size_t p = 0; p < 128; ++p) {
+    std::vector<float> column;
+    for (std::size_t r = 0; r < 192; ++r) column.push_back(layer.weight[r * 128 + static_cast<std::size_t>(layer.hessian.perm[p])]);
+    const auto [low, high] = std::ranges::minmax(column);
+    by_range.columns.scale[p] = core::round_to(layer.dtype, high - low);
+    by_range.columns.bias[p] = core::round_to(layer.dtype, low);
+  }
+  by_range.quantize(1);
+  EXPECT_LT(quantize(layer, parameters).relative_error, 0.8 * error_of(layer, gather(layer, by_range.pieces)));
+}
+
+class VptqDeterminism : public ::testing::TestWithParam<QuantParameters> {};
+
+TEST_P(VptqDeterminism, SameBytesAtAnyThreadAndTeamSize) {
+  const Layer layer = make_layer(302, 96);
+  const QuantResult alone = quantize(layer, GetParam(), 1);
+  expect_same_bytes(alone, quantize(layer, GetParam(), 1));
+  expect_same_bytes(alone, quantize(layer, GetParam(), 3));
+  for (const int members : {2, 3, 5}) {
+    std::vector<QuantResult> results(static_cast<std::size_t>(members));
+    test::run_as_team(members, [&](core::Team& team) {
+      backend::Context context(backend::Device::cpu, 1 + team.rank() % 2);
+      results[static_cast<std::size_t>(team.rank())] = vptq_quantizer().quantize(context, team, layer.input(), GetParam());
+    });
+    for (const QuantResult& result : results) expect_same_bytes(alone, result);
+  }
+}
+
+TEST_P(VptqDeterminism, FeedbackSawWhatTheDecoderGives) {
+  Layer layer = make_layer(302, 96);
+  layer.dtype = core::DType::bf16;  // coarse: codebooks rounded afterwards would show
+  backend::Context context(backend::Device::cpu, 2);
+  core::SoloTeam team;
+  const QuantInput input = layer.input();
+  VqRun run(context, team, input, GetParam());
+  run.quantize(1);
+  const QuantResult result = run.finish(run.error());
+  const std::vector<float> decoder = decoded(result);
+  EXPECT_EQ(gather(layer, run.pieces), decoder);
+  EXPECT_NEAR(result.relative_error, error_of(layer, decoder), 1e-4 * result.relative_error);
+}
+
+QuantParameters with_groups_and_outliers() {
+  QuantParameters parameters = parameters_of(6, 32, 8);
+  parameters.groups = 4;
+  parameters.outlier_percent = 3;
+  parameters.outlier_vector_length = 4;
+  parameters.outlier_centroids = 64;
+  return parameters;
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, VptqDeterminism,
+                         ::testing::Values(parameters_of(4, 32), parameters_of(8, 64, 16), with_groups_and_outliers()),
+                         [](const auto& instance) { return "setting" + std::to_string(instance.index); });
+
+TEST(Vptq, TheSeedDecidesAndIsRecorded) {
+  const Layer layer = make_layer(96, 64);
+  QuantParameters parameters = parameters_of(4, 64);
+  const QuantResult first = quantize(layer, parameters);
+  parameters.seed = 5;
+  const QuantResult second = quantize(layer, parameters);
+  EXPECT_NE(vq(first).codebook, vq(second).codebook);
+  EXPECT_EQ(second.statistics.at("seed"), 5);
+}
+
+TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
+  const Layer layer = make_layer(192, 128);
+  QuantParameters parameters = parameters_of(6, 64);
+  const double plain = quantize(layer, parameters).relative_error;
+  parameters.outlier_percent = 5;
+  parameters.outlier_centroids = 256;
+  const QuantResult outliers = quantize(layer, parameters);
+  EXPECT_LT(outliers.relative_error, plain);
+  EXPECT_EQ(vq(outliers).outlier_size, 7);
+  // The outliers are the inputs with the most energy.
+  EXPECT_EQ(vq(outliers).perm.size(), 128U);
+  for (std::size_t p = 1; p < 128; ++p) {
+    const auto diagonal = [&](std::size_t at) { return layer.hessian.h[std::size_t{vq(outliers).perm[at]} * 129]; };
+    EXPECT_GE(diagonal(p - 1), diagonal(p));
+  }
+  parameters = parameters_of(6, 64);
+  parameters.groups = 4;
+  const QuantResult groups = quantize(layer, parameters);
+  EXPECT_LT(groups.relative_error, plain);
+  EXPECT_EQ(vq(groups).codebook.size(), 4U * 64U * 6U);
+  EXPECT_EQ(std::set<std::uint16_t>(vq(groups).perm.begin(), vq(groups).perm.end()).size(), 128U);
+}
+
+TEST(Vptq, TailRowsInfluenceNoWholeVector) {
+  // 196 rows in vectors of 8: the last four are a tail. Under equal scales the first 192 rows get what they get without it.
+  const Layer with_tail = make_layer(196, 96);
+  Layer without = with_tail;
+  without.out = 192;
+  without.weight.resize(static_cast<std::size_t>(192 * 96));
+  backend::Context context(backend::Device::cpu, 2);
+  core::SoloTeam team;
+  const QuantParameters parameters = parameters_of(8, 64, 8);
+  const QuantInput long_input = with_tail.input(), short_input = without.input();
+  VqRun longer(context, team, long_input, parameters), shorter(context, team, short_input, parameters);
+  ASSERT_EQ(longer.geometry.n_pieces, 1);
+  shorter.columns = longer.columns;
+  longer.quantize(1);
+  shorter.quantize(1);
+  EXPECT_EQ(longer.books.main, shorter.books.main);
+  EXPECT_EQ(longer.books.residual, shorter.books.residual);
+  std::vector<float> head = gather(with_tail, longer.pieces);
+  const std::vector<float> tail(head.begin() + 192 * 96, head.end());
+  head.resize(without.weight.size());
+  EXPECT_EQ(head, gather(without, shorter.pieces));
+  // And the tail rows are quantized as well as the others.
+  double lost = 0, all = 0;
+  for (std::size_t i = 0; i < tail.size(); ++i) {
+    const double weight = static_cast<double>(with_tail.weight[192 * 96 + i]);
+    lost += std::pow(static_cast<double>(tail[i]) - weight, 2);
+    all += weight * weight;
+  }
+  EXPECT_LT(lost, 0.6 * all);
+}
+
+TEST(Vptq, OddLayersPass) {
+  QuantParameters parameters = parameters_of(4, 16, 4);
+  Layer zero = make_layer(24, 32);
+  std::fill(zero.weight.begin(), zero.weight.end(), 0.0F);
+  EXPECT_EQ(quantize(zero, parameters).relative_error, 0);
+  EXPECT_EQ(decoded(quantize(zero, parameters)), zero.weight);
+
+  Layer equal = make_layer(24, 32);  // a column of equal weights has no deviation: its mean is all there is
+  for (std::size_t r = 0; r < 24; ++r) equal.weight[r * 32 + 5] = 0.5F;
+  const std::vector<float> quantized = decoded(quantize(equal, parameters));
+  for (std::size_t r = 0; r < 24; ++r) EXPECT_NEAR(quantized[r * 32 + 5], 0.5F, 0.1F);
+
+  const Layer low = make_layer(3, 32);  // fewer rows than a vector has
+  EXPECT_LE(quantize(low, parameters).relative_error, 1.0);
+  const Layer few = make_layer(8, 4);   // fewer vectors than centroids
+  EXPECT_LT(quantize(few, parameters).relative_error, 0.05);
+}
+
+}  // namespace
+}  // namespace voronoi::quant
