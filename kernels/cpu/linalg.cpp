@@ -1,18 +1,18 @@
 // Factorizations as recursions whose work is matrix products; only small diagonal blocks are plain loops. No vendor library decides the
 // bits: they are the same on every machine with fused multiply-add.
 #include <algorithm>
-#include <cmath>
 
 #include "core/error.h"
 #include "core/types.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/triangular.h"
 #include "kernels/kernels.h"
 
 namespace voronoi::kernels {
 namespace {
 
-constexpr std::int64_t kBaseOrder = 64;
+constexpr std::int64_t kBaseOrder = kTriangularOrder;
 
 /// Where an order is divided: a multiple of kBaseOrder near the middle.
 std::int64_t middle(std::int64_t n) { return core::ceil_div(n / 2, kBaseOrder) * kBaseOrder; }
@@ -22,20 +22,6 @@ void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, 
           std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
   cpu_gemm(exec, Product<T>{transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc});
-}
-
-std::int64_t cholesky_base(std::int64_t n, double* a, std::int64_t lda) {
-  double column[kBaseOrder];
-  for (std::int64_t p = 0; p < n; ++p) {
-    const double square = a[p * lda + p];
-    if (!(square > 0.0) || !std::isfinite(square)) return p + 1;
-    const double pivot = std::sqrt(square);
-    a[p * lda + p] = pivot;
-    for (std::int64_t i = p + 1; i < n; ++i) column[i] = a[i * lda + p] /= pivot;
-    for (std::int64_t i = p + 1; i < n; ++i)
-      for (std::int64_t j = p + 1; j <= i; ++j) a[i * lda + j] -= column[i] * column[j];
-  }
-  return 0;
 }
 
 /// X [m, n] = X L^-T for L lower.
@@ -48,21 +34,9 @@ void solve_right_transposed(const Exec& exec, std::int64_t m, std::int64_t n, co
     solve_right_transposed(exec, m, n - half, l + half * ldl + half, ldl, x + half, ldx);
     return;
   }
-  // Columns of several rows side by side, so that the inner loop runs over independent elements.
   constexpr std::int64_t kRows = 32;
   exec.pool->parallel_for(core::ceil_div(m, kRows), [&](std::int64_t chunk) {
-    double* rows = x + chunk * kRows * ldx;
-    const std::int64_t n_rows = std::min(kRows, m - chunk * kRows);
-    double turned[kBaseOrder][kRows] = {};
-    for (std::int64_t r = 0; r < n_rows; ++r)
-      for (std::int64_t c = 0; c < n; ++c) turned[c][r] = rows[r * ldx + c];
-    for (std::int64_t c = 0; c < n; ++c) {
-      for (std::int64_t p = 0; p < c; ++p)
-        for (std::int64_t r = 0; r < kRows; ++r) turned[c][r] -= turned[p][r] * l[c * ldl + p];
-      for (std::int64_t r = 0; r < kRows; ++r) turned[c][r] /= l[c * ldl + c];
-    }
-    for (std::int64_t r = 0; r < n_rows; ++r)
-      for (std::int64_t c = 0; c < n; ++c) rows[r * ldx + c] = turned[c][r];
+    solve_rows_base(std::min(kRows, m - chunk * kRows), n, l, ldl, x + chunk * kRows * ldx, ldx);
   });
 }
 
@@ -82,19 +56,6 @@ std::int64_t cholesky_lower(const Exec& exec, std::int64_t n, double* a, std::in
   });
   const std::int64_t minor = cholesky_lower(exec, rest, corner, lda);
   return minor == 0 ? 0 : half + minor;
-}
-
-void invert_base(std::int64_t n, double* l, std::int64_t ldl) {
-  // Row by row: with X the inverse of the leading part, row i becomes -(l_i X) / l_ii, then 1 / l_ii.
-  double row[kBaseOrder];
-  for (std::int64_t i = 0; i < n; ++i) {
-    std::fill_n(row, i, 0.0);
-    for (std::int64_t p = 0; p < i; ++p)
-      for (std::int64_t j = 0; j <= p; ++j) row[j] += l[i * ldl + p] * l[p * ldl + j];
-    const double inverse = 1.0 / l[i * ldl + i];
-    for (std::int64_t j = 0; j < i; ++j) l[i * ldl + j] = -row[j] * inverse;
-    l[i * ldl + i] = inverse;
-  }
 }
 
 /// out [n, n] = the lower triangle of l, zeros above.

@@ -14,7 +14,9 @@
 #include "backend/device.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "model/corpus.h"
 #include "model/rope.h"
+#include "model/tokenizer.h"
 #include "model/weights.h"
 #include "support/data.h"
 
@@ -212,6 +214,21 @@ TEST(Stories260K, LastLogitsMatch) {
   EXPECT_NEAR(sum, golden.at("last_logits_sum").get<double>(), 1e-2);
 }
 
+TEST(Stories260K, PerplexityOfWikiTextMatches) {
+  VORONOI_NEEDS_DATA("models/stories260K/golden.json");
+  VORONOI_NEEDS_DATA("wikitext2/wiki.test.raw");
+  const core::Json golden = read_golden("models/stories260K/golden.json").at("wikitext2_test_first16");
+  const auto tokenizer = open_tokenizer(test::data_path("models/stories260K/tok512.model"));
+  const Text text = load_text(test::data_path("wikitext2/wiki.test.raw"), Join::wikitext);
+  const std::vector<std::int32_t> ids = tokenize(*tokenizer, text, BosRule::never);
+  ASSERT_EQ(ids.size(), golden.at("total_ids").get<std::size_t>());
+  const Windows windows = leading_windows(ids, 512, 16, text.path);
+  LoadedModel model(test::data_path("models/stories260K/hf"), 2);
+  const std::vector<double> nll = model.transformer.next_token_nll(model.forward(windows.ids, windows.count), windows.ids);
+  ASSERT_EQ(nll.size(), golden.at("predictions").get<std::size_t>());
+  EXPECT_NEAR(std::exp(mean(nll)), golden.at("ppl").get<double>(), 0.01);
+}
+
 class Smollm2 : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -235,8 +252,22 @@ TEST_F(Smollm2, LogitsAreThoseOfTheRealImplementation) {
     for (std::size_t i = 0; i < 8; ++i) EXPECT_NEAR(logits[i], expected.at("first8").at(i).get<double>(), 2e-3) << position;
   }
   const std::vector<double> nll = model_->transformer.next_token_nll(hidden, ids);
+  ASSERT_EQ(nll.size(), 63U);
   for (std::size_t i = 0; i < nll.size(); ++i)
     EXPECT_NEAR(nll[i], golden_.at("nll_first_512").at("values").at(i).get<double>(), 2e-3) << i;
+}
+
+TEST_F(Smollm2, LikelihoodsOfWikiTextMatch) {
+  VORONOI_NEEDS_DATA("wikitext2/wiki.test.raw");
+  const Text text = load_text(test::data_path("wikitext2/wiki.test.raw"), Join::wikitext);
+  std::vector<std::int32_t> ids = tokenize(*open_tokenizer(model_->source->path()), text, BosRule::automatic);
+  ASSERT_EQ(ids.size(), golden_.at("wikitext2_test_joined_tokens").get<std::size_t>());
+  ids.resize(512);
+  const std::vector<double> expected = golden_.at("nll_first_512").at("values");
+  const std::vector<double> nll = model_->transformer.next_token_nll(model_->forward(ids), ids);
+  ASSERT_LE(expected.size(), nll.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(nll[i], expected[i], 2e-3) << i;
+  EXPECT_NEAR(mean(nll) * 511, golden_.at("nll_first_512").at("sum").get<double>(), 0.05);
 }
 
 TEST_F(Smollm2, GreedyIdsMatch) {
