@@ -193,9 +193,11 @@ HWY_INLINE Vector panel_scores(const float* HWY_RESTRICT c, const float* HWY_RES
 
 template <class Mask>
 HWY_INLINE std::uint32_t mask_bits(const Mask mask) {
-  alignas(8) std::uint8_t bytes[8] = {};
+  std::uint8_t bytes[8];
   hn::StoreMaskBits(Tag(), mask, bytes);
-  return static_cast<std::uint32_t>(bytes[0]) | static_cast<std::uint32_t>(bytes[1]) << 8;
+  std::conditional_t<(kLanes > 8), std::uint16_t, std::uint8_t> bits;
+  std::memcpy(&bits, bytes, sizeof bits);
+  return bits;
 }
 
 // Second look: the first centroid of the winning panel whose score is the winning one.
@@ -289,99 +291,132 @@ HWY_INLINE float lane_bound(const float* HWY_RESTRICT lows, std::int64_t m) {
   const Vector unit = hn::Set(tag, 1.0F), none = hn::Zero(tag);
   for (int part = 0; part < kParts; ++part) {
     const Vector low = hn::Load(tag, lows + part * kLanes);
-    Vector not_above = none;
+    Vector not_above[4] = {none, none, none, none};
 #pragma GCC unroll 16
     for (int lane = 0; lane < static_cast<int>(kPanel); ++lane)
-      not_above = hn::Add(not_above, hn::IfThenElse(hn::Le(hn::Set(tag, lows[lane]), low), unit, none));
-    bound = hn::Min(bound, hn::IfThenElse(hn::Ge(not_above, wanted), low, bound));
+      not_above[lane % 4] = hn::Add(not_above[lane % 4], hn::IfThenElseZero(hn::Le(hn::Set(tag, lows[lane]), low), unit));
+    const Vector count = hn::Add(hn::Add(not_above[0], not_above[1]), hn::Add(not_above[2], not_above[3]));
+    bound = hn::Min(bound, hn::IfThenElse(hn::Ge(count, wanted), low, bound));
   }
   return hn::GetLane(hn::MinOfLanes(tag, bound));
 }
 
-// Sorts up to kPanel candidates that stand in order of index: the rank of each is the number of those before it.
+// Sorts up to kPanel candidates that stand in order of index: the rank of each is the number of those before it. No branch
+// depends on the scores.
 HWY_INLINE void rank_candidates(std::int64_t count, float* HWY_RESTRICT score, const std::int32_t* HWY_RESTRICT from, std::int64_t m,
                                 std::int32_t* HWY_RESTRICT index) {
   const Tag tag;
   const IntTag int_tag;
-  for (std::int64_t i = count; i < kPanel; ++i) score[i] = std::numeric_limits<float>::infinity();
-  alignas(64) std::int32_t ranks[kPanel];
+  const Vector infinite = hn::Set(tag, std::numeric_limits<float>::infinity());
+  for (int part = 0; part < kParts; ++part) {
+    const auto used = hn::FirstN(tag, static_cast<std::size_t>(std::clamp<std::int64_t>(count - part * kLanes, 0, kLanes)));
+    hn::Store(hn::IfThenElse(used, hn::Load(tag, score + part * kLanes), infinite), tag, score + part * kLanes);
+  }
+  alignas(64) std::int32_t ranks[kPanel], sorted[kPanel];
+  const IntVector unit = hn::Set(int_tag, 1);
   for (int part = 0; part < kParts; ++part) {
     const Vector own = hn::Load(tag, score + part * kLanes);
     const IntVector place = hn::Iota(int_tag, static_cast<std::int32_t>(part * kLanes));
-    IntVector rank = hn::Zero(int_tag);
-    for (std::int64_t i = 0; i < count; ++i) {
+    IntVector rank[2] = {hn::Zero(int_tag), hn::Zero(int_tag)};
+#pragma GCC unroll 16
+    for (int i = 0; i < static_cast<int>(kPanel); ++i) {
       const Vector other = hn::Set(tag, score[i]);
-      const auto later = hn::RebindMask(tag, hn::Gt(place, hn::Set(int_tag, static_cast<std::int32_t>(i))));
+      const auto later = hn::RebindMask(tag, hn::Gt(place, hn::Set(int_tag, i)));
       const auto before = hn::Or(hn::Lt(other, own), hn::And(hn::Eq(other, own), later));
-      rank = hn::Add(rank, hn::IfThenElseZero(hn::RebindMask(int_tag, before), hn::Set(int_tag, 1)));
+      rank[i % 2] = hn::Add(rank[i % 2], hn::IfThenElseZero(hn::RebindMask(int_tag, before), unit));
     }
-    hn::Store(rank, int_tag, ranks + part * kLanes);
+    hn::Store(hn::Add(rank[0], rank[1]), int_tag, ranks + part * kLanes);
   }
-  for (std::int64_t i = 0; i < count; ++i)
-    if (ranks[i] < m) index[ranks[i]] = from[i];
+#pragma GCC unroll 16
+  for (int i = 0; i < static_cast<int>(kPanel); ++i) sorted[ranks[i]] = from[i];
+  std::copy_n(sorted, m, index);
+}
+
+// Scores and indices of one point that are not above a bound, in order of index.
+struct Candidates {
+  alignas(64) float score[(kScorePanels + 1) * kPanel];
+  alignas(64) std::int32_t index[(kScorePanels + 1) * kPanel];
+};
+
+// Scores of one point over panels [begin, begin + tile), and the lowest of each lane.
+template <int D>
+HWY_INLINE void keep_scores(const Panels& panels, std::int64_t begin, std::int64_t tile, const float* HWY_RESTRICT x,
+                            float* HWY_RESTRICT scores, float* HWY_RESTRICT lows) {
+  const Tag tag;
+  const std::int64_t dim = D > 0 ? D : panels.dim;
+  for (int part = 0; part < kParts; ++part) {
+    const float* HWY_RESTRICT c = panels.panel(begin);
+    Vector low = hn::Set(tag, std::numeric_limits<float>::infinity());
+    for (std::int64_t t = 0; t < tile; ++t, c += (dim + 1) * kPanel) {
+      const Vector s = panel_scores<D>(c, x, dim, part);
+      low = hn::Min(low, s);
+      hn::Store(s, tag, scores + t * kPanel + part * kLanes);
+    }
+    hn::Store(low, tag, lows + part * kLanes);
+  }
+}
+
+// One bit for each score that is not above `bound`, four panels a word: no branch, no store narrower than its later load.
+HWY_INLINE void mark_scores(const float* HWY_RESTRICT scores, std::int64_t tile, float bound, std::uint64_t* HWY_RESTRICT words) {
+  const Tag tag;
+  const Vector limit = hn::Set(tag, bound);
+  for (std::int64_t t = 0; t < tile; t += 4) {
+    std::uint64_t bits = 0;
+    for (std::int64_t part = 0; part < std::min<std::int64_t>(4, tile - t) * kParts; ++part)
+      bits |= static_cast<std::uint64_t>(mask_bits(hn::Le(hn::Load(tag, scores + t * kPanel + part * kLanes), limit))) << (part * kLanes);
+    words[t / 4] = bits;
+  }
+}
+
+HWY_INLINE std::int64_t collect(const float* HWY_RESTRICT scores, std::int64_t first, std::int64_t tile,
+                                const std::uint64_t* HWY_RESTRICT words, Candidates& candidates) {
+  std::int64_t count = 0;
+  for (std::int64_t t = 0; t < tile; t += 4) {
+    for (std::uint64_t bits = words[t / 4]; bits != 0; bits &= bits - 1) {
+      const std::int64_t j = t * kPanel + std::countr_zero(bits);
+      candidates.score[count] = scores[j];
+      candidates.index[count++] = static_cast<std::int32_t>(first + j);
+    }
+  }
+  return count;
 }
 
 template <int D>
 void nearest_m_block_of(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
-  const Tag tag;
+  // Points whose scores are made before any is looked at: what depends on the scores by branches comes after, so that one
+  // point's wrong guess does not hold up the next one's arithmetic.
+  constexpr std::int64_t kTogether = 4;
   const std::int64_t dim = panels.dim;
   const bool single = panels.count <= kScorePanels;
-  alignas(64) float scores[kScorePanels * kPanel], lows[kPanel], chosen[kPanel];
-  std::int32_t chosen_index[kPanel];
+  alignas(64) float scores[kTogether][kScorePanels * kPanel], lows[kPanel];
+  std::uint64_t words[kTogether][kScorePanels / 4];
+  Candidates candidates;
   Leaders leaders[kBlockPoints];
   for (std::int64_t begin = 0; begin < panels.count; begin += kScorePanels) {
     const std::int64_t tile = std::min(kScorePanels, panels.count - begin);
-    for (std::int64_t i = 0; i < n; ++i) {
-      const float* HWY_RESTRICT x = points + i * dim;
-      const float* HWY_RESTRICT c = panels.panel(begin);
-      Vector low[kParts];
-      for (int part = 0; part < kParts; ++part) low[part] = hn::Set(tag, std::numeric_limits<float>::infinity());
-      for (std::int64_t t = 0; t < tile; ++t, c += (dim + 1) * kPanel) {
-        for (int part = 0; part < kParts; ++part) {
-          const Vector s = panel_scores<D>(c, x, dim, part);
-          low[part] = hn::Min(low[part], s);
-          hn::Store(s, tag, scores + t * kPanel + part * kLanes);
-        }
+    for (std::int64_t i0 = 0; i0 < n; i0 += kTogether) {
+      const std::int64_t together = std::min(kTogether, n - i0);
+      for (std::int64_t p = 0; p < together; ++p) {
+        keep_scores<D>(panels, begin, tile, points + (i0 + p) * dim, scores[p], lows);
+        const Leaders& leader = leaders[i0 + p];
+        const float bound = std::min(lane_bound(lows, m), leader.count == m ? leader.score[m - 1] : std::numeric_limits<float>::infinity());
+        mark_scores(scores[p], tile, bound, words[p]);
       }
-      for (int part = 0; part < kParts; ++part) hn::Store(low[part], tag, lows + part * kLanes);
-      Leaders& leader = leaders[i];
-      float bound = lane_bound(lows, m);
-      if (leader.count == m) bound = std::min(bound, leader.score[m - 1]);
-      alignas(8) std::uint8_t bytes[kScorePanels * 2 + 8] = {};
-      const Vector limit = hn::Set(tag, bound);
-      for (std::int64_t t = 0; t < tile * kParts; ++t)
-        hn::StoreMaskBits(tag, hn::Le(hn::Load(tag, scores + t * kLanes), limit), bytes + t * kLanes / 8);
-      std::int64_t count = 0;
-      for (std::int64_t word = 0; word * 64 < tile * kPanel; ++word) {
-        std::uint64_t bits = 0;
-        std::memcpy(&bits, bytes + word * 8, sizeof bits);
-        for (; bits != 0; bits &= bits - 1) {
-          const std::int64_t j = word * 64 + std::countr_zero(bits);
-          const std::int64_t centroid = begin * kPanel + j;
-          if (centroid >= panels.k) break;
-          if (single && count < kPanel) {
-            chosen[count] = scores[j];
-            chosen_index[count] = static_cast<std::int32_t>(centroid);
-          } else {
-            if (single && count == kPanel)
-              for (std::int64_t earlier = 0; earlier < kPanel; ++earlier) leader.offer(m, chosen[earlier], chosen_index[earlier]);
-            leader.offer(m, scores[j], static_cast<std::int32_t>(centroid));
-          }
-          ++count;
+      for (std::int64_t p = 0; p < together; ++p) {
+        Leaders& leader = leaders[i0 + p];
+        std::int32_t* out = index + (i0 + p) * m;
+        const std::int64_t count = collect(scores[p], begin * kPanel, tile, words[p], candidates);
+        if (single && count >= m && count <= kPanel) {
+          rank_candidates(count, candidates.score, candidates.index, m, out);
+          continue;
         }
-      }
-      if (single && count >= m && count <= kPanel) {
-        rank_candidates(count, chosen, chosen_index, m, index + i * m);
-        leader.count = -1;
-      } else if (single && count < kPanel) {
-        for (std::int64_t earlier = 0; earlier < count; ++earlier) leader.offer(m, chosen[earlier], chosen_index[earlier]);
+        for (std::int64_t c = 0; c < count; ++c)
+          if (candidates.index[c] < panels.k) leader.offer(m, candidates.score[c], candidates.index[c]);
+        // Fewer than m only where the point is not finite: any valid indices will do.
+        if (begin + tile == panels.count)
+          for (std::int64_t r = 0; r < m; ++r) out[r] = r < leader.count ? leader.index[r] : static_cast<std::int32_t>(r);
       }
     }
-  }
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (leaders[i].count < 0) continue;
-    // Fewer than m only where the point is not finite: any valid indices will do.
-    for (std::int64_t r = 0; r < m; ++r) index[i * m + r] = r < leaders[i].count ? leaders[i].index[r] : static_cast<std::int32_t>(r);
   }
 }
 
