@@ -3,8 +3,7 @@ voronoi_add_mpi_test(scheduler_test RANKS 1 2 3 LIBRARIES voronoi_sched)
 
 # Started without mpirun, a program is a world of one rank.
 add_test(NAME mpi.scheduler_test.singleton COMMAND scheduler_test)
-set_tests_properties(mpi.scheduler_test.singleton PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2
-                     ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+set_tests_properties(mpi.scheduler_test.singleton PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2)
 
 add_executable(killed_rank mpi/killed_rank.cpp)
 target_link_libraries(killed_rank PRIVATE voronoi_sched voronoi_options)

@@ -21,6 +21,9 @@ using std::chrono::microseconds;
 
 /// Largest single transfer in bytes. MPI counts are int; 64 MiB costs no bandwidth and keeps staging buffers small.
 constexpr std::int64_t kPieceBytes = std::int64_t{1} << 26;
+/// Largest round of a gather, all ranks together: what arrives is copied from here, which is fast while it fits a
+/// cache.
+constexpr std::int64_t kStagingBytes = std::int64_t{1} << 23;
 /// Open MPI's shared memory transport sends up to 4 KiB without waiting for the other side.
 constexpr std::size_t kEagerBytes = 4096;
 constexpr int kMaxTag = 32767;  // what every MPI must offer
@@ -30,8 +33,9 @@ void check(int code, const char* call) {
   char text[MPI_MAX_ERROR_STRING] = {};
   int length = 0;
   if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) length = 0;
-  throw core::CommError(std::string(call) + ": " +
-                        (length > 0 ? std::string(text, static_cast<std::size_t>(length)) : "error " + std::to_string(code)));
+  throw core::CommError(
+      std::string(call) + ": " +
+      (length > 0 ? std::string(text, static_cast<std::size_t>(length)) : "error " + std::to_string(code)));
 }
 
 void check_tag(int tag) { VORONOI_REQUIRE(tag >= 0 && tag <= kMaxTag, "message tag " + std::to_string(tag)); }
@@ -91,8 +95,10 @@ std::vector<std::byte> receive_pieces(MPI_Comm comm, MPI_Message message, MPI_St
     for (int found = 0; found == 0;) {
       MPI_Status next;
       check(MPI_Improbe(status.MPI_SOURCE, status.MPI_TAG, comm, &found, &message, &next), "MPI_Improbe");
-      if (found != 0) status = next;
-      else backoff.pause();
+      if (found != 0)
+        status = next;
+      else
+        backoff.pause();
     }
   }
 }
@@ -116,17 +122,20 @@ std::optional<std::vector<std::byte>> probe_and_receive(MPI_Comm comm, int sourc
 
 constexpr int kEveryRank = -1;
 
-/// The sizes are known to all. Rounds of at most kPieceBytes in all, so that counts and displacements fit an int.
+/// The sizes are known to all. Rounds of at most kStagingBytes in all, so that counts and displacements fit an int.
 std::vector<std::vector<std::byte>> gather_pieces(MPI_Comm comm, int rank, std::span<const std::byte> mine,
-                                                  std::span<const std::int64_t> sizes, int root) {
+                                                  std::span<const std::int64_t> sizes, int root,
+                                                  std::vector<std::byte>& staging) {
   const std::size_t n_ranks = sizes.size();
   const bool receives = root == kEveryRank || root == rank;
-  const std::int64_t chunk = std::max<std::int64_t>(1, kPieceBytes / static_cast<std::int64_t>(n_ranks));
+  const std::int64_t chunk = std::max<std::int64_t>(1, kStagingBytes / static_cast<std::int64_t>(n_ranks));
   const std::int64_t largest = *std::max_element(sizes.begin(), sizes.end());
   std::vector<std::vector<std::byte>> result(receives ? n_ranks : 0);
   for (std::size_t i = 0; i < result.size(); ++i) result[i].reserve(static_cast<std::size_t>(sizes[i]));
   std::vector<int> counts(n_ranks), starts(n_ranks);
-  std::vector<std::byte> staging;
+  std::int64_t first_round = 0;
+  for (const std::int64_t size : sizes) first_round += std::min(size, chunk);
+  if (receives && std::ssize(staging) < first_round) staging.resize(static_cast<std::size_t>(first_round));
   for (std::int64_t begin = 0; begin < largest; begin += chunk) {
     int total = 0;
     for (std::size_t i = 0; i < n_ranks; ++i) {
@@ -134,20 +143,21 @@ std::vector<std::vector<std::byte>> gather_pieces(MPI_Comm comm, int rank, std::
       starts[i] = total;
       total += counts[i];
     }
-    if (receives) staging.resize(static_cast<std::size_t>(total));
     const int my_count = counts[static_cast<std::size_t>(rank)];
     const std::byte* my_bytes = my_count > 0 ? mine.data() + begin : nullptr;
     MPI_Request request = MPI_REQUEST_NULL;
     if (root == kEveryRank) {
-      check(MPI_Iallgatherv(my_bytes, my_count, MPI_BYTE, staging.data(), counts.data(), starts.data(), MPI_BYTE, comm, &request),
+      check(MPI_Iallgatherv(my_bytes, my_count, MPI_BYTE, staging.data(), counts.data(), starts.data(), MPI_BYTE, comm,
+                            &request),
             "MPI_Iallgatherv");
     } else {
-      check(MPI_Igatherv(my_bytes, my_count, MPI_BYTE, staging.data(), counts.data(), starts.data(), MPI_BYTE, root, comm, &request),
+      check(MPI_Igatherv(my_bytes, my_count, MPI_BYTE, staging.data(), counts.data(), starts.data(), MPI_BYTE, root,
+                         comm, &request),
             "MPI_Igatherv");
     }
     wait(request, Peers::near, "MPI_Igatherv");
     for (std::size_t i = 0; i < result.size(); ++i)
-      result[i].insert(result[i].end(), staging.begin() + starts[i], staging.begin() + starts[i] + counts[i]);
+      result[i].insert(result[i].end(), staging.data() + starts[i], staging.data() + starts[i] + counts[i]);
   }
   return result;
 }
@@ -159,15 +169,16 @@ Environment::Environment(int* argc, char*** argv) {
   check(MPI_Initialized(&initialized), "MPI_Initialized");
   VORONOI_REQUIRE(initialized == 0, "MPI is initialized already");
   // Without a launcher Open MPI forks a daemon and looks for ssh, which a container may lack.
-  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && std::getenv("PMIX_RANK") == nullptr) setenv("OMPI_MCA_plm", "isolated", 0);
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && std::getenv("PMIX_RANK") == nullptr)
+    setenv("OMPI_MCA_plm", "isolated", 0);
   int provided = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   if (provided < MPI_THREAD_MULTIPLE) {
     MPI_Finalize();
-    throw core::CommError("this MPI library offers no MPI_THREAD_MULTIPLE (level " + std::to_string(provided) +
-                          " of " + std::to_string(MPI_THREAD_MULTIPLE) + "); use one that was built with it");
+    throw core::CommError("this MPI library offers no MPI_THREAD_MULTIPLE (level " + std::to_string(provided) + " of " +
+                          std::to_string(MPI_THREAD_MULTIPLE) + "); use one that was built with it");
   }
 }
 
@@ -193,6 +204,7 @@ struct Communicator::Handle {
   MPI_Comm comm = MPI_COMM_NULL;
   bool owned = false;
   int rank = 0, size = 1;
+  std::vector<std::byte> staging;  ///< kept between gathers: fresh memory costs more than the transfer
 
   Handle(MPI_Comm communicator, bool take) : comm(communicator), owned(take) {
     check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -249,7 +261,8 @@ void Communicator::broadcast(std::span<std::byte> bytes, int root) const {
   const auto n = static_cast<std::int64_t>(bytes.size());
   for (std::int64_t begin = 0; begin < n; begin += kPieceBytes) {
     MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Ibcast(bytes.data() + begin, static_cast<int>(std::min(kPieceBytes, n - begin)), MPI_BYTE, root, handle_->comm, &request),
+    check(MPI_Ibcast(bytes.data() + begin, static_cast<int>(std::min(kPieceBytes, n - begin)), MPI_BYTE, root,
+                     handle_->comm, &request),
           "MPI_Ibcast");
     wait(request, bytes.size() > kEagerBytes ? Peers::near : Peers::far, "MPI_Ibcast");
   }
@@ -266,7 +279,8 @@ std::string Communicator::broadcast(const std::string& text, int root) const {
 std::vector<std::int64_t> Communicator::all_gather_value(std::int64_t mine) const {
   std::vector<std::int64_t> values(static_cast<std::size_t>(size()));
   MPI_Request request = MPI_REQUEST_NULL;
-  check(MPI_Iallgather(&mine, 1, MPI_INT64_T, values.data(), 1, MPI_INT64_T, handle_->comm, &request), "MPI_Iallgather");
+  check(MPI_Iallgather(&mine, 1, MPI_INT64_T, values.data(), 1, MPI_INT64_T, handle_->comm, &request),
+        "MPI_Iallgather");
   wait(request, Peers::far, "MPI_Iallgather");
   return values;
 }
@@ -280,12 +294,13 @@ std::vector<std::vector<std::byte>> Communicator::all_gather(std::span<const std
   VORONOI_REQUIRE(sizes.size() == static_cast<std::size_t>(size()) &&
                       sizes[static_cast<std::size_t>(rank())] == static_cast<std::int64_t>(mine.size()),
                   "sizes of an all_gather");
-  return gather_pieces(handle_->comm, rank(), mine, sizes, kEveryRank);
+  return gather_pieces(handle_->comm, rank(), mine, sizes, kEveryRank, handle_->staging);
 }
 
 std::vector<std::vector<std::byte>> Communicator::gather(std::span<const std::byte> mine, int root) const {
   VORONOI_REQUIRE(root >= 0 && root < size(), "root of a gather");
-  return gather_pieces(handle_->comm, rank(), mine, all_gather_value(static_cast<std::int64_t>(mine.size())), root);
+  return gather_pieces(handle_->comm, rank(), mine, all_gather_value(static_cast<std::int64_t>(mine.size())), root,
+                       handle_->staging);
 }
 
 std::int64_t Communicator::all_max(std::int64_t value) const {
@@ -303,7 +318,8 @@ void Communicator::send(std::span<const std::byte> bytes, int destination, int t
   do {
     piece = std::min(kPieceBytes, n - begin);
     MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Isend(bytes.data() + begin, static_cast<int>(piece), MPI_BYTE, destination, tag, handle_->comm, &request), "MPI_Isend");
+    check(MPI_Isend(bytes.data() + begin, static_cast<int>(piece), MPI_BYTE, destination, tag, handle_->comm, &request),
+          "MPI_Isend");
     // Past the first piece the receiver is known to be there.
     wait(request, begin > 0 ? Peers::near : Peers::far, "MPI_Isend");
     begin += piece;
@@ -315,7 +331,8 @@ std::vector<std::byte> Communicator::receive(int source, int tag) const {
   return *probe_and_receive(handle_->comm, source, tag, nullptr, nullptr);
 }
 
-std::optional<std::vector<std::byte>> Communicator::receive_any(MessageInfo& info, const std::function<bool()>& stop) const {
+std::optional<std::vector<std::byte>> Communicator::receive_any(MessageInfo& info,
+                                                                const std::function<bool()>& stop) const {
   return probe_and_receive(handle_->comm, MPI_ANY_SOURCE, MPI_ANY_TAG, &info, stop);
 }
 
@@ -323,8 +340,9 @@ LocalRanks local_ranks(const Communicator& communicator) {
   communicator.barrier();
   MPI_Comm local = MPI_COMM_NULL;
   LocalRanks result;
-  check(MPI_Comm_split_type(communicator.handle_->comm, MPI_COMM_TYPE_SHARED, communicator.rank(), MPI_INFO_NULL, &local),
-        "MPI_Comm_split_type");
+  check(
+      MPI_Comm_split_type(communicator.handle_->comm, MPI_COMM_TYPE_SHARED, communicator.rank(), MPI_INFO_NULL, &local),
+      "MPI_Comm_split_type");
   const int rank_code = MPI_Comm_rank(local, &result.rank);
   const int size_code = MPI_Comm_size(local, &result.size);
   MPI_Comm_free(&local);

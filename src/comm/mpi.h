@@ -11,8 +11,8 @@
 
 namespace voronoi::comm {
 
-/// MPI_Init_thread(MPI_THREAD_MULTIPLE) ... MPI_Finalize. A program started without mpirun is one rank. The destructor waits for all
-/// ranks: a rank that leaves alone because of an error calls abort() before.
+/// MPI_Init_thread(MPI_THREAD_MULTIPLE) ... MPI_Finalize. A program started without mpirun is one rank. The destructor
+/// waits for all ranks: a rank that leaves alone because of an error calls abort() before.
 class Environment {
  public:
   Environment(int* argc, char*** argv);
@@ -32,15 +32,16 @@ struct LocalRanks {
   int rank = 0, size = 1;
 };
 
-/// A communicator handle; duplicated or split ones are freed by the owner. Methods are collective where MPI's are. All waiting is by
-/// polling with sleeps that grow with the time waited (50 us .. 2 ms), so a waiting thread leaves its core to others.
-/// Tags: 0 .. 32767. A message above 64 MiB travels in pieces: while one is under way, one thread a side uses its (peer, tag).
+/// A communicator handle; duplicated or split ones are freed by the owner. Methods are collective where MPI's are. All
+/// waiting is by polling with sleeps that grow with the time waited (50 us .. 2 ms), so a waiting thread leaves its
+/// core to others. Tags: 0 .. 32767. A message above 64 MiB travels in pieces: while one is under way, one thread a
+/// side uses its (peer, tag).
 class Communicator {
  public:
-  static Communicator world();      ///< unmanaged
-  Communicator duplicate() const;   ///< own message space
-  /// Sub-communicator of `ranks` (of this one, rising); collective over those ranks only. No receive may be waiting on this communicator
-  /// meanwhile: Open MPI 4 agrees on the new one by ordinary messages with this tag.
+  static Communicator world();     ///< unmanaged
+  Communicator duplicate() const;  ///< own message space
+  /// Sub-communicator of `ranks` (of this one, rising); collective over those ranks only. No receive may be waiting on
+  /// this communicator meanwhile: Open MPI 4 agrees on the new one by ordinary messages with this tag.
   Communicator subgroup(std::span<const int> ranks, int tag) const;
   ~Communicator();
   Communicator(Communicator&&) noexcept;
@@ -54,14 +55,16 @@ class Communicator {
   /// Every rank's bytes, by rank; sizes may differ.
   std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) const;
   /// The same when all ranks know all sizes already: saves their exchange.
-  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, std::span<const std::int64_t> sizes) const;
+  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
+                                                 std::span<const std::int64_t> sizes) const;
   std::vector<std::int64_t> all_gather_value(std::int64_t mine) const;
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine, int root) const;  ///< empty off the root
   std::int64_t all_max(std::int64_t value) const;
   void send(std::span<const std::byte> bytes, int destination, int tag) const;
   std::vector<std::byte> receive(int source, int tag) const;
   /// Returns early with nothing when `stop` (optional) says so.
-  std::optional<std::vector<std::byte>> receive_any(MessageInfo& info, const std::function<bool()>& stop = nullptr) const;
+  std::optional<std::vector<std::byte>> receive_any(MessageInfo& info,
+                                                    const std::function<bool()>& stop = nullptr) const;
 
  private:
   friend LocalRanks local_ranks(const Communicator& communicator);

@@ -19,12 +19,12 @@ struct TeamVerdict {
   std::vector<int> failed_ranks;  ///< ranks of the parent communicator, rising
 };
 
-/// Every member ends with finish() or fail(); whatever calls the members make, all of them come to the same verdict and none waits
-/// for ever. Once there is a verdict other than ok, every call throws it.
+/// Every member ends with finish() or fail(); whatever calls the members make, all of them come to the same verdict and
+/// none waits for ever. Once there is a verdict other than ok, every call throws it.
 class MpiTeam final : public core::Team {
  public:
-  /// Collective over `ranks` (of `parent`, rising). Teams that are formed at the same time need different tags; `parent` is used for
-  /// nothing but teams (see Communicator::subgroup).
+  /// Collective over `ranks` (of `parent`, rising). Teams that are formed at the same time need different tags;
+  /// `parent` is used for nothing but teams (see Communicator::subgroup).
   MpiTeam(const Communicator& parent, std::span<const int> ranks, int tag);
 
   int rank() const override { return communicator_.rank(); }

@@ -13,9 +13,14 @@ constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-Coordinator::Coordinator(const std::vector<Task>& tasks, int n_ranks, CostModel& cost_model, const CoordinatorEvents& events,
-                         const SchedulerOptions& options)
-    : tasks_(tasks), n_ranks_(n_ranks), cost_model_(cost_model), events_(events), options_(options), states_(tasks.size()),
+Coordinator::Coordinator(const std::vector<Task>& tasks, int n_ranks, CostModel& cost_model,
+                         const CoordinatorEvents& events, const SchedulerOptions& options)
+    : tasks_(tasks),
+      n_ranks_(n_ranks),
+      cost_model_(cost_model),
+      events_(events),
+      options_(options),
+      states_(tasks.size()),
       workers_(static_cast<std::size_t>(n_ranks)) {
   VORONOI_REQUIRE(n_ranks >= 1, "a phase needs a rank");
   VORONOI_REQUIRE(options.max_attempts >= 1, "max_attempts must be at least 1");
@@ -123,7 +128,8 @@ void Coordinator::conclude(std::int64_t index, const Running& running) {
   const int rank = running.members.front();
   if (running.ok) {
     guarded([&] {
-      if (events_.task_done) events_.task_done(task(index), {task(index).id, true, running.seconds, running.report}, rank);
+      if (events_.task_done)
+        events_.task_done(task(index), {task(index).id, true, running.seconds, running.report}, rank);
       ++n_done_;
     });
     cost_model_.observe(task(index), running.seconds);
@@ -136,10 +142,12 @@ void Coordinator::conclude(std::int64_t index, const Running& running) {
   }
   ++state.attempts;
   state.failed_on.insert(running.at_fault.begin(), running.at_fault.end());
-  const int culprit = running.at_fault.empty() ? rank : *std::min_element(running.at_fault.begin(), running.at_fault.end());
+  const int culprit =
+      running.at_fault.empty() ? rank : *std::min_element(running.at_fault.begin(), running.at_fault.end());
   guarded([&] {
     if (events_.task_failed)
-      events_.task_failed(task(index), {task(index).id, false, running.seconds, running.error}, culprit, state.attempts);
+      events_.task_failed(task(index), {task(index).id, false, running.seconds, running.error}, culprit,
+                          state.attempts);
   });
   if (state.attempts < options_.max_attempts) {
     enqueue(index);
@@ -151,8 +159,8 @@ void Coordinator::conclude(std::int64_t index, const Running& running) {
   });
 }
 
-/// Wide before narrow, then the longest by corrected prediction, then the lowest id; of those at most `widest` wide that take at most
-/// `longest` seconds.
+/// Wide before narrow, then the longest by corrected prediction, then the lowest id; of those at most `widest` wide
+/// that take at most `longest` seconds.
 Coordinator::Candidate Coordinator::best_candidate(const std::unordered_set<std::int64_t>& passed_over, int widest,
                                                    double longest) const {
   Candidate best;

@@ -1,4 +1,5 @@
-// Who runs what, when: the coordinator's state machine. It knows neither MPI nor a clock: events come in with their time, commands go out.
+// Who runs what, when: the coordinator's state machine. It knows neither MPI nor a clock: events come in with their
+// time, commands go out.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ struct AddressedCommand {
   Command command;
 };
 
-/// Times are seconds since the phase began and never fall. An exception of a sink callback is kept in error(): no more tasks go out,
-/// those in flight are waited for, no callback is called again.
+/// Times are seconds since the phase began and never fall. An exception of a sink callback is kept in error(): no more
+/// tasks go out, those in flight are waited for, no callback is called again.
 class Coordinator {
  public:
   /// All references must outlive it. A width is in [1, n_ranks].
@@ -34,7 +35,7 @@ class Coordinator {
   double next_tick() const { return next_progress_; }
 
   bool stop_requested() const { return stop_requested_; }
-  bool finished() const { return finished_; }        ///< the finish commands are out
+  bool finished() const { return finished_; }  ///< the finish commands are out
   bool all_left() const { return n_left_ == n_ranks_; }
   PhaseResult result() const;
   std::exception_ptr error() const { return error_; }
@@ -46,8 +47,8 @@ class Coordinator {
     std::set<int> failed_on;
   };
   struct WorkerSlot {
-    bool ready = false;          ///< has reported for this phase
-    std::int64_t task = -1;      ///< index, -1 when idle
+    bool ready = false;      ///< has reported for this phase
+    std::int64_t task = -1;  ///< index, -1 when idle
     double since = 0, busy_before = 0;
   };
   struct Running {
@@ -55,7 +56,7 @@ class Coordinator {
     std::size_t reports = 0;
     double started = 0, seconds = 0;
     bool ok = true, stopped = false;
-    std::string report, error;   ///< report of the lowest rank, error of the lowest at fault
+    std::string report, error;  ///< report of the lowest rank, error of the lowest at fault
     int error_rank = -1;
     std::vector<int> at_fault;
   };
@@ -71,7 +72,9 @@ class Coordinator {
   struct QueueKey {
     int width = 1;
     std::string kind;
-    bool operator<(const QueueKey& other) const { return width != other.width ? width > other.width : kind < other.kind; }
+    bool operator<(const QueueKey& other) const {
+      return width != other.width ? width > other.width : kind < other.kind;
+    }
   };
   struct Candidate {
     std::int64_t index = -1, id = 0;

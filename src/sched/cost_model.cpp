@@ -8,7 +8,8 @@ namespace voronoi::sched {
 
 double CostModel::predict(const Task& task) const {
   const double base = std::isfinite(task.predicted_seconds) && task.predicted_seconds > 0 ? task.predicted_seconds : 0;
-  if (const auto it = ratios_.find(task.kind); it != ratios_.end()) return base * (it->second.measured / it->second.predicted);
+  if (const auto it = ratios_.find(task.kind); it != ratios_.end())
+    return base * (it->second.measured / it->second.predicted);
   Ratio all;
   for (const auto& [kind, ratio] : ratios_) {
     all.predicted += ratio.predicted;
@@ -18,7 +19,8 @@ double CostModel::predict(const Task& task) const {
 }
 
 void CostModel::observe(const Task& task, double seconds) {
-  if (!std::isfinite(task.predicted_seconds) || task.predicted_seconds <= 0 || !std::isfinite(seconds) || seconds <= 0) return;
+  if (!std::isfinite(task.predicted_seconds) || task.predicted_seconds <= 0 || !std::isfinite(seconds) || seconds <= 0)
+    return;
   Ratio& ratio = ratios_[task.kind];
   ratio.predicted += task.predicted_seconds;
   ratio.measured += seconds * std::max(1, task.width);
@@ -38,7 +40,8 @@ std::vector<int> choose_widths(const std::vector<double>& predicted_seconds, int
       continue;
     }
     // A hundredth more than an even share is not worth another rank.
-    widths.push_back(static_cast<int>(std::clamp(std::ceil(seconds / share - 0.01), 1.0, static_cast<double>(n_ranks))));
+    widths.push_back(
+        static_cast<int>(std::clamp(std::ceil(seconds / share - 0.01), 1.0, static_cast<double>(n_ranks))));
   }
   return widths;
 }

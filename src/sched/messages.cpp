@@ -8,7 +8,8 @@
 namespace voronoi::sched {
 namespace {
 
-// All ranks run one program on one kind of machine: numbers travel as they lie in memory. Lists and texts begin with their length.
+// All ranks run one program on one kind of machine: numbers travel as they lie in memory. Lists and texts begin with
+// their length.
 class Writer {
  public:
   template <class T>

@@ -11,28 +11,29 @@ namespace voronoi::sched {
 
 enum class TaskStatus : std::uint8_t { ok, failed, stopped };
 
-/// Worker to coordinator. ready is the first message of a phase, left the last; done also says that the rank is free again.
+/// Worker to coordinator. ready is the first message of a phase, left the last; done also says that the rank is free
+/// again.
 struct WorkerMessage {
   enum class Kind : std::uint8_t { ready, done, stop, left };
   Kind kind = Kind::ready;
   TaskStatus status = TaskStatus::ok;
-  bool at_fault = false;       ///< done, failed: this rank failed by itself, not because another member of the team did
+  bool at_fault = false;  ///< done, failed: this rank failed by itself, not because another member of the team did
   bool stop_requested = false;
-  std::int64_t task = 0;       ///< index in the task list
+  std::int64_t task = 0;  ///< index in the task list
   double seconds = 0;
-  std::string text;            ///< report or error
+  std::string text;  ///< report or error
 };
 
 /// Coordinator to worker.
 struct Command {
   enum class Kind : std::uint8_t { run, finish };
   Kind kind = Kind::run;
-  std::int64_t task = 0;       ///< run: index in the task list
-  std::int64_t sequence = 0;   ///< run: counts the hand-outs of a phase; tells teams apart
-  std::vector<int> members;    ///< run: ranks, rising
-  bool stopped = false;        ///< finish: the phase's result
+  std::int64_t task = 0;      ///< run: index in the task list
+  std::int64_t sequence = 0;  ///< run: counts the hand-outs of a phase; tells teams apart
+  std::vector<int> members;   ///< run: ranks, rising
+  bool stopped = false;       ///< finish: the phase's result
   std::vector<std::int64_t> quarantined;
-  int error_code = 0;          ///< finish: 0 or the exit code of the error that ended the phase
+  int error_code = 0;  ///< finish: 0 or the exit code of the error that ended the phase
   std::string error;
 };
 

@@ -62,8 +62,8 @@ class CoordinatorThread {
         if (new_stop()) send(coordinator_.on_stop(now()));
         send(coordinator_.on_tick(now()));
         comm::MessageInfo info;
-        const auto bytes =
-            channels_.requests.receive_any(info, [this] { return worker_gone_ || now() >= coordinator_.next_tick() || new_stop(); });
+        const auto bytes = channels_.requests.receive_any(
+            info, [this] { return worker_gone_ || now() >= coordinator_.next_tick() || new_stop(); });
         if (bytes) send(coordinator_.on_message(info.source, decode_worker_message(*bytes), now()));
       }
     } catch (...) {

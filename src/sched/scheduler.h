@@ -14,24 +14,24 @@
 namespace voronoi::sched {
 
 struct Task {
-  std::int64_t id = 0;         ///< unique in the list; breaks ties
-  std::string name;            ///< for people: "block 7 down"
-  std::string kind;            ///< tasks of one kind share a correction factor of the cost model
+  std::int64_t id = 0;           ///< unique in the list; breaks ties
+  std::string name;              ///< for people: "block 7 down"
+  std::string kind;              ///< tasks of one kind share a correction factor of the cost model
   double predicted_seconds = 0;  ///< for one rank alone; `width` ranks need that divided by width
-  int width = 1;               ///< ranks that work on it together (row split); clipped to the world's size
+  int width = 1;                 ///< ranks that work on it together (row split); clipped to the world's size
 };
 
 /// What a worker says of a task. `report` is the callback's own text (JSON), passed on to the sink unread.
 struct Outcome {
   std::int64_t task_id = 0;
   bool ok = false;
-  double seconds = 0;          ///< wall time of the slowest member
-  std::string report;          ///< or the error's text
+  double seconds = 0;  ///< wall time of the slowest member
+  std::string report;  ///< or the error's text
 };
 
 struct WorkerState {
-  std::string task;            ///< empty: idle
-  double since_seconds = 0;    ///< since the phase began
+  std::string task;          ///< empty: idle
+  double since_seconds = 0;  ///< since the phase began
   double busy_seconds = 0;
 };
 
@@ -42,7 +42,7 @@ struct Progress {
 };
 
 struct SchedulerOptions {
-  int max_attempts = 2;                          ///< a task's failures before it is quarantined; a retry prefers another rank
+  int max_attempts = 2;  ///< a task's failures before it is quarantined; a retry prefers another rank
   double progress_interval_seconds = 1;
 };
 
@@ -55,16 +55,17 @@ struct CoordinatorEvents {
   std::function<void(const Progress&)> progress;
 };
 
-/// Runs a task on this rank; returns the report (of a wide task the lowest rank's counts). For width > 1 all members call it with the
-/// same task and a team of that size. An exception is a failure of the task, StopRequested a stop.
+/// Runs a task on this rank; returns the report (of a wide task the lowest rank's counts). For width > 1 all members
+/// call it with the same task and a team of that size. An exception is a failure of the task, StopRequested a stop.
 using TaskCallback = std::function<std::string(const Task&, core::Team&)>;
 
 struct PhaseResult {
-  bool stopped = false;                        ///< a stop was requested, and tasks remain because of it
-  std::vector<std::int64_t> quarantined;       ///< task ids, rising
+  bool stopped = false;                   ///< a stop was requested, and tasks remain because of it
+  std::vector<std::int64_t> quarantined;  ///< task ids, rising
 };
 
-/// Predicted seconds by kind, corrected by what was measured: running ratio a kind; a kind not yet seen takes the ratio of all.
+/// Predicted seconds by kind, corrected by what was measured: running ratio a kind; a kind not yet seen takes the ratio
+/// of all.
 class CostModel {
  public:
   /// For one rank alone.
@@ -73,21 +74,24 @@ class CostModel {
   void observe(const Task& task, double seconds);
 
  private:
-  struct Ratio { double predicted = 0, measured = 0; };
+  struct Ratio {
+    double predicted = 0, measured = 0;
+  };
   std::map<std::string, Ratio> ratios_;
 };
 
-/// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every rank; once it is
-/// true anywhere no further task starts, the tasks in flight finish, and `stopped` is set on every rank. Tasks go out longest-first; a
-/// task of width w waits until w ranks are free, wide ones first; meanwhile free ranks run what is predicted to end in time. Every rank
-/// returns the same PhaseResult, or throws: an error of `events` is rethrown on rank 0 and thrown elsewhere as core::Error with the same
-/// exit code and text. On rank 0 `stop` is called from two threads.
+/// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every
+/// rank; once it is true anywhere no further task starts, the tasks in flight finish, and `stopped` is set on every
+/// rank. Tasks go out longest-first; a task of width w waits until w ranks are free, wide ones first; meanwhile free
+/// ranks run what is predicted to end in time. Every rank returns the same PhaseResult, or throws: an error of `events`
+/// is rethrown on rank 0 and thrown elsewhere as core::Error with the same exit code and text. On rank 0 `stop` is
+/// called from two threads.
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);
 
-/// Width for row splitting: how many ranks a task deserves so that no task outlasts an even share of the phase (sum of all over
-/// n_ranks). Deterministic.
+/// Width for row splitting: how many ranks a task deserves so that no task outlasts an even share of the phase (sum of
+/// all over n_ranks). Deterministic.
 std::vector<int> choose_widths(const std::vector<double>& predicted_seconds, int n_ranks);
 
 }  // namespace voronoi::sched

@@ -41,8 +41,8 @@ void run_alone(const Task& task, const TaskCallback& callback, WorkerMessage& me
   }
 }
 
-void run_together(const comm::Communicator& parent, const Command& command, const Task& task, const TaskCallback& callback,
-                  WorkerMessage& message) {
+void run_together(const comm::Communicator& parent, const Command& command, const Task& task,
+                  const TaskCallback& callback, WorkerMessage& message) {
   // Tags recur after 32,768 hand-outs; two teams with one tag would have to be formed at the same time to meet.
   comm::MpiTeam team(parent, command.members, static_cast<int>(command.sequence % 32768));
   try {
@@ -55,7 +55,8 @@ void run_together(const comm::Communicator& parent, const Command& command, cons
   const comm::TeamVerdict& verdict = team.verdict();
   if (verdict.ok) return;
   message.status = verdict.code == core::ExitCode::stopped ? TaskStatus::stopped : TaskStatus::failed;
-  message.at_fault = std::find(verdict.failed_ranks.begin(), verdict.failed_ranks.end(), parent.rank()) != verdict.failed_ranks.end();
+  message.at_fault =
+      std::find(verdict.failed_ranks.begin(), verdict.failed_ranks.end(), parent.rank()) != verdict.failed_ranks.end();
   message.text = verdict.text;
 }
 
@@ -72,8 +73,8 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
   tell(ready);
   for (;;) {
     comm::MessageInfo info;
-    const auto bytes = channels.replies.receive_any(
-        info, [&] { return coordinator_gone.load() || (!told_stop && stop && stop()); });
+    const auto bytes =
+        channels.replies.receive_any(info, [&] { return coordinator_gone.load() || (!told_stop && stop && stop()); });
     if (!bytes) {
       if (coordinator_gone.load()) throw core::InternalError("the coordinator ended before its workers");
       told_stop = true;
@@ -90,14 +91,17 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
       tell(left);
       return command;
     }
-    if (command.task < 0 || command.task >= std::ssize(tasks)) throw core::CommError("a command names a task that does not exist");
+    if (command.task < 0 || command.task >= std::ssize(tasks))
+      throw core::CommError("a command names a task that does not exist");
     const Task& task = tasks[static_cast<std::size_t>(command.task)];
     WorkerMessage message;
     message.kind = WorkerMessage::Kind::done;
     message.task = command.task;
     const auto start = std::chrono::steady_clock::now();
-    if (command.members.size() > 1) run_together(channels.teams, command, task, callback, message);
-    else run_alone(task, callback, message);
+    if (command.members.size() > 1)
+      run_together(channels.teams, command, task, callback, message);
+    else
+      run_alone(task, callback, message);
     message.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     tell(message);
   }

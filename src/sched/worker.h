@@ -15,8 +15,8 @@ namespace voronoi::sched {
 inline constexpr int kCoordinatorRank = 0;
 inline constexpr int kMessageTag = 1;
 
-/// Message spaces of a phase: on the coordinator's rank its thread and the worker receive at the same time, and teams need a space
-/// without receives.
+/// Message spaces of a phase: on the coordinator's rank its thread and the worker receive at the same time, and teams
+/// need a space without receives.
 struct Channels {
   explicit Channels(const comm::Communicator& world)
       : requests(world.duplicate()), replies(world.duplicate()), teams(world.duplicate()) {}

@@ -15,7 +15,8 @@ constexpr std::size_t kBigBytes = (std::size_t{1} << 27) + 5;  // more than two 
 
 std::vector<std::byte> pattern(std::size_t n, int seed) {
   std::vector<std::byte> bytes(n);
-  for (std::size_t i = 0; i < n; ++i) bytes[i] = static_cast<std::byte>((i * 31 + (i >> 20) + static_cast<std::size_t>(seed)) & 0xff);
+  for (std::size_t i = 0; i < n; ++i)
+    bytes[i] = static_cast<std::byte>((i * 31 + (i >> 20) + static_cast<std::size_t>(seed)) & 0xff);
   return bytes;
 }
 
@@ -30,19 +31,23 @@ void sleep_seconds(double seconds) { std::this_thread::sleep_for(std::chrono::du
 TEST(Communicator, BroadcastReachesAllRanksFromAnyRoot) {
   const auto world = Communicator::world();
   for (int root = 0; root < world.size(); ++root) {
-    for (const std::size_t n : {std::size_t{0}, std::size_t{1}, std::size_t{4096}, std::size_t{4097}, std::size_t{1000003}}) {
+    for (const std::size_t n :
+         {std::size_t{0}, std::size_t{1}, std::size_t{4096}, std::size_t{4097}, std::size_t{1000003}}) {
       auto bytes = world.rank() == root ? pattern(n, root) : std::vector<std::byte>(n);
       world.broadcast(bytes, root);
       EXPECT_EQ(bytes, pattern(n, root));
     }
-    EXPECT_EQ(world.broadcast(world.rank() == root ? "from " + std::to_string(root) : "mine", root), "from " + std::to_string(root));
+    EXPECT_EQ(world.broadcast(world.rank() == root ? "from " + std::to_string(root) : "mine", root),
+              "from " + std::to_string(root));
     EXPECT_EQ(world.broadcast(world.rank() == root ? std::string() : "mine", root), "");
   }
 }
 
 TEST(Communicator, GathersKeepBytesOfAnySizeInOrderOfRank) {
   const auto world = Communicator::world();
-  const auto size_of = [](int rank, int round) { return static_cast<std::size_t>(rank * round * 1001 + (rank == 0 ? round % 2 : 0)); };
+  const auto size_of = [](int rank, int round) {
+    return static_cast<std::size_t>(rank * round * 1001 + (rank == 0 ? round % 2 : 0));
+  };
   for (int round = 0; round < 4; ++round) {
     const auto mine = pattern(size_of(world.rank(), round), world.rank());
     const auto everywhere = world.all_gather(mine);
@@ -66,7 +71,8 @@ TEST(Communicator, MessagesLargerThanAPieceArriveWhole) {
   auto received = world.rank() == last ? whole : std::vector<std::byte>(kBigBytes);
   world.broadcast(received, last);
   EXPECT_TRUE(received == whole);
-  const auto gathered = world.gather(world.rank() == last ? std::span<const std::byte>(whole) : std::span<const std::byte>(), 0);
+  const auto gathered =
+      world.gather(world.rank() == last ? std::span<const std::byte>(whole) : std::span<const std::byte>(), 0);
   if (world.rank() == 0) {
     EXPECT_TRUE(gathered[static_cast<std::size_t>(last)] == whole);
   }
@@ -175,7 +181,8 @@ TEST(Communicator, ThreadsOfOneRankDoNotTakeEachOthersMessages) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < kMessages; ++i) {
         world.send(pattern(static_cast<std::size_t>(100 * t + i), t), next, 20 + t);
-        if (world.receive(previous, 20 + t) != pattern(static_cast<std::size_t>(100 * t + i), t)) ++wrong[static_cast<std::size_t>(t)];
+        if (world.receive(previous, 20 + t) != pattern(static_cast<std::size_t>(100 * t + i), t))
+          ++wrong[static_cast<std::size_t>(t)];
       }
     });
   }
@@ -244,8 +251,10 @@ TEST(MpiTeam, AStopOfOneMemberStopsAllUnlessAnotherFails) {
   EXPECT_EQ(fail_after(world, world.size() - 1, 2, core::ExitCode::stopped, caught).code, core::ExitCode::stopped);
   if (world.size() == 1) return;
   MpiTeam team(world, all_ranks(world), 3);
-  if (world.rank() == 1) team.fail(core::ExitCode::data, "bad");
-  else team.fail(core::ExitCode::stopped, "stopped");
+  if (world.rank() == 1)
+    team.fail(core::ExitCode::data, "bad");
+  else
+    team.fail(core::ExitCode::stopped, "stopped");
   EXPECT_EQ(team.verdict().code, core::ExitCode::data);
   EXPECT_EQ(std::ssize(team.verdict().failed_ranks), world.size());
 }
@@ -254,8 +263,10 @@ TEST(MpiTeam, MembersThatMakeDifferentCallsFailInsteadOfWaiting) {
   const auto world = Communicator::world();
   if (world.size() == 1) GTEST_SKIP() << "one member cannot disagree";
   MpiTeam team(world, all_ranks(world), 4);
-  if (world.rank() == 0) EXPECT_THROW(team.finish(), core::Error);
-  else EXPECT_THROW(team.all_gather({}), core::Error);
+  if (world.rank() == 0)
+    EXPECT_THROW(team.finish(), core::Error);
+  else
+    EXPECT_THROW(team.all_gather({}), core::Error);
   EXPECT_FALSE(team.verdict().ok);
   EXPECT_NE(team.verdict().text.find("1 of " + std::to_string(world.size())), std::string::npos);
 }

@@ -1,4 +1,5 @@
-// main of the tests that run under mpirun: rank 0 prints as usual, the others print their failures only; a failure anywhere fails all.
+// main of the tests that run under mpirun: rank 0 prints as usual, the others print their failures only; a failure
+// anywhere fails all.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -14,8 +15,8 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
     if (!result.failed()) return;
     const auto* test = testing::UnitTest::GetInstance()->current_test_info();
     std::fprintf(stderr, "rank %d: %s.%s: %s:%d: %s\n", rank_, test != nullptr ? test->test_suite_name() : "",
-                 test != nullptr ? test->name() : "", result.file_name() != nullptr ? result.file_name() : "", result.line_number(),
-                 result.message());
+                 test != nullptr ? test->name() : "", result.file_name() != nullptr ? result.file_name() : "",
+                 result.line_number(), result.message());
   }
 
  private:
@@ -36,6 +37,7 @@ int main(int argc, char** argv) {
   const int mine = RUN_ALL_TESTS();
   int n_failed = 0;
   for (const auto result : world.all_gather_value(mine)) n_failed += result != 0 ? 1 : 0;
-  if (n_failed > 0 && world.rank() == 0) std::fprintf(stderr, "tests failed on %d of %d ranks\n", n_failed, world.size());
+  if (n_failed > 0 && world.rank() == 0)
+    std::fprintf(stderr, "tests failed on %d of %d ranks\n", n_failed, world.size());
   return n_failed > 0 ? 1 : 0;
 }

@@ -16,9 +16,11 @@ namespace {
 
 void sleep_seconds(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
-std::vector<Task> make_tasks(int n, const std::function<double(int)>& seconds, const std::function<int(int)>& width = nullptr) {
+std::vector<Task> make_tasks(int n, const std::function<double(int)>& seconds,
+                             const std::function<int(int)>& width = nullptr) {
   std::vector<Task> tasks;
-  for (int i = 0; i < n; ++i) tasks.push_back({i, "task " + std::to_string(i), i % 2 ? "odd" : "even", seconds(i), width ? width(i) : 1});
+  for (int i = 0; i < n; ++i)
+    tasks.push_back({i, "task " + std::to_string(i), i % 2 ? "odd" : "even", seconds(i), width ? width(i) : 1});
   return tasks;
 }
 
@@ -89,7 +91,8 @@ TEST(RunPhase, TwoThousandTinyTasksRunOnceEach) {
   phase.expect_each_done_once(kTasks);
   EXPECT_EQ(phase.runs_of_all_ranks(), kTasks);
   if (phase.world.rank() == 0) {
-    for (std::size_t i = 0; i < phase.done.size(); ++i) EXPECT_EQ(phase.reports[i], "done " + std::to_string(phase.done[i]));
+    for (std::size_t i = 0; i < phase.done.size(); ++i)
+      EXPECT_EQ(phase.reports[i], "done " + std::to_string(phase.done[i]));
     EXPECT_GE(phase.n_progress, 1);
     std::printf("overhead: %.1f us a task on %d ranks\n", 1e6 * seconds / kTasks, phase.world.size());
   }
@@ -117,7 +120,8 @@ TEST(RunPhase, EveryRankTakesPartAndOneRankGoesLongestFirst) {
 TEST(RunPhase, FewerTasksThanRanksAndNoneAtAllEnd) {
   for (int n = 0; n < 3; ++n) {
     Phase phase;
-    const auto result = phase.run(make_tasks(n, [](int) { return 1.0; }), [](const Task&, core::Team&) { return std::string("x"); });
+    const auto result =
+        phase.run(make_tasks(n, [](int) { return 1.0; }), [](const Task&, core::Team&) { return std::string("x"); });
     EXPECT_FALSE(result.stopped);
     phase.expect_each_done_once(n);
     EXPECT_EQ(phase.runs_of_all_ranks(), n);
@@ -127,7 +131,10 @@ TEST(RunPhase, FewerTasksThanRanksAndNoneAtAllEnd) {
 TEST(RunPhase, WideTasksRunOnTeamsAndWidthsBeyondTheWorldAreClipped) {
   Phase phase;
   const int n_ranks = phase.world.size();
-  const auto tasks = make_tasks(30, [](int i) { return 0.001 * (i % 5); }, [](int i) { return i % 3 == 0 ? 1 : i % 3 == 1 ? 2 : 99; });
+  const auto tasks = make_tasks(
+      30, [](int i) { return 0.001 * (i % 5); }, [](int i) { return i % 3 == 0   ? 1
+                                                                    : i % 3 == 1 ? 2
+                                                                                 : 99; });
   const auto result = phase.run(tasks, [&](const Task& task, core::Team& team) {
     const int asked = task.id % 3 == 0 ? 1 : task.id % 3 == 1 ? 2 : 99;
     EXPECT_EQ(team.size(), std::min(asked, n_ranks));
@@ -151,7 +158,8 @@ TEST(RunPhase, AWideTaskWhoseMembersFailAtDifferentMomentsIsRetriedAndAllAgree) 
   phase.options.max_attempts = 2;
   // Task i: member i % size fails at collective i / size (the last: after all), on the first attempt of that member.
   std::vector<int> tries(40, 0);
-  const auto tasks = make_tasks(5 * n_ranks, [](int) { return 0.001; }, [&](int) { return n_ranks; });
+  const auto tasks = make_tasks(
+      5 * n_ranks, [](int) { return 0.001; }, [&](int) { return n_ranks; });
   const auto result = phase.run(tasks, [&](const Task& task, core::Team& team) {
     const auto id = static_cast<int>(task.id);
     const bool fails = ++tries[static_cast<std::size_t>(id)] == 1 && team.rank() == id % n_ranks;
@@ -204,7 +212,8 @@ TEST(RunPhase, AFailedTaskIsRetriedElsewhereAndThenQuarantined) {
 
 TEST(RunPhase, AllTasksFailingEnds) {
   Phase phase;
-  const auto tasks = make_tasks(9, [](int) { return 0.0; }, [](int i) { return 1 + i % 3; });
+  const auto tasks = make_tasks(
+      9, [](int) { return 0.0; }, [](int i) { return 1 + i % 3; });
   const auto result = phase.run(tasks, [](const Task&, core::Team&) -> std::string { throw 7; });
   EXPECT_EQ(result.quarantined.size(), 9U);
   EXPECT_FALSE(result.stopped);
@@ -213,7 +222,8 @@ TEST(RunPhase, AllTasksFailingEnds) {
 TEST(RunPhase, AStopBeforeTheStartRunsNothing) {
   Phase phase;
   phase.stop = [] { return true; };
-  const auto result = phase.run(make_tasks(5, [](int) { return 1.0; }), [](const Task&, core::Team&) { return std::string(); });
+  const auto result =
+      phase.run(make_tasks(5, [](int) { return 1.0; }), [](const Task&, core::Team&) { return std::string(); });
   EXPECT_TRUE(result.stopped);
   EXPECT_EQ(phase.runs_of_all_ranks(), 0);
 }
@@ -245,8 +255,10 @@ TEST(RunPhase, AnIdleRankMayAskForTheStop) {
   Phase phase;
   const int n_ranks = phase.world.size();
   if (n_ranks == 1) GTEST_SKIP() << "one rank is not idle while it works";
-  // After a wide task that all wait for, every rank but one has a long task; the last one's fails, and its retry waits for another rank.
-  const auto tasks = make_tasks(n_ranks + 1, [&](int i) { return i == n_ranks ? 0.1 : 1.0; }, [&](int i) { return i == 0 ? n_ranks : 1; });
+  // After a wide task that all wait for, every rank but one has a long task; the last one's fails, and its retry waits
+  // for another rank.
+  const auto tasks = make_tasks(
+      n_ranks + 1, [&](int i) { return i == n_ranks ? 0.1 : 1.0; }, [&](int i) { return i == 0 ? n_ranks : 1; });
   auto failed_at = std::chrono::steady_clock::time_point::max();
   std::atomic<bool> failed{false};
   phase.stop = [&] { return failed && std::chrono::steady_clock::now() - failed_at > std::chrono::milliseconds(50); };
@@ -266,7 +278,8 @@ TEST(RunPhase, AnIdleRankMayAskForTheStop) {
 TEST(RunPhase, StopRequestedByACallbackIsAStopAndNoFailure) {
   for (const int width : {1, 3}) {
     Phase phase;
-    const auto tasks = make_tasks(50, [](int) { return 0.001; }, [&](int) { return width; });
+    const auto tasks = make_tasks(
+        50, [](int) { return 0.001; }, [&](int) { return width; });
     const auto result = phase.run(tasks, [&](const Task&, core::Team& team) -> std::string {
       if (phase.mine.size() == 3 && team.rank() == team.size() - 1) throw core::StopRequested();
       team.all_gather({});
@@ -308,7 +321,8 @@ TEST(RunPhase, DifferentListsAndRepeatedIdsAreRefusedOnEveryRank) {
   Phase phase;
   const auto nothing = [](const Task&, core::Team&) { return std::string(); };
   if (phase.world.size() > 1) {
-    EXPECT_THROW(phase.run(make_tasks(phase.world.rank() == 1 ? 3 : 4, [](int) { return 1.0; }), nothing), core::InternalError);
+    EXPECT_THROW(phase.run(make_tasks(phase.world.rank() == 1 ? 3 : 4, [](int) { return 1.0; }), nothing),
+                 core::InternalError);
   }
   auto tasks = make_tasks(2, [](int) { return 1.0; });
   tasks[1].id = tasks[0].id;
@@ -318,17 +332,19 @@ TEST(RunPhase, DifferentListsAndRepeatedIdsAreRefusedOnEveryRank) {
 TEST(RunPhase, ManyPhasesInARowLeaveNothingBehind) {
   for (int i = 0; i < 200; ++i) {
     Phase phase;
-    phase.run(make_tasks(3, [](int) { return 0.0; }, [](int k) { return k + 1; }), [](const Task&, core::Team&) { return std::string(); });
+    phase.run(make_tasks(
+                  3, [](int) { return 0.0; }, [](int k) { return k + 1; }),
+              [](const Task&, core::Team&) { return std::string(); });
     phase.expect_each_done_once(3);
   }
 }
 
 TEST(RunPhase, ALargeReportArrivesWhole) {
   Phase phase;
-  phase.run(make_tasks(6, [](int) { return 0.0; }), [](const Task& task, core::Team&) {
-    return std::string(3000000, static_cast<char>('a' + task.id));
-  });
-  for (std::size_t i = 0; i < phase.done.size(); ++i) EXPECT_EQ(phase.reports[i], std::string(3000000, static_cast<char>('a' + phase.done[i])));
+  phase.run(make_tasks(6, [](int) { return 0.0; }),
+            [](const Task& task, core::Team&) { return std::string(3000000, static_cast<char>('a' + task.id)); });
+  for (std::size_t i = 0; i < phase.done.size(); ++i)
+    EXPECT_EQ(phase.reports[i], std::string(3000000, static_cast<char>('a' + phase.done[i])));
 }
 
 }  // namespace

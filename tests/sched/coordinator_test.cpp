@@ -13,8 +13,8 @@
 namespace voronoi::sched {
 namespace {
 
-using test::SimulatedRun;
 using test::RunResult;
+using test::SimulatedRun;
 using test::Simulation;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
@@ -22,7 +22,8 @@ using ::testing::IsEmpty;
 std::vector<Task> make_tasks(const std::vector<double>& seconds, const std::vector<int>& widths = {}) {
   std::vector<Task> tasks;
   for (std::size_t i = 0; i < seconds.size(); ++i)
-    tasks.push_back({static_cast<std::int64_t>(i), "task " + std::to_string(i), "kind", seconds[i], i < widths.size() ? widths[i] : 1});
+    tasks.push_back({static_cast<std::int64_t>(i), "task " + std::to_string(i), "kind", seconds[i],
+                     i < widths.size() ? widths[i] : 1});
   return tasks;
 }
 
@@ -105,7 +106,8 @@ TEST(Coordinator, WidthsThatChooseWidthsGivesShortenAPhaseOfFewLongTasks) {
 }
 
 TEST(Coordinator, CorrectionByWhatWasMeasuredChangesTheOrder) {
-  std::vector<Task> tasks = {{0, "a", "slow", 2, 1}, {1, "b", "slow", 1, 1}, {2, "c", "fast", 1.9, 1}, {3, "d", "fast", 1.5, 1}};
+  std::vector<Task> tasks = {
+      {0, "a", "slow", 2, 1}, {1, "b", "slow", 1, 1}, {2, "c", "fast", 1.9, 1}, {3, "d", "fast", 1.5, 1}};
   Simulation simulation(tasks, 1);
   simulation.execute = [](const Task& task, const std::vector<int>&, int) {
     return RunResult{task.predicted_seconds * (task.kind == "slow" ? 10 : 1), {}, {}};
@@ -119,7 +121,8 @@ TEST(Coordinator, AFailedTaskIsRetriedOnAnotherRank) {
   for (const int n_ranks : {2, 3, 8}) {
     Simulation simulation(make_tasks({9, 1, 1, 1, 1, 1, 1, 1}), n_ranks);
     simulation.execute = [](const Task& task, const std::vector<int>&, int attempt) {
-      return task.id == 3 && attempt == 1 ? RunResult{0.1, TaskStatus::failed, {}} : RunResult{task.predicted_seconds, {}, {}};
+      return task.id == 3 && attempt == 1 ? RunResult{0.1, TaskStatus::failed, {}}
+                                          : RunResult{task.predicted_seconds, {}, {}};
     };
     simulation.run();
     expect_each_done_once(simulation, 8);

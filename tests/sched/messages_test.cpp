@@ -57,11 +57,13 @@ TEST(Messages, CommandSurvivesTheTrip) {
 
 TEST(Messages, AnyOtherLengthIsRefused) {
   auto worker = encode(some_worker_message());
-  for (std::size_t n = 0; n < worker.size(); ++n) EXPECT_THROW(decode_worker_message(std::span(worker).first(n)), core::CommError) << n;
+  for (std::size_t n = 0; n < worker.size(); ++n)
+    EXPECT_THROW(decode_worker_message(std::span(worker).first(n)), core::CommError) << n;
   worker.push_back(std::byte{0});
   EXPECT_THROW(decode_worker_message(worker), core::CommError);
   auto command = encode(some_command());
-  for (std::size_t n = 0; n < command.size(); ++n) EXPECT_THROW(decode_command(std::span(command).first(n)), core::CommError) << n;
+  for (std::size_t n = 0; n < command.size(); ++n)
+    EXPECT_THROW(decode_command(std::span(command).first(n)), core::CommError) << n;
   command.push_back(std::byte{0});
   EXPECT_THROW(decode_command(command), core::CommError);
 }

@@ -33,11 +33,13 @@ class Simulation {
       : n_ranks_(n_ranks), tasks_(std::move(task_list)), coordinator_(tasks_, n_ranks, cost_model, events, options) {
     events.task_done = [this](const Task& task, const Outcome&, int) { done.push_back(task.id); };
     events.task_failed = [this](const Task& task, const Outcome& outcome, int rank, int attempt) {
-      failed.push_back(std::to_string(task.id) + " on " + std::to_string(rank) + " attempt " + std::to_string(attempt) + ": " +
-                       outcome.report);
+      failed.push_back(std::to_string(task.id) + " on " + std::to_string(rank) + " attempt " + std::to_string(attempt) +
+                       ": " + outcome.report);
     };
     events.task_quarantined = [this](const Task& task, const std::string&) { quarantined.push_back(task.id); };
-    execute = [](const Task& task, const std::vector<int>&, int) { return RunResult{task.predicted_seconds / task.width, {}, {}}; };
+    execute = [](const Task& task, const std::vector<int>&, int) {
+      return RunResult{task.predicted_seconds / task.width, {}, {}};
+    };
   }
 
   CostModel cost_model;
@@ -99,8 +101,9 @@ class Simulation {
         WorkerMessage message;
         message.kind = WorkerMessage::Kind::done;
         message.status = result.status;
-        message.at_fault = result.status == TaskStatus::failed &&
-                           (result.at_fault.empty() || std::count(result.at_fault.begin(), result.at_fault.end(), member) > 0);
+        message.at_fault =
+            result.status == TaskStatus::failed &&
+            (result.at_fault.empty() || std::count(result.at_fault.begin(), result.at_fault.end(), member) > 0);
         message.task = command.task;
         message.seconds = result.seconds;
         message.text = result.status == TaskStatus::ok ? "report of " + std::to_string(member) : "error";
