@@ -3,9 +3,7 @@
 
 #include <hdf5.h>
 
-#include <cstddef>
 #include <mutex>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -50,9 +48,5 @@ class Session {
  private:
   std::lock_guard<std::mutex> lock_;
 };
-
-/// H5Fget_file_image clears the "open for writing" mark of a version 2 superblock, but leaves the checksum that was made with
-/// the mark in it (seen with 1.10.8): HDF5 cannot open its own image. Makes the checksum right; `image` begins with the superblock.
-void repair_superblock(std::span<std::byte> image);
 
 }  // namespace voronoi::store::hdf5

@@ -16,6 +16,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "store/hdf5_handle.h"
+#include "store/hdf5_structure.h"
 
 namespace voronoi::store {
 namespace {
@@ -34,7 +35,7 @@ constexpr const char* kFormatAttribute = "shard_format";
 constexpr const char* kDigestAttribute = "shard_sha256";
 constexpr std::string_view kFormat = "1";
 constexpr int kMaxRank = 32;
-constexpr hsize_t kMaxLinks = hsize_t{1} << 20;
+constexpr unsigned kMaxLinks = 65535;
 /// A single attribute message of an HDF5 object header is bounded by 64 KiB.
 constexpr std::size_t kMaxAttribute = 60000;
 
@@ -46,6 +47,7 @@ bool is_valid_name(std::string_view name) {
 bool is_reserved(std::string_view name) { return name == kFormatAttribute || name == kDigestAttribute; }
 
 void require_valid(const Shard& shard) {
+  VORONOI_REQUIRE(shard.arrays.size() < kMaxLinks && shard.attributes.size() < kMaxLinks - 2, "a shard holds fewer than 65535 arrays");
   for (const auto& [name, value] : shard.attributes) {
     VORONOI_REQUIRE(is_valid_name(name) && !is_reserved(name), "attribute name \"" + name + "\" cannot be stored");
     VORONOI_REQUIRE(value.size() <= kMaxAttribute, "attribute \"" + name + "\" is longer than 60000 bytes: store it as an array");
@@ -168,6 +170,9 @@ std::vector<std::byte> build_file(const Shard& shard, const std::vector<std::str
   check(H5Pset_userblock(creation.get(), kUserBlock), "H5Pset_userblock");
   check(H5Pset_obj_track_times(creation.get(), false), "H5Pset_obj_track_times");
   check(H5Pset_link_creation_order(creation.get(), H5P_CRT_ORDER_TRACKED), "H5Pset_link_creation_order");
+  // Links and attributes stay in the header of `/`: no heaps, no trees.
+  check(H5Pset_link_phase_change(creation.get(), kMaxLinks, 0), "H5Pset_link_phase_change");
+  check(H5Pset_attr_phase_change(creation.get(), kMaxLinks, 0), "H5Pset_attr_phase_change");
   const Handle file(H5Fcreate("shard", H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose, "H5Fcreate");
   for (const auto& [name, value] : shard.attributes) write_attribute(file.get(), name, value);
   for (std::size_t i = 0; i < shard.arrays.size(); ++i) write_array(file.get(), shard.arrays[i], digests[i]);
@@ -237,6 +242,7 @@ class Reader {
   explicit Reader(std::span<std::byte> bytes) : bytes_(bytes), image_(bytes) {}
 
   Shard read() {
+    hdf5::check_structure(bytes_.subspan(kUserBlock), kUserBlock);
     const hdf5::Session session;
     const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "H5Pcreate");
     check(H5Pset_fapl_core(access.get(), std::size_t{1} << 16, false), "H5Pset_fapl_core");

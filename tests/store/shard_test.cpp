@@ -14,6 +14,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/random.h"
+#include "store/hdf5_structure.h"
 #include "support/temporary.h"
 
 namespace voronoi::store {
@@ -73,19 +74,22 @@ std::string with_user_block(const std::string& content) {
   return block + content;
 }
 
-/// A file made with HDF5 itself by `fill`, without a user block.
+/// A file made with HDF5 itself by `fill`, laid out as in a shard, without the user block.
 template <class Fill>
 std::string plain_hdf5(Fill&& fill) {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
   H5Pset_fapl_core(access, 1 << 16, false);
+  H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18);
   const hid_t creation = H5Pcreate(H5P_FILE_CREATE);
+  H5Pset_userblock(creation, 512);
   H5Pset_link_creation_order(creation, H5P_CRT_ORDER_TRACKED);
   const hid_t file = H5Fcreate("made-by-hand", H5F_ACC_TRUNC, creation, access);
   fill(file);
   H5Fflush(file, H5F_SCOPE_GLOBAL);
   std::string bytes(static_cast<std::size_t>(H5Fget_file_image(file, nullptr, 0)), '\0');
   H5Fget_file_image(file, bytes.data(), bytes.size());
+  hdf5::repair_superblock(std::as_writable_bytes(std::span(bytes)));
   H5Fclose(file);
   H5Pclose(creation);
   H5Pclose(access);
@@ -190,7 +194,7 @@ TEST(Shard, BytesOfTheFormatStay) {
   unsigned version[3] = {};
   H5get_libversion(&version[0], &version[1], &version[2]);
   if (version[0] == 1 && version[1] == 10 && version[2] == 8) {
-    EXPECT_EQ(core::sha256(bytes), "fbd7af099a5280774e499b021a36aa6d948267289ded860240936e39484a8f47");
+    EXPECT_EQ(core::sha256(bytes), "abcc065e370517d6bbe251008e8f6b567aa34d7f0980c5edc6555e76285d946a");
   }
 }
 
@@ -348,6 +352,29 @@ TEST(Shard, ClaimsBeyondTheFileAreRefusedBeforeAllocation) {
   const std::string unwritten =
       plain_hdf5([](hid_t file) { add_dataset(file, "ghost", {100}, H5Pcreate(H5P_DATASET_CREATE)); });
   EXPECT_THAT(error_of_content(folder, unwritten), HasSubstr("array \"ghost\": its bytes lie outside the file"));
+}
+
+TEST(Shard, LayoutsThatShardsDoNotUseAreRefused) {
+  const TemporaryFolder folder;
+  // Ten links or attributes make HDF5 leave the header for a heap and a tree.
+  EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
+                for (int i = 0; i < 10; ++i) add_text(file, ("key" + std::to_string(i)).c_str(), "x");
+              })),
+              HasSubstr("lie outside their header"));
+  EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
+                for (int i = 0; i < 10; ++i)
+                  add_dataset(file, ("a" + std::to_string(i)).c_str(), {1}, H5Pcreate(H5P_DATASET_CREATE));
+              })),
+              HasSubstr("lie outside their header"));
+  EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
+                const hid_t pair = H5Tcreate(H5T_COMPOUND, 2);
+                H5Tinsert(pair, "x", 0, H5T_STD_U8LE);
+                const hid_t space = H5Screate(H5S_SCALAR);
+                H5Dclose(H5Dcreate2(file, "pair", pair, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+                H5Sclose(space);
+                H5Tclose(pair);
+              })),
+              HasSubstr("array \"pair\": is of an HDF5 type that shards do not use"));
 }
 
 TEST(Shard, NothingOutsideTheFileIsFollowed) {
