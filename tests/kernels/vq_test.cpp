@@ -93,6 +93,7 @@ TEST_P(VqWidth, ValidDimsLeaveTheRestOut) {
 TEST_P(VqWidth, NearestAgreesWithAPlainLoopOnOddSizes) {
   for (const std::int64_t n : {0, 1, 17, 257, 1041}) {
     for (const std::int64_t k : {1, 2, 3, 17, 256}) {
+      if (n > 1000 && k > 17) continue;  // the plain loop's time
       for (std::int64_t dim = 1; dim <= 17; ++dim) {
         const Problem problem = coarse_problem(n, dim, k, static_cast<std::uint32_t>(n * 131 + k * 17 + dim));
         for (const bool tails : {false, true}) {
@@ -104,10 +105,13 @@ TEST_P(VqWidth, NearestAgreesWithAPlainLoopOnOddSizes) {
             const auto at = static_cast<std::size_t>(i);
             const std::int64_t dims = tails ? problem.valid[at] : dim;
             std::int64_t best = 0;
-            for (std::int64_t j = 1; j < k; ++j)
-              if (distance(problem, i, j, dims) < distance(problem, i, best, dims)) best = j;
+            double least = distance(problem, i, 0, dims);
+            for (std::int64_t j = 1; j < k; ++j) {
+              const double gap2 = distance(problem, i, j, dims);
+              if (gap2 < least) best = j, least = gap2;
+            }
             ASSERT_EQ(index[at], best) << "n " << n << " k " << k << " dim " << dim << " point " << i;
-            ASSERT_EQ(static_cast<double>(distance2[at]), distance(problem, i, best, dims));
+            ASSERT_EQ(static_cast<double>(distance2[at]), least);
           }
         }
       }
