@@ -130,6 +130,28 @@ TEST(Gguf, ListsTensorsOfTypesItCannotDequantize) {
   EXPECT_EQ(std::to_integer<char>(file.find_tensor("b")->bytes[0]), 'y');
 }
 
+TEST(Gguf, RefusesDataThatOverlapOrLeaveTheFile) {
+  const test::TemporaryFolder folder;
+  // The second tensor's offset is 32: eight bytes after its name, number of dimensions, dimension and type.
+  const std::string good =
+      GgufWriter().tensor("aaaa", 0, {8}, std::string(32, 'x')).tensor("bbbb", 0, {8}, std::string(32, 'y')).bytes();
+  const auto with_offset = [&](std::uint64_t offset) -> std::string {
+    std::string bytes = good;
+    bytes.replace(bytes.find("bbbb") + 4 + 4 + 8 + 4, 8, bytes_of(offset));
+    try {
+      GgufFile(folder.write("m.gguf", bytes));
+    } catch (const core::FormatError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(with_offset(32), "accepted");
+  EXPECT_THAT(with_offset(0), AllOf(HasSubstr("m.gguf"), HasSubstr("overlap")));
+  EXPECT_THAT(with_offset(33), HasSubstr("alignment"));
+  for (const std::uint64_t offset : {std::uint64_t{64}, std::uint64_t{1} << 62, ~std::uint64_t{31}})
+    EXPECT_THAT(with_offset(offset), AllOf(HasSubstr("tensor \"bbbb\""), HasSubstr("truncated"))) << offset;
+}
+
 TEST(Gguf, ReadsVersionTwo) {
   const test::TemporaryFolder folder;
   std::string bytes = GgufWriter().u32("k", 3).bytes();

@@ -198,6 +198,25 @@ TEST(Directory, ClaimsOfManyLayersAreRefusedWithoutListingThem) {
               AllOf(HasSubstr("100000 layers"), HasSubstr("model.layers.2.input_layernorm.weight")));
 }
 
+TEST(Directory, RefusesShardsOutsideItsFolderThoughTheyWouldRead) {
+  const test::TemporaryFolder folder, elsewhere;
+  write_model(elsewhere, small_config());
+  std::filesystem::create_directory(folder.path() + "/sub");
+  for (const char* name : {"/here.safetensors", "/sub/there.safetensors"})
+    std::filesystem::copy_file(elsewhere.path() + "/model.safetensors", folder.path() + name);
+  folder.write("config.json", small_config().dump());
+  const auto with_shard = [&](const std::string& shard) {
+    Json map = Json::object();
+    for (const TensorSpec& spec : expected_tensors(parse_config(small_config(), "c"))) map[spec.name] = shard;
+    folder.write("model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+    return refusal(folder.path());
+  };
+  EXPECT_EQ(with_shard("here.safetensors"), "accepted");
+  for (const std::string& shard : {std::string("sub/there.safetensors"), std::string("./here.safetensors"),
+                                   elsewhere.path() + "/model.safetensors", std::string("sub/../here.safetensors")})
+    EXPECT_THAT(with_shard(shard), AllOf(HasSubstr("model.safetensors.index.json"), HasSubstr("same folder"))) << shard;
+}
+
 TEST(Directory, ReadRefusesAnotherShapeAndUnknownNames) {
   const test::TemporaryFolder folder;
   write_model(folder, small_config());
