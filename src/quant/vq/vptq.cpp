@@ -100,12 +100,13 @@ VqRun::VqRun(backend::Context& the_context, core::Team& the_team, const QuantInp
 }
 
 void VqRun::train(TrainingSource source, std::int64_t k, const std::string& name, std::vector<float>& book) {
-  // The loop's loss is sum_n |w_n - q_n|^2 / U_nn^2: what an error of a column costs after the columns behind it have made up for what they
-  // can. H_nn instead would count what they repair, and is worse by 1 to 2 % of the error.
+  // An error of a column costs H_nn at once, and 1 / U_nn^2 after the columns behind it have made up for what they can (the loop's own loss).
+  // Either alone is worse on real layers: the first counts what is repaired, the second trusts the damping where a few hot columns
+  // carry nearly all of H. Their geometric mean gave the least error over the layers of SmolLM2-135M, the hottest one included.
   std::vector<double> importance;
   for (std::int64_t p = 0; p < geometry.in_features; ++p) {
-    const double diagonal = static_cast<double>(input.hessian->factor[static_cast<std::size_t>(p * (geometry.in_features + 1))]);
-    importance.push_back(1 / (diagonal * diagonal));
+    const auto diagonal = static_cast<std::size_t>(p * (geometry.in_features + 1));
+    importance.push_back(std::sqrt(static_cast<double>(hessian[diagonal])) / static_cast<double>(input.hessian->factor[diagonal]));
   }
   book.clear();
   for (std::int64_t group = 0; group < geometry.groups; ++group) {
