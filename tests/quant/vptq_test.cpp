@@ -128,6 +128,29 @@ TEST(Vptq, ScaledColumnsAreMeasuredInTheOperatorsOwnUnits) {
   EXPECT_LT(quantize(layer, parameters).relative_error, 0.9 * error_with_unscaled_metric(layer, parameters));
 }
 
+TEST(Vptq, AColumnsUnitChangesNoCode) {
+  // Weights of a column times a, inputs over a: the same operator. Powers of two, no damping and natural order keep it exact.
+  backend::Context context(backend::Device::cpu, 1);
+  const test::SyntheticLayer made = test::make_synthetic_layer(192, 64, 7, {0.2, 0.3, 0.3});
+  const auto with_units = [&](auto unit) {
+    Layer layer{192, 64, made.weight, {}};
+    std::vector<float> lower = made.lower;
+    for (std::size_t i = 0; i < layer.weight.size(); ++i) layer.weight[i] = std::ldexp(layer.weight[i], unit(i % 64));
+    for (std::size_t i = 0, at = 0; i < 64; ++i)
+      for (std::size_t j = 0; j <= i; ++j, ++at) lower[at] = std::ldexp(lower[at], -unit(i) - unit(j));
+    layer.hessian = prepare_hessian(context, 64, lower, 0, false);
+    EXPECT_EQ(layer.hessian.damping_steps, 0);
+    return layer;
+  };
+  const QuantParameters parameters = parameters_of(4, 32, 8);
+  const QuantResult a = quantize(with_units([](std::size_t) { return 0; }), parameters);
+  const QuantResult b = quantize(with_units([](std::size_t column) { return static_cast<int>(column % 5) - 2; }), parameters);
+  EXPECT_EQ(vq(a).codebook, vq(b).codebook);
+  EXPECT_EQ(vq(a).residual_codebook, vq(b).residual_codebook);
+  EXPECT_EQ(vq(a).indices, vq(b).indices);
+  EXPECT_NEAR(a.relative_error, b.relative_error, 1e-5 * a.relative_error);
+}
+
 TEST(Vptq, WithoutActOrderTheFactorIsOfTheNaturalOrder) {
   const Layer ordered = make_layer(192, 128, true), natural = make_layer(192, 128, false);
   const QuantParameters parameters = parameters_of(4, 64);
