@@ -1,0 +1,225 @@
+#include "quant/vq/voronoi.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "quant/encoding.h"
+#include "quant/vq/refine.h"
+#include "quant/vq/vptq.h"
+#include "support/synthetic_layer.h"
+#include "support/thread_team.h"
+
+namespace voronoi::quant {
+namespace {
+
+struct Layer {
+  std::int64_t out = 0, in = 0;
+  std::vector<float> weight;
+  PreparedHessian hessian;
+  core::DType dtype = core::DType::f16;
+
+  QuantInput input() const { return {"model.layers.0.mlp.down_proj", out, in, weight, &hessian, dtype}; }
+};
+
+Layer make_layer(std::int64_t out, std::int64_t in) {
+  backend::Context context(backend::Device::cpu, 1);
+  test::SyntheticLayer made = test::make_synthetic_layer(out, in, 11);
+  return {out, in, std::move(made.weight), prepare_hessian(context, in, made.lower, 0.01, true)};
+}
+
+QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_t kr = 0) {
+  QuantParameters parameters;
+  parameters.vector_length = v;
+  parameters.centroids = k;
+  parameters.residual_centroids = kr;
+  return parameters;
+}
+
+QuantResult quantize(const Quantizer& quantizer, const Layer& layer, const QuantParameters& parameters) {
+  backend::Context context(backend::Device::cpu, 2);
+  core::SoloTeam team;
+  return quantizer.quantize(context, team, layer.input(), parameters);
+}
+
+double decoded_error(const Layer& layer, const QuantResult& result) {
+  backend::Context context(backend::Device::cpu, 1);
+  std::vector<float> weight(layer.weight.size());
+  decode(result.encoding, weight);
+  return relative_hessian_error(context, layer.out, layer.in, layer.weight, weight, layer.hessian.h);
+}
+
+/// A run with its codes chosen, for tests of the refiner's parts.
+struct Started {
+  explicit Started(const Layer& the_layer, const QuantParameters& the_parameters)
+      : layer(the_layer), parameters(the_parameters), input(layer.input()), run(context, team, input, parameters) {
+    run.quantize(parameters.candidates);
+  }
+  Layer layer;
+  QuantParameters parameters;
+  backend::Context context{backend::Device::cpu, 2};
+  core::SoloTeam team;
+  QuantInput input;
+  VqRun run;
+};
+
+TEST(Voronoi, BeatsGreedyVptq) {
+  const Layer layer = make_layer(192, 128);
+  const double one_book = quantize(vptq_quantizer(), layer, parameters_of(4, 64)).relative_error;
+  const double two_books = quantize(vptq_quantizer(), layer, parameters_of(4, 64, 16)).relative_error;
+  EXPECT_LT(quantize(voronoi_quantizer(), layer, parameters_of(4, 64)).relative_error, 0.93 * one_book);
+  EXPECT_LT(quantize(voronoi_quantizer(), layer, parameters_of(4, 64, 16)).relative_error, 0.8 * two_books);
+}
+
+TEST(Voronoi, JointChoiceOfMainAndResidualBeatsGreedy) {
+  const Layer layer = make_layer(192, 128);
+  QuantParameters parameters = parameters_of(4, 64, 16);
+  parameters.rounds = 0;
+  const QuantResult joint = quantize(voronoi_quantizer(), layer, parameters);
+  parameters.candidates = 1;
+  const QuantResult greedy = quantize(voronoi_quantizer(), layer, parameters);
+  EXPECT_LT(joint.relative_error, 0.95 * greedy.relative_error);
+  // Without candidates and rounds nothing is left but vptq.
+  EXPECT_EQ(std::get<VqEncoding>(greedy.encoding).indices,
+            std::get<VqEncoding>(quantize(vptq_quantizer(), layer, parameters).encoding).indices);
+}
+
+TEST(Voronoi, EveryRoundKeptLowersTheError) {
+  QuantParameters parameters = parameters_of(4, 64, 16);
+  const Layer layer = make_layer(192, 128);
+  const QuantResult result = quantize(voronoi_quantizer(), layer, parameters);
+  double before = result.statistics.at("error_pass2");
+  const int rounds = static_cast<int>(result.statistics.at("rounds_kept"));
+  ASSERT_GE(rounds, 2);
+  for (int round = 1; round <= rounds; ++round) {
+    const double after = result.statistics.at("error_round_" + std::to_string(round));
+    EXPECT_LT(after, before);
+    before = after;
+  }
+  EXPECT_EQ(result.relative_error, before);
+  EXPECT_NEAR(result.relative_error, decoded_error(layer, result), 1e-4 * result.relative_error);
+}
+
+class VoronoiDeterminism : public ::testing::TestWithParam<QuantParameters> {};
+
+TEST_P(VoronoiDeterminism, SameBytesAtAnyThreadAndTeamSize) {
+  const Layer layer = make_layer(302, 96);
+  const QuantResult alone = quantize(voronoi_quantizer(), layer, GetParam());
+  EXPECT_NEAR(alone.relative_error, decoded_error(layer, alone), 1e-4 * alone.relative_error);
+  for (const int members : {1, 2, 3}) {
+    std::vector<QuantResult> results(static_cast<std::size_t>(members));
+    test::run_as_team(members, [&](core::Team& team) {
+      backend::Context context(backend::Device::cpu, 1 + team.rank());
+      results[static_cast<std::size_t>(team.rank())] = voronoi_quantizer().quantize(context, team, layer.input(), GetParam());
+    });
+    for (const QuantResult& result : results) {
+      const auto &a = std::get<VqEncoding>(alone.encoding), &b = std::get<VqEncoding>(result.encoding);
+      EXPECT_EQ(a.indices, b.indices);
+      EXPECT_EQ(a.codebook, b.codebook);
+      EXPECT_EQ(a.residual_codebook, b.residual_codebook);
+      EXPECT_EQ(a.outlier_codebook, b.outlier_codebook);
+      EXPECT_EQ(a.outlier_indices, b.outlier_indices);
+      EXPECT_EQ(a.scale, b.scale);
+      EXPECT_EQ(a.bias, b.bias);
+      EXPECT_EQ(alone.relative_error, result.relative_error);
+      EXPECT_EQ(alone.statistics, result.statistics);
+    }
+  }
+}
+
+QuantParameters with_groups_and_outliers() {
+  QuantParameters parameters = parameters_of(6, 32, 8);
+  parameters.groups = 4;
+  parameters.outlier_percent = 3;
+  parameters.outlier_centroids = 64;
+  parameters.rounds = 2;
+  return parameters;
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, VoronoiDeterminism, ::testing::Values(parameters_of(4, 32), with_groups_and_outliers()),
+                         [](const auto& instance) { return "setting" + std::to_string(instance.index); });
+
+TEST(Refiner, FittedCodebooksAreTheLeastSquaresSolution) {
+  Started started(make_layer(96, 48), parameters_of(4, 16, 4));
+  started.layer.dtype = core::DType::f32;  // no rounding: the optimum itself
+  started.input.stored_dtype = core::DType::f32;
+  Refiner refiner(started.run);
+  const double before = refiner.update();
+  for (int i = 0; i < 20; ++i) {
+    refiner.fit_codebooks(50);
+    refiner.update();
+  }
+  const double fitted = refiner.update();
+  EXPECT_LT(fitted, 0.999 * before);
+  // No single entry can be moved to a lower error.
+  for (std::vector<float>* book : {&started.run.books.main, &started.run.books.residual})
+    for (std::size_t i = 0; i < book->size(); i += 3)
+      for (const float step : {-0.02F, 0.02F}) {
+        const float kept = (*book)[i];
+        (*book)[i] = kept + step;
+        EXPECT_GT(refiner.update(), fitted * (1 - 1e-4));
+        (*book)[i] = kept;
+      }
+}
+
+TEST(Refiner, FittedColumnsAreTheLeastSquaresSolution) {
+  Started started(make_layer(96, 48), parameters_of(4, 16));
+  started.input.stored_dtype = core::DType::f32;
+  Refiner refiner(started.run);
+  const double before = refiner.update();
+  for (int i = 0; i < 20; ++i) {
+    refiner.fit_columns(50);
+    refiner.update();
+  }
+  const double fitted = refiner.update();
+  EXPECT_LT(fitted, 0.99 * before);
+  for (std::vector<float>* values : {&started.run.columns.scale, &started.run.columns.bias})
+    for (float& value : *values)
+      for (const float factor : {0.98F, 1.02F}) {
+        const float kept = value;
+        value = kept * factor;
+        EXPECT_GT(refiner.update(), fitted * (1 - 1e-4));
+        value = kept;
+      }
+}
+
+TEST(Refiner, FitsRoundToTheStoredType) {
+  Started started(make_layer(96, 48), parameters_of(4, 16, 4));
+  Refiner refiner(started.run);
+  refiner.update();
+  refiner.fit_codebooks(10);
+  refiner.update();
+  refiner.fit_columns(10);
+  for (const std::vector<float>* values :
+       {&started.run.books.main, &started.run.books.residual, &started.run.columns.scale, &started.run.columns.bias})
+    for (const float value : *values) ASSERT_EQ(value, core::round_to(core::DType::f16, value));
+}
+
+TEST(Refiner, SweepsEndWhereNoSingleCodeLowersTheError) {
+  // More columns than a block has: gradients must reach the other blocks.
+  Started started(make_layer(16, 150), parameters_of(4, 16));
+  Refiner refiner(started.run);
+  double error = refiner.update();
+  for (int i = 0; i < 60; ++i) {
+    const double swept = refiner.sweep(1);
+    EXPECT_LE(swept, error * (1 + 1e-5));
+    error = swept;
+  }
+  EXPECT_NEAR(refiner.update(), error, 1e-4 * error);
+  ASSERT_EQ(started.run.pieces.size(), 1U);
+  Piece& piece = started.run.pieces.front();
+  for (std::size_t at = 0; at < piece.codes.size(); at += 7) {
+    const std::int32_t kept = piece.codes[at];
+    for (std::int32_t other = 0; other < 16; ++other) {
+      piece.codes[at] = other;
+      EXPECT_GT(refiner.update(), error * (1 - 1e-4));
+    }
+    piece.codes[at] = kept;
+  }
+}
+
+}  // namespace
+}  // namespace voronoi::quant
