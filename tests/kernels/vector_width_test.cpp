@@ -1,0 +1,120 @@
+// The same bits with AVX2 as with AVX-512: a run may span machines of both kinds.
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "kernels/kernels.h"
+
+namespace voronoi::kernels {
+namespace {
+
+std::vector<float> random_floats(std::int64_t n, std::uint32_t seed) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(n));
+  for (float& value : values) value = normal(engine);
+  return values;
+}
+
+class VectorWidth : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if ((hwy::SupportedTargets() & HWY_AVX3) == 0) GTEST_SKIP() << "this processor has no AVX-512";
+  }
+  void TearDown() override { disable(0); }
+
+  static void disable(std::int64_t targets) {
+    hwy::DisableTargets(targets);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+
+  /// `compute` with the widest vectors and again with AVX2 gives equal results.
+  template <class Compute>
+  void expect_equal(const Compute& compute) {
+    disable(0);
+    const auto wide = compute();
+    disable(HWY_AVX3 | HWY_AVX3_DL);
+    EXPECT_EQ(wide, compute());
+  }
+
+  core::ThreadPool pool_{2};
+  Exec exec_{&pool_, nullptr};
+  const Kernels& kernels_ = cpu();
+};
+
+TEST_F(VectorWidth, DoesNotChangeMatrixProducts) {
+  const std::int64_t m = 230, n = 150, k = 700;
+  const std::vector<float> a = random_floats(m * k, 1), b = random_floats(n * k, 2);
+  expect_equal([&] {
+    std::vector<float> c(static_cast<std::size_t>(m * n), 1.0F);
+    kernels_.linalg.gemm_f32(exec_, false, true, m, n, k, 0.7F, a.data(), k, b.data(), k, 0.3F, c.data(), n);
+    return c;
+  });
+  expect_equal([&] {
+    std::vector<double> sum(static_cast<std::size_t>(n * n));
+    kernels_.linalg.gram_accumulate(exec_, k, n, b.data(), n, sum.data());
+    return sum;
+  });
+}
+
+TEST_F(VectorWidth, IsReallyChangedByTheseTests) {
+  // Below AVX2 there is no fused multiply-add, and the bits differ.
+  const std::vector<float> a = random_floats(100 * 100, 6);
+  std::vector<float> wide(100 * 100), narrow(wide);
+  kernels_.linalg.gemm_f32(exec_, false, true, 100, 100, 100, 1.0F, a.data(), 100, a.data(), 100, 0.0F, wide.data(), 100);
+  disable(HWY_AVX3 | HWY_AVX3_DL | HWY_AVX2);
+  kernels_.linalg.gemm_f32(exec_, false, true, 100, 100, 100, 1.0F, a.data(), 100, a.data(), 100, 0.0F, narrow.data(), 100);
+  EXPECT_NE(wide, narrow);
+}
+
+TEST_F(VectorWidth, DoesNotChangeFactorizations) {
+  const std::int64_t n = 300;
+  const std::vector<float> x = random_floats(2 * n * n, 3);
+  std::vector<double> gram(static_cast<std::size_t>(n * n));
+  kernels_.linalg.gram_accumulate(exec_, 2 * n, n, x.data(), n, gram.data());
+  expect_equal([&] {
+    std::vector<double> l = gram;
+    EXPECT_EQ(kernels_.linalg.cholesky_lower_f64(exec_, n, l.data(), n), 0);
+    EXPECT_EQ(kernels_.linalg.invert_lower_f64(exec_, n, l.data(), n), 0);
+    return l;
+  });
+}
+
+TEST_F(VectorWidth, DoesNotChangeDecoderOperations) {
+  const std::int64_t rows = 600, dim = 44;
+  const std::vector<float> x = random_floats(rows * dim, 4), y = random_floats(rows * dim, 5);
+  expect_equal([&] {
+    std::vector<float> out(x.size());
+    kernels_.nn.rms_norm(exec_, rows, dim, x.data(), dim, y.data(), 1e-5F, out.data(), dim);
+    return out;
+  });
+  expect_equal([&] {
+    std::vector<float> out(x.size());
+    kernels_.nn.swiglu(exec_, rows * dim, x.data(), y.data(), out.data());
+    return out;
+  });
+  expect_equal([&] {
+    std::vector<float> out = x;
+    kernels_.nn.rope(exec_, rows, rows / 2, 2, dim / 2, y.data(), out.data(), dim);
+    return out;
+  });
+  expect_equal([&] {
+    AttentionShape shape{1, rows, 2, 1, dim / 2, 0, 0.2F, dim, dim, dim};
+    std::vector<float> out(x.size());
+    kernels_.nn.attention(exec_, shape, x.data(), y.data(), x.data(), out.data());
+    return out;
+  });
+  expect_equal([&] {
+    const std::vector<std::int32_t> target(3, 5);
+    std::vector<double> out(3);
+    kernels_.nn.nll(exec_, 3, 5000, x.data(), 5000, target.data(), out.data());
+    return out;
+  });
+}
+
+}  // namespace
+}  // namespace voronoi::kernels
