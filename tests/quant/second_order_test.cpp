@@ -62,7 +62,8 @@ Answer run_loop(const Golden& golden, const Way& way) {
   Codebooks books{golden.floats("centroids"), {}, {}};
   if (second_pass) books.residual = golden.floats("res_centroids");
   std::vector<Piece> pieces = make_pieces(geometry, team, weight, perm);
-  run_column_loop(context, geometry, pieces, golden.floats("factor"), books, columns, {1, way.feedback, true, way.padding_counts});
+  run_column_loop(context, geometry, pieces, golden.floats("factor"), books, columns,
+                  {1, way.feedback, true, way.padding_counts});
 
   Answer answer;
   answer.quantized.resize(weight.size());
@@ -73,7 +74,8 @@ Answer run_loop(const Golden& golden, const Way& way) {
     for (std::int64_t p = 0; p < golden.in; ++p) {
       const std::int64_t column = perm[static_cast<std::size_t>(p)];
       for (std::int64_t r = 0; r < piece.rows; ++r) {
-        const auto to = static_cast<std::size_t>((piece.row_begin + r) * golden.in + column), from = static_cast<std::size_t>(p * piece.width + r);
+        const auto to = static_cast<std::size_t>((piece.row_begin + r) * golden.in + column),
+                   from = static_cast<std::size_t>(p * piece.width + r);
         answer.quantized[to] = piece.quantized[from];
         answer.residual[to] = piece.residual[from];
       }
@@ -89,13 +91,15 @@ Answer run_loop(const Golden& golden, const Way& way) {
 
 double relative_error(const Golden& golden, std::span<const float> quantized) {
   backend::Context context(backend::Device::cpu, 1);
-  return relative_hessian_error(context, golden.out, golden.in, golden.floats("weight"), quantized, golden.floats("hessian"));
+  return relative_hessian_error(context, golden.out, golden.in, golden.floats("weight"), quantized,
+                                golden.floats("hessian"));
 }
 
 void expect_close(std::span<const float> mine, std::span<const float> theirs, double tolerance) {
   ASSERT_LE(mine.size(), theirs.size());
   double worst = 0;
-  for (std::size_t i = 0; i < mine.size(); ++i) worst = std::max(worst, static_cast<double>(std::abs(mine[i] - theirs[i])));
+  for (std::size_t i = 0; i < mine.size(); ++i)
+    worst = std::max(worst, static_cast<double>(std::abs(mine[i] - theirs[i])));
   EXPECT_LE(worst, tolerance);
 }
 
@@ -127,8 +131,7 @@ TEST_P(ColumnLoop, WithoutFeedbackIsNearestCentroid) {
   VORONOI_NEEDS_DATA("quantizer-steps/golden.json");
   const Golden golden(GetParam());
   const Answer answer = run_loop(golden, {.feedback = false});
-  EXPECT_NEAR(relative_error(golden, answer.quantized),
-              golden.figures.at("plain_nearest_error").get<double>(), 1e-5);
+  EXPECT_NEAR(relative_error(golden, answer.quantized), golden.figures.at("plain_nearest_error").get<double>(), 1e-5);
 }
 
 TEST_P(ColumnLoop, PaddingChangesNoWholeVector) {
@@ -138,22 +141,26 @@ TEST_P(ColumnLoop, PaddingChangesNoWholeVector) {
   const std::int64_t whole = golden.out / golden.parameters.vector_length;
   const std::vector<std::int32_t> theirs = golden.integers("pass1_codes");
   for (std::int64_t i = 0; i < whole * golden.in; ++i)
-    ASSERT_EQ(answer.codes[static_cast<std::size_t>(i)], theirs[static_cast<std::size_t>(i)]) << "vector " << i / golden.in;
+    ASSERT_EQ(answer.codes[static_cast<std::size_t>(i)], theirs[static_cast<std::size_t>(i)])
+        << "vector " << i / golden.in;
   if (golden.out % golden.parameters.vector_length == 0) return;
   // The tail's own rows are nearer to their weights once the padding has no say.
   const auto tail_error = [&](std::span<const float> quantized) {
     std::vector<float> all = golden.floats("weight");
-    for (std::size_t i = static_cast<std::size_t>(whole * golden.parameters.vector_length * golden.in); i < all.size(); ++i) all[i] = quantized[i];
+    for (std::size_t i = static_cast<std::size_t>(whole * golden.parameters.vector_length * golden.in); i < all.size();
+         ++i)
+      all[i] = quantized[i];
     return relative_error(golden, all);
   };
   EXPECT_LT(tail_error(answer.quantized), 0.95 * tail_error(golden.floats("pass1")));
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, ColumnLoop, ::testing::Values("vptq-v4", "vptq-v6-tail", "vptq-v8"), [](const auto& instance) {
-  std::string name = instance.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Golden, ColumnLoop, ::testing::Values("vptq-v4", "vptq-v6-tail", "vptq-v8"),
+                         [](const auto& instance) {
+                           std::string name = instance.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace voronoi::quant

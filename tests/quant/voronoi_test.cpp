@@ -113,7 +113,8 @@ TEST_P(VoronoiDeterminism, SameBytesAtAnyThreadAndTeamSize) {
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context context(backend::Device::cpu, 1 + team.rank());
-      results[static_cast<std::size_t>(team.rank())] = voronoi_quantizer().quantize(context, team, layer.input(), GetParam());
+      results[static_cast<std::size_t>(team.rank())] =
+          voronoi_quantizer().quantize(context, team, layer.input(), GetParam());
     });
     for (const QuantResult& result : results) {
       const auto &a = std::get<VqEncoding>(alone.encoding), &b = std::get<VqEncoding>(result.encoding);
@@ -139,7 +140,8 @@ QuantParameters with_groups_and_outliers() {
   return parameters;
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, VoronoiDeterminism, ::testing::Values(parameters_of(4, 32), with_groups_and_outliers()),
+INSTANTIATE_TEST_SUITE_P(Settings, VoronoiDeterminism,
+                         ::testing::Values(parameters_of(4, 32), with_groups_and_outliers()),
                          [](const auto& instance) { return "setting" + std::to_string(instance.index); });
 
 TEST(Refiner, FittedCodebooksAreTheLeastSquaresSolution) {

@@ -78,7 +78,8 @@ std::vector<float> gather(const Layer& layer, const std::vector<Piece>& pieces) 
   for (const Piece& piece : pieces)
     for (std::int64_t p = 0; p < layer.in; ++p)
       for (std::int64_t r = 0; r < piece.rows; ++r)
-        weight[static_cast<std::size_t>((piece.row_begin + r) * layer.in + layer.hessian.perm[static_cast<std::size_t>(p)])] =
+        weight[static_cast<std::size_t>((piece.row_begin + r) * layer.in +
+                                        layer.hessian.perm[static_cast<std::size_t>(p)])] =
             piece.quantized[static_cast<std::size_t>(p * piece.width + r)];
   return weight;
 }
@@ -129,7 +130,8 @@ TEST(Vptq, ScaledColumnsAreMeasuredInTheOperatorsOwnUnits) {
 }
 
 TEST(Vptq, AColumnsUnitChangesNoCode) {
-  // Weights of a column times a, inputs over a: the same operator. Powers of two, no damping and natural order keep it exact.
+  // Weights of a column times a, inputs over a: the same operator. Powers of two, no damping and natural order keep it
+  // exact.
   backend::Context context(backend::Device::cpu, 1);
   const test::SyntheticLayer made = test::make_synthetic_layer(192, 64, 7, {0.2, 0.3, 0.3});
   const auto with_units = [&](auto unit) {
@@ -144,7 +146,8 @@ TEST(Vptq, AColumnsUnitChangesNoCode) {
   };
   const QuantParameters parameters = parameters_of(4, 32, 8);
   const QuantResult a = quantize(with_units([](std::size_t) { return 0; }), parameters);
-  const QuantResult b = quantize(with_units([](std::size_t column) { return static_cast<int>(column % 5) - 2; }), parameters);
+  const QuantResult b =
+      quantize(with_units([](std::size_t column) { return static_cast<int>(column % 5) - 2; }), parameters);
   EXPECT_EQ(vq(a).codebook, vq(b).codebook);
   EXPECT_EQ(vq(a).residual_codebook, vq(b).residual_codebook);
   EXPECT_EQ(vq(a).indices, vq(b).indices);
@@ -158,7 +161,8 @@ TEST(Vptq, WithoutActOrderTheFactorIsOfTheNaturalOrder) {
   Layer wrong = natural;
   for (std::int64_t i = 0; i < natural.in; ++i)
     for (std::int64_t j = 0; j < natural.in; ++j)
-      wrong.hessian.factor[static_cast<std::size_t>(std::int64_t{ordered.hessian.perm[static_cast<std::size_t>(i)]} * natural.in +
+      wrong.hessian.factor[static_cast<std::size_t>(std::int64_t{ordered.hessian.perm[static_cast<std::size_t>(i)]} *
+                                                        natural.in +
                                                     ordered.hessian.perm[static_cast<std::size_t>(j)])] =
           ordered.hessian.factor[static_cast<std::size_t>(i * natural.in + j)];
   const QuantResult result = quantize(natural, parameters);
@@ -178,7 +182,8 @@ TEST(Vptq, OneHugeWeightDoesNotRuinItsColumn) {
   VqRun by_range(context, team, input, parameters);
   for (std::size_t p = 0; p < 128; ++p) {
     std::vector<float> column;
-    for (std::size_t r = 0; r < 192; ++r) column.push_back(layer.weight[r * 128 + static_cast<std::size_t>(layer.hessian.perm[p])]);
+    for (std::size_t r = 0; r < 192; ++r)
+      column.push_back(layer.weight[r * 128 + static_cast<std::size_t>(layer.hessian.perm[p])]);
     const auto [low, high] = std::ranges::minmax(column);
     by_range.columns.scale[p] = core::round_to(layer.dtype, high - low);
     by_range.columns.bias[p] = core::round_to(layer.dtype, low);
@@ -198,7 +203,8 @@ TEST_P(VptqDeterminism, SameBytesAtAnyThreadAndTeamSize) {
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context context(backend::Device::cpu, 1 + team.rank() % 2);
-      results[static_cast<std::size_t>(team.rank())] = vptq_quantizer().quantize(context, team, layer.input(), GetParam());
+      results[static_cast<std::size_t>(team.rank())] =
+          vptq_quantizer().quantize(context, team, layer.input(), GetParam());
     });
     for (const QuantResult& result : results) expect_same_bytes(alone, result);
   }
@@ -265,7 +271,8 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
 }
 
 TEST(Vptq, TailRowsInfluenceNoWholeVector) {
-  // 196 rows in vectors of 8: the last four are a tail. Under equal scales the first 192 rows get what they get without it.
+  // 196 rows in vectors of 8: the last four are a tail. Under equal scales the first 192 rows get what they get without
+  // it.
   const Layer with_tail = make_layer(196, 96);
   Layer without = with_tail;
   without.out = 192;
@@ -309,7 +316,7 @@ TEST(Vptq, OddLayersPass) {
 
   const Layer low = make_layer(3, 32);  // fewer rows than a vector has
   EXPECT_LE(quantize(low, parameters).relative_error, 1.0);
-  const Layer few = make_layer(8, 4);   // fewer vectors than centroids
+  const Layer few = make_layer(8, 4);  // fewer vectors than centroids
   EXPECT_LT(quantize(few, parameters).relative_error, 0.05);
 }
 

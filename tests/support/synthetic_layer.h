@@ -1,4 +1,5 @@
-// A layer with what makes real ones hard: correlated inputs (spectrum 1/i), columns of very different size in inputs and weights.
+// A layer with what makes real ones hard: correlated inputs (spectrum 1/i), columns of very different size in inputs
+// and weights.
 #pragma once
 
 #include <cmath>
@@ -19,7 +20,7 @@ struct SyntheticLayer {
 struct SyntheticSpread {
   double weight_columns = 0.2;  ///< lognormal sigma of the columns of the weight
   double weight_rows = 0.3;
-  double inputs = 0.7;          ///< of the inputs' size, the square root of H's diagonal
+  double inputs = 0.7;  ///< of the inputs' size, the square root of H's diagonal
 };
 
 inline SyntheticLayer make_synthetic_layer(std::int64_t out_features, std::int64_t in_features, std::uint64_t seed,
@@ -27,7 +28,8 @@ inline SyntheticLayer make_synthetic_layer(std::int64_t out_features, std::int64
   const core::CounterRandom random(seed, 0x51);
   std::uint64_t counter = 0;
   const auto normal = [&] {
-    const double radius = std::sqrt(-2 * std::log(1 - random.uniform(counter))), angle = 2 * std::numbers::pi * random.uniform(counter + 1);
+    const double radius = std::sqrt(-2 * std::log(1 - random.uniform(counter))),
+                 angle = 2 * std::numbers::pi * random.uniform(counter + 1);
     counter += 2;
     return radius * std::cos(angle);
   };
@@ -41,7 +43,8 @@ inline SyntheticLayer make_synthetic_layer(std::int64_t out_features, std::int64
   for (double& value : size) value = std::exp(spread.inputs * normal());
   layer.weight.resize(at(out_features * n));
   for (std::int64_t r = 0; r < out_features; ++r)
-    for (std::int64_t c = 0; c < n; ++c) layer.weight[at(r * n + c)] = static_cast<float>(0.02 * row[at(r)] * column[at(c)] * normal());
+    for (std::int64_t c = 0; c < n; ++c)
+      layer.weight[at(r * n + c)] = static_cast<float>(0.02 * row[at(r)] * column[at(c)] * normal());
 
   // H = D (sum_i b_i b_i^T / i) D with Gaussian b_i.
   std::vector<float> factor(at(n * n));

@@ -12,8 +12,8 @@
 namespace voronoi::quant {
 namespace {
 
-// Lloyd steps start on a share of the vectors: this many a centroid place it well enough for the last steps, over all vectors,
-// to be few.
+// Lloyd steps start on a share of the vectors: this many a centroid place it well enough for the last steps, over all
+// vectors, to be few.
 constexpr std::int64_t kCoarsePointsACentroid = 64;
 
 /// Training vectors of one piece: every stride-th whole vector of its columns, counted through the piece.
@@ -21,8 +21,8 @@ struct PieceTraining {
   std::vector<float> points, weights;
 };
 
-PieceTraining collect(const Piece& piece, const ColumnScale& columns, std::span<const double> weight_of, const TrainingSet& set,
-                      TrainingSource source, std::int64_t stride) {
+PieceTraining collect(const Piece& piece, const ColumnScale& columns, std::span<const double> weight_of,
+                      const TrainingSet& set, TrainingSource source, std::int64_t stride) {
   const std::int64_t per_column = piece.rows / set.dim, n = core::ceil_div(per_column * set.count, stride);
   PieceTraining training;
   training.points.resize(static_cast<std::size_t>(n * set.dim));
@@ -50,14 +50,16 @@ void round_to_stored(core::DType dtype, std::span<float> values) {
   for (float& value : values) value = core::round_to(dtype, value);
 }
 
-void decode_column(const VqGeometry& geometry, const Codebooks& books, const ColumnScale& columns, const Piece& piece, std::int64_t position,
-                   const std::int32_t* codes, const std::int32_t* residual_codes, float* quantized) {
+void decode_column(const VqGeometry& geometry, const Codebooks& books, const ColumnScale& columns, const Piece& piece,
+                   std::int64_t position, const std::int32_t* codes, const std::int32_t* residual_codes,
+                   float* quantized) {
   const std::int64_t rows = piece.rows;
   const auto p = static_cast<std::size_t>(position);
   const float scale = columns.scale[p], bias = columns.bias[p];
   if (geometry.is_outlier(position)) {
     const std::int64_t v = geometry.v0;
-    for (std::int64_t r = 0; r < rows; ++r) quantized[r] = books.outlier[static_cast<std::size_t>(codes[r / v] * v + r % v)] * scale + bias;
+    for (std::int64_t r = 0; r < rows; ++r)
+      quantized[r] = books.outlier[static_cast<std::size_t>(codes[r / v] * v + r % v)] * scale + bias;
   } else {
     const std::int64_t v = geometry.v, n = core::ceil_div(rows, v), group = geometry.group_of(position);
     const float* main = books.main.data() + group * geometry.k * v;
@@ -72,10 +74,12 @@ void decode_column(const VqGeometry& geometry, const Codebooks& books, const Col
   std::fill(quantized + rows, quantized + piece.width, 0.0F);
 }
 
-std::vector<float> train_codebook(backend::Context& context, core::Team& team, const VqGeometry& geometry, const std::vector<Piece>& pieces,
-                                  const ColumnScale& columns, std::span<const double> importance, const TrainingSet& set,
-                                  TrainingSource source, std::int64_t k, const QuantInput& input, const QuantParameters& parameters,
-                                  const std::string& name, std::span<const float> initial, std::map<std::string, double>& statistics) {
+std::vector<float> train_codebook(backend::Context& context, core::Team& team, const VqGeometry& geometry,
+                                  const std::vector<Piece>& pieces, const ColumnScale& columns,
+                                  std::span<const double> importance, const TrainingSet& set, TrainingSource source,
+                                  std::int64_t k, const QuantInput& input, const QuantParameters& parameters,
+                                  const std::string& name, std::span<const float> initial,
+                                  std::map<std::string, double>& statistics) {
   // Weights relative to the largest: any unit of H fits fp32.
   std::vector<double> weight_of(static_cast<std::size_t>(set.count));
   double largest = 0;
@@ -87,7 +91,8 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
   for (double& weight : weight_of) weight = largest > 0 ? weight / largest : 1.0;
 
   std::int64_t n_points = 0;
-  for (std::int64_t id = 0; id < geometry.n_pieces; ++id) n_points += (geometry.row_end(id) - geometry.row_begin(id)) / set.dim * set.count;
+  for (std::int64_t id = 0; id < geometry.n_pieces; ++id)
+    n_points += (geometry.row_end(id) - geometry.row_begin(id)) / set.dim * set.count;
   KmeansParameters run;
   run.k = k;
   run.dim = set.dim;
@@ -111,7 +116,8 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
   };
 
   if (n_points == 0) {
-    // Fewer rows than one vector: nothing to train on, and only tail vectors to code. Zero is the mean of scaled weights.
+    // Fewer rows than one vector: nothing to train on, and only tail vectors to code. Zero is the mean of scaled
+    // weights.
     return std::vector<float>(static_cast<std::size_t>(k * set.dim), 0.0F);
   }
   const std::int64_t stride = n_points / (kCoarsePointsACentroid * k);
@@ -132,8 +138,9 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
   return std::move(result.centroids);
 }
 
-ColumnSearch::ColumnSearch(backend::Context& context, const VqGeometry& geometry, const Codebooks& books, const ColumnScale& columns,
-                           std::int64_t candidates, const Piece& piece, std::int64_t searched_rows)
+ColumnSearch::ColumnSearch(backend::Context& context, const VqGeometry& geometry, const Codebooks& books,
+                           const ColumnScale& columns, std::int64_t candidates, const Piece& piece,
+                           std::int64_t searched_rows)
     : context_(context),
       geometry_(geometry),
       books_(books),
@@ -168,7 +175,8 @@ void ColumnSearch::greedy_residual(std::int64_t n, const float* main, const floa
   nearest(n, v, geometry_.kr, residual, residual_codes);
 }
 
-void ColumnSearch::joint(std::int64_t n, const float* main, const float* residual, std::int32_t* codes, std::int32_t* residual_codes) {
+void ColumnSearch::joint(std::int64_t n, const float* main, const float* residual, std::int32_t* codes,
+                         std::int32_t* residual_codes) {
   const std::int64_t v = geometry_.v, m = candidates_, whole = rows_ / v;
   const auto& vq = context_.vq();
   std::fill_n(valid_.begin(), n * m, static_cast<std::int32_t>(v));
@@ -184,7 +192,8 @@ void ColumnSearch::joint(std::int64_t n, const float* main, const float* residua
       const float* centroid = main + candidate_[static_cast<std::size_t>(i * m + j)] * v;
       for (std::int64_t d = 0; d < v; ++d) rest[d] = points_[static_cast<std::size_t>(i * v + d)] - centroid[d];
     }
-  vq.nearest(context_.exec(), n * m, v, rest_.data(), geometry_.kr, residual, valid, candidate_residual_.data(), distance_.data());
+  vq.nearest(context_.exec(), n * m, v, rest_.data(), geometry_.kr, residual, valid, candidate_residual_.data(),
+             distance_.data());
   for (std::int64_t i = 0; i < n; ++i) {
     std::size_t best = static_cast<std::size_t>(i * m);
     for (std::int64_t j = 1; j < m; ++j) {
@@ -196,7 +205,8 @@ void ColumnSearch::joint(std::int64_t n, const float* main, const float* residua
   }
 }
 
-void ColumnSearch::choose(std::int64_t position, const float* target, std::int32_t* codes, std::int32_t* residual_codes, float* quantized) {
+void ColumnSearch::choose(std::int64_t position, const float* target, std::int32_t* codes, std::int32_t* residual_codes,
+                          float* quantized) {
   const auto p = static_cast<std::size_t>(position);
   const float inverse = 1.0F / columns_.scale[p], bias = columns_.bias[p];
   for (std::size_t r = 0; r < points_.size(); ++r) points_[r] = (target[r] - bias) * inverse;

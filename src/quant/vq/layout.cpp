@@ -12,8 +12,8 @@
 namespace voronoi::quant {
 namespace {
 
-// Enough vectors in a column of a piece to keep the search and the matrix products busy, and enough pieces for the threads and
-// ranks that may share one operator.
+// Enough vectors in a column of a piece to keep the search and the matrix products busy, and enough pieces for the
+// threads and ranks that may share one operator.
 constexpr std::int64_t kVectorsAPiece = 24;
 constexpr std::int64_t kMaxPieces = 64;
 
@@ -50,9 +50,11 @@ VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_fea
   geometry.k = parameters.centroids;
   geometry.kr = parameters.residual_centroids;
   geometry.groups = parameters.groups;
-  VORONOI_REQUIRE(out_features > 0 && in_features > 0 && geometry.v > 0 && geometry.groups > 0, "an operator has rows, columns and groups");
+  VORONOI_REQUIRE(out_features > 0 && in_features > 0 && geometry.v > 0 && geometry.groups > 0,
+                  "an operator has rows, columns and groups");
   if (parameters.outlier_percent > 0) {
-    const auto wanted = static_cast<std::int64_t>(std::ceil(parameters.outlier_percent / 100 * static_cast<double>(in_features)));
+    const auto wanted =
+        static_cast<std::int64_t>(std::ceil(parameters.outlier_percent / 100 * static_cast<double>(in_features)));
     geometry.outlier_size = wanted + (in_features - wanted) % geometry.groups;
     geometry.v0 = parameters.outlier_vector_length;
     geometry.k0 = parameters.outlier_centroids;
@@ -61,14 +63,16 @@ VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_fea
   VORONOI_REQUIRE(rest > 0 && rest % geometry.groups == 0, "groups must divide the columns that are no outliers");
   geometry.group_size = rest / geometry.groups;
   geometry.unit = geometry.outlier_size > 0 ? std::lcm(geometry.v, geometry.v0) : geometry.v;
-  const std::int64_t units = core::ceil_div(out_features, geometry.unit), vectors = core::ceil_div(out_features, geometry.v);
+  const std::int64_t units = core::ceil_div(out_features, geometry.unit),
+                     vectors = core::ceil_div(out_features, geometry.v);
   geometry.n_pieces = std::min(units, std::clamp<std::int64_t>(vectors / kVectorsAPiece, 1, kMaxPieces));
   return geometry;
 }
 
 std::vector<Piece> make_pieces(const VqGeometry& geometry, const core::Team& team, std::span<const float> weight,
                                std::span<const std::int32_t> perm) {
-  const std::int64_t first = geometry.n_pieces * team.rank() / team.size(), last = geometry.n_pieces * (team.rank() + 1) / team.size();
+  const std::int64_t first = geometry.n_pieces * team.rank() / team.size(),
+                     last = geometry.n_pieces * (team.rank() + 1) / team.size();
   std::vector<Piece> pieces;
   for (std::int64_t id = first; id < last; ++id) {
     Piece piece;
@@ -92,7 +96,8 @@ std::vector<Piece> make_pieces(const VqGeometry& geometry, const core::Team& tea
 }
 
 void for_each_piece(backend::Context& context, std::vector<Piece>& pieces, const std::function<void(Piece&)>& body) {
-  context.pool().parallel_for(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t i) { body(pieces[static_cast<std::size_t>(i)]); });
+  context.pool().parallel_for(static_cast<std::int64_t>(pieces.size()),
+                              [&](std::int64_t i) { body(pieces[static_cast<std::size_t>(i)]); });
 }
 
 std::vector<double> sum_over_pieces(core::Team& team, std::int64_t size, std::vector<std::vector<double>>&& parts) {
@@ -128,7 +133,8 @@ AllCodes gather_codes(core::Team& team, const VqGeometry& geometry, const std::v
     for (const std::vector<std::byte>& bytes : team.all_gather(as_bytes(mine))) {
       std::size_t at = 0;
       while (at < bytes.size()) {
-        const std::int64_t count = geometry.in_features * geometry.max_vectors(static_cast<std::int64_t>(result.size()));
+        const std::int64_t count =
+            geometry.in_features * geometry.max_vectors(static_cast<std::int64_t>(result.size()));
         const std::size_t size_bytes = static_cast<std::size_t>(count) * sizeof(std::int32_t);
         VORONOI_REQUIRE(at + size_bytes <= bytes.size(), "a member sent part of a piece");
         std::vector<std::int32_t> codes(static_cast<std::size_t>(count));

@@ -60,13 +60,15 @@ class CodebookUnknowns final : public Unknowns {
   }
   void collect(const Piece& piece, const std::vector<float>& g, Values& sums) const override {
     scatter(piece, sums, [&](std::int64_t p, std::int64_t r) {
-      return static_cast<double>(columns_.scale[static_cast<std::size_t>(p)]) * static_cast<double>(g[static_cast<std::size_t>(p * piece.width + r)]);
+      return static_cast<double>(columns_.scale[static_cast<std::size_t>(p)]) *
+             static_cast<double>(g[static_cast<std::size_t>(p * piece.width + r)]);
     });
   }
   void collect_diagonal(const Piece& piece, Values& sums) const override {
     scatter(piece, sums, [&](std::int64_t p, std::int64_t) {
       const double scale = static_cast<double>(columns_.scale[static_cast<std::size_t>(p)]);
-      return scale * scale * static_cast<double>(run_.hessian[static_cast<std::size_t>(p * (run_.geometry.in_features + 1))]);
+      return scale * scale *
+             static_cast<double>(run_.hessian[static_cast<std::size_t>(p * (run_.geometry.in_features + 1))]);
     });
   }
 
@@ -77,7 +79,8 @@ class CodebookUnknowns final : public Unknowns {
   template <class Value>
   void scatter(const Piece& piece, Values& sums, const Value& value) const {
     const VqGeometry& g = run_.geometry;
-    const auto main_size = static_cast<std::int64_t>(run_.books.main.size()), residual_size = static_cast<std::int64_t>(run_.books.residual.size());
+    const auto main_size = static_cast<std::int64_t>(run_.books.main.size()),
+               residual_size = static_cast<std::int64_t>(run_.books.residual.size());
     for (std::int64_t p = 0; p < g.in_features; ++p) {
       const bool outlier = g.is_outlier(p);
       const std::int64_t v = outlier ? g.v0 : g.v, group = outlier ? 0 : g.group_of(p);
@@ -138,7 +141,8 @@ class ColumnUnknowns final : public Unknowns {
       decode(piece, p, column.data());
       double squares = 0;
       for (std::int64_t r = 0; r < piece.rows; ++r)
-        squares += static_cast<double>(column[static_cast<std::size_t>(r)]) * static_cast<double>(column[static_cast<std::size_t>(r)]);
+        squares += static_cast<double>(column[static_cast<std::size_t>(r)]) *
+                   static_cast<double>(column[static_cast<std::size_t>(r)]);
       const double h = static_cast<double>(run_.hessian[static_cast<std::size_t>(p * (n_ + 1))]);
       sums[static_cast<std::size_t>(p)] += h * squares;
       sums[static_cast<std::size_t>(n_ + p)] += h * static_cast<double>(piece.rows);
@@ -159,8 +163,8 @@ class ColumnUnknowns final : public Unknowns {
 
 void hessian_product(VqRun& run, const Piece& piece, const std::vector<float>& x, std::vector<float>& product) {
   const std::int64_t n = run.geometry.in_features;
-  run.context.linalg().gemm_f32(run.context.exec(), false, false, n, piece.width, n, 1.0F, run.hessian.data(), n, x.data(), piece.width, 0.0F,
-                                product.data(), piece.width);
+  run.context.linalg().gemm_f32(run.context.exec(), false, false, n, piece.width, n, 1.0F, run.hessian.data(), n,
+                                x.data(), piece.width, 0.0F, product.data(), piece.width);
 }
 
 template <class Body>
@@ -184,8 +188,10 @@ double dot(const Values& a, const Values& b) {
 Values solve(VqRun& run, Unknowns& unknowns, const Matrices& gradient, double error, int max_steps, int& steps) {
   const std::int64_t size = unknowns.size();
   const auto n = static_cast<std::size_t>(size);
-  Values rest = sum_of_pieces(run, size, [&](std::size_t i, Values& sums) { unknowns.collect(run.pieces[i], gradient[i], sums); });
-  Values diagonal = sum_of_pieces(run, size, [&](std::size_t i, Values& sums) { unknowns.collect_diagonal(run.pieces[i], sums); });
+  Values rest = sum_of_pieces(run, size,
+                              [&](std::size_t i, Values& sums) { unknowns.collect(run.pieces[i], gradient[i], sums); });
+  Values diagonal =
+      sum_of_pieces(run, size, [&](std::size_t i, Values& sums) { unknowns.collect_diagonal(run.pieces[i], sums); });
   // An unknown nothing depends on stays as it is.
   for (double& value : diagonal) value = value > 0 ? 1 / value : 0;
   Values change(n, 0.0), conditioned(n), direction(n, 0.0);
@@ -265,7 +271,8 @@ class PieceSweep {
     const std::int64_t at = column * piece_.code_stride;
     float* quantized = piece_.quantized.data() + column * width_;
     const float inverse = 1.0F / run_.hessian[static_cast<std::size_t>(column * (n_ + 1))];
-    for (std::int64_t r = 0; r < width_; ++r) target_[static_cast<std::size_t>(r)] = quantized[r] + gradient[r] * inverse;
+    for (std::int64_t r = 0; r < width_; ++r)
+      target_[static_cast<std::size_t>(r)] = quantized[r] + gradient[r] * inverse;
     search_.choose(column, target_.data(), codes_.data(), residual_codes_.data(), chosen_.data());
     const std::int64_t v = run_.geometry.is_outlier(column) ? run_.geometry.v0 : run_.geometry.v;
     std::fill_n(change, width_, 0.0F);
@@ -280,7 +287,8 @@ class PieceSweep {
       }
       if (!(new_distance < old_distance)) continue;
       piece_.codes[static_cast<std::size_t>(at + i)] = codes_[static_cast<std::size_t>(i)];
-      if (!piece_.residual_codes.empty()) piece_.residual_codes[static_cast<std::size_t>(at + i)] = residual_codes_[static_cast<std::size_t>(i)];
+      if (!piece_.residual_codes.empty())
+        piece_.residual_codes[static_cast<std::size_t>(at + i)] = residual_codes_[static_cast<std::size_t>(i)];
       for (std::int64_t j = r; j < end; ++j) {
         change[j] = chosen_[static_cast<std::size_t>(j)] - quantized[j];
         quantized[j] = chosen_[static_cast<std::size_t>(j)];
@@ -289,11 +297,12 @@ class PieceSweep {
   }
 
   /// to_rows [to, to_end) -= H[from, from_end)[to, to_end)^T change[from, from_end).
-  void spread(std::int64_t from, std::int64_t from_end, std::int64_t to, std::int64_t to_end, std::int64_t block_start, float* to_rows) {
+  void spread(std::int64_t from, std::int64_t from_end, std::int64_t to, std::int64_t to_end, std::int64_t block_start,
+              float* to_rows) {
     if (to >= to_end) return;
     run_.context.linalg().gemm_f32(run_.context.exec(), true, false, to_end - to, width_, from_end - from, -1.0F,
-                                   run_.hessian.data() + from * n_ + to, n_, change_.data() + (from - block_start) * width_, width_, 1.0F,
-                                   to_rows, width_);
+                                   run_.hessian.data() + from * n_ + to, n_,
+                                   change_.data() + (from - block_start) * width_, width_, 1.0F, to_rows, width_);
   }
 
   VqRun& run_;
@@ -343,7 +352,8 @@ int Refiner::fit_codebooks(int max_steps) {
   const double* from = change.data();
   for (std::vector<float>* book : {&run_.books.main, &run_.books.residual, &run_.books.outlier})
     for (float& value : *book) {
-      const float fitted = core::round_to(run_.input.stored_dtype, static_cast<float>(static_cast<double>(value) + *from++));
+      const float fitted =
+          core::round_to(run_.input.stored_dtype, static_cast<float>(static_cast<double>(value) + *from++));
       if (std::isfinite(fitted)) value = fitted;
     }
   return steps;

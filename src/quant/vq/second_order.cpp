@@ -11,15 +11,16 @@ constexpr std::int64_t kStep = 16;
 
 class PieceLoop {
  public:
-  PieceLoop(backend::Context& context, const VqGeometry& geometry, Piece& piece, std::span<const float> factor, const Codebooks& books,
-            const ColumnScale& columns, const ColumnLoopOptions& options)
+  PieceLoop(backend::Context& context, const VqGeometry& geometry, Piece& piece, std::span<const float> factor,
+            const Codebooks& books, const ColumnScale& columns, const ColumnLoopOptions& options)
       : context_(context),
         piece_(piece),
         options_(options),
         n_(geometry.in_features),
         width_(piece.width),
         factor_(factor.data()),
-        search_(context, geometry, books, columns, options.candidates, piece, options.padding_counts ? piece.width : piece.rows),
+        search_(context, geometry, books, columns, options.candidates, piece,
+                options.padding_counts ? piece.width : piece.rows),
         target_(piece.weight) {
     if (options.keep_residual) piece.residual.resize(piece.weight.size());
     if (options.feedback) error_.resize(static_cast<std::size_t>(kBlock * width_));
@@ -69,10 +70,12 @@ class PieceLoop {
   }
 
   /// target[to, to_end) -= U[from, from_end)[to, to_end)^T error[from, from_end).
-  void spread(std::int64_t from, std::int64_t from_end, std::int64_t to, std::int64_t to_end, std::int64_t block_start) {
+  void spread(std::int64_t from, std::int64_t from_end, std::int64_t to, std::int64_t to_end,
+              std::int64_t block_start) {
     if (to >= to_end) return;
-    context_.linalg().gemm_f32(context_.exec(), true, false, to_end - to, width_, from_end - from, -1.0F, factor_ + from * n_ + to, n_,
-                               column_of(error_, from - block_start), width_, 1.0F, column_of(target_, to), width_);
+    context_.linalg().gemm_f32(context_.exec(), true, false, to_end - to, width_, from_end - from, -1.0F,
+                               factor_ + from * n_ + to, n_, column_of(error_, from - block_start), width_, 1.0F,
+                               column_of(target_, to), width_);
   }
 
   backend::Context& context_;
@@ -87,9 +90,11 @@ class PieceLoop {
 
 }  // namespace
 
-void run_column_loop(backend::Context& context, const VqGeometry& geometry, std::vector<Piece>& pieces, std::span<const float> factor,
-                     const Codebooks& books, const ColumnScale& columns, const ColumnLoopOptions& options) {
-  for_each_piece(context, pieces, [&](Piece& piece) { PieceLoop(context, geometry, piece, factor, books, columns, options).run(); });
+void run_column_loop(backend::Context& context, const VqGeometry& geometry, std::vector<Piece>& pieces,
+                     std::span<const float> factor, const Codebooks& books, const ColumnScale& columns,
+                     const ColumnLoopOptions& options) {
+  for_each_piece(context, pieces,
+                 [&](Piece& piece) { PieceLoop(context, geometry, piece, factor, books, columns, options).run(); });
 }
 
 }  // namespace voronoi::quant

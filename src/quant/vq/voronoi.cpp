@@ -36,7 +36,8 @@ struct Snapshot {
   std::vector<std::vector<std::int32_t>> codes, residual_codes;
 };
 
-QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) {
+QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input,
+                        const QuantParameters& parameters) {
   VqRun run(context, team, input, parameters);
   run.quantize(parameters.candidates);
   Refiner refiner(run);
@@ -72,7 +73,8 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
 
 class VoronoiQuantizer final : public Quantizer {
  public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) const override {
+  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                       const QuantParameters& parameters) const override {
     return run_voronoi(context, team, input, parameters);
   }
 };

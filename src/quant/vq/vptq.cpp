@@ -15,7 +15,8 @@ namespace {
 
 std::vector<std::uint16_t> to_bits(core::DType dtype, std::span<const float> values) {
   std::vector<std::uint16_t> bits(values.size());
-  std::transform(values.begin(), values.end(), bits.begin(), [&](float value) { return core::to_bits16(dtype, value); });
+  std::transform(values.begin(), values.end(), bits.begin(),
+                 [&](float value) { return core::to_bits16(dtype, value); });
   return bits;
 }
 
@@ -36,8 +37,8 @@ double hessian_norm(VqRun& run, const Fill& fill) {
     const std::int64_t n = run.geometry.in_features;
     std::vector<float> x(piece.weight.size()), product(piece.weight.size());
     fill(piece, x);
-    run.context.linalg().gemm_f32(run.context.exec(), false, false, n, piece.width, n, 1.0F, run.hessian.data(), n, x.data(), piece.width, 0.0F,
-                                  product.data(), piece.width);
+    run.context.linalg().gemm_f32(run.context.exec(), false, false, n, piece.width, n, 1.0F, run.hessian.data(), n,
+                                  x.data(), piece.width, 0.0F, product.data(), piece.width);
     double sum = 0;
     for (std::size_t j = 0; j < x.size(); ++j) sum += static_cast<double>(x[j]) * static_cast<double>(product[j]);
     parts[static_cast<std::size_t>(i)] = {sum};
@@ -58,7 +59,8 @@ ColumnScale column_scales(const QuantInput& input) {
     }
   };
   for_each_weight([&](std::size_t c, double weight) { mean[c] += weight / rows; });
-  for_each_weight([&](std::size_t c, double weight) { deviation[c] += (weight - mean[c]) * (weight - mean[c]) / rows; });
+  for_each_weight(
+      [&](std::size_t c, double weight) { deviation[c] += (weight - mean[c]) * (weight - mean[c]) / rows; });
 
   ColumnScale columns;
   for (std::size_t p = 0; p < n; ++p) {
@@ -72,10 +74,13 @@ ColumnScale column_scales(const QuantInput& input) {
   return columns;
 }
 
-VqRun::VqRun(backend::Context& the_context, core::Team& the_team, const QuantInput& the_input, const QuantParameters& the_parameters)
+VqRun::VqRun(backend::Context& the_context, core::Team& the_team, const QuantInput& the_input,
+             const QuantParameters& the_parameters)
     : context(the_context), team(the_team), input(the_input), parameters(the_parameters) {
-  VORONOI_REQUIRE(input.hessian != nullptr && input.hessian->n == input.in_features, "the Hessian is of the operator's input");
-  VORONOI_REQUIRE(static_cast<std::int64_t>(input.weight.size()) == input.out_features * input.in_features, "the weight has its shape");
+  VORONOI_REQUIRE(input.hessian != nullptr && input.hessian->n == input.in_features,
+                  "the Hessian is of the operator's input");
+  VORONOI_REQUIRE(static_cast<std::int64_t>(input.weight.size()) == input.out_features * input.in_features,
+                  "the weight has its shape");
   const PreparedHessian& prepared = *input.hessian;
   geometry = make_geometry(parameters, input.out_features, input.in_features);
   columns = column_scales(input);
@@ -100,25 +105,28 @@ VqRun::VqRun(backend::Context& the_context, core::Team& the_team, const QuantInp
 }
 
 void VqRun::train(TrainingSource source, std::int64_t k, const std::string& name, std::vector<float>& book) {
-  // An error of a column costs H_nn at once, and 1 / U_nn^2 after the columns behind it have made up for what they can (the loop's own loss).
-  // Either alone is worse on real layers: the first counts what is repaired, the second trusts the damping where a few hot columns
-  // carry nearly all of H. Their geometric mean gave the least error over the layers of SmolLM2-135M, the hottest one included.
+  // An error of a column costs H_nn at once, and 1 / U_nn^2 after the columns behind it have made up for what they can
+  // (the loop's own loss). Either alone is worse on real layers: the first counts what is repaired, the second trusts
+  // the damping where a few hot columns carry nearly all of H. Their geometric mean gave the least error over the
+  // layers of SmolLM2-135M, the hottest one included.
   std::vector<double> importance;
   for (std::int64_t p = 0; p < geometry.in_features; ++p) {
     const auto diagonal = static_cast<std::size_t>(p * (geometry.in_features + 1));
-    importance.push_back(std::sqrt(static_cast<double>(hessian[diagonal])) / static_cast<double>(input.hessian->factor[diagonal]));
+    importance.push_back(std::sqrt(static_cast<double>(hessian[diagonal])) /
+                         static_cast<double>(input.hessian->factor[diagonal]));
   }
   book.clear();
   for (std::int64_t group = 0; group < geometry.groups; ++group) {
     const TrainingSet set{geometry.outlier_size + group * geometry.group_size, geometry.group_size, geometry.v};
     const std::string full_name = geometry.groups == 1 ? name : name + "_" + std::to_string(group);
-    const std::vector<float> centroids =
-        train_codebook(context, team, geometry, pieces, columns, importance, set, source, k, input, parameters, full_name, {}, statistics);
+    const std::vector<float> centroids = train_codebook(context, team, geometry, pieces, columns, importance, set,
+                                                        source, k, input, parameters, full_name, {}, statistics);
     book.insert(book.end(), centroids.begin(), centroids.end());
   }
   if (geometry.outlier_size > 0 && source == TrainingSource::weight)
-    books.outlier = train_codebook(context, team, geometry, pieces, columns, importance, {0, geometry.outlier_size, geometry.v0}, source,
-                                   geometry.k0, input, parameters, "outlier", {}, statistics);
+    books.outlier =
+        train_codebook(context, team, geometry, pieces, columns, importance, {0, geometry.outlier_size, geometry.v0},
+                       source, geometry.k0, input, parameters, "outlier", {}, statistics);
 }
 
 void VqRun::quantize(std::int64_t candidates) {
@@ -170,7 +178,8 @@ QuantResult VqRun::finish(double error) {
   encoding.scale = to_bits(encoding.dtype, scale);
   encoding.bias = to_bits(encoding.dtype, bias);
 
-  // Without groups and outliers the order of columns carries nothing: stored in natural order, no permutation is needed.
+  // Without groups and outliers the order of columns carries nothing: stored in natural order, no permutation is
+  // needed.
   const bool natural = g.groups == 1 && g.outlier_size == 0;
   if (!natural)
     for (const std::int32_t column : prepared.perm) encoding.perm.push_back(static_cast<std::uint16_t>(column));
@@ -178,7 +187,8 @@ QuantResult VqRun::finish(double error) {
   const int main_bits = log2_of(g.k), bits = main_bits + (g.kr > 0 ? log2_of(g.kr) : 0);
   const std::int64_t vectors = core::ceil_div(g.out_features, g.v), words = packed_words(g.group_size, bits);
   encoding.indices.resize(static_cast<std::size_t>(g.groups * vectors * words));
-  if (g.outlier_size > 0) encoding.outlier_indices.resize(static_cast<std::size_t>(core::ceil_div(g.out_features, g.v0) * g.outlier_size));
+  if (g.outlier_size > 0)
+    encoding.outlier_indices.resize(static_cast<std::size_t>(core::ceil_div(g.out_features, g.v0) * g.outlier_size));
   std::vector<std::uint32_t> row(static_cast<std::size_t>(g.group_size));
   for (std::int64_t id = 0; id < g.n_pieces; ++id) {
     const auto& codes = all.codes[static_cast<std::size_t>(id)];
@@ -194,7 +204,10 @@ QuantResult VqRun::finish(double error) {
           row[static_cast<std::size_t>(natural ? prepared.perm[static_cast<std::size_t>(position)] : j)] = value;
         }
         const std::int64_t vector = g.row_begin(id) / g.v + i;
-        pack_row(row, bits, std::span(encoding.indices).subspan(static_cast<std::size_t>((group * vectors + vector) * words), static_cast<std::size_t>(words)));
+        pack_row(row, bits,
+                 std::span(encoding.indices)
+                     .subspan(static_cast<std::size_t>((group * vectors + vector) * words),
+                              static_cast<std::size_t>(words)));
       }
     for (std::int64_t i = 0; g.outlier_size > 0 && i < core::ceil_div(rows, g.v0); ++i)
       for (std::int64_t position = 0; position < g.outlier_size; ++position)
@@ -208,7 +221,8 @@ namespace {
 
 class VptqQuantizer final : public Quantizer {
  public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) const override {
+  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                       const QuantParameters& parameters) const override {
     VqRun run(context, team, input, parameters);
     run.quantize(1);
     return run.finish(run.error());

@@ -1,5 +1,5 @@
-// VPTQ (Liu et al. 2024, arXiv 2409.17066): weighted k-means, the column loop, a residual codebook trained on what the loop leaves and a
-// second loop with both; in the metric of the operator's own units throughout.
+// VPTQ (Liu et al. 2024, arXiv 2409.17066): weighted k-means, the column loop, a residual codebook trained on what the
+// loop leaves and a second loop with both; in the metric of the operator's own units throughout.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,8 @@ class VqRun {
  public:
   VqRun(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters);
 
-  /// Codebooks and codes by VPTQ: pass 1 and, with a residual codebook, pass 2 with `candidates` main candidates (1: greedy).
+  /// Codebooks and codes by VPTQ: pass 1 and, with a residual codebook, pass 2 with `candidates` main candidates (1:
+  /// greedy).
   void quantize(std::int64_t candidates);
   /// tr((W-Q) H (W-Q)^T) of the current codes, undamped H. Collective.
   double error();
@@ -36,13 +37,13 @@ class VqRun {
   ColumnScale columns;
   Codebooks books;
   std::vector<Piece> pieces;
-  std::span<const float> hessian;         ///< [in, in] processing order, undamped
+  std::span<const float> hessian;  ///< [in, in] processing order, undamped
   std::map<std::string, double> statistics;
-  double weight_norm = 0;                 ///< tr(W H W^T)
+  double weight_norm = 0;  ///< tr(W H W^T)
 
  private:
   void train(TrainingSource source, std::int64_t k, const std::string& name, std::vector<float>& book);
-  std::vector<float> permuted_hessian_;   ///< empty when the processing order is the natural one
+  std::vector<float> permuted_hessian_;  ///< empty when the processing order is the natural one
 };
 
 /// Scale and bias of every column as stored, processing order: its standard deviation and its mean.
