@@ -13,8 +13,6 @@ pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
-pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
-find_package(LAPACK REQUIRED)
 
 if(NOT VORONOI_CUDA STREQUAL "OFF")
   find_package(CUDAToolkit 12 QUIET)

@@ -46,10 +46,6 @@ quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name
   return quant::from_arrays(shard.attributes, arrays, file);
 }
 
-std::filesystem::path hessian_path(const store::RunPaths& paths, std::int64_t block, const std::string& site) {
-  return paths.hessians() / fmt::format("block_{:03}.{}.h5", block, site);
-}
-
 void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site, const std::string& calibration,
                    const std::string& tag) {
   store::Shard shard;
@@ -62,12 +58,12 @@ void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib
   array.bytes.resize(site.lower.size() * sizeof(float));
   std::memcpy(array.bytes.data(), site.lower.data(), array.bytes.size());
   shard.arrays.push_back(std::move(array));
-  store::write_shard(hessian_path(paths, block, site.site), shard, tag);
+  store::write_shard(paths.hessian(block, site.site), shard, tag);
 }
 
 std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
                                 const std::string& calibration) {
-  const std::string file = hessian_path(paths, block, site).string();
+  const std::string file = paths.hessian(block, site).string();
   store::Shard shard = store::read_shard(file);
   require_kind(shard, kHessianKind, file);
   if (shard.attributes["calibration"] != calibration || shard.attributes["block"] != std::to_string(block) ||

@@ -18,8 +18,6 @@ std::string write_layer(const store::RunPaths& paths, const std::string& name, c
 /// Reads it back with every check; throws FormatError.
 quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name);
 
-/// hessians/block_007.down.h5
-std::filesystem::path hessian_path(const store::RunPaths& paths, std::int64_t block, const std::string& site);
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
 void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site, const std::string& calibration,
                    const std::string& tag);

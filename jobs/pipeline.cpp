@@ -93,7 +93,7 @@ class Pipeline {
   }
 
   bool hessian_ready(const SiteTask& task) const {
-    const std::filesystem::path file = hessian_path(hessians_, task.block, task.site.name);
+    const std::filesystem::path file = hessians_.hessian(task.block, task.site.name);
     const bool foreign = !options_.hessians_from.empty();
     if (!std::filesystem::exists(file)) {
       if (foreign)
@@ -252,7 +252,7 @@ class Pipeline {
 
   void remove_hessians(std::int64_t first, std::int64_t last) const {
     for (std::int64_t block = first; block < last; ++block)
-      for (const SiteTask& task : all_tasks(block)) std::filesystem::remove(hessian_path(run_.paths, block, task.site.name));
+      for (const SiteTask& task : all_tasks(block)) std::filesystem::remove(run_.paths.hessian(block, task.site.name));
   }
 
   /// Sequential calibration: the residual stream leaves the block as the quantized model computes it.

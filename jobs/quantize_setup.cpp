@@ -58,10 +58,6 @@ void drop_lost_layers(Run& run) {
   }
 }
 
-void write_attempt_number(const store::RunPaths& paths, std::int64_t attempt, const std::string& tag) {
-  core::write_file_atomic(paths.root / "attempt", std::to_string(attempt) + "\n", tag);
-}
-
 /// Rank 0's part of open_run.
 void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptions& options, const Inputs& inputs) {
   store::create_run_directory(run.paths);
@@ -85,12 +81,12 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
   run.state.attempt = attempt;
   run.state.last_attempt = record;
   run.state.finished = false;
-  write_attempt_number(run.paths, attempt, std::to_string(attempt));
+  core::write_file_atomic(run.paths.attempt(), std::to_string(attempt) + "\n", std::to_string(attempt));
   for (const std::string& assignment : options.set) {
     run.journal->append({{"type", "set"}, {"assignment", assignment}});
     run.state.sets.push_back(assignment);
   }
-  for (const auto& directory : {run.paths.layers(), run.paths.hessians()}) core::remove_temporaries(directory);
+  for (const auto& directory : {run.paths.root, run.paths.layers(), run.paths.hessians()}) core::remove_temporaries(directory);
   drop_lost_layers(run);
 }
 
@@ -148,7 +144,7 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
 }
 
 void require_current_attempt(const Run& run) {
-  const std::string text = core::read_text_file(run.paths.root / "attempt", 64);
+  const std::string text = core::read_text_file(run.paths.attempt(), 64);
   if (text != std::to_string(run.state.attempt) + "\n")
     throw core::StoreError(run.paths.root.string() + ": attempt " + std::to_string(run.state.attempt) +
                            " has been superseded by a later one and may not publish any more");

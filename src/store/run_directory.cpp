@@ -159,9 +159,9 @@ fs::path RunPaths::layer(const std::string& linear) const {
   return layers() / (linear + ".h5");
 }
 
-fs::path RunPaths::hessian(std::int64_t block) const {
+fs::path RunPaths::hessian(std::int64_t block, const std::string& site) const {
   VORONOI_REQUIRE(block >= 0, "blocks count from 0");
-  return hessians() / fmt::format("block_{:03}.h5", block);
+  return hessians() / fmt::format("block_{:03}.{}.h5", block, site);
 }
 
 void create_run_directory(const RunPaths& paths) {

@@ -53,12 +53,12 @@ int in_child(Body&& body) {
 
 TEST(RunPaths, AreAsDocumented) {
   const RunPaths paths{"/r"};
-  EXPECT_EQ(paths.hessian(7), "/r/hessians/block_007.h5");
-  EXPECT_EQ(paths.hessian(1234), "/r/hessians/block_1234.h5");
+  EXPECT_EQ(paths.hessian(7, "down"), "/r/hessians/block_007.down.h5");
+  EXPECT_EQ(paths.hessian(1234, "qkv"), "/r/hessians/block_1234.qkv.h5");
   EXPECT_EQ(paths.layer("model.layers.7.self_attn.q_proj"), "/r/layers/model.layers.7.self_attn.q_proj.h5");
   for (const std::string& name : {std::string("../x"), std::string("/etc/passwd"), std::string()})
     EXPECT_THROW(paths.layer(name), core::InternalError) << name;
-  EXPECT_THROW(paths.hessian(-1), core::InternalError);
+  EXPECT_THROW(paths.hessian(-1, "o"), core::InternalError);
 }
 
 TEST(RunDirectory, IsCreatedTwiceWithoutHarm) {
