@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstdio>
 #include <map>
 
 #include "core/error.h"
@@ -204,6 +205,7 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
       }
       on_root(world, [&] {
         print(result, options.json);
+        std::fflush(stdout);  // each figure as it comes, also into a file
         if (subject.quantized) {
           store_evaluation(*subject.run, result, reference);
           write_run_report({*subject.run}, subject.run->report());
