@@ -27,7 +27,8 @@ struct TrainingSet {
   std::int64_t first = 0, count = 0, dim = 0;
 };
 
-enum class TrainingSource { weight, residual };
+/// compensated: the column as it was when its turn came, less its bias; residual: what its quantized value left of it.
+enum class TrainingSource { weight, compensated, residual };
 
 /// Weighted k-means over the whole vectors of a training set (tail vectors are left out). importance [in], processing
 /// order: what a squared error of the column costs in the operator's own units; the scale is folded in here.

@@ -10,6 +10,8 @@
 namespace voronoi::quant {
 namespace {
 
+// Codebooks first see the weights, but serve what error feedback makes of them.
+constexpr int kRetrainings = 2;
 // Bounds on the work of a round; each part stops earlier when it gains next to nothing.
 constexpr int kFitSteps = 12;
 constexpr int kSweeps = 4;
@@ -39,7 +41,7 @@ struct Snapshot {
 QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input,
                         const QuantParameters& parameters) {
   VqRun run(context, team, input, parameters);
-  run.quantize(parameters.candidates);
+  run.quantize(parameters.candidates, parameters.rounds > 0 ? kRetrainings : 0);
   Refiner refiner(run);
   double error = refiner.update();
   int steps = 0, sweeps = 0, rounds = 0;
