@@ -101,7 +101,7 @@ double error_with_unscaled_metric(const Layer& layer, const QuantParameters& par
   VqRun run(context, team, scaled_input, parameters);
   std::fill(run.columns.scale.begin(), run.columns.scale.end(), 1.0F);
   std::fill(run.columns.bias.begin(), run.columns.bias.end(), 0.0F);
-  run.quantize(1, 0);
+  run.quantize(1);
   std::vector<float> quantized = gather(layer, run.pieces);
   for (std::size_t i = 0; i < quantized.size(); ++i) {
     const std::size_t p = position[i % static_cast<std::size_t>(layer.in)];
@@ -188,7 +188,7 @@ TEST(Vptq, OneHugeWeightDoesNotRuinItsColumn) {
     by_range.columns.scale[p] = core::round_to(layer.dtype, high - low);
     by_range.columns.bias[p] = core::round_to(layer.dtype, low);
   }
-  by_range.quantize(1, 0);
+  by_range.quantize(1);
   EXPECT_LT(quantize(layer, parameters).relative_error, 0.8 * error_of(layer, gather(layer, by_range.pieces)));
 }
 
@@ -217,7 +217,7 @@ TEST_P(VptqDeterminism, FeedbackSawWhatTheDecoderGives) {
   core::SoloTeam team;
   const QuantInput input = layer.input();
   VqRun run(context, team, input, GetParam());
-  run.quantize(1, 0);
+  run.quantize(1);
   const QuantResult result = run.finish(run.error());
   const std::vector<float> decoder = decoded(result);
   EXPECT_EQ(gather(layer, run.pieces), decoder);
@@ -284,8 +284,8 @@ TEST(Vptq, TailRowsInfluenceNoWholeVector) {
   VqRun longer(context, team, long_input, parameters), shorter(context, team, short_input, parameters);
   ASSERT_EQ(longer.geometry.n_pieces, 1);
   shorter.columns = longer.columns;
-  longer.quantize(1, 0);
-  shorter.quantize(1, 0);
+  longer.quantize(1);
+  shorter.quantize(1);
   EXPECT_EQ(longer.books.main, shorter.books.main);
   EXPECT_EQ(longer.books.residual, shorter.books.residual);
   std::vector<float> head = gather(with_tail, longer.pieces);

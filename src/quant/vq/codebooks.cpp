@@ -32,13 +32,9 @@ PieceTraining collect(const Piece& piece, const ColumnScale& columns, std::span<
   for (std::int64_t i = 0, at = 0; at < per_column * set.count; ++i, at += stride, point += set.dim) {
     const std::int64_t column = at / per_column, position = set.first + column;
     const auto p = static_cast<std::size_t>(position);
-    const float inverse = 1.0F / columns.scale[p], bias = source == TrainingSource::residual ? 0.0F : columns.bias[p];
-    const std::int64_t offset = position * piece.width + (at - column * per_column) * set.dim;
-    const float* vector = matrix.data() + offset;
+    const float inverse = 1.0F / columns.scale[p], bias = source == TrainingSource::weight ? columns.bias[p] : 0.0F;
+    const float* vector = matrix.data() + position * piece.width + (at - column * per_column) * set.dim;
     for (std::int64_t d = 0; d < set.dim; ++d) point[d] = (vector[d] - bias) * inverse;
-    if (source == TrainingSource::compensated)
-      for (std::int64_t d = 0; d < set.dim; ++d)
-        point[d] += piece.quantized[static_cast<std::size_t>(offset + d)] * inverse;
     training.weights[static_cast<std::size_t>(i)] = static_cast<float>(weight_of[static_cast<std::size_t>(column)]);
   }
   return training;

@@ -27,8 +27,7 @@ struct TrainingSet {
   std::int64_t first = 0, count = 0, dim = 0;
 };
 
-/// compensated: the column as it was when its turn came, less its bias; residual: what its quantized value left of it.
-enum class TrainingSource { weight, compensated, residual };
+enum class TrainingSource { weight, residual };
 
 /// Weighted k-means over the whole vectors of a training set (tail vectors are left out). importance [in], processing
 /// order: what a squared error of the column costs in the operator's own units; the scale is folded in here.

@@ -10,8 +10,6 @@
 namespace voronoi::quant {
 namespace {
 
-// Codebooks first see the weights, but serve what error feedback makes of them.
-constexpr int kRetrainings = 2;
 // Bounds on the work of a round; each part stops earlier when it gains next to nothing.
 constexpr int kFitSteps = 12;
 constexpr int kSweeps = 4;
@@ -41,7 +39,7 @@ struct Snapshot {
 QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input,
                         const QuantParameters& parameters) {
   VqRun run(context, team, input, parameters);
-  run.quantize(parameters.candidates, parameters.rounds > 0 ? kRetrainings : 0);
+  run.quantize(parameters.candidates);
   Refiner refiner(run);
   double error = refiner.update();
   int steps = 0, sweeps = 0, rounds = 0;

@@ -115,15 +115,12 @@ void VqRun::train(TrainingSource source, std::int64_t k, const std::string& name
     importance.push_back(std::sqrt(static_cast<double>(hessian[diagonal])) /
                          static_cast<double>(input.hessian->factor[diagonal]));
   }
-  const std::vector<float> start = source == TrainingSource::compensated ? book : std::vector<float>();
-  const std::size_t size = start.size() / static_cast<std::size_t>(geometry.groups);
   book.clear();
   for (std::int64_t group = 0; group < geometry.groups; ++group) {
     const TrainingSet set{geometry.outlier_size + group * geometry.group_size, geometry.group_size, geometry.v};
     const std::string full_name = geometry.groups == 1 ? name : name + "_" + std::to_string(group);
-    const std::vector<float> centroids =
-        train_codebook(context, team, geometry, pieces, columns, importance, set, source, k, input, parameters,
-                       full_name, std::span(start).subspan(static_cast<std::size_t>(group) * size, size), statistics);
+    const std::vector<float> centroids = train_codebook(context, team, geometry, pieces, columns, importance, set,
+                                                        source, k, input, parameters, full_name, {}, statistics);
     book.insert(book.end(), centroids.begin(), centroids.end());
   }
   if (geometry.outlier_size > 0 && source == TrainingSource::weight)
@@ -132,32 +129,18 @@ void VqRun::train(TrainingSource source, std::int64_t k, const std::string& name
                        source, geometry.k0, input, parameters, "outlier", {}, statistics);
 }
 
-void VqRun::quantize(std::int64_t candidates, int retrainings) {
-  const auto loop = [&](const ColumnLoopOptions& options) {
-    run_column_loop(context, geometry, pieces, input.hessian->factor, books, columns, options);
-    return weight_norm > 0 ? error() / weight_norm : 0.0;
-  };
+void VqRun::quantize(std::int64_t candidates) {
+  const std::span<const float> factor = input.hessian->factor;
   train(TrainingSource::weight, geometry.k, "main", books.main);
-  statistics["error_nearest"] = loop({.feedback = false});
-  const ColumnLoopOptions first_pass{.keep_residual = geometry.kr > 0 || retrainings > 0};
-  double pass1 = loop(first_pass);
-  for (int i = 0; i < retrainings; ++i) {
-    const std::vector<float> before = books.main;
-    train(TrainingSource::compensated, geometry.k, "main", books.main);
-    const double again = loop(first_pass);
-    if (!(again < pass1)) {
-      books.main = before;
-      pass1 = loop(first_pass);
-      break;
-    }
-    pass1 = again;
-  }
-  statistics["error_pass1"] = pass1;
-  if (geometry.kr > 0) {
-    train(TrainingSource::residual, geometry.kr, "residual", books.residual);
-    statistics["error_pass2"] = loop({.candidates = candidates});
-  }
+  run_column_loop(context, geometry, pieces, factor, books, columns, {1, false, false});
+  statistics["error_nearest"] = weight_norm > 0 ? error() / weight_norm : 0;
+  run_column_loop(context, geometry, pieces, factor, books, columns, {1, true, geometry.kr > 0});
+  statistics["error_pass1"] = weight_norm > 0 ? error() / weight_norm : 0;
+  if (geometry.kr == 0) return;
+  train(TrainingSource::residual, geometry.kr, "residual", books.residual);
   for (Piece& piece : pieces) std::vector<float>().swap(piece.residual);
+  run_column_loop(context, geometry, pieces, factor, books, columns, {candidates, true, false});
+  statistics["error_pass2"] = weight_norm > 0 ? error() / weight_norm : 0;
 }
 
 double VqRun::error() {
@@ -241,7 +224,7 @@ class VptqQuantizer final : public Quantizer {
   QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                        const QuantParameters& parameters) const override {
     VqRun run(context, team, input, parameters);
-    run.quantize(1, 0);
+    run.quantize(1);
     return run.finish(run.error());
   }
 };

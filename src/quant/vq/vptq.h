@@ -22,9 +22,8 @@ class VqRun {
   VqRun(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters);
 
   /// Codebooks and codes by VPTQ: pass 1 and, with a residual codebook, pass 2 with `candidates` main candidates (1:
-  /// greedy). retrainings: how often the main codebook is trained on, on the columns as pass 1 met them, and pass 1
-  /// repeated; a repetition that does not lower the error is not kept.
-  void quantize(std::int64_t candidates, int retrainings);
+  /// greedy).
+  void quantize(std::int64_t candidates);
   /// tr((W-Q) H (W-Q)^T) of the current codes, undamped H. Collective.
   double error();
   /// The codes of the whole team packed for storage, and relative_error from the error given.
