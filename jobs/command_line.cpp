@@ -45,11 +45,14 @@ po::options_description describe(const CommandSpec& command, bool with_config_fi
   auto add = description.add_options();
   for (const OptionSpec& option : command.options) {
     if (option.argument.empty())
-      add(option.name.c_str(), po::value<Values>()->implicit_value(Values{"true"}, "")->zero_tokens(), option.help.c_str());
+      add(option.name.c_str(), po::value<Values>()->implicit_value(Values{"true"}, "")->zero_tokens(),
+          option.help.c_str());
     else
       add(option.name.c_str(), po::value<Values>()->value_name(option.argument)->composing(), option.help.c_str());
   }
-  if (with_config_file) add("config", po::value<Values>()->value_name("FILE"), "read options from FILE, one NAME = VALUE a line; the command line wins");
+  if (with_config_file)
+    add("config", po::value<Values>()->value_name("FILE"),
+        "read options from FILE, one NAME = VALUE a line; the command line wins");
   add("help", "show this text");
   return description;
 }
@@ -61,8 +64,8 @@ void assign_all(const CommandSpec& command, const std::vector<po::option>& optio
   for (const po::option& option : options) {
     const auto shown = [&](const std::string& name) { return where + (file ? name : "--" + name); };
     if (option.unregistered) {
-      problems.push_back(shown(option.string_key) + (file ? ": unknown key" : ": unknown option") + "; voronoi " + command.name +
-                         " --help lists them");
+      problems.push_back(shown(option.string_key) + (file ? ": unknown key" : ": unknown option") + "; voronoi " +
+                         command.name + " --help lists them");
       continue;
     }
     const auto spec = std::find_if(command.options.begin(), command.options.end(),
@@ -75,7 +78,8 @@ void assign_all(const CommandSpec& command, const std::vector<po::option>& optio
     }
     const Values values = option.value.empty() ? Values{"true"} : Values(option.value.begin(), option.value.end());
     for (const std::string& value : values)
-      if (std::string problem = spec->assign(value); !problem.empty()) problems.push_back(shown(spec->name) + ": " + problem);
+      if (std::string problem = spec->assign(value); !problem.empty())
+        problems.push_back(shown(spec->name) + ": " + problem);
   }
   taken.insert(here.begin(), here.end());
 }
@@ -102,7 +106,8 @@ OptionSpec list_option(std::string name, std::string argument, std::string help,
           true};
 }
 
-OptionSpec integer_option(std::string name, std::string help, std::int64_t& target, std::int64_t least, std::int64_t most) {
+OptionSpec integer_option(std::string name, std::string help, std::int64_t& target, std::int64_t least,
+                          std::int64_t most) {
   return make_integer(std::move(name), std::move(help), target, least, most);
 }
 
@@ -163,7 +168,7 @@ ParseResult parse(const CommandSpec& command, const std::vector<std::string>& ar
     if (command.positional.empty()) positional.add(kStray, -1);
     po::command_line_parser parser(arguments);
     parser.options(accepted).allow_unregistered().style(po::command_line_style::unix_style &
-                                                           ~po::command_line_style::allow_guessing);
+                                                        ~po::command_line_style::allow_guessing);
     parser.positional(positional);
     std::vector<po::option> options = parser.run().options;
     for (const po::option& option : options) {
@@ -182,7 +187,8 @@ ParseResult parse(const CommandSpec& command, const std::vector<std::string>& ar
     return result;
   }
   try {
-    assign_all(command, po::parse_config_file(file, description, true).options, config_file + ": ", true, taken, result.problems);
+    assign_all(command, po::parse_config_file(file, description, true).options, config_file + ": ", true, taken,
+               result.problems);
   } catch (const po::error& error) {
     result.problems.push_back(config_file + ": " + error.what());
   }

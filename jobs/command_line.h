@@ -22,7 +22,8 @@ struct OptionSpec {
 // Assignments with their checks; `target` must outlive parsing.
 OptionSpec text_option(std::string name, std::string argument, std::string help, std::string& target);
 OptionSpec list_option(std::string name, std::string argument, std::string help, std::vector<std::string>& target);
-OptionSpec integer_option(std::string name, std::string help, std::int64_t& target, std::int64_t least, std::int64_t most);
+OptionSpec integer_option(std::string name, std::string help, std::int64_t& target, std::int64_t least,
+                          std::int64_t most);
 OptionSpec integer_option(std::string name, std::string help, int& target, int least, int most);
 OptionSpec number_option(std::string name, std::string help, double& target, double least, double most);
 OptionSpec choice_option(std::string name, std::string help, std::string& target, std::vector<std::string> choices);
@@ -30,7 +31,7 @@ OptionSpec switch_option(std::string name, std::string help, bool& target);
 
 struct CommandSpec {
   std::string name, summary, usage;
-  std::string positional;           ///< name of the option that takes arguments without a dash; empty: none
+  std::string positional;  ///< name of the option that takes arguments without a dash; empty: none
   std::vector<OptionSpec> options;
   std::string examples;
 };

@@ -18,8 +18,8 @@ const std::vector<Command>& commands() {
   return table;
 }
 
-bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments, bool with_config_file,
-                   const std::vector<std::string>& further_problems) {
+bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
+                   bool with_config_file, const std::vector<std::string>& further_problems) {
   const ParseResult result = parse(command, arguments, with_config_file);
   if (result.help) {
     if (world.rank() == 0) fmt::print("{}", help_text(command, with_config_file));

@@ -1,4 +1,5 @@
-// The subcommands. Each parses its own arguments (without program and command name) and returns the exit code; errors are thrown.
+// The subcommands. Each parses its own arguments (without program and command name) and returns the exit code; errors
+// are thrown.
 #pragma once
 
 #include <string>
@@ -29,7 +30,7 @@ int verify_main(const comm::Communicator& world, const Arguments& arguments);
 int report_main(const comm::Communicator& world, const Arguments& arguments);
 
 /// Parses or throws ConfigError with every problem; returns true when --help was asked for and printed (on rank 0).
-bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments, bool with_config_file,
-                   const std::vector<std::string>& further_problems = {});
+bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
+                   bool with_config_file, const std::vector<std::string>& further_problems = {});
 
 }  // namespace voronoi::jobs

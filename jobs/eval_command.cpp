@@ -30,14 +30,17 @@ struct EvalOptions {
 CommandSpec eval_command(EvalOptions& o) {
   CommandSpec command;
   command.name = "eval";
-  command.summary = "Perplexity of an original model, or of a run by decoding its stored indices, beside the unquantized model.";
+  command.summary =
+      "Perplexity of an original model, or of a run by decoding its stored indices, beside the unquantized model.";
   command.usage = "[mpirun -n RANKS] voronoi eval --model MODEL|RUN [--model ...] --text FILE [--text ...] [options]";
   command.options = {
       list_option("model", "PATH", "model directory, GGUF file or run directory", o.models),
       list_option("text", "FILE", "evaluation text", o.texts),
-      choice_option("join", "how the file becomes one text; auto: jsonl by name, else raw", o.join, {"auto", "raw", "wikitext", "jsonl"}),
+      choice_option("join", "how the file becomes one text; auto: jsonl by name, else raw", o.join,
+                    {"auto", "raw", "wikitext", "jsonl"}),
       integer_option("context", "tokens a window", o.context, 2, 1 << 24),
-      integer_option("windows", "at most so many windows from the start; 0 for all", o.windows, 0, std::int64_t{1} << 40),
+      integer_option("windows", "at most so many windows from the start; 0 for all", o.windows, 0,
+                     std::int64_t{1} << 40),
       choice_option("bos", "BOS before the text; auto: the tokenizer's own rule", o.bos, {"auto", "always", "never"}),
       text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
       choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
@@ -47,7 +50,8 @@ CommandSpec eval_command(EvalOptions& o) {
   command.examples =
       "  voronoi eval --model SmolLM2-135M --text wiki.test.raw --join wikitext --windows 16\n"
       "  mpirun -n 2 voronoi eval --model runs/2bit --model runs/gptq --text c4.jsonl --json\n"
-      "Protocol: the text is tokenized once, cut into windows of --context tokens that do not overlap, context - 1 predictions each;\n"
+      "Protocol: the text is tokenized once, cut into windows of --context tokens that do not overlap, context - 1 "
+      "predictions each;\n"
       "perplexity = exp(mean negative log-likelihood). `tokens` in the output counts predictions.\n";
   return command;
 }
@@ -71,7 +75,8 @@ Subject open_run_subject(const std::string& path) {
   subject.original = model::open_model(state.last_attempt.at("model").get<std::string>());
   subject.tokenizer = state.last_attempt.at("tokenizer").get<std::string>();
   if (subject.original->fingerprint() != identity.at("model").get<std::string>())
-    throw core::FormatError(subject.original->path(), "is no longer the model that " + path + " was made from; put it back");
+    throw core::FormatError(subject.original->path(),
+                            "is no longer the model that " + path + " was made from; put it back");
 
   double bits = 0, weights = 0;
   std::vector<std::string> linears, missing;
@@ -91,8 +96,9 @@ Subject open_run_subject(const std::string& path) {
         }
       }
   if (!missing.empty() && !state.finished)
-    throw core::FormatError(path, fmt::format("{} of {} layers are not quantized yet; run the quantize command again to finish",
-                                              missing.size(), missing.size() + linears.size()));
+    throw core::FormatError(
+        path, fmt::format("{} of {} layers are not quantized yet; run the quantize command again to finish",
+                          missing.size(), missing.size() + linears.size()));
   subject.quantized = std::make_unique<RunSource>(*subject.original, *subject.run, linears);
   subject.method = identity.at("quantization").at("method").get<std::string>();
   subject.label = run_label(*subject.run);
@@ -122,18 +128,19 @@ PreparedText prepare(const EvalOptions& options, const std::string& path, const 
   std::string tokenizer_path = options.tokenizer.empty() ? subject.tokenizer : options.tokenizer;
   if (tokenizer_path.empty()) tokenizer_path = subject.original->path();
   const auto tokenizer = model::open_tokenizer(tokenizer_path);
-  const model::BosRule rule = options.bos == "always" ? model::BosRule::always
+  const model::BosRule rule = options.bos == "always"  ? model::BosRule::always
                               : options.bos == "never" ? model::BosRule::never
                                                        : model::BosRule::automatic;
   const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
-  const bool added = rule == model::BosRule::always || (rule == model::BosRule::automatic && tokenizer->automatic_bos().has_value());
+  const bool added =
+      rule == model::BosRule::always || (rule == model::BosRule::automatic && tokenizer->automatic_bos().has_value());
   prepared.bos = added ? fmt::format("{}", ids.front()) : "none";
   prepared.windows = model::leading_windows(ids, options.context, options.windows == 0 ? -1 : options.windows, path);
   return prepared;
 }
 
-Evaluation evaluate(const model::WeightSource& source, const Subject& subject, const PreparedText& prepared, backend::Context& context,
-                    const comm::Communicator& world) {
+Evaluation evaluate(const model::WeightSource& source, const Subject& subject, const PreparedText& prepared,
+                    backend::Context& context, const comm::Communicator& world) {
   const auto start = std::chrono::steady_clock::now();
   const validation::PerplexityResult result = validation::perplexity(source, context, world, prepared.windows);
   Evaluation e;
@@ -164,10 +171,14 @@ void print(const Evaluation& e, bool json) {
     fmt::print("{}\n", to_json(e).dump());
     return;
   }
-  fmt::print("{}\n  text        {} (SHA-256 {}...)\n  protocol    {}\n  perplexity  {:.4f}   (mean nll {:.6f}, {})\n", e.label + ": " + e.model,
-             e.text, e.text_sha256.substr(0, 16), protocol_text(e), e.perplexity, e.nll, core::format_duration(e.seconds));
-  if (e.bits_true) fmt::print("  bits        {:.4f} true (everything stored is counted), {:.3f} nominal\n", *e.bits_true, *e.bits_nominal);
-  if (e.reference_perplexity) fmt::print("  unquantized {:.4f}   (same text and protocol, same program run)\n", *e.reference_perplexity);
+  fmt::print("{}\n  text        {} (SHA-256 {}...)\n  protocol    {}\n  perplexity  {:.4f}   (mean nll {:.6f}, {})\n",
+             e.label + ": " + e.model, e.text, e.text_sha256.substr(0, 16), protocol_text(e), e.perplexity, e.nll,
+             core::format_duration(e.seconds));
+  if (e.bits_true)
+    fmt::print("  bits        {:.4f} true (everything stored is counted), {:.3f} nominal\n", *e.bits_true,
+               *e.bits_nominal);
+  if (e.reference_perplexity)
+    fmt::print("  unquantized {:.4f}   (same text and protocol, same program run)\n", *e.reference_perplexity);
 }
 
 }  // namespace

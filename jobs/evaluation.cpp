@@ -12,7 +12,9 @@
 namespace voronoi::jobs {
 namespace {
 
-core::Json optional_json(const std::optional<double>& value) { return value ? core::Json(*value) : core::Json(nullptr); }
+core::Json optional_json(const std::optional<double>& value) {
+  return value ? core::Json(*value) : core::Json(nullptr);
+}
 
 std::optional<double> optional_number(const core::Json& json, const char* key) {
   const auto found = json.find(key);
@@ -65,15 +67,18 @@ Evaluation evaluation_from_json(const core::Json& json) {
 }
 
 std::string protocol_text(const Evaluation& e) {
-  return fmt::format("join {}, bos {}, context {}, {} windows, {} predictions, dtype {}", e.join, e.bos, e.context, e.windows, e.tokens, e.dtype);
+  return fmt::format("join {}, bos {}, context {}, {} windows, {} predictions, dtype {}", e.join, e.bos, e.context,
+                     e.windows, e.tokens, e.dtype);
 }
 
-void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation, const std::optional<Evaluation>& reference) {
+void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation,
+                      const std::optional<Evaluation>& reference) {
   std::filesystem::create_directories(paths.evaluations());
-  core::Json json{{"evaluation", to_json(evaluation)}, {"reference", reference ? to_json(*reference) : core::Json(nullptr)}};
+  core::Json json{{"evaluation", to_json(evaluation)},
+                  {"reference", reference ? to_json(*reference) : core::Json(nullptr)}};
   json["sha256"] = core::sha256(json.dump());
-  const std::string key = core::sha256(fmt::format("{} {} {} {} {}", evaluation.text_sha256, evaluation.join, evaluation.context,
-                                                   evaluation.windows, evaluation.bos));
+  const std::string key = core::sha256(fmt::format("{} {} {} {} {}", evaluation.text_sha256, evaluation.join,
+                                                   evaluation.context, evaluation.windows, evaluation.bos));
   core::write_file_atomic(paths.evaluations() / (key.substr(0, 16) + ".json"), json.dump(2) + "\n", "eval");
 }
 
@@ -89,12 +94,14 @@ std::vector<StoredEvaluation> stored_evaluations(const store::RunPaths& paths) {
     try {
       const auto checksum = json.at("sha256").get<std::string>();
       json.erase("sha256");
-      if (core::sha256(json.dump()) != checksum) throw core::FormatError(file.string(), "is damaged (checksum); remove it and evaluate again");
+      if (core::sha256(json.dump()) != checksum)
+        throw core::FormatError(file.string(), "is damaged (checksum); remove it and evaluate again");
       StoredEvaluation stored{evaluation_from_json(json.at("evaluation")), std::nullopt};
       if (!json.at("reference").is_null()) stored.reference = evaluation_from_json(json.at("reference"));
       evaluations.push_back(std::move(stored));
     } catch (const core::Json::exception& error) {
-      throw core::FormatError(file.string(), std::string("is no evaluation: ") + error.what() + "; remove it and evaluate again");
+      throw core::FormatError(file.string(),
+                              std::string("is no evaluation: ") + error.what() + "; remove it and evaluate again");
     }
   }
   return evaluations;

@@ -15,8 +15,8 @@ struct Evaluation {
   std::string model, method, label, text, text_sha256, join, bos, dtype;
   std::int64_t context = 0, windows = 0, tokens = 0;
   double nll = 0, perplexity = 0, seconds = 0;
-  std::optional<double> bits_true, bits_nominal;           ///< null for an unquantized model
-  std::optional<double> reference_perplexity;              ///< unquantized model, same protocol, same program run
+  std::optional<double> bits_true, bits_nominal;  ///< null for an unquantized model
+  std::optional<double> reference_perplexity;     ///< unquantized model, same protocol, same program run
 };
 
 core::Json to_json(const Evaluation& evaluation);
@@ -26,7 +26,8 @@ Evaluation evaluation_from_json(const core::Json& json);
 std::string protocol_text(const Evaluation& evaluation);
 
 /// Keeps evaluations of a run in RUN/evaluations, one file a text and protocol.
-void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation, const std::optional<Evaluation>& reference);
+void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation,
+                      const std::optional<Evaluation>& reference);
 struct StoredEvaluation {
   Evaluation quantized;
   std::optional<Evaluation> reference;

@@ -16,14 +16,16 @@
 namespace voronoi::jobs {
 namespace {
 
-core::Json tensor_json(const std::string& name, std::string_view dtype, const core::Shape& shape, std::size_t size_bytes) {
+core::Json tensor_json(const std::string& name, std::string_view dtype, const core::Shape& shape,
+                       std::size_t size_bytes) {
   return {{"name", name}, {"dtype", dtype}, {"shape", shape}, {"bytes", size_bytes}};
 }
 
 core::Json inspect_safetensors(const std::string& path) {
   const model::SafetensorsFile file(path);
   core::Json tensors = core::Json::array();
-  for (const auto& [name, tensor] : file.tensors()) tensors.push_back(tensor_json(name, tensor.dtype_name, tensor.shape, tensor.bytes.size()));
+  for (const auto& [name, tensor] : file.tensors())
+    tensors.push_back(tensor_json(name, tensor.dtype_name, tensor.shape, tensor.bytes.size()));
   return {{"kind", "safetensors file"}, {"path", path}, {"bytes", file.bytes().size()}, {"tensors", tensors}};
 }
 
@@ -32,7 +34,8 @@ core::Json inspect_shard(const std::string& path) {
   core::Json arrays = core::Json::array();
   for (const store::ShardArray& array : shard.arrays)
     arrays.push_back(tensor_json(array.name, core::dtype_name(array.dtype), array.shape, array.bytes.size()));
-  return {{"kind", "shard, all checksums verified"}, {"path", path}, {"attributes", shard.attributes}, {"tensors", arrays}};
+  return {
+      {"kind", "shard, all checksums verified"}, {"path", path}, {"attributes", shard.attributes}, {"tensors", arrays}};
 }
 
 core::Json model_json(const model::WeightSource& source) {
@@ -98,8 +101,13 @@ core::Json inspect_run(const std::string& path) {
                       {"bits_true", static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights)},
                       {"relative_error", layer.relative_error},
                       {"statistics", layer.statistics}});
-  return {{"kind", "run directory"}, {"path", path},     {"identity", store::read_identity(paths)}, {"attempts", state.attempt},
-          {"finished", state.finished}, {"bits_true", true_bits(state)}, {"layers", layers}};
+  return {{"kind", "run directory"},
+          {"path", path},
+          {"identity", store::read_identity(paths)},
+          {"attempts", state.attempt},
+          {"finished", state.finished},
+          {"bits_true", true_bits(state)},
+          {"layers", layers}};
 }
 
 core::Json inspect_path(const std::string& path, bool headers_only) {
@@ -111,8 +119,11 @@ core::Json inspect_path(const std::string& path, bool headers_only) {
   if (path.ends_with(".safetensors")) return inspect_safetensors(path);
   if (path.ends_with(".gguf")) return inspect_gguf(path);
   if (path.ends_with(".h5")) return inspect_shard(path);
-  if (path.ends_with("journal.log")) return {{"kind", "journal"}, {"path", path}, {"records", store::Journal::read(path)}};
-  throw core::FormatError(path, "is of no kind that voronoi knows; it describes model and run directories, *.safetensors, *.gguf, *.h5 and journal.log");
+  if (path.ends_with("journal.log"))
+    return {{"kind", "journal"}, {"path", path}, {"records", store::Journal::read(path)}};
+  throw core::FormatError(path,
+                          "is of no kind that voronoi knows; it describes model and run directories, *.safetensors, "
+                          "*.gguf, *.h5 and journal.log");
 }
 
 /// Scalars as "key  value" lines, lists of objects as one line each.
@@ -123,7 +134,8 @@ void print_text(const core::Json& json) {
       for (const core::Json& entry : value) {
         std::string line;
         if (entry.is_object())
-          for (const auto& [name, field] : entry.items()) line += (field.is_string() ? field.get<std::string>() : field.dump()) + "  ";
+          for (const auto& [name, field] : entry.items())
+            line += (field.is_string() ? field.get<std::string>() : field.dump()) + "  ";
         else
           line = entry.dump();
         fmt::print("  {}\n", line);
@@ -144,18 +156,23 @@ int inspect_main(const comm::Communicator& world, const Arguments& arguments) {
   command.summary = "Describes a model, a run, or any file that voronoi reads or writes.";
   command.usage = "voronoi inspect PATH [--json]";
   command.positional = "path";
-  command.options = {text_option("path", "PATH", "model or run directory, *.safetensors, *.gguf, *.h5, journal.log", path),
-                     switch_option("headers-only", "of a model: do not read the weights to look for bad values", headers_only),
-                     switch_option("json", "print JSON", json)};
-  command.examples = "  voronoi inspect SmolLM2-135M\n  voronoi inspect runs/2bit/layers/model.layers.0.mlp.down_proj.h5\n";
+  command.options = {
+      text_option("path", "PATH", "model or run directory, *.safetensors, *.gguf, *.h5, journal.log", path),
+      switch_option("headers-only", "of a model: do not read the weights to look for bad values", headers_only),
+      switch_option("json", "print JSON", json)};
+  command.examples =
+      "  voronoi inspect SmolLM2-135M\n  voronoi inspect runs/2bit/layers/model.layers.0.mlp.down_proj.h5\n";
   if (parse_or_help(world, command, arguments, false)) return 0;
   if (path.empty()) throw core::ConfigError("inspect: what? give a path");
   const core::Json description = inspect_path(path, headers_only);
-  if (json) fmt::print("{}\n", description.dump());
-  else print_text(description);
+  if (json)
+    fmt::print("{}\n", description.dump());
+  else
+    print_text(description);
   const std::size_t problems = description.value("problems", core::Json::array()).size();
   if (problems > 0)
-    throw core::FormatError(path, fmt::format("{} tensor(s) cannot be used: {}", problems, description.at("problems").front().get<std::string>()));
+    throw core::FormatError(path, fmt::format("{} tensor(s) cannot be used: {}", problems,
+                                              description.at("problems").front().get<std::string>()));
   return 0;
 }
 

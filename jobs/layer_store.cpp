@@ -22,13 +22,15 @@ void require_kind(const store::Shard& shard, std::string_view kind, const std::s
 
 }  // namespace
 
-std::string write_layer(const store::RunPaths& paths, const std::string& name, const quant::QuantResult& result, const std::string& tag) {
+std::string write_layer(const store::RunPaths& paths, const std::string& name, const quant::QuantResult& result,
+                        const std::string& tag) {
   store::Shard shard;
   shard.attributes = quant::to_attributes(result.encoding);
   shard.attributes["kind"] = kLayerKind;
   shard.attributes["name"] = name;
   shard.attributes["relative_error"] = fmt::format("{:.17g}", result.relative_error);
-  for (const auto& [key, value] : result.statistics) shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
+  for (const auto& [key, value] : result.statistics)
+    shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (quant::NamedArray& array : quant::to_arrays(result.encoding))
     shard.arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
   return store::write_shard(paths.layer(name), shard, tag);
@@ -46,8 +48,8 @@ quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name
   return quant::from_arrays(shard.attributes, arrays, file);
 }
 
-void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site, const std::string& calibration,
-                   const std::string& tag) {
+void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site,
+                   const std::string& calibration, const std::string& tag) {
   store::Shard shard;
   shard.attributes["kind"] = kHessianKind;
   shard.attributes["calibration"] = calibration;
@@ -61,15 +63,18 @@ void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib
   store::write_shard(paths.hessian(block, site.site), shard, tag);
 }
 
-std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
-                                const std::string& calibration) {
+std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
+                                std::int64_t n, const std::string& calibration) {
   const std::string file = paths.hessian(block, site).string();
   store::Shard shard = store::read_shard(file);
   require_kind(shard, kHessianKind, file);
   if (shard.attributes["calibration"] != calibration || shard.attributes["block"] != std::to_string(block) ||
       shard.attributes["site"] != site)
-    throw core::FormatError(file, "belongs to another model, calibration or block; remove it, or use the --model and --calibration-* it was made with");
-  if (shard.arrays.size() != 1 || shard.arrays[0].dtype != core::DType::f32 || shard.arrays[0].shape != core::Shape{n * (n + 1) / 2})
+    throw core::FormatError(file,
+                            "belongs to another model, calibration or block; remove it, or use the --model and "
+                            "--calibration-* it was made with");
+  if (shard.arrays.size() != 1 || shard.arrays[0].dtype != core::DType::f32 ||
+      shard.arrays[0].shape != core::Shape{n * (n + 1) / 2})
     throw core::FormatError(file, fmt::format("does not hold one F32 triangle of order {}", n));
   std::vector<float> lower(static_cast<std::size_t>(n * (n + 1) / 2));
   std::memcpy(lower.data(), shard.arrays[0].bytes.data(), shard.arrays[0].bytes.size());
@@ -89,8 +94,9 @@ void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const 
       const quant::Encoding encoding = read_layer(paths_, linear);
       const core::Shape stored{quant::out_features(encoding), quant::in_features(encoding)};
       if (stored != spec.shape)
-        throw core::FormatError(paths_.layer(linear).string(),
-                                fmt::format("has shape {}, the model wants {}", core::to_string(stored), core::to_string(spec.shape)));
+        throw core::FormatError(
+            paths_.layer(linear).string(),
+            fmt::format("has shape {}, the model wants {}", core::to_string(stored), core::to_string(spec.shape)));
       quant::decode(encoding, out);
       return;
     }

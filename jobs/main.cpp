@@ -20,10 +20,12 @@ std::string overview() {
   std::string text =
       "voronoi: compresses large language models with vector quantization, on one machine or a cluster.\n\n"
       "Usage: voronoi COMMAND [options]      (mpirun -n RANKS voronoi COMMAND for quantize and eval)\n\n";
-  for (const jobs::Command& command : jobs::commands()) text += fmt::format("  {:<10}{}\n", command.name, command.summary);
+  for (const jobs::Command& command : jobs::commands())
+    text += fmt::format("  {:<10}{}\n", command.name, command.summary);
   return text +
          "\nvoronoi COMMAND --help shows options and examples.\n"
-         "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 75 stopped on request and resumable.\n";
+         "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 75 stopped on request "
+         "and resumable.\n";
 }
 
 int run_command(const comm::Communicator& world, const jobs::Arguments& arguments) {
@@ -37,10 +39,12 @@ int run_command(const comm::Communicator& world, const jobs::Arguments& argument
     return 0;
   }
   const auto& table = jobs::commands();
-  const auto command = std::find_if(table.begin(), table.end(), [&](const jobs::Command& c) { return c.name == arguments[0]; });
+  const auto command =
+      std::find_if(table.begin(), table.end(), [&](const jobs::Command& c) { return c.name == arguments[0]; });
   int code = 0;
   jobs::together(world, [&] {
-    if (command == table.end()) throw core::ConfigError("there is no command '" + arguments[0] + "'; voronoi --help lists them");
+    if (command == table.end())
+      throw core::ConfigError("there is no command '" + arguments[0] + "'; voronoi --help lists them");
   });
   const jobs::Arguments rest(arguments.begin() + 1, arguments.end());
   if (command->parallel) return command->run(world, rest);

@@ -33,7 +33,8 @@ bool has_stage(const std::string& stages, const std::string& name) {
 
 class Pipeline {
  public:
-  Pipeline(const comm::Communicator& world, backend::Context& context, const QuantizeOptions& options, const Inputs& inputs, Run& run)
+  Pipeline(const comm::Communicator& world, backend::Context& context, const QuantizeOptions& options,
+           const Inputs& inputs, Run& run)
       : world_(world),
         context_(context),
         options_(options),
@@ -89,7 +90,8 @@ class Pipeline {
     needed_ = world_.broadcast(needed, 0);
     const std::size_t last = needed_.rfind('1');
     last_needed_ = last == std::string::npos ? -1 : static_cast<std::int64_t>(last);
-    if (last_needed_ >= 0 || (sequential_ && remaining_flops_ > 0)) collector_.emplace(transformer_, context_, world_, inputs_.windows);
+    if (last_needed_ >= 0 || (sequential_ && remaining_flops_ > 0))
+      collector_.emplace(transformer_, context_, world_, inputs_.windows);
   }
 
   bool hessian_ready(const SiteTask& task) const {
@@ -97,9 +99,11 @@ class Pipeline {
     const bool foreign = !options_.hessians_from.empty();
     if (!std::filesystem::exists(file)) {
       if (foreign)
-        throw core::StoreError(file.string() + ": is not there; make that run with --keep-hessians, or leave --hessians-from out");
+        throw core::StoreError(file.string() +
+                               ": is not there; make that run with --keep-hessians, or leave --hessians-from out");
       if (!calibrate_)
-        throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " + file.string() + " is not");
+        throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " + file.string() +
+                                " is not");
       return false;
     }
     try {
@@ -107,7 +111,8 @@ class Pipeline {
       return true;
     } catch (const core::Error& error) {
       if (foreign) throw;
-      core::log_warning("{}; moved to {}, it will be made again", error.what(), store::quarantine_file(run_.paths, file).string());
+      core::log_warning("{}; moved to {}, it will be made again", error.what(),
+                        store::quarantine_file(run_.paths, file).string());
       return false;
     }
   }
@@ -140,8 +145,8 @@ class Pipeline {
   }
 
   void show_calibration(std::int64_t block, std::int64_t last) {
-    core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1, config_.n_layers, last,
-                                    run_.state.layers.size(), layer_count(), eta_text()));
+    core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1,
+                                    config_.n_layers, last, run_.state.layers.size(), layer_count(), eta_text()));
   }
 
   std::size_t layer_count() const {
@@ -172,8 +177,8 @@ class Pipeline {
     };
     sched::SchedulerOptions scheduler;
     scheduler.max_attempts = options_.max_attempts;
-    const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks), cost_model_, scheduler,
-                                                      [] { return stop_requested(); });
+    const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks),
+                                                      cost_model_, scheduler, [] { return stop_requested(); });
     for (std::int64_t id : phase.quarantined) result_.quarantined.push_back(tasks[static_cast<std::size_t>(id)].name);
     if (phase.stopped) {
       result_.stopped = true;
@@ -181,7 +186,8 @@ class Pipeline {
       for (std::size_t i = 0; i < site_tasks.size(); ++i)
         if (!std::binary_search(phase.quarantined.begin(), phase.quarantined.end(), static_cast<std::int64_t>(i)))
           for (const model::LinearSpec& linear : site_tasks[i].site.linears) done_.insert(linear.name);
-      if (!options_.keep_hessians && options_.hessians_from.empty()) on_root(world_, [&] { remove_hessians(first, last); });
+      if (!options_.keep_hessians && options_.hessians_from.empty())
+        on_root(world_, [&] { remove_hessians(first, last); });
     }
     journal_stage("quantize", start);
   }
@@ -217,13 +223,19 @@ class Pipeline {
         run_.journal->append(layer_to_json(layer));
         run_.state.layers[layer.name] = std::move(layer);
       }
-      run_.journal->append({{"type", "task_done"}, {"task", task.name}, {"rank", rank}, {"width", task.width}, {"seconds", outcome.seconds}, {"end", unix_time()}});
+      run_.journal->append({{"type", "task_done"},
+                            {"task", task.name},
+                            {"rank", rank},
+                            {"width", task.width},
+                            {"seconds", outcome.seconds},
+                            {"end", unix_time()}});
       const double flops = task_flops(site_tasks[static_cast<std::size_t>(task.id)], run_.parameters);
       left_flops_ = (left_flops_ < 0 ? remaining_flops_ : left_flops_) - flops;
     };
     events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int attempt) {
       core::log_warning("{}: failed on rank {} (attempt {}): {}", task.name, rank, attempt, outcome.report);
-      run_.journal->append({{"type", "task_failed"}, {"task", task.name}, {"rank", rank}, {"try", attempt}, {"error", outcome.report}});
+      run_.journal->append(
+          {{"type", "task_failed"}, {"task", task.name}, {"rank", rank}, {"try", attempt}, {"error", outcome.report}});
     };
     events.task_quarantined = [&](const sched::Task& task, const std::string& error) {
       core::log_error("{}: given up: {}", task.name, error);
@@ -235,18 +247,22 @@ class Pipeline {
   }
 
   void show_tasks(const sched::Progress& progress) {
-    core::show_progress(fmt::format("quantizing ({}): {} of {} layers, tasks {}/{} of this window{}{}", run_.parameters.method,
-                                    run_.state.layers.size(), layer_count(), progress.done, progress.total,
-                                    progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", eta_text()));
+    core::show_progress(
+        fmt::format("quantizing ({}): {} of {} layers, tasks {}/{} of this window{}{}", run_.parameters.method,
+                    run_.state.layers.size(), layer_count(), progress.done, progress.total,
+                    progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", eta_text()));
     core::Json workers = core::Json::array();
     for (std::size_t rank = 0; rank < progress.workers.size(); ++rank) {
       const sched::WorkerState& worker = progress.workers[rank];
-      workers.push_back({{"rank", rank}, {"task", worker.task}, {"since_seconds", worker.since_seconds}, {"busy_seconds", worker.busy_seconds}});
+      workers.push_back({{"rank", rank},
+                         {"task", worker.task},
+                         {"since_seconds", worker.since_seconds},
+                         {"busy_seconds", worker.busy_seconds}});
     }
     const double done = remaining_flops_ - left_flops_;
     const double eta = left_flops_ >= 0 && done > 0 ? elapsed() * left_flops_ / done : 0;
-    const core::Json status{{"attempt", run_.state.attempt}, {"stage", "quantize"},   {"updated", unix_time()},
-                            {"layers", layer_count()},       {"eta_seconds", eta},    {"workers", workers}};
+    const core::Json status{{"attempt", run_.state.attempt}, {"stage", "quantize"}, {"updated", unix_time()},
+                            {"layers", layer_count()},       {"eta_seconds", eta},  {"workers", workers}};
     core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
   }
 
@@ -272,7 +288,9 @@ class Pipeline {
 
   void journal_stage(const char* stage, Clock::time_point start) {
     on_root(world_, [&] {
-      run_.journal->append({{"type", "stage"}, {"stage", stage}, {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+      run_.journal->append({{"type", "stage"},
+                            {"stage", stage},
+                            {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
     });
   }
 
@@ -287,11 +305,11 @@ class Pipeline {
   store::RunPaths hessians_;
   std::optional<calib::Collector> collector_;
   sched::CostModel cost_model_;
-  std::set<std::string> done_;                    // linears, on every rank
-  std::string needed_;                            // '1' for each block whose Hessians are to be computed
+  std::set<std::string> done_;  // linears, on every rank
+  std::string needed_;          // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;
-  double remaining_flops_ = 0;                    // of the quantization tasks open at this start
-  double left_flops_ = -1;                        // of them still open; unknown before the first task
+  double remaining_flops_ = 0;  // of the quantization tasks open at this start
+  double left_flops_ = -1;      // of them still open; unknown before the first task
   Clock::time_point start_ = Clock::now();
   PipelineResult result_;
 };

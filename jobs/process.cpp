@@ -66,7 +66,8 @@ void install_stop_handlers() {
 
 bool stop_requested() { return stop_flag != 0; }
 
-std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads, const comm::Communicator& world) {
+std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads,
+                                               const comm::Communicator& world) {
   const int cores = claim_cores(comm::local_ranks(world));
   const int threads = requested_threads > 0 ? requested_threads : cores;
   if (device == "cuda") {
@@ -76,7 +77,9 @@ std::unique_ptr<backend::Context> make_context(const std::string& device, int re
       throw core::ConfigError(std::string("--device cuda: ") + error.what());
     }
   }
-  if (device == "auto") core::log_info("computing on the CPU: this build has no CUDA backend ({} rank(s) x {} thread(s))", world.size(), threads);
+  if (device == "auto")
+    core::log_info("computing on the CPU: this build has no CUDA backend ({} rank(s) x {} thread(s))", world.size(),
+                   threads);
   return std::make_unique<backend::Context>(backend::Device::cpu, threads);
 }
 

@@ -15,10 +15,12 @@ namespace voronoi::jobs {
 void install_stop_handlers();
 bool stop_requested();
 
-/// Context for this rank. requested_threads 0: the host's cores divided by its ranks. mpirun binds each of up to two ranks to a
-/// single core by default; outside of a batch system, whose binding is deliberate, the rank takes its share of the others too.
-/// device "auto" takes the GPU when there is one and says in a line what it took. Throws ConfigError when "cuda" cannot be had.
-std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads, const comm::Communicator& world);
+/// Context for this rank. requested_threads 0: the host's cores divided by its ranks. mpirun binds each of up to two
+/// ranks to a single core by default; outside of a batch system, whose binding is deliberate, the rank takes its share
+/// of the others too. device "auto" takes the GPU when there is one and says in a line what it took. Throws ConfigError
+/// when "cuda" cannot be had.
+std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads,
+                                               const comm::Communicator& world);
 
 /// Error of another rank: this rank has nothing to print.
 struct FailedElsewhere {
@@ -30,8 +32,9 @@ struct AgreedError {
   std::exception_ptr error;
 };
 
-/// Runs `work` on every rank; collective. When it throws anywhere, the lowest failing rank throws its error as AgreedError and all
-/// others throw FailedElsewhere with its exit code, so that a common mistake is printed once and every rank ends in order.
+/// Runs `work` on every rank; collective. When it throws anywhere, the lowest failing rank throws its error as
+/// AgreedError and all others throw FailedElsewhere with its exit code, so that a common mistake is printed once and
+/// every rank ends in order.
 void together(const comm::Communicator& world, const std::function<void()>& work);
 /// The same with work for rank 0 alone.
 void on_root(const comm::Communicator& world, const std::function<void()>& work);

@@ -30,9 +30,13 @@ void print_summary(const Run& run, const PipelineResult& result) {
   if (!state.layers.empty()) error /= static_cast<double>(state.layers.size());
   double seconds = 0;
   for (const auto& [stage, spent] : state.stage_seconds) seconds += spent;
-  core::log_info("{}: {} layers, {:.3f} true bits a weight (nominal {:.2f}), mean relative Hessian error {:.5f}, {} in all attempts",
-                 run.paths.root.string(), state.layers.size(), true_bits(state), nominal_bits(state), error, core::format_duration(seconds));
-  for (const std::string& task : result.quarantined) core::log_warning("{}: not quantized: {}", task, state.quarantined.at(task));
+  core::log_info(
+      "{}: {} layers, {:.3f} true bits a weight (nominal {:.2f}), mean relative Hessian error {:.5f}, {} in all "
+      "attempts",
+      run.paths.root.string(), state.layers.size(), true_bits(state), nominal_bits(state), error,
+      core::format_duration(seconds));
+  for (const std::string& task : result.quarantined)
+    core::log_warning("{}: not quantized: {}", task, state.quarantined.at(task));
 }
 
 }  // namespace
@@ -58,7 +62,8 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   });
   Run run = open_run(world, options, inputs);
   if (world.rank() == 0 && run.state.attempt > 1)
-    core::log_info("{}: attempt {}, {} layers are done already", options.run, run.state.attempt, run.state.layers.size());
+    core::log_info("{}: attempt {}, {} layers are done already", options.run, run.state.attempt,
+                   run.state.layers.size());
 
   const PipelineResult result = run_pipeline(world, *context, options, inputs, run);
   const std::int64_t peak = world.all_max(peak_memory_bytes());

@@ -8,20 +8,28 @@ namespace voronoi::jobs {
 
 std::vector<OptionSpec> parameter_options(quant::QuantParameters& p) {
   return {
-      integer_option("vector-length", "vptq, voronoi: rows of a column that share an index (v)", p.vector_length, 1, 32),
+      integer_option("vector-length", "vptq, voronoi: rows of a column that share an index (v)", p.vector_length, 1,
+                     32),
       integer_option("centroids", "vptq, voronoi: main codebook size (k), a power of two", p.centroids, 2, 65536),
-      integer_option("residual-centroids", "vptq, voronoi: residual codebook size, a power of two, 0 for none", p.residual_centroids, 0, 65536),
-      number_option("outlier-percent", "vptq, voronoi: share of columns with a codebook of their own", p.outlier_percent, 0, 50),
-      integer_option("outlier-vector-length", "vptq, voronoi: vector length of the outlier columns", p.outlier_vector_length, 1, 32),
-      integer_option("outlier-centroids", "vptq, voronoi: codebook size of the outlier columns", p.outlier_centroids, 2, 65536),
+      integer_option("residual-centroids", "vptq, voronoi: residual codebook size, a power of two, 0 for none",
+                     p.residual_centroids, 0, 65536),
+      number_option("outlier-percent", "vptq, voronoi: share of columns with a codebook of their own",
+                    p.outlier_percent, 0, 50),
+      integer_option("outlier-vector-length", "vptq, voronoi: vector length of the outlier columns",
+                     p.outlier_vector_length, 1, 32),
+      integer_option("outlier-centroids", "vptq, voronoi: codebook size of the outlier columns", p.outlier_centroids, 2,
+                     65536),
       integer_option("groups", "vptq, voronoi: column groups with a codebook each", p.groups, 1, 65535),
-      integer_option("kmeans-iterations", "vptq, voronoi: at most so many k-means steps", p.kmeans_iterations, 1, 10000),
-      number_option("kmeans-tolerance", "vptq, voronoi: k-means stops when the objective falls by less than this share", p.kmeans_tolerance, 0, 1),
+      integer_option("kmeans-iterations", "vptq, voronoi: at most so many k-means steps", p.kmeans_iterations, 1,
+                     10000),
+      number_option("kmeans-tolerance", "vptq, voronoi: k-means stops when the objective falls by less than this share",
+                    p.kmeans_tolerance, 0, 1),
       integer_option("rounds", "voronoi: rounds of codebook refit and column sweeps", p.rounds, 0, 100),
       integer_option("candidates", "voronoi: main candidates in the joint residual search", p.candidates, 1, 16),
       integer_option("bits", "rtn, gptq: bits a weight", p.bits, 1, 8),
       integer_option("group-size", "rtn, gptq: columns that share a scale; 0 for whole rows", p.group_size, 0, 1 << 20),
-      number_option("damping", "share of the mean diagonal that is added to the Hessian before it is factored", p.damping, 0, 1),
+      number_option("damping", "share of the mean diagonal that is added to the Hessian before it is factored",
+                    p.damping, 0, 1),
       OptionSpec{"act-order", "BOOL", "columns in order of falling Hessian diagonal [true]",
                  switch_option("act-order", "", p.act_order).assign, false},
   };
@@ -35,11 +43,13 @@ CommandSpec quantize_command(QuantizeOptions& o) {
   command.options = {
       text_option("model", "PATH", "Hugging Face directory (safetensors) or GGUF file", o.model),
       text_option("run", "DIR", "run directory: created, or resumed when it is there", o.run),
-      list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl)", o.calibration_texts),
-      integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts", o.calibration_sequences, 1, 1 << 24),
+      list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl)",
+                  o.calibration_texts),
+      integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
+                     o.calibration_sequences, 1, 1 << 24),
       integer_option("calibration-context", "tokens a window", o.calibration_context, 2, 1 << 24),
-      choice_option("calibration", "inputs of a block come from the original or from the quantized blocks before it", o.calibration,
-                    {"independent", "sequential"}),
+      choice_option("calibration", "inputs of a block come from the original or from the quantized blocks before it",
+                    o.calibration, {"independent", "sequential"}),
       choice_option("method", "quantization method", o.parameters.method, quant::quantizer_names()),
       OptionSpec{"seed", "N", "seed of all random choices [0]",
                  [&o](const std::string& text) -> std::string {
@@ -54,24 +64,32 @@ CommandSpec quantize_command(QuantizeOptions& o) {
       choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
       text_option("stages", "LIST", "stages to run, separated by commas: calibrate, quantize, report [all]", o.stages),
       text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
-      integer_option("hessian-window", "blocks whose Hessians are on disk at a time (independent calibration)", o.hessian_window, 1, 1 << 20),
-      switch_option("keep-hessians", "do not delete Hessians after use, so that other runs can take them by --hessians-from", o.keep_hessians),
-      text_option("hessians-from", "RUN", "take the Hessians that another run with the same model and calibration has kept", o.hessians_from),
+      integer_option("hessian-window", "blocks whose Hessians are on disk at a time (independent calibration)",
+                     o.hessian_window, 1, 1 << 20),
+      switch_option("keep-hessians",
+                    "do not delete Hessians after use, so that other runs can take them by --hessians-from",
+                    o.keep_hessians),
+      text_option("hessians-from", "RUN",
+                  "take the Hessians that another run with the same model and calibration has kept", o.hessians_from),
       integer_option("team-size", "ranks that share the rows of one operator; 0 chooses by cost", o.team_size, 0, 1024),
       integer_option("threads", "threads a rank; 0 divides the host's cores by its ranks", o.threads, 0, 1024),
       integer_option("max-attempts", "failures after which a task is given up and listed", o.max_attempts, 1, 100),
-      list_option("set", "NAME=VALUE", "on resume: change a parameter for the layers that are not done yet; recorded in the journal", o.set),
+      list_option("set", "NAME=VALUE",
+                  "on resume: change a parameter for the layers that are not done yet; recorded in the journal", o.set),
       choice_option("log-level", "what to print", o.log_level, {"debug", "info", "warning", "error"}),
   };
   for (OptionSpec& option : parameter_options(o.parameters)) command.options.push_back(std::move(option));
   command.examples =
       "  # about 2 bits, two ranks; run it again after any interruption to resume\n"
-      "  mpirun -n 2 voronoi quantize --model SmolLM2-135M --run runs/2bit --calibration-text wiki.txt --method voronoi\n"
+      "  mpirun -n 2 voronoi quantize --model SmolLM2-135M --run runs/2bit --calibration-text wiki.txt --method "
+      "voronoi\n"
       "  # about 3 bits: a residual codebook of 16\n"
       "  voronoi quantize --model model.gguf --run runs/3bit --calibration-text c4.jsonl --residual-centroids 16\n"
       "  # a baseline on the Hessians that runs/2bit kept with --keep-hessians\n"
-      "  voronoi quantize --model SmolLM2-135M --run runs/gptq --calibration-text wiki.txt --method gptq --bits 2 --hessians-from runs/2bit\n"
-      "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 75 stopped on request and resumable.\n";
+      "  voronoi quantize --model SmolLM2-135M --run runs/gptq --calibration-text wiki.txt --method gptq --bits 2 "
+      "--hessians-from runs/2bit\n"
+      "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 75 stopped on request and "
+      "resumable.\n";
   return command;
 }
 
@@ -122,14 +140,18 @@ std::vector<std::string> check(const QuantizeOptions& o) {
   const std::set<std::string> known{"calibrate", "quantize", "report"};
   std::stringstream stages(o.stages);
   for (std::string stage; std::getline(stages, stage, ',');)
-    if (!known.contains(stage)) problems.push_back("--stages: '" + stage + "' is no stage; there are calibrate, quantize, report");
-  if (o.calibration == "sequential" && (o.stages.find("calibrate") == std::string::npos) != (o.stages.find("quantize") == std::string::npos))
+    if (!known.contains(stage))
+      problems.push_back("--stages: '" + stage + "' is no stage; there are calibrate, quantize, report");
+  if (o.calibration == "sequential" &&
+      (o.stages.find("calibrate") == std::string::npos) != (o.stages.find("quantize") == std::string::npos))
     problems.emplace_back("--stages: sequential calibration needs calibrate and quantize together, block by block");
   quant::QuantParameters changed = o.parameters;
   for (const std::string& assignment : o.set)
-    if (const std::string problem = apply_set(changed, assignment); !problem.empty()) problems.push_back("--set: " + problem);
+    if (const std::string problem = apply_set(changed, assignment); !problem.empty())
+      problems.push_back("--set: " + problem);
   if (o.calibration == "sequential" && !o.hessians_from.empty())
-    problems.emplace_back("--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
+    problems.emplace_back(
+        "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   for (const std::string& problem : quant::check_parameters(changed)) problems.push_back(problem);
   return problems;
 }

@@ -31,7 +31,8 @@ struct QuantizeOptions {
 
 CommandSpec quantize_command(QuantizeOptions& options);
 
-/// Options that --set may change for layers that are not done yet: those of the method, without the method and the seed.
+/// Options that --set may change for layers that are not done yet: those of the method, without the method and the
+/// seed.
 std::vector<OptionSpec> parameter_options(quant::QuantParameters& parameters);
 
 /// Applies "NAME=VALUE" to the parameters; returns the problem, or an empty string.

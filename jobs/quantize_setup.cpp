@@ -16,7 +16,8 @@ namespace {
 
 core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs) {
   core::Json texts = core::Json::array();
-  for (const model::Text& text : inputs.texts) texts.push_back({{"sha256", text.sha256}, {"join", model::join_name(text.join)}});
+  for (const model::Text& text : inputs.texts)
+    texts.push_back({{"sha256", text.sha256}, {"join", model::join_name(text.join)}});
   core::Json json{{"texts", texts},
                   {"sequences", options.calibration_sequences},
                   {"context", options.calibration_context},
@@ -31,7 +32,8 @@ void check_shapes(const QuantizeOptions& options, const model::ModelConfig& conf
   for (const model::SiteSpec& site : model::block_sites(config, 0))
     for (const model::LinearSpec& linear : site.linears)
       if (seen.insert({linear.out_features, linear.in_features}).second)
-        for (const std::string& problem : quant::check_shape(options.parameters, linear.out_features, linear.in_features))
+        for (const std::string& problem :
+             quant::check_shape(options.parameters, linear.out_features, linear.in_features))
           problems.push_back(linear.name + ": " + problem);
   if (!problems.empty()) throw core::ConfigError(problems);
 }
@@ -62,21 +64,24 @@ void drop_lost_layers(Run& run) {
 void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptions& options, const Inputs& inputs) {
   store::create_run_directory(run.paths);
   run.lock = std::make_unique<store::RunLock>(run.paths);
-  if (run.lock->stale_holder()) core::log_info("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
+  if (run.lock->stale_holder())
+    core::log_info("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
   store::check_or_write_identity(run.paths, inputs.identity, "identity");
   run.journal = std::make_unique<store::Journal>(run.paths.journal());
-  if (run.journal->dropped_torn_tail()) core::log_warning("{}: dropped a record that was cut short", run.paths.journal().string());
+  if (run.journal->dropped_torn_tail())
+    core::log_warning("{}: dropped a record that was cut short", run.paths.journal().string());
   run.state = replay(run.journal->records(), run.paths.journal().string());
 
   const std::int64_t attempt = run.state.attempt + 1;
-  const core::Json record{{"type", "attempt"},
-                          {"number", attempt},
-                          {"ranks", world.size()},
-                          {"host", host_name()},
-                          {"pid", ::getpid()},
-                          {"time", unix_time()},
-                          {"model", std::filesystem::absolute(options.model).string()},
-                          {"tokenizer", options.tokenizer.empty() ? "" : std::filesystem::absolute(options.tokenizer).string()}};
+  const core::Json record{
+      {"type", "attempt"},
+      {"number", attempt},
+      {"ranks", world.size()},
+      {"host", host_name()},
+      {"pid", ::getpid()},
+      {"time", unix_time()},
+      {"model", std::filesystem::absolute(options.model).string()},
+      {"tokenizer", options.tokenizer.empty() ? "" : std::filesystem::absolute(options.tokenizer).string()}};
   run.journal->append(record);
   run.state.attempt = attempt;
   run.state.last_attempt = record;
@@ -86,7 +91,8 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
     run.journal->append({{"type", "set"}, {"assignment", assignment}});
     run.state.sets.push_back(assignment);
   }
-  for (const auto& directory : {run.paths.root, run.paths.layers(), run.paths.hessians()}) core::remove_temporaries(directory);
+  for (const auto& directory : {run.paths.root, run.paths.layers(), run.paths.hessians()})
+    core::remove_temporaries(directory);
   drop_lost_layers(run);
 }
 
@@ -103,9 +109,10 @@ Inputs open_inputs(const QuantizeOptions& options) {
   inputs.model = model::open_model(options.model);
   check_shapes(options, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
-  for (const std::string& path : options.calibration_texts) inputs.texts.push_back(model::load_text(path, model::default_join(path)));
-  inputs.windows =
-      model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences, options.calibration_context);
+  for (const std::string& path : options.calibration_texts)
+    inputs.texts.push_back(model::load_text(path, model::default_join(path)));
+  inputs.windows = model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences,
+                                              options.calibration_context);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
   const core::Json parameters = parameters_json(options.parameters);
@@ -137,7 +144,8 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
     for (const std::string& assignment : run.state.sets)
       if (const std::string problem = apply_set(run.parameters, assignment); !problem.empty())
         throw core::ConfigError("--set: " + problem);
-    if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty()) throw core::ConfigError(problems);
+    if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty())
+      throw core::ConfigError(problems);
     core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", world.rank()));
   });
   return run;

@@ -1,4 +1,5 @@
-// Everything a quantization run needs before its first task: opened inputs, checked settings, the run directory and its state.
+// Everything a quantization run needs before its first task: opened inputs, checked settings, the run directory and its
+// state.
 #pragma once
 
 #include <memory>
@@ -19,9 +20,9 @@ struct Inputs {
   std::unique_ptr<model::WeightSource> model;
   std::unique_ptr<model::Tokenizer> tokenizer;
   std::vector<model::Text> texts;
-  model::Windows windows;              ///< calibration
-  std::string calibration;             ///< fingerprint of all that decides the Hessians
-  core::Json identity;                 ///< for run.json
+  model::Windows windows;   ///< calibration
+  std::string calibration;  ///< fingerprint of all that decides the Hessians
+  core::Json identity;      ///< for run.json
 };
 
 /// Opens and checks everything that can be checked before any computing; every problem of the settings at once.
@@ -32,13 +33,13 @@ struct Run {
   store::RunPaths paths;
   std::unique_ptr<store::RunLock> lock;
   std::unique_ptr<store::Journal> journal;
-  RunState state;                      ///< on every rank
-  quant::QuantParameters parameters;   ///< with all --set applied
-  std::string attempt_tag;             ///< marks this attempt's temporary files
+  RunState state;                     ///< on every rank
+  quant::QuantParameters parameters;  ///< with all --set applied
+  std::string attempt_tag;            ///< marks this attempt's temporary files
 };
 
-/// Creates or resumes the run directory; collective. Layers whose file is missing or damaged are taken out of the state (quarantined,
-/// journalled), so that they are made again.
+/// Creates or resumes the run directory; collective. Layers whose file is missing or damaged are taken out of the state
+/// (quarantined, journalled), so that they are made again.
 Run open_run(const comm::Communicator& world, const QuantizeOptions& options, const Inputs& inputs);
 
 /// Only the current attempt may publish: throws StopRequested's kin when a later attempt has taken the run over.

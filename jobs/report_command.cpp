@@ -22,7 +22,8 @@ int report_main(const comm::Communicator& world, const Arguments& arguments) {
   if (runs.empty()) throw core::ConfigError("report: which runs? give their directories");
   std::vector<store::RunPaths> paths;
   for (const std::string& run : runs) paths.push_back(store::RunPaths{run});
-  const std::filesystem::path file = write_run_report(paths, out.empty() ? paths.front().report() : std::filesystem::path(out));
+  const std::filesystem::path file =
+      write_run_report(paths, out.empty() ? paths.front().report() : std::filesystem::path(out));
   fmt::print("{}", core::read_text_file(file));
   fmt::print("written: {} and report.json beside it\n", file.string());
   return 0;

@@ -13,7 +13,7 @@ namespace voronoi::jobs {
 
 /// A quantized linear as the journal records it.
 struct LayerRecord {
-  std::string name, sha256;            ///< of the shard file
+  std::string name, sha256;  ///< of the shard file
   std::int64_t weights = 0, stored_bits = 0;
   double nominal_bits = 0, relative_error = 0, seconds = 0;
   int rank = 0;
@@ -22,14 +22,14 @@ struct LayerRecord {
 };
 
 struct RunState {
-  std::int64_t attempt = 0;                          ///< number of the last one; 0 before the first
-  core::Json last_attempt;                           ///< its record: paths, ranks, host, time
-  std::map<std::string, LayerRecord> layers;         ///< finished, by name
-  std::map<std::string, std::string> quarantined;    ///< task given up -> error; empty again once its layers are done
-  std::vector<std::string> sets;                     ///< --set assignments so far, in order
-  std::map<std::string, double> stage_seconds;       ///< wall time a stage, summed over attempts
-  std::int64_t peak_memory_bytes = 0;                ///< largest resident set of any rank so far
-  bool finished = false;                             ///< the last attempt came to the end of its stages
+  std::int64_t attempt = 0;                        ///< number of the last one; 0 before the first
+  core::Json last_attempt;                         ///< its record: paths, ranks, host, time
+  std::map<std::string, LayerRecord> layers;       ///< finished, by name
+  std::map<std::string, std::string> quarantined;  ///< task given up -> error; empty again once its layers are done
+  std::vector<std::string> sets;                   ///< --set assignments so far, in order
+  std::map<std::string, double> stage_seconds;     ///< wall time a stage, summed over attempts
+  std::int64_t peak_memory_bytes = 0;              ///< largest resident set of any rank so far
+  bool finished = false;                           ///< the last attempt came to the end of its stages
 };
 
 RunState replay(const std::vector<core::Json>& records, const std::string& file);

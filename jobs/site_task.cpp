@@ -14,8 +14,8 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::PreparedHessian& hessian, backend::Context& context,
-                            core::Team& team, const Inputs& inputs, const Run& run) {
+LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::PreparedHessian& hessian,
+                            backend::Context& context, core::Team& team, const Inputs& inputs, const Run& run) {
   const Clock::time_point start = Clock::now();
   std::vector<float> weight(static_cast<std::size_t>(linear.out_features * linear.in_features));
   inputs.model->read({linear.name + ".weight", {linear.out_features, linear.in_features}}, weight);
@@ -26,7 +26,8 @@ LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::Prepar
   input.weight = weight;
   input.hessian = &hessian;
   input.stored_dtype = inputs.model->config().stored_dtype;
-  const quant::QuantResult result = quant::find_quantizer(run.parameters.method).quantize(context, team, input, run.parameters);
+  const quant::QuantResult result =
+      quant::find_quantizer(run.parameters.method).quantize(context, team, input, run.parameters);
 
   LayerRecord layer;
   layer.name = linear.name;
@@ -53,14 +54,16 @@ double task_flops(const SiteTask& task, const quant::QuantParameters& parameters
   return flops;
 }
 
-std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs, const Run& run,
-                          const store::RunPaths& hessians) {
+std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
+                          const Run& run, const store::RunPaths& hessians) {
   try {
-    const std::vector<float> lower = read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
+    const std::vector<float> lower =
+        read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
     const quant::PreparedHessian hessian =
         quant::prepare_hessian(context, task.site.in_features, lower, run.parameters.damping, run.parameters.act_order);
     if (hessian.damping_steps > 0 && team.rank() == 0)
-      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(), hessian.damping);
+      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(),
+                        hessian.damping);
     core::Json layers = core::Json::array();
     for (const model::LinearSpec& linear : task.site.linears)
       layers.push_back(layer_to_json(quantize_linear(linear, hessian, context, team, inputs, run)));

@@ -46,18 +46,21 @@ std::string describe(const core::Json& status) {
   std::string text = fmt::format("{}: {}, method {}, attempt {} on {} rank(s)\n", status.at("run").get<std::string>(),
                                  status.at("state").get<std::string>(), status.at("method").get<std::string>(),
                                  status.at("attempt").get<std::int64_t>(), status.at("ranks").get<std::int64_t>());
-  text += fmt::format("  layers  {}{} done, {:.3f} true bits a weight\n", status.at("layers_done").get<std::int64_t>(),
-                      status.contains("layers_total") ? fmt::format(" of {}", status.at("layers_total").get<std::int64_t>()) : "",
-                      status.at("bits_true").get<double>());
+  text += fmt::format(
+      "  layers  {}{} done, {:.3f} true bits a weight\n", status.at("layers_done").get<std::int64_t>(),
+      status.contains("layers_total") ? fmt::format(" of {}", status.at("layers_total").get<std::int64_t>()) : "",
+      status.at("bits_true").get<double>());
   for (const auto& [stage, seconds] : status.at("stage_seconds").items())
     text += fmt::format("  {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
-  if (status.contains("eta_seconds")) text += fmt::format("  left    about {}\n", core::format_duration(status.at("eta_seconds").get<double>()));
+  if (status.contains("eta_seconds"))
+    text += fmt::format("  left    about {}\n", core::format_duration(status.at("eta_seconds").get<double>()));
   if (status.contains("workers"))
     for (const core::Json& worker : status.at("workers")) {
       const auto task = worker.at("task").get<std::string>();
       text += fmt::format("  rank {:<4}{}\n", worker.at("rank").get<int>(), task.empty() ? "idle" : task);
     }
-  for (const auto& [task, error] : status.at("failures").items()) text += fmt::format("  FAILED  {}: {}\n", task, error.get<std::string>());
+  for (const auto& [task, error] : status.at("failures").items())
+    text += fmt::format("  FAILED  {}: {}\n", task, error.get<std::string>());
   if (status.at("state") == "not running") text += "  run the same quantize command again to resume\n";
   return text;
 }
@@ -72,7 +75,8 @@ int status_main(const comm::Communicator& world, const Arguments& arguments) {
   command.summary = "Progress of a run, live or dead, from any shell.";
   command.usage = "voronoi status RUN [--watch] [--json]";
   command.positional = "run";
-  command.options = {text_option("run", "DIR", "run directory", run), switch_option("watch", "again every two seconds until the run ends", watch),
+  command.options = {text_option("run", "DIR", "run directory", run),
+                     switch_option("watch", "again every two seconds until the run ends", watch),
                      switch_option("json", "print JSON", json)};
   command.examples = "  voronoi status runs/2bit --watch\n";
   if (parse_or_help(world, command, arguments, false)) return 0;

@@ -19,11 +19,14 @@ namespace {
 void verify_layer(const store::RunPaths& paths, const LayerRecord& layer) {
   const std::string file = paths.layer(layer.name).string();
   if (core::sha256(core::MappedFile(file).bytes()) != layer.sha256)
-    throw core::FormatError(file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+    throw core::FormatError(
+        file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
   const quant::Encoding encoding = read_layer(paths, layer.name);
-  if (quant::stored_bits(encoding) != layer.stored_bits) throw core::FormatError(file, "holds another number of bits than journalled");
+  if (quant::stored_bits(encoding) != layer.stored_bits)
+    throw core::FormatError(file, "holds another number of bits than journalled");
   std::vector<float> weight(static_cast<std::size_t>(quant::out_features(encoding) * quant::in_features(encoding)));
-  if (static_cast<std::int64_t>(weight.size()) != layer.weights) throw core::FormatError(file, "has another shape than journalled");
+  if (static_cast<std::int64_t>(weight.size()) != layer.weights)
+    throw core::FormatError(file, "has another shape than journalled");
   quant::decode(encoding, weight);
   if (!std::all_of(weight.begin(), weight.end(), [](float value) { return std::isfinite(value); }))
     throw core::FormatError(file, "decodes to numbers that are not finite");
@@ -58,7 +61,8 @@ int verify_main(const comm::Communicator& world, const Arguments& arguments) {
   for (const std::string& problem : problems) fmt::print("BAD  {}\n", problem);
   fmt::print("{}: {} layers verified, {} bad{}\n", run, state.layers.size() - problems.size(), problems.size(),
              state.finished ? "" : "; the run is not finished");
-  if (!problems.empty()) throw core::FormatError(run, fmt::format("{} of {} layers are bad", problems.size(), state.layers.size()));
+  if (!problems.empty())
+    throw core::FormatError(run, fmt::format("{} of {} layers are bad", problems.size(), state.layers.size()));
   return 0;
 }
 

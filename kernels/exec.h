@@ -7,7 +7,7 @@ namespace voronoi::kernels {
 
 struct Exec {
   core::ThreadPool* pool = nullptr;  ///< CPU threads; never null
-  void* native = nullptr;            ///< CUDA: stream, library handles and workspace (kernels/cuda/native.h); null on the CPU
+  void* native = nullptr;  ///< CUDA: stream, library handles and workspace (kernels/cuda/native.h); null on the CPU
 };
 
 }  // namespace voronoi::kernels

@@ -9,8 +9,6 @@ const Kernels& cpu() {
   return table;
 }
 
-const Kernels& cuda() {
-  throw core::NotCompiled("the CUDA backend is not part of this build; use --device cpu");
-}
+const Kernels& cuda() { throw core::NotCompiled("the CUDA backend is not part of this build; use --device cpu"); }
 
 }  // namespace voronoi::kernels

@@ -1,5 +1,5 @@
-// The door to a backend: one table of entry points a device kind. The CPU table is always there and is the oracle; the CUDA
-// table comes from a module that is opened at run time.
+// The door to a backend: one table of entry points a device kind. The CPU table is always there and is the oracle; the
+// CUDA table comes from a module that is opened at run time.
 #pragma once
 
 #include "kernels/device.h"

@@ -11,20 +11,21 @@ namespace voronoi::kernels {
 struct AttentionShape {
   std::int64_t n_sequences, n_tokens;  ///< tokens a sequence; rows are sequence-major
   std::int64_t n_heads, n_kv_heads, head_dim;
-  std::int64_t window;                 ///< query i sees keys i-window+1 .. i; 0 = all before
-  float scale;                         ///< factor on q.k
-  std::int64_t ld_q, ld_kv, ld_out;    ///< elements between token rows
+  std::int64_t window;               ///< query i sees keys i-window+1 .. i; 0 = all before
+  float scale;                       ///< factor on q.k
+  std::int64_t ld_q, ld_kv, ld_out;  ///< elements between token rows
 };
 
 struct NnKernels {
   /// out [n_ids, dim] = table[ids[i], :] for a table [*, dim] already restricted to valid ids.
-  void (*embed)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table, float* out);
+  void (*embed)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table,
+                float* out);
   /// Rows of `dim`: out = x / sqrt(mean(x^2) + eps) * weight. In place allowed.
-  void (*rms_norm)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight,
-                   float eps, float* out, std::int64_t ld_out);
-  /// Rotary embedding, halves layout (Hugging Face): for each head pairs (i, i + head_dim/2) are turned by the angle whose
-  /// cosine and sine are in cos_sin[position, 0..head_dim/2) and [.., head_dim/2..head_dim). x [n_tokens_total, n_heads * head_dim];
-  /// position of row r = r % n_tokens.
+  void (*rms_norm)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                   const float* weight, float eps, float* out, std::int64_t ld_out);
+  /// Rotary embedding, halves layout (Hugging Face): for each head pairs (i, i + head_dim/2) are turned by the angle
+  /// whose cosine and sine are in cos_sin[position, 0..head_dim/2) and [.., head_dim/2..head_dim). x [n_tokens_total,
+  /// n_heads * head_dim]; position of row r = r % n_tokens.
   void (*rope)(const Exec&, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
                const float* cos_sin, float* x, std::int64_t ldx);
   /// out = softmax(scale * q k^T, causal) v, never materialising n_tokens x n_tokens.
@@ -36,8 +37,8 @@ struct NnKernels {
   /// Adds bias [dim] to each of n_rows rows.
   void (*add_bias)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* bias, float* x, std::int64_t ldx);
   /// nll[i] = log(sum_j exp(logits[i, j])) - logits[i, target[i]], in fp64, for rows of `vocab` logits.
-  void (*nll)(const Exec&, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld, const std::int32_t* target,
-              double* nll);
+  void (*nll)(const Exec&, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
+              const std::int32_t* target, double* nll);
 };
 
 }  // namespace voronoi::kernels

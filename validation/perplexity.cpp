@@ -17,8 +17,8 @@ constexpr std::int64_t kHiddenBytes = std::int64_t{1} << 29;
 
 }  // namespace
 
-PerplexityResult perplexity(const model::WeightSource& source, backend::Context& context, const comm::Communicator& communicator,
-                            const model::Windows& windows) {
+PerplexityResult perplexity(const model::WeightSource& source, backend::Context& context,
+                            const comm::Communicator& communicator, const model::Windows& windows) {
   const model::ModelConfig& config = source.config();
   model::Transformer transformer(source, context);
   const std::int64_t rank = communicator.rank(), size = communicator.size();
@@ -29,19 +29,21 @@ PerplexityResult perplexity(const model::WeightSource& source, backend::Context&
   std::vector<double> window_sums;
   for (std::int64_t begin = first; begin < last; begin += batch) {
     const std::int64_t count = std::min(batch, last - begin);
-    const std::span ids(windows.ids.data() + begin * windows.context, static_cast<std::size_t>(count * windows.context));
+    const std::span ids(windows.ids.data() + begin * windows.context,
+                        static_cast<std::size_t>(count * windows.context));
     model::HiddenStates hidden = transformer.embed(ids, count, windows.context);
     for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
       transformer.run_block(transformer.load_block(layer), hidden);
       if (rank == 0)
-        core::show_progress(fmt::format("evaluating: windows {}-{} of {} on rank 0, block {}/{}", begin + 1, begin + count, last, layer + 1,
-                                        config.n_layers),
+        core::show_progress(fmt::format("evaluating: windows {}-{} of {} on rank 0, block {}/{}", begin + 1,
+                                        begin + count, last, layer + 1, config.n_layers),
                             begin + count == last && layer + 1 == config.n_layers);
     }
     const std::vector<double> nll = transformer.next_token_nll(hidden, ids);
     for (std::int64_t w = 0; w < count; ++w) {
       double sum = 0;
-      for (std::int64_t t = 0; t + 1 < windows.context; ++t) sum += nll[static_cast<std::size_t>(w * (windows.context - 1) + t)];
+      for (std::int64_t t = 0; t + 1 < windows.context; ++t)
+        sum += nll[static_cast<std::size_t>(w * (windows.context - 1) + t)];
       window_sums.push_back(sum);
     }
   }
@@ -59,7 +61,8 @@ PerplexityResult perplexity(const model::WeightSource& source, backend::Context&
   result.nll = total / static_cast<double>(result.predictions);
   result.perplexity = std::exp(result.nll);
   if (!std::isfinite(result.nll))
-    throw core::NumericError(source.path() + ": the likelihoods are not finite; check the weights with voronoi verify or inspect");
+    throw core::NumericError(source.path() +
+                             ": the likelihoods are not finite; check the weights with voronoi verify or inspect");
   return result;
 }
 

@@ -1,4 +1,5 @@
-// Perplexity: non-overlapping windows, mean negative log-likelihood of context - 1 predictions each, exp (the protocol of GPTQ and its kin).
+// Perplexity: non-overlapping windows, mean negative log-likelihood of context - 1 predictions each, exp (the protocol
+// of GPTQ and its kin).
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,9 @@ struct PerplexityResult {
   double perplexity = 0;         ///< exp(nll)
 };
 
-/// Collective over the communicator: windows are divided over ranks, block weights are read once a batch of windows. The result is
-/// the same, to the bit, at any number of ranks. Throws NumericError when the likelihoods are not finite.
-PerplexityResult perplexity(const model::WeightSource& source, backend::Context& context, const comm::Communicator& communicator,
-                            const model::Windows& windows);
+/// Collective over the communicator: windows are divided over ranks, block weights are read once a batch of windows.
+/// The result is the same, to the bit, at any number of ranks. Throws NumericError when the likelihoods are not finite.
+PerplexityResult perplexity(const model::WeightSource& source, backend::Context& context,
+                            const comm::Communicator& communicator, const model::Windows& windows);
 
 }  // namespace voronoi::validation

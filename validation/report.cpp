@@ -26,46 +26,55 @@ void append_rows(std::string& text, const Report& report) {
   text += "|---|---|---:|---:|---:|---:|---:|\n";
   for (const ReportRow& row : report.rows) {
     const core::Json& e = row.evaluation;
-    text += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", file_name(e.at("text").get<std::string>()), e.at("method").get<std::string>(),
-                        number_or_dash(e, "bits_true", "{:.3f}"), number_or_dash(e, "bits_nominal", "{:.2f}"),
-                        number_or_dash(e, "perplexity", "{:.4f}"), number_or_dash(e, "reference_perplexity", "{:.4f}"),
+    text += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", file_name(e.at("text").get<std::string>()),
+                        e.at("method").get<std::string>(), number_or_dash(e, "bits_true", "{:.3f}"),
+                        number_or_dash(e, "bits_nominal", "{:.2f}"), number_or_dash(e, "perplexity", "{:.4f}"),
+                        number_or_dash(e, "reference_perplexity", "{:.4f}"),
                         row.quantize_seconds ? core::format_duration(*row.quantize_seconds) : "-");
   }
   text += "\nProtocols\n\n";
   std::vector<std::string> seen;
   for (const ReportRow& row : report.rows) {
     const core::Json& e = row.evaluation;
-    std::string line = fmt::format("- {} (SHA-256 {}...): join {}, bos {}, context {}, {} windows, {} predictions, dtype {}\n",
-                                   file_name(e.at("text").get<std::string>()), e.at("text_sha256").get<std::string>().substr(0, 16),
-                                   e.at("join").get<std::string>(), e.at("bos").get<std::string>(), e.at("context").get<std::int64_t>(),
-                                   e.at("windows").get<std::int64_t>(), e.at("tokens").get<std::int64_t>(), e.at("dtype").get<std::string>());
+    std::string line = fmt::format(
+        "- {} (SHA-256 {}...): join {}, bos {}, context {}, {} windows, {} predictions, dtype {}\n",
+        file_name(e.at("text").get<std::string>()), e.at("text_sha256").get<std::string>().substr(0, 16),
+        e.at("join").get<std::string>(), e.at("bos").get<std::string>(), e.at("context").get<std::int64_t>(),
+        e.at("windows").get<std::int64_t>(), e.at("tokens").get<std::int64_t>(), e.at("dtype").get<std::string>());
     if (std::find(seen.begin(), seen.end(), line) != seen.end()) continue;
     text += line;
     seen.push_back(std::move(line));
   }
-  text += "- true bits count everything stored for the quantized linears: packed indices, codebooks, scales, biases, permutation, outliers.\n\n";
+  text +=
+      "- true bits count everything stored for the quantized linears: packed indices, codebooks, scales, biases, "
+      "permutation, outliers.\n\n";
 }
 
 void append_run(std::string& text, const RunSection& run) {
   text += fmt::format("## {}\n\n", run.label);
-  text += fmt::format("- directory `{}`, {} attempt(s), last on {} rank(s), peak memory of a rank {}\n", run.directory, run.attempts, run.ranks,
-                      core::format_bytes(static_cast<double>(run.peak_memory_bytes)));
-  text += fmt::format("- {} layers, {:.4f} true bits a weight, nominal {:.3f}, mean relative Hessian error {:.5f}\n", run.layers.size(),
-                      run.true_bits, run.nominal_bits, run.mean_relative_error);
-  for (const auto& [stage, seconds] : run.stage_seconds) text += fmt::format("- {}: {}\n", stage, core::format_duration(seconds));
+  text += fmt::format("- directory `{}`, {} attempt(s), last on {} rank(s), peak memory of a rank {}\n", run.directory,
+                      run.attempts, run.ranks, core::format_bytes(static_cast<double>(run.peak_memory_bytes)));
+  text += fmt::format("- {} layers, {:.4f} true bits a weight, nominal {:.3f}, mean relative Hessian error {:.5f}\n",
+                      run.layers.size(), run.true_bits, run.nominal_bits, run.mean_relative_error);
+  for (const auto& [stage, seconds] : run.stage_seconds)
+    text += fmt::format("- {}: {}\n", stage, core::format_duration(seconds));
   const auto calibration = run.identity.find("calibration");
   if (calibration != run.identity.end())
-    text += fmt::format("- calibration: {} sequences x {} tokens, {}\n", calibration->value("sequences", 0), calibration->value("context", 0),
-                        calibration->value("mode", ""));
+    text += fmt::format("- calibration: {} sequences x {} tokens, {}\n", calibration->value("sequences", 0),
+                        calibration->value("context", 0), calibration->value("mode", ""));
   const auto quantization = run.identity.find("quantization");
   if (quantization != run.identity.end()) text += fmt::format("- settings: `{}`\n", quantization->dump());
   for (const auto& [task, error] : run.failures) text += fmt::format("- **not quantized**: {}: {}\n", task, error);
   std::vector<LayerRow> worst = run.layers;
-  std::stable_sort(worst.begin(), worst.end(), [](const LayerRow& a, const LayerRow& b) { return a.relative_error > b.relative_error; });
+  std::stable_sort(worst.begin(), worst.end(),
+                   [](const LayerRow& a, const LayerRow& b) { return a.relative_error > b.relative_error; });
   worst.resize(std::min<std::size_t>(worst.size(), 10));
-  text += "\nLayers with the largest relative Hessian error\n\n| layer | error | true bits | seconds |\n|---|---:|---:|---:|\n";
+  text +=
+      "\nLayers with the largest relative Hessian error\n\n| layer | error | true bits | seconds "
+      "|\n|---|---:|---:|---:|\n";
   for (const LayerRow& layer : worst)
-    text += fmt::format("| {} | {:.5f} | {:.3f} | {:.2f} |\n", layer.name, layer.relative_error, layer.true_bits, layer.seconds);
+    text += fmt::format("| {} | {:.5f} | {:.3f} | {:.2f} |\n", layer.name, layer.relative_error, layer.true_bits,
+                        layer.seconds);
   text += "\n";
 }
 
@@ -81,7 +90,11 @@ core::Json report_json(const Report& report) {
   for (const RunSection& run : report.runs) {
     core::Json layers = core::Json::array();
     for (const LayerRow& layer : run.layers)
-      layers.push_back({{"name", layer.name}, {"weights", layer.weights}, {"bits_true", layer.true_bits}, {"relative_error", layer.relative_error}, {"seconds", layer.seconds}});
+      layers.push_back({{"name", layer.name},
+                        {"weights", layer.weights},
+                        {"bits_true", layer.true_bits},
+                        {"relative_error", layer.relative_error},
+                        {"seconds", layer.seconds}});
     runs.push_back({{"label", run.label},
                     {"directory", run.directory},
                     {"method", run.method},

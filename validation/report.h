@@ -13,8 +13,8 @@ namespace voronoi::validation {
 
 /// One row of the comparison: a method at a bit width on one text.
 struct ReportRow {
-  core::Json evaluation;                     ///< the fields of `eval --json`
-  std::optional<double> quantize_seconds;    ///< wall time of the run's calibration and quantization stages
+  core::Json evaluation;                   ///< the fields of `eval --json`
+  std::optional<double> quantize_seconds;  ///< wall time of the run's calibration and quantization stages
 };
 
 struct LayerRow {
@@ -25,7 +25,7 @@ struct LayerRow {
 
 struct RunSection {
   std::string label, directory, method;
-  core::Json identity;                       ///< run.json
+  core::Json identity;  ///< run.json
   double true_bits = 0, nominal_bits = 0, mean_relative_error = 0;
   std::map<std::string, double> stage_seconds;
   std::int64_t ranks = 0, attempts = 0, peak_memory_bytes = 0;

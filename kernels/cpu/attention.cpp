@@ -1,5 +1,6 @@
-// Causal attention by blocks of keys with a running maximum and sum (online softmax): Milakov and Gimelshein 2018, Dao et al. 2022.
-// Keys and values of a head are packed once; then each block of queries walks the blocks of keys it may see.
+// Causal attention by blocks of keys with a running maximum and sum (online softmax): Milakov and Gimelshein 2018, Dao
+// et al. 2022. Keys and values of a head are packed once; then each block of queries walks the blocks of keys it may
+// see.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cpp"
 #include "hwy/foreach_target.h"
@@ -32,13 +33,15 @@ using Tag = hn::ScalableTag<float>;
 using Vector = hn::Vec<Tag>;
 
 struct Layout {
-  std::int64_t n_keys, dim;        // both rounded up: to blocks of keys, to panels
+  std::int64_t n_keys, dim;  // both rounded up: to blocks of keys, to panels
   std::int64_t head_dim;
   std::int64_t head_size() const { return n_keys * (head_dim + dim); }
 };
 
-/// Packed head: keys as panels [n_keys / kPanel][head_dim][kPanel], then values as [n_keys / kKeys][dim / kPanel][kKeys][kPanel].
-HWY_NOINLINE void pack_head(const AttentionShape& shape, const Layout& layout, const float* k, const float* v, float* packed) {
+/// Packed head: keys as panels [n_keys / kPanel][head_dim][kPanel], then values as [n_keys / kKeys][dim /
+/// kPanel][kKeys][kPanel].
+HWY_NOINLINE void pack_head(const AttentionShape& shape, const Layout& layout, const float* k, const float* v,
+                            float* packed) {
   for (std::int64_t key = 0; key < layout.n_keys; key += kPanel, packed += shape.head_dim * kPanel) {
     const std::int64_t rows = std::clamp<std::int64_t>(shape.n_tokens - key, 0, kPanel);
     pack_rows<kPanel>(shape.head_dim, rows, k + key * shape.ld_kv, shape.ld_kv, packed);
@@ -46,7 +49,8 @@ HWY_NOINLINE void pack_head(const AttentionShape& shape, const Layout& layout, c
   for (std::int64_t key = 0; key < layout.n_keys; key += kKeys)
     for (std::int64_t column = 0; column < layout.dim; column += kPanel, packed += kKeys * kPanel) {
       const std::int64_t rows = std::min(kKeys, shape.n_tokens - key);
-      pack_columns<kPanel>(rows, std::min(kPanel, shape.head_dim - column), v + key * shape.ld_kv + column, shape.ld_kv, packed);
+      pack_columns<kPanel>(rows, std::min(kPanel, shape.head_dim - column), v + key * shape.ld_kv + column, shape.ld_kv,
+                           packed);
       std::fill(packed + rows * kPanel, packed + kKeys * kPanel, 0.0F);
     }
 }
@@ -56,8 +60,8 @@ struct RowState {
   float maximum = kMasked, sum = 0;
 };
 
-/// scores [0, width) become exp(score - maximum) inside [begin, end) and zero outside. Returns the factor that the row's earlier
-/// accumulator has to be multiplied by.
+/// scores [0, width) become exp(score - maximum) inside [begin, end) and zero outside. Returns the factor that the
+/// row's earlier accumulator has to be multiplied by.
 HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t begin, std::int64_t end, RowState& state) {
   const Tag d;
   const Vector first = hn::Set(d, static_cast<float>(begin)), last = hn::Set(d, static_cast<float>(end));
@@ -75,7 +79,8 @@ HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t beg
   if (whole) {
     for (std::int64_t i = 0; i < width; i += kWidth) maxima = hn::Max(maxima, hn::Load(d, scores + i));
   } else {
-    for (std::int64_t i = 0; i < width; i += kWidth) maxima = hn::Max(maxima, hn::IfThenElse(inside(i), hn::Load(d, scores + i), masked));
+    for (std::int64_t i = 0; i < width; i += kWidth)
+      maxima = hn::Max(maxima, hn::IfThenElse(inside(i), hn::Load(d, scores + i), masked));
   }
   const float maximum = std::max(state.maximum, hn::GetLane(hn::MaxOfLanes(d, maxima)));
   const float correction =
@@ -101,8 +106,8 @@ HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t beg
 }
 
 /// Queries [first, first + kQueries) of one head against the packed keys and values.
-HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std::int64_t first, const float* q, const float* packed,
-                         float* out) {
+HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std::int64_t first, const float* q,
+                         const float* packed, float* out) {
   const Tag d;
   const std::int64_t n_queries = std::min(kQueries, shape.n_tokens - first);
   const std::int64_t window = shape.window > 0 ? shape.window : shape.n_tokens;
@@ -116,7 +121,8 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
     for (std::int64_t i = 0; i < kQueries; ++i) {
       float* row = queries + c / kGemmDepth * kQueries * kRowLd + i * kRowLd;
       const std::int64_t depth = std::min(kGemmDepth, shape.head_dim - c);
-      for (std::int64_t p = 0; p < depth; ++p) row[p] = i < n_queries ? shape.scale * q[(first + i) * shape.ld_q + c + p] : 0.0F;
+      for (std::int64_t p = 0; p < depth; ++p)
+        row[p] = i < n_queries ? shape.scale * q[(first + i) * shape.ld_q + c + p] : 0.0F;
     }
   RowState state[kQueries];
   const float* values = packed + layout.n_keys * shape.head_dim;
@@ -133,7 +139,8 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
       float* tile_scores = scores + tile * kScoresLd;
       for (std::int64_t key = 0; key < width; key += kPanel)
         for (std::int64_t c = 0; c < shape.head_dim; c += kGemmDepth)
-          micro_tile<float, false>(std::min(kGemmDepth, shape.head_dim - c), queries + (c / kGemmDepth * kQueries + tile) * kRowLd,
+          micro_tile<float, false>(std::min(kGemmDepth, shape.head_dim - c),
+                                   queries + (c / kGemmDepth * kQueries + tile) * kRowLd,
                                    packed + (block + key) * shape.head_dim + c * kPanel, tile_scores + key, kScoresLd,
                                    {1.0F, c == 0 ? 0.0F : 1.0F});
       for (std::int64_t i = 0; i < kMicroRows; ++i) {
@@ -141,7 +148,8 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
         // Rows past the last query are padding: they are masked out altogether.
         const std::int64_t end = query < shape.n_tokens ? std::min(kKeys, query + 1 - block) : 0;
         const std::int64_t begin = std::clamp<std::int64_t>(query - window + 1 - block, 0, kKeys);
-        const float correction = softmax_row(tile_scores + i * kScoresLd, width, begin, std::max<std::int64_t>(0, end), state[tile + i]);
+        const float correction =
+            softmax_row(tile_scores + i * kScoresLd, width, begin, std::max<std::int64_t>(0, end), state[tile + i]);
         if (correction != 1.0F) {
           float* row = sums + (tile + i) * layout.dim;
           for (std::int64_t c = 0; c < layout.dim; c += kWidth)
@@ -149,29 +157,34 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
         }
       }
       for (std::int64_t column = 0; column < layout.dim; column += kPanel)
-        micro_tile<float, false>(to, tile_scores, values + block * layout.dim + column * kKeys, sums + tile * layout.dim + column,
-                                 layout.dim, {1.0F, 1.0F});
+        micro_tile<float, false>(to, tile_scores, values + block * layout.dim + column * kKeys,
+                                 sums + tile * layout.dim + column, layout.dim, {1.0F, 1.0F});
     }
   }
   for (std::int64_t i = 0; i < n_queries; ++i) {
     const float inverse = 1.0F / state[i].sum;
-    for (std::int64_t c = 0; c < shape.head_dim; ++c) out[(first + i) * shape.ld_out + c] = sums[i * layout.dim + c] * inverse;
+    for (std::int64_t c = 0; c < shape.head_dim; ++c)
+      out[(first + i) * shape.ld_out + c] = sums[i * layout.dim + c] * inverse;
   }
 }
 
-void attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v, float* out) {
+void attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
+               float* out) {
   if (shape.n_sequences == 0 || shape.n_tokens == 0) return;
-  const Layout layout{core::ceil_div(shape.n_tokens, kKeys) * kKeys, core::ceil_div(shape.head_dim, kPanel) * kPanel, shape.head_dim};
+  const Layout layout{core::ceil_div(shape.n_tokens, kKeys) * kKeys, core::ceil_div(shape.head_dim, kPanel) * kPanel,
+                      shape.head_dim};
   const std::int64_t n_packed = shape.n_sequences * shape.n_kv_heads, group = shape.n_heads / shape.n_kv_heads;
   Scratch<float> packed(n_packed * layout.head_size());
   exec.pool->parallel_for(n_packed, [&](std::int64_t i) {
-    const std::int64_t offset = i / shape.n_kv_heads * shape.n_tokens * shape.ld_kv + i % shape.n_kv_heads * shape.head_dim;
+    const std::int64_t offset =
+        i / shape.n_kv_heads * shape.n_tokens * shape.ld_kv + i % shape.n_kv_heads * shape.head_dim;
     pack_head(shape, layout, k + offset, v + offset, packed.data() + i * layout.head_size());
   });
   const std::int64_t blocks = core::ceil_div(shape.n_tokens, kQueries), n_heads = shape.n_sequences * shape.n_heads;
   // Late queries see the most keys: they come first, so that no thread is left with a long one at the end.
   exec.pool->parallel_for(blocks * n_heads, [&](std::int64_t task) {
-    const std::int64_t block = blocks - 1 - task / n_heads, sequence = task % n_heads / shape.n_heads, head = task % shape.n_heads;
+    const std::int64_t block = blocks - 1 - task / n_heads, sequence = task % n_heads / shape.n_heads,
+                       head = task % shape.n_heads;
     attend(shape, layout, block * kQueries, q + sequence * shape.n_tokens * shape.ld_q + head * shape.head_dim,
            packed.data() + (sequence * shape.n_kv_heads + head / group) * layout.head_size(),
            out + sequence * shape.n_tokens * shape.ld_out + head * shape.head_dim);
@@ -187,8 +200,10 @@ namespace voronoi::kernels {
 
 HWY_EXPORT(attention);
 
-void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v, float* out) {
-  VORONOI_REQUIRE(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0, "query heads must be a multiple of key heads");
+void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
+                   float* out) {
+  VORONOI_REQUIRE(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
+                  "query heads must be a multiple of key heads");
   HWY_DYNAMIC_DISPATCH(attention)(exec, shape, q, k, v, out);
 }
 

@@ -11,7 +11,8 @@ namespace {
 void* allocate(std::int64_t size_bytes) {
   const auto rounded = (static_cast<std::size_t>(size_bytes) + 63U) & ~std::size_t{63};
   void* address = std::aligned_alloc(64, rounded);
-  if (address == nullptr) throw core::DeviceError("out of memory: " + std::to_string(size_bytes) + " bytes were asked for");
+  if (address == nullptr)
+    throw core::DeviceError("out of memory: " + std::to_string(size_bytes) + " bytes were asked for");
   return address;
 }
 

@@ -1,5 +1,5 @@
-// Packed panels and a register tile, after Goto and van de Geijn 2008: B is packed once into shared panels, then each task packs
-// a tile of rows of A and walks the panels.
+// Packed panels and a register tile, after Goto and van de Geijn 2008: B is packed once into shared panels, then each
+// task packs a tile of rows of A and walks the panels.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gemm.cpp"
 #include "hwy/foreach_target.h"
@@ -56,8 +56,8 @@ class PackedSlab {
   Scratch<T> memory_;
 };
 
-/// `rows` rows of op(A), `depth` of k: element (i, p) at a[i * lda + p], or at a[p * lda + i] when interleaved. Interleaved tiles stand
-/// kMicroRows rows after another, the others row by row.
+/// `rows` rows of op(A), `depth` of k: element (i, p) at a[i * lda + p], or at a[p * lda + i] when interleaved.
+/// Interleaved tiles stand kMicroRows rows after another, the others row by row.
 template <bool kInterleaved, class T>
 void pack_tile(std::int64_t rows, std::int64_t depth, const T* a, std::int64_t lda, T* packed) {
   if constexpr (kInterleaved) {
@@ -70,14 +70,15 @@ void pack_tile(std::int64_t rows, std::int64_t depth, const T* a, std::int64_t l
   }
 }
 
-/// C [rows, columns] of a packed tile of A and panels of B, `depth` deep. Panels wholly right of the diagonal are left out, the diagonal
-/// being where column - row = diagonal (pass `columns` for none).
+/// C [rows, columns] of a packed tile of A and panels of B, `depth` deep. Panels wholly right of the diagonal are left
+/// out, the diagonal being where column - row = diagonal (pass `columns` for none).
 template <bool kInterleaved, class T>
-HWY_NOINLINE void multiply_tile(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, const T* b, Merge<T> merge, T* c,
-                                std::int64_t ldc, std::int64_t diagonal) {
+HWY_NOINLINE void multiply_tile(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, const T* b,
+                                Merge<T> merge, T* c, std::int64_t ldc, std::int64_t diagonal) {
   for (std::int64_t j = 0; j < columns; j += kPanel<T>, b += depth * kPanel<T>) {
     for (std::int64_t i = 0; i < rows; i += kMicroRows) {
-      const std::int64_t in_rows = std::min<std::int64_t>(kMicroRows, rows - i), in_columns = std::min(kPanel<T>, columns - j);
+      const std::int64_t in_rows = std::min<std::int64_t>(kMicroRows, rows - i),
+                         in_columns = std::min(kPanel<T>, columns - j);
       if (j > i + in_rows - 1 + diagonal) continue;
       T* target = c + i * ldc + j;
       if (in_rows == kMicroRows && in_columns == kPanel<T>) {
@@ -112,7 +113,8 @@ void gemm(const Exec& exec, const Product<T>& x) {
     if (x.part == Part::lower && slab >= x.m) break;
     packed.fill(exec, x.transpose_b, slab_columns, x.transpose_b ? x.b + slab * x.ldb : x.b + slab, x.ldb);
     // Few tiles of rows for many threads: the columns are divided further (the bits do not depend on it).
-    const std::int64_t wanted = std::max(core::ceil_div(slab_columns, kTileColumns), core::ceil_div(4 * exec.pool->size(), row_tiles));
+    const std::int64_t wanted =
+        std::max(core::ceil_div(slab_columns, kTileColumns), core::ceil_div(4 * exec.pool->size(), row_tiles));
     const std::int64_t chunk = core::ceil_div(core::ceil_div(slab_columns, kPanel<T>), wanted) * kPanel<T>;
     const std::int64_t chunks = core::ceil_div(slab_columns, chunk);
     exec.pool->parallel_for(row_tiles * chunks, [&](std::int64_t task) {
@@ -131,7 +133,8 @@ void gemm(const Exec& exec, const Product<T>& x) {
           multiply_tile<true, T>(rows, columns, depth, tile.data(), packed.panel(p, j), merge, target, x.ldc, diagonal);
         } else {
           pack_tile<false>(rows, depth, x.a + i * x.lda + p, x.lda, tile.data());
-          multiply_tile<false, T>(rows, columns, depth, tile.data(), packed.panel(p, j), merge, target, x.ldc, diagonal);
+          multiply_tile<false, T>(rows, columns, depth, tile.data(), packed.panel(p, j), merge, target, x.ldc,
+                                  diagonal);
         }
       }
     });
@@ -141,17 +144,21 @@ void gemm(const Exec& exec, const Product<T>& x) {
 void gemm_f32(const Exec& exec, const Product<float>& product) { gemm(exec, product); }
 void gemm_f64(const Exec& exec, const Product<double>& product) { gemm(exec, product); }
 
-void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx, double* sum) {
+void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
+                     double* sum) {
   if (n_rows == 0 || n == 0) return;
   const std::int64_t max_k = std::min(kGramRows, n_rows);
-  const std::int64_t slab_columns = std::clamp(2 * kSlabElements / max_k / kGramColumns, std::int64_t{1}, core::ceil_div(n, kGramColumns)) * kGramColumns;
+  const std::int64_t slab_columns =
+      std::clamp(2 * kSlabElements / max_k / kGramColumns, std::int64_t{1}, core::ceil_div(n, kGramColumns)) *
+      kGramColumns;
   const std::int64_t row_tiles = core::ceil_div(n, kTileRows);
   for (std::int64_t first = 0; first < n_rows; first += kGramRows) {
     const std::int64_t k = std::min(kGramRows, n_rows - first);
     const float* rows_of_x = x + first * ldx;
     PackedSlab<float> packed(slab_columns, k);
     for (std::int64_t slab = 0; slab < n; slab += slab_columns) {
-      const std::int64_t columns_here = std::min(slab_columns, n - slab), chunks = core::ceil_div(columns_here, kGramColumns);
+      const std::int64_t columns_here = std::min(slab_columns, n - slab),
+                         chunks = core::ceil_div(columns_here, kGramColumns);
       packed.fill(exec, false, columns_here, rows_of_x + slab, ldx);
       exec.pool->parallel_for(row_tiles * chunks, [&](std::int64_t task) {
         const std::int64_t i = (row_tiles - 1 - task / chunks) * kTileRows, j = task % chunks * kGramColumns;
@@ -162,8 +169,8 @@ void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, cons
         for (std::int64_t p = 0; p < k; p += kGemmDepth) {
           const std::int64_t depth = std::min(kGemmDepth, k - p);
           pack_tile<true>(rows, depth, rows_of_x + p * ldx + i, ldx, tile.data());
-          multiply_tile<true, float>(rows, columns, depth, tile.data(), packed.panel(p, j), {1.0F, p == 0 ? 0.0F : 1.0F}, product.data(),
-                               kGramColumns, diagonal);
+          multiply_tile<true, float>(rows, columns, depth, tile.data(), packed.panel(p, j),
+                                     {1.0F, p == 0 ? 0.0F : 1.0F}, product.data(), kGramColumns, diagonal);
         }
         for (std::int64_t r = 0; r < rows; ++r) {
           const std::int64_t last = std::min(columns, r + diagonal + 1);
@@ -190,7 +197,8 @@ HWY_EXPORT(gram_accumulate);
 void cpu_gemm(const Exec& exec, const Product<float>& product) { HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, product); }
 void cpu_gemm(const Exec& exec, const Product<double>& product) { HWY_DYNAMIC_DISPATCH(gemm_f64)(exec, product); }
 
-void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx, double* sum) {
+void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
+                         double* sum) {
   HWY_DYNAMIC_DISPATCH(gram_accumulate)(exec, n_rows, n, x, ldx, sum);
 }
 

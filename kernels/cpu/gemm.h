@@ -1,5 +1,5 @@
-// Matrix products of the CPU backend. Every element is the same chain of fused multiply-adds (over kGemmDepth of k at a time) whatever
-// the tiles, the threads and the vector width, and whatever rows stand beside it.
+// Matrix products of the CPU backend. Every element is the same chain of fused multiply-adds (over kGemmDepth of k at a
+// time) whatever the tiles, the threads and the vector width, and whatever rows stand beside it.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,7 @@ void cpu_gemm(const Exec& exec, const Product<float>& product);
 void cpu_gemm(const Exec& exec, const Product<double>& product);
 
 /// See LinalgKernels::gram_accumulate.
-void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx, double* sum);
+void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
+                         double* sum);
 
 }  // namespace voronoi::kernels

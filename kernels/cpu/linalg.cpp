@@ -1,5 +1,5 @@
-// Factorizations as recursions whose work is matrix products; only small diagonal blocks are plain loops. No vendor library decides the
-// bits: they are the same on every machine with fused multiply-add.
+// Factorizations as recursions whose work is matrix products; only small diagonal blocks are plain loops. No vendor
+// library decides the bits: they are the same on every machine with fused multiply-add.
 #include <algorithm>
 
 #include "core/error.h"
@@ -18,15 +18,15 @@ constexpr std::int64_t kBaseOrder = kTriangularOrder;
 std::int64_t middle(std::int64_t n) { return core::ceil_div(n / 2, kBaseOrder) * kBaseOrder; }
 
 template <class T>
-void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
-          std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
+void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
+          const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
   cpu_gemm(exec, Product<T>{transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc});
 }
 
 /// X [m, n] = X L^-T for L lower.
-void solve_right_transposed(const Exec& exec, std::int64_t m, std::int64_t n, const double* l, std::int64_t ldl, double* x,
-                            std::int64_t ldx) {
+void solve_right_transposed(const Exec& exec, std::int64_t m, std::int64_t n, const double* l, std::int64_t ldl,
+                            double* x, std::int64_t ldx) {
   if (n > kBaseOrder) {
     const std::int64_t half = middle(n);
     solve_right_transposed(exec, m, half, l, ldl, x, ldx);
@@ -49,7 +49,8 @@ std::int64_t cholesky_lower(const Exec& exec, std::int64_t n, double* a, std::in
   solve_right_transposed(exec, rest, half, a, lda, below, lda);
   // The product's tiles reach over the diagonal, but what stands above it is to stay: the update goes through a buffer.
   Scratch<double> update(rest * rest);
-  cpu_gemm(exec, Product<double>{false, true, rest, rest, half, 1.0, below, lda, below, lda, 0.0, update.data(), rest, Part::lower});
+  cpu_gemm(exec, Product<double>{false, true, rest, rest, half, 1.0, below, lda, below, lda, 0.0, update.data(), rest,
+                                 Part::lower});
   exec.pool->parallel_for(core::ceil_div(rest, kBaseOrder), [&](std::int64_t chunk) {
     for (std::int64_t i = chunk * kBaseOrder; i < std::min(rest, (chunk + 1) * kBaseOrder); ++i)
       for (std::int64_t j = 0; j <= i; ++j) corner[i * lda + j] -= update.data()[i * rest + j];
@@ -67,7 +68,8 @@ void copy_lower(std::int64_t n, const double* l, std::int64_t ldl, double* out) 
 }
 
 /// X [n, m] = L X (left) or X [m, n] = X L (right) for L [n, n] lower: halves, so that half of the zeros cost nothing.
-void multiply_left(const Exec& exec, std::int64_t n, std::int64_t m, const double* l, std::int64_t ldl, double* x, std::int64_t ldx) {
+void multiply_left(const Exec& exec, std::int64_t n, std::int64_t m, const double* l, std::int64_t ldl, double* x,
+                   std::int64_t ldx) {
   if (n <= 4 * kBaseOrder) {
     Scratch<double> triangle(n * n), copy(n * m);
     copy_lower(n, l, ldl, triangle.data());
@@ -80,7 +82,8 @@ void multiply_left(const Exec& exec, std::int64_t n, std::int64_t m, const doubl
   multiply_left(exec, half, m, l, ldl, x, ldx);
 }
 
-void multiply_right(const Exec& exec, std::int64_t m, std::int64_t n, const double* l, std::int64_t ldl, double* x, std::int64_t ldx) {
+void multiply_right(const Exec& exec, std::int64_t m, std::int64_t n, const double* l, std::int64_t ldl, double* x,
+                    std::int64_t ldx) {
   if (n <= 4 * kBaseOrder) {
     Scratch<double> triangle(n * n), copy(m * n);
     copy_lower(n, l, ldl, triangle.data());
@@ -115,6 +118,8 @@ std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int6
 
 }  // namespace
 
-LinalgKernels cpu_linalg_kernels() { return {gemm<float>, gemm<double>, cpu_gram_accumulate, cholesky_lower, invert_lower}; }
+LinalgKernels cpu_linalg_kernels() {
+  return {gemm<float>, gemm<double>, cpu_gram_accumulate, cholesky_lower, invert_lower};
+}
 
 }  // namespace voronoi::kernels

@@ -1,5 +1,6 @@
 // One register tile of a matrix product, compiled once for each vector width; included inside a foreach_target source.
-// Every element of C is one chain of fused multiply-adds in rising k, so that its bits do not depend on the width (AVX2, AVX-512).
+// Every element of C is one chain of fused multiply-adds in rising k, so that its bits do not depend on the width
+// (AVX2, AVX-512).
 #if defined(VORONOI_KERNELS_MICRO_KERNEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VORONOI_KERNELS_MICRO_KERNEL_INL_H_
 #undef VORONOI_KERNELS_MICRO_KERNEL_INL_H_
@@ -30,14 +31,15 @@ struct Merge {
   T alpha = 1, beta = 0;
 };
 
-// Elements between the rows of A in a tile that is not interleaved: a constant, so that all rows are reached from one address, and odd
-// in cache lines, so that they fall into different sets. A tile is at most kRowLd deep.
+// Elements between the rows of A in a tile that is not interleaved: a constant, so that all rows are reached from one
+// address, and odd in cache lines, so that they fall into different sets. A tile is at most kRowLd deep.
 inline constexpr std::int64_t kRowLd = kGemmDepth + 16;
 
-/// C [kMicroRows, kMicroColumns] from A, interleaved [k, kMicroRows] or as rows [kMicroRows, kRowLd], and B [k, kMicroColumns].
+/// C [kMicroRows, kMicroColumns] from A, interleaved [k, kMicroRows] or as rows [kMicroRows, kRowLd], and B [k,
+/// kMicroColumns].
 template <class T, bool kInterleavedA, std::size_t... kRow>
-HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b,
-                                T* HWY_RESTRICT c, std::int64_t ldc, Merge<T> merge) {
+HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, const T* HWY_RESTRICT a,
+                                const T* HWY_RESTRICT b, T* HWY_RESTRICT c, std::int64_t ldc, Merge<T> merge) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   constexpr std::int64_t kLanes = kMicroColumns<T> / 2;
@@ -67,7 +69,8 @@ HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, co
       value = hn::MulAdd(hn::Set(d, merge.beta), hn::LoadU(d, target), value);
     hn::StoreU(value, d, target);
   };
-  ((write(left[kRow], c + static_cast<std::int64_t>(kRow) * ldc), write(right[kRow], c + static_cast<std::int64_t>(kRow) * ldc + kLanes)),
+  ((write(left[kRow], c + static_cast<std::int64_t>(kRow) * ldc),
+    write(right[kRow], c + static_cast<std::int64_t>(kRow) * ldc + kLanes)),
    ...);
 }
 
@@ -130,7 +133,8 @@ void pack_rows(std::int64_t k, std::int64_t count, const T* source, std::int64_t
   for (std::int64_t s = 0; s < k; s += kStrip) {
     const std::int64_t end = std::min(k, s + kStrip), whole_end = s + (end - s) / kBlock * kBlock;
     for (std::int64_t i = 0; i < whole_rows; i += kBlock) {
-      for (std::int64_t p = s; p < whole_end; p += kBlock) transpose_block(source + i * ld + p, ld, packed + p * kPacked + i, kPacked);
+      for (std::int64_t p = s; p < whole_end; p += kBlock)
+        transpose_block(source + i * ld + p, ld, packed + p * kPacked + i, kPacked);
       for (std::int64_t r = i; r < i + kBlock; ++r)
         for (std::int64_t p = whole_end; p < end; ++p) packed[p * kPacked + r] = source[r * ld + p];
     }

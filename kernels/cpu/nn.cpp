@@ -1,5 +1,5 @@
-// Row-wise and elementwise operations. Sums run over kLanes interleaved partial sums whatever the vector width, so that AVX2 and
-// AVX-512 give the same bits.
+// Row-wise and elementwise operations. Sums run over kLanes interleaved partial sums whatever the vector width, so that
+// AVX2 and AVX-512 give the same bits.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/nn.cpp"
 #include "hwy/foreach_target.h"
@@ -67,8 +67,8 @@ float sum_of_squares(std::int64_t n, const float* x) {
   return reduce(lanes);
 }
 
-void rms_norm_rows(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight, float eps, float* out,
-                   std::int64_t ld_out) {
+void rms_norm_rows(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight,
+                   float eps, float* out, std::int64_t ld_out) {
   const FloatTag d;
   for (std::int64_t r = 0; r < n_rows; ++r, x += ldx, out += ld_out) {
     const float scale = 1.0F / std::sqrt(sum_of_squares(dim, x) / static_cast<float>(dim) + eps);
@@ -84,8 +84,8 @@ void rms_norm_rows(std::int64_t n_rows, std::int64_t dim, const float* x, std::i
   }
 }
 
-void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
-               const float* cos_sin, float* x, std::int64_t ldx) {
+void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
+               std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
   const FloatTag d;
   const std::int64_t half = head_dim / 2;
   for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
@@ -150,9 +150,9 @@ double nll_row(std::int64_t vocab, const float* logits, std::int32_t target) {
   for (auto& maximum : maxima) maximum = hn::Set(d, logits[0]);
   std::int64_t i = 0;
   for (; i + 4 * kWidth <= vocab; i += 4 * kWidth)
-    for (std::int64_t part = 0; part < 4; ++part) maxima[part] = hn::Max(maxima[part], hn::LoadU(d, logits + i + part * kWidth));
-  float largest =
-      hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(maxima[0], maxima[1]), hn::Max(maxima[2], maxima[3]))));
+    for (std::int64_t part = 0; part < 4; ++part)
+      maxima[part] = hn::Max(maxima[part], hn::LoadU(d, logits + i + part * kWidth));
+  float largest = hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(maxima[0], maxima[1]), hn::Max(maxima[2], maxima[3]))));
   for (; i < vocab; ++i) largest = std::max(largest, logits[i]);
 
   const DoubleTag dd;
@@ -198,22 +198,23 @@ void for_row_chunks(const Exec& exec, std::int64_t n_rows, std::int64_t dim, con
                           [&](std::int64_t chunk) { body(chunk * rows, std::min(rows, n_rows - chunk * rows)); });
 }
 
-void embed(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table, float* out) {
+void embed(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table,
+           float* out) {
   for_row_chunks(exec, n_ids, dim, [&](std::int64_t first, std::int64_t rows) {
     for (std::int64_t r = first; r < first + rows; ++r)
       std::memcpy(out + r * dim, table + ids[r] * dim, static_cast<std::size_t>(dim) * sizeof(float));
   });
 }
 
-void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight, float eps,
-              float* out, std::int64_t ld_out) {
+void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+              const float* weight, float eps, float* out, std::int64_t ld_out) {
   for_row_chunks(exec, n_rows, dim, [&](std::int64_t first, std::int64_t rows) {
     HWY_DYNAMIC_DISPATCH(rms_norm_rows)(rows, dim, x + first * ldx, ldx, weight, eps, out + first * ld_out, ld_out);
   });
 }
 
-void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim, const float* cos_sin,
-          float* x, std::int64_t ldx) {
+void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
+          const float* cos_sin, float* x, std::int64_t ldx) {
   for_row_chunks(exec, n_rows, n_heads * head_dim, [&](std::int64_t first, std::int64_t rows) {
     HWY_DYNAMIC_DISPATCH(rope_rows)(first, rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
   });
@@ -226,8 +227,9 @@ void swiglu(const Exec& exec, std::int64_t n, const float* gate, const float* up
 }
 
 void add(const Exec& exec, std::int64_t n, const float* y, float* x) {
-  for_row_chunks(exec, n, 1,
-                 [&](std::int64_t first, std::int64_t count) { HWY_DYNAMIC_DISPATCH(add_range)(count, y + first, x + first); });
+  for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(add_range)(count, y + first, x + first);
+  });
 }
 
 void add_bias(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* bias, float* x, std::int64_t ldx) {
@@ -236,14 +238,16 @@ void add_bias(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const flo
   });
 }
 
-void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld, const std::int32_t* target,
-         double* result) {
-  exec.pool->parallel_for(n_rows, [&](std::int64_t r) { result[r] = HWY_DYNAMIC_DISPATCH(nll_row)(vocab, logits + r * ld, target[r]); });
+void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
+         const std::int32_t* target, double* result) {
+  exec.pool->parallel_for(
+      n_rows, [&](std::int64_t r) { result[r] = HWY_DYNAMIC_DISPATCH(nll_row)(vocab, logits + r * ld, target[r]); });
 }
 
 }  // namespace
 
-void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v, float* out);
+void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
+                   float* out);
 
 NnKernels cpu_nn_kernels() { return {embed, rms_norm, rope, cpu_attention, swiglu, add, add_bias, nll}; }
 

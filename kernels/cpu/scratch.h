@@ -16,7 +16,8 @@ class Scratch {
   explicit Scratch(std::int64_t n) {
     const std::size_t bytes = (static_cast<std::size_t>(n) * sizeof(T) + 63U) & ~std::size_t{63};
     data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes == 0 ? 64 : bytes)));
-    if (!data_) throw core::DeviceError("out of memory: " + std::to_string(bytes) + " bytes of work space were asked for");
+    if (!data_)
+      throw core::DeviceError("out of memory: " + std::to_string(bytes) + " bytes of work space were asked for");
   }
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }

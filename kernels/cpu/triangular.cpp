@@ -75,8 +75,11 @@ HWY_EXPORT(cholesky);
 HWY_EXPORT(solve_rows);
 HWY_EXPORT(invert);
 
-std::int64_t cholesky_base(std::int64_t n, double* a, std::int64_t lda) { return HWY_DYNAMIC_DISPATCH(cholesky)(n, a, lda); }
-void solve_rows_base(std::int64_t n_rows, std::int64_t n, const double* l, std::int64_t ldl, double* x, std::int64_t ldx) {
+std::int64_t cholesky_base(std::int64_t n, double* a, std::int64_t lda) {
+  return HWY_DYNAMIC_DISPATCH(cholesky)(n, a, lda);
+}
+void solve_rows_base(std::int64_t n_rows, std::int64_t n, const double* l, std::int64_t ldl, double* x,
+                     std::int64_t ldx) {
   HWY_DYNAMIC_DISPATCH(solve_rows)(n_rows, n, l, ldl, x, ldx);
 }
 void invert_base(std::int64_t n, double* l, std::int64_t ldl) { HWY_DYNAMIC_DISPATCH(invert)(n, l, ldl); }

@@ -34,7 +34,8 @@ HWY_INLINE Vector panel_scores(const float* HWY_RESTRICT c, const float* HWY_RES
   const std::int64_t dims = D > 0 ? D : dim;
   Vector s = hn::Load(tag, c + dims * kPanel + part * kLanes);
 #pragma GCC unroll 8
-  for (std::int64_t d = 0; d < dims; ++d) s = hn::NegMulAdd(hn::Set(tag, x[d]), hn::Load(tag, c + d * kPanel + part * kLanes), s);
+  for (std::int64_t d = 0; d < dims; ++d)
+    s = hn::NegMulAdd(hn::Set(tag, x[d]), hn::Load(tag, c + d * kPanel + part * kLanes), s);
   return s;
 }
 
@@ -50,19 +51,28 @@ HWY_INLINE std::uint32_t mask_bits(const Mask mask) {
 template <class Body>
 HWY_INLINE void with_dim(std::int64_t dim, const Body& body) {
   switch (dim) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 3: return body(std::integral_constant<int, 3>());
-    case 4: return body(std::integral_constant<int, 4>());
-    case 5: return body(std::integral_constant<int, 5>());
-    case 6: return body(std::integral_constant<int, 6>());
-    case 7: return body(std::integral_constant<int, 7>());
-    case 8: return body(std::integral_constant<int, 8>());
-    default: return body(std::integral_constant<int, 0>());
+    case 1:
+      return body(std::integral_constant<int, 1>());
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    case 3:
+      return body(std::integral_constant<int, 3>());
+    case 4:
+      return body(std::integral_constant<int, 4>());
+    case 5:
+      return body(std::integral_constant<int, 5>());
+    case 6:
+      return body(std::integral_constant<int, 6>());
+    case 7:
+      return body(std::integral_constant<int, 7>());
+    case 8:
+      return body(std::integral_constant<int, 8>());
+    default:
+      return body(std::integral_constant<int, 0>());
   }
 }
 
-#else  // HWY_NATIVE_FMA
+#else   // HWY_NATIVE_FMA
 
 HWY_INLINE float plain_score(const Panels& panels, const float* x, std::int64_t j) {
   const float* c = panels.panel(j / kPanel) + j % kPanel;

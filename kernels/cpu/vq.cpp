@@ -16,8 +16,8 @@ using vq::kPanel;
 
 class PackedPanels {
  public:
-  /// Half norms over the first `valid` dimensions only: with the point's other components at zero, the score is that of a
-  /// shorter vector.
+  /// Half norms over the first `valid` dimensions only: with the point's other components at zero, the score is that of
+  /// a shorter vector.
   PackedPanels(std::int64_t dim, std::int64_t valid, std::int64_t k, const float* centroids) {
     view_.dim = dim;
     view_.k = k;
@@ -56,8 +56,9 @@ void require_shapes(std::int64_t n, std::int64_t dim, std::int64_t k) {
 
 // body(panels, n, points, index [n, m], distance2) on every block of points that share a number of valid dimensions.
 template <class Body>
-void for_blocks(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
-                const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index, float* distance2, const Body& body) {
+void for_blocks(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
+                const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index,
+                float* distance2, const Body& body) {
   require_shapes(n, dim, k);
   if (n == 0) return;
   if (valid_dims == nullptr || std::all_of(valid_dims, valid_dims + n, [dim](std::int32_t v) { return v == dim; })) {
@@ -78,31 +79,33 @@ void for_blocks(const Exec& exec, std::int64_t n, std::int64_t dim, const float*
     const std::vector<std::int64_t>& of = members[static_cast<std::size_t>(valid)];
     if (of.empty()) continue;
     const PackedPanels panels(dim, valid, k, centroids);
-    exec.pool->parallel_for(core::ceil_div(static_cast<std::int64_t>(of.size()), kBlockPoints), [&](std::int64_t block) {
-      const std::int64_t begin = block * kBlockPoints;
-      const std::int64_t count = std::min(kBlockPoints, static_cast<std::int64_t>(of.size()) - begin);
-      std::vector<float> gathered(static_cast<std::size_t>(count * dim), 0.0F), gaps(static_cast<std::size_t>(count));
-      std::vector<std::int32_t> found(static_cast<std::size_t>(count * m));
-      const std::int64_t* id = of.data() + begin;
-      for (std::int64_t i = 0; i < count; ++i) std::copy_n(points + id[i] * dim, valid, gathered.data() + i * dim);
-      body(panels.view(), count, gathered.data(), found.data(), nullptr);
-      for (std::int64_t i = 0; i < count; ++i) {
-        std::copy_n(found.data() + i * m, m, index + id[i] * m);
-        if (distance2 == nullptr) continue;
-        const float* c = centroids + static_cast<std::int64_t>(found[static_cast<std::size_t>(i)]) * dim;
-        distance2[id[i]] = vq::squared_distance(valid, points + id[i] * dim, c);
-      }
-    });
+    exec.pool->parallel_for(
+        core::ceil_div(static_cast<std::int64_t>(of.size()), kBlockPoints), [&](std::int64_t block) {
+          const std::int64_t begin = block * kBlockPoints;
+          const std::int64_t count = std::min(kBlockPoints, static_cast<std::int64_t>(of.size()) - begin);
+          std::vector<float> gathered(static_cast<std::size_t>(count * dim), 0.0F),
+              gaps(static_cast<std::size_t>(count));
+          std::vector<std::int32_t> found(static_cast<std::size_t>(count * m));
+          const std::int64_t* id = of.data() + begin;
+          for (std::int64_t i = 0; i < count; ++i) std::copy_n(points + id[i] * dim, valid, gathered.data() + i * dim);
+          body(panels.view(), count, gathered.data(), found.data(), nullptr);
+          for (std::int64_t i = 0; i < count; ++i) {
+            std::copy_n(found.data() + i * m, m, index + id[i] * m);
+            if (distance2 == nullptr) continue;
+            const float* c = centroids + static_cast<std::int64_t>(found[static_cast<std::size_t>(i)]) * dim;
+            distance2[id[i]] = vq::squared_distance(valid, points + id[i] * dim, c);
+          }
+        });
   }
 }
 
-void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
-             const std::int32_t* valid_dims, std::int32_t* index, float* distance2) {
+void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
+             const float* centroids, const std::int32_t* valid_dims, std::int32_t* index, float* distance2) {
   for_blocks(exec, n, dim, points, k, centroids, valid_dims, 1, index, distance2, vq::nearest_block);
 }
 
-void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k, const float* centroids,
-               const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index) {
+void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
+               const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index) {
   VORONOI_REQUIRE(m >= 1 && m <= vq::kMaxNearest && m <= k, "nearest_m: 1 <= m <= min(16, k)");
   for_blocks(exec, n, dim, points, k, centroids, valid_dims, m, index, nullptr,
              [m](const vq::Panels& panels, std::int64_t count, const float* block, std::int32_t* found, float*) {
@@ -110,21 +113,21 @@ void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* 
              });
 }
 
-void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
-                   std::int64_t k, double* sums, double* mass) {
+void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights,
+                   const std::int32_t* index, std::int64_t k, double* sums, double* mass) {
   VORONOI_REQUIRE(std::all_of(index, index + n, [k](std::int32_t j) { return j >= 0 && j < k; }),
                   "centroid_sums: index outside the codebook");
   vq::centroid_sums(n, dim, points, weights, index, sums, mass);
 }
 
-void potentials(const Exec& exec, std::int64_t n, std::int64_t dim, const float* columns, const float* weights, float* distance2,
-                std::int64_t n_candidates, const float* candidates, bool update, double* block_sums) {
+void potentials(const Exec& exec, std::int64_t n, std::int64_t dim, const float* columns, const float* weights,
+                float* distance2, std::int64_t n_candidates, const float* candidates, bool update, double* block_sums) {
   VORONOI_REQUIRE(n >= 0 && dim >= 1 && n_candidates >= 1, "potentials: n >= 0, dim >= 1, a candidate");
   VORONOI_REQUIRE(!update || n_candidates == 1, "potentials: one candidate at a time can become a seed");
   exec.pool->parallel_for(core::ceil_div(n, kPotentialBlock), [&](std::int64_t block) {
     const std::int64_t begin = block * kPotentialBlock;
-    vq::potentials_block(std::min(kPotentialBlock, n - begin), dim, columns + begin, n, weights + begin, distance2 + begin, n_candidates,
-                         candidates, update, block_sums + block * n_candidates);
+    vq::potentials_block(std::min(kPotentialBlock, n - begin), dim, columns + begin, n, weights + begin,
+                         distance2 + begin, n_candidates, candidates, update, block_sums + block * n_candidates);
   });
 }
 

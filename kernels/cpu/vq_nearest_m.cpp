@@ -38,7 +38,8 @@ struct Leaders {
 // Panels whose scores of one point are kept at a time: 4 KiB of scores beside a tile of centroids.
 constexpr std::int64_t kScorePanels = 64;
 
-// The m-th smallest of the 16 lane minima bounds the m-th smallest of all scores from above (m lanes hold one such score each).
+// The m-th smallest of the 16 lane minima bounds the m-th smallest of all scores from above (m lanes hold one such
+// score each).
 HWY_INLINE float lane_bound(const float* HWY_RESTRICT lows, std::int64_t m) {
   const Tag tag;
   Vector bound = hn::Set(tag, std::numeric_limits<float>::infinity());
@@ -49,22 +50,24 @@ HWY_INLINE float lane_bound(const float* HWY_RESTRICT lows, std::int64_t m) {
     Vector not_above[4] = {none, none, none, none};
 #pragma GCC unroll 16
     for (int lane = 0; lane < static_cast<int>(kPanel); ++lane)
-      not_above[lane % 4] = hn::Add(not_above[lane % 4], hn::IfThenElseZero(hn::Le(hn::Set(tag, lows[lane]), low), unit));
+      not_above[lane % 4] =
+          hn::Add(not_above[lane % 4], hn::IfThenElseZero(hn::Le(hn::Set(tag, lows[lane]), low), unit));
     const Vector count = hn::Add(hn::Add(not_above[0], not_above[1]), hn::Add(not_above[2], not_above[3]));
     bound = hn::Min(bound, hn::IfThenElse(hn::Ge(count, wanted), low, bound));
   }
   return hn::GetLane(hn::MinOfLanes(tag, bound));
 }
 
-// Sorts up to kPanel candidates that stand in order of index: the rank of each is the number of those before it. No branch
-// depends on the scores.
-HWY_INLINE void rank_candidates(std::int64_t count, float* HWY_RESTRICT score, const std::int32_t* HWY_RESTRICT from, std::int64_t m,
-                                std::int32_t* HWY_RESTRICT index) {
+// Sorts up to kPanel candidates that stand in order of index: the rank of each is the number of those before it. No
+// branch depends on the scores.
+HWY_INLINE void rank_candidates(std::int64_t count, float* HWY_RESTRICT score, const std::int32_t* HWY_RESTRICT from,
+                                std::int64_t m, std::int32_t* HWY_RESTRICT index) {
   const Tag tag;
   const IntTag int_tag;
   const Vector infinite = hn::Set(tag, std::numeric_limits<float>::infinity());
   for (int part = 0; part < kParts; ++part) {
-    const auto used = hn::FirstN(tag, static_cast<std::size_t>(std::clamp<std::int64_t>(count - part * kLanes, 0, kLanes)));
+    const auto used =
+        hn::FirstN(tag, static_cast<std::size_t>(std::clamp<std::int64_t>(count - part * kLanes, 0, kLanes)));
     hn::Store(hn::IfThenElse(used, hn::Load(tag, score + part * kLanes), infinite), tag, score + part * kLanes);
   }
   alignas(64) std::int32_t ranks[kPanel], sorted[kPanel];
@@ -111,14 +114,17 @@ HWY_INLINE void keep_scores(const Panels& panels, std::int64_t begin, std::int64
   }
 }
 
-// One bit for each score that is not above `bound`, four panels a word: no branch, no store narrower than its later load.
-HWY_INLINE void mark_scores(const float* HWY_RESTRICT scores, std::int64_t tile, float bound, std::uint64_t* HWY_RESTRICT words) {
+// One bit for each score that is not above `bound`, four panels a word: no branch, no store narrower than its later
+// load.
+HWY_INLINE void mark_scores(const float* HWY_RESTRICT scores, std::int64_t tile, float bound,
+                            std::uint64_t* HWY_RESTRICT words) {
   const Tag tag;
   const Vector limit = hn::Set(tag, bound);
   for (std::int64_t t = 0; t < tile; t += 4) {
     std::uint64_t bits = 0;
     for (std::int64_t part = 0; part < std::min<std::int64_t>(4, tile - t) * kParts; ++part)
-      bits |= static_cast<std::uint64_t>(mask_bits(hn::Le(hn::Load(tag, scores + t * kPanel + part * kLanes), limit))) << (part * kLanes);
+      bits |= static_cast<std::uint64_t>(mask_bits(hn::Le(hn::Load(tag, scores + t * kPanel + part * kLanes), limit)))
+              << (part * kLanes);
     words[t / 4] = bits;
   }
 }
@@ -137,9 +143,10 @@ HWY_INLINE std::int64_t collect(const float* HWY_RESTRICT scores, std::int64_t f
 }
 
 template <int D>
-void nearest_m_block_of(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
-  // Points whose scores are made before any is looked at: what depends on the scores by branches comes after, so that one
-  // point's wrong guess does not hold up the next one's arithmetic.
+void nearest_m_block_of(const Panels& panels, std::int64_t n, const float* points, std::int64_t m,
+                        std::int32_t* index) {
+  // Points whose scores are made before any is looked at: what depends on the scores by branches comes after, so that
+  // one point's wrong guess does not hold up the next one's arithmetic.
   constexpr std::int64_t kTogether = 4;
   const std::int64_t dim = panels.dim;
   const bool single = panels.count <= kScorePanels;
@@ -154,7 +161,8 @@ void nearest_m_block_of(const Panels& panels, std::int64_t n, const float* point
       for (std::int64_t p = 0; p < together; ++p) {
         keep_scores<D>(panels, begin, tile, points + (i0 + p) * dim, scores[p], lows);
         const Leaders& leader = leaders[i0 + p];
-        const float bound = std::min(lane_bound(lows, m), leader.count == m ? leader.score[m - 1] : std::numeric_limits<float>::infinity());
+        const float bound = std::min(lane_bound(lows, m),
+                                     leader.count == m ? leader.score[m - 1] : std::numeric_limits<float>::infinity());
         mark_scores(scores[p], tile, bound, words[p]);
       }
       for (std::int64_t p = 0; p < together; ++p) {
@@ -169,26 +177,30 @@ void nearest_m_block_of(const Panels& panels, std::int64_t n, const float* point
           if (candidates.index[c] < panels.k) leader.offer(m, candidates.score[c], candidates.index[c]);
         // Fewer than m only where the point is not finite: any valid indices will do.
         if (begin + tile == panels.count)
-          for (std::int64_t r = 0; r < m; ++r) out[r] = r < leader.count ? leader.index[r] : static_cast<std::int32_t>(r);
+          for (std::int64_t r = 0; r < m; ++r)
+            out[r] = r < leader.count ? leader.index[r] : static_cast<std::int32_t>(r);
       }
     }
   }
 }
 
-void nearest_m_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
+void nearest_m_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int64_t m,
+                          std::int32_t* index) {
   with_dim(panels.dim, [&](auto d) { nearest_m_block_of<decltype(d)::value>(panels, n, points, m, index); });
 }
 
-#else  // HWY_NATIVE_FMA
+#else   // HWY_NATIVE_FMA
 
-void nearest_m_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index) {
+void nearest_m_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int64_t m,
+                          std::int32_t* index) {
   for (std::int64_t i = 0; i < n; ++i) {
     Leaders leader;
     for (std::int64_t j = 0; j < panels.k; ++j) {
       const float s = plain_score(panels, points + i * panels.dim, j);
       if (s < std::numeric_limits<float>::infinity()) leader.offer(m, s, static_cast<std::int32_t>(j));
     }
-    for (std::int64_t r = 0; r < m; ++r) index[i * m + r] = r < leader.count ? leader.index[r] : static_cast<std::int32_t>(r);
+    for (std::int64_t r = 0; r < m; ++r)
+      index[i * m + r] = r < leader.count ? leader.index[r] : static_cast<std::int32_t>(r);
   }
 }
 #endif  // HWY_NATIVE_FMA

@@ -11,8 +11,8 @@
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/vq_simd.cpp"
-#include "hwy/foreach_target.h"
 #include "hwy/aligned_allocator.h"
+#include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/vq-inl.h"
 
@@ -21,8 +21,9 @@ namespace voronoi::kernels::vq {
 namespace HWY_NAMESPACE {
 
 // Points [begin, n) of a block of potentials, one by one; begin is a multiple of kPanel.
-HWY_INLINE void potentials_tail(std::int64_t begin, std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride,
-                                const float* weights, float* distance2, const float* c, bool update, float* parts) {
+HWY_INLINE void potentials_tail(std::int64_t begin, std::int64_t n, std::int64_t dim, const float* columns,
+                                std::int64_t stride, const float* weights, float* distance2, const float* c,
+                                bool update, float* parts) {
   for (std::int64_t i = begin; i < n; ++i) {
     float gap2 = 0;
     for (std::int64_t d = 0; d < dim; ++d) {
@@ -53,11 +54,11 @@ constexpr int point_vectors() {
   return std::clamp(fit, 1, 4);
 }
 
-// Lowest score of each of P vectors of points over panels [begin, end); the panel that holds it is kept, not the centroid:
-// one compare a panel instead of one a centroid. xt: [D][stride].
+// Lowest score of each of P vectors of points over panels [begin, end); the panel that holds it is kept, not the
+// centroid: one compare a panel instead of one a centroid. xt: [D][stride].
 template <int D, int P>
-HWY_INLINE void scan(const Panels& panels, std::int64_t begin, std::int64_t end, const float* HWY_RESTRICT xt, std::int64_t stride,
-                     float* HWY_RESTRICT best_score, std::int32_t* HWY_RESTRICT best_panel) {
+HWY_INLINE void scan(const Panels& panels, std::int64_t begin, std::int64_t end, const float* HWY_RESTRICT xt,
+                     std::int64_t stride, float* HWY_RESTRICT best_score, std::int32_t* HWY_RESTRICT best_panel) {
   const Tag tag;
   const IntTag int_tag;
   Vector x[D][P], best[P];
@@ -108,8 +109,8 @@ HWY_INLINE void scan(const Panels& panels, std::int64_t begin, std::int64_t end,
 
 // The same for any dim: x stays in memory, P x kTogether scores are in registers.
 template <int P>
-HWY_INLINE void scan_any(const Panels& panels, std::int64_t begin, std::int64_t end, const float* HWY_RESTRICT xt, std::int64_t stride,
-                         float* HWY_RESTRICT best_score, std::int32_t* HWY_RESTRICT best_panel) {
+HWY_INLINE void scan_any(const Panels& panels, std::int64_t begin, std::int64_t end, const float* HWY_RESTRICT xt,
+                         std::int64_t stride, float* HWY_RESTRICT best_score, std::int32_t* HWY_RESTRICT best_panel) {
   constexpr int kTogether = 4;
   const Tag tag;
   const IntTag int_tag;
@@ -157,8 +158,9 @@ HWY_INLINE void scan_any(const Panels& panels, std::int64_t begin, std::int64_t 
 
 // Second look: the first centroid of the winning panel whose score is the winning one.
 template <int D>
-HWY_INLINE void find_in_panels(const Panels& panels, std::int64_t n, const float* HWY_RESTRICT points, const float* HWY_RESTRICT score,
-                               const std::int32_t* HWY_RESTRICT panel, std::int32_t* HWY_RESTRICT index, float* HWY_RESTRICT distance2) {
+HWY_INLINE void find_in_panels(const Panels& panels, std::int64_t n, const float* HWY_RESTRICT points,
+                               const float* HWY_RESTRICT score, const std::int32_t* HWY_RESTRICT panel,
+                               std::int32_t* HWY_RESTRICT index, float* HWY_RESTRICT distance2) {
   const Tag tag;
   const hn::CappedTag<float, 1> one;
   const std::int64_t dim = D > 0 ? D : panels.dim;
@@ -204,7 +206,8 @@ HWY_INLINE void transpose(std::int64_t n, std::int64_t dim, const float* HWY_RES
 }
 
 template <int D>
-void nearest_block_of(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
+void nearest_block_of(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index,
+                      float* distance2) {
   constexpr int P = D > 0 ? point_vectors<(D > 0 ? D : 1)>() : (kRegisters == 32 ? 4 : 2);
   const std::int64_t dim = panels.dim;
   const std::int64_t group = P * kLanes, padded = (n + group - 1) / group * group;
@@ -235,13 +238,15 @@ void nearest_block_of(const Panels& panels, std::int64_t n, const float* points,
   find_in_panels<D>(panels, n, points, score, where, index, distance2);
 }
 
-void nearest_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
+void nearest_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index,
+                        float* distance2) {
   with_dim(panels.dim, [&](auto d) { nearest_block_of<decltype(d)::value>(panels, n, points, index, distance2); });
 }
 
 // 16 running sums whatever the width: point i goes to sum i % 16.
-void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights,
-                           float* distance2, std::int64_t n_candidates, const float* candidates, bool update, double* sums) {
+void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride,
+                           const float* weights, float* distance2, std::int64_t n_candidates, const float* candidates,
+                           bool update, double* sums) {
   const Tag tag;
   for (std::int64_t candidate = 0; candidate < n_candidates; ++candidate) {
     const float* c = candidates + candidate * dim;
@@ -270,9 +275,10 @@ void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* column
   }
 }
 
-#else  // HWY_NATIVE_FMA
+#else   // HWY_NATIVE_FMA
 
-void nearest_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2) {
+void nearest_block_simd(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index,
+                        float* distance2) {
   for (std::int64_t i = 0; i < n; ++i) {
     float best = std::numeric_limits<float>::infinity();
     index[i] = 0;
@@ -293,8 +299,9 @@ void nearest_block_simd(const Panels& panels, std::int64_t n, const float* point
   }
 }
 
-void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights,
-                           float* distance2, std::int64_t n_candidates, const float* candidates, bool update, double* sums) {
+void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride,
+                           const float* weights, float* distance2, std::int64_t n_candidates, const float* candidates,
+                           bool update, double* sums) {
   for (std::int64_t candidate = 0; candidate < n_candidates; ++candidate) {
     float parts[kPanel] = {};
     potentials_tail(0, n, dim, columns, stride, weights, distance2, candidates + candidate * dim, update, parts);
@@ -305,8 +312,9 @@ void potentials_block_simd(std::int64_t n, std::int64_t dim, const float* column
 
 // A product of two floats is exact in double, so fused or not the sums are the same.
 template <int D>
-HWY_INLINE void sums_of(std::int64_t n, std::int64_t dim, const float* HWY_RESTRICT points, const float* HWY_RESTRICT weights,
-                        const std::int32_t* HWY_RESTRICT index, double* HWY_RESTRICT sums, double* HWY_RESTRICT mass) {
+HWY_INLINE void sums_of(std::int64_t n, std::int64_t dim, const float* HWY_RESTRICT points,
+                        const float* HWY_RESTRICT weights, const std::int32_t* HWY_RESTRICT index,
+                        double* HWY_RESTRICT sums, double* HWY_RESTRICT mass) {
   const std::int64_t dims = D > 0 ? D : dim;
   for (std::int64_t i = 0; i < n; ++i) {
     const double w = weights != nullptr ? static_cast<double>(weights[i]) : 1.0;
@@ -316,13 +324,17 @@ HWY_INLINE void sums_of(std::int64_t n, std::int64_t dim, const float* HWY_RESTR
   }
 }
 
-void centroid_sums_simd(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
-                        double* sums, double* mass) {
+void centroid_sums_simd(std::int64_t n, std::int64_t dim, const float* points, const float* weights,
+                        const std::int32_t* index, double* sums, double* mass) {
   switch (dim) {
-    case 4: return sums_of<4>(n, dim, points, weights, index, sums, mass);
-    case 6: return sums_of<6>(n, dim, points, weights, index, sums, mass);
-    case 8: return sums_of<8>(n, dim, points, weights, index, sums, mass);
-    default: return sums_of<0>(n, dim, points, weights, index, sums, mass);
+    case 4:
+      return sums_of<4>(n, dim, points, weights, index, sums, mass);
+    case 6:
+      return sums_of<6>(n, dim, points, weights, index, sums, mass);
+    case 8:
+      return sums_of<8>(n, dim, points, weights, index, sums, mass);
+    default:
+      return sums_of<0>(n, dim, points, weights, index, sums, mass);
   }
 }
 
@@ -341,14 +353,15 @@ void nearest_block(const Panels& panels, std::int64_t n, const float* points, st
   HWY_DYNAMIC_DISPATCH(nearest_block_simd)(panels, n, points, index, distance2);
 }
 
-void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights, const std::int32_t* index,
-                   double* sums, double* mass) {
+void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights,
+                   const std::int32_t* index, double* sums, double* mass) {
   HWY_DYNAMIC_DISPATCH(centroid_sums_simd)(n, dim, points, weights, index, sums, mass);
 }
 
-void potentials_block(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights, float* distance2,
-                      std::int64_t n_candidates, const float* candidates, bool update, double* sums) {
-  HWY_DYNAMIC_DISPATCH(potentials_block_simd)(n, dim, columns, stride, weights, distance2, n_candidates, candidates, update, sums);
+void potentials_block(std::int64_t n, std::int64_t dim, const float* columns, std::int64_t stride, const float* weights,
+                      float* distance2, std::int64_t n_candidates, const float* candidates, bool update, double* sums) {
+  HWY_DYNAMIC_DISPATCH(potentials_block_simd)
+  (n, dim, columns, stride, weights, distance2, n_candidates, candidates, update, sums);
 }
 
 float squared_distance(std::int64_t dim, const float* x, const float* c) {

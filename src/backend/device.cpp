@@ -5,6 +5,9 @@ namespace voronoi::backend {
 std::string_view device_name(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
 
 Context::Context(Device device, int n_threads)
-    : device_(device), pool_(n_threads), table_(device == Device::cpu ? &kernels::cpu() : &kernels::cuda()), exec_{&pool_, nullptr} {}
+    : device_(device),
+      pool_(n_threads),
+      table_(device == Device::cpu ? &kernels::cpu() : &kernels::cuda()),
+      exec_{&pool_, nullptr} {}
 
 }  // namespace voronoi::backend

@@ -22,7 +22,8 @@ Collector::Collector(model::Transformer& transformer, backend::Context& context,
   const std::int64_t rank = communicator.rank(), size = communicator.size();
   for (std::int64_t chunk = n_chunks * rank / size; chunk < n_chunks * (rank + 1) / size; ++chunk) {
     const std::int64_t first = windows.count * chunk / n_chunks, last = windows.count * (chunk + 1) / n_chunks;
-    const std::span ids(windows.ids.data() + first * windows.context, static_cast<std::size_t>((last - first) * windows.context));
+    const std::span ids(windows.ids.data() + first * windows.context,
+                        static_cast<std::size_t>((last - first) * windows.context));
     chunks_.push_back({chunk, transformer.embed(ids, last - first, windows.context)});
   }
 }
@@ -38,7 +39,8 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
   for (Chunk& chunk : chunks_) {
     for (auto& sum : sums) std::fill_n(sum.data(), sum.size(), 0.0);
     const auto observer = [&](const model::SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
-      context_.linalg().gram_accumulate(context_.exec(), n_rows, site.in_features, x, site.in_features, sums[index].data());
+      context_.linalg().gram_accumulate(context_.exec(), n_rows, site.in_features, x, site.in_features,
+                                        sums[index].data());
     };
     const std::int64_t n_tokens = chunk.hidden.n_sequences * chunk.hidden.n_tokens;
     if (advance) {
@@ -62,8 +64,9 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
     for (const auto& part : parts) total.absorb(part);
     SiteHessian hessian{sites[i].name, total.n(), total.n_tokens(), total.mean()};
     if (!std::all_of(hessian.lower.begin(), hessian.lower.end(), [](float value) { return std::isfinite(value); }))
-      throw core::NumericError("block " + std::to_string(weights.layer) + ", input of " + sites[i].name +
-                               ": activations are not finite or too large; check the model's weights (voronoi inspect)");
+      throw core::NumericError(
+          "block " + std::to_string(weights.layer) + ", input of " + sites[i].name +
+          ": activations are not finite or too large; check the model's weights (voronoi inspect)");
     result.push_back(std::move(hessian));
   }
   return result;

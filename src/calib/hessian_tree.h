@@ -1,5 +1,5 @@
-// Sum of x x^T over numbered chunks of the calibration set, combined in a tree that depends on the chunk numbers alone: any
-// division of the chunks over ranks gives the same bits.
+// Sum of x x^T over numbered chunks of the calibration set, combined in a tree that depends on the chunk numbers alone:
+// any division of the chunks over ranks gives the same bits.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,9 @@
 
 namespace voronoi::calib {
 
-/// Nodes of a binary tree over chunks 0, 1, 2, ...: node (level, index) is the sum of chunks [index * 2^level, (index + 1) * 2^level).
-/// Two neighbours are merged as soon as both are there, so a run of chunks needs only a logarithmic number of matrices.
+/// Nodes of a binary tree over chunks 0, 1, 2, ...: node (level, index) is the sum of chunks [index * 2^level, (index +
+/// 1) * 2^level). Two neighbours are merged as soon as both are there, so a run of chunks needs only a logarithmic
+/// number of matrices.
 class HessianTree {
  public:
   /// n: inputs of the site. A node holds the packed lower triangle, n(n+1)/2 values, row by row.
@@ -28,7 +29,8 @@ class HessianTree {
   void absorb(std::span<const std::byte> bytes);
 
   std::int64_t n_tokens() const;
-  /// E[x x^T]: packed lower triangle of the sum over all nodes, from the lowest chunk on, divided by the tokens, as float.
+  /// E[x x^T]: packed lower triangle of the sum over all nodes, from the lowest chunk on, divided by the tokens, as
+  /// float.
   std::vector<float> mean() const;
 
  private:

@@ -1,4 +1,5 @@
-// Exceptions of the whole project. Each carries a message that names the thing at fault and, where one exists, the remedy.
+// Exceptions of the whole project. Each carries a message that names the thing at fault and, where one exists, the
+// remedy.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +39,7 @@ class FormatError : public Error {
   FormatError(std::string_view file, std::string_view message)
       : Error(ExitCode::data, std::string(file) + ": " + std::string(message)) {}
   FormatError(std::string_view file, std::uint64_t offset, std::string_view message)
-      : Error(ExitCode::data,
-              std::string(file) + ": byte " + std::to_string(offset) + ": " + std::string(message)) {}
+      : Error(ExitCode::data, std::string(file) + ": byte " + std::to_string(offset) + ": " + std::string(message)) {}
 };
 
 /// Arithmetic that cannot go on: not positive definite, not finite.
@@ -89,7 +89,7 @@ class InternalError : public Error {
 }  // namespace voronoi::core
 
 /// Always on: a caller broke a documented precondition.
-#define VORONOI_REQUIRE(condition, message)                                                \
-  do {                                                                                     \
+#define VORONOI_REQUIRE(condition, message)                                                       \
+  do {                                                                                            \
     if (!(condition)) ::voronoi::core::require_failed(#condition, __FILE__, __LINE__, (message)); \
   } while (false)

@@ -26,7 +26,8 @@ namespace {
 
 class Descriptor {
  public:
-  Descriptor(const std::string& path, int flags, mode_t mode, const char* what) : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
+  Descriptor(const std::string& path, int flags, mode_t mode, const char* what)
+      : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
     if (fd_ < 0) fail(path, what, errno);
   }
   ~Descriptor() {
@@ -56,7 +57,8 @@ Bytes read_whole(const std::string& path, std::size_t max_bytes) {
   const Descriptor file(path, kReadFlags, 0, "open");
   const std::size_t size = regular_file_size(file, path);
   if (size > max_bytes)
-    throw FormatError(path, "has " + std::to_string(size) + " bytes, more than the " + std::to_string(max_bytes) + " that are read");
+    throw FormatError(
+        path, "has " + std::to_string(size) + " bytes, more than the " + std::to_string(max_bytes) + " that are read");
   Bytes bytes(size, {});
   std::size_t done = 0;
   while (done < size) {
@@ -103,8 +105,10 @@ void write_file_atomic(const std::filesystem::path& path, std::span<const std::b
   for (std::size_t done = 0; done < bytes.size() && error == 0;) {
     const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) error = n < 0 ? errno : EIO;
-    else done += static_cast<std::size_t>(n);
+    if (n <= 0)
+      error = n < 0 ? errno : EIO;
+    else
+      done += static_cast<std::size_t>(n);
   }
   if (error == 0 && ::fsync(file.get()) != 0) error = errno;
   if (::close(file.release()) != 0 && error == 0) error = errno;

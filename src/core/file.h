@@ -27,22 +27,24 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// Whole file, read rather than mapped: a failing disk or a file cut meanwhile is an error here, not a signal. Throws StoreError,
-/// or FormatError above `max_bytes`.
+/// Whole file, read rather than mapped: a failing disk or a file cut meanwhile is an error here, not a signal. Throws
+/// StoreError, or FormatError above `max_bytes`.
 std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 46);
 
 /// Whole file as text; throws StoreError, or FormatError above `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 33);
 
 /// Publishes `bytes` at `path`: written to "<path>.tmp-<tag>", synced, renamed over `path`, directory synced. Throws
-/// StoreError (naming path and cause) and leaves no temporary file behind. `tag` tells writers apart (the attempt's id).
+/// StoreError (naming path and cause) and leaves no temporary file behind. `tag` tells writers apart (the attempt's
+/// id).
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag);
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag);
 
 /// fsync of a directory, so that renames and removals in it survive a power loss.
 void sync_directory(const std::filesystem::path& directory);
 
-/// Removes regular files "*.tmp-*" in a directory that exists (left by killed writers). Throws StoreError when it cannot be read.
+/// Removes regular files "*.tmp-*" in a directory that exists (left by killed writers). Throws StoreError when it
+/// cannot be read.
 void remove_temporaries(const std::filesystem::path& directory);
 
 }  // namespace voronoi::core

@@ -36,10 +36,14 @@ Output& output() {
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::debug: return spdlog::level::debug;
-    case LogLevel::info: return spdlog::level::info;
-    case LogLevel::warning: return spdlog::level::warn;
-    case LogLevel::error: return spdlog::level::err;
+    case LogLevel::debug:
+      return spdlog::level::debug;
+    case LogLevel::info:
+      return spdlog::level::info;
+    case LogLevel::warning:
+      return spdlog::level::warn;
+    case LogLevel::error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -71,7 +75,8 @@ void log_to_file(const std::filesystem::path& path) {
   Output& out = output();
   const std::lock_guard lock(out.mutex);
   try {
-    out.file = std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_st>(path.string()));
+    out.file =
+        std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_st>(path.string()));
   } catch (const spdlog::spdlog_ex& error) {
     throw StoreError(path.string() + ": cannot open the log: " + error.what());
   }

@@ -34,8 +34,8 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Progress: on a terminal one line that is redrawn, otherwise a plain line at most every ten seconds (and the last one).
-/// Call from rank 0 only. `done` marks the end of the activity.
+/// Progress: on a terminal one line that is redrawn, otherwise a plain line at most every ten seconds (and the last
+/// one). Call from rank 0 only. `done` marks the end of the activity.
 void show_progress(std::string_view text, bool done = false);
 
 /// "1 h 02 min", "3 min 05 s", "4.2 s"; "unknown" when it is not finite.

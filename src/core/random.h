@@ -1,4 +1,5 @@
-// Counter-based random numbers: the value depends on (seed, stream, counter) alone, so any thread or rank may draw any of them.
+// Counter-based random numbers: the value depends on (seed, stream, counter) alone, so any thread or rank may draw any
+// of them.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Rows of one operator shared by several workers. The rows are cut into chunks whose number does not depend on the team, sums
-// are combined in chunk order: any team gives the same bits as one worker alone.
+// Rows of one operator shared by several workers. The rows are cut into chunks whose number does not depend on the
+// team, sums are combined in chunk order: any team gives the same bits as one worker alone.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace voronoi::core {
 
-/// Collective calls: every member makes the same calls in the same order. A member that fails tells the others, which then
-/// throw as well: nobody waits for ever.
+/// Collective calls: every member makes the same calls in the same order. A member that fails tells the others, which
+/// then throw as well: nobody waits for ever.
 class Team {
  public:
   virtual ~Team() = default;

@@ -1,5 +1,5 @@
-// A fixed set of threads for data-parallel loops. Work is cut by the caller into pieces that do not depend on the thread
-// count, so results do not either.
+// A fixed set of threads for data-parallel loops. Work is cut by the caller into pieces that do not depend on the
+// thread count, so results do not either.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ class ThreadPool {
 
   int size() const { return n_threads_; }
 
-  /// Runs body(i) for every i in [0, n), each exactly once, on any thread; returns when all are done. Of several exceptions the
-  /// one of the lowest i is rethrown after all have ended. Not reentrant: a body that calls parallel_for runs the inner loop on
-  /// its own thread. One caller at a time.
+  /// Runs body(i) for every i in [0, n), each exactly once, on any thread; returns when all are done. Of several
+  /// exceptions the one of the lowest i is rethrown after all have ended. Not reentrant: a body that calls parallel_for
+  /// runs the inner loop on its own thread. One caller at a time.
   void parallel_for(std::int64_t n, const std::function<void(std::int64_t)>& body);
 
  private:

@@ -17,9 +17,11 @@ double llama3_frequency(const RopeConfig& rope, double frequency) {
   return (1 - smooth) * frequency / rope.factor + smooth * frequency;
 }
 
-/// YaRN (Peng et al. 2023, eq. 23 and appendix A.2): the pair index at which a pair turns `rotations` times over the trained length.
+/// YaRN (Peng et al. 2023, eq. 23 and appendix A.2): the pair index at which a pair turns `rotations` times over the
+/// trained length.
 double yarn_pair(const RopeConfig& rope, double head_dim, double rotations) {
-  return head_dim * std::log(rope.original_max_position / (rotations * 2 * std::numbers::pi)) / (2 * std::log(rope.theta));
+  return head_dim * std::log(rope.original_max_position / (rotations * 2 * std::numbers::pi)) /
+         (2 * std::log(rope.theta));
 }
 
 }  // namespace
@@ -38,9 +40,15 @@ std::vector<double> rope_frequencies(const RopeConfig& rope, std::int64_t head_d
     const double plain = std::pow(rope.theta, -2.0 * static_cast<double>(i) / dim);
     double& frequency = frequencies[static_cast<std::size_t>(i)];
     switch (rope.scaling) {
-      case RopeScaling::none: frequency = plain; break;
-      case RopeScaling::linear: frequency = plain / rope.factor; break;
-      case RopeScaling::llama3: frequency = llama3_frequency(rope, plain); break;
+      case RopeScaling::none:
+        frequency = plain;
+        break;
+      case RopeScaling::linear:
+        frequency = plain / rope.factor;
+        break;
+      case RopeScaling::llama3:
+        frequency = llama3_frequency(rope, plain);
+        break;
       case RopeScaling::yarn: {
         const double ramp = std::clamp((static_cast<double>(i) - ramp_low) / (ramp_high - ramp_low), 0.0, 1.0);
         frequency = plain / rope.factor * ramp + plain * (1 - ramp);

@@ -22,7 +22,9 @@ constexpr std::int64_t kLogitFloats = 24 << 20, kLogitRows = 512;
 
 enum Site : std::size_t { kQkv, kO, kGateUp, kDown };
 
-std::int64_t sequences_per_batch(std::int64_t n_tokens) { return std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / n_tokens); }
+std::int64_t sequences_per_batch(std::int64_t n_tokens) {
+  return std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / n_tokens);
+}
 
 std::int64_t product(std::int64_t a, std::int64_t b) {
   const auto result = core::checked_multiply(a, b);
@@ -40,7 +42,8 @@ struct Transformer::Impl {
   }
 
   const core::Shape& shape_of(const std::string& name) const {
-    const auto found = std::find_if(specs.begin(), specs.end(), [&](const TensorSpec& spec) { return spec.name == name; });
+    const auto found =
+        std::find_if(specs.begin(), specs.end(), [&](const TensorSpec& spec) { return spec.name == name; });
     VORONOI_REQUIRE(found != specs.end(), "the configuration has no tensor " + name);
     return found->shape;
   }
@@ -64,7 +67,8 @@ struct Transformer::Impl {
   template <class T>
   void upload(std::span<const T> values, Array<T>& array) const {
     if (!values.empty())
-      context.memory().copy_from_host(context.exec(), values.data(), static_cast<std::int64_t>(values.size_bytes()), array.data());
+      context.memory().copy_from_host(context.exec(), values.data(), static_cast<std::int64_t>(values.size_bytes()),
+                                      array.data());
   }
 
   template <class T>
@@ -106,23 +110,27 @@ struct Transformer::Impl {
   void check_ids(std::span<const std::int32_t> ids) const {
     for (std::size_t i = 0; i < ids.size(); ++i)
       if (ids[i] < 0 || ids[i] >= config.vocab_size)
-        throw core::FormatError(source.path(), "token id " + std::to_string(ids[i]) + " at position " + std::to_string(i) +
-                                                   " is outside the model's vocabulary of " + std::to_string(config.vocab_size) +
+        throw core::FormatError(source.path(), "token id " + std::to_string(ids[i]) + " at position " +
+                                                   std::to_string(i) + " is outside the model's vocabulary of " +
+                                                   std::to_string(config.vocab_size) +
                                                    ": use the tokenizer that belongs to this model");
   }
 
   /// out [n_rows, out_features] = x W^T (+ out when `accumulate`) + bias.
-  void linear(const BlockWeights& weights, std::size_t site, std::size_t index, std::int64_t n_rows, const float* x, bool accumulate,
-              float* out) const {
+  void linear(const BlockWeights& weights, std::size_t site, std::size_t index, std::int64_t n_rows, const float* x,
+              bool accumulate, float* out) const {
     const LinearSpec& spec = sites[static_cast<std::size_t>(weights.layer)][site].linears[index];
-    context.linalg().gemm_f32(context.exec(), false, true, n_rows, spec.out_features, spec.in_features, 1.0F, x, spec.in_features,
-                              weights.linears[site][index].data(), spec.in_features, accumulate ? 1.0F : 0.0F, out, spec.out_features);
+    context.linalg().gemm_f32(context.exec(), false, true, n_rows, spec.out_features, spec.in_features, 1.0F, x,
+                              spec.in_features, weights.linears[site][index].data(), spec.in_features,
+                              accumulate ? 1.0F : 0.0F, out, spec.out_features);
     if (spec.has_bias)
-      context.nn().add_bias(context.exec(), n_rows, spec.out_features, weights.biases[site][index].data(), out, spec.out_features);
+      context.nn().add_bias(context.exec(), n_rows, spec.out_features, weights.biases[site][index].data(), out,
+                            spec.out_features);
   }
 
   void norm(std::int64_t n_rows, std::int64_t dim, const float* x, const Array<float>& weight, float* out) const {
-    context.nn().rms_norm(context.exec(), n_rows, dim, x, dim, weight.data(), static_cast<float>(config.norm_eps), out, dim);
+    context.nn().rms_norm(context.exec(), n_rows, dim, x, dim, weight.data(), static_cast<float>(config.norm_eps), out,
+                          dim);
   }
 
   void attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens, float* hidden,
@@ -162,7 +170,8 @@ struct Transformer::Impl {
     linear(weights, kO, 0, n_rows, normed, true, hidden);
   }
 
-  void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden, const SiteObserver& observer) {
+  void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden,
+                         const SiteObserver& observer) {
     const std::vector<SiteSpec>& site = sites[static_cast<std::size_t>(weights.layer)];
     float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
     float* gate = grow(context, work_wide, product(n_rows, 2 * config.intermediate_size));
@@ -186,8 +195,9 @@ struct Transformer::Impl {
     // Gathering rows is an embedding whose table is the hidden states.
     context.nn().embed(context.exec(), index.data(), n_rows, config.hidden_size, hidden.values.data(), normed);
     norm(n_rows, config.hidden_size, normed, final_norm, normed);
-    context.linalg().gemm_f32(context.exec(), false, true, n_rows, config.vocab_size, config.hidden_size, 1.0F, normed, config.hidden_size,
-                              head_table().data(), config.hidden_size, 0.0F, logits, config.vocab_size);
+    context.linalg().gemm_f32(context.exec(), false, true, n_rows, config.vocab_size, config.hidden_size, 1.0F, normed,
+                              config.hidden_size, head_table().data(), config.hidden_size, 0.0F, logits,
+                              config.vocab_size);
     return logits;
   }
 
@@ -196,9 +206,10 @@ struct Transformer::Impl {
   }
 
   void check_hidden(const HiddenStates& hidden) const {
-    VORONOI_REQUIRE(hidden.n_sequences >= 0 && hidden.n_tokens >= 0 &&
-                        hidden.values.size() == product(product(hidden.n_sequences, hidden.n_tokens), config.hidden_size),
-                    "hidden states must be [n_sequences * n_tokens, hidden_size]");
+    VORONOI_REQUIRE(
+        hidden.n_sequences >= 0 && hidden.n_tokens >= 0 &&
+            hidden.values.size() == product(product(hidden.n_sequences, hidden.n_tokens), config.hidden_size),
+        "hidden states must be [n_sequences * n_tokens, hidden_size]");
     VORONOI_REQUIRE(product(hidden.n_sequences, hidden.n_tokens) <= std::numeric_limits<std::int32_t>::max(),
                     "rows of hidden states are counted in 32 bits");
   }
@@ -213,7 +224,8 @@ struct Transformer::Impl {
   Array<float> work_normed, work_wide;
 };
 
-Transformer::Transformer(const WeightSource& source, backend::Context& context) : impl_(std::make_unique<Impl>(source, context)) {}
+Transformer::Transformer(const WeightSource& source, backend::Context& context)
+    : impl_(std::make_unique<Impl>(source, context)) {}
 Transformer::~Transformer() = default;
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
@@ -234,20 +246,22 @@ BlockWeights Transformer::load_block(std::int64_t layer) const {
     auto& biases = weights.biases.emplace_back();
     for (const LinearSpec& linear : site.linears) {
       linears.push_back(impl_->load(TensorSpec{linear.name + ".weight", {linear.out_features, linear.in_features}}));
-      biases.push_back(linear.has_bias ? impl_->load(TensorSpec{linear.name + ".bias", {linear.out_features}}) : Array<float>());
+      biases.push_back(linear.has_bias ? impl_->load(TensorSpec{linear.name + ".bias", {linear.out_features}})
+                                       : Array<float>());
     }
   }
   return weights;
 }
 
 HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens) {
-  VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == product(n_sequences, n_tokens), "ids must be [n_sequences, n_tokens]");
+  VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == product(n_sequences, n_tokens),
+                  "ids must be [n_sequences, n_tokens]");
   impl_->check_ids(ids);
   const auto n_rows = static_cast<std::int64_t>(ids.size());
   HiddenStates hidden{n_sequences, n_tokens, Array<float>(impl_->context, product(n_rows, impl_->config.hidden_size))};
   const Array<std::int32_t> device_ids = impl_->to_device(ids);
-  impl_->context.nn().embed(impl_->context.exec(), device_ids.data(), n_rows, impl_->config.hidden_size, impl_->embedding_table().data(),
-                            hidden.values.data());
+  impl_->context.nn().embed(impl_->context.exec(), device_ids.data(), n_rows, impl_->config.hidden_size,
+                            impl_->embedding_table().data(), hidden.values.data());
   return hidden;
 }
 
@@ -256,11 +270,13 @@ void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, c
   if (hidden.values.empty()) return;
   const std::int64_t per_batch = sequences_per_batch(hidden.n_tokens);
   for (std::int64_t s = 0; s < hidden.n_sequences; s += per_batch) {
-    const std::int64_t n_sequences = std::min(per_batch, hidden.n_sequences - s), n_rows = n_sequences * hidden.n_tokens;
+    const std::int64_t n_sequences = std::min(per_batch, hidden.n_sequences - s),
+                       n_rows = n_sequences * hidden.n_tokens;
     float* rows = hidden.values.data() + s * hidden.n_tokens * impl_->config.hidden_size;
     impl_->attention_half(weights, n_sequences, hidden.n_tokens, rows, observer);
     for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
-      impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size, observer);
+      impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
+                               observer);
   }
 }
 
@@ -274,7 +290,8 @@ std::vector<float> Transformer::logits(const HiddenStates& hidden, std::span<con
   }
   std::vector<float> result(static_cast<std::size_t>(product(static_cast<std::int64_t>(rows.size()), vocab)));
   for (std::size_t first = 0; first < index.size(); first += impl_->slab_rows()) {
-    const auto slab = std::span<const std::int32_t>(index).subspan(first, std::min(impl_->slab_rows(), index.size() - first));
+    const auto slab =
+        std::span<const std::int32_t>(index).subspan(first, std::min(impl_->slab_rows(), index.size() - first));
     const float* logits = impl_->slab_logits(hidden, slab);
     impl_->context.memory().copy_to_host(impl_->context.exec(), logits,
                                          product(static_cast<std::int64_t>(slab.size() * sizeof(float)), vocab),
@@ -285,7 +302,8 @@ std::vector<float> Transformer::logits(const HiddenStates& hidden, std::span<con
 
 std::vector<double> Transformer::next_token_nll(const HiddenStates& hidden, std::span<const std::int32_t> ids) {
   impl_->check_hidden(hidden);
-  VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == hidden.n_sequences * hidden.n_tokens, "ids must be [n_sequences, n_tokens]");
+  VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == hidden.n_sequences * hidden.n_tokens,
+                  "ids must be [n_sequences, n_tokens]");
   impl_->check_ids(ids);
   std::vector<std::int32_t> rows, targets;
   for (std::int64_t s = 0; s < hidden.n_sequences; ++s)
@@ -299,10 +317,10 @@ std::vector<double> Transformer::next_token_nll(const HiddenStates& hidden, std:
     const std::size_t n = std::min(impl_->slab_rows(), rows.size() - first);
     const float* logits = impl_->slab_logits(hidden, std::span<const std::int32_t>(rows).subspan(first, n));
     const Array<std::int32_t> target = impl_->to_device(std::span<const std::int32_t>(targets).subspan(first, n));
-    impl_->context.nn().nll(impl_->context.exec(), static_cast<std::int64_t>(n), impl_->config.vocab_size, logits, impl_->config.vocab_size,
-                            target.data(), nll.data());
-    impl_->context.memory().copy_to_host(impl_->context.exec(), nll.data(), static_cast<std::int64_t>(n * sizeof(double)),
-                                         result.data() + first);
+    impl_->context.nn().nll(impl_->context.exec(), static_cast<std::int64_t>(n), impl_->config.vocab_size, logits,
+                            impl_->config.vocab_size, target.data(), nll.data());
+    impl_->context.memory().copy_to_host(impl_->context.exec(), nll.data(),
+                                         static_cast<std::int64_t>(n * sizeof(double)), result.data() + first);
   }
   return result;
 }

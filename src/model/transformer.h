@@ -17,15 +17,16 @@ namespace voronoi::model {
 /// Weights of one decoder block in device memory, fp32.
 struct BlockWeights {
   std::int64_t layer = 0;
-  backend::Array<float> input_norm, post_attention_norm;      // [hidden]
-  backend::Array<float> q_norm, k_norm;                       // [head_dim], empty unless qk_norm
-  std::vector<std::vector<backend::Array<float>>> linears;    // [site][linear], each [out, in] row-major
-  std::vector<std::vector<backend::Array<float>>> biases;     // [site][linear], empty where there is none
+  backend::Array<float> input_norm, post_attention_norm;    // [hidden]
+  backend::Array<float> q_norm, k_norm;                     // [head_dim], empty unless qk_norm
+  std::vector<std::vector<backend::Array<float>>> linears;  // [site][linear], each [out, in] row-major
+  std::vector<std::vector<backend::Array<float>>> biases;   // [site][linear], empty where there is none
 };
 
-/// Called for every site of a block with its input x [n_rows, in_features] (device memory, row-major, contiguous), before the
-/// site's linears run.
-using SiteObserver = std::function<void(const SiteSpec& site, std::size_t site_index, const float* x, std::int64_t n_rows)>;
+/// Called for every site of a block with its input x [n_rows, in_features] (device memory, row-major, contiguous),
+/// before the site's linears run.
+using SiteObserver =
+    std::function<void(const SiteSpec& site, std::size_t site_index, const float* x, std::int64_t n_rows)>;
 
 /// Sequences of equal length; rows are sequence-major: hidden [n_sequences * n_tokens, hidden_size].
 struct HiddenStates {
@@ -43,12 +44,13 @@ class Transformer {
   BlockWeights load_block(std::int64_t layer) const;
   /// ids [n_sequences, n_tokens]; throws FormatError for an id outside the vocabulary.
   HiddenStates embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens);
-  /// In place: hidden leaves as the residual stream after the block. Workspace is bounded: sequences run a few at a time.
+  /// In place: hidden leaves as the residual stream after the block. Workspace is bounded: sequences run a few at a
+  /// time.
   void run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer = nullptr);
   /// Logits [n_rows, vocab] of chosen rows of the hidden states (final norm and head applied), to host memory.
   std::vector<float> logits(const HiddenStates& hidden, std::span<const std::int64_t> rows);
-  /// Negative log-likelihoods (natural logarithm) of ids[s, t+1] given ids[s, <= t]: [n_sequences, n_tokens - 1], row-major. Logits
-  /// exist only for a slab of rows at a time.
+  /// Negative log-likelihoods (natural logarithm) of ids[s, t+1] given ids[s, <= t]: [n_sequences, n_tokens - 1],
+  /// row-major. Logits exist only for a slab of rows at a time.
   std::vector<double> next_token_nll(const HiddenStates& hidden, std::span<const std::int32_t> ids);
 
  private:

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "core/team.h"
 #include "core/types.h"
 #include "quant/encoding.h"
-#include "core/team.h"
 
 namespace voronoi::quant {
 
@@ -20,20 +20,20 @@ namespace voronoi::quant {
 struct QuantParameters {
   std::string method = "vptq";
   std::uint64_t seed = 0;
-  double damping = 0.01;                   ///< share of the mean diagonal added to H; raised tenfold a step when H does not factor
+  double damping = 0.01;  ///< share of the mean diagonal added to H; raised tenfold a step when H does not factor
   // vptq, voronoi
-  std::int64_t vector_length = 4;          ///< v: consecutive rows (outputs) of one column
-  std::int64_t centroids = 256;            ///< k, a power of two, 2..65536
-  std::int64_t residual_centroids = 0;     ///< kr, a power of two <= k, or 0
-  double outlier_percent = 0;              ///< share of columns (largest diag H) with a codebook of their own
+  std::int64_t vector_length = 4;       ///< v: consecutive rows (outputs) of one column
+  std::int64_t centroids = 256;         ///< k, a power of two, 2..65536
+  std::int64_t residual_centroids = 0;  ///< kr, a power of two <= k, or 0
+  double outlier_percent = 0;           ///< share of columns (largest diag H) with a codebook of their own
   std::int64_t outlier_vector_length = 4, outlier_centroids = 4096;
-  std::int64_t groups = 1;                 ///< column groups with a codebook each
-  int kmeans_iterations = 100;             ///< upper bound; stops earlier by the relative rule
-  double kmeans_tolerance = 1e-4;          ///< stop when the objective falls by less than this share a step
+  std::int64_t groups = 1;         ///< column groups with a codebook each
+  int kmeans_iterations = 100;     ///< upper bound; stops earlier by the relative rule
+  double kmeans_tolerance = 1e-4;  ///< stop when the objective falls by less than this share a step
   bool act_order = true;
   // voronoi
-  int rounds = 3;                          ///< refit + sweep rounds
-  int candidates = 8;                      ///< main candidates in the joint residual search
+  int rounds = 3;      ///< refit + sweep rounds
+  int candidates = 8;  ///< main candidates in the joint residual search
   // rtn, gptq
   int bits = 2;
   std::int64_t group_size = 64;
@@ -42,28 +42,30 @@ struct QuantParameters {
 /// Every problem of the parameters for this method (empty: fine); `where` names options as the user writes them.
 std::vector<std::string> check_parameters(const QuantParameters& parameters);
 /// As above, for one operator's shape (a codebook larger than its vectors, groups that do not divide the columns, ...).
-std::vector<std::string> check_shape(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
+std::vector<std::string> check_shape(const QuantParameters& parameters, std::int64_t out_features,
+                                     std::int64_t in_features);
 
 /// E[x x^T] of one site and its factor, shared by the site's operators.
 struct PreparedHessian {
   std::int64_t n = 0;
-  std::vector<float> h;                ///< [n, n], both triangles: raw mean of x x^T, dead columns' diagonal set to 1 % of the mean
-                                       ///< (to 1 when no input was ever seen)
-  std::vector<std::int32_t> perm;      ///< processing order: stored position -> natural column
-  std::vector<float> factor;           ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
-  double damping = 0;                  ///< share of the mean diagonal that was added in the end
-  int damping_steps = 0;               ///< how often it had to be raised
-  std::int64_t dead_columns = 0;       ///< inputs that were always zero
+  std::vector<float> h;  ///< [n, n], both triangles: raw mean of x x^T, dead columns' diagonal set to 1 % of the mean
+                         ///< (to 1 when no input was ever seen)
+  std::vector<std::int32_t> perm;  ///< processing order: stored position -> natural column
+  std::vector<float> factor;       ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
+  double damping = 0;              ///< share of the mean diagonal that was added in the end
+  int damping_steps = 0;           ///< how often it had to be raised
+  std::int64_t dead_columns = 0;   ///< inputs that were always zero
 };
 
-/// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values. damping in 0..1. Computed in fp64. Throws NumericError when H is
-/// not finite, has a negative diagonal or does not factor even at the last damping step (1.0).
-PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping, bool act_order);
+/// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values. damping in 0..1. Computed in fp64. Throws
+/// NumericError when H is not finite, has a negative diagonal or does not factor even at the last damping step (1.0).
+PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
+                                bool act_order);
 
 struct QuantInput {
-  std::string name;                    ///< full module path; also the stream of the random numbers
+  std::string name;  ///< full module path; also the stream of the random numbers
   std::int64_t out_features = 0, in_features = 0;
-  std::span<const float> weight;       ///< [out_features, in_features], finite
+  std::span<const float> weight;  ///< [out_features, in_features], finite
   const PreparedHessian* hessian = nullptr;
   core::DType stored_dtype = core::DType::f16;  ///< type of codebooks and scales; they are rounded before assignment
 };
@@ -72,7 +74,8 @@ struct QuantResult {
   Encoding encoding;
   /// tr((W-Q) H (W-Q)^T) / tr(W H W^T) with the undamped H and Q as decoded from the encoding; 0 for W = 0.
   double relative_error = 0;
-  /// Further figures for the report (k-means iterations, error after each pass or round, damping ...): name -> value, deterministic.
+  /// Further figures for the report (k-means iterations, error after each pass or round, damping ...): name -> value,
+  /// deterministic.
   std::map<std::string, double> statistics;
 };
 
@@ -81,7 +84,8 @@ class Quantizer {
  public:
   virtual ~Quantizer() = default;
   /// All members of `team` call it with the same input; every member returns the same, whole result.
-  virtual QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters) const = 0;
+  virtual QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                               const QuantParameters& parameters) const = 0;
 };
 
 /// Throws ConfigError naming the known methods.
@@ -89,7 +93,8 @@ const Quantizer& find_quantizer(std::string_view method);
 std::vector<std::string> quantizer_names();
 
 /// tr((W-Q) H (W-Q)^T) / tr(W H W^T); 0 when W H W^T vanishes. h [n, n].
-double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features, std::span<const float> weight,
-                              std::span<const float> quantized, std::span<const float> h);
+double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
+                              std::span<const float> weight, std::span<const float> quantized,
+                              std::span<const float> h);
 
 }  // namespace voronoi::quant

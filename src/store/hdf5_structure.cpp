@@ -92,7 +92,8 @@ class Walk {
     check_sum(range(0, kSuperblockBytes), range(kSuperblockBytes, 4));
     block.number(1);  // status flags
     const std::uint64_t base = block.number(8), extension = block.number(8), end = block.number(8);
-    if (base != base_ || extension != kUndefined || end != base_ + image_.size()) refuse("is not laid out as a shard (HDF5 superblock)");
+    if (base != base_ || extension != kUndefined || end != base_ + image_.size())
+      refuse("is not laid out as a shard (HDF5 superblock)");
     is_root_ = true;
     header(block.number(8));
     is_root_ = false;
@@ -123,7 +124,7 @@ class Walk {
     const auto flags = static_cast<unsigned>(prefix.number(1));
     if ((flags & 0xC0U) != 0) refuse("HDF5 object header holds unknown fields");
     if ((flags & 0x20U) != 0) prefix.take(16);  // times
-    if ((flags & 0x10U) != 0) prefix.take(4);  // phase change values
+    if ((flags & 0x10U) != 0) prefix.take(4);   // phase change values
     const std::uint64_t size = prefix.number(std::size_t{1} << (flags & 3U));
     const std::uint64_t start = before - prefix.left();
     if (size > image_.size()) refuse("HDF5 metadata lies outside the file");
@@ -188,11 +189,13 @@ class Walk {
     }
   }
 
-  /// Link info and attribute info: neither heap nor tree may exist. Bit 0 of the flags: a counter of `counter_bytes` follows.
+  /// Link info and attribute info: neither heap nor tree may exist. Bit 0 of the flags: a counter of `counter_bytes`
+  /// follows.
   static void inside_header(Cursor body, std::size_t counter_bytes) {
     if (body.number(1) != 0) refuse("HDF5 message of an unknown version");
     if ((body.number(1) & 1U) != 0) body.take(counter_bytes);
-    if (body.number(8) != kUndefined || body.number(8) != kUndefined) refuse("HDF5 links or attributes lie outside their header");
+    if (body.number(8) != kUndefined || body.number(8) != kUndefined)
+      refuse("HDF5 links or attributes lie outside their header");
   }
 
   /// Integers, floats and texts have no parts; their properties are checked by HDF5.

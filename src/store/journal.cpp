@@ -36,13 +36,14 @@ std::optional<std::string_view> payload_of(std::string_view line, std::size_t nu
   if (!line.starts_with(head) || line.size() < head.size() + kDigits + 1) return std::nullopt;
   const std::string_view digest = line.substr(head.size(), kDigits);
   const std::string_view payload = line.substr(head.size() + kDigits + 1);
-  if (line[head.size() + kDigits] != ' ' || digest != std::string_view(core::sha256(numbered(number, payload))).substr(0, kDigits))
+  if (line[head.size() + kDigits] != ' ' ||
+      digest != std::string_view(core::sha256(numbered(number, payload))).substr(0, kDigits))
     return std::nullopt;
   return payload;
 }
 
-/// A torn write leaves a beginning of a line, in which no whole record can be found: one with more behind it lost its newline to
-/// damage. Records end in '}'; the search is bounded, for a hostile tail would make it quadratic.
+/// A torn write leaves a beginning of a line, in which no whole record can be found: one with more behind it lost its
+/// newline to damage. Records end in '}'; the search is bounded, for a hostile tail would make it quadratic.
 bool holds_whole_record(std::string_view tail, std::size_t number) {
   constexpr int kMaxTries = 1000;
   const std::string_view searched = tail.substr(0, std::size_t{1} << 20);
@@ -58,10 +59,11 @@ struct Replay {
 };
 
 [[noreturn]] void damaged(const std::string& file, std::size_t line, std::size_t offset, const std::string& what) {
-  throw FormatError(file, offset,
-                    fmt::format("line {} {}; the records before it are whole: keep a copy, cut the file before this line and "
-                                "run the same command again, and what the lost records say is done once more",
-                                line, what));
+  throw FormatError(
+      file, offset,
+      fmt::format("line {} {}; the records before it are whole: keep a copy, cut the file before this line and "
+                  "run the same command again, and what the lost records say is done once more",
+                  line, what));
 }
 
 Replay replay(const std::string& file, std::string_view text) {
@@ -145,7 +147,8 @@ Journal::Journal(const std::filesystem::path& path) : impl_(std::make_unique<Imp
   self.records = std::move(result.records);
   self.size = result.whole_bytes;
   self.torn = self.size < text.size();
-  if (self.torn && ::ftruncate(self.descriptor, static_cast<off_t>(self.size)) != 0) self.fail("cut the torn end of", errno);
+  if (self.torn && ::ftruncate(self.descriptor, static_cast<off_t>(self.size)) != 0)
+    self.fail("cut the torn end of", errno);
   if (::fsync(self.descriptor) != 0) self.fail("sync", errno);
   core::sync_directory(path.parent_path());
 }

@@ -1,4 +1,5 @@
-// Append-only record log: a line each, checksummed and synced; a torn tail is dropped on opening, damage before it is an error.
+// Append-only record log: a line each, checksummed and synced; a torn tail is dropped on opening, damage before it is
+// an error.
 #pragma once
 
 #include <filesystem>
@@ -10,20 +11,21 @@
 
 namespace voronoi::store {
 
-/// Records are JSON objects. One line: sequence number, SHA-256 (first 16 digits) of "number payload", payload, newline.
+/// Records are JSON objects. One line: sequence number, SHA-256 (first 16 digits) of "number payload", payload,
+/// newline.
 class Journal {
  public:
-  /// Opens or creates for appending: replays, truncates a torn tail (an incomplete or unchecksummed last line) and keeps the
-  /// records. Throws FormatError when a line before the last is damaged (file, line, remedy), StoreError when it cannot be written
-  /// or has another writer.
+  /// Opens or creates for appending: replays, truncates a torn tail (an incomplete or unchecksummed last line) and
+  /// keeps the records. Throws FormatError when a line before the last is damaged (file, line, remedy), StoreError when
+  /// it cannot be written or has another writer.
   explicit Journal(const std::filesystem::path& path);
   ~Journal();
   Journal(Journal&&) noexcept;
   Journal& operator=(Journal&&) = delete;
   const std::vector<core::Json>& records() const;
   bool dropped_torn_tail() const;
-  /// Written and synced when this returns. After a StoreError for want of space it may be called again; after a failed sync only a
-  /// new Journal can tell what is on the disk.
+  /// Written and synced when this returns. After a StoreError for want of space it may be called again; after a failed
+  /// sync only a new Journal can tell what is on the disk.
   void append(const core::Json& record);
 
   /// Read-only replay, for `status`: ignores a torn tail, writes nothing.

@@ -37,7 +37,9 @@ std::string reason(const fs::path& path, const std::string& what, int error) {
   return fmt::format("{}: cannot {}: {}{}", path.string(), what, std::strerror(error), kElsewhere);
 }
 
-std::string dump(const Json& value, int indent = -1) { return value.dump(indent, ' ', false, Json::error_handler_t::replace); }
+std::string dump(const Json& value, int indent = -1) {
+  return value.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -46,7 +48,8 @@ std::string host_name() {
 }
 
 std::array<fs::path, 7> folders_of(const RunPaths& paths) {
-  return {paths.layers(), paths.hessians(), paths.quarantine(), paths.evaluations(), paths.report(), paths.logs(), paths.root};
+  return {paths.layers(), paths.hessians(), paths.quarantine(), paths.evaluations(),
+          paths.report(), paths.logs(),     paths.root};
 }
 
 /// What a start that was cut off before run.json was written leaves behind: the lock, log files, empty folders.
@@ -66,15 +69,17 @@ void refuse_foreign_folder(const RunPaths& paths) {
   std::error_code error;
   const fs::file_status status = fs::status(paths.root, error);
   if (!fs::exists(status)) return;
-  if (!fs::is_directory(status)) throw ConfigError(paths.root.string() + ": is not a directory; choose another place with --run");
+  if (!fs::is_directory(status))
+    throw ConfigError(paths.root.string() + ": is not a directory; choose another place with --run");
   if (fs::exists(paths.identity(), error)) return;
   auto entry = fs::directory_iterator(paths.root, error);
   if (error) throw StoreError(reason(paths.root, "list", error.value()));
   for (; entry != fs::directory_iterator(); entry.increment(error)) {
     if (!is_left_by_interrupted_start(paths, *entry))
-      throw ConfigError(fmt::format("{}: is neither empty nor a run directory (no run.json, but \"{}\"); choose an empty or new "
-                                    "directory with --run",
-                                    paths.root.string(), entry->path().filename().string()));
+      throw ConfigError(
+          fmt::format("{}: is neither empty nor a run directory (no run.json, but \"{}\"); choose an empty or new "
+                      "directory with --run",
+                      paths.root.string(), entry->path().filename().string()));
     if (error) break;
   }
   if (error) throw StoreError(reason(paths.root, "list", error.value()));
@@ -110,7 +115,8 @@ std::string read_descriptor(int descriptor) {
 std::string describe_holder(const std::string& record, const std::string& file) {
   try {
     const Json json = core::parse_json(record, file, 4);
-    std::string text = fmt::format("process {} on {}", json.at("pid").get<std::int64_t>(), json.at("host").get<std::string>());
+    std::string text =
+        fmt::format("process {} on {}", json.at("pid").get<std::int64_t>(), json.at("host").get<std::string>());
     if (const auto job = json.at("job").get<std::string>(); !job.empty()) text += fmt::format(" (Slurm job {})", job);
     return text + ", started " + json.at("start").get<std::string>();
   } catch (const std::exception&) {
@@ -182,9 +188,10 @@ RunLock::RunLock(const RunPaths& paths) {
   try {
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK)
-        throw StoreError(fmt::format("{}: cannot be locked: {}; a run directory needs a file system with locks (Lustre: mount "
-                                     "option flock)",
-                                     path.string(), std::strerror(errno)));
+        throw StoreError(
+            fmt::format("{}: cannot be locked: {}; a run directory needs a file system with locks (Lustre: mount "
+                        "option flock)",
+                        path.string(), std::strerror(errno)));
       throw StoreError(fmt::format("{}: in use by {}; wait until it ends, stop it, or choose another place with --run",
                                    paths.root.string(), describe_holder(read_descriptor(descriptor_), path.string())));
     }
@@ -198,7 +205,8 @@ RunLock::RunLock(const RunPaths& paths) {
     record["job"] = job ? job : "";
     record["start"] = now_utc();
     const std::string text = dump(record) + "\n";
-    if (::ftruncate(descriptor_, 0) != 0 || ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
+    if (::ftruncate(descriptor_, 0) != 0 ||
+        ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
         ::fsync(descriptor_) != 0)
       throw StoreError(reason(path, "write", errno != 0 ? errno : ENOSPC));
   } catch (...) {
@@ -226,8 +234,8 @@ void check_or_write_identity(const RunPaths& paths, const Json& identity, const 
   }
   const std::vector<std::string> lines = differences(read_identity(paths), now);
   if (lines.empty()) return;
-  std::vector<std::string> problems{paths.root.string() +
-                                    ": was started with other settings; choose another place with --run, or the old settings:"};
+  std::vector<std::string> problems{
+      paths.root.string() + ": was started with other settings; choose another place with --run, or the old settings:"};
   for (const std::string& line : lines) problems.push_back("  " + line);
   throw ConfigError(problems);
 }
@@ -244,10 +252,13 @@ Json read_identity(const RunPaths& paths) {
   } catch (const FormatError& error) {
     throw damaged("is damaged (" + std::string(error.what()) + ")");
   }
-  if (!json.is_object() || !json.contains("format") || json["format"] != kFormat) throw damaged("is not a run's identity");
+  if (!json.is_object() || !json.contains("format") || json["format"] != kFormat)
+    throw damaged("is not a run's identity");
   if (!json.contains("version") || json["version"] != kVersion)
-    throw FormatError(file, "was written by another version of the format; use the program that made this run, or another --run");
-  if (!json.contains("sha256") || !json["sha256"].is_string() || !json.contains("identity") || !json["identity"].is_object())
+    throw FormatError(
+        file, "was written by another version of the format; use the program that made this run, or another --run");
+  if (!json.contains("sha256") || !json["sha256"].is_string() || !json.contains("identity") ||
+      !json["identity"].is_object())
     throw damaged("is damaged (sha256 or identity is missing)");
   const std::string digest = json["sha256"].get<std::string>();
   const std::size_t at = text.find(digest);
@@ -264,7 +275,8 @@ fs::path quarantine_file(const RunPaths& paths, const fs::path& file) {
   for (int n = 1;; ++n) {
     const fs::path target = paths.quarantine() / fmt::format("{}.{}", file.filename().string(), n);
     if (fs::exists(fs::symlink_status(target, error))) continue;
-    if (::rename(file.c_str(), target.c_str()) != 0) throw StoreError(reason(file, "move to " + target.string(), errno));
+    if (::rename(file.c_str(), target.c_str()) != 0)
+      throw StoreError(reason(file, "move to " + target.string(), errno));
     core::sync_directory(paths.quarantine());
     core::sync_directory(file.parent_path());
     return target;

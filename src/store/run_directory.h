@@ -29,12 +29,13 @@ struct RunPaths {
   std::filesystem::path logs() const { return root / "logs"; }
 };
 
-/// Creates root and sub-directories; throws StoreError with the remedy when it cannot be written, and ConfigError when `root` exists,
-/// is not empty and is not a run directory.
+/// Creates root and sub-directories; throws StoreError with the remedy when it cannot be written, and ConfigError when
+/// `root` exists, is not empty and is not a run directory.
 void create_run_directory(const RunPaths& paths);
 
-/// Exclusive writer: flock on the lock file plus host, pid and job id in it. Held until destroyed (released by the kernel when the
-/// process dies). Throws StoreError naming the holder when another process holds it; a stale record of a dead process is replaced
+/// Exclusive writer: flock on the lock file plus host, pid and job id in it. Held until destroyed (released by the
+/// kernel when the process dies). Throws StoreError naming the holder when another process holds it; a stale record of
+/// a dead process is replaced
 /// (`stale_holder` tells whose it was).
 class RunLock {
  public:
@@ -49,8 +50,8 @@ class RunLock {
   std::optional<std::string> stale_holder_;
 };
 
-/// First start: writes run.json = identity (with its checksum). Later: compares; throws ConfigError listing every difference as
-/// "key: was A, is B" with the remedy (another --run, or the old settings).
+/// First start: writes run.json = identity (with its checksum). Later: compares; throws ConfigError listing every
+/// difference as "key: was A, is B" with the remedy (another --run, or the old settings).
 void check_or_write_identity(const RunPaths& paths, const core::Json& identity, const std::string& tag);
 core::Json read_identity(const RunPaths& paths);
 

@@ -27,8 +27,8 @@ using core::StoreError;
 using hdf5::check;
 using hdf5::Handle;
 
-/// HDF5's user block: the first bytes, which the library never looks at. The digest in it covers all the rest, so damage is
-/// found before a byte of the file reaches HDF5's parser.
+/// HDF5's user block: the first bytes, which the library never looks at. The digest in it covers all the rest, so
+/// damage is found before a byte of the file reaches HDF5's parser.
 constexpr std::size_t kUserBlock = 512;
 constexpr std::string_view kMagic = "voronoi shard 1\n";
 constexpr const char* kFormatAttribute = "shard_format";
@@ -47,10 +47,12 @@ bool is_valid_name(std::string_view name) {
 bool is_reserved(std::string_view name) { return name == kFormatAttribute || name == kDigestAttribute; }
 
 void require_valid(const Shard& shard) {
-  VORONOI_REQUIRE(shard.arrays.size() < kMaxLinks && shard.attributes.size() < kMaxLinks - 2, "a shard holds fewer than 65535 arrays");
+  VORONOI_REQUIRE(shard.arrays.size() < kMaxLinks && shard.attributes.size() < kMaxLinks - 2,
+                  "a shard holds fewer than 65535 arrays");
   for (const auto& [name, value] : shard.attributes) {
     VORONOI_REQUIRE(is_valid_name(name) && !is_reserved(name), "attribute name \"" + name + "\" cannot be stored");
-    VORONOI_REQUIRE(value.size() <= kMaxAttribute, "attribute \"" + name + "\" is longer than 60000 bytes: store it as an array");
+    VORONOI_REQUIRE(value.size() <= kMaxAttribute,
+                    "attribute \"" + name + "\" is longer than 60000 bytes: store it as an array");
   }
   std::set<std::string_view> names;
   for (const ShardArray& array : shard.arrays) {
@@ -74,9 +76,7 @@ std::vector<std::string> digests_of(const Shard& shard) {
 /// Digest over everything the shard says; lengths stand before texts, so no two contents give the same bytes.
 std::string root_digest(const Shard& shard, const std::vector<std::string>& digests) {
   core::Sha256 hash;
-  const auto text = [&hash](std::string_view value) {
-    hash.update(fmt::format(" {} ", value.size())).update(value);
-  };
+  const auto text = [&hash](std::string_view value) { hash.update(fmt::format(" {} ", value.size())).update(value); };
   for (const auto& [name, value] : shard.attributes) {
     hash.update("attribute");
     text(name);
@@ -93,25 +93,34 @@ std::string root_digest(const Shard& shard, const std::vector<std::string>& dige
 }
 
 std::string user_block(std::string_view digest, std::size_t file_size) {
-  std::string block = std::string(kMagic) + "sha256 " + std::string(digest) + "\nbytes " + std::to_string(file_size) + "\n";
+  std::string block =
+      std::string(kMagic) + "sha256 " + std::string(digest) + "\nbytes " + std::to_string(file_size) + "\n";
   block.resize(kUserBlock, '\0');
   return block;
 }
 
-/// IEEE half has no predefined HDF5 type; bfloat16 is stored as its 16 bits, because readers in other languages reject foreign
-/// float layouts (the attribute `dtype` tells it from U16).
+/// IEEE half has no predefined HDF5 type; bfloat16 is stored as its 16 bits, because readers in other languages reject
+/// foreign float layouts (the attribute `dtype` tells it from U16).
 Handle storage_type(DType dtype) {
   const auto copy = [](hid_t type) { return Handle(H5Tcopy(type), H5Tclose, "H5Tcopy"); };
   switch (dtype) {
-    case DType::f64: return copy(H5T_IEEE_F64LE);
-    case DType::f32: return copy(H5T_IEEE_F32LE);
-    case DType::u8: return copy(H5T_STD_U8LE);
+    case DType::f64:
+      return copy(H5T_IEEE_F64LE);
+    case DType::f32:
+      return copy(H5T_IEEE_F32LE);
+    case DType::u8:
+      return copy(H5T_STD_U8LE);
     case DType::bf16:
-    case DType::u16: return copy(H5T_STD_U16LE);
-    case DType::u32: return copy(H5T_STD_U32LE);
-    case DType::i32: return copy(H5T_STD_I32LE);
-    case DType::i64: return copy(H5T_STD_I64LE);
-    case DType::f16: break;
+    case DType::u16:
+      return copy(H5T_STD_U16LE);
+    case DType::u32:
+      return copy(H5T_STD_U32LE);
+    case DType::i32:
+      return copy(H5T_STD_I32LE);
+    case DType::i64:
+      return copy(H5T_STD_I64LE);
+    case DType::f16:
+      break;
   }
   Handle half = copy(H5T_IEEE_F32LE);
   check(H5Tset_fields(half.get(), 15, 10, 5, 0, 10), "H5Tset_fields");
@@ -256,9 +265,12 @@ class Reader {
     for (hsize_t i = 0; i < group.nlinks; ++i) read_link(file.get(), i);
     const auto digest = own_.find(kDigestAttribute);
     const auto format = own_.find(kFormatAttribute);
-    if (digest == own_.end() || format == own_.end()) throw std::runtime_error("is not a shard: its own attributes are missing");
-    if (format->second != kFormat) throw std::runtime_error("shard format " + format->second + ": this version reads format 1");
-    if (root_digest(shard_, digests_) != digest->second) throw std::runtime_error("checksum of attributes and arrays does not match");
+    if (digest == own_.end() || format == own_.end())
+      throw std::runtime_error("is not a shard: its own attributes are missing");
+    if (format->second != kFormat)
+      throw std::runtime_error("shard format " + format->second + ": this version reads format 1");
+    if (root_digest(shard_, digests_) != digest->second)
+      throw std::runtime_error("checksum of attributes and arrays does not match");
     return std::move(shard_);
   }
 
@@ -304,14 +316,14 @@ class Reader {
     });
   }
 
-  /// The bytes are taken from the file's own image once HDF5 has told where they are: nothing is converted, no driver runs.
+  /// The bytes are taken from the file's own image once HDF5 has told where they are: nothing is converted, no driver
+  /// runs.
   void read_array(hid_t dataset, const std::string& name) {
     ShardArray array;
     array.name = name;
     const auto text = [dataset](const char* attribute) {
-      return at(std::string("attribute \"") + attribute + "\"", [&] {
-        return read_text(Handle(H5Aopen(dataset, attribute, H5P_DEFAULT), H5Aclose, "H5Aopen"), 64);
-      });
+      return at(std::string("attribute \"") + attribute + "\"",
+                [&] { return read_text(Handle(H5Aopen(dataset, attribute, H5P_DEFAULT), H5Aclose, "H5Aopen"), 64); });
     };
     const std::string type_name = text("dtype");
     const auto dtype = core::dtype_from_name(type_name);
@@ -333,7 +345,8 @@ class Reader {
     check(H5Sget_simple_extent_dims(space.get(), extents.data(), nullptr), "H5Sget_simple_extent_dims");
     for (int i = 0; i < rank; ++i) {
       const hsize_t extent = extents[static_cast<std::size_t>(i)];
-      if (extent > static_cast<hsize_t>(std::numeric_limits<std::int64_t>::max())) throw std::runtime_error("a dimension overflows");
+      if (extent > static_cast<hsize_t>(std::numeric_limits<std::int64_t>::max()))
+        throw std::runtime_error("a dimension overflows");
       array.shape.push_back(static_cast<std::int64_t>(extent));
     }
     const auto count = core::element_count(array.shape);
@@ -342,10 +355,12 @@ class Reader {
       throw std::runtime_error("shape " + core::to_string(array.shape) + " needs more bytes than the file has");
     if (*size > 0) {
       const haddr_t offset = H5Dget_offset(dataset);
-      if (offset == HADDR_UNDEF || offset > bytes_.size() || static_cast<std::uint64_t>(*size) > bytes_.size() - offset ||
+      if (offset == HADDR_UNDEF || offset > bytes_.size() ||
+          static_cast<std::uint64_t>(*size) > bytes_.size() - offset ||
           H5Dget_storage_size(dataset) != static_cast<hsize_t>(*size))
         throw std::runtime_error("its bytes lie outside the file");
-      const std::span<std::byte> bytes = bytes_.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(*size));
+      const std::span<std::byte> bytes =
+          bytes_.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(*size));
       array.bytes.assign(bytes.begin(), bytes.end());
     }
     total_ += static_cast<std::size_t>(*size);
@@ -366,13 +381,16 @@ void check_user_block(const std::string& file, std::span<const std::byte> bytes)
   const std::string_view head(reinterpret_cast<const char*>(bytes.data()), std::min(bytes.size(), kUserBlock));
   if (!head.starts_with(kMagic)) {
     constexpr std::string_view kHdf5 = "\x89HDF\r\n\x1a\n";
-    throw FormatError(file, head.empty()               ? "is empty, not a shard"
-                            : head.starts_with(kHdf5)  ? "is an HDF5 file, but not a shard (no \"voronoi shard 1\" before it)"
-                                                       : "is not a shard: it does not begin with \"voronoi shard 1\"");
+    throw FormatError(file, head.empty() ? "is empty, not a shard"
+                            : head.starts_with(kHdf5)
+                                ? "is an HDF5 file, but not a shard (no \"voronoi shard 1\" before it)"
+                                : "is not a shard: it does not begin with \"voronoi shard 1\"");
   }
   if (bytes.size() < kUserBlock) throw FormatError(file, bytes.size(), "is cut off inside its header");
   if (head != user_block(core::sha256(bytes.subspan(kUserBlock)), bytes.size()))
-    throw FormatError(file, "is damaged: length or SHA-256 is not the one in its header; remove the file, a resumed run makes it again");
+    throw FormatError(
+        file,
+        "is damaged: length or SHA-256 is not the one in its header; remove the file, a resumed run makes it again");
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Speed of the forward pass and of Hessian updates in the shapes of SmolLM2-135M, beside OpenBLAS's sgemm in the same run.
-// GFLOP/s counts processor time of all threads, so that it is a figure per core and holds on a busy machine; OPENBLAS_CORETYPE
-// chooses OpenBLAS's kernels.
+// Speed of the forward pass and of Hessian updates in the shapes of SmolLM2-135M, beside OpenBLAS's sgemm in the same
+// run. GFLOP/s counts processor time of all threads, so that it is a figure per core and holds on a busy machine;
+// OPENBLAS_CORETYPE chooses OpenBLAS's kernels.
 #include <benchmark/benchmark.h>
 #include <cblas.h>
 
@@ -17,8 +17,8 @@
 namespace voronoi {
 namespace {
 
-constexpr std::int64_t kTokens = 2048, kHidden = 576, kIntermediate = 1536, kLayers = 30, kHeads = 9, kKvHeads = 3, kHeadDim = 64,
-                       kVocab = 49152;
+constexpr std::int64_t kTokens = 2048, kHidden = 576, kIntermediate = 1536, kLayers = 30, kHeads = 9, kKvHeads = 3,
+                       kHeadDim = 64, kVocab = 49152;
 
 std::vector<float> random_floats(std::int64_t n, float deviation = 1.0F) {
   std::mt19937 engine(1);
@@ -29,7 +29,8 @@ std::vector<float> random_floats(std::int64_t n, float deviation = 1.0F) {
 }
 
 void set_flops(benchmark::State& state, double flops) {
-  state.counters["GFLOP/s"] = benchmark::Counter(flops * 1e-9 * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(flops * 1e-9 * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
 void openblas_sgemm(benchmark::State& state) {
@@ -38,8 +39,9 @@ void openblas_sgemm(benchmark::State& state) {
   const std::vector<float> a = random_floats(m * k), b = random_floats(n * k);
   std::vector<float> c(static_cast<std::size_t>(m * n));
   for (auto _ : state)
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), 1.0F, a.data(),
-                static_cast<int>(k), b.data(), static_cast<int>(k), 0.0F, c.data(), static_cast<int>(n));
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k),
+                1.0F, a.data(), static_cast<int>(k), b.data(), static_cast<int>(k), 0.0F, c.data(),
+                static_cast<int>(n));
   state.SetLabel(openblas_get_corename());
   set_flops(state, 2.0 * static_cast<double>(m * n) * static_cast<double>(k));
 }
@@ -68,10 +70,12 @@ void cholesky_and_inverse(benchmark::State& state) {
   backend::Context context(backend::Device::cpu, static_cast<int>(state.range(1)));
   std::vector<double> matrix(static_cast<std::size_t>(n * n));
   for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = 0; j < n; ++j) matrix[static_cast<std::size_t>(i * n + j)] = i == j ? 2.0 : 1.0 / static_cast<double>(n + i - j);
+    for (std::int64_t j = 0; j < n; ++j)
+      matrix[static_cast<std::size_t>(i * n + j)] = i == j ? 2.0 : 1.0 / static_cast<double>(n + i - j);
   for (auto _ : state) {
     std::vector<double> l = matrix;
-    if (context.linalg().cholesky_lower_f64(context.exec(), n, l.data(), n) != 0) state.SkipWithError("not positive definite");
+    if (context.linalg().cholesky_lower_f64(context.exec(), n, l.data(), n) != 0)
+      state.SkipWithError("not positive definite");
     context.linalg().invert_lower_f64(context.exec(), n, l.data(), n);
     benchmark::DoNotOptimize(l.data());
   }
@@ -80,7 +84,8 @@ void cholesky_and_inverse(benchmark::State& state) {
 
 void attention(benchmark::State& state) {
   backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
-  const std::vector<float> q = random_floats(kTokens * kHeads * kHeadDim), k = random_floats(kTokens * kKvHeads * kHeadDim);
+  const std::vector<float> q = random_floats(kTokens * kHeads * kHeadDim),
+                           k = random_floats(kTokens * kKvHeads * kHeadDim);
   std::vector<float> out(q.size());
   kernels::AttentionShape shape{};
   shape.n_sequences = 1;
@@ -108,7 +113,8 @@ void nll(benchmark::State& state) {
   const std::vector<float> logits = random_floats(256 * kVocab, 8.0F);
   const std::vector<std::int32_t> target(256);
   std::vector<double> result(256);
-  for (auto _ : state) context.nn().nll(context.exec(), 256, kVocab, logits.data(), kVocab, target.data(), result.data());
+  for (auto _ : state)
+    context.nn().nll(context.exec(), 256, kVocab, logits.data(), kVocab, target.data(), result.data());
 }
 
 /// Random weights in the shape of SmolLM2-135M; every layer holds the same ones.
@@ -173,13 +179,25 @@ void forward_window_with_head(benchmark::State& state) {
   set_flops(state, kLayers * kBlockFlops + 2.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kVocab));
 }
 
-BENCHMARK(openblas_sgemm)->Args({kTokens, 576, 576})->Args({kTokens, 1536, 576})->Args({kTokens, 576, 1536})
-    ->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(openblas_sgemm)
+    ->Args({kTokens, 576, 576})
+    ->Args({kTokens, 1536, 576})
+    ->Args({kTokens, 576, 1536})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime();
 BENCHMARK(gemm_f32)
-    ->ArgsProduct({{kTokens}, {192, 576, 1536}, {576}, {1, 2}})->Args({kTokens, 576, 1536, 1})->Args({kTokens, 576, 1536, 2})
-    ->Args({512, kVocab, 576, 1})->Args({512, kVocab, 576, 2})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+    ->ArgsProduct({{kTokens}, {192, 576, 1536}, {576}, {1, 2}})
+    ->Args({kTokens, 576, 1536, 1})
+    ->Args({kTokens, 576, 1536, 2})
+    ->Args({512, kVocab, 576, 1})
+    ->Args({512, kVocab, 576, 2})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime();
 BENCHMARK(gram)->ArgsProduct({{576, 1536}, {1, 2}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
-BENCHMARK(cholesky_and_inverse)->ArgsProduct({{576, 1536}, {1, 2}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(cholesky_and_inverse)
+    ->ArgsProduct({{576, 1536}, {1, 2}})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime();
 BENCHMARK(attention)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(swiglu)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(nll)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();

@@ -54,7 +54,8 @@ void nearest(benchmark::State& state) {
   std::vector<float> distance2(static_cast<std::size_t>(n));
   for (auto _ : state) {
     if (m == 0)
-      context.vq().nearest(context.exec(), n, dim, points.data(), k, centroids.data(), nullptr, index.data(), distance2.data());
+      context.vq().nearest(context.exec(), n, dim, points.data(), k, centroids.data(), nullptr, index.data(),
+                           distance2.data());
     else
       context.vq().nearest_m(context.exec(), n, dim, points.data(), k, centroids.data(), nullptr, m, index.data());
     benchmark::ClobberMemory();
@@ -69,7 +70,8 @@ BENCHMARK(nearest)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
-std::vector<quant::KmeansChunk> chunks_of(std::int64_t n, std::int64_t dim, std::int64_t n_chunks, const float* points, const float* weights) {
+std::vector<quant::KmeansChunk> chunks_of(std::int64_t n, std::int64_t dim, std::int64_t n_chunks, const float* points,
+                                          const float* weights) {
   std::vector<quant::KmeansChunk> chunks;
   for (std::int64_t id = 0; id < n_chunks; ++id) {
     const std::int64_t begin = n * id / n_chunks;
@@ -106,8 +108,9 @@ int run_file(char** arguments) {
   const int iterations = std::atoi(arguments[4]), threads = std::atoi(arguments[5]);
   const auto seed = static_cast<std::uint64_t>(std::atoll(arguments[8]));
   const std::vector<float> points = read_floats(arguments[0], n * dim);
-  const std::vector<float> weights =
-      std::strcmp(arguments[6], "-") == 0 ? std::vector<float>(static_cast<std::size_t>(n), 1.0F) : read_floats(arguments[6], n);
+  const std::vector<float> weights = std::strcmp(arguments[6], "-") == 0
+                                         ? std::vector<float>(static_cast<std::size_t>(n), 1.0F)
+                                         : read_floats(arguments[6], n);
   backend::Context context(backend::Device::cpu, threads);
   core::SoloTeam team;
   const auto chunks = chunks_of(n, dim, 16, points.data(), weights.data());
@@ -121,16 +124,21 @@ int run_file(char** arguments) {
   };
   quant::KmeansResult started, stepped, whole;
   const double start_s = seconds({.k = k, .dim = dim, .max_iterations = 0, .seed = seed}, started);
-  const double whole_s = seconds({.k = k, .dim = dim, .max_iterations = iterations, .tolerance = 0, .seed = seed}, whole);
+  const double whole_s =
+      seconds({.k = k, .dim = dim, .max_iterations = iterations, .tolerance = 0, .seed = seed}, whole);
   // The share of the steps: from given centroids, with and without them.
   const double none_s = seconds({.k = k, .dim = dim, .max_iterations = 0, .initial = started.centroids}, stepped);
   const double none_cpu_s = cpu_s;
-  const double steps_s = seconds({.k = k, .dim = dim, .max_iterations = iterations, .tolerance = 0, .initial = started.centroids}, stepped);
+  const double steps_s = seconds(
+      {.k = k, .dim = dim, .max_iterations = iterations, .tolerance = 0, .initial = started.centroids}, stepped);
   const int steps = std::max(1, stepped.iterations);
   std::ofstream(arguments[7], std::ios::binary)
       .write(reinterpret_cast<const char*>(whole.centroids.data()), k * dim * static_cast<std::int64_t>(sizeof(float)));
-  std::printf("{\"start_s\": %.6f, \"total_s\": %.6f, \"iteration_s\": %.6f, \"iteration_cpu_s\": %.6f, \"iterations\": %d, \"first\": %.9g, \"objective\": %.9g}\n", start_s,
-              whole_s, (steps_s - none_s) / steps, (cpu_s - none_cpu_s) / steps, whole.iterations, whole.objective.front(), whole.objective.back());
+  std::printf(
+      "{\"start_s\": %.6f, \"total_s\": %.6f, \"iteration_s\": %.6f, \"iteration_cpu_s\": %.6f, \"iterations\": %d, "
+      "\"first\": %.9g, \"objective\": %.9g}\n",
+      start_s, whole_s, (steps_s - none_s) / steps, (cpu_s - none_cpu_s) / steps, whole.iterations,
+      whole.objective.front(), whole.objective.back());
   return 0;
 }
 

@@ -34,7 +34,8 @@ std::vector<float> divided(std::int64_t n_chunks, std::int64_t ranks) {
 TEST(HessianTree, AnyDivisionOverRanksGivesTheSameBits) {
   for (const std::int64_t n_chunks : {1, 2, 3, 7, 12, 64}) {
     const std::vector<float> alone = divided(n_chunks, 1);
-    for (const std::int64_t ranks : {2, 3, 5, 8}) EXPECT_EQ(divided(n_chunks, ranks), alone) << n_chunks << " chunks, " << ranks << " ranks";
+    for (const std::int64_t ranks : {2, 3, 5, 8})
+      EXPECT_EQ(divided(n_chunks, ranks), alone) << n_chunks << " chunks, " << ranks << " ranks";
   }
 }
 

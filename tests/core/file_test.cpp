@@ -15,7 +15,9 @@ using test::TemporaryFolder;
 using testing::AllOf;
 using testing::HasSubstr;
 
-std::string text_of(std::span<const std::byte> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 TEST(MappedFile, ShowsTheBytesOfAFile) {
   const TemporaryFolder folder;
@@ -38,9 +40,11 @@ TEST(MappedFile, WhatIsNoFileIsRefusedWithoutWaiting) {
   const TemporaryFolder folder;
   EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder / "none"); }),
               AllOf(HasSubstr((folder / "none").string()), HasSubstr("No such file"), HasSubstr("check the path")));
-  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder.path()); }), HasSubstr("is not a regular file"));
+  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder.path()); }),
+              HasSubstr("is not a regular file"));
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
-  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder / "pipe"); }), HasSubstr("is not a regular file"));
+  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder / "pipe"); }),
+              HasSubstr("is not a regular file"));
   EXPECT_THROW(MappedFile("/dev/null/x"), StoreError);
 }
 
@@ -82,8 +86,9 @@ TEST(WriteFileAtomic, FullDiskKeepsTheOldContentAndNoTemporary) {
   if (!disk.mounted()) GTEST_SKIP() << disk.why();
   write_file_atomic(disk / "f", "old", "1");
   const std::string big(1 << 20, 'x');
-  EXPECT_THAT(message_of<StoreError>([&] { write_file_atomic(disk / "f", big, "2"); }),
-              AllOf(HasSubstr((disk / "f").string()), HasSubstr("No space left on device"), HasSubstr("free some space")));
+  EXPECT_THAT(
+      message_of<StoreError>([&] { write_file_atomic(disk / "f", big, "2"); }),
+      AllOf(HasSubstr((disk / "f").string()), HasSubstr("No space left on device"), HasSubstr("free some space")));
   EXPECT_EQ(test::read_bytes(disk / "f"), "old");
   EXPECT_EQ(test::entries(disk.path()), 1);
   write_file_atomic(disk / "f", "new", "2");
@@ -103,7 +108,8 @@ TEST(WriteFileAtomic, ReadOnlyDiskIsNamedWithARemedy) {
 TEST(WriteFileAtomic, FailedRenameLeavesNoTemporary) {
   const TemporaryFolder folder;
   fs::create_directories(folder / "f/inside");
-  EXPECT_THAT(message_of<StoreError>([&] { write_file_atomic(folder / "f", "x", "1"); }), HasSubstr((folder / "f").string()));
+  EXPECT_THAT(message_of<StoreError>([&] { write_file_atomic(folder / "f", "x", "1"); }),
+              HasSubstr((folder / "f").string()));
   EXPECT_EQ(test::entries(folder.path()), 1);
   EXPECT_THROW(write_file_atomic("/dev/null/f", "x", "1"), StoreError);
   EXPECT_THROW(write_file_atomic(folder / "none/f", "x", "1"), StoreError);
@@ -111,12 +117,14 @@ TEST(WriteFileAtomic, FailedRenameLeavesNoTemporary) {
 
 TEST(RemoveTemporaries, TakesThemAndNothingElse) {
   const TemporaryFolder folder;
-  for (const char* name : {"a.h5.tmp-1", "b.json.tmp-attempt-3", "a.h5", "tmp-x", "a.tmp"}) test::write_bytes(folder / name, "x");
+  for (const char* name : {"a.h5.tmp-1", "b.json.tmp-attempt-3", "a.h5", "tmp-x", "a.tmp"})
+    test::write_bytes(folder / name, "x");
   fs::create_directory(folder / "folder.tmp-1");
   fs::create_symlink(folder / "a.h5", folder / "link.tmp-1");
   remove_temporaries(folder.path());
   EXPECT_EQ(test::entries(folder.path()), 5);
-  for (const char* name : {"a.h5", "tmp-x", "a.tmp", "folder.tmp-1", "link.tmp-1"}) EXPECT_TRUE(fs::exists(folder / name)) << name;
+  for (const char* name : {"a.h5", "tmp-x", "a.tmp", "folder.tmp-1", "link.tmp-1"})
+    EXPECT_TRUE(fs::exists(folder / name)) << name;
   EXPECT_THAT(message_of<StoreError>([&] { remove_temporaries(folder / "none"); }), HasSubstr("none: cannot list"));
 }
 

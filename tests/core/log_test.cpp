@@ -69,7 +69,8 @@ TEST_F(Log, FileGetsEverythingAndIsAppendedTo) {
             "");
   const std::string text = test::read_bytes(path);
   EXPECT_THAT(text, testing::StartsWith("before\n"));
-  EXPECT_THAT(text, testing::AllOf(HasSubstr("debug detail 1\n"), HasSubstr("warning {braces}\n"), Not(HasSubstr("\033"))));
+  EXPECT_THAT(text,
+              testing::AllOf(HasSubstr("debug detail 1\n"), HasSubstr("warning {braces}\n"), Not(HasSubstr("\033"))));
   EXPECT_THROW(log_to_file("/dev/null/x.log"), StoreError);
 }
 

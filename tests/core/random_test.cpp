@@ -30,7 +30,8 @@ TEST(CounterRandom, IsSplitMix64ByCounter) {
       std::uint64_t before = (seed ^ inner) - 0x9E3779B97F4A7C15ULL;
       std::uint64_t key = next_of_reference(before);
       const CounterRandom random(seed, stream);
-      for (std::uint64_t i = 0; i < 50; ++i) ASSERT_EQ(random.bits(i), next_of_reference(key)) << seed << " " << stream << " " << i;
+      for (std::uint64_t i = 0; i < 50; ++i)
+        ASSERT_EQ(random.bits(i), next_of_reference(key)) << seed << " " << stream << " " << i;
     }
   }
 }

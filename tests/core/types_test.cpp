@@ -13,7 +13,8 @@ namespace voronoi::core {
 namespace {
 
 constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
-constexpr DType kAll[] = {DType::f64, DType::f32, DType::f16, DType::bf16, DType::u8, DType::u16, DType::u32, DType::i32, DType::i64};
+constexpr DType kAll[] = {DType::f64, DType::f32, DType::f16, DType::bf16, DType::u8,
+                          DType::u16, DType::u32, DType::i32, DType::i64};
 
 /// Value of a 16-bit float from its definition, in double (exact).
 double by_definition(std::uint16_t bits, int exponent_bits, int mantissa_bits) {
@@ -80,13 +81,16 @@ TEST(HalfFloat, EveryBitPatternHasItsDefinedValueAndComesBack) {
     const auto bits = static_cast<std::uint16_t>(i);
     const double half = by_definition(bits, 5, 10), brain = by_definition(bits, 8, 7);
     if (std::isnan(half)) {
-      ASSERT_TRUE(std::isnan(half_to_float(bits)) && std::isnan(half_to_float(float_to_half(half_to_float(bits))))) << i;
+      ASSERT_TRUE(std::isnan(half_to_float(bits)) && std::isnan(half_to_float(float_to_half(half_to_float(bits)))))
+          << i;
     } else {
       ASSERT_EQ(static_cast<double>(half_to_float(bits)), half) << i;
       ASSERT_EQ(float_to_half(half_to_float(bits)), bits) << i;
     }
     if (std::isnan(brain)) {
-      ASSERT_TRUE(std::isnan(bfloat_to_float(bits)) && std::isnan(bfloat_to_float(float_to_bfloat(bfloat_to_float(bits))))) << i;
+      ASSERT_TRUE(std::isnan(bfloat_to_float(bits)) &&
+                  std::isnan(bfloat_to_float(float_to_bfloat(bfloat_to_float(bits)))))
+          << i;
     } else {
       ASSERT_EQ(static_cast<double>(bfloat_to_float(bits)), brain) << i;
       ASSERT_EQ(float_to_bfloat(bfloat_to_float(bits)), bits) << i;
@@ -94,14 +98,15 @@ TEST(HalfFloat, EveryBitPatternHasItsDefinedValueAndComesBack) {
   }
 }
 
-/// Between two neighbours of the type the nearer is taken, and the even one in the middle; one step off the middle decides.
+/// Between two neighbours of the type the nearer is taken, and the even one in the middle; one step off the middle
+/// decides.
 TEST(HalfFloat, RoundsToNearestEven) {
   const auto check = [](int exponent_bits, int mantissa_bits, auto round) {
     const int infinity = ((1 << exponent_bits) - 1) << mantissa_bits;
     for (int i = 0; i + 1 < infinity; ++i) {
       const auto low = static_cast<std::uint16_t>(i), high = static_cast<std::uint16_t>(i + 1);
-      const auto middle =
-          static_cast<float>((by_definition(low, exponent_bits, mantissa_bits) + by_definition(high, exponent_bits, mantissa_bits)) / 2);
+      const auto middle = static_cast<float>(
+          (by_definition(low, exponent_bits, mantissa_bits) + by_definition(high, exponent_bits, mantissa_bits)) / 2);
       ASSERT_EQ(round(middle), (i & 1) != 0 ? high : low) << i;
       ASSERT_EQ(round(std::nextafter(middle, 0.0F)), low) << i;
       ASSERT_EQ(round(std::nextafter(middle, std::numeric_limits<float>::infinity())), high) << i;

@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <filesystem>
@@ -26,7 +25,8 @@ class CommandLine : public ::testing::Test {
     return parse(quantize_command(options_), arguments, true);
   }
   std::string config(const std::string& content) {
-    const auto path = std::filesystem::temp_directory_path() / ("voronoi_command_line_test_" + std::to_string(::getpid()) + ".cfg");
+    const auto path =
+        std::filesystem::temp_directory_path() / ("voronoi_command_line_test_" + std::to_string(::getpid()) + ".cfg");
     std::ofstream(path) << content;
     return path.string();
   }
@@ -34,9 +34,10 @@ class CommandLine : public ::testing::Test {
 };
 
 TEST_F(CommandLine, TakesValuesOfEveryKind) {
-  const ParseResult result = parse_arguments({"--model", "m", "--run=r", "--calibration-text", "a", "--calibration-text", "b", "--centroids", "512",
-                                              "--damping", "0.05", "--keep-hessians", "--method", "gptq", "--seed", "18446744073709551615",
-                                              "--act-order", "false"});
+  const ParseResult result =
+      parse_arguments({"--model", "m", "--run=r", "--calibration-text", "a", "--calibration-text", "b", "--centroids",
+                       "512", "--damping", "0.05", "--keep-hessians", "--method", "gptq", "--seed",
+                       "18446744073709551615", "--act-order", "false"});
   EXPECT_THAT(result.problems, IsEmpty());
   EXPECT_EQ(options_.model, "m");
   EXPECT_EQ(options_.run, "r");
@@ -58,7 +59,8 @@ TEST_F(CommandLine, WinsOverTheConfigFile) {
 
 TEST_F(CommandLine, ReportsAllProblemsAtOnce) {
   const std::string file = config("vector-length = banana\nno-such-key = 1\n");
-  const ParseResult result = parse_arguments({"--config", file, "--centroids", "1.5", "--bogus", "--method", "vtpq", "stray", "--seed", "-1"});
+  const ParseResult result =
+      parse_arguments({"--config", file, "--centroids", "1.5", "--bogus", "--method", "vtpq", "stray", "--seed", "-1"});
   EXPECT_THAT(result.problems, SizeIs(7));
   EXPECT_THAT(result.problems, Contains(AllOf(HasSubstr(file), HasSubstr("vector-length"), HasSubstr("banana"))));
   EXPECT_THAT(result.problems, Contains(HasSubstr("no-such-key")));
@@ -71,7 +73,8 @@ TEST_F(CommandLine, ReportsAllProblemsAtOnce) {
 
 TEST_F(CommandLine, RefusesAbbreviationsAndRepeatedSingleOptions) {
   EXPECT_THAT(parse_arguments({"--centr", "64"}).problems, Contains(HasSubstr("--centr")));
-  EXPECT_THAT(parse_arguments({"--centroids", "64", "--centroids", "32"}).problems, Contains(HasSubstr("more than once")));
+  EXPECT_THAT(parse_arguments({"--centroids", "64", "--centroids", "32"}).problems,
+              Contains(HasSubstr("more than once")));
   EXPECT_THAT(parse_arguments({"--config", "/no/such/file"}).problems, Contains(HasSubstr("/no/such/file")));
   EXPECT_THAT(parse_arguments({"--model"}).problems, Contains(HasSubstr("model")));
 }
@@ -94,7 +97,8 @@ TEST(QuantizeOptions, SetChangesParametersOnly) {
 }
 
 TEST(QuantizeOptions, CheckNamesWhatIsMissing) {
-  EXPECT_THAT(check(QuantizeOptions{}), AllOf(Contains(HasSubstr("--model")), Contains(HasSubstr("--run")), Contains(HasSubstr("--calibration-text"))));
+  EXPECT_THAT(check(QuantizeOptions{}), AllOf(Contains(HasSubstr("--model")), Contains(HasSubstr("--run")),
+                                              Contains(HasSubstr("--calibration-text"))));
 }
 
 }  // namespace

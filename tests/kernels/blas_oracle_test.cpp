@@ -34,11 +34,12 @@ TEST(BlasOracle, SinglePrecisionProductAgreesWithinItsBound) {
         auto ours = random_values<float>(m * n, 3), theirs = ours;
         const int lda = ta ? m : k, ldb = tb ? k : n;
         cpu().linalg.gemm_f32(exec, ta, tb, m, n, k, 0.5F, a.data(), lda, b.data(), ldb, -1.0F, ours.data(), n);
-        cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, 0.5F, a.data(), lda, b.data(), ldb,
-                    -1.0F, theirs.data(), n);
+        cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, 0.5F,
+                    a.data(), lda, b.data(), ldb, -1.0F, theirs.data(), n);
         // Both err by at most about k eps |a| |b|; entries are of order one.
         const float bound = 4.0F * static_cast<float>(k + 2) * 6e-8F * std::sqrt(static_cast<float>(k)) + 1e-5F;
-        for (std::size_t i = 0; i < ours.size(); ++i) ASSERT_NEAR(ours[i], theirs[i], bound) << m << "x" << n << "x" << k << " at " << i;
+        for (std::size_t i = 0; i < ours.size(); ++i)
+          ASSERT_NEAR(ours[i], theirs[i], bound) << m << "x" << n << "x" << k << " at " << i;
       }
 }
 
@@ -48,8 +49,10 @@ TEST(BlasOracle, CholeskyAgreesWithLapack) {
   for (const int n : {1, 5, 64, 200, 577}) {
     const auto x = random_values<double>(static_cast<std::int64_t>(n) * (n + 3), 5);
     std::vector<double> a(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n + 3, 1.0, x.data(), n + 3, x.data(), n + 3, 0.0, a.data(), n);
-    for (int i = 0; i < n; ++i) a[static_cast<std::size_t>(i) * static_cast<std::size_t>(n) + static_cast<std::size_t>(i)] += 0.01 * n;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n + 3, 1.0, x.data(), n + 3, x.data(), n + 3, 0.0,
+                a.data(), n);
+    for (int i = 0; i < n; ++i)
+      a[static_cast<std::size_t>(i) * static_cast<std::size_t>(n) + static_cast<std::size_t>(i)] += 0.01 * n;
     std::vector<double> ours = a, theirs = a;
     ASSERT_EQ(cpu().linalg.cholesky_lower_f64(exec, n, ours.data(), n), 0);
     int info = -1;

@@ -30,15 +30,17 @@ class Linalg : public ::testing::Test {
   const LinalgKernels& linalg_ = cpu().linalg;
 
   template <class T>
-  void gemm(const Exec& exec, bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const std::vector<T>& a,
-            std::int64_t lda, const std::vector<T>& b, std::int64_t ldb, T beta, std::vector<T>& c, std::int64_t ldc) {
+  void gemm(const Exec& exec, bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
+            const std::vector<T>& a, std::int64_t lda, const std::vector<T>& b, std::int64_t ldb, T beta,
+            std::vector<T>& c, std::int64_t ldc) {
     if constexpr (sizeof(T) == 4)
       linalg_.gemm_f32(exec, ta, tb, m, n, k, alpha, a.data(), lda, b.data(), ldb, beta, c.data(), ldc);
     else
       linalg_.gemm_f64(exec, ta, tb, m, n, k, alpha, a.data(), lda, b.data(), ldb, beta, c.data(), ldc);
   }
 
-  /// Against the definition in fp64; the bound is that of a sum of k products, (k + 3) eps |alpha| |A||B| + 3 eps |beta C|.
+  /// Against the definition in fp64; the bound is that of a sum of k products, (k + 3) eps |alpha| |A||B| + 3 eps |beta
+  /// C|.
   template <class T>
   void check_gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, T beta) {
     const std::int64_t lda = (ta ? m : k) + 3, ldb = (tb ? k : n) + 1, ldc = n + 2;
@@ -58,13 +60,16 @@ class Linalg : public ::testing::Test {
         }
         long double sum = 0, size = 0;
         for (std::int64_t p = 0; p < k; ++p) {
-          const long double term = static_cast<long double>(a[static_cast<std::size_t>(ta ? p * lda + i : i * lda + p)]) *
-                                   static_cast<long double>(b[static_cast<std::size_t>(tb ? j * ldb + p : p * ldb + j)]);
+          const long double term =
+              static_cast<long double>(a[static_cast<std::size_t>(ta ? p * lda + i : i * lda + p)]) *
+              static_cast<long double>(b[static_cast<std::size_t>(tb ? j * ldb + p : p * ldb + j)]);
           sum += term;
           size += std::abs(term);
         }
         const long double old = static_cast<long double>(beta) * static_cast<long double>(before[at]);
-        const long double bound = eps * (static_cast<long double>(k + 3) * std::abs(static_cast<long double>(alpha)) * size + 3 * std::abs(old));
+        const long double bound =
+            eps *
+            (static_cast<long double>(k + 3) * std::abs(static_cast<long double>(alpha)) * size + 3 * std::abs(old));
         ASSERT_LE(std::abs(static_cast<long double>(alpha) * sum + old - static_cast<long double>(c[at])), bound)
             << ta << tb << " " << m << "x" << n << "x" << k << " at " << i << "," << j;
       }
@@ -72,8 +77,9 @@ class Linalg : public ::testing::Test {
 
   template <class T>
   void check_all() {
-    const std::vector<std::vector<std::int64_t>> sizes{{1, 1, 1},     {3, 5, 2},     {14, 32, 16},  {15, 33, 17},   {6, 16, 1},
-                                                       {113, 65, 256}, {112, 64, 257}, {41, 130, 600}, {230, 7, 300}};
+    const std::vector<std::vector<std::int64_t>> sizes{{1, 1, 1},      {3, 5, 2},      {14, 32, 16},
+                                                       {15, 33, 17},   {6, 16, 1},     {113, 65, 256},
+                                                       {112, 64, 257}, {41, 130, 600}, {230, 7, 300}};
     for (const auto& size : sizes)
       for (const bool ta : {false, true})
         for (const bool tb : {false, true}) {
@@ -128,7 +134,8 @@ TEST_F(Linalg, GemmColumnsBeyondOneSlabAreRight) {
 }
 
 TEST_F(Linalg, GramAccumulatesTheLowerTriangle) {
-  for (const auto& [n_rows, n] : std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {7, 33}, {300, 130}, {2049, 20}, {5000, 37}}) {
+  for (const auto& [n_rows, n] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {7, 33}, {300, 130}, {2049, 20}, {5000, 37}}) {
     const std::int64_t ldx = n + 2;
     const std::vector<float> x = random_values<float>(n_rows * ldx, 9);
     std::vector<double> sum(static_cast<std::size_t>(n * n), 3.0), alone = sum;
@@ -144,7 +151,8 @@ TEST_F(Linalg, GramAccumulatesTheLowerTriangle) {
         }
         double expected = 3, size = 0;
         for (std::int64_t r = 0; r < n_rows; ++r) {
-          const double term = static_cast<double>(x[static_cast<std::size_t>(r * ldx + i)]) * static_cast<double>(x[static_cast<std::size_t>(r * ldx + j)]);
+          const double term = static_cast<double>(x[static_cast<std::size_t>(r * ldx + i)]) *
+                              static_cast<double>(x[static_cast<std::size_t>(r * ldx + j)]);
           expected += term;
           size += std::abs(term);
         }
@@ -199,7 +207,8 @@ TEST_F(Linalg, CholeskyGivesBackTheMatrixAndKeepsItsUpperPart) {
           continue;
         }
         double sum = 0;
-        for (std::int64_t p = 0; p <= j; ++p) sum += l[static_cast<std::size_t>(i * lda + p)] * l[static_cast<std::size_t>(j * lda + p)];
+        for (std::int64_t p = 0; p <= j; ++p)
+          sum += l[static_cast<std::size_t>(i * lda + p)] * l[static_cast<std::size_t>(j * lda + p)];
         ASSERT_NEAR(sum, a[static_cast<std::size_t>(i * lda + j)], 1e-14 * static_cast<double>(n + 1) * 8);
       }
   }
@@ -210,7 +219,8 @@ TEST_F(Linalg, CholeskyOfAKnownFactorIsExact) {
   const std::int64_t n = 150;
   std::vector<double> factor(static_cast<std::size_t>(n * n)), a(factor.size());
   for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = 0; j <= i; ++j) factor[static_cast<std::size_t>(i * n + j)] = i == j ? 1 : static_cast<double>((i * 7 + j * 3) % 3 - 1);
+    for (std::int64_t j = 0; j <= i; ++j)
+      factor[static_cast<std::size_t>(i * n + j)] = i == j ? 1 : static_cast<double>((i * 7 + j * 3) % 3 - 1);
   gemm<double>(exec_, false, true, n, n, n, 1.0, factor, n, factor, n, 0.0, a, n);
   ASSERT_EQ(linalg_.cholesky_lower_f64(exec_, n, a.data(), n), 0);
   for (std::int64_t i = 0; i < n; ++i)
@@ -261,7 +271,8 @@ TEST_F(Linalg, InverseNamesAZeroOnTheDiagonal) {
 
 TEST_F(Linalg, NegativeExtentsAreRefused) {
   std::vector<float> x(4);
-  EXPECT_THROW(linalg_.gemm_f32(exec_, false, false, -1, 2, 2, 1.0F, x.data(), 2, x.data(), 2, 0.0F, x.data(), 2), core::InternalError);
+  EXPECT_THROW(linalg_.gemm_f32(exec_, false, false, -1, 2, 2, 1.0F, x.data(), 2, x.data(), 2, 0.0F, x.data(), 2),
+               core::InternalError);
 }
 
 }  // namespace

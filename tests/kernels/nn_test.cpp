@@ -45,7 +45,8 @@ TEST_F(Nn, RmsNormFollowsItsDefinitionAtEveryWidth) {
     nn_.rms_norm(exec_, n_rows, dim, x.data(), ldx, weight.data(), eps, out.data(), ld_out);
     for (std::int64_t r = 0; r < n_rows; ++r) {
       double squares = 0;
-      for (std::int64_t i = 0; i < dim; ++i) squares += std::pow(static_cast<double>(x[static_cast<std::size_t>(r * ldx + i)]), 2);
+      for (std::int64_t i = 0; i < dim; ++i)
+        squares += std::pow(static_cast<double>(x[static_cast<std::size_t>(r * ldx + i)]), 2);
       const double scale = 1 / std::sqrt(squares / static_cast<double>(dim) + static_cast<double>(eps));
       for (std::int64_t i = 0; i < dim; ++i) {
         const double expected = static_cast<double>(x[static_cast<std::size_t>(r * ldx + i)]) * scale *
@@ -69,13 +70,15 @@ TEST_F(Nn, RmsNormWorksInPlace) {
 TEST_F(Nn, RopeTurnsPairsOfHalves) {
   for (const std::int64_t head_dim : {2, 8, 22, 64}) {
     const std::int64_t n_tokens = 5, n_rows = 10, n_heads = 3, half = head_dim / 2;
-    const std::vector<float> table = random_floats(n_tokens * head_dim, 5), x = random_floats(n_rows * n_heads * head_dim, 6);
+    const std::vector<float> table = random_floats(n_tokens * head_dim, 5),
+                             x = random_floats(n_rows * n_heads * head_dim, 6);
     std::vector<float> turned = x;
     nn_.rope(exec_, n_rows, n_tokens, n_heads, head_dim, table.data(), turned.data(), n_heads * head_dim);
     for (std::int64_t r = 0; r < n_rows; ++r)
       for (std::int64_t h = 0; h < n_heads; ++h)
         for (std::int64_t i = 0; i < half; ++i) {
-          const auto low = static_cast<std::size_t>((r * n_heads + h) * head_dim + i), high = low + static_cast<std::size_t>(half);
+          const auto low = static_cast<std::size_t>((r * n_heads + h) * head_dim + i),
+                     high = low + static_cast<std::size_t>(half);
           const double c = static_cast<double>(table[static_cast<std::size_t>(r % n_tokens * head_dim + i)]);
           const double s = static_cast<double>(table[static_cast<std::size_t>(r % n_tokens * head_dim + half + i)]);
           const double a = static_cast<double>(x[low]), b = static_cast<double>(x[high]);
@@ -124,7 +127,8 @@ TEST_F(Nn, NllEqualsLogSumExpMinusTarget) {
     std::vector<float> logits = random_floats(n_rows * ld, 11, 5.0F);
     // A large offset must not overflow.
     for (std::int64_t i = 0; i < ld; ++i) logits[static_cast<std::size_t>(i)] += 3000.0F;
-    const std::vector<std::int32_t> target{0, static_cast<std::int32_t>(vocab - 1), static_cast<std::int32_t>(vocab / 2)};
+    const std::vector<std::int32_t> target{0, static_cast<std::int32_t>(vocab - 1),
+                                           static_cast<std::int32_t>(vocab / 2)};
     std::vector<double> nll(3);
     nn_.nll(exec_, n_rows, vocab, logits.data(), ld, target.data(), nll.data());
     for (std::int64_t r = 0; r < n_rows; ++r) {
@@ -143,8 +147,8 @@ struct AttentionCase {
 };
 
 void PrintTo(const AttentionCase& c, std::ostream* stream) {
-  *stream << c.n_sequences << " x " << c.n_tokens << " tokens, " << c.n_heads << "/" << c.n_kv_heads << " heads of " << c.head_dim
-          << ", window " << c.window;
+  *stream << c.n_sequences << " x " << c.n_tokens << " tokens, " << c.n_heads << "/" << c.n_kv_heads << " heads of "
+          << c.head_dim << ", window " << c.window;
 }
 
 class Attention : public Nn, public ::testing::WithParamInterface<AttentionCase> {
@@ -167,17 +171,20 @@ class Attention : public Nn, public ::testing::WithParamInterface<AttentionCase>
 };
 
 /// The definition, in fp64, with the whole row of scores.
-void reference_attention(const AttentionShape& s, const float* q, const float* k, const float* v, std::vector<double>& out) {
+void reference_attention(const AttentionShape& s, const float* q, const float* k, const float* v,
+                         std::vector<double>& out) {
   for (std::int64_t sequence = 0; sequence < s.n_sequences; ++sequence)
     for (std::int64_t h = 0; h < s.n_heads; ++h)
       for (std::int64_t i = 0; i < s.n_tokens; ++i) {
-        const std::int64_t kv = h / (s.n_heads / s.n_kv_heads), first = s.window > 0 ? std::max<std::int64_t>(0, i - s.window + 1) : 0;
+        const std::int64_t kv = h / (s.n_heads / s.n_kv_heads),
+                           first = s.window > 0 ? std::max<std::int64_t>(0, i - s.window + 1) : 0;
         const float* query = q + (sequence * s.n_tokens + i) * s.ld_q + h * s.head_dim;
         std::vector<double> weight;
         for (std::int64_t j = first; j <= i; ++j) {
           const float* key = k + (sequence * s.n_tokens + j) * s.ld_kv + kv * s.head_dim;
           double dot = 0;
-          for (std::int64_t c = 0; c < s.head_dim; ++c) dot += static_cast<double>(query[c]) * static_cast<double>(key[c]);
+          for (std::int64_t c = 0; c < s.head_dim; ++c)
+            dot += static_cast<double>(query[c]) * static_cast<double>(key[c]);
           weight.push_back(dot * static_cast<double>(s.scale));
         }
         const double largest = *std::max_element(weight.begin(), weight.end());
@@ -236,7 +243,8 @@ TEST_F(Nn, AttentionSurvivesScoresFarApart) {
 
 TEST_F(Nn, AttentionOfASequenceDoesNotDependOnTheOthers) {
   AttentionShape shape{3, 90, 2, 1, 12, 0, 0.3F, 24, 12, 24};
-  const std::vector<float> q = random_floats(3 * 90 * 24, 15), k = random_floats(3 * 90 * 12, 16), v = random_floats(3 * 90 * 12, 17);
+  const std::vector<float> q = random_floats(3 * 90 * 24, 15), k = random_floats(3 * 90 * 12, 16),
+                           v = random_floats(3 * 90 * 12, 17);
   std::vector<float> together(q.size()), alone(90 * 24);
   nn_.attention(exec_, shape, q.data(), k.data(), v.data(), together.data());
   shape.n_sequences = 1;
@@ -247,7 +255,8 @@ TEST_F(Nn, AttentionOfASequenceDoesNotDependOnTheOthers) {
 TEST_F(Nn, AttentionKeepsToPrecedingTokens) {
   AttentionShape shape{1, 300, 1, 1, 16, 0, 0.3F, 16, 16, 16};
   const std::vector<float> q = random_floats(300 * 16, 18);
-  std::vector<float> k = random_floats(300 * 16, 19), v = random_floats(300 * 16, 20), before(q.size()), after(q.size());
+  std::vector<float> k = random_floats(300 * 16, 19), v = random_floats(300 * 16, 20), before(q.size()),
+                     after(q.size());
   nn_.attention(exec_, shape, q.data(), k.data(), v.data(), before.data());
   for (std::size_t i = 271 * 16; i < k.size(); ++i) k[i] = v[i] = 1e6F;
   nn_.attention(exec_, shape, q.data(), k.data(), v.data(), after.data());

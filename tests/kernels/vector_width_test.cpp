@@ -65,9 +65,11 @@ TEST_F(VectorWidth, IsReallyChangedByTheseTests) {
   // Below AVX2 there is no fused multiply-add, and the bits differ.
   const std::vector<float> a = random_floats(100 * 100, 6);
   std::vector<float> wide(100 * 100), narrow(wide);
-  kernels_.linalg.gemm_f32(exec_, false, true, 100, 100, 100, 1.0F, a.data(), 100, a.data(), 100, 0.0F, wide.data(), 100);
+  kernels_.linalg.gemm_f32(exec_, false, true, 100, 100, 100, 1.0F, a.data(), 100, a.data(), 100, 0.0F, wide.data(),
+                           100);
   disable(HWY_AVX3 | HWY_AVX3_DL | HWY_AVX2);
-  kernels_.linalg.gemm_f32(exec_, false, true, 100, 100, 100, 1.0F, a.data(), 100, a.data(), 100, 0.0F, narrow.data(), 100);
+  kernels_.linalg.gemm_f32(exec_, false, true, 100, 100, 100, 1.0F, a.data(), 100, a.data(), 100, 0.0F, narrow.data(),
+                           100);
   EXPECT_NE(wide, narrow);
 }
 

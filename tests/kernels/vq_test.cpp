@@ -20,13 +20,14 @@ struct Problem {
   std::vector<std::int32_t> valid;
 };
 
-// Multiples of 1/8 in [-2, 2]: scores and distances are exact in float, so a plain loop in double must agree to the index, and
-// ties are frequent.
+// Multiples of 1/8 in [-2, 2]: scores and distances are exact in float, so a plain loop in double must agree to the
+// index, and ties are frequent.
 Problem coarse_problem(std::int64_t n, std::int64_t dim, std::int64_t k, std::uint32_t seed) {
   Problem problem{.n = n, .dim = dim, .k = k, .points = {}, .centroids = {}, .valid = {}};
   std::mt19937 engine(seed);
   const auto draw = [&](std::int64_t count, std::vector<float>& out) {
-    for (std::int64_t i = 0; i < count; ++i) out.push_back(static_cast<float>(static_cast<int>(engine() % 33) - 16) / 8.0F);
+    for (std::int64_t i = 0; i < count; ++i)
+      out.push_back(static_cast<float>(static_cast<int>(engine() % 33) - 16) / 8.0F);
   };
   draw(n * dim, problem.points);
   draw(k * dim, problem.centroids);
@@ -51,8 +52,9 @@ std::vector<std::int32_t> sorted_centroids(const Problem& problem, std::int64_t 
   std::vector<double> gaps;
   for (std::int64_t j = 0; j < problem.k; ++j) gaps.push_back(distance(problem, i, j, dims));
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::int32_t a, std::int32_t b) { return gaps[static_cast<std::size_t>(a)] < gaps[static_cast<std::size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return gaps[static_cast<std::size_t>(a)] < gaps[static_cast<std::size_t>(b)];
+  });
   return order;
 }
 
@@ -65,7 +67,8 @@ class VqWidth : public testing::TestWithParam<int> {
   const VqKernels& kernels_ = cpu().vq;
 };
 
-INSTANTIATE_TEST_SUITE_P(Bits, VqWidth, testing::Values(0, 256, 512), [](const auto& width) { return std::to_string(width.param); });
+INSTANTIATE_TEST_SUITE_P(Bits, VqWidth, testing::Values(0, 256, 512),
+                         [](const auto& width) { return std::to_string(width.param); });
 
 TEST_P(VqWidth, NearestChoosesByHand) {
   const std::vector<float> centroids{0, 0, 3, 4, -1, 0};
@@ -99,8 +102,8 @@ TEST_P(VqWidth, NearestAgreesWithAPlainLoopOnOddSizes) {
         for (const bool tails : {false, true}) {
           std::vector<std::int32_t> index(static_cast<std::size_t>(n), -1);
           std::vector<float> distance2(static_cast<std::size_t>(n), -1);
-          kernels_.nearest(exec_, n, dim, problem.points.data(), k, problem.centroids.data(), tails ? problem.valid.data() : nullptr,
-                           index.data(), distance2.data());
+          kernels_.nearest(exec_, n, dim, problem.points.data(), k, problem.centroids.data(),
+                           tails ? problem.valid.data() : nullptr, index.data(), distance2.data());
           for (std::int64_t i = 0; i < n; ++i) {
             const auto at = static_cast<std::size_t>(i);
             const std::int64_t dims = tails ? problem.valid[at] : dim;
@@ -128,8 +131,8 @@ TEST_P(VqWidth, NearestMAgreesWithSortingOnOddSizes) {
         if (m > k) continue;
         for (const bool tails : {false, true}) {
           std::vector<std::int32_t> index(static_cast<std::size_t>(n * m), -1);
-          kernels_.nearest_m(exec_, n, dim, problem.points.data(), k, problem.centroids.data(), tails ? problem.valid.data() : nullptr, m,
-                             index.data());
+          kernels_.nearest_m(exec_, n, dim, problem.points.data(), k, problem.centroids.data(),
+                             tails ? problem.valid.data() : nullptr, m, index.data());
           for (std::int64_t i = 0; i < n; ++i) {
             const auto order = sorted_centroids(problem, i, tails ? problem.valid[static_cast<std::size_t>(i)] : dim);
             for (std::int64_t r = 0; r < m; ++r)
@@ -172,12 +175,14 @@ TEST_P(VqWidth, PotentialsByHand) {
   for (std::int64_t i = 0; i < n; ++i) columns.push_back(static_cast<float>(i % 3));
   const std::vector<float> candidates{0, 1.5F};
   std::vector<double> sums(4);
-  kernels_.potentials(exec_, n, 1, columns.data(), weights.data(), distance2.data(), 2, candidates.data(), false, sums.data());
+  kernels_.potentials(exec_, n, 1, columns.data(), weights.data(), distance2.data(), 2, candidates.data(), false,
+                      sums.data());
   // Blocks hold 342, 341, 341 and 5, 6, 6 points at 0, 1, 2; the second starts at 1024 % 3 = 1.
   EXPECT_EQ(sums, (std::vector<double>{2 * 682, 2 * (342 + 0.25 * 682), 2 * 12, 2 * (5 + 0.25 * 12)}));
   EXPECT_EQ(distance2, std::vector<float>(static_cast<std::size_t>(n), 1.0F));
   std::vector<double> one(2);
-  kernels_.potentials(exec_, n, 1, columns.data(), weights.data(), distance2.data(), 1, candidates.data(), true, one.data());
+  kernels_.potentials(exec_, n, 1, columns.data(), weights.data(), distance2.data(), 1, candidates.data(), true,
+                      one.data());
   EXPECT_EQ(one, (std::vector<double>{2 * 682, 2 * 12}));
   for (std::int64_t i = 0; i < n; ++i) EXPECT_EQ(distance2[static_cast<std::size_t>(i)], i % 3 == 0 ? 0.0F : 1.0F);
 }
@@ -199,12 +204,17 @@ Answer solve(int bits, int threads, std::int64_t dim) {
   for (float& x : centroids) x = normal(engine);
   core::ThreadPool pool(threads);
   const Exec exec{&pool, nullptr};
-  Answer answer{std::vector<std::int32_t>(static_cast<std::size_t>(n)), std::vector<std::int32_t>(static_cast<std::size_t>(n * m)),
-                std::vector<float>(static_cast<std::size_t>(n)), std::vector<double>(static_cast<std::size_t>(k * dim)),
-                std::vector<double>(static_cast<std::size_t>(k)), std::vector<double>(3 * 5)};
-  cpu().vq.nearest(exec, n, dim, points.data(), k, centroids.data(), nullptr, answer.index.data(), answer.distance2.data());
+  Answer answer{std::vector<std::int32_t>(static_cast<std::size_t>(n)),
+                std::vector<std::int32_t>(static_cast<std::size_t>(n * m)),
+                std::vector<float>(static_cast<std::size_t>(n)),
+                std::vector<double>(static_cast<std::size_t>(k * dim)),
+                std::vector<double>(static_cast<std::size_t>(k)),
+                std::vector<double>(3 * 5)};
+  cpu().vq.nearest(exec, n, dim, points.data(), k, centroids.data(), nullptr, answer.index.data(),
+                   answer.distance2.data());
   cpu().vq.nearest_m(exec, n, dim, points.data(), k, centroids.data(), nullptr, m, answer.several.data());
-  cpu().vq.centroid_sums(n, dim, points.data(), answer.distance2.data(), answer.index.data(), k, answer.sums.data(), answer.mass.data());
+  cpu().vq.centroid_sums(n, dim, points.data(), answer.distance2.data(), answer.index.data(), k, answer.sums.data(),
+                         answer.mass.data());
   // Any numbers will do for columns and weights.
   const std::vector<float> some = answer.distance2;
   cpu().vq.potentials(exec, n, dim, points.data(), some.data(), answer.distance2.data(), 5, centroids.data(), false,
@@ -219,7 +229,8 @@ TEST(Vq, BytesDoNotDependOnVectorWidthOrThreads) {
   for (const std::int64_t dim : {3, 4, 8, 13}) {
     const Answer reference = solve(0, 1, dim);
     for (const int bits : {256, 512})
-      for (const int threads : {1, 2, 3}) EXPECT_EQ(solve(bits, threads, dim), reference) << bits << " bits, " << threads << " threads";
+      for (const int threads : {1, 2, 3})
+        EXPECT_EQ(solve(bits, threads, dim), reference) << bits << " bits, " << threads << " threads";
   }
 }
 
@@ -230,17 +241,23 @@ TEST(Vq, ChoiceIsNearestWithinTheStatedBound) {
   std::normal_distribution<float> normal;
   core::ThreadPool pool(2);
   for (const std::int64_t dim : {2, 4, 8, 16}) {
-    Problem problem{.n = n, .dim = dim, .k = k, .points = std::vector<float>(static_cast<std::size_t>(n * dim)),
-                    .centroids = std::vector<float>(static_cast<std::size_t>(k * dim)), .valid = {}};
+    Problem problem{.n = n,
+                    .dim = dim,
+                    .k = k,
+                    .points = std::vector<float>(static_cast<std::size_t>(n * dim)),
+                    .centroids = std::vector<float>(static_cast<std::size_t>(k * dim)),
+                    .valid = {}};
     for (float& x : problem.points) x = normal(engine);
     for (float& x : problem.centroids) x = normal(engine);
     std::vector<std::int32_t> index(static_cast<std::size_t>(n));
-    cpu().vq.nearest(Exec{&pool, nullptr}, n, dim, problem.points.data(), k, problem.centroids.data(), nullptr, index.data(), nullptr);
+    cpu().vq.nearest(Exec{&pool, nullptr}, n, dim, problem.points.data(), k, problem.centroids.data(), nullptr,
+                     index.data(), nullptr);
     double largest = 0;
     for (const std::vector<float>* rows : {&problem.points, &problem.centroids}) {
       for (std::size_t row = 0; row < rows->size(); row += static_cast<std::size_t>(dim)) {
         double norm2 = 0;
-        for (std::size_t d = row; d < row + static_cast<std::size_t>(dim); ++d) norm2 += std::pow(static_cast<double>((*rows)[d]), 2);
+        for (std::size_t d = row; d < row + static_cast<std::size_t>(dim); ++d)
+          norm2 += std::pow(static_cast<double>((*rows)[d]), 2);
         largest = std::max(largest, norm2);
       }
     }
@@ -260,10 +277,14 @@ TEST(Vq, BrokenContractsAreRefused) {
   std::vector<std::int32_t> index(64);
   const std::vector<std::int32_t> valid{3}, beyond{2};
   double sums[4] = {}, mass[2] = {};
-  EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 0, values.data(), nullptr, index.data(), nullptr), core::InternalError);
-  EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 2, values.data(), valid.data(), index.data(), nullptr), core::InternalError);
-  EXPECT_THROW(cpu().vq.nearest_m(exec, 1, 2, values.data(), 2, values.data(), nullptr, 3, index.data()), core::InternalError);
-  EXPECT_THROW(cpu().vq.nearest_m(exec, 1, 1, values.data(), 8, values.data(), nullptr, 17, index.data()), core::InternalError);
+  EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 0, values.data(), nullptr, index.data(), nullptr),
+               core::InternalError);
+  EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 2, values.data(), valid.data(), index.data(), nullptr),
+               core::InternalError);
+  EXPECT_THROW(cpu().vq.nearest_m(exec, 1, 2, values.data(), 2, values.data(), nullptr, 3, index.data()),
+               core::InternalError);
+  EXPECT_THROW(cpu().vq.nearest_m(exec, 1, 1, values.data(), 8, values.data(), nullptr, 17, index.data()),
+               core::InternalError);
   EXPECT_THROW(cpu().vq.centroid_sums(1, 2, values.data(), nullptr, beyond.data(), 2, sums, mass), core::InternalError);
 }
 

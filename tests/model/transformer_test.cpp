@@ -34,7 +34,8 @@ core::Json read_golden(const std::string& relative) {
 struct LoadedModel {
   LoadedModel(const std::string& path, int n_threads)
       : context(backend::Device::cpu, n_threads), source(open_model(path)), transformer(*source, context) {
-    for (std::int64_t layer = 0; layer < transformer.config().n_layers; ++layer) blocks.push_back(transformer.load_block(layer));
+    for (std::int64_t layer = 0; layer < transformer.config().n_layers; ++layer)
+      blocks.push_back(transformer.load_block(layer));
   }
 
   HiddenStates forward(const std::vector<std::int32_t>& ids, std::int64_t n_sequences = 1) {
@@ -81,9 +82,11 @@ TEST_P(TinyRandom, LogitsAndLikelihoodsAreThoseOfTheRealImplementation) {
     const HiddenStates hidden = model_->forward(ids(s));
     const core::Json& sequence = golden_.at("sequences").at(s);
     for (const auto& [position, expected] : sequence.at("logits").items()) {
-      const std::vector<float> logits = model_->transformer.logits(hidden, std::vector<std::int64_t>{std::stoll(position)});
+      const std::vector<float> logits =
+          model_->transformer.logits(hidden, std::vector<std::int64_t>{std::stoll(position)});
       ASSERT_EQ(logits.size(), expected.size());
-      for (std::size_t i = 0; i < logits.size(); ++i) ASSERT_NEAR(logits[i], expected.at(i).get<double>(), 1e-4) << position << ", " << i;
+      for (std::size_t i = 0; i < logits.size(); ++i)
+        ASSERT_NEAR(logits[i], expected.at(i).get<double>(), 1e-4) << position << ", " << i;
     }
     EXPECT_NEAR(mean(model_->transformer.next_token_nll(hidden, ids(s))), sequence.at("mean_nll").get<double>(), 1e-5);
   }
@@ -95,7 +98,8 @@ TEST_P(TinyRandom, HiddenStatesAfterTheFirstBlockMatch) {
   const auto width = static_cast<std::size_t>(model_->transformer.config().hidden_size);
   for (const auto& [position, expected] : golden_.at("hidden_after_block_0").items())
     for (std::size_t i = 0; i < expected.size(); ++i)
-      EXPECT_NEAR(hidden.values.span()[std::stoul(position) * width + i], expected.at(i).get<double>(), 5e-5) << position;
+      EXPECT_NEAR(hidden.values.span()[std::stoul(position) * width + i], expected.at(i).get<double>(), 5e-5)
+          << position;
 }
 
 TEST_P(TinyRandom, GreedyIdsMatch) {
@@ -114,16 +118,16 @@ TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
   std::map<std::string, Observed> observed;
   HiddenStates hidden = model_->transformer.embed(ids(0), 1, static_cast<std::int64_t>(ids(0).size()));
   std::vector<std::string> order;
-  model_->transformer.run_block(model_->blocks.at(0), hidden,
-                                [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
-                                  EXPECT_EQ(index, order.size());
-                                  order.push_back(site.name);
-                                  Observed& at = observed[site.name];
-                                  at.dim = site.in_features;
-                                  at.n_rows += n_rows;
-                                  at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
-                                  model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, at.sum.data());
-                                });
+  model_->transformer.run_block(
+      model_->blocks.at(0), hidden, [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
+        EXPECT_EQ(index, order.size());
+        order.push_back(site.name);
+        Observed& at = observed[site.name];
+        at.dim = site.in_features;
+        at.n_rows += n_rows;
+        at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
+        model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, at.sum.data());
+      });
   EXPECT_EQ(order, (std::vector<std::string>{"qkv", "o", "gate_up", "down"}));
   for (const auto& [name, expected] : golden_.at("hessian_block_0").items()) {
     ASSERT_TRUE(observed.contains(name)) << name;
@@ -131,7 +135,8 @@ TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
     ASSERT_EQ(site.n_rows, expected.at("n").get<std::int64_t>());
     ASSERT_EQ(site.dim, expected.at("dim").get<std::int64_t>());
     const auto entry = [&](std::int64_t i, std::int64_t j) {
-      return site.sum[static_cast<std::size_t>(std::max(i, j) * site.dim + std::min(i, j))] / static_cast<double>(site.n_rows);
+      return site.sum[static_cast<std::size_t>(std::max(i, j) * site.dim + std::min(i, j))] /
+             static_cast<double>(site.n_rows);
     };
     double trace = 0, squares = 0;
     for (std::int64_t i = 0; i < site.dim; ++i) {
@@ -148,8 +153,8 @@ TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
-                         ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral", "mistral-window", "qwen2",
-                                           "qwen2-window", "qwen2-yarn", "qwen3"),
+                         ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral",
+                                           "mistral-window", "qwen2", "qwen2-window", "qwen2-yarn", "qwen3"),
                          [](const ::testing::TestParamInfo<const char*>& parameter) {
                            std::string name = parameter.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -169,7 +174,8 @@ TEST(Transformer, ResultsDependOnNeitherThreadsNorBatches) {
   for (std::ptrdiff_t s = 0; s < 5; ++s) {
     const std::vector<std::int32_t> sequence(ids.begin() + s * 110, ids.begin() + (s + 1) * 110);
     const HiddenStates alone = one.forward(sequence);
-    EXPECT_TRUE(std::ranges::equal(alone.values.span(), together.values.span().subspan(static_cast<std::size_t>(s * 110 * 64), 110 * 64)));
+    EXPECT_TRUE(std::ranges::equal(alone.values.span(),
+                                   together.values.span().subspan(static_cast<std::size_t>(s * 110 * 64), 110 * 64)));
     const std::vector<double> own = one.transformer.next_token_nll(alone, sequence);
     EXPECT_TRUE(std::equal(own.begin(), own.end(), nll.begin() + s * 109));
   }
@@ -196,8 +202,8 @@ TEST(Stories260K, GreedyStoryIsExact) {
     ids.push_back(model.next_id(ids));
     ASSERT_EQ(ids.back(), expected[ids.size() - 1]) << "after " << ids.size() - 1 << " ids";
   }
-  EXPECT_NEAR(mean(model.transformer.next_token_nll(model.forward(expected), expected)), golden.at("greedy").at("mean_nll").get<double>(),
-              1e-5);
+  EXPECT_NEAR(mean(model.transformer.next_token_nll(model.forward(expected), expected)),
+              golden.at("greedy").at("mean_nll").get<double>(), 1e-5);
 }
 
 TEST(Stories260K, LastLogitsMatch) {
@@ -205,8 +211,8 @@ TEST(Stories260K, LastLogitsMatch) {
   const core::Json golden = read_golden("models/stories260K/golden.json").at("prompt");
   LoadedModel model(test::data_path("models/stories260K/hf"), 2);
   const std::vector<std::int32_t> ids = golden.at("ids");
-  const std::vector<float> logits =
-      model.transformer.logits(model.forward(ids), std::vector<std::int64_t>{static_cast<std::int64_t>(ids.size()) - 1});
+  const std::vector<float> logits = model.transformer.logits(
+      model.forward(ids), std::vector<std::int64_t>{static_cast<std::int64_t>(ids.size()) - 1});
   for (const core::Json& pair : golden.at("last_logits_top10"))
     EXPECT_NEAR(logits.at(pair.at(0).get<std::size_t>()), pair.at(1).get<double>(), 1e-4);
   double sum = 0;
@@ -224,7 +230,8 @@ TEST(Stories260K, PerplexityOfWikiTextMatches) {
   ASSERT_EQ(ids.size(), golden.at("total_ids").get<std::size_t>());
   const Windows windows = leading_windows(ids, 512, 16, text.path);
   LoadedModel model(test::data_path("models/stories260K/hf"), 2);
-  const std::vector<double> nll = model.transformer.next_token_nll(model.forward(windows.ids, windows.count), windows.ids);
+  const std::vector<double> nll =
+      model.transformer.next_token_nll(model.forward(windows.ids, windows.count), windows.ids);
   ASSERT_EQ(nll.size(), golden.at("predictions").get<std::size_t>());
   EXPECT_NEAR(std::exp(mean(nll)), golden.at("ppl").get<double>(), 0.01);
 }
@@ -246,10 +253,12 @@ TEST_F(Smollm2, LogitsAreThoseOfTheRealImplementation) {
   const std::vector<std::int32_t> ids = golden_.at("first_64_ids");
   const HiddenStates hidden = model_->forward(ids);
   for (const auto& [position, expected] : golden_.at("logits_at").items()) {
-    const std::vector<float> logits = model_->transformer.logits(hidden, std::vector<std::int64_t>{std::stoll(position)});
+    const std::vector<float> logits =
+        model_->transformer.logits(hidden, std::vector<std::int64_t>{std::stoll(position)});
     for (const core::Json& pair : expected.at("top10"))
       EXPECT_NEAR(logits.at(pair.at(0).get<std::size_t>()), pair.at(1).get<double>(), 2e-3) << position;
-    for (std::size_t i = 0; i < 8; ++i) EXPECT_NEAR(logits[i], expected.at("first8").at(i).get<double>(), 2e-3) << position;
+    for (std::size_t i = 0; i < 8; ++i)
+      EXPECT_NEAR(logits[i], expected.at("first8").at(i).get<double>(), 2e-3) << position;
   }
   const std::vector<double> nll = model_->transformer.next_token_nll(hidden, ids);
   ASSERT_EQ(nll.size(), 63U);

@@ -17,8 +17,8 @@ namespace voronoi::quant {
 namespace {
 
 using testing::ElementsAre;
-using testing::Pointwise;
 using testing::FloatNear;
+using testing::Pointwise;
 
 struct Data {
   std::int64_t dim = 0;
@@ -30,7 +30,8 @@ struct Data {
 Data gaussian(std::int64_t n, std::int64_t dim, std::uint32_t seed) {
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal;
-  Data data{dim, std::vector<float>(static_cast<std::size_t>(n * dim)), std::vector<float>(static_cast<std::size_t>(n))};
+  Data data{dim, std::vector<float>(static_cast<std::size_t>(n * dim)),
+            std::vector<float>(static_cast<std::size_t>(n))};
   for (float& x : data.points) x = normal(engine);
   for (float& w : data.weights) w = std::exp(normal(engine));
   return data;
@@ -41,7 +42,8 @@ std::vector<KmeansChunk> chunks_of(const Data& data, std::int64_t n_chunks, int 
   std::vector<KmeansChunk> chunks;
   for (std::int64_t id = n_chunks * rank / size; id < n_chunks * (rank + 1) / size; ++id) {
     const auto cut = [&](std::int64_t c) { return data.n() * c * c / (n_chunks * n_chunks); };
-    chunks.push_back({id, cut(id + 1) - cut(id), data.points.data() + cut(id) * data.dim, data.weights.data() + cut(id)});
+    chunks.push_back(
+        {id, cut(id + 1) - cut(id), data.points.data() + cut(id) * data.dim, data.weights.data() + cut(id)});
   }
   return chunks;
 }
@@ -61,7 +63,8 @@ double objective_of(const Data& data, const std::vector<float>& centroids) {
       double gap2 = 0;
       for (std::int64_t d = 0; d < data.dim; ++d)
         gap2 += std::pow(static_cast<double>(data.points[static_cast<std::size_t>(i * data.dim + d)]) -
-                             static_cast<double>(centroids[c + static_cast<std::size_t>(d)]), 2);
+                             static_cast<double>(centroids[c + static_cast<std::size_t>(d)]),
+                         2);
       best = std::min(best, gap2);
     }
     sum += static_cast<double>(data.weights[static_cast<std::size_t>(i)]) * best;
@@ -107,7 +110,8 @@ TEST(Kmeans, AgreesWithScikitLearn) {
         solve(data, {.k = 32, .dim = 4, .max_iterations = iterations, .tolerance = 0, .initial = initial}, 5);
     EXPECT_EQ(result.iterations, iterations);
     EXPECT_EQ(result.repaired, 0);
-    EXPECT_THAT(result.centroids, Pointwise(FloatNear(1e-5F), golden.f32("centers_after_" + std::to_string(iterations))));
+    EXPECT_THAT(result.centroids,
+                Pointwise(FloatNear(1e-5F), golden.f32("centers_after_" + std::to_string(iterations))));
   }
 }
 
@@ -115,11 +119,13 @@ TEST(Kmeans, ObjectiveIsTheWeightedErrorAndNeverRises) {
   const Data data = gaussian(5000, 3, 1);
   const KmeansResult result = solve(data, {.k = 40, .dim = 3, .max_iterations = 30, .tolerance = 1e-6}, 7);
   ASSERT_EQ(result.objective.size(), static_cast<std::size_t>(result.iterations) + 1);
-  for (std::size_t t = 1; t < result.objective.size(); ++t) EXPECT_LE(result.objective[t], result.objective[t - 1] * (1 + 1e-7));
+  for (std::size_t t = 1; t < result.objective.size(); ++t)
+    EXPECT_LE(result.objective[t], result.objective[t - 1] * (1 + 1e-7));
   EXPECT_NEAR(result.objective.back(), objective_of(data, result.centroids), 1e-5 * result.objective.back());
 }
 
-// 40,000 points for 64 centroids: more than the sample holds, so sampling, seeding and the steps on the sample all take part.
+// 40,000 points for 64 centroids: more than the sample holds, so sampling, seeding and the steps on the sample all take
+// part.
 TEST(Kmeans, BytesDoNotDependOnThreadsOrTeam) {
   const Data data = gaussian(40000, 4, 2);
   const std::int64_t n_chunks = 7;
@@ -187,7 +193,8 @@ TEST(Kmeans, WellSeparatedClustersAreAllFound) {
     data.weights.push_back(1);
   }
   for (std::uint64_t seed = 0; seed < 8; ++seed) {
-    const KmeansResult result = solve(data, {.k = 40, .dim = 2, .seed = seed});  // 40 for 25: each blob is sure to get one
+    const KmeansResult result =
+        solve(data, {.k = 40, .dim = 2, .seed = seed});  // 40 for 25: each blob is sure to get one
     EXPECT_LT(result.objective.back(), 2 * 2500 * 1e-4);
   }
 }

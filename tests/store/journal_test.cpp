@@ -18,7 +18,9 @@ using test::message_of;
 using test::TemporaryFolder;
 using testing::HasSubstr;
 
-Json record(int i) { return Json{{"event", "done"}, {"task", i}, {"note", "tab\t, line\n, \xC3\xA9"}, {"nested", {{"a", {1, 2}}}}}; }
+Json record(int i) {
+  return Json{{"event", "done"}, {"task", i}, {"note", "tab\t, line\n, \xC3\xA9"}, {"nested", {{"a", {1, 2}}}}};
+}
 
 /// A journal of n records and its bytes.
 std::string make_journal(const std::filesystem::path& path, int n) {
@@ -55,9 +57,9 @@ TEST(Journal, LineIsAsDocumented) {
     journal.append(Json{{"a", 1}});
     journal.append(Json{{"b", "x\ny"}});
   }
-  EXPECT_EQ(test::read_bytes(folder / "j"),
-            "1 " + core::sha256("1 {\"a\":1}").substr(0, 16) + " {\"a\":1}\n" + "2 " +
-                core::sha256("2 {\"b\":\"x\\ny\"}").substr(0, 16) + " {\"b\":\"x\\ny\"}\n");
+  EXPECT_EQ(test::read_bytes(folder / "j"), "1 " + core::sha256("1 {\"a\":1}").substr(0, 16) + " {\"a\":1}\n" + "2 " +
+                                                core::sha256("2 {\"b\":\"x\\ny\"}").substr(0, 16) +
+                                                " {\"b\":\"x\\ny\"}\n");
 }
 
 TEST(Journal, EmptyFileHasNoRecords) {
@@ -139,8 +141,8 @@ TEST(Journal, LostRepeatedOrSwappedLinesAreFound) {
   const std::string whole = make_journal(folder / "whole", 4);
   const std::vector<std::size_t> starts = line_starts(whole);
   const auto line = [&](std::size_t i) { return whole.substr(starts[i], starts[i + 1] - starts[i]); };
-  for (const std::string& bad : {line(0) + line(2) + line(3), line(0) + line(1) + line(1) + line(2), line(1) + line(0) + line(2),
-                                 line(0) + "\n" + line(1)}) {
+  for (const std::string& bad : {line(0) + line(2) + line(3), line(0) + line(1) + line(1) + line(2),
+                                 line(1) + line(0) + line(2), line(0) + "\n" + line(1)}) {
     test::write_bytes(folder / "j", bad);
     EXPECT_THROW(Journal::read(folder / "j"), FormatError);
   }
@@ -220,11 +222,13 @@ TEST(Journal, KilledWriterLeavesEveryAppendedRecord) {
   ::close(pipe[1]);
   const Journal journal(folder / "j");
   EXPECT_GE(journal.records().size(), 20U);
-  for (std::size_t i = 0; i < journal.records().size(); ++i) EXPECT_EQ(journal.records()[i], record(static_cast<int>(i)));
+  for (std::size_t i = 0; i < journal.records().size(); ++i)
+    EXPECT_EQ(journal.records()[i], record(static_cast<int>(i)));
 }
 
 TEST(Journal, UnwritablePlaceIsASystemError) {
-  EXPECT_THAT(message_of<StoreError>([] { const Journal journal("/dev/null/journal.log"); }), HasSubstr("/dev/null/journal.log"));
+  EXPECT_THAT(message_of<StoreError>([] { const Journal journal("/dev/null/journal.log"); }),
+              HasSubstr("/dev/null/journal.log"));
   EXPECT_THROW(Journal::read("/nowhere/journal.log"), StoreError);
 }
 

@@ -65,7 +65,8 @@ TEST(RunDirectory, IsCreatedTwiceWithoutHarm) {
   const TemporaryFolder folder;
   const RunPaths paths{folder / "deep/run"};
   create_run_directory(paths);
-  for (const fs::path& sub : {paths.layers(), paths.hessians(), paths.quarantine(), paths.evaluations(), paths.report(), paths.logs()})
+  for (const fs::path& sub :
+       {paths.layers(), paths.hessians(), paths.quarantine(), paths.evaluations(), paths.report(), paths.logs()})
     EXPECT_TRUE(fs::is_directory(sub)) << sub;
   const int n = test::entries(paths.root);
   check_or_write_identity(paths, identity(), "1");
@@ -108,7 +109,8 @@ TEST(RunDirectory, UnwritablePlaceIsASystemErrorWithARemedy) {
   create_run_directory({disk / "old"});
   check_or_write_identity({disk / "old"}, identity(), "1");
   ASSERT_TRUE(disk.make_read_only());
-  EXPECT_THAT(message_of<StoreError>([&] { create_run_directory({disk / "run"}); }), HasSubstr("Read-only file system"));
+  EXPECT_THAT(message_of<StoreError>([&] { create_run_directory({disk / "run"}); }),
+              HasSubstr("Read-only file system"));
   EXPECT_THAT(message_of<StoreError>([&] { create_run_directory({disk / "old"}); }),
               AllOf(HasSubstr((disk / "old").string()), HasSubstr("Read-only file system"), HasSubstr("--run")));
   EXPECT_THROW(RunLock({disk / "old"}), StoreError);
@@ -126,8 +128,8 @@ TEST(RunLock, SecondHolderIsRefusedWithTheFirstOnesName) {
   ::gethostname(host, sizeof host - 1);
   const pid_t owner = ::getpid();
   const std::string message = message_of<StoreError>([&] { const RunLock second(paths); });
-  EXPECT_THAT(message, AllOf(HasSubstr("process " + std::to_string(owner)), HasSubstr(host), HasSubstr("Slurm job 4711"),
-                             HasSubstr(folder.path().string()), HasSubstr("--run")));
+  EXPECT_THAT(message, AllOf(HasSubstr("process " + std::to_string(owner)), HasSubstr(host),
+                             HasSubstr("Slurm job 4711"), HasSubstr(folder.path().string()), HasSubstr("--run")));
   EXPECT_EQ(in_child([&] {
               try {
                 const RunLock second(paths);
@@ -162,7 +164,8 @@ TEST(RunLock, DeadHolderIsReportedAndReplaced) {
   }
   char byte;
   ASSERT_EQ(::read(pipe[0], &byte, 1), 1);
-  EXPECT_THAT(message_of<StoreError>([&] { const RunLock refused(paths); }), HasSubstr("process " + std::to_string(child)));
+  EXPECT_THAT(message_of<StoreError>([&] { const RunLock refused(paths); }),
+              HasSubstr("process " + std::to_string(child)));
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   ::close(pipe[0]);
@@ -179,7 +182,8 @@ TEST(RunLock, DeadHolderIsReportedAndReplaced) {
 TEST(RunLock, UnreadableRecordIsNoObstacle) {
   const TemporaryFolder folder;
   const RunPaths paths{folder.path()};
-  for (const std::string& record : {std::string("{\"pid\":"), std::string("[]"), std::string("{\"pid\":\"x\",\"host\":1}"), std::string(9000, '[')}) {
+  for (const std::string& record : {std::string("{\"pid\":"), std::string("[]"),
+                                    std::string("{\"pid\":\"x\",\"host\":1}"), std::string(9000, '[')}) {
     test::write_bytes(paths.lock(), record);
     const RunLock lock(paths);
     ASSERT_TRUE(lock.stale_holder().has_value());
@@ -221,9 +225,11 @@ TEST(RunIdentity, EveryDifferenceIsListed) {
   other["texts"] = {"a", "c"};
   other["new"] = {{"key", true}};
   const std::string message = message_of<ConfigError>([&] { check_or_write_identity(paths, other, "1"); });
-  EXPECT_THAT(message, AllOf(HasSubstr("quantizer.vector-length: was 4, is 8"), HasSubstr("quantizer.damping: was 0.01, is 0.02"),
-                             HasSubstr("model.sha256: was \"abc\", is absent"), HasSubstr("texts: was [\"a\",\"b\"], is [\"a\",\"c\"]"),
-                             HasSubstr("new.key: was absent, is true")));
+  EXPECT_THAT(
+      message,
+      AllOf(HasSubstr("quantizer.vector-length: was 4, is 8"), HasSubstr("quantizer.damping: was 0.01, is 0.02"),
+            HasSubstr("model.sha256: was \"abc\", is absent"), HasSubstr("texts: was [\"a\",\"b\"], is [\"a\",\"c\"]"),
+            HasSubstr("new.key: was absent, is true")));
   EXPECT_THAT(message, AllOf(HasSubstr("--run"), Not(HasSubstr("seed")), Not(HasSubstr("method"))));
   EXPECT_EQ(read_identity(paths), identity());
 }
@@ -245,8 +251,9 @@ TEST(RunIdentity, AnyDamageIsFoundWithTheRemedy) {
     test::write_bytes(paths.identity(), good.substr(0, length));
     ASSERT_THROW(read_identity(paths), FormatError) << length;
   }
-  for (const std::string& text : {std::string("[]"), std::string("{}"), std::string("{\"format\":1}"),
-                                  std::string("{\"format\":\"voronoi run\",\"version\":1,\"sha256\":\"\",\"identity\":{}}")}) {
+  for (const std::string& text :
+       {std::string("[]"), std::string("{}"), std::string("{\"format\":1}"),
+        std::string("{\"format\":\"voronoi run\",\"version\":1,\"sha256\":\"\",\"identity\":{}}")}) {
     test::write_bytes(paths.identity(), text);
     EXPECT_THROW(read_identity(paths), FormatError) << text;
   }
@@ -257,7 +264,8 @@ TEST(RunIdentity, FullDiskLeavesNothing) {
   if (!disk.mounted()) GTEST_SKIP() << disk.why();
   test::write_bytes(disk / "filler", std::string(1 << 20, 'x'));
   const RunPaths paths{disk.path()};
-  EXPECT_THAT(message_of<StoreError>([&] { check_or_write_identity(paths, identity(), "1"); }), HasSubstr("No space left"));
+  EXPECT_THAT(message_of<StoreError>([&] { check_or_write_identity(paths, identity(), "1"); }),
+              HasSubstr("No space left"));
   EXPECT_EQ(test::entries(disk.path()), 1);
 }
 

@@ -37,12 +37,14 @@ ShardArray make_array(const std::string& name, DType dtype, const core::Shape& s
 
 Shard sample() {
   Shard shard;
-  shard.attributes = {{"method", "vptq"}, {"linear", "model.layers.0.self_attn.q_proj"}, {"empty", ""},
+  shard.attributes = {{"method", "vptq"},
+                      {"linear", "model.layers.0.self_attn.q_proj"},
+                      {"empty", ""},
                       {"text", std::string("two\nlines, a zero\0, \xC3\xA9", 22)}};
-  shard.arrays = {make_array("indices", DType::u8, {5, 9}, 1),   make_array("codebook", DType::f16, {2, 3, 4}, 2),
-                  make_array("scales", DType::bf16, {7}, 3),     make_array("permutation", DType::i64, {9}, 4),
-                  make_array("nothing", DType::f32, {0, 8}, 5),  make_array("scalar", DType::f64, {}, 6),
-                  make_array("a16", DType::u16, {3}, 7),         make_array("a32", DType::u32, {3}, 8),
+  shard.arrays = {make_array("indices", DType::u8, {5, 9}, 1),    make_array("codebook", DType::f16, {2, 3, 4}, 2),
+                  make_array("scales", DType::bf16, {7}, 3),      make_array("permutation", DType::i64, {9}, 4),
+                  make_array("nothing", DType::f32, {0, 8}, 5),   make_array("scalar", DType::f64, {}, 6),
+                  make_array("a16", DType::u16, {3}, 7),          make_array("a32", DType::u32, {3}, 8),
                   make_array("b32", DType::i32, {3, 1, 1, 2}, 9), make_array("c32", DType::f32, {4}, 10)};
   return shard;
 }
@@ -69,7 +71,8 @@ std::string text_of(const std::vector<std::byte>& bytes) {
 
 /// What every HDF5 content gets before it: here with a right digest, so that the content itself is judged.
 std::string with_user_block(const std::string& content) {
-  std::string block = "voronoi shard 1\nsha256 " + core::sha256(content) + "\nbytes " + std::to_string(512 + content.size()) + "\n";
+  std::string block =
+      "voronoi shard 1\nsha256 " + core::sha256(content) + "\nbytes " + std::to_string(512 + content.size()) + "\n";
   block.resize(512, '\0');
   return block + content;
 }
@@ -145,8 +148,10 @@ TEST(Shard, NothingAtAllComesBackToo) {
 TEST(Shard, ManyArraysKeepTheirOrder) {
   const TemporaryFolder folder;
   Shard shard;
-  for (int i = 0; i < 200; ++i) shard.arrays.push_back(make_array("array_" + std::to_string((i * 37) % 200), DType::u16, {3}, 1));
-  for (int i = 0; i < 60; ++i) shard.attributes["key" + std::to_string(i)] = std::string(900, static_cast<char>('a' + i % 26));
+  for (int i = 0; i < 200; ++i)
+    shard.arrays.push_back(make_array("array_" + std::to_string((i * 37) % 200), DType::u16, {3}, 1));
+  for (int i = 0; i < 60; ++i)
+    shard.attributes["key" + std::to_string(i)] = std::string(900, static_cast<char>('a' + i % 26));
   write_shard(folder / "a.h5", shard, "1");
   EXPECT_TRUE(same(read_shard(folder / "a.h5"), shard));
 }
@@ -188,8 +193,9 @@ TEST(Shard, BytesOfTheFormatStay) {
   EXPECT_EQ(bytes.substr(512, 8), "\x89HDF\r\n\x1a\n");
   EXPECT_THAT(bytes, HasSubstr(core::sha256(small().arrays[0].bytes)));
   // The root's digest, written out by hand.
-  const std::string content = "attribute 6 method 4 vptq\narray 7 indices U8 [5, 9] " + core::sha256(small().arrays[0].bytes) +
-                              "\narray 6 scales F32 [7] " + core::sha256(small().arrays[1].bytes) + "\n";
+  const std::string content = "attribute 6 method 4 vptq\narray 7 indices U8 [5, 9] " +
+                              core::sha256(small().arrays[0].bytes) + "\narray 6 scales F32 [7] " +
+                              core::sha256(small().arrays[1].bytes) + "\n";
   EXPECT_THAT(bytes, HasSubstr(core::sha256(content)));
   unsigned version[3] = {};
   H5get_libversion(&version[0], &version[1], &version[2]);
@@ -219,7 +225,8 @@ TEST(Shard, OtherToolsCanOpenIt) {
 }
 
 TEST(Shard, RefusesNamesThatAreNotNames) {
-  for (const std::string& name : {std::string(), std::string("a/b"), std::string("/"), std::string("."), std::string("a\0b", 3)}) {
+  for (const std::string& name :
+       {std::string(), std::string("a/b"), std::string("/"), std::string("."), std::string("a\0b", 3)}) {
     Shard shard;
     shard.arrays = {make_array(name, DType::u8, {1}, 1)};
     EXPECT_THROW(serialize(shard), core::InternalError) << name;
@@ -238,7 +245,8 @@ TEST(Shard, RefusesNamesThatAreNotNames) {
 TEST(Shard, RefusesArraysWhoseBytesDoNotFitTheirShape) {
   Shard shard;
   shard.arrays = {ShardArray{"a", DType::u16, {3}, std::vector<std::byte>(5)}};
-  EXPECT_THAT(message_of<core::InternalError>([&] { serialize(shard); }), HasSubstr("array \"a\" of shape [3] has 5 bytes"));
+  EXPECT_THAT(message_of<core::InternalError>([&] { serialize(shard); }),
+              HasSubstr("array \"a\" of shape [3] has 5 bytes"));
   shard.arrays[0].shape = {-1};
   EXPECT_THROW(serialize(shard), core::InternalError);
   shard.arrays[0].shape = {std::int64_t{1} << 40, std::int64_t{1} << 40};
@@ -318,7 +326,8 @@ TEST(Shard, GarbageIsRefused) {
   const TemporaryFolder folder;
   const auto path = folder / "a.h5";
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
-    const std::string noise = text_of(make_array("x", DType::u8, {static_cast<std::int64_t>(100 + 777 * seed)}, seed).bytes);
+    const std::string noise =
+        text_of(make_array("x", DType::u8, {static_cast<std::int64_t>(100 + 777 * seed)}, seed).bytes);
     test::write_bytes(path, noise);
     EXPECT_THROW(read_shard(path), FormatError);
     test::write_bytes(path, with_user_block(noise));
@@ -332,7 +341,8 @@ TEST(Shard, AnotherHdf5FileIsRefused) {
   const TemporaryFolder folder;
   const std::string content = plain_hdf5([](hid_t file) { add_text(file, "title", "weather"); });
   test::write_bytes(folder / "plain.h5", content);
-  EXPECT_THAT(message_of<FormatError>([&] { read_shard(folder / "plain.h5"); }), HasSubstr("is an HDF5 file, but not a shard"));
+  EXPECT_THAT(message_of<FormatError>([&] { read_shard(folder / "plain.h5"); }),
+              HasSubstr("is an HDF5 file, but not a shard"));
   EXPECT_THAT(error_of_content(folder, content), HasSubstr("is not a shard"));
 }
 
@@ -341,7 +351,8 @@ TEST(Shard, ClaimsBeyondTheFileAreRefusedBeforeAllocation) {
   const std::string plain = plain_hdf5([](hid_t file) {
     add_dataset(file, "huge", {hsize_t{1} << 30, hsize_t{1} << 30}, H5Pcreate(H5P_DATASET_CREATE));
   });
-  EXPECT_THAT(error_of_content(folder, plain), HasSubstr("array \"huge\": shape [1073741824, 1073741824] needs more bytes"));
+  EXPECT_THAT(error_of_content(folder, plain),
+              HasSubstr("array \"huge\": shape [1073741824, 1073741824] needs more bytes"));
   const std::string chunked = plain_hdf5([](hid_t file) {
     const hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
     const hsize_t chunk = 1 << 20;
@@ -358,22 +369,23 @@ TEST(Shard, LayoutsThatShardsDoNotUseAreRefused) {
   const TemporaryFolder folder;
   // Ten links or attributes make HDF5 leave the header for a heap and a tree.
   EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
-                for (int i = 0; i < 10; ++i) add_text(file, ("key" + std::to_string(i)).c_str(), "x");
-              })),
+                                 for (int i = 0; i < 10; ++i) add_text(file, ("key" + std::to_string(i)).c_str(), "x");
+                               })),
               HasSubstr("lie outside their header"));
   EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
-                for (int i = 0; i < 10; ++i)
-                  add_dataset(file, ("a" + std::to_string(i)).c_str(), {1}, H5Pcreate(H5P_DATASET_CREATE));
-              })),
+                                 for (int i = 0; i < 10; ++i)
+                                   add_dataset(file, ("a" + std::to_string(i)).c_str(), {1},
+                                               H5Pcreate(H5P_DATASET_CREATE));
+                               })),
               HasSubstr("lie outside their header"));
   EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
-                const hid_t pair = H5Tcreate(H5T_COMPOUND, 2);
-                H5Tinsert(pair, "x", 0, H5T_STD_U8LE);
-                const hid_t space = H5Screate(H5S_SCALAR);
-                H5Dclose(H5Dcreate2(file, "pair", pair, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
-                H5Sclose(space);
-                H5Tclose(pair);
-              })),
+                                 const hid_t pair = H5Tcreate(H5T_COMPOUND, 2);
+                                 H5Tinsert(pair, "x", 0, H5T_STD_U8LE);
+                                 const hid_t space = H5Screate(H5S_SCALAR);
+                                 H5Dclose(H5Dcreate2(file, "pair", pair, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+                                 H5Sclose(space);
+                                 H5Tclose(pair);
+                               })),
               HasSubstr("array \"pair\": is of an HDF5 type that shards do not use"));
 }
 
@@ -382,24 +394,24 @@ TEST(Shard, NothingOutsideTheFileIsFollowed) {
   test::write_bytes(folder / "secret", "secret");
   const std::string secret = (folder / "secret").string();
   EXPECT_THAT(error_of_content(folder, plain_hdf5([&](hid_t file) {
-                const hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
-                H5Pset_external(creation, secret.c_str(), 0, 6);
-                add_dataset(file, "outside", {6}, creation);
-              })),
+                                 const hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+                                 H5Pset_external(creation, secret.c_str(), 0, 6);
+                                 add_dataset(file, "outside", {6}, creation);
+                               })),
               HasSubstr("array \"outside\": is not stored in one piece inside the file"));
   write_shard(folder / "other.h5", small(), "1");
   const std::string other = (folder / "other.h5").string();
   EXPECT_THAT(error_of_content(folder, plain_hdf5([&](hid_t file) {
-                H5Lcreate_external(other.c_str(), "/indices", file, "link", H5P_DEFAULT, H5P_DEFAULT);
-              })),
+                                 H5Lcreate_external(other.c_str(), "/indices", file, "link", H5P_DEFAULT, H5P_DEFAULT);
+                               })),
               HasSubstr("array \"link\": is a link"));
   EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
-                H5Lcreate_soft("/nowhere", file, "soft", H5P_DEFAULT, H5P_DEFAULT);
-              })),
+                                 H5Lcreate_soft("/nowhere", file, "soft", H5P_DEFAULT, H5P_DEFAULT);
+                               })),
               HasSubstr("array \"soft\": is a link"));
   EXPECT_THAT(error_of_content(folder, plain_hdf5([](hid_t file) {
-                H5Gclose(H5Gcreate2(file, "group", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
-              })),
+                                 H5Gclose(H5Gcreate2(file, "group", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+                               })),
               HasSubstr("array \"group\": is not an array"));
 }
 
@@ -419,8 +431,9 @@ TEST(Shard, FullDiskLeavesTheOldFileAndNoOther) {
   write_shard(path, old, "1");
   Shard big;
   big.arrays = {make_array("w", DType::u8, {1 << 20}, 1)};
-  EXPECT_THAT(message_of<StoreError>([&] { write_shard(path, big, "2"); }),
-              testing::AllOf(HasSubstr(path.string()), HasSubstr("No space left on device"), HasSubstr("free some space")));
+  EXPECT_THAT(
+      message_of<StoreError>([&] { write_shard(path, big, "2"); }),
+      testing::AllOf(HasSubstr(path.string()), HasSubstr("No space left on device"), HasSubstr("free some space")));
   EXPECT_TRUE(same(read_shard(path), old));
   EXPECT_EQ(test::entries(disk.path()), 1);
   EXPECT_THROW(write_shard(disk / "new.h5", big, "3"), StoreError);

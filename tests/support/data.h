@@ -14,8 +14,8 @@ inline bool has_data(const std::string& relative) { return std::filesystem::exis
 }  // namespace voronoi::test
 
 /// Leaves the running test as skipped, with the reason, when the data is absent.
-#define VORONOI_NEEDS_DATA(relative)                            \
-  do {                                                          \
-    if (!::voronoi::test::has_data(relative))                   \
+#define VORONOI_NEEDS_DATA(relative)                                              \
+  do {                                                                            \
+    if (!::voronoi::test::has_data(relative))                                     \
       GTEST_SKIP() << "no test data at " << ::voronoi::test::data_path(relative); \
   } while (false)

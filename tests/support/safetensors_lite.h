@@ -28,7 +28,8 @@ class SafetensorsLite {
     map_ = static_cast<const char*>(map);
     std::uint64_t header_size = 0;
     if (size_ >= sizeof header_size) std::memcpy(&header_size, map_, sizeof header_size);
-    if (header_size == 0 || header_size > size_ - sizeof header_size) throw std::runtime_error("no safetensors header in " + path);
+    if (header_size == 0 || header_size > size_ - sizeof header_size)
+      throw std::runtime_error("no safetensors header in " + path);
     body_ = sizeof header_size + static_cast<std::size_t>(header_size);
     header_ = nlohmann::json::parse(map_ + sizeof header_size, map_ + body_);
   }
@@ -37,7 +38,9 @@ class SafetensorsLite {
   SafetensorsLite& operator=(const SafetensorsLite&) = delete;
 
   bool has(const std::string& name) const { return header_.contains(name); }
-  std::vector<std::int64_t> shape(const std::string& name) const { return header_.at(name).at("shape").get<std::vector<std::int64_t>>(); }
+  std::vector<std::int64_t> shape(const std::string& name) const {
+    return header_.at(name).at("shape").get<std::vector<std::int64_t>>();
+  }
   std::string dtype(const std::string& name) const { return header_.at(name).at("dtype").get<std::string>(); }
   /// The stored bits, of whatever type, as elements of T.
   template <class T>
@@ -51,9 +54,12 @@ class SafetensorsLite {
   template <class T>
   std::vector<T> values(const std::string& name, const char* dtype) const {
     const nlohmann::json& entry = header_.at(name);
-    if (dtype != nullptr && entry.at("dtype").get<std::string>() != dtype) throw std::runtime_error(path_ + ": " + name + " is not " + dtype);
-    const auto begin = entry.at("data_offsets").at(0).get<std::size_t>(), end = entry.at("data_offsets").at(1).get<std::size_t>();
-    if (begin > end || end > size_ - body_ || (end - begin) % sizeof(T) != 0) throw std::runtime_error(path_ + ": offsets of " + name);
+    if (dtype != nullptr && entry.at("dtype").get<std::string>() != dtype)
+      throw std::runtime_error(path_ + ": " + name + " is not " + dtype);
+    const auto begin = entry.at("data_offsets").at(0).get<std::size_t>(),
+               end = entry.at("data_offsets").at(1).get<std::size_t>();
+    if (begin > end || end > size_ - body_ || (end - begin) % sizeof(T) != 0)
+      throw std::runtime_error(path_ + ": offsets of " + name);
     std::vector<T> out((end - begin) / sizeof(T));
     if (!out.empty()) std::memcpy(out.data(), map_ + body_ + begin, end - begin);
     return out;

@@ -23,7 +23,8 @@ class TemporaryFolder {
   TemporaryFolder() {
     const std::filesystem::path memory = "/dev/shm";
     const bool use_memory = ::access(memory.c_str(), W_OK | X_OK) == 0;
-    std::string name = ((use_memory ? memory : std::filesystem::temp_directory_path()) / "voronoi-test-XXXXXX").string();
+    std::string name =
+        ((use_memory ? memory : std::filesystem::temp_directory_path()) / "voronoi-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create " + name);
     path_ = name;
   }
@@ -44,8 +45,10 @@ class TemporaryFolder {
 class SmallDisk {
  public:
   explicit SmallDisk(const std::string& options) {
-    if (::mount("voronoi-test", folder_.path().c_str(), "tmpfs", 0, options.c_str()) == 0) mounted_ = true;
-    else why_ = std::string("cannot mount a tmpfs: ") + std::strerror(errno);
+    if (::mount("voronoi-test", folder_.path().c_str(), "tmpfs", 0, options.c_str()) == 0)
+      mounted_ = true;
+    else
+      why_ = std::string("cannot mount a tmpfs: ") + std::strerror(errno);
   }
   ~SmallDisk() {
     if (mounted_) ::umount2(folder_.path().c_str(), MNT_DETACH);

@@ -66,14 +66,17 @@ class TeamMember final : public core::Team {
   TeamMember(TeamRoom& room, int rank) : room_(room), rank_(rank) {}
   int rank() const override { return rank_; }
   int size() const override { return room_.size(); }
-  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override { return room_.all_gather(rank_, mine); }
+  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override {
+    return room_.all_gather(rank_, mine);
+  }
 
  private:
   TeamRoom& room_;
   int rank_;
 };
 
-/// Runs body(team) once for each of `size` members, each on its own thread; rethrows the exception of the lowest rank that has one of its own.
+/// Runs body(team) once for each of `size` members, each on its own thread; rethrows the exception of the lowest rank
+/// that has one of its own.
 inline void run_as_team(int size, const std::function<void(core::Team&)>& body) {
   TeamRoom room(size);
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(size));

@@ -46,7 +46,12 @@ class Lloyd {
  public:
   Lloyd(backend::Context& context, core::Team& team, std::int64_t n_chunks, std::span<const KmeansChunk> mine,
         const KmeansParameters& parameters)
-      : context_(context), team_(team), mine_(mine), n_chunks_(n_chunks), k_(parameters.k), dim_(parameters.dim),
+      : context_(context),
+        team_(team),
+        mine_(mine),
+        n_chunks_(n_chunks),
+        k_(parameters.k),
+        dim_(parameters.dim),
         sums_size_(k_ * (dim_ + 1) + 1) {
     std::int64_t n = 0;
     for (std::int64_t c = 0; c < static_cast<std::int64_t>(mine.size()); ++c) {
@@ -71,8 +76,8 @@ class Lloyd {
   /// Assigns every point and makes the sums of every cluster; returns the objective.
   double assign(const std::vector<float>& centroids) {
     for (const Run& run : runs_)
-      context_.vq().nearest(context_.exec(), run.n, dim_, run.points, k_, centroids.data(), nullptr, index_.data() + run.begin,
-                            distance2_.data() + run.begin);
+      context_.vq().nearest(context_.exec(), run.n, dim_, run.points, k_, centroids.data(), nullptr,
+                            index_.data() + run.begin, distance2_.data() + run.begin);
     context_.pool().parallel_for(static_cast<std::int64_t>(pieces_.size()), [&](std::int64_t p) { sum_piece(p); });
     for (std::size_t c = 0; c < mine_.size(); ++c) {
       for (std::int64_t p = first_piece_[c] + 1; p < first_piece_[c + 1]; ++p) {
@@ -141,7 +146,8 @@ class Lloyd {
     }
     std::vector<std::int64_t> order(errors.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
-    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return errors[at(a)] > errors[at(b)]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int64_t a, std::int64_t b) { return errors[at(a)] > errors[at(b)]; });
     std::set<std::vector<float>> taken;
     std::size_t next = 0;
     for (const std::int64_t i : order) {
@@ -156,7 +162,8 @@ class Lloyd {
  private:
   double* piece_sums(std::int64_t piece) { return sums_.data() + piece * sums_size_; }
   double error(std::int64_t chunk, std::int64_t i) const {
-    return static_cast<double>(mine_[at(chunk)].weights[i]) * static_cast<double>(distance2_[at(first_[at(chunk)] + i)]);
+    return static_cast<double>(mine_[at(chunk)].weights[i]) *
+           static_cast<double>(distance2_[at(first_[at(chunk)] + i)]);
   }
 
   void sum_piece(std::int64_t p) {
@@ -164,8 +171,9 @@ class Lloyd {
     const KmeansChunk& chunk = mine_[at(piece.chunk)];
     double* sums = piece_sums(p);
     std::fill_n(sums, sums_size_, 0.0);
-    context_.vq().centroid_sums(piece.end - piece.begin, dim_, chunk.points + piece.begin * dim_, chunk.weights + piece.begin,
-                                index_.data() + first_[at(piece.chunk)] + piece.begin, k_, sums, sums + k_ * dim_);
+    context_.vq().centroid_sums(piece.end - piece.begin, dim_, chunk.points + piece.begin * dim_,
+                                chunk.weights + piece.begin, index_.data() + first_[at(piece.chunk)] + piece.begin, k_,
+                                sums, sums + k_ * dim_);
     // Four running sums: one would wait for each addition.
     std::array<double, 4> objective{};
     std::int64_t i = piece.begin;
@@ -192,7 +200,8 @@ class Lloyd {
     received_.clear();
     for (const std::vector<std::byte>& bytes : gathered) received_.push_back(from_bytes<double>(bytes));
     for (const std::vector<double>& part : received_)
-      for (std::size_t begin = 0; begin < part.size(); begin += at(sums_size_)) chunk_sums_.push_back(part.data() + begin);
+      for (std::size_t begin = 0; begin < part.size(); begin += at(sums_size_))
+        chunk_sums_.push_back(part.data() + begin);
     VORONOI_REQUIRE(static_cast<std::int64_t>(chunk_sums_.size()) == n_chunks_, "k-means: a chunk's sums are missing");
   }
 
@@ -233,17 +242,20 @@ ChunkFacts facts_of(const KmeansChunk& chunk, std::int64_t dim) {
 std::vector<ChunkFacts> gather_facts(backend::Context& context, core::Team& team, std::int64_t n_chunks,
                                      std::span<const KmeansChunk> mine, std::int64_t dim) {
   std::vector<ChunkFacts> facts(mine.size());
-  context.pool().parallel_for(static_cast<std::int64_t>(mine.size()), [&](std::int64_t c) { facts[at(c)] = facts_of(mine[at(c)], dim); });
+  context.pool().parallel_for(static_cast<std::int64_t>(mine.size()),
+                              [&](std::int64_t c) { facts[at(c)] = facts_of(mine[at(c)], dim); });
   std::vector<ChunkFacts> all;
   for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span(facts)))) {
     const auto part = from_bytes<ChunkFacts>(bytes);
     all.insert(all.end(), part.begin(), part.end());
   }
-  VORONOI_REQUIRE(static_cast<std::int64_t>(all.size()) == n_chunks, "k-means: members hold other chunks than 0 .. n_chunks - 1");
+  VORONOI_REQUIRE(static_cast<std::int64_t>(all.size()) == n_chunks,
+                  "k-means: members hold other chunks than 0 .. n_chunks - 1");
   for (std::int64_t id = 0; id < n_chunks; ++id) {
     VORONOI_REQUIRE(all[at(id)].id == id, "k-means: chunk ids must rise by one over the members in order of rank");
     if (all[at(id)].sound == 0)
-      throw core::NumericError("k-means: chunk " + std::to_string(id) + " has a point that is not finite or above 1e15, or a weight "
+      throw core::NumericError("k-means: chunk " + std::to_string(id) +
+                               " has a point that is not finite or above 1e15, or a weight "
                                "that is negative or not finite; check the weights of the layer and its Hessian");
   }
   return all;
@@ -251,8 +263,8 @@ std::vector<ChunkFacts> gather_facts(backend::Context& context, core::Team& team
 
 }  // namespace
 
-KmeansResult lloyd(backend::Context& context, core::Team& team, std::int64_t n_chunks, std::span<const KmeansChunk> mine,
-                   const KmeansParameters& parameters) {
+KmeansResult lloyd(backend::Context& context, core::Team& team, std::int64_t n_chunks,
+                   std::span<const KmeansChunk> mine, const KmeansParameters& parameters) {
   KmeansResult result;
   result.centroids.assign(parameters.initial.begin(), parameters.initial.end());
   Lloyd steps(context, team, n_chunks, mine, parameters);
@@ -270,10 +282,11 @@ KmeansResult lloyd(backend::Context& context, core::Team& team, std::int64_t n_c
   return result;
 }
 
-KmeansResult kmeans(backend::Context& context, core::Team& team, std::int64_t n_chunks, std::span<const KmeansChunk> mine,
-                    const KmeansParameters& parameters) {
+KmeansResult kmeans(backend::Context& context, core::Team& team, std::int64_t n_chunks,
+                    std::span<const KmeansChunk> mine, const KmeansParameters& parameters) {
   const std::int64_t k = parameters.k, dim = parameters.dim;
-  VORONOI_REQUIRE(k >= 1 && dim >= 1 && n_chunks >= 1 && parameters.max_iterations >= 0, "k-means: k, dim, n_chunks >= 1");
+  VORONOI_REQUIRE(k >= 1 && dim >= 1 && n_chunks >= 1 && parameters.max_iterations >= 0,
+                  "k-means: k, dim, n_chunks >= 1");
   VORONOI_REQUIRE(parameters.initial.empty() || static_cast<std::int64_t>(parameters.initial.size()) == k * dim,
                   "k-means: initial centroids must be [k, dim]");
   const std::vector<ChunkFacts> facts = gather_facts(context, team, n_chunks, mine, dim);

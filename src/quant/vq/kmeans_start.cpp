@@ -63,8 +63,8 @@ class Potential {
 
   /// One more seed.
   void add(const float* seed) {
-    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(), distance2_.data(), 1, seed, true,
-                             block_sums_.data());
+    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(),
+                             distance2_.data(), 1, seed, true, block_sums_.data());
     total_ = 0;
     for (const double sum : block_sums_) total_ += sum;
   }
@@ -72,8 +72,8 @@ class Potential {
   /// Which of `count` candidates [count, dim] would leave the least potential; ties to the first.
   std::int64_t best_of(const std::vector<float>& candidates, std::int64_t count) {
     candidate_sums_.resize(block_sums_.size() * at(count));
-    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(), distance2_.data(), count,
-                             candidates.data(), false, candidate_sums_.data());
+    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(),
+                             distance2_.data(), count, candidates.data(), false, candidate_sums_.data());
     std::vector<double> sums(at(count), 0.0);
     for (std::size_t i = 0; i < candidate_sums_.size(); ++i) sums[i % at(count)] += candidate_sums_[i];
     return std::min_element(sums.begin(), sums.end()) - sums.begin();
@@ -81,7 +81,8 @@ class Potential {
 
   /// Many more seeds.
   void add(const float* seeds, std::int64_t count) {
-    context_.vq().nearest(context_.exec(), sample_.n, dim_, sample_.points.data(), count, seeds, nullptr, nearest_.data(), scratch_.data());
+    context_.vq().nearest(context_.exec(), sample_.n, dim_, sample_.points.data(), count, seeds, nullptr,
+                          nearest_.data(), scratch_.data());
     context_.pool().parallel_for(static_cast<std::int64_t>(block_sums_.size()), [&](std::int64_t block) {
       double sum = 0;
       for (std::int64_t i = block * kBlock; i < std::min(sample_.n, (block + 1) * kBlock); ++i) {
@@ -98,10 +99,12 @@ class Potential {
 
   /// The point at `share` in [0, 1) of the running sum of potentials; without any potential, of the points.
   std::int64_t point_at(double share) const {
-    if (!(total_ > 0)) return std::min(sample_.n - 1, static_cast<std::int64_t>(share * static_cast<double>(sample_.n)));
+    if (!(total_ > 0))
+      return std::min(sample_.n - 1, static_cast<std::int64_t>(share * static_cast<double>(sample_.n)));
     double left = share * total_;
     std::int64_t block = 0;
-    while (block + 1 < static_cast<std::int64_t>(block_sums_.size()) && left >= block_sums_[at(block)]) left -= block_sums_[at(block++)];
+    while (block + 1 < static_cast<std::int64_t>(block_sums_.size()) && left >= block_sums_[at(block)])
+      left -= block_sums_[at(block++)];
     const std::int64_t begin = block * kBlock, end = std::min(sample_.n, begin + kBlock);
     std::int64_t last = begin;
     for (std::int64_t i = begin; i < end; ++i) {
@@ -114,7 +117,9 @@ class Potential {
   }
 
  private:
-  double potential(std::int64_t i) const { return static_cast<double>(sample_.weights[at(i)]) * static_cast<double>(distance2_[at(i)]); }
+  double potential(std::int64_t i) const {
+    return static_cast<double>(sample_.weights[at(i)]) * static_cast<double>(distance2_[at(i)]);
+  }
 
   backend::Context& context_;
   const KmeansSample& sample_;
@@ -127,15 +132,16 @@ class Potential {
 
 }  // namespace
 
-KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights, std::int64_t n_total, std::span<const KmeansChunk> mine,
-                         const KmeansParameters& parameters) {
+KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights, std::int64_t n_total,
+                         std::span<const KmeansChunk> mine, const KmeansParameters& parameters) {
   const std::int64_t dim = parameters.dim, target = std::max<std::int64_t>(16 * parameters.k, 32768);
   double total = 0;
   for (const double weight : chunk_weights) total += weight;
   std::vector<float> rows;
   if (n_total <= target || !(total > 0)) {
     // Everything; of weightless points the first of each chunk are as good as any.
-    const std::int64_t share = total > 0 ? n_total : core::ceil_div(target, static_cast<std::int64_t>(chunk_weights.size()));
+    const std::int64_t share =
+        total > 0 ? n_total : core::ceil_div(target, static_cast<std::int64_t>(chunk_weights.size()));
     for (const KmeansChunk& chunk : mine) {
       for (std::int64_t i = 0; i < std::min(chunk.n, share); ++i) {
         if (total > 0 && !(chunk.weights[i] > 0)) continue;
@@ -146,8 +152,8 @@ KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights
     sample.complete = true;
     return sample;
   }
-  // Stratum s holds the share [s, s + 1) / target of the running weight and gives the point at a random place in it; a point
-  // hit several times counts as often.
+  // Stratum s holds the share [s, s + 1) / target of the running weight and gives the point at a random place in it; a
+  // point hit several times counts as often.
   const core::CounterRandom random(parameters.seed ^ kSamplePurpose, parameters.stream);
   const double width = total / static_cast<double>(target);
   for (const KmeansChunk& chunk : mine) {
@@ -155,7 +161,9 @@ KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights
     for (std::int64_t id = 0; id < chunk.id; ++id) start += chunk_weights[at(id)];
     const double stop = start + chunk_weights[at(chunk.id)];
     std::int64_t stratum = std::max<std::int64_t>(0, static_cast<std::int64_t>(start / width) - 1);
-    const auto place = [&] { return (static_cast<double>(stratum) + random.uniform(static_cast<std::uint64_t>(stratum))) * width; };
+    const auto place = [&] {
+      return (static_cast<double>(stratum) + random.uniform(static_cast<std::uint64_t>(stratum))) * width;
+    };
     while (stratum < target && place() < start) ++stratum;
     double running = start;
     for (std::int64_t i = 0; i < chunk.n && stratum < target; ++i) {
@@ -169,7 +177,8 @@ KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights
   return gather_rows(team, rows, dim);
 }
 
-std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample, const KmeansParameters& parameters) {
+std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample,
+                                  const KmeansParameters& parameters) {
   const std::int64_t k = parameters.k, dim = parameters.dim;
   VORONOI_REQUIRE(sample.n > 0, "k-means++ needs a point");
   const core::CounterRandom random(parameters.seed ^ kSeedPurpose, parameters.stream);
@@ -182,7 +191,8 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
   for (const float w : sample.weights) weight += static_cast<double>(w);
   double left = random.uniform(0) * weight;
   std::int64_t first = 0;
-  while (first + 1 < sample.n && left >= static_cast<double>(sample.weights[at(first)])) left -= static_cast<double>(sample.weights[at(first++)]);
+  while (first + 1 < sample.n && left >= static_cast<double>(sample.weights[at(first)]))
+    left -= static_cast<double>(sample.weights[at(first++)]);
   take(first);
   Potential potential(context, sample, dim);
   potential.add(seeds.data());

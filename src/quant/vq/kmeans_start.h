@@ -18,18 +18,20 @@ struct KmeansSample {
   std::vector<float> points, weights;
 };
 
-/// chunk_weights: total weight of each chunk of the team, by id; n_total: points of the whole team. Collective. Draws points
-/// with probability proportional to their weight, stratified, at most max(16 k, 32768).
-KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights, std::int64_t n_total, std::span<const KmeansChunk> mine,
-                         const KmeansParameters& parameters);
+/// chunk_weights: total weight of each chunk of the team, by id; n_total: points of the whole team. Collective. Draws
+/// points with probability proportional to their weight, stratified, at most max(16 k, 32768).
+KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights, std::int64_t n_total,
+                         std::span<const KmeansChunk> mine, const KmeansParameters& parameters);
 
-/// Greedy k-means++ seeds [k, dim] (Arthur & Vassilvitskii 2007, section 6: of 2 + ln k candidates the best). Above 1024
-/// centroids, where its n k (2 + ln k) distances would cost more than the Lloyd steps, a round draws k / 128 seeds at once from the
-/// potential of the round before, as k-means|| does (Bahmani et al. 2012): n k distances in all, made by the nearest-centroid kernel.
-std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample, const KmeansParameters& parameters);
+/// Greedy k-means++ seeds [k, dim] (Arthur & Vassilvitskii 2007, section 6: of 2 + ln k candidates the best). Above
+/// 1024 centroids, where its n k (2 + ln k) distances would cost more than the Lloyd steps, a round draws k / 128 seeds
+/// at once from the potential of the round before, as k-means|| does (Bahmani et al. 2012): n k distances in all, made
+/// by the nearest-centroid kernel.
+std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample,
+                                  const KmeansParameters& parameters);
 
 /// Lloyd steps from parameters.initial; collective.
-KmeansResult lloyd(backend::Context& context, core::Team& team, std::int64_t n_chunks, std::span<const KmeansChunk> mine,
-                   const KmeansParameters& parameters);
+KmeansResult lloyd(backend::Context& context, core::Team& team, std::int64_t n_chunks,
+                   std::span<const KmeansChunk> mine, const KmeansParameters& parameters);
 
 }  // namespace voronoi::quant
