@@ -147,6 +147,7 @@ class Pipeline {
   void show_calibration(std::int64_t block, std::int64_t last) {
     core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1,
                                     config_.n_layers, last, run_.state.layers.size(), layer_count(), eta_text()));
+    write_status("calibrate", core::Json::array());
   }
 
   std::size_t layer_count() const {
@@ -259,10 +260,15 @@ class Pipeline {
                          {"since_seconds", worker.since_seconds},
                          {"busy_seconds", worker.busy_seconds}});
     }
+    write_status("quantize", std::move(workers));
+  }
+
+  /// The heartbeat that `status` reads.
+  void write_status(const char* stage, core::Json workers) const {
     const double done = remaining_flops_ - left_flops_;
     const double eta = left_flops_ >= 0 && done > 0 ? elapsed() * left_flops_ / done : 0;
-    const core::Json status{{"attempt", run_.state.attempt}, {"stage", "quantize"}, {"updated", unix_time()},
-                            {"layers", layer_count()},       {"eta_seconds", eta},  {"workers", workers}};
+    const core::Json status{{"attempt", run_.state.attempt}, {"stage", stage},     {"updated", unix_time()},
+                            {"layers", layer_count()},       {"eta_seconds", eta}, {"workers", std::move(workers)}};
     core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
   }
 

@@ -38,6 +38,7 @@ core::Json collect_status(const store::RunPaths& paths) {
   if (age > kHeartbeatSeconds) return status;
   status["state"] = "running";
   status["eta_seconds"] = live.at("eta_seconds");
+  status["stage"] = live.at("stage");
   status["workers"] = live.at("workers");
   return status;
 }
@@ -52,7 +53,8 @@ std::string describe(const core::Json& status) {
       status.at("bits_true").get<double>());
   for (const auto& [stage, seconds] : status.at("stage_seconds").items())
     text += fmt::format("  {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
-  if (status.contains("eta_seconds"))
+  if (status.contains("stage")) text += fmt::format("  now     {}\n", status.at("stage").get<std::string>());
+  if (status.contains("eta_seconds") && status.at("eta_seconds").get<double>() > 0)
     text += fmt::format("  left    about {}\n", core::format_duration(status.at("eta_seconds").get<double>()));
   if (status.contains("workers"))
     for (const core::Json& worker : status.at("workers")) {
