@@ -64,6 +64,10 @@ void check_vector(Problems& problems, const QuantParameters& p) {
   if (p.outlier_percent > 0) {
     check_range(problems, "--outlier-vector-length", p.outlier_vector_length, 1, 16);
     check_codebook(problems, "--outlier-centroids", p.outlier_centroids);
+    if (!p.act_order)
+      problems.push_back(
+          "--outlier-percent with --act-order false: the outliers are the columns with the largest Hessian diagonal, "
+          "which come first in act-order only; use --act-order true or --outlier-percent 0");
   }
   check_range(problems, "--groups", p.groups, 1, kMaxStoredPerm);
   if (p.groups > 1 && p.residual_centroids != 0 && p.residual_centroids != p.centroids)

@@ -78,6 +78,7 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
       {"vptq", [](auto& p) { p.centroids = 16, p.residual_centroids = 256; },
        "--residual-centroids 256 is above --centroids 16"},
       {"vptq", [](auto& p) { p.outlier_percent = -1; }, "--outlier-percent"},
+      {"vptq", [](auto& p) { p.outlier_percent = 1, p.act_order = false; }, "--act-order false"},
       {"vptq", [](auto& p) { p.outlier_percent = 51; }, "--outlier-percent is 51; it must be 0..50"},
       {"vptq", [](auto& p) { p.outlier_percent = 1, p.outlier_vector_length = 0; }, "--outlier-vector-length"},
       {"vptq", [](auto& p) { p.outlier_percent = 1, p.outlier_centroids = 1000; }, "--outlier-centroids is 1000"},
