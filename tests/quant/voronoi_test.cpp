@@ -10,33 +10,14 @@
 #include "quant/encoding.h"
 #include "quant/vq/refine.h"
 #include "quant/vq/vptq.h"
-#include "support/synthetic_layer.h"
+#include "quant/vq_layer.h"
 #include "support/thread_team.h"
 
 namespace voronoi::quant {
 namespace {
 
-struct Layer {
-  std::int64_t out = 0, in = 0;
-  std::vector<float> weight;
-  PreparedHessian hessian;
-  core::DType dtype = core::DType::f16;
-
-  QuantInput input() const { return {"model.layers.0.mlp.down_proj", out, in, weight, &hessian, dtype}; }
-};
-
 Layer make_layer(std::int64_t out, std::int64_t in) {
-  backend::Context context(backend::Device::cpu, 1);
-  test::SyntheticLayer made = test::make_synthetic_layer(out, in, 11);
-  return {out, in, std::move(made.weight), prepare_hessian(context, in, made.lower, 0.01, true)};
-}
-
-QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_t kr = 0) {
-  QuantParameters parameters;
-  parameters.vector_length = v;
-  parameters.centroids = k;
-  parameters.residual_centroids = kr;
-  return parameters;
+  return make_named_layer("model.layers.0.mlp.down_proj", 11, out, in);
 }
 
 QuantResult quantize(const Quantizer& quantizer, const Layer& layer, const QuantParameters& parameters) {

@@ -11,33 +11,14 @@
 
 #include "quant/encoding.h"
 #include "quant/vq/second_order.h"
-#include "support/synthetic_layer.h"
+#include "quant/vq_layer.h"
 #include "support/thread_team.h"
 
 namespace voronoi::quant {
 namespace {
 
-struct Layer {
-  std::int64_t out = 0, in = 0;
-  std::vector<float> weight;
-  PreparedHessian hessian;
-  core::DType dtype = core::DType::f16;
-
-  QuantInput input() const { return {"model.layers.0.mlp.up_proj", out, in, weight, &hessian, dtype}; }
-};
-
 Layer make_layer(std::int64_t out, std::int64_t in, bool act_order = true, test::SyntheticSpread spread = {}) {
-  backend::Context context(backend::Device::cpu, 1);
-  test::SyntheticLayer made = test::make_synthetic_layer(out, in, 7, spread);
-  return {out, in, std::move(made.weight), prepare_hessian(context, in, made.lower, 0.01, act_order)};
-}
-
-QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_t kr = 0) {
-  QuantParameters parameters;
-  parameters.vector_length = v;
-  parameters.centroids = k;
-  parameters.residual_centroids = kr;
-  return parameters;
+  return make_named_layer("model.layers.0.mlp.up_proj", 7, out, in, act_order, spread);
 }
 
 QuantResult quantize(const Layer& layer, const QuantParameters& parameters, int n_threads = 2) {
@@ -135,7 +116,7 @@ TEST(Vptq, AColumnsUnitChangesNoCode) {
   backend::Context context(backend::Device::cpu, 1);
   const test::SyntheticLayer made = test::make_synthetic_layer(192, 64, 7, {0.2, 0.3, 0.3});
   const auto with_units = [&](auto unit) {
-    Layer layer{192, 64, made.weight, {}};
+    Layer layer{"model.layers.0.mlp.up_proj", 192, 64, made.weight, {}};
     std::vector<float> lower = made.lower;
     for (std::size_t i = 0; i < layer.weight.size(); ++i) layer.weight[i] = std::ldexp(layer.weight[i], unit(i % 64));
     for (std::size_t i = 0, at = 0; i < 64; ++i)
