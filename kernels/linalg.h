@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/types.h"
 #include "kernels/exec.h"
 
 namespace voronoi::kernels {
@@ -16,10 +17,15 @@ struct LinalgKernels {
   void (*gemm_f64)(const Exec&, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k,
                    double alpha, const double* a, std::int64_t lda, const double* b, std::int64_t ldb, double beta,
                    double* c, std::int64_t ldc);
-  /// sum [n, n] += X^T X for X [n_rows, n]: products in fp32 over at most 2048 rows at a time, merged in fp64. Only the
-  /// lower triangle (row >= column) is written.
+  /// C [m, n] = A [m, k] W^T + beta C with W [n, k] stored in 16 bits (bits of `dtype`, f16 or bf16): A is rounded to
+  /// that type, products are exact and summed in fp32. beta is 0 or 1. What a GPU's tensor cores do.
+  void (*gemm_16)(const Exec&, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
+                  core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c, std::int64_t ldc);
+  /// sum [n, n] += X^T X for X [n_rows, n] rounded to `dtype` (f32: as it is; f16 or bf16: the values that the layer's
+  /// product sees): products in fp32 over a bounded number of rows (a constant of the device) at a time, merged in
+  /// fp64. Only the lower triangle (row >= column) is written.
   void (*gram_accumulate)(const Exec&, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
-                          double* sum);
+                          core::DType dtype, double* sum);
   /// In place A [n, n] -> L, lower, A = L L^T (upper part left as it was). Returns 0, or the 1-based order of the
   /// leading minor that is not positive definite.
   std::int64_t (*cholesky_lower_f64)(const Exec&, std::int64_t n, double* a, std::int64_t lda);

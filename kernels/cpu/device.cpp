@@ -8,7 +8,7 @@
 namespace voronoi::kernels {
 namespace {
 
-void* allocate(std::int64_t size_bytes) {
+void* allocate(const Exec&, std::int64_t size_bytes) {
   const auto rounded = (static_cast<std::size_t>(size_bytes) + 63U) & ~std::size_t{63};
   void* address = std::aligned_alloc(64, rounded);
   if (address == nullptr)
@@ -16,18 +16,34 @@ void* allocate(std::int64_t size_bytes) {
   return address;
 }
 
-void release(void* address) noexcept { std::free(address); }
+void release(const Exec&, void* address) noexcept { std::free(address); }
 
-void copy_from_host(const Exec&, const void* host, std::int64_t size_bytes, void* device) {
-  std::memcpy(device, host, static_cast<std::size_t>(size_bytes));
+void copy(const Exec&, const void* from, std::int64_t size_bytes, void* to) {
+  std::memcpy(to, from, static_cast<std::size_t>(size_bytes));
 }
 
-void copy_to_host(const Exec&, const void* device, std::int64_t size_bytes, void* host) {
-  std::memcpy(host, device, static_cast<std::size_t>(size_bytes));
+void zero(const Exec&, std::int64_t size_bytes, void* device) {
+  std::memset(device, 0, static_cast<std::size_t>(size_bytes));
 }
 
 }  // namespace
 
-DeviceKernels cpu_device_kernels() { return {allocate, release, copy_from_host, copy_to_host}; }
+DeviceKernels cpu_device_kernels() {
+  DeviceKernels table{};
+  table.count = []() noexcept { return 1; };
+  table.open = [](int) -> void* { return nullptr; };
+  table.close = [](void*) noexcept {};
+  table.facts = [](const Exec&) { return DeviceFacts{"cpu", 0, 0, 0}; };
+  table.allocate = allocate;
+  table.release = release;
+  table.copy_from_host = copy;
+  table.copy_to_host = copy;
+  table.copy_on_device = copy;
+  table.zero = zero;
+  table.upload = copy;
+  table.uploads_join = [](const Exec&) {};
+  table.synchronize = [](const Exec&) {};
+  return table;
+}
 
 }  // namespace voronoi::kernels

@@ -32,7 +32,7 @@ struct Product {
 void cpu_gemm(const Exec& exec, const Product<float>& product);
 void cpu_gemm(const Exec& exec, const Product<double>& product);
 
-/// See LinalgKernels::gram_accumulate.
+/// LinalgKernels::gram_accumulate in fp32.
 void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
                          double* sum);
 

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/types.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/half.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/triangular.h"
 #include "kernels/kernels.h"
@@ -119,7 +120,7 @@ std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int6
 }  // namespace
 
 LinalgKernels cpu_linalg_kernels() {
-  return {gemm<float>, gemm<double>, cpu_gram_accumulate, cholesky_lower, invert_lower};
+  return {gemm<float>, gemm<double>, cpu_gemm_16, cpu_gram_accumulate_rounded, cholesky_lower, invert_lower};
 }
 
 }  // namespace voronoi::kernels

@@ -15,12 +15,19 @@ enum class Device { cpu, cuda };
 std::string_view device_name(Device device);
 
 /// Device, its kernels and its threads; passed by reference, never global. Not copyable; use from one thread at a time.
+/// Arrays of a context must not outlive it.
 class Context {
  public:
-  /// n_threads >= 1. Throws NotCompiled when the device has no backend in this build or machine.
-  Context(Device device, int n_threads);
+  /// n_threads >= 1; ordinal: which device of the kind. Throws NotCompiled when the kind has no backend in this build
+  /// or machine, DeviceError when the device cannot be opened.
+  Context(Device device, int n_threads, int ordinal = 0);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
 
   Device device() const { return device_; }
+  /// Whether array addresses may be read and written by the host.
+  bool on_host() const { return device_ == Device::cpu; }
   int n_threads() const { return pool_.size(); }
   core::ThreadPool& pool() { return pool_; }
   const kernels::Exec& exec() const { return exec_; }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "backend/device.h"
 #include "core/error.h"
@@ -11,24 +12,27 @@
 
 namespace voronoi::backend {
 
-/// n elements of T in the memory of a context's device; move-only; content undefined until written.
+/// n elements of T in the memory of a context's device; move-only; content undefined until written. The context must
+/// outlive it.
 template <class T>
 class Array {
  public:
   Array() = default;
   /// Throws DeviceError when memory is short, InternalError on a negative or overflowing size.
-  Array(Context& context, std::int64_t n) : memory_(&context.memory()), size_(n) {
-    const auto size_bytes = core::checked_multiply(n, static_cast<std::int64_t>(sizeof(T)));
-    VORONOI_REQUIRE(size_bytes.has_value(), "array size overflows");
-    if (n > 0) data_ = static_cast<T*>(memory_->allocate(*size_bytes));
+  Array(Context& context, std::int64_t n) : context_(&context), size_(n) {
+    if (n != 0) data_ = static_cast<T*>(context.memory().allocate(context.exec(), size_bytes()));
+  }
+  /// A copy of host values.
+  Array(Context& context, std::span<const T> values) : Array(context, static_cast<std::int64_t>(values.size())) {
+    assign(values);
   }
   ~Array() { reset(); }
   Array(Array&& other) noexcept
-      : memory_(other.memory_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : context_(other.context_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   Array& operator=(Array&& other) noexcept {
     if (this != &other) {
       reset();
-      memory_ = other.memory_;
+      context_ = other.context_;
       data_ = std::exchange(other.data_, nullptr);
       size_ = std::exchange(other.size_, 0);
     }
@@ -39,16 +43,44 @@ class Array {
   const T* data() const { return data_; }
   std::int64_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
+
+  /// values.size() == size().
+  void assign(std::span<const T> values) {
+    VORONOI_REQUIRE(static_cast<std::int64_t>(values.size()) == size_, "host values of another number");
+    if (size_ > 0) context_->memory().copy_from_host(context_->exec(), values.data(), size_bytes(), data_);
+  }
+  std::vector<T> to_host() const {
+    std::vector<T> values(static_cast<std::size_t>(size_));
+    if (size_ > 0) context_->memory().copy_to_host(context_->exec(), data_, size_bytes(), values.data());
+    return values;
+  }
+  void zero() {
+    if (size_ > 0) context_->memory().zero(context_->exec(), size_bytes(), data_);
+  }
+  /// Another array of the same content on the same device.
+  Array clone() const {
+    Array copy;
+    if (size_ == 0) return copy;
+    copy = Array(*context_, size_);
+    context_->memory().copy_on_device(context_->exec(), data_, size_bytes(), copy.data_);
+    return copy;
+  }
+
   /// Host access: only valid for arrays of a CPU context.
   std::span<T> span() { return {data_, static_cast<std::size_t>(size_)}; }
   std::span<const T> span() const { return {data_, static_cast<std::size_t>(size_)}; }
 
  private:
+  std::int64_t size_bytes() const {
+    const auto bytes = core::checked_multiply(size_, static_cast<std::int64_t>(sizeof(T)));
+    VORONOI_REQUIRE(size_ >= 0 && bytes.has_value(), "array size overflows");
+    return *bytes;
+  }
   void reset() {
-    if (data_ != nullptr) memory_->release(data_);
+    if (data_ != nullptr) context_->memory().release(context_->exec(), data_);
     data_ = nullptr;
   }
-  const kernels::DeviceKernels* memory_ = nullptr;
+  Context* context_ = nullptr;
   T* data_ = nullptr;
   std::int64_t size_ = 0;
 };

@@ -40,7 +40,7 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
     for (auto& sum : sums) std::fill_n(sum.data(), sum.size(), 0.0);
     const auto observer = [&](const model::SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
       context_.linalg().gram_accumulate(context_.exec(), n_rows, site.in_features, x, site.in_features,
-                                        sums[index].data());
+                                        core::DType::f32, sums[index].data());
     };
     const std::int64_t n_tokens = chunk.hidden.n_sequences * chunk.hidden.n_tokens;
     if (advance) {

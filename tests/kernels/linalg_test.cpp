@@ -139,8 +139,8 @@ TEST_F(Linalg, GramAccumulatesTheLowerTriangle) {
     const std::int64_t ldx = n + 2;
     const std::vector<float> x = random_values<float>(n_rows * ldx, 9);
     std::vector<double> sum(static_cast<std::size_t>(n * n), 3.0), alone = sum;
-    linalg_.gram_accumulate(exec_, n_rows, n, x.data(), ldx, sum.data());
-    linalg_.gram_accumulate(single_, n_rows, n, x.data(), ldx, alone.data());
+    linalg_.gram_accumulate(exec_, n_rows, n, x.data(), ldx, core::DType::f32, sum.data());
+    linalg_.gram_accumulate(single_, n_rows, n, x.data(), ldx, core::DType::f32, alone.data());
     EXPECT_EQ(sum, alone);
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t j = 0; j < n; ++j) {
@@ -169,7 +169,7 @@ TEST_F(Linalg, GramOfManyColumnsEqualsGemm) {
   for (float& value : x) value = static_cast<float>(static_cast<int>(engine() % 7) - 3);  // integers: sums are exact
   std::vector<double> sum(static_cast<std::size_t>(n * n));
   std::vector<float> product(static_cast<std::size_t>(n * n));
-  linalg_.gram_accumulate(exec_, n_rows, n, x.data(), n, sum.data());
+  linalg_.gram_accumulate(exec_, n_rows, n, x.data(), n, core::DType::f32, sum.data());
   gemm<float>(exec_, true, false, n, n, n_rows, 1.0F, x, n, x, n, 0.0F, product, n);
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j < n; ++j) {

@@ -56,7 +56,7 @@ TEST_F(VectorWidth, DoesNotChangeMatrixProducts) {
   });
   expect_equal([&] {
     std::vector<double> sum(static_cast<std::size_t>(n * n));
-    kernels_.linalg.gram_accumulate(exec_, k, n, b.data(), n, sum.data());
+    kernels_.linalg.gram_accumulate(exec_, k, n, b.data(), n, core::DType::f32, sum.data());
     return sum;
   });
 }
@@ -77,7 +77,7 @@ TEST_F(VectorWidth, DoesNotChangeFactorizations) {
   const std::int64_t n = 300;
   const std::vector<float> x = random_floats(2 * n * n, 3);
   std::vector<double> gram(static_cast<std::size_t>(n * n));
-  kernels_.linalg.gram_accumulate(exec_, 2 * n, n, x.data(), n, gram.data());
+  kernels_.linalg.gram_accumulate(exec_, 2 * n, n, x.data(), n, core::DType::f32, gram.data());
   expect_equal([&] {
     std::vector<double> l = gram;
     EXPECT_EQ(kernels_.linalg.cholesky_lower_f64(exec_, n, l.data(), n), 0);

@@ -118,16 +118,17 @@ TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
   std::map<std::string, Observed> observed;
   HiddenStates hidden = model_->transformer.embed(ids(0), 1, static_cast<std::int64_t>(ids(0).size()));
   std::vector<std::string> order;
-  model_->transformer.run_block(
-      model_->blocks.at(0), hidden, [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
-        EXPECT_EQ(index, order.size());
-        order.push_back(site.name);
-        Observed& at = observed[site.name];
-        at.dim = site.in_features;
-        at.n_rows += n_rows;
-        at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
-        model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, at.sum.data());
-      });
+  model_->transformer.run_block(model_->blocks.at(0), hidden,
+                                [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
+                                  EXPECT_EQ(index, order.size());
+                                  order.push_back(site.name);
+                                  Observed& at = observed[site.name];
+                                  at.dim = site.in_features;
+                                  at.n_rows += n_rows;
+                                  at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
+                                  model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x,
+                                                                           at.dim, core::DType::f32, at.sum.data());
+                                });
   EXPECT_EQ(order, (std::vector<std::string>{"qkv", "o", "gate_up", "down"}));
   for (const auto& [name, expected] : golden_.at("hessian_block_0").items()) {
     ASSERT_TRUE(observed.contains(name)) << name;

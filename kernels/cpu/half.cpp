@@ -1,0 +1,49 @@
+// Products whose operands are rounded to 16 bits: what tensor cores compute, as the oracle of the CUDA backend.
+#include "kernels/cpu/half.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/types.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/scratch.h"
+
+namespace voronoi::kernels {
+namespace {
+
+void require_half(core::DType dtype) {
+  VORONOI_REQUIRE(dtype == core::DType::f16 || dtype == core::DType::bf16, "a 16-bit float type is wanted");
+}
+
+/// out [rows, columns] contiguous: in, element by element, through `convert`.
+template <class From, class Convert>
+void convert_rows(const Exec& exec, std::int64_t rows, std::int64_t columns, const From* in, std::int64_t ld,
+                  float* out, const Convert& convert) {
+  exec.pool->parallel_for(rows, [&](std::int64_t row) {
+    std::transform(in + row * ld, in + row * ld + columns, out + row * columns, convert);
+  });
+}
+
+}  // namespace
+
+void cpu_gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
+                 core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c, std::int64_t ldc) {
+  VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
+  require_half(dtype);
+  Scratch<float> left(m * k), right(n * k);
+  convert_rows(exec, m, k, a, lda, left.data(), [dtype](float value) { return core::round_to(dtype, value); });
+  convert_rows(exec, n, k, w, ldw, right.data(),
+               [dtype](std::uint16_t bits) { return core::from_bits16(dtype, bits); });
+  cpu_gemm(exec, Product<float>{false, true, m, n, k, 1.0F, left.data(), k, right.data(), k, beta, c, ldc});
+}
+
+void cpu_gram_accumulate_rounded(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x,
+                                 std::int64_t ldx, core::DType dtype, double* sum) {
+  if (dtype == core::DType::f32) return cpu_gram_accumulate(exec, n_rows, n, x, ldx, sum);
+  require_half(dtype);
+  Scratch<float> rounded(n_rows * n);
+  convert_rows(exec, n_rows, n, x, ldx, rounded.data(), [dtype](float value) { return core::round_to(dtype, value); });
+  cpu_gram_accumulate(exec, n_rows, n, rounded.data(), n, sum);
+}
+
+}  // namespace voronoi::kernels

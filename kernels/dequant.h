@@ -1,0 +1,43 @@
+// Products with a linear that stays packed in VPTQ's public layout, and its decoding. Device memory throughout.
+#pragma once
+
+#include <cstdint>
+
+#include "core/types.h"
+#include "kernels/exec.h"
+
+namespace voronoi::kernels {
+
+/// A quantized linear in device memory, arrays as quant::VqEncoding lays them out (bits of `dtype`, f16 or bf16).
+struct PackedLinear {
+  std::int64_t out_features = 0, in_features = 0;
+  std::int64_t v = 0;                    ///< vector length, 2..16
+  int main_bits = 0, residual_bits = 0;  ///< log2 k in 1..16, log2 kr in 0..16 (0: no residual)
+  std::int64_t groups = 1, group_size = 0;
+  std::int64_t outlier_size = 0, v0 = 0, k0 = 0;
+  core::DType dtype = core::DType::f16;
+  const std::uint32_t* indices = nullptr;   ///< [groups, ceil(out/v), ceil(group_size T / 32)]
+  const std::uint16_t* codebook = nullptr;  ///< [groups, k, v]
+  const std::uint16_t* residual_codebook = nullptr;
+  const std::uint16_t* outlier_codebook = nullptr;  ///< [k0, v0]
+  const std::uint16_t* outlier_indices = nullptr;   ///< [ceil(out/v0), outlier_size]
+  const std::uint16_t* scale = nullptr;             ///< [in], natural order
+  const std::uint16_t* bias = nullptr;              ///< [in]
+  const std::uint16_t* perm = nullptr;              ///< [in] stored column -> natural column; null: identity
+};
+
+inline constexpr std::int64_t kMaxFusedTokens = 16;
+
+struct DequantKernels {
+  /// weight [out, in] row-major, fp32 arithmetic on the stored values as quant::decode: the same bits on every device.
+  void (*decode_f32)(const Exec&, const PackedLinear&, float* weight);
+  /// The same rounded to the packed linear's 16-bit type.
+  void (*decode_16)(const Exec&, const PackedLinear&, std::uint16_t* weight);
+  /// out [n_tokens, out] = x [n_tokens, in] W^T (+ out when accumulate), straight from the packed indices, 1 <=
+  /// n_tokens
+  /// <= kMaxFusedTokens; fp32 x and sums in a fixed order.
+  void (*fused_matmul)(const Exec&, const PackedLinear&, std::int64_t n_tokens, const float* x, bool accumulate,
+                       float* out);
+};
+
+}  // namespace voronoi::kernels
