@@ -5,7 +5,8 @@
 namespace voronoi::kernels {
 
 const Kernels& cpu() {
-  static const Kernels table{cpu_device_kernels(), cpu_linalg_kernels(), cpu_nn_kernels(), cpu_vq_kernels()};
+  static const Kernels table{cpu_device_kernels(), cpu_linalg_kernels(), cpu_nn_kernels(), cpu_vq_kernels(),
+                             cpu_dequant_kernels()};
   return table;
 }
 

@@ -2,6 +2,7 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/dequant.h"
 #include "kernels/device.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
@@ -14,6 +15,7 @@ struct Kernels {
   LinalgKernels linalg;
   NnKernels nn;
   VqKernels vq;
+  DequantKernels dequant;
 };
 
 const Kernels& cpu();
@@ -25,5 +27,6 @@ DeviceKernels cpu_device_kernels();
 LinalgKernels cpu_linalg_kernels();
 NnKernels cpu_nn_kernels();
 VqKernels cpu_vq_kernels();
+DequantKernels cpu_dequant_kernels();
 
 }  // namespace voronoi::kernels

@@ -35,6 +35,7 @@ class Context {
   const kernels::LinalgKernels& linalg() const { return table_->linalg; }
   const kernels::NnKernels& nn() const { return table_->nn; }
   const kernels::VqKernels& vq() const { return table_->vq; }
+  const kernels::DequantKernels& dequant() const { return table_->dequant; }
 
  private:
   Device device_;

@@ -10,7 +10,7 @@
 #include "core/error.h"
 #include "quant/baselines/uniform.h"
 #include "quant/layers.h"
-#include "quant/packing.h"
+#include "core/packing.h"
 #include "support/thread_team.h"
 
 namespace voronoi::quant {

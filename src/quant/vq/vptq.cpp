@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/packing.h"
 #include "core/types.h"
-#include "quant/packing.h"
 #include "quant/vq/second_order.h"
 
 namespace voronoi::quant {
@@ -185,7 +185,7 @@ QuantResult VqRun::finish(double error) {
     for (const std::int32_t column : prepared.perm) encoding.perm.push_back(static_cast<std::uint16_t>(column));
 
   const int main_bits = log2_of(g.k), bits = main_bits + (g.kr > 0 ? log2_of(g.kr) : 0);
-  const std::int64_t vectors = core::ceil_div(g.out_features, g.v), words = packed_words(g.group_size, bits);
+  const std::int64_t vectors = core::ceil_div(g.out_features, g.v), words = core::packed_words(g.group_size, bits);
   encoding.indices.resize(static_cast<std::size_t>(g.groups * vectors * words));
   if (g.outlier_size > 0)
     encoding.outlier_indices.resize(static_cast<std::size_t>(core::ceil_div(g.out_features, g.v0) * g.outlier_size));
@@ -204,10 +204,10 @@ QuantResult VqRun::finish(double error) {
           row[static_cast<std::size_t>(natural ? prepared.perm[static_cast<std::size_t>(position)] : j)] = value;
         }
         const std::int64_t vector = g.row_begin(id) / g.v + i;
-        pack_row(row, bits,
-                 std::span(encoding.indices)
-                     .subspan(static_cast<std::size_t>((group * vectors + vector) * words),
-                              static_cast<std::size_t>(words)));
+        core::pack_row(row, bits,
+                       std::span(encoding.indices)
+                           .subspan(static_cast<std::size_t>((group * vectors + vector) * words),
+                                    static_cast<std::size_t>(words)));
       }
     for (std::int64_t i = 0; g.outlier_size > 0 && i < core::ceil_div(rows, g.v0); ++i)
       for (std::int64_t position = 0; position < g.outlier_size; ++position)
