@@ -5,7 +5,16 @@
 namespace voronoi::kernels {
 
 const Kernels& cpu() {
-  static const Kernels table{cpu_device_kernels(), cpu_linalg_kernels(), cpu_nn_kernels(), cpu_vq_kernels()};
+  static const Kernels table = [] {
+    Kernels parts{};
+    parts.device = cpu_device_kernels();
+    parts.linalg = cpu_linalg_kernels();
+    parts.nn = cpu_nn_kernels();
+    parts.vq = cpu_vq_kernels();
+    parts.slice = cpu_vq_slice_kernels();
+    parts.hessian = cpu_hessian_kernels();
+    return parts;
+  }();
   return table;
 }
 

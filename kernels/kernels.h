@@ -3,9 +3,11 @@
 #pragma once
 
 #include "kernels/device.h"
+#include "kernels/hessian.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
 #include "kernels/vq.h"
+#include "kernels/vq_slice.h"
 
 namespace voronoi::kernels {
 
@@ -14,6 +16,8 @@ struct Kernels {
   LinalgKernels linalg;
   NnKernels nn;
   VqKernels vq;
+  VqSliceKernels slice;
+  HessianKernels hessian;
 };
 
 const Kernels& cpu();
@@ -25,5 +29,7 @@ DeviceKernels cpu_device_kernels();
 LinalgKernels cpu_linalg_kernels();
 NnKernels cpu_nn_kernels();
 VqKernels cpu_vq_kernels();
+VqSliceKernels cpu_vq_slice_kernels();
+HessianKernels cpu_hessian_kernels();
 
 }  // namespace voronoi::kernels
