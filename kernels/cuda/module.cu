@@ -7,7 +7,6 @@ namespace voronoi::kernels {
 __attribute__((weak)) NnKernels cuda_nn_kernels();
 __attribute__((weak)) VqKernels cuda_vq_kernels();
 __attribute__((weak)) VqSliceKernels cuda_vq_slice_kernels();
-__attribute__((weak)) DequantKernels cuda_dequant_kernels();
 
 namespace {
 
@@ -18,7 +17,8 @@ Kernels make_table() {
   if (cuda_nn_kernels != nullptr) table.nn = cuda_nn_kernels();
   if (cuda_vq_kernels != nullptr) table.vq = cuda_vq_kernels();
   if (cuda_vq_slice_kernels != nullptr) table.slice = cuda_vq_slice_kernels();
-  if (cuda_dequant_kernels != nullptr) table.dequant = cuda_dequant_kernels();
+  table.hessian = cuda_hessian_kernels();
+  table.dequant = cuda_dequant_kernels();
   return table;
 }
 
