@@ -1,5 +1,8 @@
 // Reordering of second moments: each entry read and written once, bound by memory. Tiles through shared memory where
 // rows and columns change places.
+#include <cfloat>
+#include <cmath>
+
 #include "core/types.h"
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/families.h"
@@ -68,7 +71,7 @@ __global__ void reverse_back_kernel(std::int64_t n, const double* lower, float* 
   for (std::int64_t j = threadIdx.x; j < n; j += blockDim.x) {
     const float value = j < i ? 0.0F : static_cast<float>(source[n - 1 - j]);
     out[i * n + j] = value;
-    sound = sound && isfinite(value) && (j != i || value > 0);
+    sound = sound && fabsf(value) <= FLT_MAX && (j != i || value > 0);
   }
   if (!sound) atomic_max(unsound, 1);
 }
