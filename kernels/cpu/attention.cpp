@@ -55,6 +55,14 @@ HWY_NOINLINE void pack_head(const AttentionShape& shape, const Layout& layout, c
     }
 }
 
+/// scores [0, width) = cap tanh(score / cap).
+HWY_NOINLINE void cap_row(float* scores, std::int64_t width, float cap) {
+  const Tag d;
+  const Vector factor = hn::Set(d, cap);
+  for (std::int64_t i = 0; i < width; i += kWidth)
+    hn::Store(hn::Mul(hn::Tanh(d, hn::Div(hn::Load(d, scores + i), factor)), factor), d, scores + i);
+}
+
 /// What a row has seen so far: output = accumulator / sum.
 struct RowState {
   float maximum = kMasked, sum = 0;
@@ -148,6 +156,7 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
         // Rows past the last query are padding: they are masked out altogether.
         const std::int64_t end = query < shape.n_tokens ? std::min(kKeys, query + 1 - block) : 0;
         const std::int64_t begin = std::clamp<std::int64_t>(query - window + 1 - block, 0, kKeys);
+        if (shape.softcap > 0) cap_row(tile_scores + i * kScoresLd, width, shape.softcap);
         const float correction =
             softmax_row(tile_scores + i * kScoresLd, width, begin, std::max<std::int64_t>(0, end), state[tile + i]);
         if (correction != 1.0F) {
