@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/types.h"
 #include "kernels/exec.h"
 
 namespace voronoi::kernels {
@@ -15,6 +16,9 @@ struct AttentionShape {
   float scale;                       ///< factor on q.k
   std::int64_t ld_q, ld_kv, ld_out;  ///< elements between token rows
   float softcap = 0;                 ///< c > 0: a score s = scale * q.k counts as c tanh(s / c); 0: as it is
+  /// f32: products in fp32. f16, bf16: q, k and v are rounded to it, products are exact and summed in fp32; tensor
+  /// cores round the softmax's numerators to it as well.
+  core::DType compute = core::DType::f32;
 };
 
 struct NnKernels {
@@ -59,6 +63,9 @@ struct NnKernels {
   /// i is i.
   void (*add_weighted_rows)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
                             const float* weight, float* out);
+  /// embed with a table stored in 16 bits (bits of `dtype`, f16 or bf16).
+  void (*embed_16)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
+                   const std::uint16_t* table, float* out);
 };
 
 }  // namespace voronoi::kernels

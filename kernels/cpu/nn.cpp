@@ -400,14 +400,22 @@ void add_weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, 
   });
 }
 
+void embed_16(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
+              const std::uint16_t* table, float* out) {
+  for_row_chunks(exec, n_ids, dim, [&](std::int64_t first, std::int64_t rows) {
+    for (std::int64_t r = first; r < first + rows; ++r)
+      core::convert_to_f32(dtype, table + ids[r] * dim, dim, out + r * dim);
+  });
+}
+
 }  // namespace
 
 void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
                    float* out);
 
 NnKernels cpu_nn_kernels() {
-  return {embed, rms_norm, rope,  cpu_attention, swiglu,  add,   add_bias,
-          nll,   geglu,    scale, soft_cap,      sigmoid, route, add_weighted_rows};
+  return {embed,    rms_norm, rope,  cpu_attention,     swiglu,  add, add_bias, nll, geglu, scale,
+          soft_cap, sigmoid,  route, add_weighted_rows, embed_16};
 }
 
 }  // namespace voronoi::kernels
