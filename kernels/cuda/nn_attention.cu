@@ -38,19 +38,19 @@ struct AttentionShared {
 
 /// kDim: head_dim rounded up; kKeys: keys a tile.
 template <int kDim, int kKeys, bool kBf16>
-__global__ void __launch_bounds__(kNnThreads)
+__global__ void __launch_bounds__(kNnThreads, kDim <= 128 ? 2 : 1)
     attention_16(AttentionShape shape, bool vectors, const float* q, const float* k, const float* v, float* out) {
   using Layout = AttentionShared<kDim, kKeys>;
   std::uint32_t* queries = dynamic_shared<std::uint32_t>();
   std::uint32_t* keys = queries + Layout::kKeysAt;
   std::uint32_t* values = queries + Layout::kValuesAt;
   const AttentionTile tile = attention_tile(shape, kRows, q, k, v, out);
-  const std::int64_t head_dim = shape.head_dim;
+  const int head_dim = static_cast<int>(shape.head_dim), window = window_of(shape);
   const int g = lane_id() / 4, t = lane_id() % 4;
 
   for (int i = static_cast<int>(threadIdx.x); i < kRows * (kDim / 4); i += kNnThreads) {
     const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
-    const std::int64_t at = tile.first_row + row;
+    const int at = tile.first_row + row;
     const bool valid = at < tile.n_rows;
     const float4 x =
         load_4(tile.q + (valid ? tile.offset(at, shape.ld_q, head_dim) : 0), column, head_dim, valid, vectors);
@@ -60,25 +60,19 @@ __global__ void __launch_bounds__(kNnThreads)
   }
 
   // This thread's fragments hold rows g and g + 8 of its warp's 16. Rows past the end repeat the last.
-  const int warp_row = warp_id() * kRowsAWarp;
-  std::int64_t row[2], token[2];
-  for (int half = 0; half < 2; ++half) {
-    row[half] = tile.first_row + warp_row + g + 8 * half;
-    token[half] = tile.token(row[half] < tile.n_rows ? row[half] : tile.n_rows - 1);
-  }
-  const std::int64_t warp_last = tile.first_row + warp_row + kRowsAWarp - 1;
-  const std::int64_t newest = tile.token(warp_last < tile.n_rows ? warp_last : tile.n_rows - 1);
-  const std::int64_t warp_first = tile.first_row + warp_row;
-  const std::int64_t oldest = tile.token(warp_first < tile.n_rows ? warp_first : tile.n_rows - 1);
+  const int warp_row = warp_id() * kRowsAWarp, first_row = tile.first_row + warp_row;
+  const int oldest = tile.token(first_row) - window + 1, newest = tile.token(first_row + kRowsAWarp - 1);
+  const int token[2] = {tile.token(first_row + g), tile.token(first_row + g + 8)};
 
   float sums[kDim / 8][4] = {};
   float maximum[2] = {kNoScore, kNoScore}, total[2] = {0, 0};
-  for (std::int64_t block = tile.first_key / kKeys * kKeys; block <= tile.last_key; block += kKeys) {
+  for (int block = tile.first_key / kKeys * kKeys; block <= tile.last_key; block += kKeys) {
     sync_threads();
     for (int i = static_cast<int>(threadIdx.x); i < kKeys / 2 * (kDim / 4); i += kNnThreads) {
       const int pair = i / (kDim / 4), column = i % (kDim / 4) * 4;
-      const std::int64_t key = block + 2 * pair;
-      const bool first = key < shape.n_tokens, second = key + 1 < shape.n_tokens;
+      // Keys past the last that any row sees count as zeros.
+      const int key = block + 2 * pair;
+      const bool first = key <= tile.last_key, second = key + 1 <= tile.last_key;
       const std::int64_t at = key * shape.ld_kv;
       float4 a = load_4(tile.k + at, column, head_dim, first, vectors);
       float4 b = load_4(tile.k + at + shape.ld_kv, column, head_dim, second, vectors);
@@ -99,10 +93,10 @@ __global__ void __launch_bounds__(kNnThreads)
     }
     sync_threads();
     // The whole warp leaves out tiles that none of its rows sees.
-    if (block > newest || !(shape.window <= 0 || block + kKeys > oldest - shape.window + 1)) continue;
+    if (block > newest || block + kKeys <= oldest) continue;
 
     float scores[kKeys / 8][4] = {};
-    const int steps = static_cast<int>((head_dim + 15) / 16);
+    const int steps = (head_dim + 15) / 16;
     for (int step = 0; step < steps; ++step) {
       const std::uint32_t* words = queries + (warp_row + g) * Layout::kRowWords + step * 8 + t;
       const std::uint32_t a[4] = {words[0], words[8 * Layout::kRowWords], words[4], words[8 * Layout::kRowWords + 4]};
@@ -122,7 +116,8 @@ __global__ void __launch_bounds__(kNnThreads)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[n][2 * half + i];
-          const bool seen = sees(shape, token[half], block + n * 8 + 2 * t + i);
+          const int age = token[half] - (block + n * 8 + 2 * t + i);
+          const bool seen = age >= 0 && age < window;
           score = seen ? capped(shape, score * shape.scale) : -INFINITY;
           largest = fmaxf(largest, score);
         }
@@ -167,9 +162,10 @@ __global__ void __launch_bounds__(kNnThreads)
 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (row[half] >= tile.n_rows) continue;
+    const int row = first_row + g + 8 * half;
+    if (row >= tile.n_rows) continue;
     const float inverse = 1.0F / total[half];
-    float* target = tile.out + tile.offset(row[half], shape.ld_out, head_dim);
+    float* target = tile.out + tile.offset(row, shape.ld_out, head_dim);
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n)
 #pragma unroll
@@ -209,6 +205,8 @@ void attention(const Exec& exec, const AttentionShape& shape, const float* q, co
     throw core::DeviceError("attention on the GPU takes heads of up to 256, not " + std::to_string(shape.head_dim) +
                             ": compute on the CPU (--device cpu)");
   if (shape.n_sequences <= 0 || shape.n_tokens <= 0) return;
+  VORONOI_REQUIRE(shape.n_tokens <= (std::int64_t{1} << 30) / (shape.n_heads / shape.n_kv_heads),
+                  "rows of a sequence are counted in 32 bits");
   Native& gpu = native(exec);
   const bool vectors = aligned_16(q) && aligned_16(k) && aligned_16(v) && shape.ld_q % 4 == 0 && shape.ld_kv % 4 == 0 &&
                        shape.head_dim % 4 == 0;

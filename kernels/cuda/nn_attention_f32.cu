@@ -18,8 +18,8 @@ struct AttentionShared {
 
 /// Rows [0, n) of `tile` from rows of `from`, ld apart, zeros beyond n_valid rows and head_dim columns.
 template <int kDim>
-__device__ __forceinline__ void load_rows(float* tile, const float* from, std::int64_t ld, std::int64_t n_valid,
-                                          std::int64_t head_dim, bool vectors) {
+__device__ __forceinline__ void load_rows(float* tile, const float* from, std::int64_t ld, int n_valid, int head_dim,
+                                          bool vectors) {
   for (int i = static_cast<int>(threadIdx.x); i < kKeys * (kDim / 4); i += kNnThreads) {
     const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
     const bool valid = row < n_valid;
@@ -29,19 +29,19 @@ __device__ __forceinline__ void load_rows(float* tile, const float* from, std::i
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kNnThreads)
+__global__ void __launch_bounds__(kNnThreads, 1)
     attention_32(AttentionShape shape, bool vectors, const float* q, const float* k, const float* v, float* out) {
   constexpr int kLd = AttentionShared<kDim>::kLd;
   float* queries = dynamic_shared<float>();
   float* operand = queries + kRows * kLd;  // keys, then values
   float* scores = operand + kKeys * kLd;
   const AttentionTile tile = attention_tile(shape, kRows, q, k, v, out);
-  const std::int64_t head_dim = shape.head_dim;
+  const int head_dim = static_cast<int>(shape.head_dim), window = window_of(shape);
   const int y = static_cast<int>(threadIdx.x) / kSide, x = static_cast<int>(threadIdx.x) % kSide;
 
   for (int i = static_cast<int>(threadIdx.x); i < kRows * (kDim / 4); i += kNnThreads) {
     const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
-    const std::int64_t at = tile.first_row + row;
+    const int at = tile.first_row + row;
     const bool valid = at < tile.n_rows;
     *reinterpret_cast<float4*>(queries + row * kLd + column) =
         load_4(tile.q + (valid ? tile.offset(at, shape.ld_q, head_dim) : 0), column, head_dim, valid, vectors);
@@ -49,18 +49,17 @@ __global__ void __launch_bounds__(kNnThreads)
 
   float sums[kOwn][kDim / kSide] = {};
   float maximum[kOwn], total[kOwn];
-  std::int64_t token[kOwn];
+  int token[kOwn];
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
-    const std::int64_t row = tile.first_row + y * kOwn + i;
-    token[i] = tile.token(row < tile.n_rows ? row : tile.n_rows - 1);
+    token[i] = tile.token(tile.first_row + y * kOwn + i);
     maximum[i] = kNoScore;
     total[i] = 0;
   }
 
-  for (std::int64_t block = tile.first_key / kKeys * kKeys; block <= tile.last_key; block += kKeys) {
+  for (int block = tile.first_key / kKeys * kKeys; block <= tile.last_key; block += kKeys) {
     sync_threads();
-    load_rows<kDim>(operand, tile.k + block * shape.ld_kv, shape.ld_kv, shape.n_tokens - block, head_dim, vectors);
+    load_rows<kDim>(operand, tile.k + block * shape.ld_kv, shape.ld_kv, tile.last_key + 1 - block, head_dim, vectors);
     sync_threads();
     float product[kOwn][2] = {};
     for (int column = 0; column < head_dim; column += 4) {
@@ -78,7 +77,8 @@ __global__ void __launch_bounds__(kNnThreads)
       float largest = maximum[i];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const bool seen = sees(shape, token[i], block + x + j * kSide);
+        const int age = token[i] - (block + x + j * kSide);
+        const bool seen = age >= 0 && age < window;
         product[i][j] = seen ? capped(shape, product[i][j] * shape.scale) : -INFINITY;
         largest = fmaxf(largest, product[i][j]);
       }
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kNnThreads)
       for (int j = 0; j < kDim / kSide; ++j) sums[i][j] *= correction;
     }
     sync_threads();
-    load_rows<kDim>(operand, tile.v + block * shape.ld_kv, shape.ld_kv, shape.n_tokens - block, head_dim, vectors);
+    load_rows<kDim>(operand, tile.v + block * shape.ld_kv, shape.ld_kv, tile.last_key + 1 - block, head_dim, vectors);
     sync_threads();
     for (int key = 0; key < kKeys; ++key) {
       float numerator[kOwn];
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kNnThreads)
 
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
-    const std::int64_t row = tile.first_row + y * kOwn + i;
+    const int row = tile.first_row + y * kOwn + i;
     if (row >= tile.n_rows) continue;
     const float inverse = 1.0F / total[i];
     float* target = tile.out + tile.offset(row, shape.ld_out, head_dim);

@@ -14,17 +14,21 @@
 
 namespace voronoi::model {
 
-/// Weights of one decoder block in device memory, fp32.
+/// Weights of one decoder block in device memory, fp32. Of the norms those beyond the first two are empty where the
+/// architecture has none; norms hold what the normed value is multiplied by.
 struct BlockWeights {
   std::int64_t layer = 0;
-  backend::Array<float> input_norm, post_attention_norm;    // [hidden]
-  backend::Array<float> q_norm, k_norm;                     // [head_dim], empty unless qk_norm
-  std::vector<std::vector<backend::Array<float>>> linears;  // [site][linear], each [out, in] row-major
-  std::vector<std::vector<backend::Array<float>>> biases;   // [site][linear], empty where there is none
+  backend::Array<float> input_norm, feed_forward_norm;              // [hidden], before attention and feed-forward
+  backend::Array<float> attention_out_norm, feed_forward_out_norm;  // [hidden], after them
+  backend::Array<float> q_norm, k_norm;                             // [head_dim]
+  backend::Array<float> router, shared_gate;                        // [n_experts, hidden], [1, hidden]; of a mixture
+  std::vector<std::vector<backend::Array<float>>> linears;          // [site][linear], each [out, in] row-major
+  std::vector<std::vector<backend::Array<float>>> biases;           // [site][linear], empty where there is none
 };
 
 /// Called for every site of a block with its input x [n_rows, in_features] (device memory, row-major, contiguous),
-/// before the site's linears run.
+/// before the site's linears run. In a mixture an expert's sites see the rows routed to it, and are not called when
+/// there are none.
 using SiteObserver =
     std::function<void(const SiteSpec& site, std::size_t site_index, const float* x, std::int64_t n_rows)>;
 
