@@ -12,6 +12,7 @@
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
 #include "jobs/site_task.h"
+#include "model/block_prefetcher.h"
 #include "sched/scheduler.h"
 
 namespace voronoi::jobs {
@@ -44,7 +45,7 @@ class Pipeline {
         calibrate_(has_stage(options.stages, "calibrate")),
         quantize_(has_stage(options.stages, "quantize")),
         sequential_(options.calibration == "sequential"),
-        transformer_(*inputs.model, context),
+        transformer_(*inputs.model, context, inputs.dtype),
         hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
     for (const auto& [name, layer] : run.state.layers) done_.insert(name);
     for (std::int64_t block = 0; block < config_.n_layers; ++block)
@@ -125,10 +126,14 @@ class Pipeline {
   void calibrate(std::int64_t first, std::int64_t last) {
     if (!collector_ || !calibrate_) return;
     const Clock::time_point start = Clock::now();
-    for (std::int64_t block = first; block < last; ++block) {
-      if (sequential_ ? needed_[static_cast<std::size_t>(block)] != '1' : block > last_needed_) continue;
+    std::vector<std::int64_t> blocks;
+    for (std::int64_t block = first; block < last; ++block)
+      if (sequential_ ? needed_[static_cast<std::size_t>(block)] == '1' : block <= last_needed_)
+        blocks.push_back(block);
+    model::BlockPrefetcher prefetcher(transformer_, context_, blocks);
+    for (const std::int64_t block : blocks) {
       if (stop_agreed()) return;
-      const model::BlockWeights weights = transformer_.load_block(block);
+      const model::BlockWeights weights = prefetcher.next();
       if (needed_[static_cast<std::size_t>(block)] == '1') {
         const bool advance = !sequential_ && block < last_needed_;
         for (const calib::SiteHessian& site : collector_->collect(weights, advance)) {
@@ -288,7 +293,7 @@ class Pipeline {
     if (!later_work) return;
     const Clock::time_point start = Clock::now();
     const RunSource quantized(*inputs_.model, run_.paths, {done_.begin(), done_.end()});
-    collector_->advance(model::Transformer(quantized, context_).load_block(block));
+    collector_->advance(model::Transformer(quantized, context_, inputs_.dtype).load_block(block));
     journal_stage("calibrate", start);
   }
 

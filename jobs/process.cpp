@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "model/transformer.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -81,6 +82,23 @@ std::unique_ptr<backend::Context> make_context(const std::string& device, int re
     core::log_info("computing on the CPU: this build has no CUDA backend ({} rank(s) x {} thread(s))", world.size(),
                    threads);
   return std::make_unique<backend::Context>(backend::Device::cpu, threads);
+}
+
+const std::vector<std::string>& dtype_choices() {
+  static const std::vector<std::string> choices{"auto", "f32", "f16", "bf16"};
+  return choices;
+}
+
+core::DType product_dtype(const std::string& choice, const backend::Context& context,
+                          const model::ModelConfig& config) {
+  if (choice == "f32") return core::DType::f32;
+  if (choice == "f16") return core::DType::f16;
+  if (choice == "bf16") return core::DType::bf16;
+  return model::default_dtype(context, config);
+}
+
+std::string_view product_dtype_name(core::DType dtype) {
+  return dtype == core::DType::f32 ? "float32" : dtype == core::DType::f16 ? "float16" : "bfloat16";
 }
 
 void together(const comm::Communicator& world, const std::function<void()>& work) {

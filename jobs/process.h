@@ -5,9 +5,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "backend/device.h"
 #include "comm/mpi.h"
+#include "core/types.h"
+#include "model/config.h"
 
 namespace voronoi::jobs {
 
@@ -21,6 +25,13 @@ bool stop_requested();
 /// when "cuda" cannot be had.
 std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads,
                                                const comm::Communicator& world);
+
+/// Choices of --dtype, and what one means: the type of the products of linears, head and attention. "auto": f32 on the
+/// CPU, the model's own 16-bit type on a GPU.
+const std::vector<std::string>& dtype_choices();
+core::DType product_dtype(const std::string& choice, const backend::Context& context, const model::ModelConfig& config);
+/// "float32", "float16" or "bfloat16": as results name it.
+std::string_view product_dtype_name(core::DType dtype);
 
 /// Error of another rank: this rank has nothing to print.
 struct FailedElsewhere {

@@ -23,6 +23,8 @@ core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs
                   {"context", options.calibration_context},
                   {"mode", options.calibration},
                   {"ids", core::sha256(std::as_bytes(std::span(inputs.windows.ids)))}};
+  // Named only where it is not the CPU's own, so that runs of fp32 keep the identity they always had.
+  if (inputs.dtype != core::DType::f32) json["dtype"] = product_dtype_name(inputs.dtype);
   return json;
 }
 
@@ -104,9 +106,10 @@ core::Json state_to_json(const RunState& state) {
 
 }  // namespace
 
-Inputs open_inputs(const QuantizeOptions& options) {
+Inputs open_inputs(const QuantizeOptions& options, const backend::Context& context) {
   Inputs inputs;
   inputs.model = model::open_model(options.model);
+  inputs.dtype = product_dtype(options.dtype, context, inputs.model->config());
   check_shapes(options, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
   for (const std::string& path : options.calibration_texts)

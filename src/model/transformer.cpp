@@ -49,9 +49,7 @@ const float* Transformer::Impl::slab_logits(const HiddenStates& hidden, std::spa
   // Gathering rows is an embedding whose table is the hidden states.
   context.nn().embed(context.exec(), index.data(), n_rows, config.hidden_size, hidden.values.data(), normed);
   norm(n_rows, config.hidden_size, normed, final_norm, normed);
-  context.linalg().gemm_f32(context.exec(), false, true, n_rows, config.vocab_size, config.hidden_size, 1.0F, normed,
-                            config.hidden_size, head_table().data(), config.hidden_size, 0.0F, logits,
-                            config.vocab_size);
+  multiply(context, head_table(), n_rows, config.vocab_size, config.hidden_size, normed, false, logits);
   if (config.logit_softcap > 0)
     context.nn().soft_cap(context.exec(), n_rows * config.vocab_size, static_cast<float>(config.logit_softcap), logits);
   return logits;
@@ -61,13 +59,19 @@ std::size_t Transformer::Impl::slab_rows() const {
   return static_cast<std::size_t>(std::clamp<std::int64_t>(kLogitFloats / config.vocab_size, 1, kLogitRows));
 }
 
-Transformer::Transformer(const WeightSource& source, backend::Context& context)
-    : impl_(std::make_unique<Impl>(source, context)) {}
+Transformer::Transformer(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype)
+    : impl_(std::make_unique<Impl>(source, context, dtype)) {}
 Transformer::~Transformer() = default;
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
 
-BlockWeights Transformer::load_block(std::int64_t layer) const { return impl_->load_block(layer); }
+core::DType Transformer::dtype() const { return impl_->dtype; }
+
+BlockWeights Transformer::load_block(std::int64_t layer) const { return impl_->load_block(layer, nullptr); }
+
+StagedBlock Transformer::stage_block(std::int64_t layer) const { return impl_->stage_block(layer); }
+
+BlockWeights Transformer::upload_block(StagedBlock block) const { return impl_->load_block(block.layer, &block); }
 
 HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens) {
   VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == product(n_sequences, n_tokens),
@@ -76,8 +80,8 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
   const auto n_rows = static_cast<std::int64_t>(ids.size());
   HiddenStates hidden{n_sequences, n_tokens, Array<float>(impl_->context, product(n_rows, impl_->config.hidden_size))};
   const Array<std::int32_t> device_ids = impl_->to_device(ids);
-  impl_->context.nn().embed(impl_->context.exec(), device_ids.data(), n_rows, impl_->config.hidden_size,
-                            impl_->embedding_table().data(), hidden.values.data());
+  gather_rows(impl_->context, impl_->embedding_table(), device_ids.data(), n_rows, impl_->config.hidden_size,
+              hidden.values.data());
   if (impl_->config.embedding_scale != 1)
     impl_->context.nn().scale(impl_->context.exec(), hidden.values.size(),
                               static_cast<float>(impl_->config.embedding_scale), hidden.values.data());

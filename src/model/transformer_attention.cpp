@@ -9,9 +9,7 @@ namespace voronoi::model {
 void Transformer::Impl::linear(const BlockWeights& weights, std::size_t site, std::size_t index, std::int64_t n_rows,
                                const float* x, bool accumulate, float* out) const {
   const LinearSpec& spec = block(weights)[site].linears[index];
-  context.linalg().gemm_f32(context.exec(), false, true, n_rows, spec.out_features, spec.in_features, 1.0F, x,
-                            spec.in_features, weights.linears[site][index].data(), spec.in_features,
-                            accumulate ? 1.0F : 0.0F, out, spec.out_features);
+  multiply(context, weights.linears[site][index], n_rows, spec.out_features, spec.in_features, x, accumulate, out);
   if (spec.has_bias)
     context.nn().add_bias(context.exec(), n_rows, spec.out_features, weights.biases[site][index].data(), out,
                           spec.out_features);
@@ -73,6 +71,7 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
   shape.scale =
       static_cast<float>(1.0 / std::sqrt(config.query_pre_attn_scalar.value_or(static_cast<double>(config.head_dim))));
   shape.softcap = static_cast<float>(config.attention_softcap);
+  shape.compute = dtype;
   shape.ld_q = ld_q;
   shape.ld_kv = ld_kv;
   shape.ld_out = q_dim;

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,13 +19,16 @@ namespace voronoi::model {
 std::int64_t product(std::int64_t a, std::int64_t b);
 
 struct Transformer::Impl {
-  Impl(const WeightSource& weight_source, backend::Context& backend_context);
+  Impl(const WeightSource& weight_source, backend::Context& backend_context, std::optional<core::DType> product_dtype);
 
-  backend::Array<float> load(const TensorSpec& spec) const;
-  backend::Array<float> load(const std::string& name) const;
+  // staged: where the tensors are taken from; nullptr reads them from the source now.
+  backend::Array<float> load(const std::string& name, StagedBlock* staged = nullptr) const;
+  /// In the type of the products.
+  LinearWeight load_matrix(const std::string& name, StagedBlock* staged = nullptr) const;
   /// What a norm multiplies by: its weight, or one more than it.
-  backend::Array<float> load_norm(const std::string& name) const;
-  BlockWeights load_block(std::int64_t layer) const;
+  backend::Array<float> load_norm(const std::string& name, StagedBlock* staged = nullptr) const;
+  BlockWeights load_block(std::int64_t layer, StagedBlock* staged) const;
+  StagedBlock stage_block(std::int64_t layer) const;
 
   template <class T>
   void upload(std::span<const T> values, backend::Array<T>& array) const {
@@ -50,8 +55,8 @@ struct Transformer::Impl {
   /// A work array of at least n elements that lives on for the next call.
   static float* grow(backend::Context& context, backend::Array<float>& array, std::int64_t n);
 
-  const backend::Array<float>& embedding_table();
-  const backend::Array<float>& head_table();
+  const LinearWeight& embedding_table();
+  const LinearWeight& head_table();
   const float* rope_rows(std::int64_t n_tokens);
   /// Throws FormatError for an id outside the vocabulary.
   void check_ids(std::span<const std::int32_t> ids) const;
@@ -90,14 +95,21 @@ struct Transformer::Impl {
   const WeightSource& source;
   backend::Context& context;
   const ModelConfig& config;
-  std::vector<TensorSpec> specs;
+  const core::DType dtype;
+  std::map<std::string, core::Shape> shapes;
   std::vector<std::vector<SiteSpec>> sites;  // [layer][site]
-  backend::Array<float> embedding, head, final_norm, rope;
+  LinearWeight embedding, head;
+  backend::Array<float> final_norm, rope;
   std::int64_t n_rope_positions = 0;
   backend::Array<float> work_normed, work_wide, work_split, work_expert, work_out;
 
  private:
-  const core::Shape& shape_of(const std::string& name) const;
+  TensorSpec spec_of(const std::string& name) const;
+  std::vector<float> read(const TensorSpec& spec) const;
+  HostTensor take(const std::string& name, core::DType type, StagedBlock* staged) const;
+  /// Staged values go up beside the computing.
+  template <class T>
+  backend::Array<T> place(const std::vector<T>& values, StagedBlock* staged) const;
 };
 
 }  // namespace voronoi::model
