@@ -12,7 +12,7 @@ struct NodeHeader {
   std::int64_t first_chunk, level, n_tokens;
 };
 
-std::size_t packed_size(std::int64_t n) { return static_cast<std::size_t>(n * (n + 1) / 2); }
+std::size_t packed_values(std::int64_t n) { return static_cast<std::size_t>(HessianTree::packed_size(n)); }
 
 }  // namespace
 
@@ -21,7 +21,7 @@ HessianTree::HessianTree(std::int64_t n) : n_(n) {}
 void HessianTree::add_chunk(std::int64_t chunk, std::span<const double> sum, std::int64_t n_tokens) {
   VORONOI_REQUIRE(sum.size() == static_cast<std::size_t>(n_ * n_), "a full matrix is wanted");
   Node node{n_tokens, {}};
-  node.lower.reserve(packed_size(n_));
+  node.lower.reserve(packed_values(n_));
   for (std::int64_t row = 0; row < n_; ++row) {
     const auto first = sum.begin() + row * n_;
     node.lower.insert(node.lower.end(), first, first + row + 1);
@@ -46,27 +46,27 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
 }
 
 std::vector<std::byte> HessianTree::serialize() const {
-  const std::size_t node_bytes = sizeof(NodeHeader) + packed_size(n_) * sizeof(double);
+  const std::size_t node_bytes = sizeof(NodeHeader) + packed_values(n_) * sizeof(double);
   std::vector<std::byte> bytes(nodes_.size() * node_bytes);
   std::byte* target = bytes.data();
   for (const auto& [key, node] : nodes_) {
     const NodeHeader header{key.first, key.second, node.n_tokens};
     std::memcpy(target, &header, sizeof header);
-    std::memcpy(target + sizeof header, node.lower.data(), packed_size(n_) * sizeof(double));
+    std::memcpy(target + sizeof header, node.lower.data(), packed_values(n_) * sizeof(double));
     target += node_bytes;
   }
   return bytes;
 }
 
 void HessianTree::absorb(std::span<const std::byte> bytes) {
-  const std::size_t node_bytes = sizeof(NodeHeader) + packed_size(n_) * sizeof(double);
+  const std::size_t node_bytes = sizeof(NodeHeader) + packed_values(n_) * sizeof(double);
   VORONOI_REQUIRE(bytes.size() % node_bytes == 0, "not a whole number of tree nodes");
   for (std::size_t offset = 0; offset < bytes.size(); offset += node_bytes) {
     NodeHeader header;
     std::memcpy(&header, bytes.data() + offset, sizeof header);
     VORONOI_REQUIRE(header.level >= 0 && header.level < 62 && header.first_chunk >= 0, "a damaged tree node");
-    Node node{header.n_tokens, std::vector<double>(packed_size(n_))};
-    std::memcpy(node.lower.data(), bytes.data() + offset + sizeof header, packed_size(n_) * sizeof(double));
+    Node node{header.n_tokens, std::vector<double>(packed_values(n_))};
+    std::memcpy(node.lower.data(), bytes.data() + offset + sizeof header, packed_values(n_) * sizeof(double));
     insert(header.level, header.first_chunk >> header.level, std::move(node));
   }
 }
@@ -78,7 +78,7 @@ std::int64_t HessianTree::n_tokens() const {
 }
 
 std::vector<float> HessianTree::mean() const {
-  std::vector<double> total(packed_size(n_), 0.0);
+  std::vector<double> total(packed_values(n_), 0.0);
   for (const auto& [key, node] : nodes_)
     for (std::size_t i = 0; i < total.size(); ++i) total[i] += node.lower[i];
   const auto tokens = static_cast<double>(std::max<std::int64_t>(n_tokens(), 1));

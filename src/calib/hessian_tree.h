@@ -19,6 +19,9 @@ class HessianTree {
   /// n: inputs of the site. A node holds the packed lower triangle, n(n+1)/2 values, row by row.
   explicit HessianTree(std::int64_t n);
 
+  /// Values of a packed triangle of order n.
+  static std::int64_t packed_size(std::int64_t n) { return n * (n + 1) / 2; }
+
   std::int64_t n() const { return n_; }
   /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix; n_tokens: rows it summed.
   void add_chunk(std::int64_t chunk, std::span<const double> sum, std::int64_t n_tokens);
