@@ -31,12 +31,13 @@ core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs
 void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
   std::vector<std::string> problems;
   std::set<std::pair<std::int64_t, std::int64_t>> seen;
-  for (const model::SiteSpec& site : model::block_sites(config, 0))
-    for (const model::LinearSpec& linear : site.linears)
-      if (seen.insert({linear.out_features, linear.in_features}).second)
-        for (const std::string& problem :
-             quant::check_shape(options.parameters, linear.out_features, linear.in_features))
-          problems.push_back(linear.name + ": " + problem);
+  for (std::int64_t block = 0; block < config.n_layers; ++block)
+    for (const model::SiteSpec& site : model::block_sites(config, block))
+      for (const model::LinearSpec& linear : site.linears)
+        if (seen.insert({linear.out_features, linear.in_features}).second)
+          for (const std::string& problem :
+               quant::check_shape(options.parameters, linear.out_features, linear.in_features))
+            problems.push_back(linear.name + ": " + problem);
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
