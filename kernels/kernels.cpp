@@ -51,6 +51,8 @@ const Kernels& cpu() {
     parts.linalg = cpu_linalg_kernels();
     parts.nn = cpu_nn_kernels();
     parts.vq = cpu_vq_kernels();
+    parts.slice = cpu_vq_slice_kernels();
+    parts.hessian = cpu_hessian_kernels();
     return parts;
   }();
   return table;

@@ -4,6 +4,7 @@
 
 #include "kernels/dequant.h"
 #include "kernels/device.h"
+#include "kernels/hessian.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
 #include "kernels/vq.h"
@@ -18,6 +19,7 @@ struct Kernels {
   VqKernels vq;
   VqSliceKernels slice;
   DequantKernels dequant;
+  HessianKernels hessian;
 };
 
 const Kernels& cpu();
@@ -30,5 +32,7 @@ DeviceKernels cpu_device_kernels();
 LinalgKernels cpu_linalg_kernels();
 NnKernels cpu_nn_kernels();
 VqKernels cpu_vq_kernels();
+VqSliceKernels cpu_vq_slice_kernels();
+HessianKernels cpu_hessian_kernels();
 
 }  // namespace voronoi::kernels

@@ -11,5 +11,6 @@ NnKernels cuda_nn_kernels();
 VqKernels cuda_vq_kernels();
 VqSliceKernels cuda_vq_slice_kernels();
 DequantKernels cuda_dequant_kernels();
+HessianKernels cuda_hessian_kernels();
 
 }  // namespace voronoi::kernels

@@ -8,6 +8,7 @@ __attribute__((weak)) NnKernels cuda_nn_kernels();
 __attribute__((weak)) VqKernels cuda_vq_kernels();
 __attribute__((weak)) VqSliceKernels cuda_vq_slice_kernels();
 __attribute__((weak)) DequantKernels cuda_dequant_kernels();
+__attribute__((weak)) HessianKernels cuda_hessian_kernels();
 
 namespace {
 
@@ -19,6 +20,7 @@ Kernels make_table() {
   if (cuda_vq_kernels != nullptr) table.vq = cuda_vq_kernels();
   if (cuda_vq_slice_kernels != nullptr) table.slice = cuda_vq_slice_kernels();
   if (cuda_dequant_kernels != nullptr) table.dequant = cuda_dequant_kernels();
+  if (cuda_hessian_kernels != nullptr) table.hessian = cuda_hessian_kernels();
   return table;
 }
 
