@@ -10,15 +10,17 @@ namespace {
 
 using backend::Array;
 
-// From this many tokens on a batch is one sequence; shorter ones run together up to it. Decided by shape alone.
+// On the CPU, from this many tokens on a batch is one sequence; shorter ones run together up to it. On a GPU, whose
+// products may add up in another order when they have another number of rows, a batch is always one sequence: what a
+// sequence gives must not depend on its company.
 constexpr std::int64_t kBatchTokens = 256;
 // The feed-forward part sees at most this many rows at a time.
 constexpr std::int64_t kFeedForwardRows = 2048;
 // Floats of logits in memory at a time, and the rows beyond which a larger slab gains no speed.
 constexpr std::int64_t kLogitFloats = 24 << 20, kLogitRows = 512;
 
-std::int64_t sequences_per_batch(std::int64_t n_tokens) {
-  return std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / n_tokens);
+std::int64_t sequences_per_batch(const backend::Context& context, std::int64_t n_tokens) {
+  return context.on_host() ? std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / n_tokens) : 1;
 }
 
 }  // namespace
@@ -91,7 +93,7 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
 void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer) {
   impl_->check_hidden(hidden);
   if (hidden.values.empty()) return;
-  const std::int64_t per_batch = sequences_per_batch(hidden.n_tokens);
+  const std::int64_t per_batch = sequences_per_batch(impl_->context, hidden.n_tokens);
   for (std::int64_t s = 0; s < hidden.n_sequences; s += per_batch) {
     const std::int64_t n_sequences = std::min(per_batch, hidden.n_sequences - s),
                        n_rows = n_sequences * hidden.n_tokens;
@@ -136,8 +138,10 @@ std::vector<double> Transformer::next_token_nll(const HiddenStates& hidden, std:
     }
   std::vector<double> result(rows.size());
   Array<double> nll(impl_->context, static_cast<std::int64_t>(std::min(impl_->slab_rows(), rows.size())));
-  for (std::size_t first = 0; first < rows.size(); first += impl_->slab_rows()) {
-    const std::size_t n = std::min(impl_->slab_rows(), rows.size() - first);
+  // A slab reaches over sequences where batches do.
+  const std::size_t unit = impl_->context.on_host() ? rows.size() : static_cast<std::size_t>(hidden.n_tokens) - 1;
+  for (std::size_t first = 0, n = 0; first < rows.size(); first += n) {
+    n = std::min(impl_->slab_rows(), unit - first % unit);
     const float* logits = impl_->slab_logits(hidden, std::span<const std::int32_t>(rows).subspan(first, n));
     const Array<std::int32_t> target = impl_->to_device(std::span<const std::int32_t>(targets).subspan(first, n));
     impl_->context.nn().nll(impl_->context.exec(), static_cast<std::int64_t>(n), impl_->config.vocab_size, logits,

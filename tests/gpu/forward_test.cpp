@@ -146,6 +146,9 @@ TEST_F(GpuStories, SameBytesEveryTimeAndInEveryBatch) {
     const Result together = forward(*source_, gpu(), dtype, ids, 3);
     EXPECT_EQ(together.logits, forward(*source_, gpu(), dtype, ids, 3).logits);
     EXPECT_EQ(together.nll, forward(*source_, gpu(), dtype, ids, 3).nll);
+    const std::vector<double> last =
+        forward(*source_, gpu(), dtype, std::vector<std::int32_t>(ids.begin() + 80, ids.end())).nll;
+    EXPECT_TRUE(std::equal(last.begin(), last.end(), together.nll.begin() + 2 * 39));
   }
 }
 
