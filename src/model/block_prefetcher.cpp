@@ -8,7 +8,10 @@ namespace voronoi::model {
 
 BlockPrefetcher::BlockPrefetcher(const Transformer& transformer, backend::Context& context,
                                  std::vector<std::int64_t> layers)
-    : transformer_(transformer), context_(context), layers_(std::move(layers)) {
+    : transformer_(transformer),
+      context_(context),
+      layers_(std::move(layers)),
+      pool_(context.on_host() ? 1 : context.n_threads()) {
   if (!context.on_host() && !layers_.empty()) reader_ = std::thread([this] { read_ahead(); });
 }
 
@@ -32,7 +35,7 @@ void BlockPrefetcher::read_ahead() {
     std::optional<StagedBlock> block;
     std::exception_ptr failure;
     try {
-      block = transformer_.stage_block(layer);
+      block = transformer_.stage_block(layer, pool_);
     } catch (...) {
       failure = std::current_exception();
     }

@@ -10,14 +10,15 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "core/thread_pool.h"
 #include "model/transformer.h"
 
 namespace voronoi::model {
 
-/// On a GPU a thread reads and converts a block to host memory while the GPU computes, and its upload runs beside the
-/// computing of the block before: a step takes as long as the slowest of reading, upload and computing. At most two
-/// blocks are in device memory and one in host memory. On the CPU the cores that would read ahead are those that
-/// compute, and a second block is memory spent for nothing: every block is read when it is asked for.
+/// On a GPU the host's threads read and convert a block to host memory while the GPU computes, and its upload runs
+/// beside the computing of the block before: a step takes as long as the slowest of reading, upload and computing. At
+/// most two blocks are in device memory and one in host memory. On the CPU the cores that would read ahead are those
+/// that compute, and a second block is memory spent for nothing: every block is read when it is asked for.
 class BlockPrefetcher {
  public:
   /// `layers` in the order they will be asked for. The references must outlive it.
@@ -38,6 +39,7 @@ class BlockPrefetcher {
   const std::vector<std::int64_t> layers_;
   std::size_t n_taken_ = 0, n_uploaded_ = 0;
   std::optional<BlockWeights> uploaded_;
+  core::ThreadPool pool_;  ///< of the reader
 
   std::mutex mutex_;
   std::condition_variable changed_;

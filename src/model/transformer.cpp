@@ -71,7 +71,9 @@ core::DType Transformer::dtype() const { return impl_->dtype; }
 
 BlockWeights Transformer::load_block(std::int64_t layer) const { return impl_->load_block(layer, nullptr); }
 
-StagedBlock Transformer::stage_block(std::int64_t layer) const { return impl_->stage_block(layer); }
+StagedBlock Transformer::stage_block(std::int64_t layer, core::ThreadPool& pool) const {
+  return impl_->stage_block(layer, pool);
+}
 
 BlockWeights Transformer::upload_block(StagedBlock block) const { return impl_->load_block(block.layer, &block); }
 

@@ -60,9 +60,9 @@ class Transformer {
   const ModelConfig& config() const;
   core::DType dtype() const;
   BlockWeights load_block(std::int64_t layer) const;
-  /// load_block in two halves: the first touches neither context nor device and may run on any thread; the second
-  /// queues uploads, which memory().uploads_join() makes seen.
-  StagedBlock stage_block(std::int64_t layer) const;
+  /// load_block in two halves: the first touches neither context nor device and may run on any thread, reading tensors
+  /// on the threads of `pool`; the second queues uploads, which memory().uploads_join() makes seen.
+  StagedBlock stage_block(std::int64_t layer, core::ThreadPool& pool) const;
   BlockWeights upload_block(StagedBlock block) const;
   /// ids [n_sequences, n_tokens]; throws FormatError for an id outside the vocabulary.
   HiddenStates embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens);

@@ -28,7 +28,7 @@ struct Transformer::Impl {
   /// What a norm multiplies by: its weight, or one more than it.
   backend::Array<float> load_norm(const std::string& name, StagedBlock* staged = nullptr) const;
   BlockWeights load_block(std::int64_t layer, StagedBlock* staged) const;
-  StagedBlock stage_block(std::int64_t layer) const;
+  StagedBlock stage_block(std::int64_t layer, core::ThreadPool& pool) const;
 
   template <class T>
   void upload(std::span<const T> values, backend::Array<T>& array) const {

@@ -130,19 +130,23 @@ BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* stag
   return weights;
 }
 
-StagedBlock Transformer::Impl::stage_block(std::int64_t layer) const {
+StagedBlock Transformer::Impl::stage_block(std::int64_t layer, core::ThreadPool& pool) const {
   VORONOI_REQUIRE(layer >= 0 && layer < config.n_layers, "no such block");
-  StagedBlock block;
-  block.layer = layer;
+  std::map<std::string, core::DType> types;
   for (const SiteSpec& site : sites[static_cast<std::size_t>(layer)])
-    for (const LinearSpec& linear : site.linears) {
-      const std::string name = linear.name + ".weight";
-      block.tensors.emplace(name, take(name, dtype, nullptr));
-    }
+    for (const LinearSpec& linear : site.linears) types.emplace(linear.name + ".weight", dtype);
   const std::string prefix = block_prefix(layer);
   for (auto at = shapes.lower_bound(prefix); at != shapes.end() && at->first.starts_with(prefix); ++at)
-    if (!block.tensors.contains(at->first))
-      block.tensors.emplace(at->first, take(at->first, core::DType::f32, nullptr));
+    types.emplace(at->first, core::DType::f32);
+  const std::vector<std::pair<std::string, core::DType>> names(types.begin(), types.end());
+  std::vector<HostTensor> tensors(names.size());
+  pool.parallel_for(static_cast<std::int64_t>(names.size()), [&](std::int64_t i) {
+    const auto& [name, type] = names[static_cast<std::size_t>(i)];
+    tensors[static_cast<std::size_t>(i)] = take(name, type, nullptr);
+  });
+  StagedBlock block;
+  block.layer = layer;
+  for (std::size_t i = 0; i < names.size(); ++i) block.tensors.emplace(names[i].first, std::move(tensors[i]));
   return block;
 }
 

@@ -31,8 +31,9 @@ class Precision : public ::testing::TestWithParam<const char*> {
     Transformer transformer(*source_, context_, dtype);
     HiddenStates hidden = transformer.embed(ids_, 1, static_cast<std::int64_t>(ids_.size()));
     for (std::int64_t layer = 0; layer < source_->config().n_layers; ++layer)
-      transformer.run_block(
-          staged ? transformer.upload_block(transformer.stage_block(layer)) : transformer.load_block(layer), hidden);
+      transformer.run_block(staged ? transformer.upload_block(transformer.stage_block(layer, context_.pool()))
+                                   : transformer.load_block(layer),
+                            hidden);
     std::vector<std::int64_t> rows(ids_.size());
     std::iota(rows.begin(), rows.end(), 0);
     return transformer.logits(hidden, rows);
