@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "model/transformer.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -53,6 +54,18 @@ int exit_code_of(const std::exception_ptr& error) {
   }
 }
 
+/// GPUs that can compute; when there is none, why.
+int count_gpus(std::string& reason) {
+  try {
+    const int n = kernels::cuda().device.count();
+    if (n == 0) reason = "no GPU here, or no driver for it; use --device cpu";
+    return n;
+  } catch (const core::NotCompiled& error) {
+    reason = error.what();
+    return 0;
+  }
+}
+
 }  // namespace
 
 void install_stop_handlers() {
@@ -68,19 +81,42 @@ bool stop_requested() { return stop_flag != 0; }
 
 std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads,
                                                const comm::Communicator& world) {
-  const int cores = claim_cores(comm::local_ranks(world));
+  const comm::LocalRanks local = comm::local_ranks(world);
+  const int cores = claim_cores(local);
   const int threads = requested_threads > 0 ? requested_threads : cores;
-  if (device == "cuda") {
-    try {
-      return std::make_unique<backend::Context>(backend::Device::cuda, threads);
-    } catch (const core::NotCompiled& error) {
-      throw core::ConfigError(std::string("--device cuda: ") + error.what());
-    }
+  std::string reason;  // why there is no GPU to compute on
+  const int n_gpus = device == "cpu" ? 0 : count_gpus(reason);
+  // Precision follows the device, so all ranks compute on the same kind.
+  const bool all_have_one = device != "cpu" && world.all_max(n_gpus == 0 ? 1 : 0) == 0;
+  if (n_gpus > 0) reason = "another rank has no GPU";
+  if (device == "cuda" && !all_have_one) throw core::ConfigError("--device cuda: " + reason);
+  if (all_have_one) {
+    auto context = std::make_unique<backend::Context>(backend::Device::cuda, threads, local.rank % n_gpus);
+    const kernels::DeviceFacts facts = context->memory().facts(context->exec());
+    core::log_info("computing on {}, {} free ({} rank(s), {} GPU(s) on this host)", facts.name,
+                   core::format_bytes(static_cast<double>(facts.free_bytes)), world.size(), n_gpus);
+    return context;
   }
   if (device == "auto")
-    core::log_info("computing on the CPU: this build has no CUDA backend ({} rank(s) x {} thread(s))", world.size(),
-                   threads);
+    core::log_info("computing on the CPU ({} rank(s) x {} thread(s)): {}", world.size(), threads, reason);
   return std::make_unique<backend::Context>(backend::Device::cpu, threads);
+}
+
+const std::vector<std::string>& dtype_choices() {
+  static const std::vector<std::string> choices{"auto", "f32", "f16", "bf16"};
+  return choices;
+}
+
+core::DType product_dtype(const std::string& choice, const backend::Context& context,
+                          const model::ModelConfig& config) {
+  if (choice == "f32") return core::DType::f32;
+  if (choice == "f16") return core::DType::f16;
+  if (choice == "bf16") return core::DType::bf16;
+  return model::default_dtype(context, config);
+}
+
+std::string_view product_dtype_name(core::DType dtype) {
+  return dtype == core::DType::f32 ? "float32" : dtype == core::DType::f16 ? "float16" : "bfloat16";
 }
 
 void together(const comm::Communicator& world, const std::function<void()>& work) {
