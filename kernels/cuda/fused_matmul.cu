@@ -245,7 +245,7 @@ void fused_matmul(const Exec& exec, const PackedLinear& packed, std::int64_t n_t
                   float* out) {
   VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxFusedTokens, "a fused product has 1 to 16 tokens");
   const Length length = of_length(packed.v);
-  VORONOI_REQUIRE(length.product != nullptr && packed.v0 <= kMaxLength,
+  VORONOI_REQUIRE(fused_length(packed),
                   "a fused product has vectors of 4, 6, 8, 12 or 16, outlier vectors of at most 16");
   Native& gpu = native(exec);
   for (std::int64_t first = 0; first < n_tokens; first += length.pass)
