@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "jobs/gpus.h"
 #include "model/transformer.h"
 
 namespace voronoi::jobs {
@@ -54,18 +55,6 @@ int exit_code_of(const std::exception_ptr& error) {
   }
 }
 
-/// GPUs that can compute; when there is none, why.
-int count_gpus(std::string& reason) {
-  try {
-    const int n = kernels::cuda().device.count();
-    if (n == 0) reason = "no GPU here, or no driver for it; use --device cpu";
-    return n;
-  } catch (const core::NotCompiled& error) {
-    reason = error.what();
-    return 0;
-  }
-}
-
 }  // namespace
 
 void install_stop_handlers() {
@@ -84,21 +73,13 @@ std::unique_ptr<backend::Context> make_context(const std::string& device, int re
   const comm::LocalRanks local = comm::local_ranks(world);
   const int cores = claim_cores(local);
   const int threads = requested_threads > 0 ? requested_threads : cores;
-  std::string reason;  // why there is no GPU to compute on
-  const int n_gpus = device == "cpu" ? 0 : count_gpus(reason);
-  // Precision follows the device, so all ranks compute on the same kind.
-  const bool all_have_one = device != "cpu" && world.all_max(n_gpus == 0 ? 1 : 0) == 0;
-  if (n_gpus > 0) reason = "another rank has no GPU";
-  if (device == "cuda" && !all_have_one) throw core::ConfigError("--device cuda: " + reason);
-  if (all_have_one) {
-    auto context = std::make_unique<backend::Context>(backend::Device::cuda, threads, local.rank % n_gpus);
-    const kernels::DeviceFacts facts = context->memory().facts(context->exec());
-    core::log_info("computing on {}, {} free ({} rank(s), {} GPU(s) on this host)", facts.name,
-                   core::format_bytes(static_cast<double>(facts.free_bytes)), world.size(), n_gpus);
-    return context;
+  if (device != "cpu") {
+    std::string problem;
+    if (auto context = take_gpu(threads, world, problem)) return context;
+    if (device == "cuda") throw core::DeviceError("--device cuda: " + problem + "; or use --device cpu");
+    if (world.rank() == 0)
+      core::log_info("computing on the CPU ({} rank(s) x {} thread(s)): {}", world.size(), threads, problem);
   }
-  if (device == "auto")
-    core::log_info("computing on the CPU ({} rank(s) x {} thread(s)): {}", world.size(), threads, reason);
   return std::make_unique<backend::Context>(backend::Device::cpu, threads);
 }
 

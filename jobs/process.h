@@ -21,8 +21,8 @@ bool stop_requested();
 
 /// Context for this rank. requested_threads 0: the host's cores divided by its ranks. mpirun binds each of up to two
 /// ranks to a single core by default; outside of a batch system, whose binding is deliberate, the rank takes its share
-/// of the others too. Ranks of a host share its GPUs in turn. device "auto" takes the GPU when every rank has one, and
-/// a line says what it took and why. Collective. Throws ConfigError when "cuda" cannot be had.
+/// of the others too. device "auto" takes a GPU for every rank or else the CPU for all, and a line says which and why.
+/// Collective. Throws DeviceError when "cuda" cannot be had.
 std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads,
                                                const comm::Communicator& world);
 
