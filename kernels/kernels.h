@@ -2,6 +2,7 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/dequant.h"
 #include "kernels/device.h"
 #include "kernels/hessian.h"
 #include "kernels/linalg.h"
@@ -17,11 +18,13 @@ struct Kernels {
   NnKernels nn;
   VqKernels vq;
   VqSliceKernels slice;
+  DequantKernels dequant;
   HessianKernels hessian;
 };
 
 const Kernels& cpu();
-/// Throws NotCompiled with the remedy: no CUDA module is part of this build.
+/// Opens the module libvoronoi_cuda.so at the first call: the file that VORONOI_CUDA_MODULE names, else beside the
+/// executable, else in ../lib. Throws NotCompiled with the remedy when there is none or it cannot be loaded.
 const Kernels& cuda();
 
 // Parts of the CPU table, each defined in kernels/cpu/<family>.cpp.
