@@ -23,4 +23,7 @@ function(voronoi_add_room name)
   add_library(voronoi_${name} STATIC ${sources})
   target_include_directories(voronoi_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
   target_link_libraries(voronoi_${name} PUBLIC ${ROOM_LIBRARIES} PRIVATE voronoi_options)
+  # core and kernels are linked into the modules as well.
+  set_target_properties(voronoi_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_compile_options(voronoi_${name} PRIVATE -fno-semantic-interposition)
 endfunction()

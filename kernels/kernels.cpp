@@ -1,14 +1,66 @@
 #include "kernels/kernels.h"
 
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
 #include "core/error.h"
 
 namespace voronoi::kernels {
+namespace {
+
+constexpr const char* kModule = "libvoronoi_cuda.so";
+constexpr const char* kEntry = "voronoi_cuda_kernels";
+
+std::string find_module() {
+  if (const char* named = std::getenv("VORONOI_CUDA_MODULE"); named != nullptr && *named != '\0') return named;
+  std::error_code unreadable;
+  const std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe", unreadable).parent_path();
+  for (const auto& candidate : {folder / kModule, folder.parent_path() / "lib" / kModule})
+    if (std::filesystem::exists(candidate, unreadable)) return candidate.string();
+  throw core::NotCompiled(std::string("this build has no CUDA backend: ") + kModule + " is neither in " +
+                          folder.string() + " nor in " + (folder.parent_path() / "lib").string() +
+                          "; build with a CUDA toolkit (cmake -DVORONOI_CUDA=ON), or use --device cpu");
+}
+
+const Kernels& load_module() {
+  const std::string path = find_module();
+  // Never closed: the table's functions are used until the process ends.
+  void* module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (module == nullptr)
+    throw core::NotCompiled("the CUDA module cannot be loaded: " + std::string(::dlerror()) +
+                            "; put the CUDA toolkit's libraries on LD_LIBRARY_PATH, or use --device cpu");
+  using Entry = const Kernels* (*)(std::size_t);
+  const auto entry = reinterpret_cast<Entry>(::dlsym(module, kEntry));
+  const Kernels* table = entry != nullptr ? entry(sizeof(Kernels)) : nullptr;
+  if (table == nullptr)
+    throw core::NotCompiled(path +
+                            " is the module of another version; build it together with the program, or use "
+                            "--device cpu");
+  return *table;
+}
+
+}  // namespace
 
 const Kernels& cpu() {
-  static const Kernels table{cpu_device_kernels(), cpu_linalg_kernels(), cpu_nn_kernels(), cpu_vq_kernels()};
+  static const Kernels table = [] {
+    Kernels parts{};
+    parts.device = cpu_device_kernels();
+    parts.linalg = cpu_linalg_kernels();
+    parts.nn = cpu_nn_kernels();
+    parts.vq = cpu_vq_kernels();
+    parts.slice = cpu_vq_slice_kernels();
+    parts.hessian = cpu_hessian_kernels();
+    return parts;
+  }();
   return table;
 }
 
-const Kernels& cuda() { throw core::NotCompiled("the CUDA backend is not part of this build; use --device cpu"); }
+const Kernels& cuda() {
+  static const Kernels& table = load_module();
+  return table;
+}
 
 }  // namespace voronoi::kernels

@@ -2,10 +2,13 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/dequant.h"
 #include "kernels/device.h"
+#include "kernels/hessian.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
 #include "kernels/vq.h"
+#include "kernels/vq_slice.h"
 
 namespace voronoi::kernels {
 
@@ -14,10 +17,14 @@ struct Kernels {
   LinalgKernels linalg;
   NnKernels nn;
   VqKernels vq;
+  VqSliceKernels slice;
+  DequantKernels dequant;
+  HessianKernels hessian;
 };
 
 const Kernels& cpu();
-/// Throws NotCompiled with the remedy: no CUDA module is part of this build.
+/// Opens the module libvoronoi_cuda.so at the first call: the file that VORONOI_CUDA_MODULE names, else beside the
+/// executable, else in ../lib. Throws NotCompiled with the remedy when there is none or it cannot be loaded.
 const Kernels& cuda();
 
 // Parts of the CPU table, each defined in kernels/cpu/<family>.cpp.
@@ -25,5 +32,7 @@ DeviceKernels cpu_device_kernels();
 LinalgKernels cpu_linalg_kernels();
 NnKernels cpu_nn_kernels();
 VqKernels cpu_vq_kernels();
+VqSliceKernels cpu_vq_slice_kernels();
+HessianKernels cpu_hessian_kernels();
 
 }  // namespace voronoi::kernels

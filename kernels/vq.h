@@ -1,7 +1,8 @@
 // Nearest centroids and their sums: the hot loops of vector quantization. fp32 points as rows of `dim` consecutive
-// floats. Ties go to the lowest index; results depend on neither thread count nor vector width. Distances are compared
-// as |c|^2 / 2 - x.c in fp32: the chosen one is the nearest up to 4 (dim + 1) 2^-24 (|c|^2 / 2 + |x| |c|), about 1e-5
-// for normalised data of size 1; data far from the origin compared with its spread should be centred first.
+// floats, in device memory. Ties go to the lowest index; results depend on neither thread count nor vector width.
+// Distances are compared as |c|^2 / 2 - x.c in fp32: the chosen one is the nearest up to 4 (dim + 1) 2^-24 (|c|^2 / 2 +
+// |x| |c|), about 1e-5 for normalised data of size 1; data far from the origin compared with its spread should be
+// centred first.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +20,26 @@ struct VqKernels {
   /// The `m` nearest centroids of each point in rising order of distance: index [n, m]. m <= 16.
   void (*nearest_m)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                     const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index);
-  /// Weighted sums of one chunk of points: sums [k, dim] += w_i * point_i, mass [k] += w_i, by index[i]; fp64, in order
-  /// of i (a chunk is the unit of work, so no thread pool is used inside). weights may be null (all 1).
-  void (*centroid_sums)(std::int64_t n, std::int64_t dim, const float* points, const float* weights,
-                        const std::int32_t* index, std::int64_t k, double* sums, double* mass);
+  /// Sums of a k-means step: for each chunk of points [chunk_begin[c], chunk_begin[c + 1]) (host, n_chunks + 1) an
+  /// array of size k (dim + 1) + 1: sum of w_i x_i a centroid [k, dim], its mass sum of w_i [k], and the objective sum
+  /// of w_i distance2_i; by index[i], fp64. combined: one array, the chunks added in order; else [n_chunks, size]. The
+  /// bits depend on the chunks alone.
+  void (*centroid_sums)(const Exec&, std::int64_t n_chunks, const std::int64_t* chunk_begin, std::int64_t dim,
+                        const float* points, const float* weights, const std::int32_t* index, const float* distance2,
+                        std::int64_t k, bool combined, double* sums);
   /// k-means++: for each block b of kPotentialBlock points and each candidate c, block_sums[b, c] = sum_i weights[i] *
   /// min(distance2[i], |x_i - candidates[c]|^2), points given by column: columns [dim, n]. `update` (one candidate
   /// only): distance2 becomes that minimum. Sums are fp32 in 16 interleaved parts a block, merged in fp64.
   void (*potentials)(const Exec&, std::int64_t n, std::int64_t dim, const float* columns, const float* weights,
                      float* distance2, std::int64_t n_candidates, const float* candidates, bool update,
                      double* block_sums);
+  /// distance2[i] = min(distance2[i], other[i]), and block_sums[b] = sum of weights[i] * distance2[i] over block b,
+  /// fp64 in order of i.
+  void (*lower_potentials)(const Exec&, std::int64_t n, const float* weights, const float* other, float* distance2,
+                           double* block_sums);
+  /// facts (host) a chunk: whether all points are at most `largest` in magnitude and all weights finite and >= 0.
+  void (*check_points)(const Exec&, std::int64_t n_chunks, const std::int64_t* chunk_begin, std::int64_t dim,
+                       const float* points, const float* weights, float largest, bool* sound);
 };
 
 inline constexpr std::int64_t kPotentialBlock = 1024;

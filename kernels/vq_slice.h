@@ -7,7 +7,8 @@
 // code_stride]: vector i of position p, rows [i v, i v + v), at p * code_stride + i.
 //
 // The slice is cut into parts at rows that do not depend on how many members there are; sums over rows are made part by
-// part and combined in order of part, so that any division of the operator gives the same bits.
+// part and combined in order of part, so that any division of the operator gives the same bits. A slice may be
+// empty (rows, width, parts 0): nothing is written then but combined sums, which are zero.
 #pragma once
 
 #include <cstdint>

@@ -21,7 +21,7 @@ set(outside_owners "src/comm/" "src/comm/" "src/store/" "jobs/" "src/core/log" "
     "src/model/" "src/core/hash")
 
 set(offences "")
-file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/src/*.h ${ROOT}/src/*.cpp ${ROOT}/kernels/*.h ${ROOT}/kernels/*.cpp ${ROOT}/kernels/*.cu
+file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/src/*.h ${ROOT}/src/*.cpp ${ROOT}/kernels/*.h ${ROOT}/kernels/*.cpp ${ROOT}/kernels/*.cu ${ROOT}/kernels/*.cuh
      ${ROOT}/jobs/*.h ${ROOT}/jobs/*.cpp ${ROOT}/validation/*.h ${ROOT}/validation/*.cpp)
 list(LENGTH files n_files)
 if(n_files LESS 50)

@@ -1,10 +1,12 @@
 // Entry points: centroids are packed into panels once a call, points are dealt to the pool in fixed blocks.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "core/error.h"
 #include "core/types.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vq_simd.h"
 #include "kernels/kernels.h"
 
@@ -113,11 +115,64 @@ void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* 
              });
 }
 
-void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights,
-                   const std::int32_t* index, std::int64_t k, double* sums, double* mass) {
-  VORONOI_REQUIRE(std::all_of(index, index + n, [k](std::int32_t j) { return j >= 0 && j < k; }),
+constexpr std::int64_t kLeastPoints = 8192;   // whose sums are made apart from their chunk's
+constexpr std::int64_t kPiecesAtMost = 8;     // a chunk
+constexpr std::int64_t kCombineBlock = 8192;  // sums
+
+/// Part of a chunk whose sums are made by one thread.
+struct Piece {
+  std::int64_t chunk = 0, begin = 0, end = 0;
+};
+
+void sum_piece(const Piece& piece, std::int64_t dim, const float* points, const float* weights,
+               const std::int32_t* index, const float* distance2, std::int64_t k, double* sums) {
+  VORONOI_REQUIRE(std::all_of(index + piece.begin, index + piece.end, [k](std::int32_t j) { return j >= 0 && j < k; }),
                   "centroid_sums: index outside the codebook");
-  vq::centroid_sums(n, dim, points, weights, index, sums, mass);
+  std::fill_n(sums, k * (dim + 1), 0.0);
+  vq::centroid_sums(piece.end - piece.begin, dim, points + piece.begin * dim, weights + piece.begin,
+                    index + piece.begin, sums, sums + k * dim);
+  const auto error = [&](std::int64_t i) {
+    return static_cast<double>(weights[i]) * static_cast<double>(distance2[i]);
+  };
+  // Four running sums: one would wait for each addition.
+  double objective[4] = {};
+  std::int64_t i = piece.begin;
+  for (; i + 4 <= piece.end; i += 4)
+    for (std::int64_t lane = 0; lane < 4; ++lane) objective[lane] += error(i + lane);
+  for (; i < piece.end; ++i) objective[0] += error(i);
+  sums[k * (dim + 1)] = (objective[0] + objective[1]) + (objective[2] + objective[3]);
+}
+
+void centroid_sums(const Exec& exec, std::int64_t n_chunks, const std::int64_t* chunk_begin, std::int64_t dim,
+                   const float* points, const float* weights, const std::int32_t* index, const float* distance2,
+                   std::int64_t k, bool combined, double* sums) {
+  VORONOI_REQUIRE(n_chunks >= 0 && dim >= 1 && k >= 1, "centroid_sums: n_chunks >= 0, dim >= 1, k >= 1");
+  const std::int64_t size = k * (dim + 1) + 1;
+  std::vector<Piece> pieces;
+  std::vector<std::int64_t> first{0};  // piece of each chunk
+  for (std::int64_t c = 0; c < n_chunks; ++c) {
+    const std::int64_t begin = chunk_begin[c], n = chunk_begin[c + 1] - begin;
+    const std::int64_t count = std::clamp<std::int64_t>(n / std::max(kLeastPoints, 4 * k), 1, kPiecesAtMost);
+    for (std::int64_t p = 0; p < count; ++p) pieces.push_back({c, begin + n * p / count, begin + n * (p + 1) / count});
+    first.push_back(static_cast<std::int64_t>(pieces.size()));
+  }
+  Scratch<double> parts(static_cast<std::int64_t>(pieces.size()) * size);
+  exec.pool->parallel_for(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t p) {
+    sum_piece(pieces[static_cast<std::size_t>(p)], dim, points, weights, index, distance2, k, parts.data() + p * size);
+  });
+  exec.pool->parallel_for(core::ceil_div(size, kCombineBlock), [&](std::int64_t block) {
+    const std::int64_t begin = block * kCombineBlock, end = std::min(size, begin + kCombineBlock);
+    if (combined) std::fill(sums + begin, sums + end, 0.0);
+    for (std::int64_t c = 0; c < n_chunks; ++c) {
+      double* whole = parts.data() + first[static_cast<std::size_t>(c)] * size;
+      for (std::int64_t p = first[static_cast<std::size_t>(c)] + 1; p < first[static_cast<std::size_t>(c + 1)]; ++p)
+        for (std::int64_t i = begin; i < end; ++i) whole[i] += parts.data()[p * size + i];
+      if (combined)
+        for (std::int64_t i = begin; i < end; ++i) sums[i] += whole[i];
+      else
+        std::copy(whole + begin, whole + end, sums + c * size + begin);
+    }
+  });
 }
 
 void potentials(const Exec& exec, std::int64_t n, std::int64_t dim, const float* columns, const float* weights,
@@ -131,8 +186,32 @@ void potentials(const Exec& exec, std::int64_t n, std::int64_t dim, const float*
   });
 }
 
+void lower_potentials(const Exec& exec, std::int64_t n, const float* weights, const float* other, float* distance2,
+                      double* block_sums) {
+  exec.pool->parallel_for(core::ceil_div(n, kPotentialBlock), [&](std::int64_t block) {
+    double sum = 0;
+    for (std::int64_t i = block * kPotentialBlock; i < std::min(n, (block + 1) * kPotentialBlock); ++i) {
+      distance2[i] = std::min(distance2[i], other[i]);
+      sum += static_cast<double>(weights[i]) * static_cast<double>(distance2[i]);
+    }
+    block_sums[block] = sum;
+  });
+}
+
+void check_points(const Exec& exec, std::int64_t n_chunks, const std::int64_t* chunk_begin, std::int64_t dim,
+                  const float* points, const float* weights, float largest, bool* sound) {
+  exec.pool->parallel_for(n_chunks, [&](std::int64_t c) {
+    bool fine = true;
+    for (std::int64_t i = chunk_begin[c] * dim; i < chunk_begin[c + 1] * dim; ++i)
+      fine &= std::fabs(points[i]) <= largest;
+    for (std::int64_t i = chunk_begin[c]; i < chunk_begin[c + 1]; ++i)
+      fine &= weights[i] >= 0 && weights[i] <= std::numeric_limits<float>::max();
+    sound[c] = fine;
+  });
+}
+
 }  // namespace
 
-VqKernels cpu_vq_kernels() { return {nearest, nearest_m, centroid_sums, potentials}; }
+VqKernels cpu_vq_kernels() { return {nearest, nearest_m, centroid_sums, potentials, lower_potentials, check_points}; }
 
 }  // namespace voronoi::kernels

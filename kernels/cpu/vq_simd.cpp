@@ -317,7 +317,7 @@ HWY_INLINE void sums_of(std::int64_t n, std::int64_t dim, const float* HWY_RESTR
                         double* HWY_RESTRICT sums, double* HWY_RESTRICT mass) {
   const std::int64_t dims = D > 0 ? D : dim;
   for (std::int64_t i = 0; i < n; ++i) {
-    const double w = weights != nullptr ? static_cast<double>(weights[i]) : 1.0;
+    const double w = static_cast<double>(weights[i]);
     double* HWY_RESTRICT sum = sums + index[i] * dims;
     for (std::int64_t d = 0; d < dims; ++d) sum[d] += w * static_cast<double>(points[i * dims + d]);
     mass[index[i]] += w;

@@ -26,7 +26,7 @@ struct Panels {
 void nearest_block(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index, float* distance2);
 /// index [n, m] of the m lowest scores in rising order, m <= min(kMaxNearest, k).
 void nearest_m_block(const Panels& panels, std::int64_t n, const float* points, std::int64_t m, std::int32_t* index);
-/// kernels/vq.h. Every index is inside [0, k).
+/// sums [k, dim] += w_i * point_i and mass [k] += w_i by index[i], in order of i. Every index is inside [0, k).
 void centroid_sums(std::int64_t n, std::int64_t dim, const float* points, const float* weights,
                    const std::int32_t* index, double* sums, double* mass);
 

@@ -35,6 +35,8 @@ class Context {
   const kernels::LinalgKernels& linalg() const { return table_->linalg; }
   const kernels::NnKernels& nn() const { return table_->nn; }
   const kernels::VqKernels& vq() const { return table_->vq; }
+  const kernels::VqSliceKernels& slice() const { return table_->slice; }
+  const kernels::HessianKernels& hessian() const { return table_->hessian; }
 
  private:
   Device device_;

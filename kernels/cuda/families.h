@@ -1,0 +1,16 @@
+// Parts of the CUDA table, each defined in kernels/cuda/<family>.cu.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace voronoi::kernels {
+
+DeviceKernels cuda_device_kernels();
+LinalgKernels cuda_linalg_kernels();
+NnKernels cuda_nn_kernels();
+VqKernels cuda_vq_kernels();
+VqSliceKernels cuda_vq_slice_kernels();
+DequantKernels cuda_dequant_kernels();
+HessianKernels cuda_hessian_kernels();
+
+}  // namespace voronoi::kernels

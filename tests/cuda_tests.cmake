@@ -1,0 +1,49 @@
+# The CUDA twins against their CPU twins (tests/gpu): on a GPU, where there is one, and on the emulator. The emulated module is the
+# same device code compiled as C++ (tests/emulation/emulator.h), so it needs neither a toolkit nor a GPU.
+file(GLOB emulation_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/emulation/*.cpp)
+list(FILTER emulation_sources EXCLUDE REGEX "_test\\.cpp$")
+set(emulated_cuda ${VORONOI_CUDA_SOURCES})
+list(FILTER emulated_cuda EXCLUDE REGEX "/(blas|sort|nccl)\\.cu$")
+set_source_files_properties(${emulated_cuda} PROPERTIES LANGUAGE CXX)
+
+# voronoi_emulated(NAME SOURCES...): compiled against the emulator's headers. What a GPU would answer with a fault ends the test: vector
+# access off its alignment, indices past a fixed array.
+function(voronoi_emulated name)
+  target_include_directories(${name} BEFORE PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/emulation)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
+  set(checks alignment,bounds,shift,signed-integer-overflow)
+  target_compile_options(${name} PRIVATE -O2 -x c++ -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off -fvisibility=hidden
+                         -fsanitize=${checks} -fno-sanitize-recover=${checks})
+  if(VORONOI_WERROR)
+    target_compile_options(${name} PRIVATE -Werror)
+  endif()
+  target_link_libraries(${name} PRIVATE voronoi_kernels ubsan)
+endfunction()
+
+add_library(voronoi_cuda_emulated MODULE ${emulated_cuda} ${emulation_sources})
+voronoi_emulated(voronoi_cuda_emulated)
+target_link_options(voronoi_cuda_emulated PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
+
+add_executable(test_emulation ${CMAKE_CURRENT_SOURCE_DIR}/emulation/emulator_test.cpp ${emulation_sources}
+               ${PROJECT_SOURCE_DIR}/kernels/cuda/native.cu ${PROJECT_SOURCE_DIR}/kernels/cuda/uploads.cu)
+voronoi_emulated(test_emulation)
+target_link_libraries(test_emulation PRIVATE GTest::gtest_main GTest::gmock)
+gtest_discover_tests(test_emulation DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS unit TEST_PREFIX emulation.)
+
+file(GLOB gpu_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/gpu/*_test.cpp)
+foreach(source IN LISTS gpu_tests)
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(gpu_${name} ${source})
+  target_include_directories(gpu_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_definitions(gpu_${name} PRIVATE VORONOI_TEST_DATA="${VORONOI_TEST_DATA}")
+  target_link_libraries(gpu_${name} PRIVATE voronoi_backend voronoi_quant voronoi_options GTest::gtest_main GTest::gmock)
+  add_dependencies(gpu_${name} voronoi_cuda_emulated)
+  add_test(NAME emulated.${name} COMMAND gpu_${name})
+  set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300
+                       ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+  if(VORONOI_CUDA_FOUND)
+    add_test(NAME gpu.${name} COMMAND gpu_${name})
+    set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]"
+                         RESOURCE_LOCK gpu ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>")
+  endif()
+endforeach()
