@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads)
                const float* __restrict__ points, const std::int32_t* __restrict__ valid_dims, int m,
                std::int32_t* __restrict__ index, float* __restrict__ distance2) {
   constexpr int kDim = 8 * kSteps, kExactPoints = exact_points(kSteps);
-  __shared__ __align__(16) float x[kExactPoints][kDim];
+  __shared__ float x[kExactPoints][kDim];
   __shared__ int valid[kExactPoints];
   __shared__ float after[kExactPoints], warp_score[kExactPoints][kWarps];
   __shared__ int after_index[kExactPoints], warp_index[kExactPoints][kWarps];
