@@ -1,4 +1,5 @@
-// Sums of parts (chunks of points, parts of a slice) whose bits depend on the part alone: fixed pieces, fixed order, fp64.
+// Sums of parts (chunks of points, parts of a slice) whose bits depend on the part alone: fixed pieces, fixed order,
+// fp64.
 #pragma once
 
 #include <bit>
@@ -60,15 +61,15 @@ void sum_of_parts(Native& native, const Source& source, std::int64_t n_parts, st
 void find_segments(Native& native, std::int64_t n, const std::uint32_t* sorted_keys, std::int64_t n_segments,
                    std::int32_t* first);
 
-/// Sums over items of one key. Source: key(i) = entry * n_parts + part; value(i, d) for d < n_values; place(part, entry,
-/// d): where that sum goes.
+/// Sums over items of one key. Source: key(i) = entry * n_parts + part; value(i, d) for d < n_values; place(part,
+/// entry, d): where that sum goes.
 template <class Source>
 __global__ void make_keys(Source source, std::int64_t n, std::uint32_t* __restrict__ keys) {
   for (std::int64_t i = global_thread(); i < n; i += global_threads()) keys[i] = source.key(i);
 }
 
-/// A warp a segment: lanes side by side take the values of an item, 32 / width items go in turns, and the turns are added
-/// in order. Bound by memory: each value is read once, an item's together.
+/// A warp a segment: lanes side by side take the values of an item, 32 / width items go in turns, and the turns are
+/// added in order. Bound by memory: each value is read once, an item's together.
 template <class Source>
 __global__ void __launch_bounds__(kSumThreads)
     sum_segments(Source source, std::int64_t n_segments, const std::int32_t* __restrict__ first,

@@ -3,13 +3,14 @@
 // The score |c|^2 / 2 - x.c of points by centroids is one product on tf32 operands that starts from the half norms. Of
 // each group of 128 centroids a lane keeps, for each of its points, the lowest score of its 32 columns (the columns 2t,
 // 2t + 1 of every 8, t = lane % 4); the group's number goes into the lowest bits of that score's fraction, so that one
-// comparison sorts score and group alike. The lowest kKept of these stay in registers. What may hold the answer in spite
-// of the rounding (score_error) is then looked at again in fp32, in the arithmetic of the CPU twin: start from the rounded
-// half norm, one fused multiply-add a component in rising order, ties to the lowest index. Where the last kept score of a
-// lane lies within the error as well, others may have been dropped: such points are searched exactly over all centroids.
+// comparison sorts score and group alike. The lowest kKept of these stay in registers. What may hold the answer in
+// spite of the rounding (score_error) is then looked at again in fp32, in the arithmetic of the CPU twin: start from
+// the rounded half norm, one fused multiply-add a component in rising order, ties to the lowest index. Where the last
+// kept score of a lane lies within the error as well, others may have been dropped: such points are searched exactly
+// over all centroids.
 //
-// A score costs 1 / 32 of a product of m16n8k8 a step and one minimum, and the minimum bounds: half a lane's worth of an
-// instruction a cycle, 64 scores a cycle and multiprocessor.
+// A score costs 1 / 32 of a product of m16n8k8 a step and one minimum, and the minimum bounds: half a lane's worth of
+// an instruction a cycle, 64 scores a cycle and multiprocessor.
 #pragma once
 
 #include <cmath>
@@ -83,11 +84,12 @@ __device__ __forceinline__ void load_points(std::uint32_t (&a)[kSteps][4], const
 }
 
 /// How far a kept score may lie from the CPU twin's, for points and centroids of these norms and scores up to `score`:
-/// 2^-10 |x| |c| for two operands rounded to 11 bits; (components + 8) 2^-22 of every term for sums that may be cut off,
-/// which covers the CPU twin's own roundings; 2^(bits - 22) for the group's number in the fraction. A score that matters
-/// is at least -|x|^2 / 2 and its half norm at most the score + |x| |c|.
+/// 2^-10 |x| |c| for two operands rounded to 11 bits; (components + 8) 2^-22 of every term for sums that may be cut
+/// off, which covers the CPU twin's own roundings; 2^(bits - 22) for the group's number in the fraction. A score that
+/// matters is at least -|x|^2 / 2 and its half norm at most the score + |x| |c|.
 __device__ __forceinline__ float score_error(const Book& book, int steps, float norm2, float score) {
-  const float product = sqrtf(norm2) * *book.largest * (1.0F + 0x1p-16F), sums = static_cast<float>(steps + 1) * 0x1p-19F;
+  const float product = sqrtf(norm2) * *book.largest * (1.0F + 0x1p-16F),
+              sums = static_cast<float>(steps + 1) * 0x1p-19F;
   const float number = static_cast<float>(1 << book.id_bits) * 0x1p-22F;
   const float size = fmaxf(fabsf(score), 0.5F * norm2) * (1.0F + 0x1p-16F);
   return product * (0x1.04p-10F + 3 * sums) + (number + sums) * (size + product * 0x1p-9F) + 1e-30F;

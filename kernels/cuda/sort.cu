@@ -1,8 +1,7 @@
-#include "kernels/cuda/sort.h"
-
 #include <cub/device/device_radix_sort.cuh>
 
 #include "kernels/cuda/device_ops.cuh"
+#include "kernels/cuda/sort.h"
 
 namespace voronoi::kernels::gpu {
 namespace {

@@ -1,6 +1,5 @@
-#include "kernels/cuda/vq_book.h"
-
 #include "kernels/cuda/device_ops.cuh"
+#include "kernels/cuda/vq_book.h"
 
 namespace voronoi::kernels::gpu {
 namespace {
@@ -9,10 +8,10 @@ constexpr int kThreads = 128;
 static_assert(kThreads == kGroupCentroids);
 
 /// One group a block, one centroid a thread. Bound by memory: about 100 bytes a centroid of 8 components.
-__global__ void lay_out(int dim, int k, int tail, const float* __restrict__ centroids, float* __restrict__ fragments,
-                        float* __restrict__ rows, int* __restrict__ largest) {
+__global__ void lay_out(int dim, int k, int steps, int tail, const float* __restrict__ centroids,
+                        float* __restrict__ fragments, float* __restrict__ rows, int* __restrict__ largest) {
   __shared__ float partial[kWarpSize];
-  const int steps = step_count(dim), n_groups = static_cast<int>(gridDim.x);
+  const int n_groups = static_cast<int>(gridDim.x);
   const std::int64_t book = blockIdx.y;
   const int j = static_cast<int>(blockIdx.x) * kGroupCentroids + static_cast<int>(threadIdx.x);
   const bool present = j < k;
@@ -49,25 +48,27 @@ __global__ void lay_out(int dim, int k, int tail, const float* __restrict__ cent
 
 }  // namespace
 
-Books::Books(Native& native, std::int64_t n_books, std::int64_t dim, std::int64_t k, const float* centroids,
+Books::Books(Native& native, std::int64_t n_books, std::int64_t dim, std::int64_t k, const float* centroids, int steps,
              std::int64_t tail)
-    : fragments_(native, n_books * core::ceil_div(k, std::int64_t{kGroupCentroids}) * group_floats(step_count(dim))),
-      rows_(native, n_books * k * row_floats(step_count(dim))),
+    : fragments_(native, n_books * core::ceil_div(k, std::int64_t{kGroupCentroids}) * group_floats(steps)),
+      rows_(native, n_books * k * row_floats(steps)),
       largest_(native, n_books) {
-  VORONOI_REQUIRE(dim >= 1 && dim <= 8 * kMaxStepCount && k >= 1, "a GPU searches vectors of 1 to 32 components");
+  VORONOI_REQUIRE(dim >= 1 && dim <= 8 * steps && k >= 1, "a GPU searches vectors of 1 to 32 components");
   const std::int64_t n_groups = core::ceil_div(k, std::int64_t{kGroupCentroids});
   VORONOI_REQUIRE(n_groups <= kMaxGroups, "a GPU searches at most 524288 centroids");
   first_.dim = static_cast<int>(dim);
+  first_.steps = steps;
   first_.k = static_cast<int>(k);
   first_.n_groups = static_cast<int>(n_groups);
   first_.id_bits = std::bit_width(static_cast<unsigned>(n_groups - 1));
   first_.fragments = fragments_.data();
   first_.rows = rows_.data();
   first_.largest = reinterpret_cast<const float*>(largest_.data());
+  if (n_books == 0) return;
   VORONOI_CUDA_CHECK(
       cudaMemsetAsync(largest_.data(), 0, static_cast<std::size_t>(n_books) * sizeof(int), native.stream));
-  launch(native, lay_out, grid_of(n_groups, n_books), dim3(kThreads), 0, first_.dim, first_.k, static_cast<int>(tail),
-         centroids, fragments_.data(), rows_.data(), largest_.data());
+  launch(native, lay_out, grid_of(n_groups, n_books), dim3(kThreads), 0, first_.dim, first_.k, steps,
+         static_cast<int>(tail), centroids, fragments_.data(), rows_.data(), largest_.data());
 }
 
 }  // namespace voronoi::kernels::gpu

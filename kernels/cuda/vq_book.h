@@ -29,6 +29,7 @@ __host__ __device__ constexpr int row_floats(int steps) { return steps * 8 + 4; 
 /// One codebook, in device memory.
 struct Book {
   int dim = 0, k = 0, n_groups = 0, id_bits = 0;
+  int steps = 0;                     ///< components are filled up to 8 steps, at least step_count(dim)
   const float* fragments = nullptr;  ///< [n_groups, group_floats], components rounded to tf32
   const float* rows = nullptr;       ///< [k, row_floats], fp32
   const float* largest = nullptr;    ///< the largest |c|, rounded up
@@ -38,7 +39,7 @@ struct Book {
 class Books {
  public:
   /// centroids [n_books, k, dim] in device memory; tail: components of the vector past which rows end (0: none).
-  Books(Native& native, std::int64_t n_books, std::int64_t dim, std::int64_t k, const float* centroids,
+  Books(Native& native, std::int64_t n_books, std::int64_t dim, std::int64_t k, const float* centroids, int steps,
         std::int64_t tail);
   const Book& first() const { return first_; }
 
@@ -50,9 +51,8 @@ class Books {
 
 /// Book `index` of several that follow each other.
 __host__ __device__ inline Book book_at(Book book, std::int64_t index) {
-  const int steps = step_count(book.dim);
-  book.fragments += index * book.n_groups * group_floats(steps);
-  book.rows += index * book.k * row_floats(steps);
+  book.fragments += index * book.n_groups * group_floats(book.steps);
+  book.rows += index * book.k * row_floats(book.steps);
   book.largest += index;
   return book;
 }

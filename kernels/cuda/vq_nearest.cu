@@ -27,7 +27,8 @@ static_assert(kWarps * 16 * scan_tiles(4) * 4 * kKept * 4 <= scan_shared_bytes(4
 template <int kSteps, int P>
 __global__ void __launch_bounds__(kThreads, 2)
     scan_points(std::int64_t n, Book book, const float* __restrict__ points, std::int32_t* __restrict__ index,
-                float* __restrict__ distance2, unsigned* __restrict__ dropped_count, std::int64_t* __restrict__ dropped) {
+                float* __restrict__ distance2, unsigned* __restrict__ dropped_count,
+                std::int64_t* __restrict__ dropped) {
   constexpr int kChunkGroups = chunk_groups(kSteps), kChunk = kChunkGroups * group_floats(kSteps);
   auto* stage = dynamic_shared<float>();
   const int lane = lane_id(), g = lane / 4, t = lane % 4;
@@ -132,16 +133,18 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     index[i] = best_index;
     if (distance2 != nullptr)
-      distance2[i] = squared_distance(book.rows + static_cast<std::int64_t>(best_index) * row_floats(kSteps), point, book.dim);
+      distance2[i] =
+          squared_distance(book.rows + static_cast<std::int64_t>(best_index) * row_floats(kSteps), point, book.dim);
   }
 }
 
-/// The m lowest scores of the points listed (list null: of all n) over all centroids, one pass over the book each. Bound
-/// by arithmetic, one fused multiply-add a component and score: for points that scan_points leaves, and for tails.
+/// The m lowest scores of the points listed (list null: of all n) over all centroids, one pass over the book each.
+/// Bound by arithmetic, one fused multiply-add a component and score: for points that scan_points leaves, and for
+/// tails.
 template <int kSteps>
 __global__ void __launch_bounds__(kThreads)
-    search_all(std::int64_t n, const unsigned* __restrict__ list_count, const std::int64_t* __restrict__ list, Book book,
-               const float* __restrict__ points, const std::int32_t* __restrict__ valid_dims, int m,
+    search_all(std::int64_t n, const unsigned* __restrict__ list_count, const std::int64_t* __restrict__ list,
+               Book book, const float* __restrict__ points, const std::int32_t* __restrict__ valid_dims, int m,
                std::int32_t* __restrict__ index, float* __restrict__ distance2) {
   constexpr int kDim = 8 * kSteps, kExactPoints = exact_points(kSteps);
   __shared__ float x[kExactPoints][kDim];
@@ -195,8 +198,7 @@ __global__ void __launch_bounds__(kThreads)
           if (valid[q] < book.dim) {
             double sum = 0;
 #pragma unroll 1
-            for (int d = 0; d < valid[q]; ++d)
-              sum += 0.5 * static_cast<double>(row[d]) * static_cast<double>(row[d]);
+            for (int d = 0; d < valid[q]; ++d) sum += 0.5 * static_cast<double>(row[d]) * static_cast<double>(row[d]);
             score = static_cast<float>(sum);
           }
 #pragma unroll
@@ -234,7 +236,8 @@ __global__ void __launch_bounds__(kThreads)
           if (distance2 != nullptr) {
             Point<kSteps> point;
             for (int d = 0; d < kDim; ++d) point.x[d] = x[thread][d];
-            distance2[i] = squared_distance(book.rows + static_cast<std::int64_t>(j) * row_floats(kSteps), point, valid[thread]);
+            distance2[i] =
+                squared_distance(book.rows + static_cast<std::int64_t>(j) * row_floats(kSteps), point, valid[thread]);
           }
         }
       }
@@ -249,7 +252,8 @@ void require_shapes(std::int64_t n, std::int64_t dim, std::int64_t k) {
 
 /// Blocks of the exact search for up to n points.
 dim3 exact_grid(const Native& open, int steps, std::int64_t n) {
-  return grid_of(std::min<std::int64_t>(core::ceil_div(n, std::int64_t{exact_points(steps)}), 4 * open.n_multiprocessors));
+  return grid_of(
+      std::min<std::int64_t>(core::ceil_div(n, std::int64_t{exact_points(steps)}), 4 * open.n_multiprocessors));
 }
 
 }  // namespace
@@ -259,7 +263,7 @@ void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* po
   require_shapes(n, dim, k);
   if (n == 0) return;
   Native& open = native(exec);
-  const Books books(open, 1, dim, k, centroids, 0);
+  const Books books(open, 1, dim, k, centroids, step_count(dim), 0);
   const Book& book = books.first();
   with_steps(dim, [&](auto steps) {
     constexpr int kSteps = decltype(steps)::value, kTiles = scan_tiles(kSteps);
@@ -274,8 +278,8 @@ void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* po
     launch(open, scan_points<kSteps, kTiles>, grid_of(core::ceil_div(n, std::int64_t{kWarps * 16 * kTiles})),
            dim3(kThreads), scan_shared_bytes(kSteps), n, book, points, index, distance2, dropped_count.data(),
            dropped.data());
-    launch(open, search_all<kSteps>, exact_grid(open, steps, n), dim3(kThreads), 0, n, dropped_count.data(), dropped.data(),
-           book, points, nullptr, 1, index, distance2);
+    launch(open, search_all<kSteps>, exact_grid(open, steps, n), dim3(kThreads), 0, n, dropped_count.data(),
+           dropped.data(), book, points, nullptr, 1, index, distance2);
   });
 }
 
@@ -285,7 +289,7 @@ void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* 
   VORONOI_REQUIRE(m >= 1 && m <= 16 && m <= k, "nearest_m: 1 <= m <= min(16, k)");
   if (n == 0) return;
   Native& open = native(exec);
-  const Books books(open, 1, dim, k, centroids, 0);
+  const Books books(open, 1, dim, k, centroids, step_count(dim), 0);
   with_steps(dim, [&](auto steps) {
     launch(open, search_all<decltype(steps)::value>, exact_grid(open, steps, n), dim3(kThreads), 0, n, nullptr, nullptr,
            books.first(), points, valid_dims, static_cast<int>(m), index, nullptr);

@@ -10,8 +10,8 @@ namespace voronoi::kernels::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kParts = 16;            // interleaved sums a block of points
-constexpr int kTogether = 8;          // candidates whose potentials are in shared memory at a time
+constexpr int kParts = 16;    // interleaved sums a block of points
+constexpr int kTogether = 8;  // candidates whose potentials are in shared memory at a time
 constexpr int kBlock = static_cast<int>(kPotentialBlock);
 static_assert(kTogether * kParts <= kThreads && kBlock % kThreads == 0);
 
@@ -60,7 +60,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-/// One thread adds a block's 1024 potentials in order, as the contract asks: some 10 us for as many blocks as fit the GPU.
+/// One thread adds a block's 1024 potentials in order, as the contract asks: some 10 us for as many blocks as fit the
+/// GPU.
 __global__ void __launch_bounds__(kThreads)
     lower(std::int64_t n, const float* __restrict__ weights, const float* __restrict__ other,
           float* __restrict__ distance2, double* __restrict__ block_sums) {

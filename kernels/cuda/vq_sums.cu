@@ -75,8 +75,8 @@ void centroid_sums(const Exec& exec, std::int64_t n_chunks, const std::int64_t* 
   for (std::int64_t c = 0; c < n_chunks; ++c)
     max_pieces = std::max(max_pieces, core::ceil_div(chunk_begin[c + 1] - chunk_begin[c], kPiecePoints));
   sum_parts(open, n_chunks, size, combined, sums, [&](double* parts) {
-    const Clusters clusters{n_chunks, dim,     k,     size, chunk_begin[0], begin.data(), points, weights,
-                            index,    static_cast<int>(dim + 1)};
+    const Clusters clusters{n_chunks,     dim,    k,       size,  chunk_begin[0],
+                            begin.data(), points, weights, index, static_cast<int>(dim + 1)};
     sum_by_key(open, clusters, chunk_begin[n_chunks] - chunk_begin[0], k, parts);
     sum_of_parts(open, Objective{begin.data(), weights, distance2}, n_chunks, max_pieces, size, parts + size - 1);
   });

@@ -1,6 +1,6 @@
 // CUDA twin of kernels/vq.h against the CPU twin. The choice of centroids, distances, potentials and block sums are
-// computed by the same fp32 chains: they are equal bit by bit. Sums of clusters are fp64 sums of exact products in another
-// order: they differ by at most n 2^-52 of the sum of magnitudes.
+// computed by the same fp32 chains: they are equal bit by bit. Sums of clusters are fp64 sums of exact products in
+// another order: they differ by at most n 2^-52 of the sum of magnitudes.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -20,7 +20,8 @@ class VqTest : public test::GpuTest {
   };
   Found nearest(backend::Context& context, std::int64_t dim, const std::vector<float>& points,
                 const std::vector<float>& centroids, const std::vector<std::int32_t>& valid = {}) {
-    const auto n = static_cast<std::int64_t>(points.size()) / dim, k = static_cast<std::int64_t>(centroids.size()) / dim;
+    const auto n = static_cast<std::int64_t>(points.size()) / dim,
+               k = static_cast<std::int64_t>(centroids.size()) / dim;
     const backend::Array<float> x(context, std::span(points)), c(context, std::span(centroids));
     const backend::Array<std::int32_t> limits(context, std::span(valid));
     backend::Array<std::int32_t> index(context, n);
@@ -30,7 +31,8 @@ class VqTest : public test::GpuTest {
   }
   void expect_equal(std::int64_t dim, const std::vector<float>& points, const std::vector<float>& centroids,
                     const std::vector<std::int32_t>& valid = {}) {
-    const Found twin = nearest(gpu(), dim, points, centroids, valid), oracle = nearest(cpu(), dim, points, centroids, valid);
+    const Found twin = nearest(gpu(), dim, points, centroids, valid),
+                oracle = nearest(cpu(), dim, points, centroids, valid);
     EXPECT_EQ(twin.index, oracle.index);
     EXPECT_EQ(twin.distance2, oracle.distance2);
   }
@@ -85,7 +87,8 @@ TEST_F(VqTest, CentroidsCloserThanTheRoundingOfTensorCores) {
 TEST_F(VqTest, NearestOfPointsOfAnySize) {
   constexpr std::int64_t kDim = 8;
   std::vector<float> centroids = normal_values(400 * kDim, 11), points = normal_values(130 * kDim, 12);
-  for (std::size_t i = 0; i < centroids.size(); ++i) centroids[i] *= std::pow(10.0F, static_cast<float>(i / kDim % 13) - 6);
+  for (std::size_t i = 0; i < centroids.size(); ++i)
+    centroids[i] *= std::pow(10.0F, static_cast<float>(i / kDim % 13) - 6);
   for (std::size_t i = 0; i < points.size(); ++i) points[i] *= std::pow(10.0F, static_cast<float>(i / kDim % 13) - 6);
   std::fill_n(points.begin(), kDim, 0.0F);
   std::fill_n(points.begin() + kDim, kDim, 1e15F);
@@ -100,7 +103,8 @@ TEST_F(VqTest, NearestOfTails) {
   for (const std::int64_t dim : {3, 8, 12}) {
     constexpr std::int64_t kPoints = 37;
     std::vector<std::int32_t> valid(kPoints);
-    for (std::size_t i = 0; i < valid.size(); ++i) valid[i] = static_cast<std::int32_t>(i % static_cast<std::size_t>(dim + 1));
+    for (std::size_t i = 0; i < valid.size(); ++i)
+      valid[i] = static_cast<std::int32_t>(i % static_cast<std::size_t>(dim + 1));
     SCOPED_TRACE(dim);
     expect_equal(dim, normal_values(kPoints * dim, seed), normal_values(300 * dim, seed + 1), valid);
     seed += 2;
@@ -108,9 +112,11 @@ TEST_F(VqTest, NearestOfTails) {
 }
 
 TEST_F(VqTest, NearestMInOrderOfScore) {
-  const auto nearest_m = [](backend::Context& context, std::int64_t dim, std::int64_t m, const std::vector<float>& points,
-                            const std::vector<float>& centroids, const std::vector<std::int32_t>& valid) {
-    const auto n = static_cast<std::int64_t>(points.size()) / dim, k = static_cast<std::int64_t>(centroids.size()) / dim;
+  const auto nearest_m = [](backend::Context& context, std::int64_t dim, std::int64_t m,
+                            const std::vector<float>& points, const std::vector<float>& centroids,
+                            const std::vector<std::int32_t>& valid) {
+    const auto n = static_cast<std::int64_t>(points.size()) / dim,
+               k = static_cast<std::int64_t>(centroids.size()) / dim;
     const backend::Array<float> x(context, std::span(points)), c(context, std::span(centroids));
     const backend::Array<std::int32_t> limits(context, std::span(valid));
     backend::Array<std::int32_t> index(context, n * m);
@@ -138,17 +144,18 @@ struct Sums {
   std::vector<double> apart, combined;
 };
 
-Sums centroid_sums(backend::Context& context, const std::vector<std::int64_t>& chunk_begin, std::int64_t dim, std::int64_t k,
-                   const std::vector<float>& points, const std::vector<float>& weights,
+Sums centroid_sums(backend::Context& context, const std::vector<std::int64_t>& chunk_begin, std::int64_t dim,
+                   std::int64_t k, const std::vector<float>& points, const std::vector<float>& weights,
                    const std::vector<std::int32_t>& index, const std::vector<float>& distance2) {
   const auto n_chunks = static_cast<std::int64_t>(chunk_begin.size()) - 1, size = k * (dim + 1) + 1;
-  const backend::Array<float> x(context, std::span(points)), w(context, std::span(weights)), d2(context, std::span(distance2));
+  const backend::Array<float> x(context, std::span(points)), w(context, std::span(weights)),
+      d2(context, std::span(distance2));
   const backend::Array<std::int32_t> j(context, std::span(index));
   backend::Array<double> apart(context, n_chunks * size), combined(context, size);
-  context.vq().centroid_sums(context.exec(), n_chunks, chunk_begin.data(), dim, x.data(), w.data(), j.data(), d2.data(), k,
-                             false, apart.data());
-  context.vq().centroid_sums(context.exec(), n_chunks, chunk_begin.data(), dim, x.data(), w.data(), j.data(), d2.data(), k,
-                             true, combined.data());
+  context.vq().centroid_sums(context.exec(), n_chunks, chunk_begin.data(), dim, x.data(), w.data(), j.data(), d2.data(),
+                             k, false, apart.data());
+  context.vq().centroid_sums(context.exec(), n_chunks, chunk_begin.data(), dim, x.data(), w.data(), j.data(), d2.data(),
+                             k, true, combined.data());
   return {apart.to_host(), combined.to_host()};
 }
 
@@ -186,7 +193,8 @@ TEST_F(VqTest, PotentialsAndTheirBlockSums) {
     std::vector<double> sums, update, lowered;
   };
   const auto run = [](backend::Context& context, std::int64_t n, std::int64_t dim, std::int64_t n_candidates) {
-    const std::vector<float> host_columns = normal_values(n * dim, 50), candidates = normal_values(n_candidates * dim, 51);
+    const std::vector<float> host_columns = normal_values(n * dim, 50),
+                             candidates = normal_values(n_candidates * dim, 51);
     std::vector<float> host_weights = normal_values(n, 52), start(static_cast<std::size_t>(n), INFINITY);
     for (float& w : host_weights) w = std::fabs(w);
     for (std::size_t i = 0; i < start.size(); i += 3) start[i] = 0.5F;
@@ -196,8 +204,8 @@ TEST_F(VqTest, PotentialsAndTheirBlockSums) {
     backend::Array<float> distance2(context, std::span<const float>(start));
     backend::Array<double> sums(context, blocks * n_candidates), update(context, blocks), lowered(context, blocks);
     const auto& vq = context.vq();
-    vq.potentials(context.exec(), n, dim, columns.data(), weights.data(), distance2.data(), n_candidates, seeds.data(), false,
-                  sums.data());
+    vq.potentials(context.exec(), n, dim, columns.data(), weights.data(), distance2.data(), n_candidates, seeds.data(),
+                  false, sums.data());
     vq.potentials(context.exec(), n, dim, columns.data(), weights.data(), distance2.data(), 1, seeds.data() + dim, true,
                   update.data());
     vq.lower_potentials(context.exec(), n, weights.data(), columns.data() + n, distance2.data(), lowered.data());
