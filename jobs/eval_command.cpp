@@ -21,7 +21,7 @@ namespace {
 
 struct EvalOptions {
   std::vector<std::string> models, texts;
-  std::string join = "auto", tokenizer, device = "auto", bos = "auto";
+  std::string join = "auto", tokenizer, device = "auto", dtype = "auto", bos = "auto";
   std::int64_t context = 2048, windows = 0;
   int threads = 0;
   bool json = false;
@@ -44,6 +44,8 @@ CommandSpec eval_command(EvalOptions& o) {
       choice_option("bos", "BOS before the text; auto: the tokenizer's own rule", o.bos, {"auto", "always", "never"}),
       text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
       choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
+      choice_option("dtype", "operands of matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
+                    o.dtype, dtype_choices()),
       integer_option("threads", "threads a rank; 0 divides the host's cores by its ranks", o.threads, 0, 1024),
       switch_option("json", "print one JSON object a line, for each model and text", o.json),
   };
@@ -140,16 +142,16 @@ PreparedText prepare(const EvalOptions& options, const std::string& path, const 
 }
 
 Evaluation evaluate(const model::WeightSource& source, const Subject& subject, const PreparedText& prepared,
-                    backend::Context& context, const comm::Communicator& world) {
+                    backend::Context& context, core::DType dtype, const comm::Communicator& world) {
   const auto start = std::chrono::steady_clock::now();
-  const validation::PerplexityResult result = validation::perplexity(source, context, world, prepared.windows);
+  const validation::PerplexityResult result = validation::perplexity(source, context, world, prepared.windows, dtype);
   Evaluation e;
   e.model = source.path();
   e.text = prepared.text.path;
   e.text_sha256 = prepared.text.sha256;
   e.join = model::join_name(prepared.text.join);
   e.bos = prepared.bos;
-  e.dtype = "float32";
+  e.dtype = product_dtype_name(dtype);
   e.context = prepared.windows.context;
   e.windows = result.windows;
   e.tokens = result.predictions;
@@ -207,11 +209,13 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
       PreparedText prepared;
       together(world, [&] { prepared = prepare(options, path, subject); });
       const std::string key = subject.original->fingerprint() + prepared.bos;
-      if (!references.contains(key)) references[key] = evaluate(*subject.original, subject, prepared, *context, world);
+      const core::DType dtype = product_dtype(options.dtype, *context, subject.original->config());
+      if (!references.contains(key))
+        references[key] = evaluate(*subject.original, subject, prepared, *context, dtype, world);
       const Evaluation& reference = references[key];
       Evaluation result = reference;
       if (subject.quantized) {
-        result = evaluate(*subject.quantized, subject, prepared, *context, world);
+        result = evaluate(*subject.quantized, subject, prepared, *context, dtype, world);
         result.reference_perplexity = reference.perplexity;
       }
       on_root(world, [&] {

@@ -77,8 +77,10 @@ void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation
   core::Json json{{"evaluation", to_json(evaluation)},
                   {"reference", reference ? to_json(*reference) : core::Json(nullptr)}};
   json["sha256"] = core::sha256(json.dump());
-  const std::string key = core::sha256(fmt::format("{} {} {} {} {}", evaluation.text_sha256, evaluation.join,
-                                                   evaluation.context, evaluation.windows, evaluation.bos));
+  std::string protocol = fmt::format("{} {} {} {} {}", evaluation.text_sha256, evaluation.join, evaluation.context,
+                                     evaluation.windows, evaluation.bos);
+  if (evaluation.dtype != "float32") protocol += " " + evaluation.dtype;  // fp32 keeps the name it always had
+  const std::string key = core::sha256(protocol);
   core::write_file_atomic(paths.evaluations() / (key.substr(0, 16) + ".json"), json.dump(2) + "\n", "eval");
 }
 

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/error.h"
@@ -47,19 +48,33 @@ core::Json model_json(const model::WeightSource& source) {
     weights += count;
     tensors.push_back({{"name", spec.name}, {"shape", spec.shape}});
   }
-  return {{"architecture", config.model_type},
-          {"blocks", config.n_layers},
-          {"hidden_size", config.hidden_size},
-          {"intermediate_size", config.intermediate_size},
-          {"heads", config.n_heads},
-          {"kv_heads", config.n_kv_heads},
-          {"head_dim", config.head_dim},
-          {"vocabulary", config.vocab_size},
-          {"max_position", config.max_position},
-          {"tied_embeddings", config.tied_embeddings},
-          {"parameters", weights},
-          {"fingerprint", source.fingerprint()},
-          {"tensors", tensors}};
+  core::Json json{{"architecture", config.model_type},
+                  {"blocks", config.n_layers},
+                  {"hidden_size", config.hidden_size},
+                  {"intermediate_size", config.intermediate_size},
+                  {"heads", config.n_heads},
+                  {"kv_heads", config.n_kv_heads},
+                  {"head_dim", config.head_dim},
+                  {"vocabulary", config.vocab_size},
+                  {"max_position", config.max_position},
+                  {"tied_embeddings", config.tied_embeddings},
+                  {"activation", config.activation == model::Activation::silu ? "silu" : "gelu_tanh"},
+                  {"fused_projections", config.fused_projections},
+                  {"windowed_blocks",
+                   std::count_if(config.window.begin(), config.window.end(), [](std::int64_t w) { return w > 0; })},
+                  {"parameters", weights},
+                  {"fingerprint", source.fingerprint()},
+                  {"tensors", tensors}};
+  if (config.attention_softcap > 0) json["attention_softcap"] = config.attention_softcap;
+  if (config.logit_softcap > 0) json["logit_softcap"] = config.logit_softcap;
+  if (const model::MixtureConfig& mixture = config.mixture; mixture.n_experts > 0) {
+    json["mixture_blocks"] = std::count(mixture.layers.begin(), mixture.layers.end(), true);
+    json["experts"] = mixture.n_experts;
+    json["experts_a_token"] = mixture.top_k;
+    json["expert_size"] = mixture.expert_size;
+    json["shared_expert_size"] = mixture.shared_size;
+  }
+  return json;
 }
 
 /// Reads every tensor, so that values that cannot be quantized (NaN, infinite, too large) are found and named.
@@ -100,6 +115,8 @@ core::Json inspect_run(const std::string& path) {
     layers.push_back({{"name", name},
                       {"bits_true", static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights)},
                       {"relative_error", layer.relative_error},
+                      {"calibration_tokens", layer.calibration_tokens},
+                      {"pooled_tokens", layer.pooled_tokens},
                       {"statistics", layer.statistics}});
   return {{"kind", "run directory"},
           {"path", path},

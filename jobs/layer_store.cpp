@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 
 #include "core/error.h"
@@ -18,6 +19,19 @@ void require_kind(const store::Shard& shard, std::string_view kind, const std::s
   const auto found = shard.attributes.find("kind");
   if (found == shard.attributes.end() || found->second != kind)
     throw core::FormatError(file, fmt::format("is not a file of kind '{}'", kind));
+}
+
+/// A decimal number from 0 on; 0 when the attribute is absent.
+std::int64_t count_attribute(const store::Shard& shard, const std::string& name, const std::string& file) {
+  const auto found = shard.attributes.find(name);
+  if (found == shard.attributes.end()) return 0;
+  const std::string& text = found->second;
+  std::int64_t value = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0)
+    throw core::FormatError(
+        file, fmt::format("attribute {} is {}; a number from 0 on is wanted", name, core::quote_text(text)));
+  return value;
 }
 
 }  // namespace
@@ -56,6 +70,7 @@ void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib
   shard.attributes["block"] = std::to_string(block);
   shard.attributes["site"] = site.site;
   shard.attributes["tokens"] = std::to_string(site.n_tokens);
+  if (site.pooled_tokens > 0) shard.attributes["pooled_tokens"] = std::to_string(site.pooled_tokens);
   store::ShardArray array{"lower", core::DType::f32, {static_cast<std::int64_t>(site.lower.size())}, {}};
   array.bytes.resize(site.lower.size() * sizeof(float));
   std::memcpy(array.bytes.data(), site.lower.data(), array.bytes.size());
@@ -63,8 +78,8 @@ void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib
   store::write_shard(paths.hessian(block, site.site), shard, tag);
 }
 
-std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
-                                std::int64_t n, const std::string& calibration) {
+StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
+                           const std::string& calibration) {
   const std::string file = paths.hessian(block, site).string();
   store::Shard shard = store::read_shard(file);
   require_kind(shard, kHessianKind, file);
@@ -76,9 +91,10 @@ std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block
   if (shard.arrays.size() != 1 || shard.arrays[0].dtype != core::DType::f32 ||
       shard.arrays[0].shape != core::Shape{n * (n + 1) / 2})
     throw core::FormatError(file, fmt::format("does not hold one F32 triangle of order {}", n));
-  std::vector<float> lower(static_cast<std::size_t>(n * (n + 1) / 2));
-  std::memcpy(lower.data(), shard.arrays[0].bytes.data(), shard.arrays[0].bytes.size());
-  return lower;
+  StoredHessian hessian{std::vector<float>(static_cast<std::size_t>(n * (n + 1) / 2)),
+                        count_attribute(shard, "tokens", file), count_attribute(shard, "pooled_tokens", file)};
+  std::memcpy(hessian.lower.data(), shard.arrays[0].bytes.data(), shard.arrays[0].bytes.size());
+  return hessian;
 }
 
 RunSource::RunSource(const model::WeightSource& original, store::RunPaths paths, std::vector<std::string> linears)

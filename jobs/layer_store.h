@@ -22,9 +22,13 @@ quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
 void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site,
                    const std::string& calibration, const std::string& tag);
-/// Packed lower triangle, n(n+1)/2 values. Throws FormatError / StoreError.
-std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
-                                std::int64_t n, const std::string& calibration);
+struct StoredHessian {
+  std::vector<float> lower;                      ///< packed lower triangle, n(n+1)/2 values
+  std::int64_t n_tokens = 0, pooled_tokens = 0;  ///< as of calib::SiteHessian
+};
+/// Throws FormatError / StoreError.
+StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
+                           const std::string& calibration);
 
 /// A model whose quantized linears are decoded from the stored indices of a run; everything else comes from the
 /// original.

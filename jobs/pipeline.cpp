@@ -12,6 +12,7 @@
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
 #include "jobs/site_task.h"
+#include "model/block_prefetcher.h"
 #include "sched/scheduler.h"
 
 namespace voronoi::jobs {
@@ -44,11 +45,13 @@ class Pipeline {
         calibrate_(has_stage(options.stages, "calibrate")),
         quantize_(has_stage(options.stages, "quantize")),
         sequential_(options.calibration == "sequential"),
-        transformer_(*inputs.model, context),
+        transformer_(*inputs.model, context, inputs.dtype),
         hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
     for (const auto& [name, layer] : run.state.layers) done_.insert(name);
-    for (std::int64_t block = 0; block < config_.n_layers; ++block)
+    for (std::int64_t block = 0; block < config_.n_layers; ++block) {
+      for (const SiteTask& task : all_tasks(block)) n_layers_ += task.site.linears.size();
       for (const SiteTask& task : pending_tasks(block)) remaining_flops_ += task_flops(task, run.parameters);
+    }
   }
 
   PipelineResult run() {
@@ -125,16 +128,22 @@ class Pipeline {
   void calibrate(std::int64_t first, std::int64_t last) {
     if (!collector_ || !calibrate_) return;
     const Clock::time_point start = Clock::now();
-    for (std::int64_t block = first; block < last; ++block) {
-      if (sequential_ ? needed_[static_cast<std::size_t>(block)] != '1' : block > last_needed_) continue;
+    std::vector<std::int64_t> blocks;
+    for (std::int64_t block = first; block < last; ++block)
+      if (sequential_ ? needed_[static_cast<std::size_t>(block)] == '1' : block <= last_needed_)
+        blocks.push_back(block);
+    model::BlockPrefetcher prefetcher(transformer_, context_, blocks);
+    for (const std::int64_t block : blocks) {
       if (stop_agreed()) return;
-      const model::BlockWeights weights = transformer_.load_block(block);
+      const model::BlockWeights weights = prefetcher.next();
       if (needed_[static_cast<std::size_t>(block)] == '1') {
         const bool advance = !sequential_ && block < last_needed_;
-        for (const calib::SiteHessian& site : collector_->collect(weights, advance)) {
+        const std::vector<calib::SiteHessian> hessians = collector_->collect(weights, advance);
+        for (const calib::SiteHessian& site : hessians) {
           require_current_attempt(run_);
           write_hessian(run_.paths, block, site, inputs_.calibration, run_.attempt_tag);
         }
+        warn_of_starved(block, hessians);
       } else {
         collector_->advance(weights);
       }
@@ -144,16 +153,22 @@ class Pipeline {
     journal_stage("calibrate", start);
   }
 
-  void show_calibration(std::int64_t block, std::int64_t last) {
-    core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1,
-                                    config_.n_layers, last, run_.state.layers.size(), layer_count(), eta_text()));
-    write_status("calibrate", core::Json::array());
+  static void warn_of_starved(std::int64_t block, const std::vector<calib::SiteHessian>& hessians) {
+    std::string sites;
+    for (const calib::SiteHessian& site : hessians)
+      if (site.pooled_tokens > 0)
+        sites += fmt::format("{}{} ({} tokens)", sites.empty() ? "" : ", ", site.site, site.n_tokens);
+    if (!sites.empty())
+      core::log_warning(
+          "block {}: too few tokens for a Hessian of their own, the pool of the layer's experts is taken: {}; more "
+          "--calibration-sequences may help",
+          block, sites);
   }
 
-  std::size_t layer_count() const {
-    std::size_t count = 0;
-    for (const SiteTask& task : all_tasks(0)) count += task.site.linears.size();
-    return count * static_cast<std::size_t>(config_.n_layers);
+  void show_calibration(std::int64_t block, std::int64_t last) {
+    core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1,
+                                    config_.n_layers, last, run_.state.layers.size(), n_layers_, eta_text()));
+    write_status("calibrate", core::Json::array());
   }
 
   /// By the share of quantization work done since this start, calibration included in the elapsed time.
@@ -200,7 +215,7 @@ class Pipeline {
       sched::Task task;
       task.id = static_cast<std::int64_t>(tasks.size());
       task.name = site_task.name();
-      task.kind = site_task.site.name;
+      task.kind = site_task.kind();
       task.predicted_seconds = task_flops(site_task, run_.parameters) / kAssumedFlopsPerSecond;
       predicted.push_back(task.predicted_seconds);
       tasks.push_back(std::move(task));
@@ -250,7 +265,7 @@ class Pipeline {
   void show_tasks(const sched::Progress& progress) {
     core::show_progress(
         fmt::format("quantizing ({}): {} of {} layers, tasks {}/{} of this window{}{}", run_.parameters.method,
-                    run_.state.layers.size(), layer_count(), progress.done, progress.total,
+                    run_.state.layers.size(), n_layers_, progress.done, progress.total,
                     progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", eta_text()));
     core::Json workers = core::Json::array();
     for (std::size_t rank = 0; rank < progress.workers.size(); ++rank) {
@@ -268,7 +283,7 @@ class Pipeline {
     const double done = remaining_flops_ - left_flops_;
     const double eta = left_flops_ >= 0 && done > 0 ? elapsed() * left_flops_ / done : 0;
     const core::Json status{{"attempt", run_.state.attempt}, {"stage", stage},     {"updated", unix_time()},
-                            {"layers", layer_count()},       {"eta_seconds", eta}, {"workers", std::move(workers)}};
+                            {"layers", n_layers_},           {"eta_seconds", eta}, {"workers", std::move(workers)}};
     core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
   }
 
@@ -288,7 +303,7 @@ class Pipeline {
     if (!later_work) return;
     const Clock::time_point start = Clock::now();
     const RunSource quantized(*inputs_.model, run_.paths, {done_.begin(), done_.end()});
-    collector_->advance(model::Transformer(quantized, context_).load_block(block));
+    collector_->advance(model::Transformer(quantized, context_, inputs_.dtype).load_block(block));
     journal_stage("calibrate", start);
   }
 
@@ -314,6 +329,7 @@ class Pipeline {
   std::set<std::string> done_;  // linears, on every rank
   std::string needed_;          // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;
+  std::size_t n_layers_ = 0;    // linears of the model
   double remaining_flops_ = 0;  // of the quantization tasks open at this start
   double left_flops_ = -1;      // of them still open; unknown before the first task
   Clock::time_point start_ = Clock::now();

@@ -13,6 +13,8 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "jobs/gpus.h"
+#include "model/transformer.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -68,19 +70,34 @@ bool stop_requested() { return stop_flag != 0; }
 
 std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads,
                                                const comm::Communicator& world) {
-  const int cores = claim_cores(comm::local_ranks(world));
+  const comm::LocalRanks local = comm::local_ranks(world);
+  const int cores = claim_cores(local);
   const int threads = requested_threads > 0 ? requested_threads : cores;
-  if (device == "cuda") {
-    try {
-      return std::make_unique<backend::Context>(backend::Device::cuda, threads);
-    } catch (const core::NotCompiled& error) {
-      throw core::ConfigError(std::string("--device cuda: ") + error.what());
-    }
+  if (device != "cpu") {
+    std::string problem;
+    if (auto context = take_gpu(threads, world, problem)) return context;
+    if (device == "cuda") throw core::DeviceError("--device cuda: " + problem + "; or use --device cpu");
+    if (world.rank() == 0)
+      core::log_info("computing on the CPU ({} rank(s) x {} thread(s)): {}", world.size(), threads, problem);
   }
-  if (device == "auto")
-    core::log_info("computing on the CPU: this build has no CUDA backend ({} rank(s) x {} thread(s))", world.size(),
-                   threads);
   return std::make_unique<backend::Context>(backend::Device::cpu, threads);
+}
+
+const std::vector<std::string>& dtype_choices() {
+  static const std::vector<std::string> choices{"auto", "f32", "f16", "bf16"};
+  return choices;
+}
+
+core::DType product_dtype(const std::string& choice, const backend::Context& context,
+                          const model::ModelConfig& config) {
+  if (choice == "f32") return core::DType::f32;
+  if (choice == "f16") return core::DType::f16;
+  if (choice == "bf16") return core::DType::bf16;
+  return model::default_dtype(context, config);
+}
+
+std::string_view product_dtype_name(core::DType dtype) {
+  return dtype == core::DType::f32 ? "float32" : dtype == core::DType::f16 ? "float16" : "bfloat16";
 }
 
 void together(const comm::Communicator& world, const std::function<void()>& work) {

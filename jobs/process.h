@@ -5,9 +5,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "backend/device.h"
 #include "comm/mpi.h"
+#include "core/types.h"
+#include "model/config.h"
 
 namespace voronoi::jobs {
 
@@ -17,10 +21,17 @@ bool stop_requested();
 
 /// Context for this rank. requested_threads 0: the host's cores divided by its ranks. mpirun binds each of up to two
 /// ranks to a single core by default; outside of a batch system, whose binding is deliberate, the rank takes its share
-/// of the others too. device "auto" takes the GPU when there is one and says in a line what it took. Throws ConfigError
-/// when "cuda" cannot be had.
+/// of the others too. device "auto" takes a GPU for every rank or else the CPU for all, and a line says which and why.
+/// Collective. Throws DeviceError when "cuda" cannot be had.
 std::unique_ptr<backend::Context> make_context(const std::string& device, int requested_threads,
                                                const comm::Communicator& world);
+
+/// Choices of --dtype, and what one means: the type of the products of linears, head and attention. "auto": f32 on the
+/// CPU, the model's own 16-bit type on a GPU.
+const std::vector<std::string>& dtype_choices();
+core::DType product_dtype(const std::string& choice, const backend::Context& context, const model::ModelConfig& config);
+/// "float32", "float16" or "bfloat16": as results name it.
+std::string_view product_dtype_name(core::DType dtype);
 
 /// Error of another rank: this rank has nothing to print.
 struct FailedElsewhere {

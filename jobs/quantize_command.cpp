@@ -58,7 +58,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   Inputs inputs;
   together(world, [&] {
     context = make_context(options.device, options.threads, world);
-    inputs = open_inputs(options);
+    inputs = open_inputs(options, *context);
   });
   Run run = open_run(world, options, inputs);
   if (world.rank() == 0 && run.state.attempt > 1)

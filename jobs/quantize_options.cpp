@@ -4,6 +4,8 @@
 #include <set>
 #include <sstream>
 
+#include "jobs/process.h"
+
 namespace voronoi::jobs {
 
 std::vector<OptionSpec> parameter_options(quant::QuantParameters& p) {
@@ -62,6 +64,9 @@ CommandSpec quantize_command(QuantizeOptions& o) {
                  },
                  false},
       choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
+      choice_option("dtype",
+                    "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
+                    o.dtype, dtype_choices()),
       text_option("stages", "LIST", "stages to run, separated by commas: calibrate, quantize, report [all]", o.stages),
       text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
       integer_option("hessian-window", "blocks whose Hessians are on disk at a time (independent calibration)",

@@ -16,7 +16,7 @@ struct QuantizeOptions {
   std::vector<std::string> calibration_texts;
   std::int64_t calibration_sequences = 64, calibration_context = 2048;
   std::string calibration = "independent";
-  std::string device = "auto";
+  std::string device = "auto", dtype = "auto";
   std::string stages = "calibrate,quantize,report";
   std::int64_t hessian_window = 4;
   bool keep_hessians = false;

@@ -23,18 +23,21 @@ core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs
                   {"context", options.calibration_context},
                   {"mode", options.calibration},
                   {"ids", core::sha256(std::as_bytes(std::span(inputs.windows.ids)))}};
+  // Named only where it is not the CPU's own, so that runs of fp32 keep the identity they always had.
+  if (inputs.dtype != core::DType::f32) json["dtype"] = product_dtype_name(inputs.dtype);
   return json;
 }
 
 void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
   std::vector<std::string> problems;
   std::set<std::pair<std::int64_t, std::int64_t>> seen;
-  for (const model::SiteSpec& site : model::block_sites(config, 0))
-    for (const model::LinearSpec& linear : site.linears)
-      if (seen.insert({linear.out_features, linear.in_features}).second)
-        for (const std::string& problem :
-             quant::check_shape(options.parameters, linear.out_features, linear.in_features))
-          problems.push_back(linear.name + ": " + problem);
+  for (std::int64_t block = 0; block < config.n_layers; ++block)
+    for (const model::SiteSpec& site : model::block_sites(config, block))
+      for (const model::LinearSpec& linear : site.linears)
+        if (seen.insert({linear.out_features, linear.in_features}).second)
+          for (const std::string& problem :
+               quant::check_shape(options.parameters, linear.out_features, linear.in_features))
+            problems.push_back(linear.name + ": " + problem);
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
@@ -104,9 +107,10 @@ core::Json state_to_json(const RunState& state) {
 
 }  // namespace
 
-Inputs open_inputs(const QuantizeOptions& options) {
+Inputs open_inputs(const QuantizeOptions& options, const backend::Context& context) {
   Inputs inputs;
   inputs.model = model::open_model(options.model);
+  inputs.dtype = product_dtype(options.dtype, context, inputs.model->config());
   check_shapes(options, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
   for (const std::string& path : options.calibration_texts)

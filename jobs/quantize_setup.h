@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "backend/device.h"
 #include "comm/mpi.h"
+#include "core/types.h"
 #include "jobs/quantize_options.h"
 #include "jobs/run_state.h"
 #include "model/corpus.h"
@@ -20,13 +22,14 @@ struct Inputs {
   std::unique_ptr<model::WeightSource> model;
   std::unique_ptr<model::Tokenizer> tokenizer;
   std::vector<model::Text> texts;
-  model::Windows windows;   ///< calibration
-  std::string calibration;  ///< fingerprint of all that decides the Hessians
-  core::Json identity;      ///< for run.json
+  model::Windows windows;                ///< calibration
+  core::DType dtype = core::DType::f32;  ///< of the forward pass of calibration
+  std::string calibration;               ///< fingerprint of all that decides the Hessians
+  core::Json identity;                   ///< for run.json
 };
 
 /// Opens and checks everything that can be checked before any computing; every problem of the settings at once.
-Inputs open_inputs(const QuantizeOptions& options);
+Inputs open_inputs(const QuantizeOptions& options, const backend::Context& context);
 
 /// The run as it stands. The journal and the lock are rank 0's alone.
 struct Run {

@@ -39,7 +39,7 @@ validation::RunSection section_of(const store::RunPaths& run) {
   for (const auto& [name, layer] : state.layers) {
     section.layers.push_back({name, layer.weights,
                               static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights),
-                              layer.relative_error, layer.seconds});
+                              layer.relative_error, layer.seconds, layer.calibration_tokens, layer.pooled_tokens});
     section.mean_relative_error += layer.relative_error / static_cast<double>(state.layers.size());
   }
   return section;

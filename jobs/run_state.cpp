@@ -13,6 +13,8 @@ core::Json layer_to_json(const LayerRecord& layer) {
           {"nominal_bits", layer.nominal_bits},
           {"relative_error", layer.relative_error},
           {"seconds", layer.seconds},
+          {"calibration_tokens", layer.calibration_tokens},
+          {"pooled_tokens", layer.pooled_tokens},
           {"rank", layer.rank},
           {"attempt", layer.attempt},
           {"statistics", layer.statistics}};
@@ -27,6 +29,9 @@ LayerRecord layer_from_json(const core::Json& json) {
   layer.nominal_bits = json.at("nominal_bits").get<double>();
   layer.relative_error = json.at("relative_error").get<double>();
   layer.seconds = json.at("seconds").get<double>();
+  // Journals of versions without mixtures do not have them.
+  layer.calibration_tokens = json.value("calibration_tokens", std::int64_t{0});
+  layer.pooled_tokens = json.value("pooled_tokens", std::int64_t{0});
   layer.rank = json.at("rank").get<int>();
   layer.attempt = json.at("attempt").get<std::int64_t>();
   layer.statistics = json.at("statistics");

@@ -16,6 +16,8 @@ struct LayerRecord {
   std::string name, sha256;  ///< of the shard file
   std::int64_t weights = 0, stored_bits = 0;
   double nominal_bits = 0, relative_error = 0, seconds = 0;
+  std::int64_t calibration_tokens = 0;  ///< rows that entered the layer in calibration
+  std::int64_t pooled_tokens = 0;       ///< above 0: a starved expert, its Hessian is the mean over so many rows
   int rank = 0;
   std::int64_t attempt = 0;
   core::Json statistics;

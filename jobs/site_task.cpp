@@ -57,16 +57,20 @@ double task_flops(const SiteTask& task, const quant::QuantParameters& parameters
 std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
                           const Run& run, const store::RunPaths& hessians) {
   try {
-    const std::vector<float> lower =
+    const StoredHessian stored =
         read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
-    const quant::PreparedHessian hessian =
-        quant::prepare_hessian(context, task.site.in_features, lower, run.parameters.damping, run.parameters.act_order);
+    const quant::PreparedHessian hessian = quant::prepare_hessian(context, task.site.in_features, stored.lower,
+                                                                  run.parameters.damping, run.parameters.act_order);
     if (hessian.damping_steps > 0 && team.rank() == 0)
       core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(),
                         hessian.damping);
     core::Json layers = core::Json::array();
-    for (const model::LinearSpec& linear : task.site.linears)
-      layers.push_back(layer_to_json(quantize_linear(linear, hessian, context, team, inputs, run)));
+    for (const model::LinearSpec& linear : task.site.linears) {
+      LayerRecord layer = quantize_linear(linear, hessian, context, team, inputs, run);
+      layer.calibration_tokens = stored.n_tokens;
+      layer.pooled_tokens = stored.pooled_tokens;
+      layers.push_back(layer_to_json(layer));
+    }
     return layers.dump();
   } catch (core::Error& error) {
     error.add_context(task.name());

@@ -14,6 +14,8 @@ namespace voronoi::jobs {
 struct SiteTask {
   std::int64_t block = 0;
   model::SiteSpec site;  ///< its linears are those that are not done yet
+  /// Tasks of one kind cost alike: experts are not told apart.
+  std::string kind() const { return site.expert < 0 ? site.name : "expert" + site.name.substr(site.name.rfind('.')); }
   std::string name() const { return "block " + std::to_string(block) + " " + site.name; }
 };
 

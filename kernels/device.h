@@ -12,6 +12,7 @@ struct DeviceFacts {
   std::string name;
   int compute_capability = 0;                    ///< 10 * major + minor; 0 on the CPU
   std::int64_t total_bytes = 0, free_bytes = 0;  ///< device memory; 0 where it is not known
+  std::string identity;                          ///< of the device among all (UUID); empty on the CPU
 };
 
 /// Calls of one Exec come from one thread at a time. Work is queued in order; a copy to the host waits for it.
@@ -26,7 +27,7 @@ struct DeviceKernels {
   /// size_bytes > 0, 256-byte aligned on a GPU, 64 on the CPU; memory that was released is handed out again in stream
   /// order. Throws DeviceError naming the size asked for and what is free.
   void* (*allocate)(const Exec&, std::int64_t size_bytes);
-  /// Never throws; null is allowed.
+  /// Never throws; null is allowed. Uploads to the memory have been joined.
   void (*release)(const Exec&, void* address) noexcept;
   /// When it returns, `host` may be changed.
   void (*copy_from_host)(const Exec&, const void* host, std::int64_t size_bytes, void* device);

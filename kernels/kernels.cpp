@@ -22,7 +22,7 @@ std::string find_module() {
     if (std::filesystem::exists(candidate, unreadable)) return candidate.string();
   throw core::NotCompiled(std::string("this build has no CUDA backend: ") + kModule + " is neither in " +
                           folder.string() + " nor in " + (folder.parent_path() / "lib").string() +
-                          "; build with a CUDA toolkit (cmake -DVORONOI_CUDA=ON), or use --device cpu");
+                          "; build where a CUDA toolkit is (cmake -DVORONOI_CUDA=ON)");
 }
 
 const Kernels& load_module() {
@@ -31,14 +31,12 @@ const Kernels& load_module() {
   void* module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (module == nullptr)
     throw core::NotCompiled("the CUDA module cannot be loaded: " + std::string(::dlerror()) +
-                            "; put the CUDA toolkit's libraries on LD_LIBRARY_PATH, or use --device cpu");
+                            "; put the CUDA toolkit's libraries on LD_LIBRARY_PATH");
   using Entry = const Kernels* (*)(std::size_t);
   const auto entry = reinterpret_cast<Entry>(::dlsym(module, kEntry));
   const Kernels* table = entry != nullptr ? entry(sizeof(Kernels)) : nullptr;
   if (table == nullptr)
-    throw core::NotCompiled(path +
-                            " is the module of another version; build it together with the program, or use "
-                            "--device cpu");
+    throw core::NotCompiled(path + " is the module of another version; build it together with the program");
   return *table;
 }
 

@@ -31,6 +31,10 @@ struct LinalgKernels {
   std::int64_t (*cholesky_lower_f64)(const Exec&, std::int64_t n, double* a, std::int64_t lda);
   /// In place inverse of a lower triangular matrix. Returns 0, or the 1-based index of a zero on the diagonal.
   std::int64_t (*invert_lower_f64)(const Exec&, std::int64_t n, double* l, std::int64_t ldl);
+  /// packed [n (n + 1) / 2] = the lower triangle (row >= column) of full [n, n], row by row.
+  void (*pack_lower_f64)(const Exec&, std::int64_t n, const double* full, double* packed);
+  /// x += y over n values.
+  void (*add_f64)(const Exec&, std::int64_t n, const double* y, double* x);
 };
 
 }  // namespace voronoi::kernels

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/types.h"
 #include "kernels/exec.h"
 
 namespace voronoi::kernels {
@@ -14,6 +15,10 @@ struct AttentionShape {
   std::int64_t window;               ///< query i sees keys i-window+1 .. i; 0 = all before
   float scale;                       ///< factor on q.k
   std::int64_t ld_q, ld_kv, ld_out;  ///< elements between token rows
+  float softcap = 0;                 ///< c > 0: a score s = scale * q.k counts as c tanh(s / c); 0: as it is
+  /// f32: products in fp32. f16, bf16: q, k and v are rounded to it, products are exact and summed in fp32; tensor
+  /// cores round the softmax's numerators to it as well.
+  core::DType compute = core::DType::f32;
 };
 
 struct NnKernels {
@@ -39,6 +44,28 @@ struct NnKernels {
   /// nll[i] = log(sum_j exp(logits[i, j])) - logits[i, target[i]], in fp64, for rows of `vocab` logits.
   void (*nll)(const Exec&, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
               const std::int32_t* target, double* nll);
+  /// out = gelu(gate) * up, elementwise over n values, gelu(x) = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)));
+  /// out may be gate.
+  void (*geglu)(const Exec&, std::int64_t n, const float* gate, const float* up, float* out);
+  /// x = factor * x over n values.
+  void (*scale)(const Exec&, std::int64_t n, float factor, float* x);
+  /// x = cap tanh(x / cap) over n values, cap > 0.
+  void (*soft_cap)(const Exec&, std::int64_t n, float cap, float* x);
+  /// x = 1 / (1 + exp(-x)) over n values.
+  void (*sigmoid)(const Exec&, std::int64_t n, float* x);
+  /// Router of a mixture of experts. For each row of logits [n_rows, n_experts] the top_k largest, largest first and
+  /// the lower expert first among equals: expert [n_rows, top_k] their numbers, weight [n_rows, top_k] their softmax
+  /// over all experts, divided by the sum of the chosen ones when `renormalise`. 1 <= top_k <= n_experts. Numbers are
+  /// distinct and in range for any logits; a row with a NaN gets NaN weights.
+  void (*route)(const Exec&, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
+                const float* logits, std::int32_t* expert, float* weight);
+  /// out[row[i], :] += weight[i] * x[i, :] for x [n_rows, dim] and out [*, dim]; rows are distinct. row == nullptr: row
+  /// i is i.
+  void (*add_weighted_rows)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
+                            const float* weight, float* out);
+  /// embed with a table stored in 16 bits (bits of `dtype`, f16 or bf16).
+  void (*embed_16)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
+                   const std::uint16_t* table, float* out);
 };
 
 }  // namespace voronoi::kernels

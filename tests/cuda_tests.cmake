@@ -30,20 +30,30 @@ voronoi_emulated(test_emulation)
 target_link_libraries(test_emulation PRIVATE GTest::gtest_main GTest::gmock)
 gtest_discover_tests(test_emulation DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS unit TEST_PREFIX emulation.)
 
+# The program itself, from calibration to perplexity.
+add_test(NAME emulated.whole_run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/whole_run.sh)
+set_tests_properties(emulated.whole_run PROPERTIES LABELS emulated TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77 ENVIRONMENT
+  "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+if(VORONOI_CUDA_FOUND)
+  add_test(NAME gpu.whole_run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/whole_run.sh)
+  set_tests_properties(gpu.whole_run PROPERTIES LABELS gpu TIMEOUT 600 RESOURCE_LOCK gpu SKIP_RETURN_CODE 77 ENVIRONMENT
+    "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>")
+endif()
+
 file(GLOB gpu_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/gpu/*_test.cpp)
 foreach(source IN LISTS gpu_tests)
   get_filename_component(name ${source} NAME_WE)
   add_executable(gpu_${name} ${source})
   target_include_directories(gpu_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_definitions(gpu_${name} PRIVATE VORONOI_TEST_DATA="${VORONOI_TEST_DATA}")
-  target_link_libraries(gpu_${name} PRIVATE voronoi_backend voronoi_quant voronoi_options GTest::gtest_main GTest::gmock)
+  target_link_libraries(gpu_${name} PRIVATE voronoi_backend voronoi_calib voronoi_options GTest::gtest_main GTest::gmock)
   add_dependencies(gpu_${name} voronoi_cuda_emulated)
   add_test(NAME emulated.${name} COMMAND gpu_${name})
   set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300
                        ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND gpu_${name})
-    set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]"
+    set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "no GPU here"
                          RESOURCE_LOCK gpu ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>")
   endif()
 endforeach()

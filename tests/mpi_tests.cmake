@@ -1,5 +1,6 @@
 voronoi_add_mpi_test(comm_test RANKS 1 2 3 LIBRARIES voronoi_comm)
 voronoi_add_mpi_test(scheduler_test RANKS 1 2 3 LIBRARIES voronoi_sched)
+voronoi_add_mpi_test(calibration_test RANKS 1 2 3 LIBRARIES voronoi_calib)
 
 # Started without mpirun, a program is a world of one rank.
 add_test(NAME mpi.scheduler_test.singleton COMMAND scheduler_test)

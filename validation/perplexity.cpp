@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "model/block_prefetcher.h"
 #include "model/transformer.h"
 
 namespace voronoi::validation {
@@ -18,22 +20,25 @@ constexpr std::int64_t kHiddenBytes = std::int64_t{1} << 29;
 }  // namespace
 
 PerplexityResult perplexity(const model::WeightSource& source, backend::Context& context,
-                            const comm::Communicator& communicator, const model::Windows& windows) {
+                            const comm::Communicator& communicator, const model::Windows& windows, core::DType dtype) {
   const model::ModelConfig& config = source.config();
-  model::Transformer transformer(source, context);
+  model::Transformer transformer(source, context, dtype);
   const std::int64_t rank = communicator.rank(), size = communicator.size();
   const std::int64_t first = windows.count * rank / size, last = windows.count * (rank + 1) / size;
   const std::int64_t window_bytes = windows.context * config.hidden_size * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t batch = std::max<std::int64_t>(1, kHiddenBytes / window_bytes);
 
+  std::vector<std::int64_t> layers(static_cast<std::size_t>(config.n_layers));
+  std::iota(layers.begin(), layers.end(), 0);
   std::vector<double> window_sums;
   for (std::int64_t begin = first; begin < last; begin += batch) {
     const std::int64_t count = std::min(batch, last - begin);
     const std::span ids(windows.ids.data() + begin * windows.context,
                         static_cast<std::size_t>(count * windows.context));
     model::HiddenStates hidden = transformer.embed(ids, count, windows.context);
-    for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
-      transformer.run_block(transformer.load_block(layer), hidden);
+    model::BlockPrefetcher blocks(transformer, context, layers);
+    for (const std::int64_t layer : layers) {
+      transformer.run_block(blocks.next(), hidden);
       if (rank == 0)
         core::show_progress(fmt::format("evaluating: windows {}-{} of {} on rank 0, block {}/{}", begin + 1,
                                         begin + count, last, layer + 1, config.n_layers),

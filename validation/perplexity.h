@@ -6,6 +6,7 @@
 
 #include "backend/device.h"
 #include "comm/mpi.h"
+#include "core/types.h"
 #include "model/corpus.h"
 #include "model/weights.h"
 
@@ -19,8 +20,9 @@ struct PerplexityResult {
 };
 
 /// Collective over the communicator: windows are divided over ranks, block weights are read once a batch of windows.
-/// The result is the same, to the bit, at any number of ranks. Throws NumericError when the likelihoods are not finite.
+/// dtype: as of model::Transformer. The result is the same, to the bit, at any number of ranks. Throws NumericError
+/// when the likelihoods are not finite.
 PerplexityResult perplexity(const model::WeightSource& source, backend::Context& context,
-                            const comm::Communicator& communicator, const model::Windows& windows);
+                            const comm::Communicator& communicator, const model::Windows& windows, core::DType dtype);
 
 }  // namespace voronoi::validation

@@ -50,6 +50,20 @@ void append_rows(std::string& text, const Report& report) {
       "permutation, outliers.\n\n";
 }
 
+void append_starved(std::string& text, const RunSection& run) {
+  std::vector<const LayerRow*> starved;
+  for (const LayerRow& layer : run.layers)
+    if (layer.pooled_tokens > 0) starved.push_back(&layer);
+  if (starved.empty()) return;
+  text += fmt::format(
+      "\nStarved experts: {} of {} layers saw too few calibration tokens and were quantized with the pooled Hessian of "
+      "their layer's experts\n\n| layer | own tokens | pooled tokens | error |\n|---|---:|---:|---:|\n",
+      starved.size(), run.layers.size());
+  for (const LayerRow* layer : starved)
+    text += fmt::format("| {} | {} | {} | {:.5f} |\n", layer->name, layer->calibration_tokens, layer->pooled_tokens,
+                        layer->relative_error);
+}
+
 void append_run(std::string& text, const RunSection& run) {
   text += fmt::format("## {}\n\n", run.label);
   text += fmt::format("- directory `{}`, {} attempt(s), last on {} rank(s), peak memory of a rank {}\n", run.directory,
@@ -75,6 +89,7 @@ void append_run(std::string& text, const RunSection& run) {
   for (const LayerRow& layer : worst)
     text += fmt::format("| {} | {:.5f} | {:.3f} | {:.2f} |\n", layer.name, layer.relative_error, layer.true_bits,
                         layer.seconds);
+  append_starved(text, run);
   text += "\n";
 }
 
@@ -94,7 +109,9 @@ core::Json report_json(const Report& report) {
                         {"weights", layer.weights},
                         {"bits_true", layer.true_bits},
                         {"relative_error", layer.relative_error},
-                        {"seconds", layer.seconds}});
+                        {"seconds", layer.seconds},
+                        {"calibration_tokens", layer.calibration_tokens},
+                        {"pooled_tokens", layer.pooled_tokens}});
     runs.push_back({{"label", run.label},
                     {"directory", run.directory},
                     {"method", run.method},

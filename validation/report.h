@@ -21,6 +21,8 @@ struct LayerRow {
   std::string name;
   std::int64_t weights = 0;
   double true_bits = 0, relative_error = 0, seconds = 0;
+  std::int64_t calibration_tokens = 0;  ///< rows that entered the layer in calibration
+  std::int64_t pooled_tokens = 0;  ///< above 0: an expert with too few of them; its Hessian is the mean over so many
 };
 
 struct RunSection {

@@ -55,6 +55,14 @@ HWY_NOINLINE void pack_head(const AttentionShape& shape, const Layout& layout, c
     }
 }
 
+/// scores [0, width) = cap tanh(score / cap).
+HWY_NOINLINE void cap_row(float* scores, std::int64_t width, float cap) {
+  const Tag d;
+  const Vector factor = hn::Set(d, cap);
+  for (std::int64_t i = 0; i < width; i += kWidth)
+    hn::Store(hn::Mul(hn::Tanh(d, hn::Div(hn::Load(d, scores + i), factor)), factor), d, scores + i);
+}
+
 /// What a row has seen so far: output = accumulator / sum.
 struct RowState {
   float maximum = kMasked, sum = 0;
@@ -148,6 +156,7 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
         // Rows past the last query are padding: they are masked out altogether.
         const std::int64_t end = query < shape.n_tokens ? std::min(kKeys, query + 1 - block) : 0;
         const std::int64_t begin = std::clamp<std::int64_t>(query - window + 1 - block, 0, kKeys);
+        if (shape.softcap > 0) cap_row(tile_scores + i * kScoresLd, width, shape.softcap);
         const float correction =
             softmax_row(tile_scores + i * kScoresLd, width, begin, std::max<std::int64_t>(0, end), state[tile + i]);
         if (correction != 1.0F) {
@@ -200,11 +209,34 @@ namespace voronoi::kernels {
 
 HWY_EXPORT(attention);
 
+namespace {
+
+/// [n_rows, n_columns] contiguous, each value rounded to `dtype`.
+Scratch<float> rounded(const Exec& exec, core::DType dtype, std::int64_t n_rows, std::int64_t n_columns, const float* x,
+                       std::int64_t ldx) {
+  Scratch<float> copy(n_rows * n_columns);
+  exec.pool->parallel_for(n_rows, [&](std::int64_t row) {
+    std::transform(x + row * ldx, x + row * ldx + n_columns, copy.data() + row * n_columns,
+                   [dtype](float value) { return core::round_to(dtype, value); });
+  });
+  return copy;
+}
+
+}  // namespace
+
 void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
                    float* out) {
   VORONOI_REQUIRE(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
                   "query heads must be a multiple of key heads");
-  HWY_DYNAMIC_DISPATCH(attention)(exec, shape, q, k, v, out);
+  if (shape.compute == core::DType::f32) return HWY_DYNAMIC_DISPATCH(attention)(exec, shape, q, k, v, out);
+  const std::int64_t n_rows = shape.n_sequences * shape.n_tokens;
+  AttentionShape packed = shape;
+  packed.ld_q = shape.n_heads * shape.head_dim;
+  packed.ld_kv = shape.n_kv_heads * shape.head_dim;
+  const Scratch<float> queries = rounded(exec, shape.compute, n_rows, packed.ld_q, q, shape.ld_q),
+                       keys = rounded(exec, shape.compute, n_rows, packed.ld_kv, k, shape.ld_kv),
+                       values = rounded(exec, shape.compute, n_rows, packed.ld_kv, v, shape.ld_kv);
+  HWY_DYNAMIC_DISPATCH(attention)(exec, packed, queries.data(), keys.data(), values.data(), out);
 }
 
 }  // namespace voronoi::kernels

@@ -33,7 +33,7 @@ DeviceKernels cpu_device_kernels() {
   table.count = []() noexcept { return 1; };
   table.open = [](int) -> void* { return nullptr; };
   table.close = [](void*) noexcept {};
-  table.facts = [](const Exec&) { return DeviceFacts{"cpu", 0, 0, 0}; };
+  table.facts = [](const Exec&) { return DeviceFacts{"cpu", 0, 0, 0, {}}; };
   table.allocate = allocate;
   table.release = release;
   table.copy_from_host = copy;

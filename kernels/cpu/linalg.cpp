@@ -117,10 +117,23 @@ std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int6
   return 0;
 }
 
+void pack_lower(const Exec& exec, std::int64_t n, const double* full, double* packed) {
+  exec.pool->parallel_for(
+      n, [&](std::int64_t row) { std::copy_n(full + row * n, row + 1, packed + row * (row + 1) / 2); });
+}
+
+void add(const Exec& exec, std::int64_t n, const double* y, double* x) {
+  constexpr std::int64_t kPiece = 1 << 16;
+  exec.pool->parallel_for(core::ceil_div(n, kPiece), [&](std::int64_t piece) {
+    for (std::int64_t i = piece * kPiece; i < std::min(n, (piece + 1) * kPiece); ++i) x[i] += y[i];
+  });
+}
+
 }  // namespace
 
 LinalgKernels cpu_linalg_kernels() {
-  return {gemm<float>, gemm<double>, cpu_gemm_16, cpu_gram_accumulate_rounded, cholesky_lower, invert_lower};
+  return {gemm<float>,    gemm<double>, cpu_gemm_16, cpu_gram_accumulate_rounded,
+          cholesky_lower, invert_lower, pack_lower,  add};
 }
 
 }  // namespace voronoi::kernels

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <vector>
 
 #include "core/types.h"
 #include "hwy/contrib/math/math-inl.h"
@@ -115,14 +117,16 @@ void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_token
   }
 }
 
-void swiglu_range(std::int64_t n, const float* gate, const float* up, float* out) {
+/// out = f(gate) * up with f(x) = x / (1 + exp(-exponent(x))).
+template <class Exponent>
+HWY_INLINE void gate_range(std::int64_t n, const float* gate, const float* up, float* out, const Exponent& exponent) {
   const FloatTag d;
   const auto combine = [&](const float* g, const float* u, float* o) HWY_ATTR {
     const FloatVector vg = hn::LoadU(d, g);
     // exp's domain ends at 104; beyond 88 the quotient is nothing beside any activation anyway.
-    const FloatVector exponential = hn::Exp(d, hn::Min(hn::Neg(vg), hn::Set(d, 88.0F)));
-    const FloatVector silu = hn::Div(vg, hn::Add(hn::Set(d, 1.0F), exponential));
-    hn::StoreU(hn::Mul(silu, hn::LoadU(d, u)), d, o);
+    const FloatVector exponential = hn::Exp(d, hn::Min(hn::Neg(exponent(vg)), hn::Set(d, 88.0F)));
+    const FloatVector active = hn::Div(vg, hn::Add(hn::Set(d, 1.0F), exponential));
+    hn::StoreU(hn::Mul(active, hn::LoadU(d, u)), d, o);
   };
   for_each_vector(
       n, [&](std::int64_t i) HWY_ATTR { combine(gate + i, up + i, out + i); },
@@ -132,6 +136,89 @@ void swiglu_range(std::int64_t n, const float* gate, const float* up, float* out
         std::copy_n(up + i, rest, buffer[1]);
         combine(buffer[0], buffer[1], buffer[0]);
         std::copy_n(buffer[0], rest, out + i);
+      });
+}
+
+void swiglu_range(std::int64_t n, const float* gate, const float* up, float* out) {
+  gate_range(n, gate, up, out, [](FloatVector x) HWY_ATTR { return x; });
+}
+
+void geglu_range(std::int64_t n, const float* gate, const float* up, float* out) {
+  // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), which keeps its digits where the first form cancels.
+  gate_range(n, gate, up, out, [](FloatVector x) HWY_ATTR {
+    const FloatTag d;
+    constexpr float kTwiceRoot = 1.5957691216057308F;  // 2 sqrt(2 / pi)
+    const FloatVector cubic = hn::MulAdd(hn::Mul(x, x), hn::Set(d, 0.044715F), hn::Set(d, 1.0F));
+    return hn::Mul(hn::Mul(x, cubic), hn::Set(d, kTwiceRoot));
+  });
+}
+
+/// x = function(x) over n values.
+template <class Function>
+HWY_INLINE void map_range(std::int64_t n, float* x, const Function& function) {
+  const FloatTag d;
+  for_each_vector(
+      n, [&](std::int64_t i) HWY_ATTR { hn::StoreU(function(hn::LoadU(d, x + i)), d, x + i); },
+      [&](std::int64_t i, std::int64_t rest) HWY_ATTR {
+        float buffer[kWidth] = {};
+        std::copy_n(x + i, rest, buffer);
+        hn::StoreU(function(hn::LoadU(d, buffer)), d, buffer);
+        std::copy_n(buffer, rest, x + i);
+      });
+}
+
+void scale_range(std::int64_t n, float factor, float* x) {
+  map_range(n, x, [factor](FloatVector v) HWY_ATTR { return hn::Mul(v, hn::Set(FloatTag(), factor)); });
+}
+
+void soft_cap_range(std::int64_t n, float cap, float* x) {
+  map_range(n, x, [cap](FloatVector v) HWY_ATTR {
+    const FloatTag d;
+    return hn::Mul(hn::Tanh(d, hn::Div(v, hn::Set(d, cap))), hn::Set(d, cap));
+  });
+}
+
+void sigmoid_range(std::int64_t n, float* x) {
+  map_range(n, x, [](FloatVector v) HWY_ATTR {
+    const FloatTag d;
+    const FloatVector one = hn::Set(d, 1.0F);
+    return hn::Div(one, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(v), hn::Set(d, 88.0F)))));
+  });
+}
+
+/// exp(logits - largest) of a row into `exponentials`, which holds kLanes more than n rounded up; returns their sum.
+float softmax_row(std::int64_t n, const float* logits, float largest, float* exponentials) {
+  const FloatTag d;
+  const std::int64_t padded = core::ceil_div(n, kLanes) * kLanes;
+  std::copy_n(logits, n, exponentials);
+  std::fill(exponentials + n, exponentials + padded, 0.0F);
+  map_range(padded, exponentials, [largest](FloatVector v) HWY_ATTR {
+    return hn::Exp(FloatTag(), hn::Sub(v, hn::Set(FloatTag(), largest)));
+  });
+  std::fill(exponentials + n, exponentials + padded, 0.0F);
+  FloatVector sums[kParts];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  for (std::int64_t i = 0; i < padded; i += kLanes)
+    for (std::int64_t part = 0; part < kParts; ++part)
+      sums[part] = hn::Add(sums[part], hn::LoadU(d, exponentials + i + part * kWidth));
+  float lanes[kLanes];
+  for (std::int64_t part = 0; part < kParts; ++part) hn::StoreU(sums[part], d, lanes + part * kWidth);
+  return reduce(lanes);
+}
+
+void add_weighted_range(std::int64_t n, float weight, const float* y, float* x) {
+  const FloatTag d;
+  const FloatVector factor = hn::Set(d, weight);
+  const auto add = [&](const float* from, float* to)
+                       HWY_ATTR { hn::StoreU(hn::MulAdd(factor, hn::LoadU(d, from), hn::LoadU(d, to)), d, to); };
+  for_each_vector(
+      n, [&](std::int64_t i) HWY_ATTR { add(y + i, x + i); },
+      [&](std::int64_t i, std::int64_t rest) HWY_ATTR {
+        float buffer[2][kWidth] = {};
+        std::copy_n(y + i, rest, buffer[0]);
+        std::copy_n(x + i, rest, buffer[1]);
+        add(buffer[0], buffer[1]);
+        std::copy_n(buffer[1], rest, x + i);
       });
 }
 
@@ -187,6 +274,12 @@ HWY_EXPORT(rope_rows);
 HWY_EXPORT(swiglu_range);
 HWY_EXPORT(add_range);
 HWY_EXPORT(nll_row);
+HWY_EXPORT(geglu_range);
+HWY_EXPORT(scale_range);
+HWY_EXPORT(soft_cap_range);
+HWY_EXPORT(sigmoid_range);
+HWY_EXPORT(softmax_row);
+HWY_EXPORT(add_weighted_range);
 
 constexpr std::int64_t kChunkValues = 32768;
 
@@ -244,12 +337,86 @@ void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float*
       n_rows, [&](std::int64_t r) { result[r] = HWY_DYNAMIC_DISPATCH(nll_row)(vocab, logits + r * ld, target[r]); });
 }
 
+void geglu(const Exec& exec, std::int64_t n, const float* gate, const float* up, float* out) {
+  for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(geglu_range)(count, gate + first, up + first, out + first);
+  });
+}
+
+void scale(const Exec& exec, std::int64_t n, float factor, float* x) {
+  for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(scale_range)(count, factor, x + first);
+  });
+}
+
+void soft_cap(const Exec& exec, std::int64_t n, float cap, float* x) {
+  for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(soft_cap_range)(count, cap, x + first);
+  });
+}
+
+void sigmoid(const Exec& exec, std::int64_t n, float* x) {
+  for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(sigmoid_range)(count, x + first);
+  });
+}
+
+void route_row(std::int64_t n_experts, std::int64_t top_k, bool renormalise, const float* logits, float* exponentials,
+               std::int32_t* expert, float* weight) {
+  for (std::int64_t j = 0; j < top_k; ++j) {
+    std::int32_t best = -1;
+    for (std::int32_t e = 0; e < n_experts; ++e)
+      if (std::find(expert, expert + j, e) == expert + j && (best < 0 || logits[e] > logits[best])) best = e;
+    expert[j] = best;
+  }
+  float sum = HWY_DYNAMIC_DISPATCH(softmax_row)(n_experts, logits, logits[expert[0]], exponentials);
+  // The vector exponential takes NaN for minus infinity.
+  if (std::any_of(logits, logits + n_experts, [](float logit) { return std::isnan(logit); }))
+    sum = std::numeric_limits<float>::quiet_NaN();
+  float chosen = 0;
+  for (std::int64_t j = 0; j < top_k; ++j) {
+    weight[j] = exponentials[expert[j]] / sum;
+    chosen += weight[j];
+  }
+  if (renormalise)
+    for (std::int64_t j = 0; j < top_k; ++j) weight[j] /= chosen;
+}
+
+void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
+           const float* logits, std::int32_t* expert, float* weight) {
+  for_row_chunks(exec, n_rows, n_experts * top_k, [&](std::int64_t first, std::int64_t rows) {
+    std::vector<float> exponentials(static_cast<std::size_t>(n_experts + 64));
+    for (std::int64_t r = first; r < first + rows; ++r)
+      route_row(n_experts, top_k, renormalise, logits + r * n_experts, exponentials.data(), expert + r * top_k,
+                weight + r * top_k);
+  });
+}
+
+void add_weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
+                       const float* weight, float* out) {
+  for_row_chunks(exec, n_rows, dim, [&](std::int64_t first, std::int64_t rows) {
+    for (std::int64_t i = first; i < first + rows; ++i)
+      HWY_DYNAMIC_DISPATCH(add_weighted_range)(dim, weight[i], x + i * dim, out + (row == nullptr ? i : row[i]) * dim);
+  });
+}
+
+void embed_16(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
+              const std::uint16_t* table, float* out) {
+  for_row_chunks(exec, n_ids, dim, [&](std::int64_t first, std::int64_t rows) {
+    for (std::int64_t r = first; r < first + rows; ++r)
+      core::convert_to_f32(dtype, table + ids[r] * dim, dim, out + r * dim);
+  });
+}
+
 }  // namespace
 
 void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
                    float* out);
 
-NnKernels cpu_nn_kernels() { return {embed, rms_norm, rope, cpu_attention, swiglu, add, add_bias, nll}; }
+NnKernels cpu_nn_kernels() {
+  return {embed,    rms_norm, rope,  cpu_attention,     swiglu,  add, add_bias, nll, geglu, scale,
+          soft_cap, sigmoid,  route, add_weighted_rows, embed_16};
+}
 
 }  // namespace voronoi::kernels
 #endif

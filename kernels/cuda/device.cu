@@ -19,6 +19,17 @@ int attribute(cudaDeviceAttr which, int ordinal) {
   return value;
 }
 
+std::string hexadecimal(const cudaUUID_t& uuid) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string text;
+  for (const char byte : uuid.bytes) {
+    const auto value = static_cast<unsigned char>(byte);
+    text += kDigits[value / 16];
+    text += kDigits[value % 16];
+  }
+  return text;
+}
+
 int count() noexcept {
   int n = 0;
   if (cudaGetDeviceCount(&n) == cudaSuccess) return n;
@@ -35,11 +46,11 @@ void* open(int ordinal) {
   if (native->compute_capability < kLeastCapability)
     throw core::DeviceError("GPU " + std::to_string(ordinal) + " has compute capability " +
                             std::to_string(native->compute_capability / 10) + "." +
-                            std::to_string(native->compute_capability % 10) + "; 8.0 is needed; use --device cpu");
+                            std::to_string(native->compute_capability % 10) + "; 8.0 is needed");
   if (attribute(cudaDevAttrMemoryPoolsSupported, ordinal) == 0)
     throw core::DeviceError("GPU " + std::to_string(ordinal) +
                             " has no memory pools (its driver or its virtualization does not "
-                            "offer them); use --device cpu");
+                            "offer them)");
   native->n_multiprocessors = attribute(cudaDevAttrMultiProcessorCount, ordinal);
   native->shared_bytes_a_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
   VORONOI_CUDA_CHECK(cudaStreamCreateWithFlags(&native->stream, cudaStreamNonBlocking));
@@ -69,7 +80,7 @@ DeviceFacts facts(const Exec& exec) {
   VORONOI_CUDA_CHECK(cudaMemPoolGetAttribute(native.pool, cudaMemPoolAttrReservedMemCurrent, &reserved_bytes));
   VORONOI_CUDA_CHECK(cudaMemPoolGetAttribute(native.pool, cudaMemPoolAttrUsedMemCurrent, &used_bytes));
   return {properties.name, native.compute_capability, static_cast<std::int64_t>(total_bytes),
-          static_cast<std::int64_t>(free_bytes + (reserved_bytes - used_bytes))};
+          static_cast<std::int64_t>(free_bytes + (reserved_bytes - used_bytes)), hexadecimal(properties.uuid)};
 }
 
 void* allocate(const Exec& exec, std::int64_t size_bytes) { return gpu::pool_allocate(gpu::native(exec), size_bytes); }

@@ -4,6 +4,7 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/families.h"
+#include "kernels/cuda/linalg_triangle.h"
 #include "kernels/cuda/native.h"
 
 namespace voronoi::kernels {
@@ -181,7 +182,8 @@ std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int6
 }  // namespace
 
 LinalgKernels cuda_linalg_kernels() {
-  return {gemm<float>, gemm<double>, gemm_16, gram_accumulate, cholesky_lower, invert_lower};
+  return {gemm<float>,  gemm<double>,        gemm_16,     gram_accumulate, cholesky_lower,
+          invert_lower, gpu::pack_lower_f64, gpu::add_f64};
 }
 
 }  // namespace voronoi::kernels

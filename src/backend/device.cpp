@@ -4,11 +4,16 @@ namespace voronoi::backend {
 
 std::string_view device_name(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
 
+namespace {
+
+const kernels::Kernels& table_of(Device device) { return device == Device::cpu ? kernels::cpu() : kernels::cuda(); }
+
+}  // namespace
+
+int count_devices(Device device) { return table_of(device).device.count(); }
+
 Context::Context(Device device, int n_threads, int ordinal)
-    : device_(device),
-      pool_(n_threads),
-      table_(device == Device::cpu ? &kernels::cpu() : &kernels::cuda()),
-      exec_{&pool_, table_->device.open(ordinal)} {}
+    : device_(device), pool_(n_threads), table_(&table_of(device)), exec_{&pool_, table_->device.open(ordinal)} {}
 
 Context::~Context() { table_->device.close(exec_.native); }
 

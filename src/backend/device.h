@@ -13,6 +13,8 @@ namespace voronoi::backend {
 enum class Device { cpu, cuda };
 
 std::string_view device_name(Device device);
+/// Devices of a kind that can be opened here; 0 without driver. Throws NotCompiled without a backend for it.
+int count_devices(Device device);
 
 /// Device, its kernels and its threads; passed by reference, never global. Not copyable; use from one thread at a time.
 /// Arrays of a context must not outlive it.

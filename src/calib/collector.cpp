@@ -1,75 +1,184 @@
 #include "calib/collector.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 
-#include "calib/hessian_tree.h"
 #include "core/error.h"
+#include "core/types.h"
 
 namespace voronoi::calib {
 namespace {
 
 constexpr std::int64_t kMaxChunks = 64;
+constexpr std::int64_t kStarvedShare = 4;
+constexpr int kTreeTag = 0x7ee;
+
+/// A site's sum over the chunk at hand, on the device, and over the chunks before.
+struct SiteSum {
+  SiteSum(backend::Context& context, std::int64_t n) : tree(context, n), chunk(context, n * n) {}
+  HessianTree tree;
+  backend::Array<double> chunk;
+  std::int64_t n_tokens = 0;  ///< of the chunk
+};
+
+bool all_finite(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+}
 
 }  // namespace
+
+bool is_starved(const model::SiteSpec& site, std::int64_t n_tokens) {
+  return site.expert >= 0 && kStarvedShare * n_tokens < site.in_features;
+}
 
 std::int64_t calibration_chunks(std::int64_t n_sequences) { return std::min(n_sequences, kMaxChunks); }
 
 Collector::Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
-                     const model::Windows& windows)
-    : transformer_(transformer), context_(context), communicator_(communicator) {
-  const std::int64_t n_chunks = calibration_chunks(windows.count);
+                     const model::Windows& windows, std::int64_t hessian_bytes)
+    : transformer_(transformer),
+      context_(context),
+      communicator_(communicator),
+      n_chunks_(calibration_chunks(windows.count)),
+      hessian_bytes_(hessian_bytes) {
   const std::int64_t rank = communicator.rank(), size = communicator.size();
-  for (std::int64_t chunk = n_chunks * rank / size; chunk < n_chunks * (rank + 1) / size; ++chunk) {
-    const std::int64_t first = windows.count * chunk / n_chunks, last = windows.count * (chunk + 1) / n_chunks;
+  for (std::int64_t chunk = n_chunks_ * rank / size; chunk < n_chunks_ * (rank + 1) / size; ++chunk) {
+    const std::int64_t first = windows.count * chunk / n_chunks_, last = windows.count * (chunk + 1) / n_chunks_;
     const std::span ids(windows.ids.data() + first * windows.context,
                         static_cast<std::size_t>((last - first) * windows.context));
     chunks_.push_back({chunk, transformer.embed(ids, last - first, windows.context)});
   }
 }
 
+std::vector<Collector::SiteRange> Collector::passes(const std::vector<model::SiteSpec>& sites) const {
+  // A tree over a run of chunks holds about one node of each level at once. At n = 28672 (down_proj of a 70 B model)
+  // the sum of a chunk is 6.6 GB and a node 3.3 GB: 8 chunks a rank take 20 GB, 64 take 30 GB.
+  const auto chunks_a_rank = static_cast<std::uint64_t>(core::ceil_div(n_chunks_, communicator_.size()));
+  const auto n_nodes = static_cast<std::int64_t>(std::bit_width(chunks_a_rank));
+  std::vector<SiteRange> ranges{{0, 0}};
+  std::int64_t spent = 0;
+  for (std::size_t i = 0; i < sites.size(); ++i) {
+    const std::int64_t n = sites[i].in_features;
+    const std::int64_t size_bytes =
+        (n * n + n_nodes * HessianTree::packed_size(n)) * static_cast<std::int64_t>(sizeof(double));
+    if (i > ranges.back().first && spent + size_bytes > hessian_bytes_) {
+      ranges.push_back({i, i});
+      spent = 0;
+    }
+    spent += size_bytes;
+    ranges.back().last = i + 1;
+  }
+  return ranges;
+}
+
+int Collector::owner(std::int64_t layer, std::size_t n_sites, std::size_t site) const {
+  return static_cast<int>((layer * static_cast<std::int64_t>(n_sites) + static_cast<std::int64_t>(site)) %
+                          communicator_.size());
+}
+
 std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, bool advance) {
   const std::vector<model::SiteSpec> sites = model::block_sites(transformer_.config(), weights.layer);
-  std::vector<HessianTree> trees;
-  std::vector<backend::Array<double>> sums;
-  for (const model::SiteSpec& site : sites) {
-    trees.emplace_back(site.in_features);
-    sums.emplace_back(context_, site.in_features * site.in_features);
-  }
+  std::vector<SiteHessian> owned;
+  for (const SiteRange& range : passes(sites))
+    collect_range(weights, sites, range, advance && range.last == sites.size(), owned);
+  if (model::is_mixture(transformer_.config(), weights.layer)) pool_starved(weights.layer, sites, owned);
+  return owned;
+}
+
+void Collector::collect_range(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
+                              SiteRange range, bool advance, std::vector<SiteHessian>& owned) {
+  std::vector<SiteSum> sums;
+  for (std::size_t i = range.first; i < range.last; ++i) sums.emplace_back(context_, sites[i].in_features);
   for (Chunk& chunk : chunks_) {
-    for (auto& sum : sums) std::fill_n(sum.data(), sum.size(), 0.0);
+    for (SiteSum& sum : sums) {
+      sum.chunk.zero();
+      sum.n_tokens = 0;
+    }
     const auto observer = [&](const model::SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
+      if (index < range.first || index >= range.last) return;
+      SiteSum& sum = sums[index - range.first];
       context_.linalg().gram_accumulate(context_.exec(), n_rows, site.in_features, x, site.in_features,
-                                        core::DType::f32, sums[index].data());
+                                        transformer_.dtype(), sum.chunk.data());
+      sum.n_tokens += n_rows;
     };
-    const std::int64_t n_tokens = chunk.hidden.n_sequences * chunk.hidden.n_tokens;
     if (advance) {
       transformer_.run_block(weights, chunk.hidden, observer);
     } else {
-      model::HiddenStates copy{chunk.hidden.n_sequences, chunk.hidden.n_tokens,
-                               backend::Array<float>(context_, chunk.hidden.values.size())};
-      std::copy_n(chunk.hidden.values.data(), chunk.hidden.values.size(), copy.values.data());
-      transformer_.run_block(weights, copy, observer);
+      model::HiddenStates hidden{chunk.hidden.n_sequences, chunk.hidden.n_tokens, chunk.hidden.values.clone()};
+      transformer_.run_block(weights, hidden, observer);
     }
-    for (std::size_t i = 0; i < sites.size(); ++i) trees[i].add_chunk(chunk.id, sums[i].span(), n_tokens);
+    for (SiteSum& sum : sums) sum.tree.add_chunk(chunk.id, sum.chunk, sum.n_tokens);
   }
 
-  std::vector<SiteHessian> result;
-  for (std::size_t i = 0; i < sites.size(); ++i) {
-    const std::int64_t turn = weights.layer * static_cast<std::int64_t>(sites.size()) + static_cast<std::int64_t>(i);
-    const int owner = static_cast<int>(turn % communicator_.size());
-    const auto parts = communicator_.gather(trees[i].serialize(), owner);
-    if (communicator_.rank() != owner) continue;
-    HessianTree total(sites[i].in_features);
-    for (const auto& part : parts) total.absorb(part);
-    SiteHessian hessian{sites[i].name, total.n(), total.n_tokens(), total.mean()};
-    if (!std::all_of(hessian.lower.begin(), hessian.lower.end(), [](float value) { return std::isfinite(value); }))
+  for (SiteSum& sum : sums) sum.chunk = backend::Array<double>();
+  for (std::size_t i = range.first; i < range.last; ++i) {
+    const int root = owner(weights.layer, sites.size(), i);
+    HessianTree& tree = sums[i - range.first].tree;
+    gather(tree, root);
+    if (communicator_.rank() != root) continue;
+    owned.push_back({sites[i].name, tree.n(), tree.n_tokens(), 0, tree.mean()});
+    tree = HessianTree(context_, sites[i].in_features);
+    if (!all_finite(owned.back().lower))
       throw core::NumericError(
           "block " + std::to_string(weights.layer) + ", input of " + sites[i].name +
           ": activations are not finite or too large; check the model's weights (voronoi inspect)");
-    result.push_back(std::move(hessian));
   }
-  return result;
+}
+
+void Collector::gather(HessianTree& tree, int root) const {
+  for (int rank = 0; rank < communicator_.size(); ++rank) {
+    if (rank == root) continue;
+    if (communicator_.rank() == rank) {
+      const std::int64_t n_nodes = tree.n_nodes();
+      communicator_.send(std::as_bytes(std::span(&n_nodes, 1)), root, kTreeTag);
+      while (tree.n_nodes() > 0) communicator_.send(tree.pop_node(), root, kTreeTag);
+    } else if (communicator_.rank() == root) {
+      const std::vector<std::byte> count = communicator_.receive(rank, kTreeTag);
+      std::int64_t n_nodes = 0;
+      VORONOI_REQUIRE(count.size() == sizeof n_nodes, "a number of tree nodes is wanted");
+      std::memcpy(&n_nodes, count.data(), sizeof n_nodes);
+      for (; n_nodes > 0; --n_nodes) tree.absorb(communicator_.receive(rank, kTreeTag));
+    }
+  }
+}
+
+void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
+                             std::vector<SiteHessian>& owned) const {
+  const auto mine = [&](const std::string& site) {
+    return std::find_if(owned.begin(), owned.end(), [&](const SiteHessian& hessian) { return hessian.site == site; });
+  };
+  std::vector<std::int64_t> n_tokens(sites.size());
+  for (std::size_t i = 0; i < sites.size(); ++i)
+    if (const auto hessian = mine(sites[i].name); hessian != owned.end()) n_tokens[i] = hessian->n_tokens;
+  for (std::size_t i = 0; i < sites.size(); ++i)
+    communicator_.broadcast(std::as_writable_bytes(std::span(n_tokens).subspan(i, 1)), owner(layer, sites.size(), i));
+
+  for (std::size_t place = model::kFirstGateUpSite; place < model::kFirstGateUpSite + 2; ++place) {
+    std::vector<std::size_t> experts;
+    for (std::size_t i = place; i < sites.size() && sites[i].expert >= 0; i += 2) experts.push_back(i);
+    if (std::none_of(experts.begin(), experts.end(), [&](std::size_t i) { return is_starved(sites[i], n_tokens[i]); }))
+      continue;
+    // Summed over the experts in their order from the means, so that it does not matter who owns them.
+    std::vector<float> lower(static_cast<std::size_t>(HessianTree::packed_size(sites[place].in_features)));
+    std::vector<double> pool(lower.size(), 0.0);
+    std::int64_t pooled_tokens = 0;
+    for (const std::size_t i : experts) {
+      if (n_tokens[i] == 0) continue;
+      if (const auto hessian = mine(sites[i].name); hessian != owned.end()) lower = hessian->lower;
+      communicator_.broadcast(std::as_writable_bytes(std::span(lower)), owner(layer, sites.size(), i));
+      for (std::size_t k = 0; k < pool.size(); ++k)
+        pool[k] += static_cast<double>(n_tokens[i]) * static_cast<double>(lower[k]);
+      pooled_tokens += n_tokens[i];
+    }
+    for (std::size_t k = 0; k < pool.size(); ++k)
+      lower[k] = static_cast<float>(pool[k] / static_cast<double>(pooled_tokens));
+    for (const std::size_t i : experts)
+      if (const auto hessian = mine(sites[i].name); hessian != owned.end() && is_starved(sites[i], n_tokens[i])) {
+        hessian->lower = lower;
+        hessian->pooled_tokens = pooled_tokens;
+      }
+  }
 }
 
 void Collector::advance(const model::BlockWeights& weights) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "calib/hessian_tree.h"
 #include "comm/mpi.h"
 #include "model/corpus.h"
 #include "model/transformer.h"
@@ -14,13 +15,25 @@
 namespace voronoi::calib {
 
 struct SiteHessian {
-  std::string site;  ///< "qkv", "o", "gate_up", "down"
-  std::int64_t n = 0, n_tokens = 0;
-  std::vector<float> lower;  ///< packed lower triangle of E[x x^T]
+  std::string site;  ///< as model::block_sites names it
+  std::int64_t n = 0;
+  std::int64_t n_tokens = 0;       ///< rows that entered this site; an expert sees those routed to it only
+  std::int64_t pooled_tokens = 0;  ///< above 0: the expert was starved, and `lower` is the mean over so many rows
+  std::vector<float> lower;        ///< packed lower triangle of E[x x^T]
 };
+
+/// Whether an expert's site saw too few tokens for a Hessian of its own: fewer than a quarter of its inputs, so that
+/// three quarters of the directions would be nothing but damping. It then takes the mean over the rows of all experts
+/// of the layer at the same place (gate_up or down), its own among them. For gate_up that is the mean over all tokens;
+/// for down it says little more than the usual scale, since the inner channels of two experts are unrelated.
+bool is_starved(const model::SiteSpec& site, std::int64_t n_tokens);
 
 /// Number of chunks the windows are divided into: a function of the calibration set alone, never of the ranks.
 std::int64_t calibration_chunks(std::int64_t n_sequences);
+
+/// Memory (of the device that computes) a rank may spend on the sums of one pass over a block; a block of many experts
+/// takes more than one pass. The Hessians do not depend on it.
+constexpr std::int64_t kHessianBytes = std::int64_t{32} << 30;
 
 /// Holds this rank's share of the residual stream. All calls are collective over the communicator, with the same
 /// arguments.
@@ -28,7 +41,7 @@ class Collector {
  public:
   /// Embeds this rank's windows. The references must outlive the collector.
   Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
-            const model::Windows& windows);
+            const model::Windows& windows, std::int64_t hessian_bytes = kHessianBytes);
 
   /// Runs the block's weights over the residual stream and returns the Hessians of the sites that this rank owns (sites
   /// are dealt to ranks in turn). `advance`: whether the stream leaves the block; without it the stream stays as it
@@ -42,9 +55,25 @@ class Collector {
     std::int64_t id = 0;
     model::HiddenStates hidden;
   };
+  /// Sites [first, last) of a block.
+  struct SiteRange {
+    std::size_t first = 0, last = 0;
+  };
+  std::vector<SiteRange> passes(const std::vector<model::SiteSpec>& sites) const;
+  int owner(std::int64_t layer, std::size_t n_sites, std::size_t site) const;
+  /// One pass: Hessians of the owned sites of the range, appended to `owned`.
+  void collect_range(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites, SiteRange range,
+                     bool advance, std::vector<SiteHessian>& owned);
+  /// Moves the nodes of every rank's tree of a site to the root's; the root's host memory holds one at a time.
+  void gather(HessianTree& tree, int root) const;
+  /// Gives starved experts the pool of their layer.
+  void pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
+                    std::vector<SiteHessian>& owned) const;
+
   model::Transformer& transformer_;
   backend::Context& context_;
   const comm::Communicator& communicator_;
+  std::int64_t n_chunks_, hessian_bytes_;
   std::vector<Chunk> chunks_;
 };
 

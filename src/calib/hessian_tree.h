@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/tensor.h"
+
 namespace voronoi::calib {
 
 /// Nodes of a binary tree over chunks 0, 1, 2, ...: node (level, index) is the sum of chunks [index * 2^level, (index +
@@ -16,16 +18,20 @@ namespace voronoi::calib {
 /// number of matrices.
 class HessianTree {
  public:
-  /// n: inputs of the site. A node holds the packed lower triangle, n(n+1)/2 values, row by row.
-  explicit HessianTree(std::int64_t n);
+  /// n: inputs of the site. A node holds the packed lower triangle, n(n+1)/2 values, row by row, in device memory.
+  HessianTree(backend::Context& context, std::int64_t n);
+
+  /// Values of a packed triangle of order n.
+  static std::int64_t packed_size(std::int64_t n) { return n * (n + 1) / 2; }
 
   std::int64_t n() const { return n_; }
   /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix; n_tokens: rows it summed.
-  void add_chunk(std::int64_t chunk, std::span<const double> sum, std::int64_t n_tokens);
+  void add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens);
 
-  /// All nodes as bytes, for another rank's absorb().
-  std::vector<std::byte> serialize() const;
-  /// Adds the nodes of another tree over other chunks. Throws InternalError on bytes that serialize() did not make.
+  std::int64_t n_nodes() const { return static_cast<std::int64_t>(nodes_.size()); }
+  /// Takes the node of the lowest chunks out, as bytes for another rank's absorb(). There must be one.
+  std::vector<std::byte> pop_node();
+  /// Adds a node of another tree over other chunks. Throws InternalError on bytes that pop_node() did not make.
   void absorb(std::span<const std::byte> bytes);
 
   std::int64_t n_tokens() const;
@@ -36,11 +42,12 @@ class HessianTree {
  private:
   struct Node {
     std::int64_t n_tokens = 0;
-    std::vector<double> lower;
+    backend::Array<double> lower;
   };
   using Key = std::pair<std::int64_t, std::int64_t>;  // first chunk, level
   void insert(std::int64_t level, std::int64_t index, Node node);
 
+  backend::Context* context_;
   std::int64_t n_;
   std::map<Key, Node> nodes_;
 };

@@ -2,13 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <string_view>
 #include <utility>
 
 #include "core/error.h"
+#include "model/config_keys.h"
 
 namespace voronoi::model {
 namespace {
@@ -16,36 +17,122 @@ namespace {
 using core::FormatError;
 using core::Json;
 
-enum class Biases { none, qkv, by_key };     // by_key: q, k, v and o as "attention_bias" says
-enum class Windows { none, all, by_layer };  // by_layer: "use_sliding_window" with "layer_types" or "max_window_layers"
+/// by_key: q, k, v and o as "attention_bias" says; qkv_by_key: q, k and v as "qkv_bias" says, with them by default.
+enum class Biases { none, qkv, by_key, qkv_by_key };
+/// by_layer: "use_sliding_window" with "layer_types" or "max_window_layers"; alternating: "layer_types" or every second
+/// layer from the first on; off: must not be asked for.
+enum class Windows { none, all, by_layer, alternating, off };
+enum class Mixture { none, mixtral, qwen };
 
 /// What the class of an architecture says where config.json is silent: the defaults of the configuration classes in
 /// transformers 4.57, which leaves keys equal to them out of the file.
 struct Family {
   std::string_view model_type, class_name;
-  std::int64_t n_kv_heads;                    ///< 0: as many as heads
-  std::int64_t head_dim;                      ///< 0: hidden / heads
-  std::int64_t max_position, window, bos_id;  ///< bos_id < 0: none
-  double norm_eps;
-  Biases biases;
-  bool mlp_bias_key, qk_norm;
-  Windows windows;
+  std::int64_t n_kv_heads = 0;  ///< 0: as many as heads
+  std::int64_t head_dim = 0;    ///< 0: hidden / heads
+  std::int64_t max_position = 0;
+  std::int64_t window = 0;   ///< 0: none
+  std::int64_t bos_id = -1;  ///< below 0: none
+  double norm_eps = 1e-6, theta = 10000;
+  Biases biases = Biases::none;
+  bool mlp_bias_key = false, qk_norm = false;
+  Windows windows = Windows::none;
+  Mixture mixture = Mixture::none;
+  bool shared_expert = false;
+  bool fused_projections = false;
+  bool gemma = false;       ///< scaled embedding, norms by 1 + weight, tanh gelu, tied
+  bool post_norms = false;  ///< with them come the soft caps and "query_pre_attn_scalar"
 };
 
-constexpr std::array<Family, 4> kFamilies{{
-    {"llama", "LlamaForCausalLM", 0, 0, 2048, 0, 1, 1e-6, Biases::by_key, true, false, Windows::none},
-    {"mistral", "MistralForCausalLM", 8, 0, 131072, 4096, 1, 1e-6, Biases::none, false, false, Windows::all},
-    {"qwen2", "Qwen2ForCausalLM", 32, 0, 32768, 4096, -1, 1e-6, Biases::qkv, false, false, Windows::by_layer},
-    {"qwen3", "Qwen3ForCausalLM", 32, 128, 32768, 4096, -1, 1e-6, Biases::by_key, false, true, Windows::by_layer},
+constexpr std::array<Family, 10> kFamilies{{
+    {.model_type = "llama",
+     .class_name = "LlamaForCausalLM",
+     .max_position = 2048,
+     .bos_id = 1,
+     .biases = Biases::by_key,
+     .mlp_bias_key = true},
+    {.model_type = "mistral",
+     .class_name = "MistralForCausalLM",
+     .n_kv_heads = 8,
+     .max_position = 131072,
+     .window = 4096,
+     .bos_id = 1,
+     .windows = Windows::all},
+    {.model_type = "qwen2",
+     .class_name = "Qwen2ForCausalLM",
+     .n_kv_heads = 32,
+     .max_position = 32768,
+     .window = 4096,
+     .biases = Biases::qkv,
+     .windows = Windows::by_layer},
+    {.model_type = "qwen3",
+     .class_name = "Qwen3ForCausalLM",
+     .n_kv_heads = 32,
+     .head_dim = 128,
+     .max_position = 32768,
+     .window = 4096,
+     .biases = Biases::by_key,
+     .qk_norm = true,
+     .windows = Windows::by_layer},
+    {.model_type = "mixtral",
+     .class_name = "MixtralForCausalLM",
+     .n_kv_heads = 8,
+     .max_position = 131072,
+     .bos_id = 1,
+     .norm_eps = 1e-5,
+     .theta = 1e6,
+     .windows = Windows::all,
+     .mixture = Mixture::mixtral},
+    {.model_type = "qwen2_moe",
+     .class_name = "Qwen2MoeForCausalLM",
+     .n_kv_heads = 16,
+     .max_position = 32768,
+     .biases = Biases::qkv_by_key,
+     .windows = Windows::off,
+     .mixture = Mixture::qwen,
+     .shared_expert = true},
+    {.model_type = "qwen3_moe",
+     .class_name = "Qwen3MoeForCausalLM",
+     .n_kv_heads = 4,
+     .max_position = 32768,
+     .biases = Biases::by_key,
+     .qk_norm = true,
+     .windows = Windows::off,
+     .mixture = Mixture::qwen},
+    {.model_type = "gemma",
+     .class_name = "GemmaForCausalLM",
+     .n_kv_heads = 16,
+     .head_dim = 256,
+     .max_position = 8192,
+     .bos_id = 2,
+     .biases = Biases::by_key,
+     .gemma = true},
+    {.model_type = "gemma2",
+     .class_name = "Gemma2ForCausalLM",
+     .n_kv_heads = 4,
+     .head_dim = 256,
+     .max_position = 8192,
+     .window = 4096,
+     .bos_id = 2,
+     .biases = Biases::by_key,
+     .windows = Windows::alternating,
+     .gemma = true,
+     .post_norms = true},
+    {.model_type = "phi3",
+     .class_name = "Phi3ForCausalLM",
+     .max_position = 4096,
+     .bos_id = 1,
+     .norm_eps = 1e-5,
+     .windows = Windows::all,
+     .fused_projections = true},
 }};
-
-constexpr std::array<std::string_view, 6> kNotYet{"mixtral", "qwen2_moe", "qwen3_moe", "gemma", "gemma2", "phi3"};
 
 // No model comes near these; they keep every product of two of them far from overflow.
 constexpr std::int64_t kMaxLayers = 100'000;
 constexpr std::int64_t kMaxWidth = 10'000'000;
 constexpr std::int64_t kMaxHeads = 100'000;
 constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxExperts = 65'536, kMaxExpertsInAll = 200'000;
 
 std::string supported_list() {
   std::string list;
@@ -53,95 +140,11 @@ std::string supported_list() {
   return list;
 }
 
-std::string found_text(const Json& value) {
-  if (value.is_object()) return "an object";
-  if (value.is_array()) return "a list";
-  if (value.is_null()) return "null";
-  if (value.is_string()) return "the string " + core::quote_text(value.get_ref<const std::string&>());
-  return std::string(value.type_name()) + " " + value.dump();
-}
-
-/// Typed look-ups in one object; `prefix` ("rope_scaling.") stands before keys in messages.
-class Keys {
- public:
-  Keys(const Json& object, const std::string& file, std::string prefix = "")
-      : object_(object), file_(file), prefix_(std::move(prefix)) {}
-
-  [[noreturn]] void refuse(std::string_view key, const std::string& message) const {
-    throw FormatError(file_, "key \"" + prefix_ + std::string(key) + "\": " + message);
-  }
-  /// nullptr when the key is absent or null.
-  const Json* find(std::string_view key) const {
-    const auto entry = object_.find(key);
-    return entry == object_.end() || entry->is_null() ? nullptr : &*entry;
-  }
-  bool is_absent(std::string_view key) const { return object_.find(key) == object_.end(); }
-
-  std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high) const {
-    const Json* value = find(key);
-    if (value == nullptr)
-      refuse(key, std::string(is_absent(key) ? "is missing" : "is null") + "; an integer is wanted");
-    const std::string wanted = fmt::format("; an integer from {} to {} is wanted", low, high);
-    if (!value->is_number_integer()) refuse(key, "is " + found_text(*value) + wanted);
-    const bool fits = !value->is_number_unsigned() ||
-                      value->get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()};
-    const std::int64_t number = fits ? value->get<std::int64_t>() : 0;
-    if (!fits || number < low || number > high) refuse(key, "is " + value->dump() + wanted);
-    return number;
-  }
-  std::int64_t integer_or(std::string_view key, std::int64_t low, std::int64_t high, std::int64_t fallback) const {
-    return find(key) == nullptr ? fallback : integer(key, low, high);
-  }
-  /// A finite number with low < value or, if closed, low <= value.
-  double number(std::string_view key, double low, bool closed = false) const {
-    const Json* value = find(key);
-    if (value == nullptr) refuse(key, "is missing; a number is wanted");
-    if (!value->is_number()) refuse(key, "is " + found_text(*value) + "; a number is wanted");
-    const double found = value->get<double>();
-    if (!std::isfinite(found) || !(closed ? found >= low : found > low))
-      refuse(key, fmt::format("is {}; a finite number {} {} is wanted", value->dump(), closed ? "of at least" : "above",
-                              low));
-    return found;
-  }
-  double number_or(std::string_view key, double low, double fallback, bool closed = false) const {
-    return find(key) == nullptr ? fallback : number(key, low, closed);
-  }
-  bool boolean_or(std::string_view key, bool fallback) const {
-    const Json* value = find(key);
-    if (value == nullptr) return fallback;
-    if (!value->is_boolean()) refuse(key, "is " + found_text(*value) + "; true or false is wanted");
-    return value->get<bool>();
-  }
-  /// Empty when the key is absent or null.
-  std::string string(std::string_view key) const {
-    const Json* value = find(key);
-    if (value == nullptr) return "";
-    if (!value->is_string()) refuse(key, "is " + found_text(*value) + "; a string is wanted");
-    return value->get<std::string>();
-  }
-  const Json* object(std::string_view key) const {
-    const Json* value = find(key);
-    if (value != nullptr && !value->is_object())
-      refuse(key, "is " + found_text(*value) + "; an object or null is wanted");
-    return value;
-  }
-  const std::string& file() const { return file_; }
-
- private:
-  const Json& object_;
-  const std::string& file_;
-  std::string prefix_;
-};
-
 /// The family by "model_type" or, where that is missing, by the class in "architectures".
 const Family& find_family(const Keys& keys) {
   const std::string type = keys.string("model_type");
   for (const Family& family : kFamilies)
     if (family.model_type == type) return family;
-  for (const std::string_view known : kNotYet)
-    if (known == type)
-      throw FormatError(keys.file(), fmt::format("architecture \"{}\" is known but not supported yet; supported: {}",
-                                                 type, supported_list()));
   if (!type.empty())
     throw FormatError(keys.file(), fmt::format("key \"model_type\": architecture {} is unknown; supported: {}",
                                                core::quote_text(type), supported_list()));
@@ -172,13 +175,13 @@ void parse_yarn(const Keys& keys, std::int64_t max_position, RopeConfig& rope) {
   }
 }
 
-RopeConfig parse_rope(const Keys& keys, std::int64_t max_position) {
+RopeConfig parse_rope(const Keys& keys, const Family& family, std::int64_t max_position) {
   RopeConfig rope;
   // "rope_parameters" is the newer spelling, with theta inside.
   const bool newer = keys.find("rope_parameters") != nullptr;
   const std::string name = newer ? "rope_parameters" : "rope_scaling";
   const Json* scaling = keys.object(name);
-  rope.theta = keys.number_or("rope_theta", 0, 10000);
+  rope.theta = keys.number_or("rope_theta", 0, family.theta);
   if (keys.number_or("partial_rotary_factor", 0, 1) != 1)
     keys.refuse("partial_rotary_factor", "is not 1: rotary embeddings on a part of the head are not supported");
   if (scaling == nullptr) return rope;
@@ -212,6 +215,14 @@ RopeConfig parse_rope(const Keys& keys, std::int64_t max_position) {
 std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, std::int64_t n_layers) {
   std::vector<std::int64_t> window(static_cast<std::size_t>(n_layers), 0);
   if (family.windows == Windows::none) return window;
+  if (family.windows == Windows::off) {
+    if (keys.boolean_or("use_sliding_window", false))
+      keys.refuse(
+          "use_sliding_window",
+          "is true; which layers of a mixture have a window is not settled between versions of transformers, and "
+          "it is not supported");
+    return window;
+  }
   // An absent key means the class default, null means no window.
   std::int64_t width = keys.is_absent("sliding_window") ? family.window : 0;
   width = keys.integer_or("sliding_window", 1, kMaxPosition, width);
@@ -219,13 +230,14 @@ std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, 
     window.assign(window.size(), width);
     return window;
   }
-  if (!keys.boolean_or("use_sliding_window", false)) width = 0;
+  const bool alternating = family.windows == Windows::alternating;
+  if (!alternating && !keys.boolean_or("use_sliding_window", false)) width = 0;
   const std::int64_t first = keys.integer_or("max_window_layers", 0, kMaxPosition, 28);
   const Json* types = keys.find("layer_types");
   if (types != nullptr && (!types->is_array() || types->size() != window.size()))
     keys.refuse("layer_types", fmt::format("is not a list of {} entries, one a layer", n_layers));
   for (std::size_t layer = 0; layer < window.size(); ++layer) {
-    bool windowed = width > 0 && std::cmp_greater_equal(layer, first);
+    bool windowed = width > 0 && (alternating ? layer % 2 == 0 : std::cmp_greater_equal(layer, first));
     if (types != nullptr) {
       const Json& type = (*types)[layer];
       windowed = type == "sliding_attention";
@@ -233,14 +245,52 @@ std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, 
         keys.refuse("layer_types", fmt::format("entry {} is {}; \"full_attention\" or \"sliding_attention\" is wanted",
                                                layer, found_text(type)));
       if (windowed && width == 0)
-        keys.refuse(
-            "layer_types",
-            fmt::format("entry {} asks for a window, but \"use_sliding_window\" and \"sliding_window\" give none",
-                        layer));
+        keys.refuse("layer_types", fmt::format("entry {} asks for a window, but {}\"sliding_window\" gives none", layer,
+                                               alternating ? "" : "\"use_sliding_window\" with "));
     }
     window[layer] = windowed ? width : 0;
   }
   return window;
+}
+
+/// Which layers are mixtures: all, or as "mlp_only_layers" and "decoder_sparse_step" say.
+std::vector<bool> parse_mixture_layers(const Keys& keys, std::int64_t n_layers) {
+  std::vector<bool> layers(static_cast<std::size_t>(n_layers));
+  const std::int64_t step = keys.integer_or("decoder_sparse_step", 1, kMaxLayers, 1);
+  for (std::size_t layer = 0; layer < layers.size(); ++layer)
+    layers[layer] = (static_cast<std::int64_t>(layer) + 1) % step == 0;
+  const Json* dense = keys.find("mlp_only_layers");
+  if (dense == nullptr) return layers;
+  const auto is_index = [](const Json& entry) { return entry.is_number_integer() && entry >= 0; };
+  if (!dense->is_array() || !std::all_of(dense->begin(), dense->end(), is_index))
+    keys.refuse("mlp_only_layers", "is not a list of layer numbers");
+  for (const Json& entry : *dense)
+    if (const auto layer = entry.get<std::uint64_t>(); layer < layers.size()) layers[layer] = false;
+  return layers;
+}
+
+MixtureConfig parse_mixture(const Keys& keys, const Family& family, const ModelConfig& config) {
+  MixtureConfig mixture;
+  if (family.mixture == Mixture::none) return mixture;
+  const bool qwen = family.mixture == Mixture::qwen;
+  const std::string_view count = qwen ? "num_experts" : "num_local_experts";
+  mixture.n_experts = keys.integer(count, 1, kMaxExperts);
+  if (mixture.n_experts * config.n_layers > kMaxExpertsInAll)
+    keys.refuse(count, fmt::format("is {}: {} layers of so many are more than {} experts", mixture.n_experts,
+                                   config.n_layers, kMaxExpertsInAll));
+  mixture.top_k = keys.integer("num_experts_per_tok", 1, mixture.n_experts);
+  mixture.expert_size = qwen ? keys.integer("moe_intermediate_size", 1, kMaxWidth) : config.intermediate_size;
+  if (family.shared_expert) mixture.shared_size = keys.integer("shared_expert_intermediate_size", 1, kMaxWidth);
+  mixture.renormalise = qwen ? keys.boolean_or("norm_topk_prob", false) : true;
+  if (qwen)
+    mixture.layers = parse_mixture_layers(keys, config.n_layers);
+  else
+    mixture.layers.assign(static_cast<std::size_t>(config.n_layers), true);
+  mixture.module = qwen ? "mlp" : "block_sparse_moe";
+  mixture.gate = qwen ? "gate_proj" : "w1";
+  mixture.up = qwen ? "up_proj" : "w3";
+  mixture.down = qwen ? "down_proj" : "w2";
+  return mixture;
 }
 
 void parse_heads(const Keys& keys, const Family& family, ModelConfig& config) {
@@ -264,6 +314,33 @@ void parse_heads(const Keys& keys, const Family& family, ModelConfig& config) {
   if (config.n_heads * config.head_dim > kMaxWidth)
     keys.refuse("head_dim",
                 fmt::format("is {}: {} heads of it are wider than {}", config.head_dim, config.n_heads, kMaxWidth));
+}
+
+void parse_activation(const Keys& keys, const Family& family, ModelConfig& config) {
+  // Gemma's "hidden_activation" stands over the older "hidden_act".
+  const bool newer = family.gemma && keys.find("hidden_activation") != nullptr;
+  const std::string_view key = newer ? "hidden_activation" : "hidden_act";
+  const std::string activation = keys.string(key);
+  config.activation = family.gemma ? Activation::gelu_tanh : Activation::silu;
+  const bool right = family.gemma ? activation == "gelu_pytorch_tanh" : activation == "silu" || activation == "swish";
+  if (!activation.empty() && !right)
+    keys.refuse(key, fmt::format("is {}; \"{}\" is wanted", core::quote_text(activation),
+                                 family.gemma ? "gelu_pytorch_tanh" : "silu"));
+}
+
+void parse_gemma(const Keys& keys, const Family& family, ModelConfig& config) {
+  if (!family.gemma) return;
+  config.norm_plus_one = true;
+  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.post_norms = family.post_norms;
+  if (!family.post_norms) return;
+  config.query_pre_attn_scalar = keys.number_or("query_pre_attn_scalar", 0, 256);
+  // An absent key means the class default, null means no cap.
+  const auto cap = [&](std::string_view key, double fallback) {
+    return keys.number_or(key, 0, keys.is_absent(key) ? fallback : 0.0);
+  };
+  config.attention_softcap = cap("attn_logit_softcapping", 50);
+  config.logit_softcap = cap("final_logit_softcapping", 30);
 }
 
 void require_sizes(const Keys& keys) {
@@ -293,17 +370,19 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   config.max_position = keys.integer_or("max_position_embeddings", 1, kMaxPosition, family.max_position);
   config.norm_eps = keys.number_or("rms_norm_eps", 0, family.norm_eps, true);
   parse_heads(keys, family, config);
-  config.rope = parse_rope(keys, config.max_position);
+  config.rope = parse_rope(keys, family, config.max_position);
 
-  const std::string activation = keys.string("hidden_act");
-  if (!activation.empty() && activation != "silu" && activation != "swish")
-    keys.refuse("hidden_act", "is " + core::quote_text(activation) + "; \"silu\" is wanted");
+  parse_activation(keys, family, config);
   const bool attention_bias = family.biases == Biases::by_key && keys.boolean_or("attention_bias", false);
-  config.qkv_bias = attention_bias || family.biases == Biases::qkv;
+  config.qkv_bias = attention_bias || family.biases == Biases::qkv ||
+                    (family.biases == Biases::qkv_by_key && keys.boolean_or("qkv_bias", true));
   config.o_bias = attention_bias;
   config.mlp_bias = family.mlp_bias_key && keys.boolean_or("mlp_bias", false);
   config.qk_norm = family.qk_norm;
-  config.tied_embeddings = keys.boolean_or("tie_word_embeddings", false);
+  config.tied_embeddings = keys.boolean_or("tie_word_embeddings", family.gemma);
+  config.fused_projections = family.fused_projections;
+  config.mixture = parse_mixture(keys, family, config);
+  parse_gemma(keys, family, config);
   config.window = parse_windows(keys, family, config.n_layers);
   const std::int64_t bos =
       keys.integer_or("bos_token_id", 0, config.vocab_size - 1, keys.is_absent("bos_token_id") ? family.bos_id : -1);
@@ -311,45 +390,6 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   const std::string dtype = keys.string(keys.find("dtype") != nullptr ? "dtype" : "torch_dtype");
   if (dtype == "bfloat16") config.stored_dtype = core::DType::bf16;
   return config;
-}
-
-std::vector<SiteSpec> block_sites(const ModelConfig& config, std::int64_t layer) {
-  const std::string block = fmt::format("model.layers.{}.", layer);
-  const std::int64_t hidden = config.hidden_size, inner = config.intermediate_size;
-  const std::int64_t q = config.n_heads * config.head_dim, kv = config.n_kv_heads * config.head_dim;
-  return {{"qkv",
-           hidden,
-           {{block + "self_attn.q_proj", q, hidden, config.qkv_bias},
-            {block + "self_attn.k_proj", kv, hidden, config.qkv_bias},
-            {block + "self_attn.v_proj", kv, hidden, config.qkv_bias}}},
-          {"o", q, {{block + "self_attn.o_proj", hidden, q, config.o_bias}}},
-          {"gate_up",
-           hidden,
-           {{block + "mlp.gate_proj", inner, hidden, config.mlp_bias},
-            {block + "mlp.up_proj", inner, hidden, config.mlp_bias}}},
-          {"down", inner, {{block + "mlp.down_proj", hidden, inner, config.mlp_bias}}}};
-}
-
-std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
-  const std::int64_t hidden = config.hidden_size;
-  std::vector<TensorSpec> tensors{{"model.embed_tokens.weight", {config.vocab_size, hidden}}};
-  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
-    const std::string block = fmt::format("model.layers.{}.", layer);
-    tensors.push_back({block + "input_layernorm.weight", {hidden}});
-    tensors.push_back({block + "post_attention_layernorm.weight", {hidden}});
-    if (config.qk_norm) {
-      tensors.push_back({block + "self_attn.q_norm.weight", {config.head_dim}});
-      tensors.push_back({block + "self_attn.k_norm.weight", {config.head_dim}});
-    }
-    for (const SiteSpec& site : block_sites(config, layer))
-      for (const LinearSpec& linear : site.linears) {
-        tensors.push_back({linear.name + ".weight", {linear.out_features, linear.in_features}});
-        if (linear.has_bias) tensors.push_back({linear.name + ".bias", {linear.out_features}});
-      }
-  }
-  tensors.push_back({"model.norm.weight", {hidden}});
-  if (!config.tied_embeddings) tensors.push_back({"lm_head.weight", {config.vocab_size, hidden}});
-  return tensors;
 }
 
 }  // namespace voronoi::model

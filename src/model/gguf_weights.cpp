@@ -126,15 +126,18 @@ Json config_from_metadata(const GgufFile& file) {
     if (const GgufValue* value = required ? &file.at(key(name)) : file.find(key(name))) config[ours] = value->as_i64();
   };
   if (arch != "llama" && arch != "qwen2" && arch != "qwen3") {
-    if (arch == "qwen2moe" || arch == "qwen3moe") config["model_type"] = arch.substr(0, 5) + "_moe";
     // GGUF files call a mistral a llama.
     if (arch == "mistral")
       throw FormatError(file.path(), "key \"general.architecture\": \"mistral\" is no architecture of GGUF files");
-    return config;
+    throw FormatError(file.path(),
+                      "key \"general.architecture\": " + core::quote_text(arch) +
+                          " is not read from GGUF files, only llama, qwen2 and qwen3 are; give the model's "
+                          "Hugging Face directory");
   }
   if (const GgufValue* experts = file.find(key("expert_count")); experts != nullptr && experts->as_u64() > 0)
-    throw FormatError(file.path(),
-                      "key \"" + key("expert_count") + "\": mixtures of experts are known but not supported yet");
+    throw FormatError(file.path(), "key \"" + key("expert_count") +
+                                       "\": mixtures of experts are not read from GGUF files; give the "
+                                       "model's Hugging Face directory");
   integer("embedding_length", "hidden_size", true);
   integer("feed_forward_length", "intermediate_size", true);
   integer("block_count", "num_hidden_layers", true);

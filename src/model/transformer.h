@@ -3,28 +3,44 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "backend/tensor.h"
 #include "model/config.h"
+#include "model/linear_weight.h"
 #include "model/weights.h"
 
 namespace voronoi::model {
 
-/// Weights of one decoder block in device memory, fp32.
+/// Weights of one decoder block in device memory, fp32 except for the linears. Of the norms those beyond the first two
+/// are empty where the architecture has none; norms hold what the normed value is multiplied by.
 struct BlockWeights {
   std::int64_t layer = 0;
-  backend::Array<float> input_norm, post_attention_norm;    // [hidden]
-  backend::Array<float> q_norm, k_norm;                     // [head_dim], empty unless qk_norm
-  std::vector<std::vector<backend::Array<float>>> linears;  // [site][linear], each [out, in] row-major
-  std::vector<std::vector<backend::Array<float>>> biases;   // [site][linear], empty where there is none
+  backend::Array<float> input_norm, feed_forward_norm;              // [hidden], before attention and feed-forward
+  backend::Array<float> attention_out_norm, feed_forward_out_norm;  // [hidden], after them
+  backend::Array<float> q_norm, k_norm;                             // [head_dim]
+  backend::Array<float> router, shared_gate;                        // [n_experts, hidden], [1, hidden]; of a mixture
+  std::vector<std::vector<LinearWeight>> linears;                   // [site][linear], each [out, in]
+  std::vector<std::vector<backend::Array<float>>> biases;           // [site][linear], empty where there is none
 };
 
+/// A block's tensors in host memory, by name, as they will lie on the device.
+struct StagedBlock {
+  std::int64_t layer = 0;
+  std::map<std::string, HostTensor> tensors;
+};
+
+/// The type of the linears' products unless one is asked for: f32 on the CPU, the model's own 16-bit type on a GPU.
+core::DType default_dtype(const backend::Context& context, const ModelConfig& config);
+
 /// Called for every site of a block with its input x [n_rows, in_features] (device memory, row-major, contiguous),
-/// before the site's linears run.
+/// before the site's linears run. In a mixture an expert's sites see the rows routed to it, and are not called when
+/// there are none.
 using SiteObserver =
     std::function<void(const SiteSpec& site, std::size_t site_index, const float* x, std::int64_t n_rows)>;
 
@@ -36,12 +52,18 @@ struct HiddenStates {
 
 class Transformer {
  public:
-  /// Keeps references: source and context must outlive it.
-  Transformer(const WeightSource& source, backend::Context& context);
+  /// Keeps references: source and context must outlive it. dtype (f32, f16, bf16): of the products of linears, head and
+  /// attention and of the embedding table; the residual stream, norms, biases, routers and all sums are fp32.
+  Transformer(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype = std::nullopt);
   ~Transformer();
 
   const ModelConfig& config() const;
+  core::DType dtype() const;
   BlockWeights load_block(std::int64_t layer) const;
+  /// load_block in two halves: the first touches neither context nor device and may run on any thread, reading tensors
+  /// on the threads of `pool`; the second queues uploads, which memory().uploads_join() makes seen.
+  StagedBlock stage_block(std::int64_t layer, core::ThreadPool& pool) const;
+  BlockWeights upload_block(StagedBlock block) const;
   /// ids [n_sequences, n_tokens]; throws FormatError for an id outside the vocabulary.
   HiddenStates embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens);
   /// In place: hidden leaves as the residual stream after the block. Workspace is bounded: sequences run a few at a

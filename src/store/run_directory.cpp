@@ -148,6 +148,10 @@ std::vector<std::string> differences(const Json& was, const Json& now) {
   return lines;
 }
 
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
+}
+
 std::string identity_text(const Json& identity, const std::string& digest) {
   Json file = Json::object();
   file["format"] = kFormat;
@@ -160,13 +164,13 @@ std::string identity_text(const Json& identity, const std::string& digest) {
 }  // namespace
 
 fs::path RunPaths::layer(const std::string& linear) const {
-  VORONOI_REQUIRE(!linear.empty() && linear.find('/') == std::string::npos && linear.find('\0') == std::string::npos,
-                  "\"" + linear + "\" is not the name of a linear");
+  VORONOI_REQUIRE(is_plain_name(linear), "\"" + linear + "\" is not the name of a linear");
   return layers() / (linear + ".h5");
 }
 
 fs::path RunPaths::hessian(std::int64_t block, const std::string& site) const {
   VORONOI_REQUIRE(block >= 0, "blocks count from 0");
+  VORONOI_REQUIRE(is_plain_name(site), "\"" + site + "\" is not the name of a site");
   return hessians() / fmt::format("block_{:03}.{}.h5", block, site);
 }
 

@@ -22,7 +22,8 @@ struct RunPaths {
   std::filesystem::path layers() const { return root / "layers"; }
   std::filesystem::path layer(const std::string& linear) const;  ///< layers/<linear>.h5; a name with a slash is refused
   std::filesystem::path hessians() const { return root / "hessians"; }
-  std::filesystem::path hessian(std::int64_t block, const std::string& site) const;  ///< hessians/block_007.down.h5
+  std::filesystem::path hessian(std::int64_t block, const std::string& site)
+      const;  ///< hessians/block_007.down.h5, block_007.expert.3.down.h5; no slash
   std::filesystem::path quarantine() const { return root / "quarantine"; }
   std::filesystem::path evaluations() const { return root / "evaluations"; }
   std::filesystem::path report() const { return root / "report"; }

@@ -9,23 +9,32 @@ namespace {
 
 constexpr std::int64_t kN = 5;
 
-std::vector<double> chunk_sum(std::int64_t chunk) {
+backend::Context& context() {
+  static backend::Context cpu(backend::Device::cpu, 2);
+  return cpu;
+}
+
+backend::Array<double> array(const std::vector<double>& values) {
+  return backend::Array<double>(context(), std::span<const double>(values));
+}
+
+backend::Array<double> chunk_sum(std::int64_t chunk) {
   std::mt19937_64 generator(static_cast<std::uint64_t>(chunk) + 17);
   std::uniform_real_distribution<double> uniform(-1, 1);
   std::vector<double> sum(kN * kN);
   // Magnitudes far apart, so that another order of additions would show in the bits.
   for (double& value : sum) value = uniform(generator) * std::exp2(static_cast<double>(chunk % 7) * 6);
-  return sum;
+  return array(sum);
 }
 
 /// The mean over n_chunks when they are divided over `ranks` and gathered, as the collector does it.
 std::vector<float> divided(std::int64_t n_chunks, std::int64_t ranks) {
-  HessianTree total(kN);
+  HessianTree total(context(), kN);
   for (std::int64_t rank = ranks - 1; rank >= 0; --rank) {  // arrival order must not matter
-    HessianTree mine(kN);
+    HessianTree mine(context(), kN);
     for (std::int64_t chunk = n_chunks * rank / ranks; chunk < n_chunks * (rank + 1) / ranks; ++chunk)
       mine.add_chunk(chunk, chunk_sum(chunk), 3);
-    total.absorb(mine.serialize());
+    while (mine.n_nodes() > 0) total.absorb(mine.pop_node());
   }
   EXPECT_EQ(total.n_tokens(), 3 * n_chunks);
   return total.mean();
@@ -40,22 +49,26 @@ TEST(HessianTree, AnyDivisionOverRanksGivesTheSameBits) {
 }
 
 TEST(HessianTree, MeanIsTheSumOverTokens) {
-  HessianTree tree(2);
-  tree.add_chunk(0, std::vector<double>{2, 99, 4, 6}, 2);
-  tree.add_chunk(1, std::vector<double>{1, 99, 1, 3}, 1);
+  HessianTree tree(context(), 2);
+  tree.add_chunk(0, array({2, 99, 4, 6}), 2);
+  tree.add_chunk(1, array({1, 99, 1, 3}), 1);
   EXPECT_EQ(tree.mean(), (std::vector<float>{1, 5.0F / 3, 3}));
 }
 
 TEST(HessianTree, KeepsFewNodes) {
-  HessianTree tree(1);
-  for (std::int64_t chunk = 0; chunk < 63; ++chunk) tree.add_chunk(chunk, std::vector<double>{1}, 1);
-  EXPECT_LE(tree.serialize().size(), 6 * 4 * sizeof(double));
+  HessianTree tree(context(), 1);
+  for (std::int64_t chunk = 0; chunk < 63; ++chunk) tree.add_chunk(chunk, array({1}), 1);
+  EXPECT_EQ(tree.n_nodes(), 6);
+  for (std::int64_t left = 6; left > 0; --left) tree.pop_node();
+  EXPECT_EQ(tree.n_nodes(), 0);
+  EXPECT_ANY_THROW(tree.pop_node());
 }
 
 TEST(HessianTree, RefusesAChunkTwiceAndDamagedBytes) {
-  HessianTree tree(1);
-  tree.add_chunk(4, std::vector<double>{1}, 1);
-  EXPECT_ANY_THROW(tree.add_chunk(4, std::vector<double>{1}, 1));
+  HessianTree tree(context(), 1);
+  tree.add_chunk(4, array({1}), 1);
+  EXPECT_ANY_THROW(tree.add_chunk(4, array({1}), 1));
+  EXPECT_ANY_THROW(tree.add_chunk(5, array({1, 2}), 1));
   EXPECT_ANY_THROW(tree.absorb(std::vector<std::byte>(5)));
 }
 

@@ -1,6 +1,7 @@
 // The emulated GPU's facts and errors.
 #include <cuda_runtime.h>
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstring>
@@ -56,6 +57,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   std::strcpy(properties->name, "emulated GPU");
+  // Each process has one of its own.
+  const auto process = ::getpid();
+  std::memcpy(properties->uuid.bytes, &process, sizeof process);
   return cudaSuccess;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "core/thread_pool.h"
@@ -142,13 +143,117 @@ TEST_F(Nn, NllEqualsLogSumExpMinusTarget) {
   }
 }
 
+TEST_F(Nn, GegluHoldsFromTinyToHugeGates) {
+  std::vector<float> gate{-1e30F, -200, -20, -6, -1, -1e-20F, 0, 1e-20F, 1, 6, 20, 200, 1e30F};
+  const std::vector<float> more = random_floats(1000, 21, 2.0F);
+  gate.insert(gate.end(), more.begin(), more.end());
+  const auto n = static_cast<std::int64_t>(gate.size());
+  const std::vector<float> up = random_floats(n, 22);
+  std::vector<float> out(gate.size()), in_place = gate;
+  nn_.geglu(exec_, n, gate.data(), up.data(), out.data());
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    const double g = static_cast<double>(gate[i]);
+    const double expected = 0.5 * g * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (g + 0.044715 * g * g * g))) *
+                            static_cast<double>(up[i]);
+    EXPECT_NEAR(out[i], expected, 1e-6 * std::abs(expected) + 1e-6) << gate[i];
+  }
+  nn_.geglu(exec_, n, in_place.data(), up.data(), in_place.data());
+  EXPECT_EQ(in_place, out);
+}
+
+TEST_F(Nn, ScaleSoftCapAndSigmoidAreElementwise) {
+  std::vector<float> x{-1e30F, -100, -1, -1e-5F, 0, 1e-5F, 0.25F, 1, 3, 100, 1e30F};
+  const std::vector<float> more = random_floats(40003, 23, 5.0F);
+  x.insert(x.end(), more.begin(), more.end());
+  const auto n = static_cast<std::int64_t>(x.size());
+  std::vector<float> scaled = x, capped = x, squashed = x;
+  nn_.scale(exec_, n, 0.3F, scaled.data());
+  nn_.soft_cap(exec_, n, 3.0F, capped.data());
+  nn_.sigmoid(exec_, n, squashed.data());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double value = static_cast<double>(x[i]);
+    ASSERT_EQ(scaled[i], x[i] * 0.3F);
+    ASSERT_NEAR(capped[i], 3 * std::tanh(value / 3), 1e-6 * std::abs(value) + 1e-12) << x[i];
+    ASSERT_LE(std::abs(capped[i]), 3.0F);
+    ASSERT_NEAR(squashed[i], 1 / (1 + std::exp(-value)), 1e-6) << x[i];
+  }
+}
+
+TEST_F(Nn, RouteChoosesTheLargestAndTheLowerOfEquals) {
+  const float log2 = std::log(2.0F), log4 = std::log(4.0F);
+  const std::vector<float> logits{0, log4, log2, 0, log2, 7, 7, 7, 7, 7};
+  std::vector<std::int32_t> expert(6);
+  std::vector<float> weight(6);
+  nn_.route(exec_, 2, 5, 3, false, logits.data(), expert.data(), weight.data());
+  EXPECT_EQ(expert, (std::vector<std::int32_t>{1, 2, 4, 0, 1, 2}));
+  const std::vector<float> plain{0.4F, 0.2F, 0.2F, 0.2F, 0.2F, 0.2F}, whole{0.5F, 0.25F, 0.25F};
+  for (std::size_t i = 0; i < 6; ++i) EXPECT_NEAR(weight[i], plain[i], 1e-7);
+  nn_.route(exec_, 2, 5, 3, true, logits.data(), expert.data(), weight.data());
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_NEAR(weight[i], whole[i], 1e-7);
+    EXPECT_NEAR(weight[3 + i], 1.0 / 3, 1e-7);
+  }
+}
+
+TEST_F(Nn, RouteEqualsTheDefinitionForManyExperts) {
+  const std::int64_t n_rows = 700, n_experts = 61, top_k = 6;
+  const std::vector<float> logits = random_floats(n_rows * n_experts, 24, 3.0F);
+  std::vector<std::int32_t> expert(static_cast<std::size_t>(n_rows * top_k)), alone(expert.size());
+  std::vector<float> weight(expert.size()), alone_weight(expert.size());
+  nn_.route(exec_, n_rows, n_experts, top_k, true, logits.data(), expert.data(), weight.data());
+  nn_.route(single_, n_rows, n_experts, top_k, true, logits.data(), alone.data(), alone_weight.data());
+  EXPECT_EQ(expert, alone);
+  EXPECT_EQ(weight, alone_weight);
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    std::vector<std::pair<float, std::int32_t>> order;
+    for (std::int32_t e = 0; e < n_experts; ++e)
+      order.emplace_back(-logits[static_cast<std::size_t>(r * n_experts + e)], e);
+    std::sort(order.begin(), order.end());
+    double sum = 0;
+    for (std::size_t j = 0; j < 6; ++j) sum += std::exp(-static_cast<double>(order[j].first));
+    for (std::size_t j = 0; j < 6; ++j) {
+      const std::size_t at = static_cast<std::size_t>(r * top_k) + j;
+      ASSERT_EQ(expert[at], order[j].second);
+      ASSERT_NEAR(weight[at], std::exp(-static_cast<double>(order[j].first)) / sum, 1e-6);
+    }
+  }
+}
+
+TEST_F(Nn, RouteKeepsToTheExpertsWhateverTheLogits) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> logits{nan, 1, 2, 1, nan, 2, nan, nan, nan, -infinity, -infinity, 0};
+  std::vector<std::int32_t> expert(8);
+  std::vector<float> weight(8);
+  nn_.route(exec_, 4, 3, 2, true, logits.data(), expert.data(), weight.data());
+  for (std::size_t r = 0; r < 4; ++r) {
+    EXPECT_NE(expert[2 * r], expert[2 * r + 1]);
+    for (std::size_t j = 0; j < 2; ++j) {
+      EXPECT_TRUE(expert[2 * r + j] >= 0 && expert[2 * r + j] < 3);
+      EXPECT_EQ(std::isnan(weight[2 * r + j]), r < 3);
+    }
+  }
+  EXPECT_EQ(weight[6], 1.0F);
+  EXPECT_EQ(weight[7], 0.0F);
+}
+
+TEST_F(Nn, AddWeightedRowsAddsToTheNamedRows) {
+  const std::vector<float> x{1, 2, 3, 10, 20, 30}, weight{0.5F, 2.0F};
+  const std::vector<std::int32_t> row{2, 0};
+  std::vector<float> out{100, 100, 100, 200, 200, 200, 300, 300, 300};
+  nn_.add_weighted_rows(exec_, 2, 3, x.data(), row.data(), weight.data(), out.data());
+  EXPECT_EQ(out, (std::vector<float>{120, 140, 160, 200, 200, 200, 300.5F, 301, 301.5F}));
+  nn_.add_weighted_rows(exec_, 2, 3, x.data(), nullptr, weight.data(), out.data());
+  EXPECT_EQ(out, (std::vector<float>{120.5F, 141, 161.5F, 220, 240, 260, 300.5F, 301, 301.5F}));
+}
+
 struct AttentionCase {
   std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
+  float softcap = 0;
 };
 
 void PrintTo(const AttentionCase& c, std::ostream* stream) {
   *stream << c.n_sequences << " x " << c.n_tokens << " tokens, " << c.n_heads << "/" << c.n_kv_heads << " heads of "
-          << c.head_dim << ", window " << c.window;
+          << c.head_dim << ", window " << c.window << ", soft cap " << c.softcap;
 }
 
 class Attention : public Nn, public ::testing::WithParamInterface<AttentionCase> {
@@ -166,6 +271,7 @@ class Attention : public Nn, public ::testing::WithParamInterface<AttentionCase>
     shape.ld_q = c.n_heads * c.head_dim + 1;
     shape.ld_kv = c.n_kv_heads * c.head_dim + 3;
     shape.ld_out = c.n_heads * c.head_dim + 2;
+    shape.softcap = c.softcap;
     return shape;
   }
 };
@@ -185,7 +291,8 @@ void reference_attention(const AttentionShape& s, const float* q, const float* k
           double dot = 0;
           for (std::int64_t c = 0; c < s.head_dim; ++c)
             dot += static_cast<double>(query[c]) * static_cast<double>(key[c]);
-          weight.push_back(dot * static_cast<double>(s.scale));
+          const double cap = static_cast<double>(s.softcap), score = dot * static_cast<double>(s.scale);
+          weight.push_back(cap > 0 ? cap * std::tanh(score / cap) : score);
         }
         const double largest = *std::max_element(weight.begin(), weight.end());
         double sum = 0;
@@ -219,7 +326,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
                                            AttentionCase{2, 40, 7, 1, 22, 11}, AttentionCase{1, 257, 2, 1, 64, 0},
                                            AttentionCase{2, 300, 3, 3, 8, 0}, AttentionCase{1, 600, 2, 2, 16, 37},
                                            AttentionCase{1, 700, 1, 1, 128, 256}, AttentionCase{1, 513, 2, 1, 18, 300},
-                                           AttentionCase{1, 300, 1, 1, 34, 1}, AttentionCase{1, 70, 1, 1, 300, 0}));
+                                           AttentionCase{1, 300, 1, 1, 34, 1}, AttentionCase{1, 70, 1, 1, 300, 0},
+                                           AttentionCase{2, 300, 4, 2, 20, 0, 1.5F},
+                                           AttentionCase{1, 600, 2, 1, 16, 37, 30.0F}));
 
 TEST_F(Nn, AttentionSurvivesScoresFarApart) {
   // Scores rise by 60 a key: all weight lies on the last one, and exp() of the raw score would overflow.

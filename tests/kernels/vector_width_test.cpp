@@ -100,16 +100,31 @@ TEST_F(VectorWidth, DoesNotChangeDecoderOperations) {
     return out;
   });
   expect_equal([&] {
+    std::vector<float> out(x.size());
+    kernels_.nn.geglu(exec_, rows * dim, x.data(), y.data(), out.data());
+    kernels_.nn.soft_cap(exec_, rows * dim - 3, 2.0F, out.data());
+    kernels_.nn.sigmoid(exec_, rows * dim - 9, out.data());
+    kernels_.nn.add_weighted_rows(exec_, rows, dim - 1, x.data(), nullptr, y.data(), out.data());
+    return out;
+  });
+  expect_equal([&] {
+    std::vector<std::int32_t> expert(static_cast<std::size_t>(rows * 4));
+    std::vector<float> weight(expert.size());
+    kernels_.nn.route(exec_, rows, dim, 4, true, x.data(), expert.data(), weight.data());
+    return weight;
+  });
+  expect_equal([&] {
     std::vector<float> out = x;
     kernels_.nn.rope(exec_, rows, rows / 2, 2, dim / 2, y.data(), out.data(), dim);
     return out;
   });
-  expect_equal([&] {
-    AttentionShape shape{1, rows, 2, 1, dim / 2, 0, 0.2F, dim, dim, dim};
-    std::vector<float> out(x.size());
-    kernels_.nn.attention(exec_, shape, x.data(), y.data(), x.data(), out.data());
-    return out;
-  });
+  for (const float softcap : {0.0F, 1.5F})
+    expect_equal([&] {
+      AttentionShape shape{1, rows, 2, 1, dim / 2, 0, 0.2F, dim, dim, dim, softcap};
+      std::vector<float> out(x.size());
+      kernels_.nn.attention(exec_, shape, x.data(), y.data(), x.data(), out.data());
+      return out;
+    });
   expect_equal([&] {
     const std::vector<std::int32_t> target(3, 5);
     std::vector<double> out(3);

@@ -168,13 +168,93 @@ TEST(Config, TakesTheStoredTypeFromEitherSpelling) {
   EXPECT_EQ(parsed("llama", {{"torch_dtype", "float32"}}).stored_dtype, core::DType::f16);
 }
 
+const Json kMixtral{{"num_local_experts", 8}, {"num_experts_per_tok", 2}, {"num_key_value_heads", 2}};
+const Json kQwenMixture{{"num_experts", 8},
+                        {"num_experts_per_tok", 2},
+                        {"num_key_value_heads", 2},
+                        {"moe_intermediate_size", 12},
+                        {"shared_expert_intermediate_size", 20}};
+
+Json changed(Json json, const Json& changes) {
+  json.update(changes);
+  return json;
+}
+
+TEST(Config, FillsAbsentKeysOfMixturesWithTheDefaultsOfTheClass) {
+  const ModelConfig mixtral = parsed("mixtral", kMixtral);
+  EXPECT_DOUBLE_EQ(mixtral.rope.theta, 1e6);
+  EXPECT_DOUBLE_EQ(mixtral.norm_eps, 1e-5);
+  EXPECT_THAT(mixtral.window, ElementsAre(0, 0, 0));
+  EXPECT_EQ(mixtral.mixture.expert_size, 80);
+  const ModelConfig qwen2 = parsed("qwen2_moe", kQwenMixture);
+  EXPECT_TRUE(qwen2.qkv_bias);
+  EXPECT_FALSE(parsed("qwen2_moe", changed(kQwenMixture, {{"qkv_bias", false}})).qkv_bias);
+  EXPECT_EQ(qwen2.mixture.shared_size, 20);
+  EXPECT_FALSE(qwen2.mixture.renormalise);
+  const ModelConfig qwen3 = parsed("qwen3_moe", kQwenMixture);
+  EXPECT_EQ(qwen3.mixture.shared_size, 0);
+  EXPECT_EQ(qwen3.head_dim, 8);
+  EXPECT_FALSE(qwen3.qkv_bias);
+}
+
+TEST(Config, ReadsWhichLayersAreMixtures) {
+  const auto layers = [](const Json& changes) {
+    return parsed("qwen3_moe", changed(kQwenMixture, changes)).mixture.layers;
+  };
+  EXPECT_THAT(layers(Json::object()), ElementsAre(true, true, true));
+  EXPECT_THAT(layers({{"decoder_sparse_step", 2}}), ElementsAre(false, true, false));
+  EXPECT_THAT(layers({{"mlp_only_layers", {0, 2, 99}}}), ElementsAre(false, true, false));
+  const auto refused = [](const Json& changes) { return refusal(with("qwen3_moe", changed(kQwenMixture, changes))); };
+  EXPECT_THAT(refused({{"mlp_only_layers", {-1}}}), HasSubstr("mlp_only_layers"));
+  EXPECT_THAT(refused({{"mlp_only_layers", 1}}), HasSubstr("mlp_only_layers"));
+  EXPECT_THAT(refused({{"decoder_sparse_step", 0}}), HasSubstr("decoder_sparse_step"));
+  EXPECT_THAT(refused({{"use_sliding_window", true}}), HasSubstr("use_sliding_window"));
+}
+
+TEST(Config, RefusesMixturesOfImpossibleSizes) {
+  const auto refused = [](const Json& changes) { return refusal(with("mixtral", changed(kMixtral, changes))); };
+  EXPECT_THAT(refused({{"num_local_experts", 0}}), HasSubstr("num_local_experts"));
+  EXPECT_THAT(refused({{"num_local_experts", 1'000'000'000}}), HasSubstr("num_local_experts"));
+  EXPECT_THAT(refused({{"num_local_experts", 60000}, {"num_hidden_layers", 60000}}), HasSubstr("num_local_experts"));
+  EXPECT_THAT(refused({{"num_experts_per_tok", 9}}), AllOf(HasSubstr("num_experts_per_tok"), HasSubstr("1 to 8")));
+  EXPECT_THAT(refused({{"num_experts_per_tok", 0}}), HasSubstr("num_experts_per_tok"));
+  for (const auto& [key, value] : kQwenMixture.items()) {
+    if (key == "num_key_value_heads") continue;
+    Json json = with("qwen2_moe", kQwenMixture);
+    json.erase(key);
+    EXPECT_THAT(refusal(json), AllOf(HasSubstr(key), HasSubstr("missing")));
+  }
+}
+
+TEST(Config, ReadsGemmaAsItsClassesDo) {
+  const Json heads{{"num_key_value_heads", 2}, {"head_dim", 8}};
+  const ModelConfig gemma = parsed("gemma", heads), gemma2 = parsed("gemma2", heads);
+  EXPECT_TRUE(gemma.tied_embeddings && gemma.norm_plus_one);
+  EXPECT_FALSE(gemma.query_pre_attn_scalar.has_value());
+  EXPECT_DOUBLE_EQ(gemma.attention_softcap, 0);
+  EXPECT_EQ(gemma.bos_id, 2);
+  EXPECT_EQ(parsed("gemma", {{"num_key_value_heads", 2}}).head_dim, 256);
+  EXPECT_EQ(gemma2.query_pre_attn_scalar, 256.0);
+  EXPECT_DOUBLE_EQ(gemma2.attention_softcap, 50);
+  EXPECT_DOUBLE_EQ(gemma2.logit_softcap, 30);
+  EXPECT_THAT(gemma2.window, ElementsAre(4096, 0, 4096));
+  const ModelConfig uncapped =
+      parsed("gemma2", changed(heads, {{"attn_logit_softcapping", nullptr}, {"final_logit_softcapping", nullptr}}));
+  EXPECT_DOUBLE_EQ(uncapped.attention_softcap, 0);
+  EXPECT_DOUBLE_EQ(uncapped.logit_softcap, 0);
+  EXPECT_FALSE(parsed("gemma", changed(heads, {{"tie_word_embeddings", false}})).tied_embeddings);
+  const auto refused = [&](const Json& changes) { return refusal(with("gemma2", changed(heads, changes))); };
+  EXPECT_EQ(refused({{"hidden_act", "gelu"}, {"hidden_activation", "gelu_pytorch_tanh"}}), "accepted");
+  EXPECT_THAT(refused({{"hidden_activation", "gelu"}}), HasSubstr("\"hidden_activation\""));
+  EXPECT_THAT(refused({{"hidden_act", "silu"}}), HasSubstr("\"hidden_act\""));
+  EXPECT_THAT(refused({{"attn_logit_softcapping", -1}}), HasSubstr("attn_logit_softcapping"));
+  EXPECT_THAT(refused({{"query_pre_attn_scalar", 0}}), HasSubstr("query_pre_attn_scalar"));
+}
+
 TEST(Config, NamesTheArchitectureItCannotRead) {
-  for (const char* type : {"mixtral", "qwen2_moe", "qwen3_moe", "gemma", "gemma2", "phi3"})
-    EXPECT_THAT(refusal(minimal(type)),
-                AllOf(HasSubstr(std::string("\"") + type + "\""), HasSubstr("known but not supported yet"),
-                      HasSubstr("llama, mistral, qwen2, qwen3")));
   EXPECT_THAT(refusal(minimal("bert")),
-              AllOf(HasSubstr("\"bert\""), HasSubstr("unknown"), HasSubstr("llama, mistral, qwen2, qwen3")));
+              AllOf(HasSubstr("\"bert\""), HasSubstr("unknown"),
+                    HasSubstr("llama, mistral, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, gemma, gemma2, phi3")));
   Json json = minimal("llama");
   json.erase("model_type");
   EXPECT_THAT(refusal(json), HasSubstr("model_type"));
@@ -247,6 +327,37 @@ TEST(BlockSites, GroupLinearsByInput) {
   EXPECT_EQ(text(sites[3]), "down 80 model.layers.7.mlp.down_proj 48x80");
 }
 
+TEST(BlockSites, GiveEachExpertItsOwn) {
+  const ModelConfig mixtral = parsed("mixtral", kMixtral);
+  std::vector<SiteSpec> sites = block_sites(mixtral, 1);
+  ASSERT_EQ(sites.size(), 2U + 2 * 8);
+  EXPECT_EQ(sites[kOSite].name, "o");
+  EXPECT_EQ(sites[kFirstGateUpSite + 6].name, "expert.3.gate_up");
+  EXPECT_EQ(sites[kFirstGateUpSite + 6].expert, 3);
+  EXPECT_EQ(sites[kFirstGateUpSite + 6].linears.at(0).name, "model.layers.1.block_sparse_moe.experts.3.w1");
+  EXPECT_EQ(sites[kFirstGateUpSite + 6].linears.at(1).name, "model.layers.1.block_sparse_moe.experts.3.w3");
+  EXPECT_EQ(sites[kFirstGateUpSite + 7].linears.at(0).name, "model.layers.1.block_sparse_moe.experts.3.w2");
+  EXPECT_EQ(sites[kFirstGateUpSite + 7].in_features, 80);
+  sites = block_sites(parsed("qwen2_moe", changed(kQwenMixture, {{"mlp_only_layers", {0}}})), 0);
+  EXPECT_EQ(sites.size(), 4U);
+  sites = block_sites(parsed("qwen2_moe", kQwenMixture), 0);
+  ASSERT_EQ(sites.size(), 2U + 2 * 8 + 2);
+  EXPECT_EQ(sites[18].name, "shared_expert.gate_up");
+  EXPECT_EQ(sites[18].expert, -1);
+  EXPECT_EQ(sites[19].linears.at(0).name, "model.layers.0.mlp.shared_expert.down_proj");
+  EXPECT_EQ(sites[19].in_features, 20);
+}
+
+TEST(BlockSites, KeepFusedProjectionsWhole) {
+  const std::vector<SiteSpec> sites = block_sites(parsed("phi3", {{"num_key_value_heads", 2}}), 2);
+  ASSERT_EQ(sites.size(), 4U);
+  ASSERT_EQ(sites[kQkvSite].linears.size(), 1U);
+  EXPECT_EQ(sites[kQkvSite].linears[0].name, "model.layers.2.self_attn.qkv_proj");
+  EXPECT_EQ(sites[kQkvSite].linears[0].out_features, 48 + 2 * 16);
+  ASSERT_EQ(sites[kFirstGateUpSite].linears.size(), 1U);
+  EXPECT_EQ(sites[kFirstGateUpSite].linears[0].out_features, 160);
+}
+
 TEST(ExpectedTensors, AreThoseOfTheForwardPass) {
   const auto names = [](const ModelConfig& config) {
     std::set<std::string> all;
@@ -265,6 +376,12 @@ TEST(ExpectedTensors, AreThoseOfTheForwardPass) {
   EXPECT_TRUE(llama.contains("model.embed_tokens.weight [100, 48]"));
   EXPECT_TRUE(llama.contains("model.norm.weight [48]"));
   EXPECT_TRUE(llama.contains("model.layers.1.mlp.down_proj.bias [48]"));
+  const std::set<std::string> mixture = names(parsed("qwen2_moe", kQwenMixture));
+  EXPECT_TRUE(mixture.contains("model.layers.0.mlp.gate.weight [8, 48]"));
+  EXPECT_TRUE(mixture.contains("model.layers.0.mlp.shared_expert_gate.weight [1, 48]"));
+  EXPECT_TRUE(names(parsed("mixtral", kMixtral)).contains("model.layers.2.block_sparse_moe.gate.weight [8, 48]"));
+  EXPECT_TRUE(names(parsed("gemma2", {{"num_key_value_heads", 2}}))
+                  .contains("model.layers.2.post_feedforward_layernorm.weight [48]"));
 }
 
 TEST(Config, ReadsTheRandomModels) {
@@ -296,8 +413,30 @@ TEST(Config, ReadsTheRandomModels) {
   EXPECT_EQ(yarn.rope.scaling, RopeScaling::yarn);
   EXPECT_DOUBLE_EQ(yarn.rope.original_max_position, 32);
   EXPECT_TRUE(read("qwen3").qk_norm);
-  for (const char* name : {"mixtral", "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"})
-    EXPECT_THROW(read(name), core::FormatError) << name;
+  const MixtureConfig mixtral = read("mixtral").mixture;
+  EXPECT_EQ(mixtral.n_experts, 4);
+  EXPECT_EQ(mixtral.top_k, 2);
+  EXPECT_EQ(mixtral.expert_size, 38);
+  EXPECT_EQ(mixtral.shared_size, 0);
+  EXPECT_TRUE(mixtral.renormalise);
+  EXPECT_THAT(mixtral.layers, ElementsAre(true, true));
+  const ModelConfig qwen2_moe = read("qwen2-moe");
+  EXPECT_EQ(qwen2_moe.mixture.shared_size, 34);
+  EXPECT_FALSE(qwen2_moe.mixture.renormalise);
+  EXPECT_TRUE(qwen2_moe.qkv_bias && !qwen2_moe.o_bias);
+  const ModelConfig qwen3_moe = read("qwen3-moe");
+  EXPECT_THAT(qwen3_moe.mixture.layers, ElementsAre(true, false));
+  EXPECT_TRUE(qwen3_moe.mixture.renormalise && qwen3_moe.qk_norm);
+  const ModelConfig gemma = read("gemma"), gemma2 = read("gemma2");
+  EXPECT_TRUE(gemma.tied_embeddings && gemma.norm_plus_one && !gemma.post_norms);
+  EXPECT_EQ(gemma.activation, Activation::gelu_tanh);
+  EXPECT_DOUBLE_EQ(gemma.embedding_scale, std::sqrt(54.0));
+  EXPECT_THAT(gemma2.window, ElementsAre(10, 0, 10));
+  EXPECT_TRUE(gemma2.tied_embeddings && gemma2.post_norms);
+  EXPECT_EQ(gemma2.query_pre_attn_scalar, 24.0);
+  EXPECT_DOUBLE_EQ(gemma2.attention_softcap, 3);
+  EXPECT_DOUBLE_EQ(gemma2.logit_softcap, 4);
+  EXPECT_TRUE(read("phi3").fused_projections);
 }
 
 }  // namespace

@@ -110,18 +110,31 @@ TEST_P(TinyRandom, GreedyIdsMatch) {
   }
 }
 
+struct Observed {
+  std::int64_t n_rows = 0, dim = 0;
+  std::vector<double> sum;
+
+  double entry(std::int64_t i, std::int64_t j) const {
+    return sum[static_cast<std::size_t>(std::max(i, j) * dim + std::min(i, j))] / static_cast<double>(n_rows);
+  }
+  void add(const Observed& other) {
+    n_rows += other.n_rows;
+    dim = other.dim;
+    sum.resize(other.sum.size());
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += other.sum[i];
+  }
+};
+
 TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
-  struct Observed {
-    std::int64_t n_rows = 0, dim = 0;
-    std::vector<double> sum;
-  };
   std::map<std::string, Observed> observed;
   HiddenStates hidden = model_->transformer.embed(ids(0), 1, static_cast<std::int64_t>(ids(0).size()));
-  std::vector<std::string> order;
+  const ModelConfig& config = model_->transformer.config();
+  const std::vector<SiteSpec> sites = block_sites(config, 0);
+  std::size_t next = 0;
   model_->transformer.run_block(model_->blocks.at(0), hidden,
                                 [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
-                                  EXPECT_EQ(index, order.size());
-                                  order.push_back(site.name);
+                                  EXPECT_EQ(index, next++);
+                                  EXPECT_EQ(site.name, sites.at(index).name);
                                   Observed& at = observed[site.name];
                                   at.dim = site.in_features;
                                   at.n_rows += n_rows;
@@ -129,38 +142,61 @@ TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
                                   model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x,
                                                                            at.dim, core::DType::f32, at.sum.data());
                                 });
-  EXPECT_EQ(order, (std::vector<std::string>{"qkv", "o", "gate_up", "down"}));
-  for (const auto& [name, expected] : golden_.at("hessian_block_0").items()) {
+  EXPECT_EQ(next, sites.size());
+  if (config.mixture.n_experts > 0) {
+    // The router sees every token once, the experts together every token top_k times.
+    Observed& router = observed["router"];
+    for (const SiteSpec& site : sites)
+      if (site.expert >= 0 && site.name.ends_with("gate_up")) router.add(observed.at(site.name));
+    ASSERT_EQ(router.n_rows, hidden.n_tokens * config.mixture.top_k);
+    for (double& value : router.sum) value /= static_cast<double>(config.mixture.top_k);
+    router.n_rows = hidden.n_tokens;
+  }
+  const core::Json& golden = golden_.at("hessian_block_0");
+  EXPECT_EQ(golden.size(), observed.size());
+  for (const auto& [name, expected] : golden.items()) {
     ASSERT_TRUE(observed.contains(name)) << name;
     const Observed& site = observed.at(name);
     ASSERT_EQ(site.n_rows, expected.at("n").get<std::int64_t>());
     ASSERT_EQ(site.dim, expected.at("dim").get<std::int64_t>());
-    const auto entry = [&](std::int64_t i, std::int64_t j) {
-      return site.sum[static_cast<std::size_t>(std::max(i, j) * site.dim + std::min(i, j))] /
-             static_cast<double>(site.n_rows);
-    };
     double trace = 0, squares = 0;
     for (std::int64_t i = 0; i < site.dim; ++i) {
-      trace += entry(i, i);
-      for (std::int64_t j = 0; j < site.dim; ++j) squares += entry(i, j) * entry(i, j);
+      trace += site.entry(i, i);
+      for (std::int64_t j = 0; j < site.dim; ++j) squares += site.entry(i, j) * site.entry(i, j);
     }
     const double fro = expected.at("fro").get<double>(), bound = 1e-5 * fro;
     EXPECT_NEAR(std::sqrt(squares), fro, bound) << name;
     EXPECT_NEAR(trace, expected.at("trace").get<double>(), bound) << name;
-    EXPECT_NEAR(entry(0, 0), expected.at("h00").get<double>(), bound) << name;
-    EXPECT_NEAR(entry(0, 1), expected.at("h01").get<double>(), bound) << name;
-    EXPECT_NEAR(entry(site.dim - 1, site.dim - 1), expected.at("hlast").get<double>(), bound) << name;
+    EXPECT_NEAR(site.entry(0, 0), expected.at("h00").get<double>(), bound) << name;
+    EXPECT_NEAR(site.entry(0, 1), expected.at("h01").get<double>(), bound) << name;
+    EXPECT_NEAR(site.entry(site.dim - 1, site.dim - 1), expected.at("hlast").get<double>(), bound) << name;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
                          ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral",
-                                           "mistral-window", "qwen2", "qwen2-window", "qwen2-yarn", "qwen3"),
+                                           "mistral-window", "qwen2", "qwen2-window", "qwen2-yarn", "qwen3", "mixtral",
+                                           "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"),
                          [](const ::testing::TestParamInfo<const char*>& parameter) {
                            std::string name = parameter.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+TEST_P(TinyRandom, ResultsDependOnNeitherThreadsNorBatches) {
+  LoadedModel one(model_->source->path(), 1);
+  const auto vocab = static_cast<std::int32_t>(one.transformer.config().vocab_size);
+  std::vector<std::int32_t> batch;
+  for (std::int32_t i = 0; i < 5 * 110; ++i) batch.push_back(i * i % 509 % vocab);
+  const HiddenStates together = one.forward(batch, 5), threaded = model_->forward(batch, 5);
+  EXPECT_TRUE(std::ranges::equal(together.values.span(), threaded.values.span()));
+  const std::size_t sequence = 110 * static_cast<std::size_t>(one.transformer.config().hidden_size);
+  for (std::size_t s = 0; s < 5; ++s) {
+    const auto first = batch.begin() + static_cast<std::ptrdiff_t>(110 * s);
+    const HiddenStates alone = one.forward({first, first + 110});
+    EXPECT_TRUE(std::ranges::equal(alone.values.span(), together.values.span().subspan(s * sequence, sequence)));
+  }
+}
 
 TEST(Transformer, ResultsDependOnNeitherThreadsNorBatches) {
   VORONOI_NEEDS_DATA("models/stories260K/hf");

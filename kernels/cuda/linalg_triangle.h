@@ -1,0 +1,14 @@
+// Entry points of linalg.h over packed triangles.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/exec.h"
+
+namespace voronoi::kernels::gpu {
+
+/// See LinalgKernels.
+void pack_lower_f64(const Exec& exec, std::int64_t n, const double* full, double* packed);
+void add_f64(const Exec& exec, std::int64_t n, const double* y, double* x);
+
+}  // namespace voronoi::kernels::gpu

@@ -1,0 +1,213 @@
+// Elementwise operations of a decoder block and the table of the family. All are bound by memory: each value is read
+// and written once, four at a time where addresses allow it.
+#include "kernels/cuda/nn.cuh"
+
+namespace voronoi::kernels::gpu {
+namespace {
+
+__device__ __forceinline__ float logistic_gate(float x, float exponent) { return x / (1.0F + expf(-exponent)); }
+
+struct SwiGlu {
+  static constexpr bool kUnary = false;
+  __device__ float operator()(float gate, float up) const { return logistic_gate(gate, gate) * up; }
+};
+struct GeGlu {
+  static constexpr bool kUnary = false;
+  // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), which keeps its digits where the first form cancels; 2 sqrt(2 / pi).
+  __device__ float operator()(float gate, float up) const {
+    return logistic_gate(gate, gate * (gate * gate * 0.044715F + 1.0F) * 1.5957691216057308F) * up;
+  }
+};
+struct Add {
+  static constexpr bool kUnary = false;
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+struct Scale {
+  static constexpr bool kUnary = true;
+  float factor;
+  __device__ float operator()(float a, float) const { return factor * a; }
+};
+struct SoftCap {
+  static constexpr bool kUnary = true;
+  float cap;
+  __device__ float operator()(float a, float) const { return cap * tanhf(a / cap); }
+};
+struct Sigmoid {
+  static constexpr bool kUnary = true;
+  __device__ float operator()(float a, float) const { return logistic_gate(1.0F, a); }
+};
+
+/// out[i] = operation(a[i], b[i]); out may be a. `vectors`: all addresses are multiples of 16 bytes.
+template <class Operation>
+__global__ void __launch_bounds__(kNnThreads)
+    map_kernel(std::int64_t n, bool vectors, const float* a, const float* b, float* out, Operation operation) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kNnThreads;
+  std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kNnThreads + threadIdx.x;
+  const std::int64_t n_vectors = vectors ? n / 4 : 0;
+  for (std::int64_t j = i; j < n_vectors; j += step) {
+    const float4 x = reinterpret_cast<const float4*>(a)[j];
+    float4 y = x;
+    if constexpr (!Operation::kUnary) y = reinterpret_cast<const float4*>(b)[j];
+    float4 result;
+    result.x = operation(x.x, y.x);
+    result.y = operation(x.y, y.y);
+    result.z = operation(x.z, y.z);
+    result.w = operation(x.w, y.w);
+    reinterpret_cast<float4*>(out)[j] = result;
+  }
+  for (i += 4 * n_vectors; i < n; i += step) {
+    float y = 0;
+    if constexpr (!Operation::kUnary) y = b[i];
+    out[i] = operation(a[i], y);
+  }
+}
+
+template <class Operation>
+void map(const Exec& exec, std::int64_t n, const float* a, const float* b, float* out, Operation operation) {
+  if (n <= 0) return;
+  const bool vectors = aligned_16(a) && aligned_16(out) && (b == nullptr || aligned_16(b));
+  launch(native(exec), map_kernel<Operation>, nn_grid(core::ceil_div(n, 4 * kNnThreads)), dim3(kNnThreads), 0, n,
+         vectors, a, b, out, operation);
+}
+
+void swiglu(const Exec& exec, std::int64_t n, const float* gate, const float* up, float* out) {
+  map(exec, n, gate, up, out, SwiGlu{});
+}
+
+void geglu(const Exec& exec, std::int64_t n, const float* gate, const float* up, float* out) {
+  map(exec, n, gate, up, out, GeGlu{});
+}
+
+void add(const Exec& exec, std::int64_t n, const float* y, float* x) { map(exec, n, x, y, x, Add{}); }
+
+void scale(const Exec& exec, std::int64_t n, float factor, float* x) {
+  map(exec, n, x, static_cast<const float*>(nullptr), x, Scale{factor});
+}
+
+void soft_cap(const Exec& exec, std::int64_t n, float cap, float* x) {
+  map(exec, n, x, static_cast<const float*>(nullptr), x, SoftCap{cap});
+}
+
+void sigmoid(const Exec& exec, std::int64_t n, float* x) {
+  map(exec, n, x, static_cast<const float*>(nullptr), x, Sigmoid{});
+}
+
+/// operation(row, column) for each of n_rows x n_columns; a block takes pieces of kRowPiece columns.
+constexpr std::int64_t kRowPiece = 4 * kNnThreads;
+
+template <class Operation>
+__global__ void __launch_bounds__(kNnThreads)
+    rows_kernel(std::int64_t n_rows, std::int64_t n_columns, Operation operation) {
+  const std::int64_t pieces = (n_columns + kRowPiece - 1) / kRowPiece;
+  for (std::int64_t block = blockIdx.x; block < n_rows * pieces; block += gridDim.x) {
+    const std::int64_t row = block / pieces, first = block % pieces * kRowPiece;
+    const std::int64_t last = first + kRowPiece < n_columns ? first + kRowPiece : n_columns;
+    for (std::int64_t column = first + threadIdx.x; column < last; column += kNnThreads) operation(row, column);
+  }
+}
+
+template <class Operation>
+void for_rows(const Exec& exec, std::int64_t n_rows, std::int64_t n_columns, Operation operation) {
+  if (n_rows <= 0 || n_columns <= 0) return;
+  launch(native(exec), rows_kernel<Operation>, nn_grid(n_rows * core::ceil_div(n_columns, kRowPiece)), dim3(kNnThreads),
+         0, n_rows, n_columns, operation);
+}
+
+struct Embed {
+  const std::int32_t* ids;
+  std::int64_t dim;
+  const float* table;
+  float* out;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    out[row * dim + column] = table[ids[row] * dim + column];
+  }
+};
+
+template <core::DType kType>
+struct Embed16 {
+  const std::int32_t* ids;
+  std::int64_t dim;
+  const std::uint16_t* table;
+  float* out;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    const std::uint16_t bits = table[ids[row] * dim + column];
+    out[row * dim + column] = kType == core::DType::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
+  }
+};
+
+struct AddBias {
+  const float* bias;
+  float* x;
+  std::int64_t ldx;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const { x[row * ldx + column] += bias[column]; }
+};
+
+struct AddWeighted {
+  std::int64_t dim;
+  const float* x;
+  const std::int32_t* row_of;
+  const float* weight;
+  float* out;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    const std::int64_t target = row_of == nullptr ? row : row_of[row];
+    float* at = out + target * dim + column;
+    *at = fmaf(weight[row], x[row * dim + column], *at);
+  }
+};
+
+/// A column is a pair (head, i): x[i] and x[i + half] of the head are turned together.
+struct Rope {
+  std::int64_t n_tokens, half;
+  const float* cos_sin;
+  float* x;
+  std::int64_t ldx;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    const std::int64_t i = column % half;
+    const float* turn = cos_sin + row % n_tokens * (2 * half) + i;
+    float* low = x + row * ldx + column / half * (2 * half) + i;
+    const float cosine = turn[0], sine = turn[half], a = low[0], b = low[half];
+    low[0] = fmaf(-b, sine, a * cosine);
+    low[half] = fmaf(a, sine, b * cosine);
+  }
+};
+
+void embed(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table,
+           float* out) {
+  for_rows(exec, n_ids, dim, Embed{ids, dim, table, out});
+}
+
+void embed_16(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
+              const std::uint16_t* table, float* out) {
+  if (dtype == core::DType::bf16)
+    for_rows(exec, n_ids, dim, Embed16<core::DType::bf16>{ids, dim, table, out});
+  else
+    for_rows(exec, n_ids, dim, Embed16<core::DType::f16>{ids, dim, table, out});
+}
+
+void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
+          const float* cos_sin, float* x, std::int64_t ldx) {
+  for_rows(exec, n_rows, n_heads * (head_dim / 2), Rope{n_tokens, head_dim / 2, cos_sin, x, ldx});
+}
+
+void add_bias(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* bias, float* x, std::int64_t ldx) {
+  for_rows(exec, n_rows, dim, AddBias{bias, x, ldx});
+}
+
+void add_weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
+                       const float* weight, float* out) {
+  for_rows(exec, n_rows, dim, AddWeighted{dim, x, row, weight, out});
+}
+
+}  // namespace
+
+}  // namespace voronoi::kernels::gpu
+
+namespace voronoi::kernels {
+
+NnKernels cuda_nn_kernels() {
+  return {gpu::embed,   gpu::rms_norm, gpu::rope,  gpu::attention, gpu::swiglu,  gpu::add,   gpu::add_bias,
+          gpu::nll,     gpu::geglu,    gpu::scale, gpu::soft_cap,  gpu::sigmoid, gpu::route, gpu::add_weighted_rows,
+          gpu::embed_16};
+}
+
+}  // namespace voronoi::kernels

@@ -1,0 +1,151 @@
+// Operations that reduce a row: norms, likelihoods, routing. Bound by reading the row, which comes from the cache the
+// second time.
+#include "kernels/cuda/nn.cuh"
+
+namespace voronoi::kernels::gpu {
+namespace {
+
+constexpr int kWarps = kNnThreads / 32;
+// A row up to this is one warp's; beyond it a whole block's.
+constexpr std::int64_t kWarpRow = 1024;
+
+/// One row by kThreads threads, of which this is number `thread`: a warp or the block.
+template <int kThreads>
+__device__ __forceinline__ void norm_row(std::int64_t dim, const float* x, const float* weight, float eps, float* out,
+                                         int thread, float* shared) {
+  float sum = 0;
+  for (std::int64_t i = thread; i < dim; i += kThreads) sum = fmaf(x[i], x[i], sum);
+  if constexpr (kThreads == 32)
+    sum = warp_sum(sum);
+  else
+    sum = block_sum(sum, shared);
+  const float factor = 1.0F / sqrtf(sum / static_cast<float>(dim) + eps);
+  for (std::int64_t i = thread; i < dim; i += kThreads) out[i] = weight[i] * (x[i] * factor);
+}
+
+__global__ void __launch_bounds__(kNnThreads)
+    rms_norm_by_warps(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight,
+                      float eps, float* out, std::int64_t ld_out) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  for (std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp; row < n_rows;
+       row += static_cast<std::int64_t>(gridDim.x) * kWarps)
+    norm_row<32>(dim, x + row * ldx, weight, eps, out + row * ld_out, lane, nullptr);
+}
+
+__global__ void __launch_bounds__(kNnThreads)
+    rms_norm_by_blocks(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight,
+                       float eps, float* out, std::int64_t ld_out) {
+  __shared__ float shared[kWarps];
+  for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x)
+    norm_row<kNnThreads>(dim, x + row * ldx, weight, eps, out + row * ld_out, static_cast<int>(threadIdx.x), shared);
+}
+
+__device__ __forceinline__ float block_max(float value, float* shared) {
+  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, shuffle_xor(value, step));
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  sync_threads();
+  float maximum = shared[0];
+  for (int i = 1; i < kWarps; ++i) maximum = fmaxf(maximum, shared[i]);
+  sync_threads();
+  return maximum;
+}
+
+/// Thread t sums the exponentials of columns t, t + kNnThreads, ... in that order, then block_sum: the same bits at any
+/// grid. About 40 fp64 operations a logit, on hardware with half the fp32 rate or better.
+__global__ void __launch_bounds__(kNnThreads) nll_kernel(std::int64_t n_rows, std::int64_t vocab, const float* logits,
+                                                         std::int64_t ld, const std::int32_t* target, double* nll) {
+  __shared__ float maxima[kWarps];
+  __shared__ double sums[kWarps];
+  for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x) {
+    const float* values = logits + row * ld;
+    float largest = values[0];
+    for (std::int64_t i = threadIdx.x; i < vocab; i += kNnThreads) largest = fmaxf(largest, values[i]);
+    const auto shift = static_cast<double>(block_max(largest, maxima));
+    double sum = 0;
+    for (std::int64_t i = threadIdx.x; i < vocab; i += kNnThreads) sum += exp(static_cast<double>(values[i]) - shift);
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0) nll[row] = log(sum) + shift - static_cast<double>(values[target[row]]);
+  }
+}
+
+/// What decides between experts: the larger logit, then the lower number. A NaN comes after all others, so that the
+/// choice stays one of distinct experts.
+struct Candidate {
+  float value;
+  std::int32_t expert;
+};
+
+__device__ __forceinline__ float ordered(float logit) { return logit == logit ? logit : -INFINITY; }
+
+__device__ __forceinline__ bool before(const Candidate& a, const Candidate& b) {
+  return a.value > b.value || (a.value == b.value && a.expert < b.expert);
+}
+
+/// A warp a row. The choices come in order, so the next one is the first after the last: no list is kept.
+__global__ void __launch_bounds__(kNnThreads)
+    route_kernel(std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise, const float* logits,
+                 std::int32_t* expert, float* weight) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  for (std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp; row < n_rows;
+       row += static_cast<std::int64_t>(gridDim.x) * kWarps) {
+    const float* values = logits + row * n_experts;
+    std::int32_t* chosen = expert + row * top_k;
+    float* weights = weight + row * top_k;
+    const Candidate none{-INFINITY, 0x7fffffff};
+    Candidate last{INFINITY, -1};
+    float largest = 0;
+    for (std::int64_t j = 0; j < top_k; ++j) {
+      Candidate best = none;
+      for (std::int64_t e = lane; e < n_experts; e += 32) {
+        const Candidate candidate{ordered(values[e]), static_cast<std::int32_t>(e)};
+        if (before(last, candidate) && before(candidate, best)) best = candidate;
+      }
+      for (int step = 16; step > 0; step /= 2) {
+        const Candidate other{shuffle_xor(best.value, step), shuffle_xor(best.expert, step)};
+        if (before(other, best)) best = other;
+      }
+      if (lane == 0) chosen[j] = best.expert;
+      if (j == 0) largest = values[best.expert];
+      last = best;
+    }
+    float sum = 0;
+    for (std::int64_t e = lane; e < n_experts; e += 32) sum += expf(values[e] - largest);
+    sum = warp_sum(sum);
+    if (lane != 0) continue;
+    float total = 0;
+    for (std::int64_t j = 0; j < top_k; ++j) {
+      weights[j] = expf(values[chosen[j]] - largest) / sum;
+      total += weights[j];
+    }
+    if (renormalise)
+      for (std::int64_t j = 0; j < top_k; ++j) weights[j] /= total;
+  }
+}
+
+}  // namespace
+
+void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+              const float* weight, float eps, float* out, std::int64_t ld_out) {
+  if (n_rows <= 0 || dim <= 0) return;
+  if (dim <= kWarpRow)
+    launch(native(exec), rms_norm_by_warps, nn_grid(core::ceil_div(n_rows, kWarps)), dim3(kNnThreads), 0, n_rows, dim,
+           x, ldx, weight, eps, out, ld_out);
+  else
+    launch(native(exec), rms_norm_by_blocks, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, dim, x, ldx, weight, eps,
+           out, ld_out);
+}
+
+void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
+         const std::int32_t* target, double* nll) {
+  if (n_rows <= 0) return;
+  launch(native(exec), nll_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, vocab, logits, ld, target, nll);
+}
+
+void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
+           const float* logits, std::int32_t* expert, float* weight) {
+  if (n_rows <= 0) return;
+  launch(native(exec), route_kernel, nn_grid(core::ceil_div(n_rows, kWarps)), dim3(kNnThreads), 0, n_rows, n_experts,
+         top_k, renormalise, logits, expert, weight);
+}
+
+}  // namespace voronoi::kernels::gpu

@@ -1,0 +1,52 @@
+// Weights of one block after the other, the next ones on their way while a block computes.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "backend/device.h"
+#include "core/thread_pool.h"
+#include "model/transformer.h"
+
+namespace voronoi::model {
+
+/// On a GPU the host's threads read and convert a block to host memory while the GPU computes, and its upload runs
+/// beside the computing of the block before: a step takes as long as the slowest of reading, upload and computing. At
+/// most two blocks are in device memory and one in host memory. On the CPU the cores that would read ahead are those
+/// that compute, and a second block is memory spent for nothing: every block is read when it is asked for.
+class BlockPrefetcher {
+ public:
+  /// `layers` in the order they will be asked for. The references must outlive it.
+  BlockPrefetcher(const Transformer& transformer, backend::Context& context, std::vector<std::int64_t> layers);
+  ~BlockPrefetcher();
+  BlockPrefetcher(const BlockPrefetcher&) = delete;
+  BlockPrefetcher& operator=(const BlockPrefetcher&) = delete;
+
+  /// The next block of the list. Throws what reading it throws. The block before must be gone, or there are three.
+  BlockWeights next();
+
+ private:
+  void read_ahead();
+  StagedBlock wait_staged();
+
+  const Transformer& transformer_;
+  backend::Context& context_;
+  const std::vector<std::int64_t> layers_;
+  std::size_t n_taken_ = 0, n_uploaded_ = 0;
+  std::optional<BlockWeights> uploaded_;
+  core::ThreadPool pool_;  ///< of the reader
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<StagedBlock> staged_;
+  std::exception_ptr failure_;
+  bool stop_ = false;
+  std::thread reader_;
+};
+
+}  // namespace voronoi::model

@@ -1,0 +1,46 @@
+#include "model/linear_weight.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+
+namespace voronoi::model {
+
+HostTensor host_tensor(core::DType dtype, std::vector<float> values) {
+  HostTensor tensor;
+  tensor.dtype = dtype;
+  if (dtype == core::DType::f32) {
+    tensor.wide = std::move(values);
+    return tensor;
+  }
+  VORONOI_REQUIRE(dtype == core::DType::f16 || dtype == core::DType::bf16, "a float type of at most 32 bits is wanted");
+  tensor.narrow.resize(values.size());
+  // One conversion a loop: a billion weights of a block pass here.
+  if (dtype == core::DType::bf16)
+    std::transform(values.begin(), values.end(), tensor.narrow.begin(), core::float_to_bfloat);
+  else
+    std::transform(values.begin(), values.end(), tensor.narrow.begin(), core::float_to_half);
+  return tensor;
+}
+
+void multiply(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
+              std::int64_t n_in, const float* x, bool accumulate, float* out) {
+  const float beta = accumulate ? 1.0F : 0.0F;
+  if (weight.dtype == core::DType::f32)
+    context.linalg().gemm_f32(context.exec(), false, true, n_rows, n_out, n_in, 1.0F, x, n_in, weight.wide.data(), n_in,
+                              beta, out, n_out);
+  else
+    context.linalg().gemm_16(context.exec(), n_rows, n_out, n_in, x, n_in, weight.dtype, weight.narrow.data(), n_in,
+                             beta, out, n_out);
+}
+
+void gather_rows(backend::Context& context, const LinearWeight& weight, const std::int32_t* ids, std::int64_t n_ids,
+                 std::int64_t n_in, float* out) {
+  if (weight.dtype == core::DType::f32)
+    context.nn().embed(context.exec(), ids, n_ids, n_in, weight.wide.data(), out);
+  else
+    context.nn().embed_16(context.exec(), ids, n_ids, n_in, weight.dtype, weight.narrow.data(), out);
+}
+
+}  // namespace voronoi::model

@@ -1,0 +1,118 @@
+// The feed-forward half of a block: one gated part, or a mixture of them.
+#include <algorithm>
+#include <numeric>
+
+#include "model/transformer_impl.h"
+
+namespace voronoi::model {
+namespace {
+
+/// Rows by expert: expert e has rows[first[e] .. first[e + 1]), rising, with the weight of each beside it.
+struct RowsByExpert {
+  std::vector<std::int64_t> first;
+  std::vector<std::int32_t> row;
+  std::vector<float> weight;
+};
+
+/// expert, weight [n_rows, top_k] as a router gives them.
+RowsByExpert group_by_expert(std::span<const std::int32_t> expert, std::span<const float> weight,
+                             std::int64_t n_experts, std::int64_t top_k) {
+  RowsByExpert rows;
+  rows.first.assign(static_cast<std::size_t>(n_experts) + 1, 0);
+  for (const std::int32_t e : expert) ++rows.first[static_cast<std::size_t>(e) + 1];
+  std::partial_sum(rows.first.begin(), rows.first.end(), rows.first.begin());
+  rows.row.resize(expert.size());
+  rows.weight.resize(expert.size());
+  std::vector<std::int64_t> next = rows.first;
+  for (std::size_t i = 0; i < expert.size(); ++i) {
+    const auto at = static_cast<std::size_t>(next[static_cast<std::size_t>(expert[i])]++);
+    rows.row[at] = static_cast<std::int32_t>(i / static_cast<std::size_t>(top_k));
+    rows.weight[at] = weight[i];
+  }
+  return rows;
+}
+
+}  // namespace
+
+const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t gate_up, std::int64_t n_rows,
+                                      const float* x, const SiteObserver& observer) {
+  const std::vector<SiteSpec>& site = block(weights);
+  const std::int64_t inner = site[gate_up + 1].in_features, n = product(n_rows, inner);
+  float* gate = grow(context, work_wide, product(n, 2));
+  float* up = gate + n;
+  if (observer) observer(site[gate_up], gate_up, x, n_rows);
+  linear(weights, gate_up, 0, n_rows, x, false, gate);
+  if (config.fused_projections) {
+    // A row holds gate and up: as a table of 2 n_rows rows, its even ones are the gates and its odd ones the ups.
+    std::vector<std::int32_t> order(static_cast<std::size_t>(2 * n_rows));
+    for (std::int64_t i = 0; i < 2 * n_rows; ++i)
+      order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i < n_rows ? 2 * i : 2 * (i - n_rows) + 1);
+    const backend::Array<std::int32_t> index = to_device(std::span<const std::int32_t>(order));
+    float* split = grow(context, work_split, product(n, 2));
+    context.nn().embed(context.exec(), index.data(), 2 * n_rows, inner, gate, split);
+    gate = split;
+    up = split + n;
+  } else {
+    linear(weights, gate_up, 1, n_rows, x, false, up);
+  }
+  const auto gate_kernel = config.activation == Activation::silu ? context.nn().swiglu : context.nn().geglu;
+  gate_kernel(context.exec(), n, gate, up, gate);
+  if (observer) observer(site[gate_up + 1], gate_up + 1, gate, n_rows);
+  return gate;
+}
+
+void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
+                                const SiteObserver& observer) {
+  const MixtureConfig& mixture = config.mixture;
+  const std::int64_t dim = config.hidden_size;
+  const auto& exec = context.exec();
+  const auto times = [&](const backend::Array<float>& weight, std::int64_t n_out) {
+    backend::Array<float> out(context, product(n_rows, n_out));
+    context.linalg().gemm_f32(exec, false, true, n_rows, n_out, dim, 1.0F, normed, dim, weight.data(), dim, 0.0F,
+                              out.data(), n_out);
+    return out;
+  };
+  const auto add_weighted = [&](std::size_t gate_up, std::int64_t n, const float* x, const std::int32_t* row,
+                                const float* weight) {
+    const float* inner = gated(weights, gate_up, n, x, observer);
+    float* out = grow(context, work_out, product(n, dim));
+    linear(weights, gate_up + 1, 0, n, inner, false, out);
+    context.nn().add_weighted_rows(exec, n, dim, out, row, weight, hidden);
+  };
+
+  const backend::Array<float> logits = times(weights.router, mixture.n_experts);
+  backend::Array<std::int32_t> chosen(context, product(n_rows, mixture.top_k));
+  backend::Array<float> chosen_weight(context, chosen.size());
+  context.nn().route(exec, n_rows, mixture.n_experts, mixture.top_k, mixture.renormalise, logits.data(), chosen.data(),
+                     chosen_weight.data());
+  const RowsByExpert rows = group_by_expert(to_host(chosen), to_host(chosen_weight), mixture.n_experts, mixture.top_k);
+  const backend::Array<std::int32_t> row = to_device(std::span<const std::int32_t>(rows.row));
+  const backend::Array<float> weight = to_device(std::span<const float>(rows.weight));
+  std::size_t gate_up = kFirstGateUpSite;
+  for (std::size_t e = 0; e < static_cast<std::size_t>(mixture.n_experts); ++e, gate_up += 2) {
+    const std::int64_t first = rows.first[e], n = rows.first[e + 1] - first;
+    if (n == 0) continue;
+    float* x = grow(context, work_expert, product(n, dim));
+    context.nn().embed(exec, row.data() + first, n, dim, normed, x);
+    add_weighted(gate_up, n, x, row.data() + first, weight.data() + first);
+  }
+  if (mixture.shared_size > 0) {
+    backend::Array<float> gate = times(weights.shared_gate, 1);
+    context.nn().sigmoid(exec, n_rows, gate.data());
+    add_weighted(gate_up, n_rows, normed, nullptr, gate.data());
+  }
+}
+
+void Transformer::Impl::feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden,
+                                          const SiteObserver& observer) {
+  float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
+  norm(n_rows, config.hidden_size, hidden, weights.feed_forward_norm, normed);
+  if (is_mixture(config, weights.layer)) {
+    mixture(weights, n_rows, normed, hidden, observer);
+    return;
+  }
+  const float* inner = gated(weights, kFirstGateUpSite, n_rows, normed, observer);
+  add_output(weights, kFirstGateUpSite + 1, n_rows, inner, weights.feed_forward_out_norm, hidden);
+}
+
+}  // namespace voronoi::model

@@ -1,0 +1,181 @@
+// Weights from a source to the device.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "model/rope.h"
+#include "model/transformer_impl.h"
+
+namespace voronoi::model {
+
+using backend::Array;
+
+namespace {
+
+std::string block_prefix(std::int64_t layer) { return "model.layers." + std::to_string(layer) + "."; }
+
+}  // namespace
+
+std::int64_t product(std::int64_t a, std::int64_t b) {
+  const auto result = core::checked_multiply(a, b);
+  VORONOI_REQUIRE(result.has_value(), "a number of elements overflows");
+  return *result;
+}
+
+core::DType default_dtype(const backend::Context& context, const ModelConfig& config) {
+  return context.on_host() ? core::DType::f32 : config.stored_dtype;
+}
+
+Transformer::Impl::Impl(const WeightSource& weight_source, backend::Context& backend_context,
+                        std::optional<core::DType> product_dtype)
+    : source(weight_source),
+      context(backend_context),
+      config(weight_source.config()),
+      dtype(product_dtype.value_or(default_dtype(backend_context, weight_source.config()))) {
+  VORONOI_REQUIRE(dtype == core::DType::f32 || dtype == core::DType::f16 || dtype == core::DType::bf16,
+                  "products are in f32, f16 or bf16");
+  for (TensorSpec& spec : expected_tensors(config)) shapes.emplace(std::move(spec.name), std::move(spec.shape));
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) sites.push_back(block_sites(config, layer));
+}
+
+TensorSpec Transformer::Impl::spec_of(const std::string& name) const {
+  const auto found = shapes.find(name);
+  VORONOI_REQUIRE(found != shapes.end(), "the configuration has no tensor " + name);
+  return {name, found->second};
+}
+
+std::vector<float> Transformer::Impl::read(const TensorSpec& spec) const {
+  const auto n = core::element_count(spec.shape);
+  VORONOI_REQUIRE(n.has_value(), "the size of " + spec.name + " overflows");
+  std::vector<float> values(static_cast<std::size_t>(*n));
+  source.read(spec, values);
+  return values;
+}
+
+HostTensor Transformer::Impl::take(const std::string& name, core::DType type, StagedBlock* staged) const {
+  if (staged == nullptr) return host_tensor(type, read(spec_of(name)));
+  const auto found = staged->tensors.find(name);
+  VORONOI_REQUIRE(found != staged->tensors.end() && found->second.dtype == type, name + " was not staged");
+  HostTensor tensor = std::move(found->second);
+  staged->tensors.erase(found);
+  return tensor;
+}
+
+template <class T>
+Array<T> Transformer::Impl::place(const std::vector<T>& values, StagedBlock* staged) const {
+  if (staged == nullptr) return to_device(std::span<const T>(values));
+  Array<T> array(context, static_cast<std::int64_t>(values.size()));
+  context.memory().upload(context.exec(), values.data(), static_cast<std::int64_t>(values.size() * sizeof(T)),
+                          array.data());
+  return array;
+}
+
+Array<float> Transformer::Impl::load(const std::string& name, StagedBlock* staged) const {
+  if (staged == nullptr && context.on_host()) {  // without a copy between
+    const TensorSpec spec = spec_of(name);
+    Array<float> array(context, core::element_count(spec.shape).value_or(0));
+    source.read(spec, array.span());
+    return array;
+  }
+  return place(take(name, core::DType::f32, staged).wide, staged);
+}
+
+LinearWeight Transformer::Impl::load_matrix(const std::string& name, StagedBlock* staged) const {
+  LinearWeight weight;
+  weight.dtype = dtype;
+  if (dtype == core::DType::f32)
+    weight.wide = load(name, staged);
+  else
+    weight.narrow = place(take(name, dtype, staged).narrow, staged);
+  return weight;
+}
+
+Array<float> Transformer::Impl::load_norm(const std::string& name, StagedBlock* staged) const {
+  if (!config.norm_plus_one) return load(name, staged);
+  HostTensor weight = take(name, core::DType::f32, staged);
+  for (float& value : weight.wide) value += 1.0F;
+  return place(weight.wide, staged);
+}
+
+BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* staged) const {
+  VORONOI_REQUIRE(layer >= 0 && layer < config.n_layers, "no such block");
+  const std::string prefix = block_prefix(layer);
+  BlockWeights weights;
+  weights.layer = layer;
+  weights.input_norm = load_norm(prefix + "input_layernorm.weight", staged);
+  if (config.post_norms) {
+    weights.attention_out_norm = load_norm(prefix + "post_attention_layernorm.weight", staged);
+    weights.feed_forward_norm = load_norm(prefix + "pre_feedforward_layernorm.weight", staged);
+    weights.feed_forward_out_norm = load_norm(prefix + "post_feedforward_layernorm.weight", staged);
+  } else {
+    weights.feed_forward_norm = load_norm(prefix + "post_attention_layernorm.weight", staged);
+  }
+  if (config.qk_norm) {
+    weights.q_norm = load_norm(prefix + "self_attn.q_norm.weight", staged);
+    weights.k_norm = load_norm(prefix + "self_attn.k_norm.weight", staged);
+  }
+  if (is_mixture(config, layer)) {
+    weights.router = load(prefix + config.mixture.module + ".gate.weight", staged);
+    if (config.mixture.shared_size > 0)
+      weights.shared_gate = load(prefix + config.mixture.module + ".shared_expert_gate.weight", staged);
+  }
+  for (const SiteSpec& site : sites[static_cast<std::size_t>(layer)]) {
+    auto& linears = weights.linears.emplace_back();
+    auto& biases = weights.biases.emplace_back();
+    for (const LinearSpec& linear : site.linears) {
+      linears.push_back(load_matrix(linear.name + ".weight", staged));
+      biases.push_back(linear.has_bias ? load(linear.name + ".bias", staged) : Array<float>());
+    }
+  }
+  return weights;
+}
+
+StagedBlock Transformer::Impl::stage_block(std::int64_t layer, core::ThreadPool& pool) const {
+  VORONOI_REQUIRE(layer >= 0 && layer < config.n_layers, "no such block");
+  std::map<std::string, core::DType> types;
+  for (const SiteSpec& site : sites[static_cast<std::size_t>(layer)])
+    for (const LinearSpec& linear : site.linears) types.emplace(linear.name + ".weight", dtype);
+  const std::string prefix = block_prefix(layer);
+  for (auto at = shapes.lower_bound(prefix); at != shapes.end() && at->first.starts_with(prefix); ++at)
+    types.emplace(at->first, core::DType::f32);
+  const std::vector<std::pair<std::string, core::DType>> names(types.begin(), types.end());
+  std::vector<HostTensor> tensors(names.size());
+  pool.parallel_for(static_cast<std::int64_t>(names.size()), [&](std::int64_t i) {
+    const auto& [name, type] = names[static_cast<std::size_t>(i)];
+    tensors[static_cast<std::size_t>(i)] = take(name, type, nullptr);
+  });
+  StagedBlock block;
+  block.layer = layer;
+  for (std::size_t i = 0; i < names.size(); ++i) block.tensors.emplace(names[i].first, std::move(tensors[i]));
+  return block;
+}
+
+float* Transformer::Impl::grow(backend::Context& context, Array<float>& array, std::int64_t n) {
+  if (array.size() < n) {
+    array = Array<float>();
+    array = Array<float>(context, n);
+  }
+  return array.data();
+}
+
+const LinearWeight& Transformer::Impl::embedding_table() {
+  if (embedding.empty()) embedding = load_matrix("model.embed_tokens.weight");
+  return embedding;
+}
+
+const LinearWeight& Transformer::Impl::head_table() {
+  if (config.tied_embeddings) return embedding_table();
+  if (head.empty()) head = load_matrix("lm_head.weight");
+  return head;
+}
+
+const float* Transformer::Impl::rope_rows(std::int64_t n_tokens) {
+  if (n_rope_positions < n_tokens) {
+    const std::vector<float> table = rope_table(config.rope, config.head_dim, n_tokens);
+    rope = to_device(std::span<const float>(table));
+    n_rope_positions = n_tokens;
+  }
+  return rope.data();
+}
+
+}  // namespace voronoi::model

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Every architecture through the program: quantized on 1, 2 and 3 ranks to the same bytes, evaluated, inspected, reported.
+. "$(dirname "$0")/common.sh"
+models=$DATA/models/tiny-random
+[ -d "$models" ] || { echo "SKIP: no test data at $models"; exit 77; }
+
+# The random models have no tokenizer: one of single characters serves all of them (other characters are dropped).
+tokenizer=$work/tokenizer.json
+{
+  printf '{"model": {"type": "BPE", "merges": [], "vocab": {" ": 0, "\\n": 1, ".": 2, ",": 3'
+  id=4
+  for letter in {a..z} {A..Z} {0..9}; do printf ', "%s": %d' "$letter" $id; id=$((id + 1)); done
+  printf '}}}\n'
+} >"$tokenizer"
+text=$work/text.txt
+head -c 40000 "$DATA/calibration/wiki.utf8" >"$text"
+field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }
+
+# architecture layers: linears in all, or one expert's for each expert.
+while read -r name layers; do
+  for method in "voronoi --vector-length 2 --centroids 16 --residual-centroids 4" "gptq --bits 3 --group-size 0"; do
+    options=(--model "$models/$name" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 12
+      --calibration-context 48 --method ${method})
+    rm -rf "$work"/run*
+    expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --threads 1
+    expect 0 ranks 2 quantize --run "$work/run2" "${options[@]}"
+    expect 0 ranks 3 quantize --run "$work/run3" "${options[@]}" --hessian-window 1
+    same_layers "$work/run1" "$work/run2"
+    same_layers "$work/run1" "$work/run3"
+    [ "$(ls "$work/run1/layers" | wc -l)" = "$layers" ] || fail "$name: $(ls "$work/run1/layers" | wc -l) layers, not $layers"
+  done
+  expect 0 "$VORONOI" verify "$work/run2"
+  expect 0 ranks 2 eval --model "$work/run2" --text "$text" --context 64 --windows 20 --json
+  quantized=$(field nll)
+  reference=$(field reference_perplexity)
+  expect 0 "$VORONOI" eval --model "$models/$name" --tokenizer "$tokenizer" --text "$text" --context 64 --windows 20 --json
+  [ "$(field perplexity)" = "$reference" ] || fail "$name: another reference beside the run"
+  # Random weights say nothing of the text; quantized to 3 bits they must still be nearly the same function.
+  awk -v q="$quantized" -v r="$(field nll)" 'BEGIN { exit !(q - r < 0.5 && r - q < 0.5 && q != r) }' ||
+    fail "$name: mean nll $quantized quantized, $(field nll) before"
+  expect 0 "$VORONOI" inspect "$models/$name" --json
+  case $name in *moe | mixtral) [ -n "$(field experts)" ] || fail "$name: inspect names no experts" ;; esac
+  expect 0 "$VORONOI" report "$work/run2" --out "$work/report"
+  if grep -q "Starved" "$work/report/report.md"; then fail "$name: starved experts in a calibration of 576 tokens"; fi
+done <<'END'
+mixtral 32
+qwen2-moe 44
+qwen3-moe 29
+gemma 14
+gemma2 21
+phi3 8
+END
+
+# Starved experts are named while it runs, in the journal, in the report; and sequential calibration has them too.
+for calibration in independent sequential; do
+  options=(--model "$models/qwen3-moe" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 2
+    --calibration-context 3 --method rtn --bits 4 --calibration $calibration)
+  rm -rf "$work"/run*
+  expect 0 ranks 2 quantize --run "$work/run" "${options[@]}"
+  grep -q "pool of the layer's experts" "$work/stderr" || { cat "$work/stderr"; fail "no word of starved experts"; }
+  grep -q '"pooled_tokens":18' "$work/run/journal.log" || fail "no starved expert in the journal"
+  expect 0 "$VORONOI" report "$work/run" --out "$work/report"
+  grep -q "Starved experts: .* of 29 layers" "$work/report/report.md" || fail "the report lists no starved expert"
+  expect 0 ranks 3 quantize --run "$work/run3" "${options[@]}"
+  same_layers "$work/run" "$work/run3"
+done

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# A whole run on the GPU's context (or its emulation): calibration gives the same bytes on one and two ranks, quantize and eval go
+# through, and the perplexity in fp32 is the CPU's. Tiny settings: an emulated GPU computes a million times slower.
+. "$(dirname "$0")/../e2e/common.sh"
+if ! "$VORONOI" eval --model "$work/model" --text "$DATA/wikitext2/wiki.test.raw" --context 16 --windows 1 --device cuda >"$work/out" 2>&1; then
+  if grep -q -e "no CUDA backend" -e "no GPU here" "$work/out"; then echo "SKIP: $(tail -n 1 "$work/out")"; exit 77; fi
+  cat "$work/out"
+  fail "eval --device cuda"
+fi
+
+tiny=(--model "$work/model" --calibration-text "$DATA/calibration/wiki.utf8" --calibration-sequences 4 --calibration-context 24)
+for n in 1 2; do
+  ranks $n quantize "${tiny[@]}" --run "$work/calibrated$n" --stages calibrate --keep-hessians --device cuda
+done
+diff -rq "$work/calibrated1/hessians" "$work/calibrated2/hessians" || fail "Hessians differ on one and two ranks"
+# The type of the products is part of what a run is.
+expect 2 "$VORONOI" quantize "${tiny[@]}" --run "$work/calibrated1" --stages calibrate --keep-hessians --device cuda --dtype f32
+grep -q dtype "$work/stderr" || fail "another --dtype is not named"
+
+run=("${tiny[@]}" --method vptq --vector-length 2 --centroids 4 --kmeans-iterations 3)
+for n in 1 2; do ranks $n quantize "${run[@]}" --run "$work/run$n" --device cuda; done
+same_layers "$work/run1" "$work/run2"
+"$VORONOI" verify "$work/run1"
+
+perplexity() { "$VORONOI" eval --model "$1" --text "$DATA/wikitext2/wiki.test.raw" --context 32 --windows 2 --json "${@:2}"; }
+value() { sed -n 's/.*"'"$1"'":"\{0,1\}\([^,"}]*\).*/\1/p' | head -n 1; }
+for subject in "$work/model" "$work/run1"; do
+  on_cpu=$(perplexity "$subject" --device cpu | value perplexity)
+  in_fp32=$(perplexity "$subject" --device cuda --dtype f32 | value perplexity)
+  default=$(perplexity "$subject" --device cuda)
+  [ "$(echo "$default" | value dtype)" != float32 ] || fail "the model's 16-bit type is not the default on a GPU"
+  awk -v a="$on_cpu" -v b="$in_fp32" -v c="$(echo "$default" | value perplexity)" 'BEGIN {
+    exit !(a > 1 && (b - a) ^ 2 < (1e-4 * a) ^ 2 && (c - a) ^ 2 < (2e-2 * a) ^ 2) }' ||
+    fail "perplexity of $subject: CPU $on_cpu, GPU in fp32 $in_fp32, by default $(echo "$default" | value perplexity)"
+done
+echo "whole run on the GPU: same bytes on one and two ranks, perplexity as on the CPU"

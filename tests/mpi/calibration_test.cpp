@@ -1,0 +1,193 @@
+// Hessians of every kind of block: the goldens of the real implementations, and the same bits on any number of ranks.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "calib/collector.h"
+#include "core/json.h"
+#include "model/weights.h"
+#include "support/data.h"
+
+namespace voronoi::calib {
+namespace {
+
+/// E[x x^T] by its packed lower triangle.
+double entry(const SiteHessian& hessian, std::int64_t row, std::int64_t column) {
+  return static_cast<double>(hessian.lower[static_cast<std::size_t>(row * (row + 1) / 2 + column)]);
+}
+
+double trace(const SiteHessian& hessian) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < hessian.n; ++i) sum += entry(hessian, i, i);
+  return sum;
+}
+
+double frobenius(const SiteHessian& hessian) {
+  double squares = 0;
+  for (std::int64_t i = 0; i < hessian.n; ++i)
+    for (std::int64_t j = 0; j <= i; ++j) squares += (i == j ? 1 : 2) * std::pow(entry(hessian, i, j), 2);
+  return std::sqrt(squares);
+}
+
+class TinyRandom : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    folder_ = std::string("models/tiny-random/") + GetParam();
+    VORONOI_NEEDS_DATA(folder_ + "/golden.json");
+    std::ifstream stream(test::data_path(folder_ + "/golden.json"));
+    golden_ = core::Json::parse(stream);
+    source_ = model::open_model(test::data_path(folder_));
+    transformer_ = std::make_unique<model::Transformer>(*source_, context_);
+  }
+
+  model::Windows first_sequence(std::size_t n_tokens = 40) const {
+    std::vector<std::int32_t> ids = golden_.at("sequences").at(0).at("ids");
+    ids.resize(n_tokens);
+    return {1, static_cast<std::int64_t>(n_tokens), ids};
+  }
+
+  model::Windows many_windows() const {
+    const std::int64_t vocab = source_->config().vocab_size;
+    model::Windows windows{13, 24, {}};
+    for (std::int64_t i = 0; i < 13 * 24; ++i)
+      windows.ids.push_back(static_cast<std::int32_t>((i * i * 7 + i / 5) % vocab));
+    return windows;
+  }
+
+  /// Hessians of blocks 0 and 1 as this communicator's ranks own them, by "block site".
+  std::map<std::string, SiteHessian> collect(const comm::Communicator& communicator, const model::Windows& windows,
+                                             std::int64_t hessian_bytes = kHessianBytes) {
+    Collector collector(*transformer_, context_, communicator, windows, hessian_bytes);
+    std::map<std::string, SiteHessian> all;
+    for (std::int64_t block = 0; block < 2; ++block)
+      for (SiteHessian& hessian : collector.collect(transformer_->load_block(block), block == 0))
+        EXPECT_TRUE(all.emplace(std::to_string(block) + " " + hessian.site, std::move(hessian)).second);
+    return all;
+  }
+
+  void expect_part_of(const std::map<std::string, SiteHessian>& mine, const std::map<std::string, SiteHessian>& whole) {
+    for (const auto& [name, hessian] : mine) {
+      ASSERT_TRUE(whole.contains(name)) << name;
+      const SiteHessian& other = whole.at(name);
+      EXPECT_EQ(hessian.n_tokens, other.n_tokens) << name;
+      EXPECT_EQ(hessian.pooled_tokens, other.pooled_tokens) << name;
+      EXPECT_EQ(hessian.lower, other.lower) << name;
+    }
+  }
+
+  /// This rank alone.
+  comm::Communicator alone() const {
+    const std::array<int, 1> mine{world_.rank()};
+    return world_.subgroup(mine, 3);
+  }
+
+  comm::Communicator world_ = comm::Communicator::world();
+  backend::Context context_{backend::Device::cpu, 2};
+  std::string folder_;
+  core::Json golden_;
+  std::unique_ptr<model::WeightSource> source_;
+  std::unique_ptr<model::Transformer> transformer_;
+};
+
+void expect_golden(const SiteHessian& hessian, const core::Json& expected) {
+  const double bound = 1e-5 * expected.at("fro").get<double>();
+  EXPECT_EQ(hessian.n, expected.at("dim").get<std::int64_t>());
+  EXPECT_NEAR(frobenius(hessian), expected.at("fro").get<double>(), bound) << hessian.site;
+  EXPECT_NEAR(trace(hessian), expected.at("trace").get<double>(), bound) << hessian.site;
+  EXPECT_NEAR(entry(hessian, 0, 0), expected.at("h00").get<double>(), bound) << hessian.site;
+  EXPECT_NEAR(entry(hessian, 1, 0), expected.at("h01").get<double>(), bound) << hessian.site;
+  EXPECT_NEAR(entry(hessian, hessian.n - 1, hessian.n - 1), expected.at("hlast").get<double>(), bound) << hessian.site;
+}
+
+TEST_P(TinyRandom, HessiansAreThoseOfTheRealImplementation) {
+  const core::Json& golden = golden_.at("hessian_block_0");
+  const std::vector<model::SiteSpec> sites = model::block_sites(source_->config(), 0);
+  std::int64_t n_checked = 0;
+  for (const auto& [name, hessian] : collect(world_, first_sequence())) {
+    if (name.front() != '0') continue;
+    ++n_checked;
+    const auto site = std::find_if(sites.begin(), sites.end(),
+                                   [&](const model::SiteSpec& spec) { return spec.name == hessian.site; });
+    ASSERT_NE(site, sites.end());
+    const core::Json& expected = golden.at(hessian.site);
+    EXPECT_EQ(hessian.n_tokens, expected.at("n").get<std::int64_t>());
+    EXPECT_EQ(hessian.pooled_tokens > 0, is_starved(*site, hessian.n_tokens)) << hessian.site;
+    if (hessian.pooled_tokens == 0) {
+      expect_golden(hessian, expected);
+      continue;
+    }
+    EXPECT_EQ(hessian.pooled_tokens, 40 * source_->config().mixture.top_k);
+    if (hessian.site.ends_with("gate_up")) {
+      // Each token is with top_k experts: their pool is the router's input.
+      expect_golden(hessian, golden.at("router"));
+      continue;
+    }
+    double sum_trace = 0, sum_h01 = 0, bound = 0;
+    for (const model::SiteSpec& other : sites) {
+      if (other.expert < 0 || !other.name.ends_with("down")) continue;
+      const core::Json& part = golden.at(other.name);
+      const double share = part.at("n").get<double>() / static_cast<double>(hessian.pooled_tokens);
+      sum_trace += share * part.at("trace").get<double>();
+      sum_h01 += share * part.at("h01").get<double>();
+      bound += share * 1e-5 * part.at("fro").get<double>();
+    }
+    EXPECT_NEAR(trace(hessian), sum_trace, bound);
+    EXPECT_NEAR(entry(hessian, 1, 0), sum_h01, bound);
+  }
+  const std::vector<std::int64_t> counts = world_.all_gather_value(n_checked);
+  EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}), static_cast<std::int64_t>(sites.size()));
+}
+
+TEST_P(TinyRandom, HessiansHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
+  const auto whole = collect(alone(), many_windows());
+  EXPECT_EQ(whole.size(),
+            model::block_sites(source_->config(), 0).size() + model::block_sites(source_->config(), 1).size());
+  expect_part_of(collect(world_, many_windows()), whole);
+  expect_part_of(collect(world_, many_windows(), 1), whole);
+  expect_part_of(collect(world_, many_windows(), 100'000), whole);
+}
+
+class TinyMixture : public TinyRandom {};
+
+TEST_P(TinyMixture, StarvedExpertsTakeThePoolOnAnyNumberOfRanks) {
+  const model::MixtureConfig& mixture = source_->config().mixture;
+  const auto whole = collect(alone(), first_sequence(2));
+  std::size_t n_without_tokens = 0;
+  for (const auto& [name, hessian] : whole) {
+    if (hessian.site.find("expert.") != 0) {
+      EXPECT_EQ(hessian.pooled_tokens, 0) << name;
+      EXPECT_EQ(hessian.n_tokens, 2) << name;
+      continue;
+    }
+    EXPECT_EQ(hessian.pooled_tokens, 2 * mixture.top_k) << name;
+    EXPECT_GT(trace(hessian), 0) << name;
+    if (hessian.n_tokens == 0) ++n_without_tokens;
+    const std::string first = name.substr(0, 2) + "expert.0" + name.substr(name.rfind('.'));
+    EXPECT_EQ(hessian.lower, whole.at(first).lower) << "one pool a layer and place";
+  }
+  EXPECT_GT(n_without_tokens, 0U);
+  expect_part_of(collect(world_, first_sequence(2)), whole);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
+                         ::testing::Values("llama2", "mixtral", "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"));
+
+INSTANTIATE_TEST_SUITE_P(Models, TinyMixture, ::testing::Values("mixtral", "qwen2-moe", "qwen3-moe"));
+
+TEST(Starved, MeansFewerTokensThanAQuarterOfTheInputs) {
+  model::SiteSpec site{"expert.0.down", 100, {}, 0};
+  EXPECT_TRUE(is_starved(site, 0));
+  EXPECT_TRUE(is_starved(site, 24));
+  EXPECT_FALSE(is_starved(site, 25));
+  site.expert = -1;
+  EXPECT_FALSE(is_starved(site, 0));
+}
+
+}  // namespace
+}  // namespace voronoi::calib
