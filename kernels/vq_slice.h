@@ -84,7 +84,7 @@ struct VqSliceKernels {
   /// quantized are kept up to date. hessian [in_features, in_features], processing order.
   void (*sweep)(const Exec&, const VqSlice&, const VqBooks&, std::int64_t candidates, const float* hessian,
                 float* gradient, const VqCodes&, float* quantized);
-  /// out = a - b over n values.
+  /// out = a - b over n values; in place allowed.
   void (*subtract)(const Exec&, std::int64_t n, const float* a, const float* b, float* out);
 
   // Sums. combined: one array, the parts added in order; else one array a part, [n_parts, size]. fp64 throughout.

@@ -85,4 +85,43 @@ class Array {
   std::int64_t size_ = 0;
 };
 
+/// Host values as kernels can read them: in place where the device is the host, else a copy. The values must outlive
+/// it.
+template <class T>
+class DeviceView {
+ public:
+  DeviceView(Context& context, std::span<const T> values) : data_(values.data()) {
+    if (context.on_host()) return;
+    copy_ = Array<T>(context, values);
+    data_ = copy_.data();
+  }
+  const T* data() const { return data_; }
+
+ private:
+  const T* data_;
+  Array<T> copy_;
+};
+
+/// Device values as the host can read them, likewise.
+template <class T>
+class HostView {
+ public:
+  HostView(Context& context, const T* device, std::int64_t n) {
+    if (context.on_host() || n == 0) {
+      values_ = {device, static_cast<std::size_t>(n)};
+      return;
+    }
+    copy_.resize(static_cast<std::size_t>(n));
+    context.memory().copy_to_host(context.exec(), device, n * std::int64_t{sizeof(T)}, copy_.data());
+    values_ = copy_;
+  }
+  HostView(const HostView&) = delete;
+  HostView& operator=(const HostView&) = delete;
+  std::span<const T> values() const { return values_; }
+
+ private:
+  std::vector<T> copy_;
+  std::span<const T> values_;
+};
+
 }  // namespace voronoi::backend

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include "backend/tensor.h"
 #include "core/error.h"
 
 namespace voronoi::quant {
@@ -17,19 +16,13 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 
 double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
                               std::span<const float> weight, std::span<const float> quantized,
-                              std::span<const float> h) {
+                              const backend::Array<float>& h) {
   const auto n_weights = core::checked_multiply(out_features, in_features);
   VORONOI_REQUIRE(
       n_weights && static_cast<std::int64_t>(weight.size()) == *n_weights && quantized.size() == weight.size(),
       "both weights are [out_features, in_features]");
-  VORONOI_REQUIRE(static_cast<std::int64_t>(h.size()) == in_features * in_features,
-                  "the Hessian is [in_features, in_features]");
-  const bool on_host = context.device() == backend::Device::cpu;
+  VORONOI_REQUIRE(h.size() == in_features * in_features, "the Hessian is [in_features, in_features]");
   const auto size_bytes = [](std::int64_t n) { return n * std::int64_t{sizeof(float)}; };
-  backend::Array<float> h_copy(context, on_host ? 0 : in_features * in_features);
-  if (!on_host) context.memory().copy_from_host(context.exec(), h.data(), size_bytes(h_copy.size()), h_copy.data());
-  const float* metric = on_host ? h.data() : h_copy.data();
-
   // A tile holds W - Q above W, so that one product serves both traces.
   backend::Array<float> tile(context, 2 * kErrorRows * in_features), product(context, 2 * kErrorRows * in_features);
   std::vector<float> values(index(2 * kErrorRows * in_features)), image(values.size());
@@ -43,7 +36,7 @@ double relative_hessian_error(backend::Context& context, std::int64_t out_featur
     std::copy_n(w, n, values.begin() + n);
     context.memory().copy_from_host(context.exec(), values.data(), size_bytes(2 * n), tile.data());
     context.linalg().gemm_f32(context.exec(), false, false, 2 * rows, in_features, in_features, 1.0F, tile.data(),
-                              in_features, metric, in_features, 0.0F, product.data(), in_features);
+                              in_features, h.data(), in_features, 0.0F, product.data(), in_features);
     context.memory().copy_to_host(context.exec(), product.data(), size_bytes(2 * n), image.data());
     context.pool().parallel_for(2 * rows, [&](std::int64_t row) {
       double sum = 0;

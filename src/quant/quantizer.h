@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "backend/device.h"
+#include "backend/tensor.h"
 #include "core/team.h"
 #include "core/types.h"
 #include "quant/encoding.h"
@@ -45,28 +45,30 @@ std::vector<std::string> check_parameters(const QuantParameters& parameters);
 std::vector<std::string> check_shape(const QuantParameters& parameters, std::int64_t out_features,
                                      std::int64_t in_features);
 
-/// E[x x^T] of one site and its factor, shared by the site's operators.
+/// E[x x^T] of one site and its factor, shared by the site's operators. Matrices are in the memory of the context that
+/// prepared them, which must outlive it.
 struct PreparedHessian {
   std::int64_t n = 0;
-  std::vector<float> h;  ///< [n, n], both triangles: raw mean of x x^T, dead columns' diagonal set to 1 % of the mean
-                         ///< (to 1 when no input was ever seen)
+  backend::Array<float> h;  ///< [n, n], both triangles: raw mean of x x^T, dead columns' diagonal set to 1 % of the
+                            ///< mean (to 1 when no input was ever seen)
   std::vector<std::int32_t> perm;  ///< processing order: stored position -> natural column
-  std::vector<float> factor;       ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
+  backend::Array<float> factor;    ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
   double damping = 0;              ///< share of the mean diagonal that was added in the end
   int damping_steps = 0;           ///< how often it had to be raised
   std::int64_t dead_columns = 0;   ///< inputs that were always zero
 };
 
-/// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values. damping in 0..1. Computed in fp64. Throws
-/// NumericError when H is not finite, has a negative diagonal or does not factor even at the last damping step (1.0).
+/// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values, on the host. damping in 0..1. Computed in
+/// fp64. Throws NumericError when H is not finite, has a negative diagonal or does not factor even at the last damping
+/// step (1.0).
 PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
                                 bool act_order);
 
 struct QuantInput {
   std::string name;  ///< full module path; also the stream of the random numbers
   std::int64_t out_features = 0, in_features = 0;
-  std::span<const float> weight;  ///< [out_features, in_features], finite
-  const PreparedHessian* hessian = nullptr;
+  std::span<const float> weight;                ///< [out_features, in_features], finite, on the host
+  const PreparedHessian* hessian = nullptr;     ///< prepared by the context that quantizes
   core::DType stored_dtype = core::DType::f16;  ///< type of codebooks and scales; they are rounded before assignment
 };
 
@@ -92,9 +94,10 @@ class Quantizer {
 const Quantizer& find_quantizer(std::string_view method);
 std::vector<std::string> quantizer_names();
 
-/// tr((W-Q) H (W-Q)^T) / tr(W H W^T); 0 when W H W^T vanishes. h [n, n].
+/// tr((W-Q) H (W-Q)^T) / tr(W H W^T); 0 when W H W^T vanishes. weight and quantized on the host, h [n, n] in the
+/// context's memory.
 double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
                               std::span<const float> weight, std::span<const float> quantized,
-                              std::span<const float> h);
+                              const backend::Array<float>& h);
 
 }  // namespace voronoi::quant

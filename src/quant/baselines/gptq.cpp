@@ -16,10 +16,10 @@ std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); 
 /// independent.
 class GptqTile {
  public:
-  GptqTile(const kernels::Exec& exec, const QuantInput& input, const GptqSettings& settings, std::int64_t first_row,
-           std::int64_t rows)
+  GptqTile(const kernels::Exec& exec, const QuantInput& input, const float* factor, const GptqSettings& settings,
+           std::int64_t first_row, std::int64_t rows)
       : exec_(exec),
-        hessian_(*input.hessian),
+        factor_(factor),
         settings_(settings),
         in_(input.in_features),
         rows_(rows),
@@ -32,13 +32,13 @@ class GptqTile {
     for (std::int64_t row = 0; row < rows_; ++row) {
       const float* source = input.weight.data() + (first_row + row) * in_;
       for (std::int64_t column = 0; column < in_; ++column)
-        w_[index(column * rows_ + row)] = source[hessian_.perm[index(column)]];
+        w_[index(column * rows_ + row)] = source[input.hessian->perm[index(column)]];
     }
   }
 
   /// Writes this tile's part of `out`, whose rows start at out_row.
   void run(std::int64_t out_row, UniformCodes& out) {
-    const float* u = hessian_.factor.data();
+    const float* u = factor_;
     for (std::int64_t begin = 0; begin < in_; begin += kBlock) {
       const std::int64_t end = std::min(in_, begin + kBlock);
       for (std::int64_t column = begin; column < end; ++column) {
@@ -94,7 +94,7 @@ class GptqTile {
   }
 
   const kernels::Exec& exec_;
-  const PreparedHessian& hessian_;
+  const float* factor_;
   const GptqSettings& settings_;
   std::int64_t in_, rows_;
   float max_code_;
@@ -139,9 +139,11 @@ UniformCodes gptq_codes(backend::Context& context, const QuantInput& input, cons
   codes.scale.resize(index(rows * n_groups));
   codes.zeros.resize(index(rows * n_groups));
   const kernels::Exec host{&context.pool(), nullptr};
+  const backend::HostView<float> factor(context, input.hessian->factor.data(), input.hessian->factor.size());
   context.pool().parallel_for(core::ceil_div(rows, kRowTile), [&](std::int64_t tile) {
     const std::int64_t row = tile * kRowTile;
-    GptqTile(host, input, settings, range.begin + row, std::min(kRowTile, rows - row)).run(row, codes);
+    GptqTile(host, input, factor.values().data(), settings, range.begin + row, std::min(kRowTile, rows - row))
+        .run(row, codes);
   });
   return codes;
 }

@@ -21,7 +21,8 @@ struct GptqSettings {
 
 /// Codes of the rows `range`, columns in the order of the Hessian's perm. A group's grid is found on the compensated
 /// weights when its first column is reached. range.begin is a multiple of kRowTile. Dead inputs keep their weights (the
-/// original sets them to 0): they cost nothing here, and the calibration text may just have missed them.
+/// original sets them to 0): they cost nothing here, and the calibration text may just have missed them. The loop runs
+/// on the host whatever the device is, with the factor copied there.
 UniformCodes gptq_codes(backend::Context& context, const QuantInput& input, const RowRange& range,
                         const GptqSettings& settings);
 

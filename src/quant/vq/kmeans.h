@@ -12,13 +12,17 @@
 
 namespace voronoi::quant {
 
-/// One fixed piece of the training set; chunk ids are 0 .. n_chunks-1 over all members of the team, each held by one
-/// member, members hold rising contiguous ranges. Sums are combined in order of id, so the result does not depend on
-/// who holds what.
-struct KmeansChunk {
-  std::int64_t id = 0, n = 0;
-  const float* points = nullptr;   ///< [n, dim]
-  const float* weights = nullptr;  ///< [n], >= 0, finite
+/// This member's share of the training set, in device memory, in chunks. Chunk ids are 0 .. n_chunks-1 over all members
+/// of the team, each chunk held by one member, members hold rising contiguous ranges. Sums are combined in order of id,
+/// so the result does not depend on who holds what.
+struct KmeansPoints {
+  std::int64_t first_chunk = 0;
+  std::span<const std::int64_t> chunk_begin;  ///< host: where each chunk starts, and the number of points
+  const float* points = nullptr;              ///< [n, dim]
+  const float* weights = nullptr;             ///< [n], >= 0, finite
+
+  std::int64_t n_chunks() const { return static_cast<std::int64_t>(chunk_begin.size()) - 1; }
+  std::int64_t n() const { return chunk_begin.back(); }
 };
 
 struct KmeansParameters {
@@ -40,7 +44,7 @@ struct KmeansResult {
 
 /// Collective over the team. Fewer distinct points than k is legal: surplus centroids repeat points. n_chunks: over the
 /// whole team.
-KmeansResult kmeans(backend::Context& context, core::Team& team, std::int64_t n_chunks,
-                    std::span<const KmeansChunk> mine, const KmeansParameters& parameters);
+KmeansResult kmeans(backend::Context& context, core::Team& team, std::int64_t n_chunks, const KmeansPoints& mine,
+                    const KmeansParameters& parameters);
 
 }  // namespace voronoi::quant

@@ -1,7 +1,6 @@
 #include "quant/vq/kmeans_start.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -20,29 +19,39 @@ constexpr std::uint64_t kSamplePurpose = 0x73616D706C65, kSeedPurpose = 0x736565
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-void append_row(std::vector<float>& rows, const float* row, std::int64_t dim, float weight) {
-  rows.insert(rows.end(), row, row + dim);
-  rows.push_back(weight);
+// Points of this member that take part in the sample, and with which weight.
+struct Draw {
+  std::vector<std::int32_t> ids;
+  std::vector<float> weights;
+};
+
+template <class T>
+void append(const std::vector<std::byte>& bytes, std::vector<T>& values) {
+  const std::size_t old = values.size();
+  values.resize(old + bytes.size() / sizeof(T));
+  if (!bytes.empty()) std::memcpy(values.data() + old, bytes.data(), bytes.size());
 }
 
-// Rows [dim + 1] (point, weight) of every member, in order of chunk.
-KmeansSample gather_rows(core::Team& team, const std::vector<float>& rows, std::int64_t dim) {
+// Every member's draw, in order of chunk.
+KmeansSample gather_draws(backend::Context& context, core::Team& team, const KmeansPoints& mine, std::int64_t dim,
+                          const Draw& draw) {
   KmeansSample sample;
-  const auto gathered = team.all_gather(std::as_bytes(std::span(rows)));
-  for (const std::vector<std::byte>& bytes : gathered) {
-    std::vector<float> part(bytes.size() / sizeof(float));
-    if (!part.empty()) std::memcpy(part.data(), bytes.data(), part.size() * sizeof(float));
-    for (std::size_t row = 0; row < part.size(); row += at(dim + 1)) {
-      sample.points.insert(sample.points.end(), part.begin() + static_cast<std::ptrdiff_t>(row),
-                           part.begin() + static_cast<std::ptrdiff_t>(row) + dim);
-      sample.weights.push_back(part[row + at(dim)]);
-      ++sample.n;
-    }
-  }
+  const std::vector<float> points = fetch_points(context, mine.points, dim, draw.ids);
+  for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span(points))))
+    append(bytes, sample.points);
+  for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span(draw.weights))))
+    append(bytes, sample.weights);
   // Only ratios matter; with weights up to 1 no potential overflows.
-  const float largest = sample.n > 0 ? *std::max_element(sample.weights.begin(), sample.weights.end()) : 1.0F;
+  const float largest = sample.weights.empty() ? 1.0F : *std::max_element(sample.weights.begin(), sample.weights.end());
   for (float& weight : sample.weights) weight /= largest;
   return sample;
+}
+
+std::vector<float> transposed(const std::vector<float>& rows, std::int64_t n, std::int64_t dim) {
+  std::vector<float> columns(rows.size());
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t d = 0; d < dim; ++d) columns[at(d * n + i)] = rows[at(i * dim + d)];
+  return columns;
 }
 
 // Potential w_i min_s |x_i - s|^2 of the sample's points and its block sums.
@@ -51,64 +60,87 @@ class Potential {
   Potential(backend::Context& context, const KmeansSample& sample, std::int64_t dim)
       : context_(context),
         sample_(sample),
+        n_(sample.n()),
         dim_(dim),
-        columns_(at(sample.n * dim)),
-        distance2_(at(sample.n), std::numeric_limits<float>::infinity()),
-        scratch_(at(sample.n)),
-        nearest_(at(sample.n)),
-        block_sums_(at(core::ceil_div(sample.n, kBlock))) {
-    for (std::int64_t i = 0; i < sample.n; ++i)
-      for (std::int64_t d = 0; d < dim; ++d) columns_[at(d * sample.n + i)] = sample.points[at(i * dim + d)];
-  }
+        host_columns_(transposed(sample.points, n_, dim)),
+        columns_(context, host_columns_),
+        points_(context, sample.points),
+        weights_(context, sample.weights),
+        distance2_(context, std::vector<float>(at(n_), std::numeric_limits<float>::infinity())),
+        scratch_(context, n_),
+        nearest_(context, n_),
+        device_sums_(context, core::ceil_div(n_, kBlock)) {}
 
   /// One more seed.
   void add(const float* seed) {
-    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(),
-                             distance2_.data(), 1, seed, true, block_sums_.data());
-    total_ = 0;
-    for (const double sum : block_sums_) total_ += sum;
+    const backend::DeviceView<float> view(context_, {seed, at(dim_)});
+    context_.vq().potentials(context_.exec(), n_, dim_, columns_.data(), weights_.data(), distance2_.data(), 1,
+                             view.data(), true, device_sums_.data());
+    take_sums();
   }
 
   /// Which of `count` candidates [count, dim] would leave the least potential; ties to the first.
   std::int64_t best_of(const std::vector<float>& candidates, std::int64_t count) {
-    candidate_sums_.resize(block_sums_.size() * at(count));
-    context_.vq().potentials(context_.exec(), sample_.n, dim_, columns_.data(), sample_.weights.data(),
-                             distance2_.data(), count, candidates.data(), false, candidate_sums_.data());
+    const backend::DeviceView<float> view(context_, candidates);
+    if (candidate_sums_.size() != device_sums_.size() * count)
+      candidate_sums_ = backend::Array<double>(context_, device_sums_.size() * count);
+    context_.vq().potentials(context_.exec(), n_, dim_, columns_.data(), weights_.data(), distance2_.data(), count,
+                             view.data(), false, candidate_sums_.data());
     std::vector<double> sums(at(count), 0.0);
-    for (std::size_t i = 0; i < candidate_sums_.size(); ++i) sums[i % at(count)] += candidate_sums_[i];
+    const std::vector<double> blocks = candidate_sums_.to_host();
+    for (std::size_t i = 0; i < blocks.size(); ++i) sums[i % at(count)] += blocks[i];
     return std::min_element(sums.begin(), sums.end()) - sums.begin();
   }
 
   /// Many more seeds.
-  void add(const float* seeds, std::int64_t count) {
-    context_.vq().nearest(context_.exec(), sample_.n, dim_, sample_.points.data(), count, seeds, nullptr,
-                          nearest_.data(), scratch_.data());
-    context_.pool().parallel_for(static_cast<std::int64_t>(block_sums_.size()), [&](std::int64_t block) {
-      double sum = 0;
-      for (std::int64_t i = block * kBlock; i < std::min(sample_.n, (block + 1) * kBlock); ++i) {
-        distance2_[at(i)] = std::min(distance2_[at(i)], scratch_[at(i)]);
-        sum += potential(i);
+  void add(const std::vector<float>& seeds) {
+    const backend::DeviceView<float> view(context_, seeds);
+    context_.vq().nearest(context_.exec(), n_, dim_, points_.data(), static_cast<std::int64_t>(seeds.size()) / dim_,
+                          view.data(), nullptr, nearest_.data(), scratch_.data());
+    context_.vq().lower_potentials(context_.exec(), n_, weights_.data(), scratch_.data(), distance2_.data(),
+                                   device_sums_.data());
+    take_sums();
+  }
+
+  /// The points at `shares` in [0, 1) of the running sum of potentials; without any potential, of the points.
+  std::vector<std::int64_t> points_at(const std::vector<double>& shares) {
+    std::vector<std::int64_t> points;
+    if (!(total_ > 0)) {
+      for (const double share : shares)
+        points.push_back(std::min(n_ - 1, static_cast<std::int64_t>(share * static_cast<double>(n_))));
+      return points;
+    }
+    // Of a few points only their blocks are fetched.
+    const bool all = static_cast<std::int64_t>(shares.size()) * kBlock >= n_;
+    const backend::HostView<float> distances(context_, distance2_.data(), all ? n_ : 0);
+    for (const double share : shares) {
+      double left = share * total_;
+      std::int64_t block = 0;
+      while (block + 1 < static_cast<std::int64_t>(block_sums_.size()) && left >= block_sums_[at(block)])
+        left -= block_sums_[at(block++)];
+      const std::int64_t begin = block * kBlock, count = std::min(n_ - begin, kBlock);
+      if (all) {
+        points.push_back(begin + point_in(begin, distances.values().subspan(at(begin), at(count)), left));
+      } else {
+        const backend::HostView<float> some(context_, distance2_.data() + begin, count);
+        points.push_back(begin + point_in(begin, some.values(), left));
       }
-      block_sums_[at(block)] = sum;
-    });
+    }
+    return points;
+  }
+
+ private:
+  void take_sums() {
+    block_sums_ = device_sums_.to_host();
     total_ = 0;
     for (const double sum : block_sums_) total_ += sum;
   }
 
-  double total() const { return total_; }
-
-  /// The point at `share` in [0, 1) of the running sum of potentials; without any potential, of the points.
-  std::int64_t point_at(double share) const {
-    if (!(total_ > 0))
-      return std::min(sample_.n - 1, static_cast<std::int64_t>(share * static_cast<double>(sample_.n)));
-    double left = share * total_;
-    std::int64_t block = 0;
-    while (block + 1 < static_cast<std::int64_t>(block_sums_.size()) && left >= block_sums_[at(block)])
-      left -= block_sums_[at(block++)];
-    const std::int64_t begin = block * kBlock, end = std::min(sample_.n, begin + kBlock);
-    std::int64_t last = begin;
-    for (std::int64_t i = begin; i < end; ++i) {
-      const double own = potential(i);
+  /// Of the points from `begin`, the one where the running sum of potentials passes `left`.
+  std::int64_t point_in(std::int64_t begin, std::span<const float> distances, double left) const {
+    std::int64_t last = 0;
+    for (std::int64_t i = 0; i < static_cast<std::int64_t>(distances.size()); ++i) {
+      const double own = static_cast<double>(sample_.weights[at(begin + i)]) * static_cast<double>(distances[at(i)]);
       if (own > 0) last = i;
       if (left < own) return i;
       left -= own;
@@ -116,39 +148,52 @@ class Potential {
     return last;  // rounding only
   }
 
- private:
-  double potential(std::int64_t i) const {
-    return static_cast<double>(sample_.weights[at(i)]) * static_cast<double>(distance2_[at(i)]);
-  }
-
   backend::Context& context_;
   const KmeansSample& sample_;
-  std::int64_t dim_;
-  std::vector<float> columns_, distance2_, scratch_;
-  std::vector<std::int32_t> nearest_;
-  std::vector<double> block_sums_, candidate_sums_;
+  std::int64_t n_, dim_;
+  std::vector<float> host_columns_;
+  backend::DeviceView<float> columns_, points_, weights_;
+  backend::Array<float> distance2_, scratch_;
+  backend::Array<std::int32_t> nearest_;
+  backend::Array<double> device_sums_, candidate_sums_;
+  std::vector<double> block_sums_;
   double total_ = 0;
 };
 
 }  // namespace
 
-KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights, std::int64_t n_total,
-                         std::span<const KmeansChunk> mine, const KmeansParameters& parameters) {
+std::vector<float> fetch_points(backend::Context& context, const float* points, std::int64_t dim,
+                                const std::vector<std::int32_t>& ids) {
+  const auto n = static_cast<std::int64_t>(ids.size());
+  const backend::DeviceView<std::int32_t> device_ids(context, ids);
+  backend::Array<float> found(context, n * dim);
+  if (n > 0) context.nn().embed(context.exec(), device_ids.data(), n, dim, points, found.data());
+  return found.to_host();
+}
+
+KmeansSample draw_sample(backend::Context& context, core::Team& team, std::span<const double> chunk_weights,
+                         std::int64_t n_total, const KmeansPoints& mine, std::span<const float> weights,
+                         const KmeansParameters& parameters) {
   const std::int64_t dim = parameters.dim, target = std::max<std::int64_t>(16 * parameters.k, 32768);
   double total = 0;
   for (const double weight : chunk_weights) total += weight;
-  std::vector<float> rows;
+  Draw draw;
+  const auto take = [&draw](std::int64_t i, float weight) {
+    draw.ids.push_back(static_cast<std::int32_t>(i));
+    draw.weights.push_back(weight);
+  };
   if (n_total <= target || !(total > 0)) {
     // Everything; of weightless points the first of each chunk are as good as any.
     const std::int64_t share =
         total > 0 ? n_total : core::ceil_div(target, static_cast<std::int64_t>(chunk_weights.size()));
-    for (const KmeansChunk& chunk : mine) {
-      for (std::int64_t i = 0; i < std::min(chunk.n, share); ++i) {
-        if (total > 0 && !(chunk.weights[i] > 0)) continue;
-        append_row(rows, chunk.points + i * dim, dim, total > 0 ? chunk.weights[i] : 1.0F);
+    for (std::int64_t c = 0; c < mine.n_chunks(); ++c) {
+      const std::int64_t begin = mine.chunk_begin[at(c)], end = mine.chunk_begin[at(c + 1)];
+      for (std::int64_t i = begin; i < std::min(end, begin + share); ++i) {
+        if (total > 0 && !(weights[at(i)] > 0)) continue;
+        take(i, total > 0 ? weights[at(i)] : 1.0F);
       }
     }
-    KmeansSample sample = gather_rows(team, rows, dim);
+    KmeansSample sample = gather_draws(context, team, mine, dim, draw);
     sample.complete = true;
     return sample;
   }
@@ -156,31 +201,32 @@ KmeansSample draw_sample(core::Team& team, std::span<const double> chunk_weights
   // point hit several times counts as often.
   const core::CounterRandom random(parameters.seed ^ kSamplePurpose, parameters.stream);
   const double width = total / static_cast<double>(target);
-  for (const KmeansChunk& chunk : mine) {
+  for (std::int64_t c = 0; c < mine.n_chunks(); ++c) {
     double start = 0;
-    for (std::int64_t id = 0; id < chunk.id; ++id) start += chunk_weights[at(id)];
-    const double stop = start + chunk_weights[at(chunk.id)];
+    for (std::int64_t id = 0; id < mine.first_chunk + c; ++id) start += chunk_weights[at(id)];
+    const double stop = start + chunk_weights[at(mine.first_chunk + c)];
     std::int64_t stratum = std::max<std::int64_t>(0, static_cast<std::int64_t>(start / width) - 1);
     const auto place = [&] {
       return (static_cast<double>(stratum) + random.uniform(static_cast<std::uint64_t>(stratum))) * width;
     };
     while (stratum < target && place() < start) ++stratum;
     double running = start;
-    for (std::int64_t i = 0; i < chunk.n && stratum < target; ++i) {
-      running = i + 1 == chunk.n ? stop : std::min(stop, running + static_cast<double>(chunk.weights[i]));
-      if (!(chunk.weights[i] > 0)) continue;
+    const std::int64_t end = mine.chunk_begin[at(c + 1)];
+    for (std::int64_t i = mine.chunk_begin[at(c)]; i < end && stratum < target; ++i) {
+      running = i + 1 == end ? stop : std::min(stop, running + static_cast<double>(weights[at(i)]));
+      if (!(weights[at(i)] > 0)) continue;
       std::int64_t hits = 0;
       for (; stratum < target && place() < running; ++stratum) ++hits;
-      if (hits > 0) append_row(rows, chunk.points + i * dim, dim, static_cast<float>(hits));
+      if (hits > 0) take(i, static_cast<float>(hits));
     }
   }
-  return gather_rows(team, rows, dim);
+  return gather_draws(context, team, mine, dim, draw);
 }
 
 std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample,
                                   const KmeansParameters& parameters) {
   const std::int64_t k = parameters.k, dim = parameters.dim;
-  VORONOI_REQUIRE(sample.n > 0, "k-means++ needs a point");
+  VORONOI_REQUIRE(sample.n() > 0, "k-means++ needs a point");
   const core::CounterRandom random(parameters.seed ^ kSeedPurpose, parameters.stream);
   std::vector<float> seeds;
   seeds.reserve(at(k * dim));
@@ -191,7 +237,7 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
   for (const float w : sample.weights) weight += static_cast<double>(w);
   double left = random.uniform(0) * weight;
   std::int64_t first = 0;
-  while (first + 1 < sample.n && left >= static_cast<double>(sample.weights[at(first)]))
+  while (first + 1 < sample.n() && left >= static_cast<double>(sample.weights[at(first)]))
     left -= static_cast<double>(sample.weights[at(first++)]);
   take(first);
   Potential potential(context, sample, dim);
@@ -199,13 +245,13 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
   std::uint64_t counter = 1;
   // A random point of each of `count` equal shares of the potential.
   const auto draw = [&](std::int64_t count) {
+    std::vector<double> shares;
+    for (std::int64_t s = 0; s < count; ++s)
+      shares.push_back((static_cast<double>(s) + random.uniform(counter++)) / static_cast<double>(count));
     std::vector<float> points;
     points.reserve(at(count * dim));
-    for (std::int64_t s = 0; s < count; ++s) {
-      const double share = (static_cast<double>(s) + random.uniform(counter++)) / static_cast<double>(count);
-      const float* point = sample.points.data() + potential.point_at(share) * dim;
-      points.insert(points.end(), point, point + dim);
-    }
+    for (const std::int64_t i : potential.points_at(shares))
+      points.insert(points.end(), sample.points.begin() + i * dim, sample.points.begin() + (i + 1) * dim);
     return points;
   };
   if (k <= kGreedySeeds) {
@@ -221,10 +267,9 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
   for (std::int64_t have = 1; have < k;) {
     // No more at once than there are already: the first rounds know little.
     const std::vector<float> more = draw(std::min({core::ceil_div(k, kRounds), have, k - have}));
-    const std::int64_t count = static_cast<std::int64_t>(more.size()) / dim;
     seeds.insert(seeds.end(), more.begin(), more.end());
-    potential.add(more.data(), count);
-    have += count;
+    potential.add(more);
+    have += static_cast<std::int64_t>(more.size()) / dim;
   }
   return seeds;
 }

@@ -12,34 +12,39 @@
 namespace voronoi::quant {
 namespace {
 
-// Enough vectors in a column of a piece to keep the search and the matrix products busy, and enough pieces for the
+// Enough vectors in a column of a part to keep the search and the matrix products busy, and enough parts for the
 // threads and ranks that may share one operator.
-constexpr std::int64_t kVectorsAPiece = 24;
-constexpr std::int64_t kMaxPieces = 64;
+constexpr std::int64_t kVectorsAPart = 24;
+constexpr std::int64_t kMaxParts = 64;
 
-std::int64_t padded(std::int64_t rows, const VqGeometry& geometry) {
-  std::int64_t width = core::ceil_div(rows, geometry.v) * geometry.v;
-  if (geometry.outlier_size > 0) width = std::max(width, core::ceil_div(rows, geometry.v0) * geometry.v0);
-  return width;
-}
-
-template <class T>
-std::span<const std::byte> as_bytes(const std::vector<T>& values) {
-  return std::as_bytes(std::span<const T>(values));
+/// Slice of `rows` rows; the parts are filled in by the caller.
+kernels::VqSlice make_slice(const VqGeometry& geometry, std::int64_t rows) {
+  kernels::VqSlice slice;
+  slice.in_features = geometry.in_features;
+  slice.rows = rows;
+  slice.code_stride = core::ceil_div(rows, geometry.v);
+  slice.width = slice.code_stride * geometry.v;
+  if (geometry.outlier_size > 0) {
+    const std::int64_t vectors = core::ceil_div(rows, geometry.v0);
+    slice.code_stride = std::max(slice.code_stride, vectors);
+    slice.width = std::max(slice.width, vectors * geometry.v0);
+  }
+  slice.v = geometry.v;
+  slice.k = geometry.k;
+  slice.kr = geometry.kr;
+  slice.groups = geometry.groups;
+  slice.group_size = geometry.group_size;
+  slice.outlier_size = geometry.outlier_size;
+  slice.v0 = geometry.v0;
+  slice.k0 = geometry.k0;
+  return slice;
 }
 
 }  // namespace
 
-std::int64_t VqGeometry::row_begin(std::int64_t piece) const {
+std::int64_t VqGeometry::row_begin(std::int64_t part) const {
   const std::int64_t units = core::ceil_div(out_features, unit);
-  return std::min(out_features, units * piece / n_pieces * unit);
-}
-
-std::int64_t VqGeometry::max_vectors(std::int64_t piece) const {
-  const std::int64_t rows = row_end(piece) - row_begin(piece);
-  std::int64_t vectors = core::ceil_div(rows, v);
-  if (outlier_size > 0) vectors = std::max(vectors, core::ceil_div(rows, v0));
-  return vectors;
+  return std::min(out_features, units * part / n_parts * unit);
 }
 
 VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
@@ -65,90 +70,60 @@ VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_fea
   geometry.unit = geometry.outlier_size > 0 ? std::lcm(geometry.v, geometry.v0) : geometry.v;
   const std::int64_t units = core::ceil_div(out_features, geometry.unit),
                      vectors = core::ceil_div(out_features, geometry.v);
-  geometry.n_pieces = std::min(units, std::clamp<std::int64_t>(vectors / kVectorsAPiece, 1, kMaxPieces));
+  geometry.n_parts = std::min(units, std::clamp<std::int64_t>(vectors / kVectorsAPart, 1, kMaxParts));
   return geometry;
 }
 
-std::vector<Piece> make_pieces(const VqGeometry& geometry, const core::Team& team, std::span<const float> weight,
-                               std::span<const std::int32_t> perm) {
-  const std::int64_t first = geometry.n_pieces * team.rank() / team.size(),
-                     last = geometry.n_pieces * (team.rank() + 1) / team.size();
-  std::vector<Piece> pieces;
-  for (std::int64_t id = first; id < last; ++id) {
-    Piece piece;
-    piece.id = id;
-    piece.row_begin = geometry.row_begin(id);
-    piece.rows = geometry.row_end(id) - piece.row_begin;
-    piece.width = padded(piece.rows, geometry);
-    piece.code_stride = geometry.max_vectors(id);
-    piece.weight.assign(static_cast<std::size_t>(geometry.in_features * piece.width), 0.0F);
-    for (std::int64_t p = 0; p < geometry.in_features; ++p) {
-      const float* source = weight.data() + piece.row_begin * geometry.in_features + perm[static_cast<std::size_t>(p)];
-      float* column = piece.weight.data() + p * piece.width;
-      for (std::int64_t r = 0; r < piece.rows; ++r) column[r] = source[r * geometry.in_features];
-    }
-    piece.quantized.assign(piece.weight.size(), 0.0F);
-    piece.codes.assign(static_cast<std::size_t>(geometry.in_features * piece.code_stride), 0);
-    if (geometry.kr > 0) piece.residual_codes = piece.codes;
-    pieces.push_back(std::move(piece));
-  }
-  return pieces;
+MemberParts member_parts(const VqGeometry& geometry, std::int64_t rank, std::int64_t size) {
+  const std::int64_t first = geometry.n_parts * rank / size, last = geometry.n_parts * (rank + 1) / size;
+  const std::int64_t begin = geometry.row_begin(first);
+  return {first, last - first, begin, geometry.row_begin(last) - begin};
 }
 
-void for_each_piece(backend::Context& context, std::vector<Piece>& pieces, const std::function<void(Piece&)>& body) {
-  context.pool().parallel_for(static_cast<std::int64_t>(pieces.size()),
-                              [&](std::int64_t i) { body(pieces[static_cast<std::size_t>(i)]); });
+VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const core::Team& team,
+                 std::span<const float> weight, std::span<const std::int32_t> perm) {
+  VqRows rows;
+  rows.parts = member_parts(geometry, team.rank(), team.size());
+  for (std::int64_t part = 0; part <= rows.parts.count; ++part)
+    rows.part_begin.push_back(geometry.row_begin(rows.parts.first + part) - rows.parts.row_begin);
+  rows.slice = make_slice(geometry, rows.parts.rows);
+  rows.slice.n_parts = rows.parts.count;
+  rows.slice.part_begin = rows.part_begin.data();
+
+  const std::int64_t n = geometry.in_features;
+  rows.weight = backend::Array<float>(context, n * rows.slice.width);
+  const backend::DeviceView<float> source(context, weight.subspan(static_cast<std::size_t>(rows.parts.row_begin * n),
+                                                                  static_cast<std::size_t>(rows.parts.rows * n)));
+  const backend::DeviceView<std::int32_t> order(context, perm);
+  context.slice().transpose(context.exec(), rows.slice, source.data(), order.data(), rows.weight.data());
+  rows.quantized = backend::Array<float>(context, rows.weight.size());
+  rows.quantized.zero();
+  rows.codes = backend::Array<std::int32_t>(context, n * rows.slice.code_stride);
+  rows.codes.zero();
+  if (geometry.kr > 0) rows.residual_codes = rows.codes.clone();
+  return rows;
 }
 
-std::vector<double> sum_over_pieces(core::Team& team, std::int64_t size, std::vector<std::vector<double>>&& parts) {
-  const auto n = static_cast<std::size_t>(size);
-  std::vector<double> total(n, 0.0);
-  const auto add = [&](const double* part) {
-    for (std::size_t i = 0; i < n; ++i) total[i] += part[i];
-  };
-  if (team.size() == 1) {
-    for (const std::vector<double>& part : parts) add(part.data());
-    return total;
-  }
-  std::vector<double> mine;
-  mine.reserve(n * parts.size());
-  for (const std::vector<double>& part : parts) mine.insert(mine.end(), part.begin(), part.end());
-  std::vector<double> theirs;
-  for (const std::vector<std::byte>& bytes : team.all_gather(as_bytes(mine))) {
-    VORONOI_REQUIRE(bytes.size() % sizeof(double) == 0, "a member sent part of a number");
-    theirs.resize(bytes.size() / sizeof(double));
-    VORONOI_REQUIRE(n == 0 || theirs.size() % n == 0, "a member sent part of an array");
+std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
+                                   std::int64_t my_parts, std::int64_t size,
+                                   const std::function<void(bool combined, double* sums)>& fill) {
+  const bool alone = team.size() == 1;
+  backend::Array<double> sums(context, alone ? size : my_parts * size);
+  fill(alone, sums.data());
+  std::vector<double> mine = sums.to_host();
+  if (alone) return mine;
+  std::vector<double> total(static_cast<std::size_t>(size), 0.0);
+  std::int64_t seen = 0;
+  for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine)))) {
+    std::vector<double> theirs(bytes.size() / sizeof(double));
+    VORONOI_REQUIRE(bytes.size() == theirs.size() * sizeof(double) && theirs.size() % total.size() == 0,
+                    "a member sent part of an array");
     if (!bytes.empty()) std::memcpy(theirs.data(), bytes.data(), bytes.size());
-    for (std::size_t at = 0; n > 0 && at < theirs.size(); at += n) add(theirs.data() + at);
+    for (std::size_t at = 0; at < theirs.size(); at += total.size(), ++seen)
+      for (std::size_t i = 0; i < total.size(); ++i) total[i] += theirs[at + i];
   }
+  VORONOI_REQUIRE(seen == n_parts, "the sums of a part are missing");
   return total;
-}
-
-AllCodes gather_codes(core::Team& team, const VqGeometry& geometry, const std::vector<Piece>& pieces) {
-  AllCodes all;
-  const auto gather = [&](std::vector<std::int32_t> Piece::*member) {
-    std::vector<std::int32_t> mine;
-    for (const Piece& piece : pieces) mine.insert(mine.end(), (piece.*member).begin(), (piece.*member).end());
-    std::vector<std::vector<std::int32_t>> result;
-    for (const std::vector<std::byte>& bytes : team.all_gather(as_bytes(mine))) {
-      std::size_t at = 0;
-      while (at < bytes.size()) {
-        const std::int64_t count =
-            geometry.in_features * geometry.max_vectors(static_cast<std::int64_t>(result.size()));
-        const std::size_t size_bytes = static_cast<std::size_t>(count) * sizeof(std::int32_t);
-        VORONOI_REQUIRE(at + size_bytes <= bytes.size(), "a member sent part of a piece");
-        std::vector<std::int32_t> codes(static_cast<std::size_t>(count));
-        std::memcpy(codes.data(), bytes.data() + at, size_bytes);
-        result.push_back(std::move(codes));
-        at += size_bytes;
-      }
-    }
-    VORONOI_REQUIRE(static_cast<std::int64_t>(result.size()) == geometry.n_pieces, "a piece has no owner");
-    return result;
-  };
-  all.codes = gather(&Piece::codes);
-  if (geometry.kr > 0) all.residual_codes = gather(&Piece::residual_codes);
-  return all;
 }
 
 }  // namespace voronoi::quant

@@ -4,8 +4,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "backend/tensor.h"
 #include "quant/vq/vptq.h"
 
 namespace voronoi::quant {
@@ -28,9 +28,11 @@ class Refiner {
   double sweep(std::int64_t candidates);
 
  private:
+  void subtract_quantized();
   double error_of_gradients();
   VqRun& run_;
-  std::vector<std::vector<float>> gradient_;  ///< by piece: H (W - Q), [in, width]
+  backend::Array<float> gradient_;  ///< H (W - Q), [in, width]
+  backend::Array<float> work_;      ///< W - Q, likewise
   double error_ = 0;
 };
 

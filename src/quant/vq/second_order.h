@@ -6,27 +6,19 @@
 // same as working with D H D on scaled weights (U D^-1 is its factor).
 #pragma once
 
-#include <cstdint>
-#include <span>
-#include <vector>
-
-#include "backend/device.h"
+#include "backend/tensor.h"
 #include "quant/vq/codebooks.h"
 #include "quant/vq/layout.h"
 
 namespace voronoi::quant {
 
 struct ColumnLoopOptions {
-  std::int64_t candidates = 1;  ///< see ColumnSearch
-  bool feedback = true;         ///< false: each column to its nearest vectors
-  bool keep_residual = false;   ///< fill Piece::residual
-  bool padding_counts = false;  ///< zeros past the rows take part in distances, as in the reference: to compare with it
+  kernels::ColumnLoopOptions loop;
+  bool keep_residual = false;  ///< fill VqRows::residual
 };
 
-/// Quantizes the columns of all pieces of this member in order: fills codes, residual codes and quantized. factor: U
-/// [in, in].
-void run_column_loop(backend::Context& context, const VqGeometry& geometry, std::vector<Piece>& pieces,
-                     std::span<const float> factor, const Codebooks& books, const ColumnScale& columns,
-                     const ColumnLoopOptions& options);
+/// Quantizes the columns of this member's rows in order: fills codes, residual codes and quantized. factor: U [in, in].
+void run_column_loop(backend::Context& context, VqRows& rows, const backend::Array<float>& factor,
+                     const Codebooks& books, const ColumnScale& columns, const ColumnLoopOptions& options);
 
 }  // namespace voronoi::quant

@@ -2,7 +2,6 @@
 
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "quant/vq/refine.h"
 #include "quant/vq/vptq.h"
@@ -17,23 +16,20 @@ constexpr double kSweepTolerance = 1e-3;
 
 /// What a round may change, kept to take it back.
 struct Snapshot {
-  explicit Snapshot(const VqRun& run) : books(run.books), columns(run.columns) {
-    for (const Piece& piece : run.pieces) {
-      codes.push_back(piece.codes);
-      residual_codes.push_back(piece.residual_codes);
-    }
-  }
+  explicit Snapshot(const VqRun& run)
+      : books(run.books),
+        columns(run.columns),
+        codes(run.rows.codes.clone()),
+        residual_codes(run.rows.residual_codes.clone()) {}
   void restore(VqRun& run) {
     run.books = std::move(books);
     run.columns = std::move(columns);
-    for (std::size_t i = 0; i < run.pieces.size(); ++i) {
-      run.pieces[i].codes = std::move(codes[i]);
-      run.pieces[i].residual_codes = std::move(residual_codes[i]);
-    }
+    run.rows.codes = std::move(codes);
+    run.rows.residual_codes = std::move(residual_codes);
   }
   Codebooks books;
   ColumnScale columns;
-  std::vector<std::vector<std::int32_t>> codes, residual_codes;
+  backend::Array<std::int32_t> codes, residual_codes;
 };
 
 QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input,

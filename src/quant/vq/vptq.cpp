@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "core/error.h"
@@ -28,39 +29,39 @@ bool is_identity(std::span<const std::int32_t> perm) {
 
 int log2_of(std::int64_t power_of_two) { return std::countr_zero(static_cast<std::uint64_t>(power_of_two)); }
 
-/// tr(X H X^T) over the pieces, X as fill(piece, x) writes it.
-template <class Fill>
-double hessian_norm(VqRun& run, const Fill& fill) {
-  std::vector<std::vector<double>> parts(run.pieces.size());
-  run.context.pool().parallel_for(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
-    const Piece& piece = run.pieces[static_cast<std::size_t>(i)];
-    const std::int64_t n = run.geometry.in_features;
-    std::vector<float> x(piece.weight.size()), product(piece.weight.size());
-    fill(piece, x);
-    run.context.linalg().gemm_f32(run.context.exec(), false, false, n, piece.width, n, 1.0F, run.hessian.data(), n,
-                                  x.data(), piece.width, 0.0F, product.data(), piece.width);
-    double sum = 0;
-    for (std::size_t j = 0; j < x.size(); ++j) sum += static_cast<double>(x[j]) * static_cast<double>(product[j]);
-    parts[static_cast<std::size_t>(i)] = {sum};
-  });
-  return sum_over_pieces(run.team, 1, std::move(parts)).front();
+std::vector<float> diagonal_of(backend::Context& context, std::int64_t n, const float* matrix) {
+  backend::Array<float> diagonal(context, n);
+  context.hessian().get_diagonal(context.exec(), n, matrix, diagonal.data());
+  return diagonal.to_host();
+}
+
+template <class T>
+std::vector<T> from_bytes(const std::vector<std::byte>& bytes, std::int64_t count) {
+  VORONOI_REQUIRE(bytes.size() == static_cast<std::size_t>(count) * sizeof(T), "a member sent part of its codes");
+  std::vector<T> values(static_cast<std::size_t>(count));
+  if (count > 0) std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
 }
 
 }  // namespace
 
-ColumnScale column_scales(const QuantInput& input) {
+ColumnScale column_scales(backend::Context& context, const QuantInput& input) {
   const auto n = static_cast<std::size_t>(input.in_features);
   const auto rows = static_cast<double>(input.out_features);
   std::vector<double> mean(n, 0.0), deviation(n, 0.0);
-  const auto for_each_weight = [&](const auto& take) {
-    for (std::int64_t r = 0; r < input.out_features; ++r) {
-      const float* row = input.weight.data() + r * input.in_features;
-      for (std::size_t c = 0; c < n; ++c) take(c, static_cast<double>(row[c]));
-    }
-  };
-  for_each_weight([&](std::size_t c, double weight) { mean[c] += weight / rows; });
-  for_each_weight(
-      [&](std::size_t c, double weight) { deviation[c] += (weight - mean[c]) * (weight - mean[c]) / rows; });
+  constexpr std::int64_t kColumns = 64;
+  context.pool().parallel_for(core::ceil_div(input.in_features, kColumns), [&](std::int64_t block) {
+    const std::int64_t end = std::min(input.in_features, (block + 1) * kColumns);
+    const auto for_each_weight = [&](const auto& take) {
+      for (std::int64_t r = 0; r < input.out_features; ++r)
+        for (std::int64_t c = block * kColumns; c < end; ++c)
+          take(static_cast<std::size_t>(c),
+               static_cast<double>(input.weight[static_cast<std::size_t>(r * input.in_features + c)]));
+    };
+    for_each_weight([&](std::size_t c, double weight) { mean[c] += weight / rows; });
+    for_each_weight(
+        [&](std::size_t c, double weight) { deviation[c] += (weight - mean[c]) * (weight - mean[c]) / rows; });
+  });
 
   ColumnScale columns;
   for (std::size_t p = 0; p < n; ++p) {
@@ -83,25 +84,40 @@ VqRun::VqRun(backend::Context& the_context, core::Team& the_team, const QuantInp
                   "the weight has its shape");
   const PreparedHessian& prepared = *input.hessian;
   geometry = make_geometry(parameters, input.out_features, input.in_features);
-  columns = column_scales(input);
-  pieces = make_pieces(geometry, team, input.weight, prepared.perm);
-  if (is_identity(prepared.perm)) {
-    hessian = prepared.h;
-  } else {
-    const std::int64_t n = prepared.n;
-    permuted_hessian_.resize(prepared.h.size());
-    context.pool().parallel_for(n, [&](std::int64_t p) {
-      const float* source = prepared.h.data() + prepared.perm[static_cast<std::size_t>(p)] * n;
-      float* target = permuted_hessian_.data() + p * n;
-      for (std::int64_t q = 0; q < n; ++q) target[q] = source[prepared.perm[static_cast<std::size_t>(q)]];
-    });
-    hessian = permuted_hessian_;
+  columns = column_scales(context, input);
+  rows = make_rows(context, geometry, team, input.weight, prepared.perm);
+  hessian = prepared.h.data();
+  if (!is_identity(prepared.perm)) {
+    permuted_hessian_ = backend::Array<float>(context, prepared.h.size());
+    const backend::DeviceView<std::int32_t> perm(context, prepared.perm);
+    context.hessian().permute(context.exec(), prepared.n, prepared.h.data(), perm.data(), permuted_hessian_.data());
+    hessian = permuted_hessian_.data();
   }
+  hessian_diagonal = diagonal_of(context, prepared.n, hessian);
+  factor_diagonal_ = diagonal_of(context, prepared.n, prepared.factor.data());
   statistics["seed"] = static_cast<double>(parameters.seed);
   statistics["damping"] = prepared.damping;
   statistics["damping_steps"] = prepared.damping_steps;
   statistics["dead_columns"] = static_cast<double>(prepared.dead_columns);
-  weight_norm = hessian_norm(*this, [](const Piece& piece, std::vector<float>& x) { x = piece.weight; });
+  weight_norm = hessian_norm(rows.weight);
+}
+
+void hessian_product(VqRun& run, const backend::Array<float>& x, backend::Array<float>& product) {
+  const std::int64_t n = run.geometry.in_features, width = run.rows.slice.width;
+  if (width == 0) return;
+  run.context.linalg().gemm_f32(run.context.exec(), false, false, n, width, n, 1.0F, run.hessian, n, x.data(), width,
+                                0.0F, product.data(), width);
+}
+
+/// tr(X H X^T) over the team, X as x [in, width] holds it.
+double VqRun::hessian_norm(const backend::Array<float>& x) {
+  backend::Array<float> product(context, x.size());
+  hessian_product(*this, x, product);
+  return sum_over_parts(context, team, geometry.n_parts, rows.parts.count, 1,
+                        [&](bool combined, double* sums) {
+                          context.slice().dots(context.exec(), rows.slice, x.data(), product.data(), combined, sums);
+                        })
+      .front();
 }
 
 void VqRun::train(TrainingSource source, std::int64_t k, const std::string& name, std::vector<float>& book) {
@@ -111,48 +127,84 @@ void VqRun::train(TrainingSource source, std::int64_t k, const std::string& name
   // layers of SmolLM2-135M, the hottest one included.
   std::vector<double> importance;
   for (std::int64_t p = 0; p < geometry.in_features; ++p) {
-    const auto diagonal = static_cast<std::size_t>(p * (geometry.in_features + 1));
-    importance.push_back(std::sqrt(static_cast<double>(hessian[diagonal])) /
-                         static_cast<double>(input.hessian->factor[diagonal]));
+    const auto at = static_cast<std::size_t>(p);
+    importance.push_back(std::sqrt(static_cast<double>(hessian_diagonal[at])) /
+                         static_cast<double>(factor_diagonal_[at]));
   }
   book.clear();
   for (std::int64_t group = 0; group < geometry.groups; ++group) {
     const TrainingSet set{geometry.outlier_size + group * geometry.group_size, geometry.group_size, geometry.v};
     const std::string full_name = geometry.groups == 1 ? name : name + "_" + std::to_string(group);
-    const std::vector<float> centroids = train_codebook(context, team, geometry, pieces, columns, importance, set,
-                                                        source, k, input, parameters, full_name, {}, statistics);
+    const std::vector<float> centroids = train_codebook(context, team, geometry, rows, columns, importance, set, source,
+                                                        k, input, parameters, full_name, statistics);
     book.insert(book.end(), centroids.begin(), centroids.end());
   }
   if (geometry.outlier_size > 0 && source == TrainingSource::weight)
     books.outlier =
-        train_codebook(context, team, geometry, pieces, columns, importance, {0, geometry.outlier_size, geometry.v0},
-                       source, geometry.k0, input, parameters, "outlier", {}, statistics);
+        train_codebook(context, team, geometry, rows, columns, importance, {0, geometry.outlier_size, geometry.v0},
+                       source, geometry.k0, input, parameters, "outlier", statistics);
+}
+
+void VqRun::run_loop(std::int64_t candidates, bool feedback, bool keep_residual) {
+  run_column_loop(context, rows, input.hessian->factor, books, columns, {{candidates, feedback, false}, keep_residual});
 }
 
 void VqRun::quantize(std::int64_t candidates) {
-  const std::span<const float> factor = input.hessian->factor;
   train(TrainingSource::weight, geometry.k, "main", books.main);
-  run_column_loop(context, geometry, pieces, factor, books, columns, {1, false, false});
+  run_loop(1, false, false);
   statistics["error_nearest"] = weight_norm > 0 ? error() / weight_norm : 0;
-  run_column_loop(context, geometry, pieces, factor, books, columns, {1, true, geometry.kr > 0});
+  run_loop(1, true, geometry.kr > 0);
   statistics["error_pass1"] = weight_norm > 0 ? error() / weight_norm : 0;
   if (geometry.kr == 0) return;
   train(TrainingSource::residual, geometry.kr, "residual", books.residual);
-  for (Piece& piece : pieces) std::vector<float>().swap(piece.residual);
-  run_column_loop(context, geometry, pieces, factor, books, columns, {candidates, true, false});
+  rows.residual = {};
+  run_loop(candidates, true, false);
   statistics["error_pass2"] = weight_norm > 0 ? error() / weight_norm : 0;
 }
 
 double VqRun::error() {
-  return hessian_norm(*this, [](const Piece& piece, std::vector<float>& x) {
-    std::transform(piece.weight.begin(), piece.weight.end(), piece.quantized.begin(), x.begin(), std::minus<>());
-  });
+  backend::Array<float> lost(context, rows.weight.size());
+  context.slice().subtract(context.exec(), lost.size(), rows.weight.data(), rows.quantized.data(), lost.data());
+  return hessian_norm(lost);
+}
+
+/// Each member packs its rows; their words stand one after another.
+void VqRun::pack(VqEncoding& encoding) {
+  const VqGeometry& g = geometry;
+  const int bits = log2_of(g.k) + (g.kr > 0 ? log2_of(g.kr) : 0);
+  const std::int64_t vectors = core::ceil_div(g.out_features, g.v), row_words = packed_words(g.group_size, bits);
+  std::vector<std::int32_t> stored;  // column of each position within its group
+  for (std::int64_t i = 0; i < g.in_features - g.outlier_size; ++i)
+    stored.push_back(encoding.perm.empty() ? input.hessian->perm[static_cast<std::size_t>(i)]
+                                           : static_cast<std::int32_t>(i % g.group_size));
+  const backend::DeviceView<std::int32_t> device_stored(context, stored);
+  backend::Array<std::uint32_t> words(context, g.groups * core::ceil_div(rows.slice.rows, g.v) * row_words);
+  backend::Array<std::uint16_t> outlier_words(
+      context, g.outlier_size > 0 ? core::ceil_div(rows.slice.rows, g.v0) * g.outlier_size : 0);
+  context.slice().pack(context.exec(), rows.slice, rows.code_view(), device_stored.data(), words.data(),
+                       outlier_words.data());
+
+  encoding.indices.resize(static_cast<std::size_t>(g.groups * vectors * row_words));
+  const auto all_words = team.all_gather(std::as_bytes(std::span<const std::uint32_t>(words.to_host())));
+  const auto all_outliers = team.all_gather(std::as_bytes(std::span<const std::uint16_t>(outlier_words.to_host())));
+  for (std::int64_t rank = 0; rank < team.size(); ++rank) {
+    const auto at = static_cast<std::size_t>(rank);
+    const MemberParts theirs = member_parts(g, rank, team.size());
+    const std::int64_t count = core::ceil_div(theirs.rows, g.v) * row_words;
+    const auto some = from_bytes<std::uint32_t>(all_words[at], g.groups * count);
+    for (std::int64_t group = 0; group < g.groups; ++group)
+      std::copy_n(some.begin() + group * count, count,
+                  encoding.indices.begin() + (group * vectors + theirs.row_begin / g.v) * row_words);
+    if (g.outlier_size == 0) continue;
+    const auto outliers =
+        from_bytes<std::uint16_t>(all_outliers[at], core::ceil_div(theirs.rows, g.v0) * g.outlier_size);
+    encoding.outlier_indices.insert(encoding.outlier_indices.end(), outliers.begin(), outliers.end());
+  }
 }
 
 QuantResult VqRun::finish(double error) {
   const VqGeometry& g = geometry;
   const PreparedHessian& prepared = *input.hessian;
-  const AllCodes all = gather_codes(team, g, pieces);
   VqEncoding encoding;
   encoding.out_features = g.out_features;
   encoding.in_features = g.in_features;
@@ -184,36 +236,7 @@ QuantResult VqRun::finish(double error) {
   if (!natural)
     for (const std::int32_t column : prepared.perm) encoding.perm.push_back(static_cast<std::uint16_t>(column));
 
-  const int main_bits = log2_of(g.k), bits = main_bits + (g.kr > 0 ? log2_of(g.kr) : 0);
-  const std::int64_t vectors = core::ceil_div(g.out_features, g.v), words = packed_words(g.group_size, bits);
-  encoding.indices.resize(static_cast<std::size_t>(g.groups * vectors * words));
-  if (g.outlier_size > 0)
-    encoding.outlier_indices.resize(static_cast<std::size_t>(core::ceil_div(g.out_features, g.v0) * g.outlier_size));
-  std::vector<std::uint32_t> row(static_cast<std::size_t>(g.group_size));
-  for (std::int64_t id = 0; id < g.n_pieces; ++id) {
-    const auto& codes = all.codes[static_cast<std::size_t>(id)];
-    const std::int64_t stride = g.max_vectors(id), rows = g.row_end(id) - g.row_begin(id);
-    for (std::int64_t i = 0; i < core::ceil_div(rows, g.v); ++i)
-      for (std::int64_t group = 0; group < g.groups; ++group) {
-        for (std::int64_t j = 0; j < g.group_size; ++j) {
-          const std::int64_t position = g.outlier_size + group * g.group_size + j;
-          const auto at = static_cast<std::size_t>(position * stride + i);
-          auto value = static_cast<std::uint32_t>(codes[at]);
-          if (g.kr > 0)
-            value |= static_cast<std::uint32_t>(all.residual_codes[static_cast<std::size_t>(id)][at]) << main_bits;
-          row[static_cast<std::size_t>(natural ? prepared.perm[static_cast<std::size_t>(position)] : j)] = value;
-        }
-        const std::int64_t vector = g.row_begin(id) / g.v + i;
-        pack_row(row, bits,
-                 std::span(encoding.indices)
-                     .subspan(static_cast<std::size_t>((group * vectors + vector) * words),
-                              static_cast<std::size_t>(words)));
-      }
-    for (std::int64_t i = 0; g.outlier_size > 0 && i < core::ceil_div(rows, g.v0); ++i)
-      for (std::int64_t position = 0; position < g.outlier_size; ++position)
-        encoding.outlier_indices[static_cast<std::size_t>((g.row_begin(id) / g.v0 + i) * g.outlier_size + position)] =
-            static_cast<std::uint16_t>(codes[static_cast<std::size_t>(position * stride + i)]);
-  }
+  pack(encoding);
   return {Encoding(std::move(encoding)), weight_norm > 0 ? error / weight_norm : 0.0, statistics};
 }
 

@@ -36,17 +36,25 @@ class VqRun {
   VqGeometry geometry;
   ColumnScale columns;
   Codebooks books;
-  std::vector<Piece> pieces;
-  std::span<const float> hessian;  ///< [in, in] processing order, undamped
+  VqRows rows;
+  const float* hessian = nullptr;       ///< [in, in] processing order, undamped; device
+  std::vector<float> hessian_diagonal;  ///< of it, on the host
   std::map<std::string, double> statistics;
   double weight_norm = 0;  ///< tr(W H W^T)
 
  private:
   void train(TrainingSource source, std::int64_t k, const std::string& name, std::vector<float>& book);
-  std::vector<float> permuted_hessian_;  ///< empty when the processing order is the natural one
+  void run_loop(std::int64_t candidates, bool feedback, bool keep_residual);
+  double hessian_norm(const backend::Array<float>& x);
+  void pack(VqEncoding& encoding);
+  backend::Array<float> permuted_hessian_;  ///< empty when the processing order is the natural one
+  std::vector<float> factor_diagonal_;
 };
 
+/// product = H x for x [in, width] of a member's rows; device.
+void hessian_product(VqRun& run, const backend::Array<float>& x, backend::Array<float>& product);
+
 /// Scale and bias of every column as stored, processing order: its standard deviation and its mean.
-ColumnScale column_scales(const QuantInput& input);
+ColumnScale column_scales(backend::Context& context, const QuantInput& input);
 
 }  // namespace voronoi::quant
