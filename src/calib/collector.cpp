@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "core/error.h"
 #include "core/types.h"
@@ -148,11 +149,14 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
   const auto mine = [&](const std::string& site) {
     return std::find_if(owned.begin(), owned.end(), [&](const SiteHessian& hessian) { return hessian.site == site; });
   };
-  std::vector<std::int64_t> n_tokens(sites.size());
+  std::vector<std::int64_t> owned_tokens(sites.size(), 0), n_tokens(sites.size(), 0);
   for (std::size_t i = 0; i < sites.size(); ++i)
-    if (const auto hessian = mine(sites[i].name); hessian != owned.end()) n_tokens[i] = hessian->n_tokens;
-  for (std::size_t i = 0; i < sites.size(); ++i)
-    communicator_.broadcast(std::as_writable_bytes(std::span(n_tokens).subspan(i, 1)), owner(layer, sites.size(), i));
+    if (const auto hessian = mine(sites[i].name); hessian != owned.end()) owned_tokens[i] = hessian->n_tokens;
+  for (const auto& part : communicator_.all_gather(std::as_bytes(std::span(owned_tokens)))) {
+    VORONOI_REQUIRE(part.size() == owned_tokens.size() * sizeof(std::int64_t), "one count a site is wanted");
+    std::memcpy(owned_tokens.data(), part.data(), part.size());
+    std::transform(n_tokens.begin(), n_tokens.end(), owned_tokens.begin(), n_tokens.begin(), std::plus<>());
+  }
 
   for (std::size_t place = model::kFirstGateUpSite; place < model::kFirstGateUpSite + 2; ++place) {
     std::vector<std::size_t> experts;
