@@ -57,3 +57,13 @@ foreach(source IN LISTS gpu_tests)
                          RESOURCE_LOCK gpu ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>")
   endif()
 endforeach()
+
+# Without driver and GPU the real module loads, finds no device, and the program says so.
+add_test(NAME house.cuda_absent COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/absent.sh)
+set_tests_properties(house.cuda_absent PROPERTIES LABELS house TIMEOUT 60 SKIP_RETURN_CODE 77
+  ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;CUDA_FOUND=${VORONOI_CUDA_FOUND};DATA=${VORONOI_TEST_DATA}")
+if(VORONOI_CUDA_FOUND)
+  add_test(NAME house.cuda_resources COMMAND ${CMAKE_COMMAND} "-DOBJECTS=$<TARGET_OBJECTS:voronoi_cuda>"
+           -P ${CMAKE_CURRENT_SOURCE_DIR}/cuda_resources.cmake)
+  set_tests_properties(house.cuda_resources PROPERTIES LABELS house)
+endif()
