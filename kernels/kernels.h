@@ -2,6 +2,7 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/collective.h"
 #include "kernels/dequant.h"
 #include "kernels/device.h"
 #include "kernels/hessian.h"
@@ -20,6 +21,7 @@ struct Kernels {
   VqSliceKernels slice;
   DequantKernels dequant;
   HessianKernels hessian;
+  CollectiveKernels collective;
 };
 
 const Kernels& cpu();

@@ -50,11 +50,12 @@ foreach(source IN LISTS gpu_tests)
   add_dependencies(gpu_${name} voronoi_cuda_emulated)
   add_test(NAME emulated.${name} COMMAND gpu_${name})
   set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300
-                       ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+                       ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>;VORONOI_NCCL_FOUND=OFF")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND gpu_${name})
     set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "no GPU here"
-                         RESOURCE_LOCK gpu ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>")
+                         RESOURCE_LOCK gpu
+                         ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>;VORONOI_NCCL_FOUND=${VORONOI_NCCL_FOUND}")
   endif()
 endforeach()
 
@@ -63,6 +64,9 @@ add_test(NAME house.cuda_absent COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/absent.s
 set_tests_properties(house.cuda_absent PROPERTIES LABELS house TIMEOUT 60 SKIP_RETURN_CODE 77
   ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;CUDA_FOUND=${VORONOI_CUDA_FOUND};DATA=${VORONOI_TEST_DATA}")
 if(VORONOI_CUDA_FOUND)
+  add_test(NAME house.cuda_module COMMAND gpu_collective_test --gtest_filter=Module.*)
+  set_tests_properties(house.cuda_module PROPERTIES LABELS house TIMEOUT 60
+    ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>;VORONOI_NCCL_FOUND=${VORONOI_NCCL_FOUND}")
   add_test(NAME house.cuda_resources COMMAND ${CMAKE_COMMAND} "-DOBJECTS=$<TARGET_OBJECTS:voronoi_cuda>"
            -P ${CMAKE_CURRENT_SOURCE_DIR}/cuda_resources.cmake)
   set_tests_properties(house.cuda_resources PROPERTIES LABELS house)

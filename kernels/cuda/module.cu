@@ -21,6 +21,11 @@ Kernels make_table() {
   if (cuda_vq_slice_kernels != nullptr) table.slice = cuda_vq_slice_kernels();
   if (cuda_dequant_kernels != nullptr) table.dequant = cuda_dequant_kernels();
   if (cuda_hessian_kernels != nullptr) table.hessian = cuda_hessian_kernels();
+#ifdef VORONOI_NCCL
+  table.collective = cuda_collective_kernels();
+#else
+  table.collective = no_collective_kernels();
+#endif
   return table;
 }
 

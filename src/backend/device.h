@@ -39,6 +39,7 @@ class Context {
   const kernels::VqKernels& vq() const { return table_->vq; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }
+  const kernels::CollectiveKernels& collective() const { return table_->collective; }
 
  private:
   Device device_;
