@@ -19,9 +19,9 @@ struct Kernels {
   NnKernels nn;
   VqKernels vq;
   VqSliceKernels slice;
-  DequantKernels dequant;
   HessianKernels hessian;
   CollectiveKernels collective;
+  DequantKernels dequant;
 };
 
 const Kernels& cpu();
@@ -36,5 +36,6 @@ NnKernels cpu_nn_kernels();
 VqKernels cpu_vq_kernels();
 VqSliceKernels cpu_vq_slice_kernels();
 HessianKernels cpu_hessian_kernels();
+DequantKernels cpu_dequant_kernels();
 
 }  // namespace voronoi::kernels
