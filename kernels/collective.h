@@ -21,7 +21,7 @@ struct CollectiveKernels {
   GroupId (*make_id)();
   /// Collective over the ranks of the group, each with a GPU of its own. Throws CommError, as all below.
   void* (*join)(const Exec&, const GroupId&, int rank, int n_ranks);
-  /// Everything sent and received has been waited for.
+  /// Waits for what was sent and received.
   void (*leave)(void* group) noexcept;
   /// Queued in order; the peer queues the matching receive of as many values. To oneself is not allowed.
   void (*send_f64)(const Exec&, void* group, std::int64_t n, const double* values, int peer);

@@ -1,5 +1,9 @@
 # The CUDA twins against their CPU twins (tests/gpu): on a GPU, where there is one, and on the emulator. The emulated module is the
 # same device code compiled as C++ (tests/emulation/emulator.h), so it needs neither a toolkit nor a GPU.
+if(VORONOI_SANITIZE)
+  message(STATUS "tests of the CUDA twins: left out, the emulator's fibers and the address sanitizer do not go together")
+  return()
+endif()
 file(GLOB emulation_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/emulation/*.cpp)
 list(FILTER emulation_sources EXCLUDE REGEX "_test\\.cpp$")
 set(emulated_cuda ${VORONOI_CUDA_SOURCES})

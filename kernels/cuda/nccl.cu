@@ -35,7 +35,10 @@ void* join(const Exec& exec, const GroupId& id, int rank, int n_ranks) {
   return group;
 }
 
-void leave(void* group) noexcept { ncclCommDestroy(communicator(group)); }
+void leave(void* group) noexcept {
+  cudaDeviceSynchronize();
+  ncclCommDestroy(communicator(group));
+}
 
 void send_f64(const Exec& exec, void* group, std::int64_t n, const double* values, int peer) {
   require(
