@@ -2,6 +2,7 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/collective.h"
 #include "kernels/dequant.h"
 #include "kernels/device.h"
 #include "kernels/hessian.h"
@@ -19,6 +20,7 @@ struct Kernels {
   VqKernels vq;
   VqSliceKernels slice;
   HessianKernels hessian;
+  CollectiveKernels collective;
   DequantKernels dequant;
 };
 

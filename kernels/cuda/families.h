@@ -13,5 +13,6 @@ VqSliceKernels cuda_vq_slice_kernels();
 HessianKernels cuda_hessian_kernels();
 DequantKernels cuda_dequant_kernels();
 HessianKernels cuda_hessian_kernels();
+CollectiveKernels cuda_collective_kernels();
 
 }  // namespace voronoi::kernels

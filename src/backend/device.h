@@ -40,6 +40,7 @@ class Context {
   const kernels::DequantKernels& dequant() const { return table_->dequant; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }
+  const kernels::CollectiveKernels& collective() const { return table_->collective; }
 
  private:
   Device device_;
