@@ -9,6 +9,8 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "export/checkpoint.h"
+#include "export/profile.h"
 #include "jobs/process.h"
 
 namespace voronoi::jobs {
@@ -29,12 +31,19 @@ core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs
 void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
   std::vector<std::string> problems;
   std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  std::vector<exporting::LayerShape> shapes;
   for (const model::SiteSpec& site : model::block_sites(config, 0))
     for (const model::LinearSpec& linear : site.linears)
-      if (seen.insert({linear.out_features, linear.in_features}).second)
+      if (seen.insert({linear.out_features, linear.in_features}).second) {
+        shapes.push_back({linear.out_features, linear.in_features});
         for (const std::string& problem :
              quant::check_shape(options.parameters, linear.out_features, linear.in_features))
           problems.push_back(linear.name + ": " + problem);
+      }
+  if (asks_for_stage(options, "export"))
+    for (std::string& problem :
+         exporting::check_exportable(options.parameters, shapes, *exporting::profile_from_name(options.export_profile)))
+      problems.push_back(std::move(problem));
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
@@ -106,6 +115,8 @@ core::Json state_to_json(const RunState& state) {
 
 Inputs open_inputs(const QuantizeOptions& options) {
   Inputs inputs;
+  if (exporting::is_checkpoint(options.model))
+    throw core::ConfigError("--model: " + options.model + " is quantized already; give the original model");
   inputs.model = model::open_model(options.model);
   check_shapes(options, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);

@@ -313,6 +313,12 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   return config;
 }
 
+std::string_view class_name(std::string_view model_type) {
+  for (const Family& family : kFamilies)
+    if (family.model_type == model_type) return family.class_name;
+  VORONOI_REQUIRE(false, "no class for " + std::string(model_type));
+}
+
 std::vector<SiteSpec> block_sites(const ModelConfig& config, std::int64_t layer) {
   const std::string block = fmt::format("model.layers.{}.", layer);
   const std::int64_t hidden = config.hidden_size, inner = config.intermediate_size;

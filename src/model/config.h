@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/json.h"
@@ -48,6 +49,9 @@ struct ModelConfig {
 /// an architecture that is known but not supported yet (mixtral, qwen2_moe, qwen3_moe, gemma, gemma2, phi3) or unknown
 /// is refused by name with the list of supported ones.
 ModelConfig parse_config(const core::Json& json, const std::string& file);
+
+/// Hugging Face's class for a model_type that parse_config() takes ("LlamaForCausalLM").
+std::string_view class_name(std::string_view model_type);
 
 /// One linear layer of a block; `name` is the full module path ("model.layers.3.self_attn.q_proj"), its tensors are
 /// name + ".weight" [out_features, in_features] and, with has_bias, name + ".bias" [out_features].

@@ -25,6 +25,7 @@ struct RunPaths {
   std::filesystem::path hessian(std::int64_t block, const std::string& site) const;  ///< hessians/block_007.down.h5
   std::filesystem::path quarantine() const { return root / "quarantine"; }
   std::filesystem::path evaluations() const { return root / "evaluations"; }
+  std::filesystem::path exported() const { return root / "export"; }
   std::filesystem::path report() const { return root / "report"; }
   std::filesystem::path logs() const { return root / "logs"; }
 };
