@@ -9,7 +9,6 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/log.h"
-#include "export/checkpoint.h"
 #include "export/profile.h"
 #include "jobs/process.h"
 
@@ -115,8 +114,6 @@ core::Json state_to_json(const RunState& state) {
 
 Inputs open_inputs(const QuantizeOptions& options) {
   Inputs inputs;
-  if (exporting::is_checkpoint(options.model))
-    throw core::ConfigError("--model: " + options.model + " is quantized already; give the original model");
   inputs.model = model::open_model(options.model);
   check_shapes(options, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);

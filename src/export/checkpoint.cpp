@@ -56,24 +56,22 @@ bool is_checkpoint(const std::string& path) {
   const fs::path file = fs::path(path) / "config.json";
   if (!fs::is_directory(path) || !fs::exists(file)) return false;
   const Json json = core::parse_json(core::read_text_file(file, model::kMaxConfigBytes), file.string());
-  if (!json.is_object()) return false;
-  const Json* quantization = find_object(json, "quantization_config", file.string());
-  if (quantization == nullptr) return false;
+  const auto quantization = json.is_object() ? json.find("quantization_config") : json.end();
+  if (quantization == json.end() || !quantization->is_object()) return false;
   const auto method = quantization->find("quant_method");
-  if (method != quantization->end() && *method == "vptq") return true;
-  throw FormatError(file.string(), "key \"quantization_config.quant_method\": " +
-                                       core::quote_text(method == quantization->end() ? "" : method->dump()) +
-                                       " cannot be read; \"vptq\" can, and the unquantized model");
+  return method != quantization->end() && *method == "vptq";
 }
 
 VptqCheckpoint::VptqCheckpoint(const std::string& path)
     : path_(path),
       config_file_((fs::path(path) / "config.json").string()),
       config_text_(core::read_text_file(config_file_, model::kMaxConfigBytes)),
-      json_(core::parse_json(config_text_, config_file_)),
-      config_(model::parse_config(json_, config_file_)),
       folder_(path) {
-  parse_layers();
+  Json json = core::parse_json(config_text_, config_file_);
+  const Json quantization = json.at("quantization_config");
+  json.erase("quantization_config");  // a model that has one is refused as quantized
+  config_ = model::parse_config(json, config_file_);
+  parse_layers(quantization);
   // Of the quantized linears the tensors were checked; of the rest the float tensors must be there.
   std::set<std::string> read;
   for (const model::TensorSpec& spec : model::expected_tensors(config_)) {
@@ -89,11 +87,9 @@ VptqCheckpoint::VptqCheckpoint(const std::string& path)
   for (const auto& [linear, settings] : layers_)
     for (const std::string& tensor : layer_tensor_names(linear, settings)) read.insert(tensor);
   folder_.warn_unread(read, config_.model_type);
-  json_ = nullptr;  // as large as the file, and of no more use
 }
 
-void VptqCheckpoint::parse_layers() {
-  const Json& quantization = json_.at("quantization_config");
+void VptqCheckpoint::parse_layers(const Json& quantization) {
   const auto entries = by_name(quantization, "config_for_layers", config_file_),
              shared = by_name(quantization, "shared_layer_config", config_file_);
   const std::set<std::string> excluded = excluded_names(quantization, config_file_);
@@ -162,11 +158,6 @@ std::string VptqCheckpoint::fingerprint() const {
   hash.update(fmt::format("config.json {}\n", config_text_.size())).update(config_text_);
   folder_.add_to_fingerprint(hash);
   return hash.hex();
-}
-
-std::unique_ptr<model::WeightSource> open_weights(const std::string& path) {
-  if (is_checkpoint(path)) return std::make_unique<VptqCheckpoint>(path);
-  return model::open_model(path);
 }
 
 }  // namespace voronoi::exporting

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,14 +11,14 @@
 namespace voronoi::exporting {
 
 /// Whether `path` is a Hugging Face directory whose config.json names quant_method "vptq". Throws FormatError when
-/// config.json names another method, which cannot be read, or is damaged.
+/// config.json is damaged.
 bool is_checkpoint(const std::string& path);
 
 /// Linears of the decoder blocks are decoded from their packed indices; everything else is read as stored. All headers,
 /// shapes and settings are checked when it is opened; the checkpoint counts as hostile.
 class VptqCheckpoint final : public model::WeightSource {
  public:
-  /// Throws FormatError / StoreError naming file and tensor or key.
+  /// `path`: is_checkpoint() holds. Throws FormatError / StoreError naming file and tensor or key.
   explicit VptqCheckpoint(const std::string& path);
 
   const model::ModelConfig& config() const override { return config_; }
@@ -42,18 +41,14 @@ class VptqCheckpoint final : public model::WeightSource {
   double nominal_bits() const { return nominal_bits_; }
 
  private:
-  void parse_layers();
+  void parse_layers(const core::Json& quantization);
 
   std::string path_, config_file_, config_text_;
-  core::Json json_;
   model::ModelConfig config_;
   model::SafetensorsFolder folder_;
   std::vector<std::string> names_;
   std::map<std::string, LayerSettings, std::less<>> layers_;
   double true_bits_ = 0, nominal_bits_ = 0;
 };
-
-/// open_model(), or a checkpoint of VPTQ's format.
-std::unique_ptr<model::WeightSource> open_weights(const std::string& path);
 
 }  // namespace voronoi::exporting

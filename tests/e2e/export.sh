@@ -67,7 +67,7 @@ nll "$work/run" >/dev/null
 [ "$bits" = "$(field bits_true)" ] || fail "run and export have other true bits"
 expect 0 "$VORONOI" inspect "$work/out" --json
 grep -q '"kind":"VPTQ checkpoint"' "$work/stdout" || fail "inspect does not know the checkpoint"
-expect 2 "$VORONOI" quantize --run "$work/again" --model "$work/out" "${common[@]:2}" --method vptq
+expect 3 "$VORONOI" quantize --run "$work/again" --model "$work/out" "${common[@]:2}" --method vptq
 says "quantized already"
 
 # A moved export whose run is gone still verifies against its own sums.
@@ -120,7 +120,7 @@ expect 2 "$VORONOI" export "$work/rtn" --out "$work/rtn-out"
 says "--method"; says "35 of 35 layers"
 
 # Groups and outliers, for the loaders that take them.
-full=(--method vptq --vector-length 8 --centroids 256 --outlier-percent 3 --outlier-centroids 16 --export-profile full)
+full=(--method vptq --vector-length 4 --centroids 256 --outlier-percent 3 --outlier-centroids 16 --export-profile full)
 expect 0 ranks 2 quantize --run "$work/full" "${common[@]}" "${full[@]}" --stages calibrate,quantize,export,report
 expect 0 "$VORONOI" verify "$work/full" --json
 cp "$work/stdout" "$work/full.json"

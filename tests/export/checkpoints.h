@@ -94,7 +94,8 @@ struct TensorSet {
     std::memcpy(&length, file.data(), sizeof length);
     const std::size_t data = sizeof length + length;
     TensorSet set;
-    for (const auto& [name, entry] : core::parse_json(file.substr(sizeof length, length), path.string()).items())
+    const core::Json header = core::parse_json(file.substr(sizeof length, length), path.string());
+    for (const auto& [name, entry] : header.items())
       if (name != "__metadata__") {
         const auto begin = entry.at("data_offsets")[0].get<std::size_t>(),
                    end = entry.at("data_offsets")[1].get<std::size_t>();

@@ -73,8 +73,8 @@ INSTANTIATE_TEST_SUITE_P(Stories260K, Published,
                          ::testing::Values("v4k256", "v4k256-bf16", "v4k256-16", "v8k16-16", "v6k256", "perm", "group2",
                                            "outlier", "outlier-perm-group2-bf16", "mixed", "bias-shards",
                                            "shared-config"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& variant) {
+                           std::string name = variant.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });

@@ -3,15 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <sstream>
 
 #include "core/file.h"
 #include "core/json.h"
 #include "model/corpus.h"
+#include "model/model_files.h"
 #include "model/tokenizer_writer.h"
 #include "support/data.h"
-#include "support/temporary.h"
 
 namespace voronoi::model {
 namespace {
@@ -135,10 +134,10 @@ TEST(Tokenizer, SentencepieceFromGgufEqualsTheLibraryOnWholeFiles) {
 }
 
 /// The folder that an export of a GGUF model has, as far as the tokenizer goes.
-void write_tokenizer_files(const std::string& gguf, const std::filesystem::path& folder) {
+void write_tokenizer_files(const std::string& gguf, const test::TemporaryFolder& folder) {
   const auto files = gguf_tokenizer_files(gguf);
   EXPECT_EQ(files.size(), 2U);
-  for (const auto& [name, content] : files) test::write_bytes(folder / name, content);
+  for (const auto& [name, content] : files) folder.write(name, content);
 }
 
 TEST(Tokenizer, GgufVocabulariesAsHuggingFaceFilesGiveTheSameIds) {
@@ -147,8 +146,8 @@ TEST(Tokenizer, GgufVocabulariesAsHuggingFaceFilesGiveTheSameIds) {
     VORONOI_NEEDS_DATA("tokenizers/ggml-vocab/ggml-vocab-" + name + ".gguf");
     VORONOI_NEEDS_DATA("wikitext2/wiki.test.raw");
     const test::TemporaryFolder folder;
-    write_tokenizer_files(gguf, folder.path());
-    const auto original = open_tokenizer(gguf), written = open_tokenizer(folder.path().string());
+    write_tokenizer_files(gguf, folder);
+    const auto original = open_tokenizer(gguf), written = open_tokenizer(folder.path());
     expect_goldens(*written, ggml_goldens(name), 47, true);
     EXPECT_EQ(written->vocab_size(), original->vocab_size()) << name;
     EXPECT_EQ(written->bos_id(), original->bos_id()) << name;
