@@ -68,7 +68,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
 
   const PipelineResult result = run_pipeline(world, *context, options, inputs, run);
   const std::int64_t peak = world.all_max(peak_memory_bytes());
-  if (!result.stopped && has_stage(options, "export")) on_root(world, [&] { run_export_stage(run, inputs, options); });
+  if (!result.stopped) on_root(world, [&] { run_export_stage(run, inputs, options); });
   on_root(world, [&] {
     run.journal->append({{"type", "memory"}, {"peak_bytes", peak}});
     run.journal->append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});

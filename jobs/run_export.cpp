@@ -1,5 +1,8 @@
 #include "jobs/run_export.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <chrono>
 #include <set>
 
@@ -74,6 +77,31 @@ void remove_outdated(const store::RunPaths& paths) {
   if (error) throw core::StoreError(paths.exported().string() + ": cannot remove: " + error.message());
 }
 
+/// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
+class StageProgress {
+ public:
+  explicit StageProgress(const Run& run) : run_(run) {}
+
+  void operator()(const std::string& what, std::size_t done, std::size_t total) {
+    if (stop_requested()) throw core::StopRequested();
+    require_current_attempt(run_);
+    if (Clock::now() < next_) return;
+    next_ = Clock::now() + std::chrono::seconds(1);
+    core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
+    const core::Json status{{"attempt", run_.state.attempt},
+                            {"stage", "export"},
+                            {"updated", unix_time()},
+                            {"layers", total},
+                            {"eta_seconds", 0},
+                            {"workers", core::Json::array()}};
+    core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
+  }
+
+ private:
+  const Run& run_;
+  Clock::time_point next_ = Clock::now();
+};
+
 }  // namespace
 
 void export_run(const ExportSource& source, exporting::Profile profile, const fs::path& out, const std::string& tag,
@@ -91,8 +119,13 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
   exporting::write_checkpoint(request, out, tag);
 }
 
-void run_export_stage(Run& run, const Inputs& inputs, const QuantizeOptions& options) {
+void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOptions& options) {
   const exporting::Profile profile = *exporting::profile_from_name(options.export_profile);
+  if (!has_stage(options, "export")) {
+    if (options.stages.empty())  // left out by itself: say why
+      core::log_info("not exported: {}", fmt::join(exporting::check_exportable(options.parameters, {}, profile), "; "));
+    return;
+  }
   const ExportSource source{run.paths, run.state, *inputs.model,
                             options.tokenizer.empty() ? options.model : options.tokenizer, run.parameters.method};
   if (const auto missing = missing_layers(source); !missing.empty()) {
@@ -104,23 +137,14 @@ void run_export_stage(Run& run, const Inputs& inputs, const QuantizeOptions& opt
     return;
   }
   const Clock::time_point start = Clock::now();
-  Clock::time_point told = start - std::chrono::hours(1);
   remove_outdated(run.paths);
-  export_run(source, profile, run.paths.exported(), run.attempt_tag,
-             [&](const std::string& what, std::size_t done, std::size_t total) {
-               if (stop_requested()) throw core::StopRequested();
-               require_current_attempt(run);
-               if (Clock::now() - told < std::chrono::seconds(1)) return;
-               told = Clock::now();
-               core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
-               const core::Json status{{"attempt", run.state.attempt},
-                                       {"stage", "export"},
-                                       {"updated", unix_time()},
-                                       {"layers", total},
-                                       {"eta_seconds", 0},
-                                       {"workers", core::Json::array()}};
-               core::write_file_atomic(run.paths.status(), status.dump() + "\n", run.attempt_tag);
-             });
+  try {
+    export_run(source, profile, run.paths.exported(), run.attempt_tag, StageProgress(run));
+  } catch (const core::ConfigError& error) {
+    if (asks_for_stage(options, "export")) throw;
+    core::log_warning("not exported: {}", error.what());
+    return;
+  }
   run.journal->append({{"type", "stage"},
                        {"stage", "export"},
                        {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
