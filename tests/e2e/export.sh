@@ -12,6 +12,12 @@ says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word o
 field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }
 nll() { expect 0 "$VORONOI" eval --model "$1" --text "$DATA/calibration/technical.utf8" --context 128 --windows 8 --json; field nll; }
 
+# The independent reader itself agrees with the public client.
+for variant in v4k256-16 outlier-perm-group2-bf16; do
+  published=$DATA/models/stories260K-vptq/$variant
+  [ ! -d "$published" ] || "$python" "$read_vptq" "$published" "$published/golden.json" || fail "the independent reader is wrong on $variant"
+done
+
 # The model in half precision: what is not quantized is then exported as it is, and figures must be equal.
 "$python" - "$work/model" <<'PYTHON'
 import json, sys, numpy as np

@@ -3,7 +3,8 @@
 
 Written from the format's description and sharing no code with the program under test. Prints "name sha256" of every
 decoded matrix (out x in, row-major, little-endian float32, float32 arithmetic: main + residual, times scale, plus bias);
-with the output of `voronoi verify DIR --json` it compares and fails on the first difference.
+with the output of `voronoi verify DIR --json`, or the golden.json of a checkpoint that the public client was seen to load,
+it compares and fails on the first difference.
 """
 import hashlib
 import json
@@ -40,6 +41,8 @@ def read_safetensors(path):
 
 def read_folder(folder):
     index = os.path.join(folder, "model.safetensors.index.json")
+    if not os.path.exists(index):
+        return read_safetensors(os.path.join(folder, "model.safetensors"))
     with open(index) as file:
         places = json.load(file)["weight_map"]
     tensors = {}
@@ -107,7 +110,11 @@ def main():
             print(name, value)
         return
     with open(sys.argv[2]) as file:
-        expected = {layer["name"]: layer["decoded_sha256"] for layer in json.load(file)["layers"]}
+        known = json.load(file)["layers"]
+    if isinstance(known, dict):
+        expected = {name: layer["sha256"] for name, layer in known.items()}
+    else:
+        expected = {layer["name"]: layer["decoded_sha256"] for layer in known}
     if not expected or set(expected) != set(sums):
         sys.exit("the two lists of layers differ")
     for name, value in sums.items():
