@@ -129,8 +129,7 @@ std::vector<std::uint32_t> read_codes(const model::SafetensorsFolder& folder, co
 }
 
 void pack_indices(const model::SafetensorsFolder& folder, const std::string& linear, VqEncoding& e) {
-  const std::vector<std::uint32_t> main = read_codes(folder, linear + ".indices", e, e.centroids);
-  std::vector<std::uint32_t> codes = main;
+  std::vector<std::uint32_t> codes = read_codes(folder, linear + ".indices", e, e.centroids);
   if (e.residual_centroids > 0) {
     const auto residual = read_codes(folder, linear + ".res_indices", e, e.residual_centroids);
     for (std::size_t i = 0; i < codes.size(); ++i) codes[i] |= residual[i] << e.main_bits();

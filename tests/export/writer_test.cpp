@@ -132,6 +132,15 @@ TEST(Writer, NothingIsLeftBehindWhenItFails) {
   EXPECT_THAT(refused, HasSubstr("is there already"));
 }
 
+TEST(Writer, AFullDiskLeavesNothing) {
+  const test::SmallDisk disk("size=64k");
+  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  const SmallExport small(kSafeKinds);
+  EXPECT_THAT(test::message_of<core::StoreError>([&] { write_checkpoint(small.request, disk / "out", "test"); }),
+              AllOf(HasSubstr("model.safetensors"), HasSubstr("free some space")));
+  EXPECT_EQ(test::entries(disk.path()), 0);
+}
+
 TEST(Writer, WhatTheFormatCannotHoldIsRefusedAllAtOnce) {
   SmallExport small({{4, 256, 0}, {5, 256, 0}, {4, 512, 0}});
   const auto message = test::message_of<core::ConfigError>([&] { small.write(); });
