@@ -243,10 +243,7 @@ std::int64_t check_layer_tensors(const model::SafetensorsFolder& folder, const s
   VqEncoding& e = settings.extents;
   std::size_t bytes = 0;
   std::string_view numbers;  // the layer's one floating type
-  const auto count = [&](const auto& stored) {
-    bytes += stored.tensor->bytes.size();
-    return stored.tensor->dtype_name;
-  };
+  const auto count = [&](const auto& stored) { bytes += stored.tensor->bytes.size(); };
   for_each_tensor(e, settings.norm, settings.perm,
                   [&](const char* suffix, const char*, const auto&, Kind kind, const Shape& shape) {
                     const std::string name = linear + suffix;
