@@ -9,10 +9,11 @@ namespace voronoi::jobs {
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{
       {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main},
-      {"eval", "perplexity of an original model or a run", true, eval_main},
+      {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main},
       {"status", "progress of a live or dead run", false, status_main},
       {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},
-      {"verify", "read a run again, check every sum, decode every layer", false, verify_main},
+      {"export", "write a run as a checkpoint in VPTQ's public format", false, export_main},
+      {"verify", "read a run or a checkpoint again, check every sum, decode every layer", false, verify_main},
       {"report", "tables of one or many runs, as Markdown and JSON", false, report_main},
   };
   return table;

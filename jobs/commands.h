@@ -26,6 +26,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments);
 int eval_main(const comm::Communicator& world, const Arguments& arguments);
 int status_main(const comm::Communicator& world, const Arguments& arguments);
 int inspect_main(const comm::Communicator& world, const Arguments& arguments);
+int export_main(const comm::Communicator& world, const Arguments& arguments);
 int verify_main(const comm::Communicator& world, const Arguments& arguments);
 int report_main(const comm::Communicator& world, const Arguments& arguments);
 

@@ -6,14 +6,15 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "export/checkpoint.h"
+#include "export/manifest.h"
 #include "jobs/commands.h"
 #include "jobs/evaluation.h"
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
+#include "jobs/run_model.h"
 #include "jobs/run_report.h"
-#include "jobs/run_state.h"
 #include "model/corpus.h"
-#include "store/journal.h"
 #include "validation/perplexity.h"
 
 namespace voronoi::jobs {
@@ -31,10 +32,13 @@ CommandSpec eval_command(EvalOptions& o) {
   CommandSpec command;
   command.name = "eval";
   command.summary =
-      "Perplexity of an original model, or of a run by decoding its stored indices, beside the unquantized model.";
-  command.usage = "[mpirun -n RANKS] voronoi eval --model MODEL|RUN [--model ...] --text FILE [--text ...] [options]";
+      "Perplexity of an original model, or of a run or VPTQ checkpoint by decoding its stored indices; of a run beside "
+      "the "
+      "unquantized model.";
+  command.usage =
+      "[mpirun -n RANKS] voronoi eval --model MODEL|RUN|CHECKPOINT [--model ...] --text FILE [--text ...] [options]";
   command.options = {
-      list_option("model", "PATH", "model directory, GGUF file or run directory", o.models),
+      list_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.models),
       list_option("text", "FILE", "evaluation text", o.texts),
       choice_option("join", "how the file becomes one text; auto: jsonl by name, else raw", o.join,
                     {"auto", "raw", "wikitext", "jsonl"}),
@@ -58,63 +62,60 @@ CommandSpec eval_command(EvalOptions& o) {
   return command;
 }
 
-/// A model to evaluate: an original one, or a run with its original.
+/// A model to evaluate: an original one, a run with its original, or a checkpoint whose original is not at hand.
 struct Subject {
-  std::string path, tokenizer, method = "unquantized", label = "unquantized";
-  std::shared_ptr<model::WeightSource> original;
-  std::unique_ptr<RunSource> quantized;
+  std::string tokenizer, method = "unquantized", label = "unquantized";
+  std::shared_ptr<model::WeightSource> original;   ///< null for a checkpoint
+  std::unique_ptr<model::WeightSource> quantized;  ///< null for an original model
   std::optional<store::RunPaths> run;
   std::optional<double> bits_true, bits_nominal;
 };
 
 Subject open_run_subject(const std::string& path) {
-  Subject subject;
-  subject.path = path;
-  subject.run = store::RunPaths{path};
-  const core::Json identity = store::read_identity(*subject.run);
-  const RunState state = replay(store::Journal::read(subject.run->journal()), subject.run->journal().string());
-  if (!state.last_attempt.is_object()) throw core::FormatError(path, "the run was never started; run quantize first");
-  subject.original = model::open_model(state.last_attempt.at("model").get<std::string>());
-  subject.tokenizer = state.last_attempt.at("tokenizer").get<std::string>();
-  if (subject.original->fingerprint() != identity.at("model").get<std::string>())
-    throw core::FormatError(subject.original->path(),
-                            "is no longer the model that " + path + " was made from; put it back");
-
-  double bits = 0, weights = 0;
-  std::vector<std::string> linears, missing;
-  const model::ModelConfig& config = subject.original->config();
-  for (std::int64_t block = 0; block < config.n_layers; ++block)
-    for (const model::SiteSpec& site : model::block_sites(config, block))
-      for (const model::LinearSpec& linear : site.linears) {
-        const auto layer = state.layers.find(linear.name);
-        const auto count = static_cast<double>(linear.out_features * linear.in_features);
-        weights += count;
-        if (layer == state.layers.end()) {
-          missing.push_back(linear.name);
-          bits += 16 * count;
-        } else {
-          linears.push_back(linear.name);
-          bits += static_cast<double>(layer->second.stored_bits);
-        }
-      }
-  if (!missing.empty() && !state.finished)
+  RunModel run = open_run_model(path);
+  if (!run.missing.empty() && !run.state.finished)
     throw core::FormatError(
         path, fmt::format("{} of {} layers are not quantized yet; run the quantize command again to finish",
-                          missing.size(), missing.size() + linears.size()));
-  subject.quantized = std::make_unique<RunSource>(*subject.original, *subject.run, linears);
-  subject.method = identity.at("quantization").at("method").get<std::string>();
-  subject.label = run_label(*subject.run);
-  if (!missing.empty()) subject.label += fmt::format(", {} layers left unquantized", missing.size());
+                          run.missing.size(), run.missing.size() + run.linears.size()));
+  double bits = 0, weights = 0;
+  for (const model::LinearSpec& linear : block_linears(run.original->config())) {
+    const auto layer = run.state.layers.find(linear.name);
+    const auto count = static_cast<double>(linear.out_features * linear.in_features);
+    weights += count;
+    bits += layer == run.state.layers.end() ? 16 * count : static_cast<double>(layer->second.stored_bits);
+  }
+  Subject subject;
+  subject.run = run.paths;
+  subject.tokenizer = run.tokenizer;
+  subject.original = std::move(run.original);
+  subject.quantized = std::make_unique<RunSource>(*subject.original, run.paths, run.linears);
+  subject.method = run.method();
+  subject.label = run_label(run.paths);
+  if (!run.missing.empty()) subject.label += fmt::format(", {} layers left unquantized", run.missing.size());
   subject.bits_true = bits / weights;
-  subject.bits_nominal = nominal_bits(state);
+  subject.bits_nominal = nominal_bits(run.state);
+  return subject;
+}
+
+Subject open_checkpoint_subject(const std::string& path) {
+  auto checkpoint = std::make_unique<exporting::VptqCheckpoint>(path);
+  Subject subject;
+  const auto manifest = exporting::read_manifest(path);
+  subject.method = manifest ? manifest->method : "vptq";
+  subject.bits_true = checkpoint->true_bits();
+  subject.bits_nominal = checkpoint->nominal_bits();
+  subject.label = fmt::format("{} {:.2f} bits, checkpoint", subject.method, *subject.bits_true);
+  subject.tokenizer = path;
+  subject.quantized = std::move(checkpoint);
   return subject;
 }
 
 Subject open_subject(const std::string& path) {
   if (std::filesystem::exists(store::RunPaths{path}.identity())) return open_run_subject(path);
+  if (exporting::is_checkpoint(path)) return open_checkpoint_subject(path);
   Subject subject;
-  subject.path = path;
   subject.original = model::open_model(path);
+  subject.tokenizer = path;
   return subject;
 }
 
@@ -127,9 +128,7 @@ struct PreparedText {
 PreparedText prepare(const EvalOptions& options, const std::string& path, const Subject& subject) {
   const auto join = options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
   PreparedText prepared{model::load_text(path, join), {}, ""};
-  std::string tokenizer_path = options.tokenizer.empty() ? subject.tokenizer : options.tokenizer;
-  if (tokenizer_path.empty()) tokenizer_path = subject.original->path();
-  const auto tokenizer = model::open_tokenizer(tokenizer_path);
+  const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
   const model::BosRule rule = options.bos == "always"  ? model::BosRule::always
                               : options.bos == "never" ? model::BosRule::never
                                                        : model::BosRule::automatic;
@@ -208,20 +207,22 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     for (const Subject& subject : subjects) {
       PreparedText prepared;
       together(world, [&] { prepared = prepare(options, path, subject); });
-      const std::string key = subject.original->fingerprint() + prepared.bos;
-      const core::DType dtype = product_dtype(options.dtype, *context, subject.original->config());
-      if (!references.contains(key))
-        references[key] = evaluate(*subject.original, subject, prepared, *context, dtype, world);
-      const Evaluation& reference = references[key];
-      Evaluation result = reference;
-      if (subject.quantized) {
-        result = evaluate(*subject.quantized, subject, prepared, *context, dtype, world);
-        result.reference_perplexity = reference.perplexity;
+      const model::WeightSource& base = subject.original ? *subject.original : *subject.quantized;
+      const core::DType dtype = product_dtype(options.dtype, *context, base.config());
+      std::optional<Evaluation> reference;
+      if (subject.original) {
+        const std::string key = subject.original->fingerprint() + prepared.bos;
+        if (!references.contains(key))
+          references[key] = evaluate(*subject.original, subject, prepared, *context, dtype, world);
+        reference = references[key];
       }
+      Evaluation result =
+          subject.quantized ? evaluate(*subject.quantized, subject, prepared, *context, dtype, world) : *reference;
+      if (subject.quantized && reference) result.reference_perplexity = reference->perplexity;
       on_root(world, [&] {
         print(result, options.json);
         std::fflush(stdout);  // each figure as it comes, also into a file
-        if (subject.quantized) {
+        if (subject.run) {
           store_evaluation(*subject.run, result, reference);
           write_run_report({*subject.run}, subject.run->report());
         }

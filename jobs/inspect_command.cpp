@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "export/checkpoint.h"
 #include "jobs/commands.h"
 #include "jobs/run_state.h"
 #include "model/gguf.h"
@@ -99,6 +100,30 @@ core::Json inspect_model(const std::string& path, bool headers_only) {
   return json;
 }
 
+core::Json inspect_checkpoint(const std::string& path, bool headers_only) {
+  const exporting::VptqCheckpoint checkpoint(path);
+  core::Json json{{"kind", "VPTQ checkpoint"},
+                  {"path", path},
+                  {"bits_true", checkpoint.true_bits()},
+                  {"bits_nominal", checkpoint.nominal_bits()}};
+  json.update(model_json(checkpoint));
+  core::Json layers = core::Json::array();
+  for (const std::string& name : checkpoint.linears()) {
+    const quant::VqEncoding& e = checkpoint.extents(name);
+    layers.push_back({{"name", name},
+                      {"shape", {e.out_features, e.in_features}},
+                      {"dtype", core::dtype_name(e.dtype)},
+                      {"vector_length", e.vector_length},
+                      {"centroids", e.centroids},
+                      {"residual_centroids", e.residual_centroids},
+                      {"groups", e.groups},
+                      {"outlier_columns", e.outlier_size}});
+  }
+  json["layers"] = std::move(layers);
+  if (!headers_only) json["problems"] = bad_tensors(checkpoint);
+  return json;
+}
+
 core::Json inspect_gguf(const std::string& path) {
   const model::GgufFile file(path);
   core::Json tensors = core::Json::array();
@@ -130,6 +155,7 @@ core::Json inspect_run(const std::string& path) {
 core::Json inspect_path(const std::string& path, bool headers_only) {
   if (std::filesystem::is_directory(path)) {
     if (std::filesystem::exists(store::RunPaths{path}.identity())) return inspect_run(path);
+    if (exporting::is_checkpoint(path)) return inspect_checkpoint(path, headers_only);
     return inspect_model(path, headers_only);
   }
   if (!std::filesystem::exists(path)) throw core::StoreError(path + ": is not there; check the path");

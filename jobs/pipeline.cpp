@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <set>
-#include <sstream>
 
 #include "calib/collector.h"
 #include "core/error.h"
@@ -25,13 +24,6 @@ constexpr double kAssumedFlopsPerSecond = 5e10;
 /// A task so short is not worth sharing.
 constexpr double kLeastSharedSeconds = 2.0;
 
-bool has_stage(const std::string& stages, const std::string& name) {
-  std::stringstream list(stages);
-  for (std::string stage; std::getline(list, stage, ',');)
-    if (stage == name) return true;
-  return false;
-}
-
 class Pipeline {
  public:
   Pipeline(const comm::Communicator& world, backend::Context& context, const QuantizeOptions& options,
@@ -42,8 +34,8 @@ class Pipeline {
         inputs_(inputs),
         run_(run),
         config_(inputs.model->config()),
-        calibrate_(has_stage(options.stages, "calibrate")),
-        quantize_(has_stage(options.stages, "quantize")),
+        calibrate_(has_stage(options, "calibrate")),
+        quantize_(has_stage(options, "quantize")),
         sequential_(options.calibration == "sequential"),
         transformer_(*inputs.model, context, inputs.dtype),
         hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {

@@ -5,6 +5,7 @@
 #include "jobs/commands.h"
 #include "jobs/pipeline.h"
 #include "jobs/process.h"
+#include "jobs/run_export.h"
 #include "jobs/run_report.h"
 
 namespace voronoi::jobs {
@@ -67,6 +68,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
 
   const PipelineResult result = run_pipeline(world, *context, options, inputs, run);
   const std::int64_t peak = world.all_max(peak_memory_bytes());
+  if (!result.stopped) on_root(world, [&] { run_export_stage(run, inputs, options); });
   on_root(world, [&] {
     run.journal->append({{"type", "memory"}, {"peak_bytes", peak}});
     run.journal->append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
@@ -75,7 +77,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     core::show_progress("quantization finished", true);
     print_summary(run, result);
     core::log_info("peak memory of a rank: {}", core::format_bytes(static_cast<double>(peak)));
-    if (options.stages.find("report") != std::string::npos)
+    if (has_stage(options, "report"))
       core::log_info("report: {}", write_run_report({run.paths}, run.paths.report()).string());
   });
   if (result.stopped) {

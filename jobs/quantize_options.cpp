@@ -1,12 +1,39 @@
 #include "jobs/quantize_options.h"
 
 #include <algorithm>
-#include <set>
+#include <array>
 #include <sstream>
 
+#include "export/profile.h"
 #include "jobs/process.h"
 
 namespace voronoi::jobs {
+namespace {
+
+constexpr std::array<std::string_view, 4> kStages{"calibrate", "quantize", "export", "report"};
+
+std::vector<std::string> split_stages(const std::string& stages) {
+  std::vector<std::string> list;
+  std::stringstream text(stages);
+  for (std::string stage; std::getline(text, stage, ',');) list.push_back(stage);
+  return list;
+}
+
+exporting::Profile profile_of(const QuantizeOptions& options) {
+  return *exporting::profile_from_name(options.export_profile);  // the option takes known names only
+}
+
+}  // namespace
+
+bool asks_for_stage(const QuantizeOptions& options, std::string_view stage) {
+  const std::vector<std::string> stages = split_stages(options.stages);
+  return std::find(stages.begin(), stages.end(), stage) != stages.end();
+}
+
+bool has_stage(const QuantizeOptions& options, std::string_view stage) {
+  if (!options.stages.empty()) return asks_for_stage(options, stage);
+  return stage != "export" || exporting::check_exportable(options.parameters, {}, profile_of(options)).empty();
+}
 
 std::vector<OptionSpec> parameter_options(quant::QuantParameters& p) {
   return {
@@ -35,6 +62,13 @@ std::vector<OptionSpec> parameter_options(quant::QuantParameters& p) {
       OptionSpec{"act-order", "BOOL", "columns in order of falling Hessian diagonal [true]",
                  switch_option("act-order", "", p.act_order).assign, false},
   };
+}
+
+OptionSpec export_profile_option(std::string& profile) {
+  return choice_option("export-profile",
+                       "what an export may use; safe: what every loader of the format reads; full: also --groups and "
+                       "--outlier-percent, read by vptq's own client and transformers",
+                       profile, {"safe", "full"});
 }
 
 CommandSpec quantize_command(QuantizeOptions& o) {
@@ -67,7 +101,11 @@ CommandSpec quantize_command(QuantizeOptions& o) {
       choice_option("dtype",
                     "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
                     o.dtype, dtype_choices()),
-      text_option("stages", "LIST", "stages to run, separated by commas: calibrate, quantize, report [all]", o.stages),
+      text_option("stages", "LIST",
+                  "stages to run, separated by commas: calibrate, quantize, export, report [all; export where VPTQ's "
+                  "format can hold the layers]",
+                  o.stages),
+      export_profile_option(o.export_profile),
       text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
       integer_option("hessian-window", "blocks whose Hessians are on disk at a time (independent calibration)",
                      o.hessian_window, 1, 1 << 20),
@@ -142,13 +180,10 @@ std::vector<std::string> check(const QuantizeOptions& o) {
   if (o.calibration_texts.empty()) problems.emplace_back("--calibration-text: is missing; give at least one text file");
   if (static_cast<std::int64_t>(o.calibration_texts.size()) > o.calibration_sequences)
     problems.emplace_back("--calibration-sequences: fewer windows than texts");
-  const std::set<std::string> known{"calibrate", "quantize", "report"};
-  std::stringstream stages(o.stages);
-  for (std::string stage; std::getline(stages, stage, ',');)
-    if (!known.contains(stage))
-      problems.push_back("--stages: '" + stage + "' is no stage; there are calibrate, quantize, report");
-  if (o.calibration == "sequential" &&
-      (o.stages.find("calibrate") == std::string::npos) != (o.stages.find("quantize") == std::string::npos))
+  for (const std::string& stage : split_stages(o.stages))
+    if (std::find(kStages.begin(), kStages.end(), stage) == kStages.end())
+      problems.push_back("--stages: '" + stage + "' is no stage; there are calibrate, quantize, export, report");
+  if (o.calibration == "sequential" && has_stage(o, "calibrate") != has_stage(o, "quantize"))
     problems.emplace_back("--stages: sequential calibration needs calibrate and quantize together, block by block");
   quant::QuantParameters changed = o.parameters;
   for (const std::string& assignment : o.set)
@@ -158,6 +193,9 @@ std::vector<std::string> check(const QuantizeOptions& o) {
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   for (const std::string& problem : quant::check_parameters(changed)) problems.push_back(problem);
+  if (asks_for_stage(o, "export"))
+    for (const std::string& problem : exporting::check_exportable(changed, {}, profile_of(o)))
+      problems.push_back(problem);
   return problems;
 }
 

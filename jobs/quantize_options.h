@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/json.h"
@@ -17,7 +18,8 @@ struct QuantizeOptions {
   std::int64_t calibration_sequences = 64, calibration_context = 2048;
   std::string calibration = "independent";
   std::string device = "auto", dtype = "auto";
-  std::string stages = "calibrate,quantize,report";
+  std::string stages;  ///< separated by commas; empty: all that apply, see has_stage()
+  std::string export_profile = "safe";
   std::int64_t hessian_window = 4;
   bool keep_hessians = false;
   std::string hessians_from;
@@ -34,6 +36,14 @@ CommandSpec quantize_command(QuantizeOptions& options);
 /// Options that --set may change for layers that are not done yet: those of the method, without the method and the
 /// seed.
 std::vector<OptionSpec> parameter_options(quant::QuantParameters& parameters);
+
+OptionSpec export_profile_option(std::string& profile);
+
+/// Whether a stage is to run. Without --stages that is every one; export, however, only where the format can hold what
+/// the parameters make.
+bool has_stage(const QuantizeOptions& options, std::string_view stage);
+/// Whether the user asked for the stage by name.
+bool asks_for_stage(const QuantizeOptions& options, std::string_view stage);
 
 /// Applies "NAME=VALUE" to the parameters; returns the problem, or an empty string.
 std::string apply_set(quant::QuantParameters& parameters, const std::string& assignment);

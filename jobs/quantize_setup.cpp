@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "export/profile.h"
 #include "jobs/process.h"
 
 namespace voronoi::jobs {
@@ -31,13 +32,20 @@ core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs
 void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
   std::vector<std::string> problems;
   std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  std::vector<exporting::LayerShape> shapes;
   for (std::int64_t block = 0; block < config.n_layers; ++block)
     for (const model::SiteSpec& site : model::block_sites(config, block))
       for (const model::LinearSpec& linear : site.linears)
-        if (seen.insert({linear.out_features, linear.in_features}).second)
+        if (seen.insert({linear.out_features, linear.in_features}).second) {
+          shapes.push_back({linear.out_features, linear.in_features});
           for (const std::string& problem :
                quant::check_shape(options.parameters, linear.out_features, linear.in_features))
             problems.push_back(linear.name + ": " + problem);
+        }
+  if (asks_for_stage(options, "export"))
+    for (std::string& problem :
+         exporting::check_exportable(options.parameters, shapes, *exporting::profile_from_name(options.export_profile)))
+      problems.push_back(std::move(problem));
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 

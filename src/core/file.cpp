@@ -124,6 +124,30 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view text,
   write_file_atomic(path, std::as_bytes(std::span(text)), tag);
 }
 
+OutputFile::OutputFile(const std::filesystem::path& path) : path_(path.string()) {
+  descriptor_ = Descriptor(path_, O_WRONLY | O_CREAT | O_EXCL, 0644, "create").release();
+}
+
+OutputFile::~OutputFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void OutputFile::write_at(std::int64_t offset, std::span<const std::byte> bytes) {
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t n = ::pwrite(descriptor_, bytes.data() + done, bytes.size() - done,
+                               static_cast<off_t>(offset) + static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail(path_, "write", n < 0 ? errno : EIO);
+    done += static_cast<std::size_t>(n);
+  }
+}
+
+void OutputFile::finish() {
+  const int error = ::fsync(descriptor_) != 0 ? errno : 0;
+  const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
+  if (error != 0 || !closed) fail(path_, "write", error != 0 ? error : errno);
+}
+
 void sync_directory(const std::filesystem::path& directory) {
   const std::string name = directory.empty() ? "." : directory.string();
   const Descriptor handle(name, O_RDONLY | O_DIRECTORY, 0, "open");

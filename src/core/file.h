@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -39,6 +40,25 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
 /// id).
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag);
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag);
+
+/// A new file that is written piece by piece at given offsets. Not atomic by itself: write it under a temporary name or
+/// in a temporary directory, finish() it, rename. Every member throws StoreError naming path and cause.
+class OutputFile {
+ public:
+  /// Creates the file; it must not be there.
+  explicit OutputFile(const std::filesystem::path& path);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  void write_at(std::int64_t offset, std::span<const std::byte> bytes);
+  /// Syncs and closes; nothing may be written afterwards.
+  void finish();
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
 
 /// fsync of a directory, so that renames and removals in it survive a power loss.
 void sync_directory(const std::filesystem::path& directory);

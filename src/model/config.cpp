@@ -392,4 +392,10 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   return config;
 }
 
+std::string_view class_name(std::string_view model_type) {
+  for (const Family& family : kFamilies)
+    if (family.model_type == model_type) return family.class_name;
+  VORONOI_REQUIRE(false, "no class for " + std::string(model_type));
+}
+
 }  // namespace voronoi::model

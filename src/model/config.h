@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/json.h"
@@ -64,6 +65,9 @@ struct ModelConfig {
 /// Parses and checks a config.json. Every fault throws FormatError naming file, key, what was found and what is wanted;
 /// an unknown architecture is refused by name with the list of supported ones.
 ModelConfig parse_config(const core::Json& json, const std::string& file);
+
+/// Hugging Face's class for a model_type that parse_config() takes ("LlamaForCausalLM").
+std::string_view class_name(std::string_view model_type);
 
 /// One linear layer of a block; `name` is the full module path ("model.layers.3.self_attn.q_proj"), its tensors are
 /// name + ".weight" [out_features, in_features] and, with has_bias, name + ".bias" [out_features].

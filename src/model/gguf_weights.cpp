@@ -177,19 +177,24 @@ void check_heads(const GgufFile& file, const std::string& arch, std::int64_t hea
   }
 }
 
+/// The metadata as a config.json with what only tensors tell; `config`: the same, parsed and checked.
+Json complete_config(const GgufFile& file, ModelConfig& config) {
+  Json json = config_from_metadata(file);
+  const std::string place = file.path() + " (metadata in the terms of config.json)";
+  config = parse_config(json, place);
+  check_heads(file, file.at("general.architecture").as_string(), config.head_dim);
+  add_rope_tensor(file, config.rope.theta, config.head_dim, json);
+  config = parse_config(json, place);
+  return json;
+}
+
 class GgufWeights final : public WeightSource {
  public:
   explicit GgufWeights(const std::string& path) : file_(path), path_(path) {
     if (const GgufValue* split = file_.find("split.count"); split != nullptr && split->as_u64() > 1)
       throw FormatError(path, "is one part of a split model; join the parts first (llama-gguf-split --merge)");
-    const std::string arch = file_.at("general.architecture").as_string();
-    Json json = config_from_metadata(file_);
-    const std::string place = path + " (metadata in the terms of config.json)";
-    config_ = parse_config(json, place);
-    check_heads(file_, arch, config_.head_dim);
-    add_rope_tensor(file_, config_.rope.theta, config_.head_dim, json);
-    config_ = parse_config(json, place);
-    interleaved_ = arch == "llama";
+    complete_config(file_, config_);
+    interleaved_ = file_.at("general.architecture").as_string() == "llama";
     require_tensors(
         config_, path, file_.tensors().size(), [this](const std::string& name) -> std::optional<core::Shape> {
           const GgufTensor* tensor = file_.find_tensor(gguf_name(name));
@@ -287,6 +292,22 @@ class GgufWeights final : public WeightSource {
 };
 
 }  // namespace
+
+Json gguf_config_json(const std::string& path) {
+  const GgufFile file(path);
+  ModelConfig config;
+  Json json{{"architectures", Json::array()}};
+  json.update(complete_config(file, config));
+  json["architectures"].push_back(class_name(config.model_type));
+  json["hidden_act"] = "silu";
+  json["max_position_embeddings"] = config.max_position;
+  json["head_dim"] = config.head_dim;  // some classes take null for a size
+  for (const char* name : {"bos_token_id", "eos_token_id"}) json.erase(name);
+  for (const auto& [key, ours] :
+       {std::pair{"tokenizer.ggml.bos_token_id", "bos_token_id"}, {"tokenizer.ggml.eos_token_id", "eos_token_id"}})
+    if (const GgufValue* value = file.find(key)) json[ours] = value->as_i64();
+  return json;
+}
 
 std::unique_ptr<WeightSource> open_gguf_model(const std::string& path) { return std::make_unique<GgufWeights>(path); }
 

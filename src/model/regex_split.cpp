@@ -162,6 +162,8 @@ Regex::Regex(std::string_view pattern, const std::string& file) : impl_(std::mak
 Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
 
+const std::string& Regex::pattern() const { return impl_->pattern; }
+
 bool Regex::find(std::string_view text, std::size_t start, Workspace& workspace, Match& match) const {
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   Workspace::Impl& space = *workspace.impl_;

@@ -17,6 +17,9 @@ class Regex {
   ~Regex();
   Regex(Regex&&) noexcept;
 
+  /// As given.
+  const std::string& pattern() const;
+
   /// What one thread needs to match; reusable over calls and patterns.
   class Workspace {
    public:

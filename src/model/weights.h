@@ -2,6 +2,7 @@
 // indices.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <string>
@@ -28,6 +29,9 @@ class WeightSource {
   /// Path as given by the user.
   virtual const std::string& path() const = 0;
 };
+
+/// Largest config.json that is read.
+inline constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 26;
 
 /// Opens a Hugging Face directory (config.json + *.safetensors, one or many with an index) or a *.gguf file; all
 /// headers are checked against expected_tensors() before this returns, no tensor data is read. Pickles (*.bin, *.pt,

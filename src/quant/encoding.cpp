@@ -22,10 +22,7 @@ constexpr std::int64_t kMaxCodebook = 1 << 16;
 
 int log2_of(std::int64_t power) { return static_cast<int>(std::bit_width(static_cast<std::uint64_t>(power))) - 1; }
 bool is_power_of_two(std::int64_t value) { return value > 0 && std::has_single_bit(static_cast<std::uint64_t>(value)); }
-int main_bits(const VqEncoding& e) { return log2_of(e.centroids); }
-int residual_bits(const VqEncoding& e) { return e.residual_centroids > 0 ? log2_of(e.residual_centroids) : 0; }
-int total_bits(const VqEncoding& e) { return main_bits(e) + residual_bits(e); }
-std::int64_t vector_rows(const VqEncoding& e) { return ceil_div(e.out_features, e.vector_length); }
+int total_bits(const VqEncoding& e) { return e.main_bits() + e.residual_bits(); }
 std::int64_t group_count(const UniformEncoding& e) { return ceil_div(e.in_features, e.group_size); }
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
@@ -96,16 +93,14 @@ std::string extent_problem(const VqEncoding& e) {
 std::string problem_of(const VqEncoding& e) {
   if (auto problem = extent_problem(e); !problem.empty()) return problem;
   const bool outliers = e.outlier_size > 0;
-  const std::int64_t words = core::packed_words(e.group_size(), total_bits(e));
-  const std::int64_t outlier_rows = outliers ? ceil_div(e.out_features, e.outlier_vector_length) : 0;
   for (const std::string& problem :
-       {size_problem("indices", length(e.indices), e.groups * vector_rows(e) * words),
+       {size_problem("indices", length(e.indices), e.groups * e.vector_rows() * e.row_words()),
         size_problem("codebook", length(e.codebook), e.groups * e.centroids * e.vector_length),
         size_problem("residual_codebook", length(e.residual_codebook),
                      e.groups * e.residual_centroids * e.vector_length),
         size_problem("outlier_codebook", length(e.outlier_codebook),
                      outliers ? e.outlier_centroids * e.outlier_vector_length : 0),
-        size_problem("outlier_indices", length(e.outlier_indices), outlier_rows * e.outlier_size),
+        size_problem("outlier_indices", length(e.outlier_indices), e.outlier_vector_rows() * e.outlier_size),
         size_problem("scale", length(e.scale), e.in_features), size_problem("bias", length(e.bias), e.in_features),
         perm_problem(e.perm, e.in_features), finite_problem("codebook", e.dtype, e.codebook),
         finite_problem("residual_codebook", e.dtype, e.residual_codebook),
@@ -181,8 +176,8 @@ kernels::PackedLinear packed_view(const VqEncoding& e) {
   packed.out_features = e.out_features;
   packed.in_features = e.in_features;
   packed.v = e.vector_length;
-  packed.main_bits = main_bits(e);
-  packed.residual_bits = residual_bits(e);
+  packed.main_bits = e.main_bits();
+  packed.residual_bits = e.residual_bits();
   packed.groups = e.groups;
   packed.group_size = e.group_size();
   packed.outlier_size = e.outlier_size;
@@ -200,9 +195,19 @@ kernels::PackedLinear packed_view(const VqEncoding& e) {
   return packed;
 }
 
+int VqEncoding::main_bits() const { return log2_of(centroids); }
+int VqEncoding::residual_bits() const { return residual_centroids > 0 ? log2_of(residual_centroids) : 0; }
+std::int64_t VqEncoding::vector_rows() const { return ceil_div(out_features, vector_length); }
+std::int64_t VqEncoding::row_words() const { return core::packed_words(group_size(), main_bits() + residual_bits()); }
+std::int64_t VqEncoding::outlier_vector_rows() const {
+  return outlier_size > 0 ? ceil_div(out_features, outlier_vector_length) : 0;
+}
+
 std::string find_problem(const Encoding& encoding) {
   return std::visit([](const auto& e) { return problem_of(e); }, encoding);
 }
+
+std::string find_extent_problem(const VqEncoding& encoding) { return extent_problem(encoding); }
 
 void decode(const Encoding& encoding, std::span<float> weight) {
   const std::string problem = find_problem(encoding);

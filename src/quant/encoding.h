@@ -38,6 +38,11 @@ struct VqEncoding {
   std::vector<std::uint16_t> scale, bias;        ///< [in], natural column order
   std::vector<std::uint16_t> perm;               ///< [in] or empty: stored column -> natural column
   std::int64_t group_size() const { return (in_features - outlier_size) / groups; }
+  int main_bits() const;                   ///< log2 k
+  int residual_bits() const;               ///< log2 kr, 0 without a residual
+  std::int64_t vector_rows() const;        ///< R = ceil(out / v)
+  std::int64_t row_words() const;          ///< P: 32-bit words of a packed row
+  std::int64_t outlier_vector_rows() const;  ///< ceil(out / v0), 0 without outliers
   bool operator==(const VqEncoding&) const = default;
 };
 
@@ -60,6 +65,9 @@ using Encoding = std::variant<VqEncoding, UniformEncoding>;
 /// What is wrong with the encoding: extents, array sizes, indices and perm out of range, numbers that are not finite.
 /// Empty: nothing.
 std::string find_problem(const Encoding& encoding);
+
+/// The extents alone, whatever the arrays hold; when there is no problem, no product of them overflows.
+std::string find_extent_problem(const VqEncoding& encoding);
 
 /// Dense weight [out, in] row-major. fp32 arithmetic on the stored 16-bit values: (main + residual) * scale + bias,
 /// each rounded to fp32 once; scale * (code - zero). InternalError when the encoding has a problem or weight another

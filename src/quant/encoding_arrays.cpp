@@ -54,8 +54,7 @@ requires std::is_same_v<std::remove_const_t<Encoding>, VqEncoding>
 void for_each_array(Encoding& e, const Visit& visit) {
   using core::Shape;
   visit("indices", e.indices, DType::u32, [&e] {
-    const std::int64_t vectors = core::ceil_div(e.out_features, e.vector_length);
-    return Shape{e.groups, vectors, columns_of(e.indices, e.groups * vectors)};
+    return Shape{e.groups, e.vector_rows(), e.row_words()};
   });
   visit("codebook", e.codebook, e.dtype, [&e] { return Shape{e.groups, e.centroids, e.vector_length}; });
   visit("residual_codebook", e.residual_codebook, e.dtype, [&e] {

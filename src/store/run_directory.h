@@ -26,6 +26,7 @@ struct RunPaths {
       const;  ///< hessians/block_007.down.h5, block_007.expert.3.down.h5; no slash
   std::filesystem::path quarantine() const { return root / "quarantine"; }
   std::filesystem::path evaluations() const { return root / "evaluations"; }
+  std::filesystem::path exported() const { return root / "export"; }
   std::filesystem::path report() const { return root / "report"; }
   std::filesystem::path logs() const { return root / "logs"; }
 };

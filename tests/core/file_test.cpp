@@ -128,6 +128,36 @@ TEST(RemoveTemporaries, TakesThemAndNothingElse) {
   EXPECT_THAT(message_of<StoreError>([&] { remove_temporaries(folder / "none"); }), HasSubstr("none: cannot list"));
 }
 
+TEST(OutputFile, IsWrittenInAnyOrder) {
+  const TemporaryFolder folder;
+  OutputFile file(folder / "f");
+  const std::string first = "abc", second = "def";
+  file.write_at(3, std::as_bytes(std::span(second)));
+  file.write_at(0, std::as_bytes(std::span(first)));
+  file.finish();
+  EXPECT_EQ(test::read_bytes(folder / "f"), "abcdef");
+}
+
+TEST(OutputFile, OverwritesNothing) {
+  const TemporaryFolder folder;
+  test::write_bytes(folder / "f", "x");
+  EXPECT_THAT(message_of<StoreError>([&] { const OutputFile file(folder / "f"); }),
+              AllOf(HasSubstr("/f"), HasSubstr("create")));
+  EXPECT_EQ(test::read_bytes(folder / "f"), "x");
+}
+
+TEST(OutputFile, AFullDiskIsNamed) {
+  const test::SmallDisk disk("size=64k");
+  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  OutputFile file(disk / "f");
+  const std::string bytes(200000, 'x');
+  EXPECT_THAT(message_of<StoreError>([&] {
+                file.write_at(0, std::as_bytes(std::span(bytes)));
+                file.finish();
+              }),
+              AllOf(HasSubstr("/f"), HasSubstr("free some space")));
+}
+
 TEST(SyncDirectory, NeedsADirectory) {
   const TemporaryFolder folder;
   sync_directory(folder.path());

@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "model/gguf.h"
+#include "model/gguf_weights.h"
 #include "model/model_files.h"
 #include "model/weights.h"
 
@@ -392,6 +393,33 @@ TEST_F(GgufModel, ReadsSmolLM2AsItsFloat16Export) {
     EXPECT_NEAR(sum, golden.sum, 1e-6) << golden.name;
     EXPECT_NEAR(weighted, golden.weighted, 1e-4) << golden.name;
   }
+}
+
+TEST_F(GgufModel, MetadataBecomesAConfigThatReadsBackTheSame) {
+  for (const std::string arch : {"llama", "qwen3"})
+    for (const bool head : {false, true}) {
+      SmallModel model;
+      model.arch = arch;
+      model.head = head;
+      model.qk_norm = arch == "qwen3";
+      model.more = [](GgufWriter& writer) { writer.u32("tokenizer.ggml.eos_token_id", 7); };
+      const auto source = open(model);
+      const core::Json json = gguf_config_json(source->path());
+      EXPECT_EQ(json.at("architectures"),
+                core::Json::array({arch == "llama" ? "LlamaForCausalLM" : "Qwen3ForCausalLM"}));
+      EXPECT_EQ(json.at("eos_token_id"), 7);
+      const ModelConfig parsed = parse_config(json, "config.json"), &config = source->config();
+      EXPECT_EQ(parsed.model_type, arch);
+      EXPECT_EQ(parsed.head_dim, config.head_dim);
+      EXPECT_EQ(parsed.max_position, config.max_position);
+      EXPECT_EQ(parsed.tied_embeddings, !head);
+      EXPECT_EQ(parsed.rope.theta, config.rope.theta);
+      EXPECT_EQ(parsed.norm_eps, config.norm_eps);
+      EXPECT_EQ(parsed.bos_id, config.bos_id);
+      const auto expected = expected_tensors(config), found = expected_tensors(parsed);
+      ASSERT_EQ(found.size(), expected.size());
+      for (std::size_t i = 0; i < found.size(); ++i) EXPECT_EQ(found[i].shape, expected[i].shape) << found[i].name;
+    }
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "model/corpus.h"
+#include "model/model_files.h"
+#include "model/tokenizer_writer.h"
 #include "support/data.h"
 
 namespace voronoi::model {
@@ -129,6 +131,31 @@ TEST(Tokenizer, SentencepieceFromGgufEqualsTheLibraryOnWholeFiles) {
   std::erase(word, ' ');
   for (const std::string& text : {wikitext().substr(0, 200000), code, word})
     EXPECT_TRUE(ours->encode(text) == library->encode(text));
+}
+
+/// The folder that an export of a GGUF model has, as far as the tokenizer goes.
+void write_tokenizer_files(const std::string& gguf, const test::TemporaryFolder& folder) {
+  const auto files = gguf_tokenizer_files(gguf);
+  EXPECT_EQ(files.size(), 2U);
+  for (const auto& [name, content] : files) folder.write(name, content);
+}
+
+TEST(Tokenizer, GgufVocabulariesAsHuggingFaceFilesGiveTheSameIds) {
+  for (const std::string name : {"gpt-2", "llama-spm", "phi-3"}) {
+    const std::string gguf = data_path("tokenizers/ggml-vocab/ggml-vocab-" + name + ".gguf");
+    VORONOI_NEEDS_DATA("tokenizers/ggml-vocab/ggml-vocab-" + name + ".gguf");
+    VORONOI_NEEDS_DATA("wikitext2/wiki.test.raw");
+    const test::TemporaryFolder folder;
+    write_tokenizer_files(gguf, folder);
+    const auto original = open_tokenizer(gguf), written = open_tokenizer(folder.path());
+    expect_goldens(*written, ggml_goldens(name), 47, true);
+    EXPECT_EQ(written->vocab_size(), original->vocab_size()) << name;
+    EXPECT_EQ(written->bos_id(), original->bos_id()) << name;
+    EXPECT_EQ(written->automatic_bos(), original->automatic_bos()) << name;
+    const std::string text = wikitext().substr(0, 300000);
+    EXPECT_TRUE(written->encode(text) == original->encode(text)) << name;
+    EXPECT_EQ(written->decode(written->encode(text)), text) << name;
+  }
 }
 
 TEST(Tokenizer, Tok512CountsTheWikitextIds) {

@@ -1,0 +1,52 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "jobs/commands.h"
+#include "jobs/process.h"
+#include "jobs/quantize_options.h"
+#include "jobs/run_export.h"
+#include "jobs/run_model.h"
+
+namespace voronoi::jobs {
+
+int export_main(const comm::Communicator& world, const Arguments& arguments) {
+  std::string path, out, profile = "safe";
+  CommandSpec command;
+  command.name = "export";
+  command.summary =
+      "Writes a run as a Hugging Face checkpoint in VPTQ's public format, which transformers and vptq load.";
+  command.usage = "voronoi export RUN --out DIR [--export-profile safe|full]";
+  command.positional = "run";
+  command.options = {text_option("run", "DIR", "run directory", path),
+                     text_option("out", "DIR", "directory to write: new, or empty", out),
+                     export_profile_option(profile)};
+  command.examples =
+      "  voronoi export runs/2bit --out SmolLM2-135M-vptq\n"
+      "  voronoi verify SmolLM2-135M-vptq\n"
+      "It holds one layer at a time and publishes by rename: --out is there whole or not at all.\n";
+  if (parse_or_help(world, command, arguments, false)) return 0;
+  std::vector<std::string> problems;
+  if (path.empty()) problems.emplace_back("export: which run? give its directory");
+  if (out.empty()) problems.emplace_back("--out: is missing; give the directory to write");
+  if (!problems.empty()) throw core::ConfigError(problems);
+
+  install_stop_handlers();
+  const RunModel run = open_run_model(path);
+  // A trailing slash would make the temporary directory one inside.
+  std::filesystem::path directory = std::filesystem::path(out).lexically_normal();
+  if (directory.filename().empty()) directory = directory.parent_path();
+  export_run({run.paths, run.state, *run.original, run.tokenizer, run.method()}, *exporting::profile_from_name(profile),
+             directory, fmt::format("{}.{}", host_name(), ::getpid()),
+             [](const std::string& what, std::size_t done, std::size_t total) {
+               if (stop_requested()) throw core::StopRequested();
+               core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total), done == total);
+             });
+  fmt::print("{}: {} layers exported\n", directory.string(), run.linears.size());
+  return 0;
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,154 @@
+#include "jobs/run_export.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <chrono>
+#include <set>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "export/writer.h"
+#include "jobs/layer_store.h"
+#include "jobs/process.h"
+#include "jobs/run_model.h"
+
+namespace voronoi::jobs {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+quant::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
+  const std::string file = source.paths.layer(name).string();
+  if (core::sha256(core::MappedFile(file).bytes()) != source.state.layers.at(name).sha256)
+    throw core::FormatError(
+        file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+  return read_layer(source.paths, name);
+}
+
+std::vector<std::string> missing_layers(const ExportSource& source) {
+  std::vector<std::string> missing;
+  for (const model::LinearSpec& linear : block_linears(source.original.config()))
+    if (!source.state.layers.contains(linear.name)) missing.push_back(linear.name);
+  return missing;
+}
+
+/// Every reason, when layers are missing: the writer itself would stop at the first of those.
+void refuse_incomplete(const ExportSource& source, exporting::Profile profile,
+                       const std::vector<std::string>& missing) {
+  std::vector<std::string> problems{
+      fmt::format("export: {} of {} layers are not quantized ({} first); run the quantize command again",
+                  missing.size(), missing.size() + source.state.layers.size(), missing.front())};
+  std::set<std::string> others;
+  for (const auto& [name, layer] : source.state.layers)
+    for (std::string& problem : exporting::check_exportable(read_journalled_layer(source, name), profile))
+      others.insert(std::move(problem));
+  problems.insert(problems.end(), others.begin(), others.end());
+  throw core::ConfigError(problems);
+}
+
+std::map<std::string, std::string> shard_sums(const RunState& state) {
+  std::map<std::string, std::string> sums;
+  for (const auto& [name, layer] : state.layers) sums[name] = layer.sha256;
+  return sums;
+}
+
+/// Whether RUN/export is whole and holds the layers of the run.
+bool up_to_date(const Run& run, exporting::Profile profile) {
+  try {
+    const auto manifest = exporting::read_manifest(run.paths.exported());
+    return manifest && manifest->profile == profile && manifest->layers == shard_sums(run.state) &&
+           exporting::check_files(run.paths.exported(), *manifest, true).empty();
+  } catch (const core::FormatError& error) {
+    core::log_warning("{}", error.what());
+    return false;
+  }
+}
+
+/// What is left of exports that were killed, and an export of other layers.
+void remove_outdated(const store::RunPaths& paths) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(paths.root))
+    if (entry.path().filename().string().starts_with("export.tmp-")) fs::remove_all(entry.path(), error);
+  fs::remove_all(paths.exported(), error);
+  if (error) throw core::StoreError(paths.exported().string() + ": cannot remove: " + error.message());
+}
+
+/// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
+class StageProgress {
+ public:
+  explicit StageProgress(const Run& run) : run_(run) {}
+
+  void operator()(const std::string& what, std::size_t done, std::size_t total) {
+    if (stop_requested()) throw core::StopRequested();
+    require_current_attempt(run_);
+    if (Clock::now() < next_) return;
+    next_ = Clock::now() + std::chrono::seconds(1);
+    core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
+    const core::Json status{{"attempt", run_.state.attempt},
+                            {"stage", "export"},
+                            {"updated", unix_time()},
+                            {"layers", total},
+                            {"eta_seconds", 0},
+                            {"workers", core::Json::array()}};
+    core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
+  }
+
+ private:
+  const Run& run_;
+  Clock::time_point next_ = Clock::now();
+};
+
+}  // namespace
+
+void export_run(const ExportSource& source, exporting::Profile profile, const fs::path& out, const std::string& tag,
+                const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
+  if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, profile, missing);
+  exporting::ExportRequest request;
+  request.original = &source.original;
+  request.tokenizer = source.tokenizer;
+  request.encoding = [&source](const std::string& name) { return read_journalled_layer(source, name); };
+  request.origin.run = fs::absolute(source.paths.root).lexically_normal().string();
+  request.origin.method = source.method;
+  request.origin.profile = profile;
+  request.origin.layers = shard_sums(source.state);
+  request.progress = progress;
+  exporting::write_checkpoint(request, out, tag);
+}
+
+void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOptions& options) {
+  const exporting::Profile profile = *exporting::profile_from_name(options.export_profile);
+  if (!has_stage(options, "export")) {
+    if (options.stages.empty())  // left out by itself: say why
+      core::log_info("not exported: {}", fmt::join(exporting::check_exportable(options.parameters, {}, profile), "; "));
+    return;
+  }
+  const ExportSource source{run.paths, run.state, *inputs.model,
+                            options.tokenizer.empty() ? options.model : options.tokenizer, run.parameters.method};
+  if (const auto missing = missing_layers(source); !missing.empty()) {
+    core::log_warning("not exported: {} layers are not quantized, {} first", missing.size(), missing.front());
+    return;
+  }
+  if (up_to_date(run, profile)) {
+    core::log_info("{}: is there already", run.paths.exported().string());
+    return;
+  }
+  const Clock::time_point start = Clock::now();
+  remove_outdated(run.paths);
+  try {
+    export_run(source, profile, run.paths.exported(), run.attempt_tag, StageProgress(run));
+  } catch (const core::ConfigError& error) {
+    if (asks_for_stage(options, "export")) throw;
+    core::log_warning("not exported: {}", error.what());
+    return;
+  }
+  run.journal->append({{"type", "stage"},
+                       {"stage", "export"},
+                       {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+  core::log_info("exported: {}", run.paths.exported().string());
+}
+
+}  // namespace voronoi::jobs

@@ -1,0 +1,34 @@
+#include "jobs/run_model.h"
+
+#include "core/error.h"
+#include "store/journal.h"
+
+namespace voronoi::jobs {
+
+std::vector<model::LinearSpec> block_linears(const model::ModelConfig& config) {
+  std::vector<model::LinearSpec> linears;
+  for (std::int64_t block = 0; block < config.n_layers; ++block)
+    for (model::SiteSpec& site : model::block_sites(config, block))
+      for (model::LinearSpec& linear : site.linears) linears.push_back(std::move(linear));
+  return linears;
+}
+
+RunModel open_run_model(const std::string& path) {
+  RunModel run;
+  run.paths = store::RunPaths{path};
+  run.identity = store::read_identity(run.paths);
+  run.state = replay(store::Journal::read(run.paths.journal()), run.paths.journal().string());
+  const core::Json& attempt = run.state.last_attempt;
+  if (!attempt.is_object()) throw core::FormatError(path, "the run was never started; run quantize first");
+  run.original = model::open_model(attempt.at("model").get<std::string>());
+  if (run.original->fingerprint() != run.identity.at("model").get<std::string>())
+    throw core::FormatError(run.original->path(),
+                            "is no longer the model that " + path + " was made from; put it back");
+  run.tokenizer = attempt.at("tokenizer").get<std::string>();
+  if (run.tokenizer.empty()) run.tokenizer = run.original->path();
+  for (const model::LinearSpec& linear : block_linears(run.original->config()))
+    (run.state.layers.contains(linear.name) ? run.linears : run.missing).push_back(linear.name);
+  return run;
+}
+
+}  // namespace voronoi::jobs

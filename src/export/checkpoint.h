@@ -1,0 +1,54 @@
+// A checkpoint in VPTQ's public format as a source of weights: published ones and our own exports.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "export/layer_format.h"
+#include "model/weights.h"
+
+namespace voronoi::exporting {
+
+/// Whether `path` is a Hugging Face directory whose config.json names quant_method "vptq". Throws FormatError when
+/// config.json is damaged.
+bool is_checkpoint(const std::string& path);
+
+/// Linears of the decoder blocks are decoded from their packed indices; everything else is read as stored. All headers,
+/// shapes and settings are checked when it is opened; the checkpoint counts as hostile.
+class VptqCheckpoint final : public model::WeightSource {
+ public:
+  /// `path`: is_checkpoint() holds. Throws FormatError / StoreError naming file and tensor or key.
+  explicit VptqCheckpoint(const std::string& path);
+
+  const model::ModelConfig& config() const override { return config_; }
+  void read(const model::TensorSpec& spec, std::span<float> out) const override;
+  std::string fingerprint() const override;
+  const std::string& path() const override { return path_; }
+
+  /// The quantized linears, in the order of the model.
+  const std::vector<std::string>& linears() const { return names_; }
+  /// The packed layer as it is stored; InternalError when `linear` is not one of linears(). Throws FormatError when an
+  /// index or number of it cannot be.
+  quant::VqEncoding encoding(const std::string& linear) const;
+
+  /// Its extents and type without its arrays.
+  const quant::VqEncoding& extents(const std::string& linear) const { return layers_.at(linear).extents; }
+
+  /// All bits stored for the linears of the blocks over their weights (16 a weight for one that is not quantized), and
+  /// index bits alone.
+  double true_bits() const { return true_bits_; }
+  double nominal_bits() const { return nominal_bits_; }
+
+ private:
+  void parse_layers(const core::Json& quantization);
+
+  std::string path_, config_file_, config_text_;
+  model::ModelConfig config_;
+  model::SafetensorsFolder folder_;
+  std::vector<std::string> names_;
+  std::map<std::string, LayerSettings, std::less<>> layers_;
+  double true_bits_ = 0, nominal_bits_ = 0;
+};
+
+}  // namespace voronoi::exporting

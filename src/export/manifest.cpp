@@ -1,0 +1,104 @@
+#include "export/manifest.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/json.h"
+
+namespace voronoi::exporting {
+namespace {
+
+namespace fs = std::filesystem;
+using core::FormatError;
+
+constexpr std::string_view kFormat = "voronoi export";
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 28;
+constexpr std::size_t kReadBytes = std::size_t{1} << 24;
+
+std::string file_sum(const fs::path& path) {
+  const core::MappedFile file(path);
+  core::Sha256 sum;
+  for (std::size_t begin = 0; begin < file.bytes().size(); begin += kReadBytes)
+    sum.update(file.bytes().subspan(begin, std::min(kReadBytes, file.bytes().size() - begin)));
+  return sum.hex();
+}
+
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name.front() != '.' && name.find('/') == std::string::npos;
+}
+
+/// SHA-256 over the object without its own sum.
+std::string own_sum(const core::Json& json) { return core::sha256(json.dump()); }
+
+}  // namespace
+
+void write_manifest(const fs::path& directory, Manifest manifest) {
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(directory)) paths.push_back(entry.path());
+  std::sort(paths.begin(), paths.end());
+  core::Json files = core::Json::array(), layers = core::Json::array();
+  for (const fs::path& path : paths)
+    files.push_back({{"name", path.filename().string()}, {"bytes", fs::file_size(path)}, {"sha256", file_sum(path)}});
+  for (const auto& [name, sum] : manifest.layers) layers.push_back({{"name", name}, {"shard_sha256", sum}});
+  core::Json json{{"format", kFormat},
+                  {"version", 1},
+                  {"run", manifest.run},
+                  {"method", manifest.method},
+                  {"profile", profile_name(manifest.profile)},
+                  {"files", std::move(files)},
+                  {"layers", std::move(layers)}};
+  json["sha256"] = own_sum(json);
+  core::write_file_atomic(directory / kManifestName, json.dump(1) + "\n", "export");
+}
+
+std::optional<Manifest> read_manifest(const fs::path& directory) {
+  const std::string path = (directory / kManifestName).string();
+  if (!fs::exists(path)) return std::nullopt;
+  core::Json json = core::parse_json(core::read_text_file(path, kMaxManifestBytes), path);
+  Manifest manifest;
+  try {
+    const auto sum = json.at("sha256").get<std::string>();
+    json.erase("sha256");
+    if (own_sum(json) != sum) throw FormatError(path, "is damaged (checksum); export again");
+    if (json.at("format") != kFormat || json.at("version") != 1)
+      throw FormatError(path, "is not a manifest that this version reads");
+    manifest.run = json.at("run").get<std::string>();
+    manifest.method = json.at("method").get<std::string>();
+    const auto profile = profile_from_name(json.at("profile").get<std::string>());
+    if (!profile) throw FormatError(path, "names an unknown profile");
+    manifest.profile = *profile;
+    for (const core::Json& file : json.at("files")) {
+      manifest.files.push_back({file.at("name").get<std::string>(), file.at("sha256").get<std::string>(),
+                                file.at("bytes").get<std::int64_t>()});
+      if (!is_plain_name(manifest.files.back().name))
+        throw FormatError(path, "names " + core::quote_text(manifest.files.back().name) + ", no file of its directory");
+    }
+    for (const core::Json& layer : json.at("layers"))
+      manifest.layers[layer.at("name").get<std::string>()] = layer.at("shard_sha256").get<std::string>();
+  } catch (const core::Json::exception& error) {
+    throw FormatError(path, std::string("is no manifest of an export: ") + error.what());
+  }
+  return manifest;
+}
+
+std::vector<std::string> check_files(const fs::path& directory, const Manifest& manifest, bool sizes_only) {
+  std::vector<std::string> problems;
+  for (const Manifest::File& file : manifest.files) {
+    const fs::path path = directory / file.name;
+    std::error_code error;
+    const auto size = fs::file_size(path, error);
+    if (error)
+      problems.push_back(path.string() + ": is missing");
+    else if (std::cmp_not_equal(size, file.size_bytes))
+      problems.push_back(fmt::format("{}: has {} bytes, {} were exported", path.string(), size, file.size_bytes));
+    else if (!sizes_only && file_sum(path) != file.sha256)
+      problems.push_back(path.string() + ": is not the file that was exported (checksum)");
+  }
+  return problems;
+}
+
+}  // namespace voronoi::exporting

@@ -1,0 +1,40 @@
+// voronoi_export.json of an exported directory: where it comes from and the checksum of every other file.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "export/profile.h"
+
+namespace voronoi::exporting {
+
+inline constexpr const char* kManifestName = "voronoi_export.json";
+
+struct Manifest {
+  struct File {
+    std::string name, sha256;
+    std::int64_t size_bytes = 0;
+  };
+  std::string run;     ///< absolute path of the run directory
+  std::string method;  ///< that quantized the layers
+  Profile profile = Profile::safe;
+  std::vector<File> files;                    ///< by name
+  std::map<std::string, std::string> layers;  ///< linear -> SHA-256 of its shard in the run
+};
+
+/// Sums every file of the directory (there are no folders in it), adds them to `manifest` and writes it.
+void write_manifest(const std::filesystem::path& directory, Manifest manifest);
+
+/// Nothing when the directory has no manifest. Throws FormatError when it is damaged or names files outside.
+std::optional<Manifest> read_manifest(const std::filesystem::path& directory);
+
+/// What differs between the directory's files and the manifest: missing, of another size or checksum. With
+/// `sizes_only` contents are not read.
+std::vector<std::string> check_files(const std::filesystem::path& directory, const Manifest& manifest,
+                                     bool sizes_only = false);
+
+}  // namespace voronoi::exporting

@@ -1,0 +1,37 @@
+// What VPTQ's public checkpoint format can hold so that the public client computes it rightly.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quant/quantizer.h"
+
+namespace voronoi::exporting {
+
+/// safe: one codebook a layer, natural column order, no outliers: every known loader and port reads it. full: column
+/// groups and outlier columns too, as far as the client's kernels compute them; needs a stored column order.
+enum class Profile { safe, full };
+
+std::optional<Profile> profile_from_name(std::string_view name);
+std::string_view profile_name(Profile profile);
+
+struct LayerShape {
+  std::int64_t out_features = 0, in_features = 0;
+};
+
+/// Every reason why a run with these parameters could not be exported (empty: none), in the names of the command line.
+/// The client has kernels for v in 4, 6, 8, 12, 16, index bits 8, 12..16 and residual bits 0, 2..12, 16.
+std::vector<std::string> check_exportable(const quant::QuantParameters& parameters, std::span<const LayerShape> shapes,
+                                          Profile profile);
+
+/// The same for a layer that is there.
+std::vector<std::string> check_exportable(const quant::Encoding& encoding, Profile profile);
+
+/// The client's fused product (fewer than 3 tokens on a GPU) wants more input columns than this; other paths do not.
+inline constexpr std::int64_t kFusedProductColumns = 256;
+
+}  // namespace voronoi::exporting

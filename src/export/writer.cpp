@@ -1,0 +1,218 @@
+#include "export/writer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <system_error>
+#include <vector>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "export/checkpoint.h"
+#include "export/hf_files.h"
+#include "export/layer_format.h"
+#include "export/tensor_files.h"
+
+namespace voronoi::exporting {
+namespace {
+
+namespace fs = std::filesystem;
+using quant::VqEncoding;
+
+constexpr std::string_view kWeight = ".weight";
+constexpr const char* kHead = "lm_head.weight";
+constexpr std::int64_t kConvertChunk = 1 << 20;  // elements narrowed at a time
+
+/// A new directory that goes away unless it is published.
+class TemporaryDirectory {
+ public:
+  explicit TemporaryDirectory(fs::path path) : path_(std::move(path)) {
+    std::error_code error;
+    fs::remove_all(path_, error);  // of a killed process with the same tag
+    fs::create_directories(path_, error);
+    if (error)
+      throw core::StoreError(
+          fmt::format("{}: cannot create the directory: {}; choose another --out or check its "
+                      "permissions",
+                      path_.string(), error.message()));
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    if (!published_) fs::remove_all(path_, ignored);
+  }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const fs::path& path() const { return path_; }
+
+  void publish(const fs::path& target) {
+    core::sync_directory(path_);
+    std::error_code error;
+    fs::remove(target, error);  // an empty directory; anything else stays and fails the rename
+    fs::rename(path_, target, error);
+    if (error)
+      throw core::StoreError(
+          fmt::format("{}: cannot rename to {}: {}", path_.string(), target.string(), error.message()));
+    published_ = true;
+    core::sync_directory(target.parent_path());
+  }
+
+ private:
+  fs::path path_;
+  bool published_ = false;
+};
+
+class Writer {
+ public:
+  explicit Writer(const ExportRequest& request)
+      : request_(request), source_(*request.original), dtype_(source_.config().stored_dtype) {
+    for (std::int64_t block = 0; block < source_.config().n_layers; ++block)
+      for (const model::SiteSpec& site : model::block_sites(source_.config(), block))
+        for (const model::LinearSpec& linear : site.linears) linears_.emplace(linear.name, linear);
+    tensors_ = model::expected_tensors(source_.config());
+    if (source_.config().tied_embeddings) {
+      const auto embedding = std::find_if(tensors_.begin(), tensors_.end(), [](const model::TensorSpec& spec) {
+        return spec.name == "model.embed_tokens.weight";
+      });
+      VORONOI_REQUIRE(embedding != tensors_.end(), "a model without an embedding");
+      tensors_.push_back({kHead, embedding->shape});
+    }
+  }
+
+  void run(const fs::path& directory) {
+    plan();
+    TensorFiles files(directory, plan_, request_.max_file_bytes);
+    write_tensors(files);
+    files.finish();
+    for (const auto& [name, content] : companion_files(source_.path(), request_.tokenizer))
+      core::write_file_atomic(directory / name, content, "export");
+    core::Json config = original_config(source_.path(), dtype_);
+    config["quantization_config"] = {{"quant_method", "vptq"},
+                                     {"config_for_layers", std::move(entries_)},
+                                     {"shared_layer_config", core::Json::object()},
+                                     {"modules_to_not_convert", core::Json::array({"lm_head"})}};
+    core::write_file_atomic(directory / "config.json", config.dump(2) + "\n", "export");
+    // What cannot be opened again must not be published.
+    const VptqCheckpoint written(directory.string());
+    VORONOI_REQUIRE(written.linears().size() == linears_.size(), "the export lacks layers");
+    write_manifest(directory, request_.origin);
+  }
+
+ private:
+  /// The quantized linear whose weight `spec` is, or nullptr.
+  const model::LinearSpec* linear_of(const model::TensorSpec& spec) const {
+    if (!spec.name.ends_with(kWeight)) return nullptr;
+    const auto found = linears_.find(spec.name.substr(0, spec.name.size() - kWeight.size()));
+    return found == linears_.end() ? nullptr : &found->second;
+  }
+
+  /// Looks at every layer before anything is written.
+  void plan() {
+    std::map<std::string, std::vector<std::string>> problems;  // text -> layers
+    std::size_t done = 0, narrow = 0;
+    for (const model::TensorSpec& spec : tensors_) {
+      const model::LinearSpec* linear = linear_of(spec);
+      if (linear == nullptr) {
+        const std::int64_t count = core::element_count(spec.shape).value_or(0);
+        plan_.push_back({spec.name, core::dtype_name(dtype_), spec.shape, 2 * count});
+        continue;
+      }
+      const quant::Encoding encoding = request_.encoding(linear->name);
+      std::vector<std::string> reasons = check_exportable(encoding, request_.origin.profile);
+      if (quant::out_features(encoding) != linear->out_features || quant::in_features(encoding) != linear->in_features)
+        reasons.emplace_back("export: a layer has another shape than the model's");
+      const auto* vq = std::get_if<VqEncoding>(&encoding);
+      if (vq != nullptr && vq->dtype != dtype_)
+        reasons.push_back(fmt::format("export: codebooks of type {} in a model of type {}", core::dtype_name(vq->dtype),
+                                      core::dtype_name(dtype_)));
+      for (const std::string& reason : reasons) problems[reason].push_back(linear->name);
+      if (reasons.empty()) {
+        for (const LayerTensor& tensor : layer_tensors(linear->name, *vq))
+          plan_.push_back({tensor.name, tensor.dtype, tensor.shape, static_cast<std::int64_t>(tensor.bytes.size())});
+        entries_.push_back(core::Json::object_t::value_type(linear->name, layer_entry(*vq, linear->has_bias)));
+      }
+      if (linear->in_features <= kFusedProductColumns) ++narrow;
+      report("checking", ++done);
+    }
+    if (!problems.empty()) {
+      std::vector<std::string> list;
+      for (const auto& [text, layers] : problems)
+        list.push_back(fmt::format("{} ({} of {} layers, {} first)", text, layers.size(), linears_.size(), layers[0]));
+      throw core::ConfigError(list);
+    }
+    if (narrow > 0)
+      core::log_warning(
+          "{} layers have at most {} input columns: VPTQ's fused GPU product for one or two tokens does not take them; "
+          "its other paths do",
+          narrow, kFusedProductColumns);
+  }
+
+  void write_tensors(TensorFiles& files) {
+    std::size_t done = 0;
+    for (const model::TensorSpec& spec : tensors_) {
+      if (const model::LinearSpec* linear = linear_of(spec)) {
+        const quant::Encoding encoding = request_.encoding(linear->name);
+        for (const LayerTensor& tensor : layer_tensors(linear->name, std::get<VqEncoding>(encoding)))
+          files.write(tensor.name, 0, tensor.bytes);
+        report("writing", ++done);
+      } else if (spec.name != kHead || !source_.config().tied_embeddings) {
+        write_plain(files, spec);
+      }
+    }
+    if (n_rounded_ > 0)
+      core::log_info("{} tensors that are not quantized were rounded to {}, the type of the model's activations",
+                     n_rounded_, core::dtype_name(dtype_));
+  }
+
+  /// A tensor that is not quantized, in the model's 16-bit type; the embedding also as the tied head.
+  void write_plain(TensorFiles& files, const model::TensorSpec& spec) {
+    std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value_or(0)));
+    source_.read(spec, values);
+    const bool twice = source_.config().tied_embeddings && spec.name == "model.embed_tokens.weight";
+    std::vector<std::uint16_t> narrow;
+    bool exact = true;
+    const auto n = static_cast<std::int64_t>(values.size());
+    for (std::int64_t begin = 0; begin < n; begin += kConvertChunk) {
+      const std::int64_t end = std::min(n, begin + kConvertChunk);
+      narrow.clear();
+      for (std::int64_t i = begin; i < end; ++i) {
+        const float value = values[static_cast<std::size_t>(i)];
+        narrow.push_back(core::to_bits16(dtype_, value));
+        exact = exact && core::from_bits16(dtype_, narrow.back()) == value;
+      }
+      files.write(spec.name, 2 * begin, std::as_bytes(std::span(narrow)));
+      if (twice) files.write(kHead, 2 * begin, std::as_bytes(std::span(narrow)));
+    }
+    if (!exact) ++n_rounded_;
+  }
+
+  void report(const char* stage, std::size_t done) const {
+    if (request_.progress) request_.progress(stage, done, linears_.size());
+  }
+
+  const ExportRequest& request_;
+  const model::WeightSource& source_;
+  core::DType dtype_;
+  std::map<std::string, model::LinearSpec> linears_;
+  std::vector<model::TensorSpec> tensors_;
+  std::vector<TensorPlan> plan_;
+  std::size_t n_rounded_ = 0;
+  core::Json::object_t entries_;  ///< pushed without a look through all others
+};
+
+}  // namespace
+
+void write_checkpoint(const ExportRequest& request, const fs::path& directory, const std::string& tag) {
+  try {
+    if (fs::exists(directory) && (!fs::is_directory(directory) || !fs::is_empty(directory)))
+      throw core::ConfigError(directory.string() + ": is there already; remove it or choose another --out");
+    TemporaryDirectory temporary(directory.string() + ".tmp-" + tag);
+    Writer(request).run(temporary.path());
+    temporary.publish(directory);
+  } catch (const fs::filesystem_error& error) {
+    throw core::StoreError(fmt::format("{}: {}", directory.string(), error.what()));
+  }
+}
+
+}  // namespace voronoi::exporting

@@ -1,0 +1,38 @@
+// A Hugging Face directory in VPTQ's public format, written layer by layer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "export/manifest.h"
+#include "model/weights.h"
+#include "quant/encoding.h"
+
+namespace voronoi::exporting {
+
+inline constexpr std::int64_t kMaxFileBytes = 5'000'000'000;
+
+struct ExportRequest {
+  const model::WeightSource* original = nullptr;
+  std::string tokenizer;  ///< directory or file that open_tokenizer() takes
+  /// A quantized linear by its full name; called twice for each: to check and plan, then to write.
+  std::function<quant::Encoding(const std::string& linear)> encoding;
+  Manifest origin;  ///< run, method, profile and the layers with the sums of their shards
+  std::int64_t max_file_bytes = kMaxFileBytes;
+  /// Told after each layer, checked or written; may throw to give up.
+  std::function<void(const std::string& stage, std::size_t done, std::size_t total)> progress;
+};
+
+/// Writes config.json, safetensors files with their index, tokenizer and generation files and the manifest to a
+/// temporary directory `directory`.tmp-`tag`, syncs it and renames it. `directory` must not be there, or be empty.
+/// Every linear of every block must be quantized. All floating tensors are stored in the model's 16-bit type; a tied
+/// head is stored too, since the client's own loader does not tie. At most one layer, or one other tensor in F32, is
+/// held at a time. Nothing stays behind on failure. Throws ConfigError with every reason why the format cannot hold the
+/// run, FormatError, StoreError.
+void write_checkpoint(const ExportRequest& request, const std::filesystem::path& directory, const std::string& tag);
+
+}  // namespace voronoi::exporting

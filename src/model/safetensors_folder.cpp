@@ -1,0 +1,171 @@
+#include "model/safetensors_folder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/json.h"
+#include "core/log.h"
+#include "model/weight_data.h"
+
+namespace voronoi::model {
+namespace {
+
+namespace fs = std::filesystem;
+using core::FormatError;
+using core::Json;
+using core::quote_text;
+
+constexpr std::size_t kMaxIndexBytes = std::size_t{1} << 28;
+constexpr std::array<std::string_view, 4> kPickleEndings{".bin", ".pt", ".pth", ".ckpt"};
+
+/// A shard is a plain file name beside the index: nothing that leaves the directory, nothing that is not safetensors.
+void check_shard_name(const std::string& index, const std::string& tensor, const std::string& name) {
+  const bool plain = !name.empty() && name.front() != '.' && std::none_of(name.begin(), name.end(), [](char c) {
+    return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20;
+  });
+  if (plain && name.ends_with(".safetensors")) return;
+  std::string message = fmt::format("tensor {}: shard {} is not the name of a *.safetensors file in the same folder",
+                                    quote_text(tensor), quote_text(name));
+  if (plain && is_pickle_name(name)) message += "; " + std::string(kPickleRemedy);
+  throw FormatError(index, message);
+}
+
+/// Tensor -> shard, every name checked.
+std::map<std::string, std::string> parse_index(const std::string& path) {
+  const Json json = core::parse_json(core::read_text_file(path, kMaxIndexBytes), path);
+  const auto map = json.is_object() ? json.find("weight_map") : json.end();
+  if (map == json.end() || !map->is_object())
+    throw FormatError(path, "key \"weight_map\" is missing or not an object of tensor and shard names");
+  std::map<std::string, std::string> shards;
+  for (const auto& [tensor, shard] : map->items()) {
+    if (!shard.is_string())
+      throw FormatError(path, "key \"weight_map\": the shard of " + quote_text(tensor) + " is not a string");
+    check_shard_name(path, tensor, shard.get_ref<const std::string&>());
+    shards.emplace(tensor, shard.get<std::string>());
+  }
+  return shards;
+}
+
+void require_float(const SafetensorsFolder::Stored& stored, const std::string& name) {
+  const auto dtype = stored.tensor->dtype;
+  if (dtype == core::DType::f32 || dtype == core::DType::f16 || dtype == core::DType::bf16 || dtype == core::DType::f64)
+    return;
+  throw FormatError(stored.file->path(), fmt::format("tensor {}: is stored as {}; F32, F16, BF16 or F64 is wanted",
+                                                     name, stored.tensor->dtype_name));
+}
+
+}  // namespace
+
+bool is_pickle_name(const fs::path& path) {
+  return std::find(kPickleEndings.begin(), kPickleEndings.end(), path.extension().string()) != kPickleEndings.end();
+}
+
+const SafetensorsFile& SafetensorsFolder::open_file(const fs::path& folder, const std::string& name) {
+  auto& file = files_[name];
+  if (!file) file = std::make_unique<SafetensorsFile>((folder / name).string());
+  return *file;
+}
+
+SafetensorsFolder::SafetensorsFolder(const fs::path& folder) {
+  // The order of the reference: one whole file wins over an index.
+  const fs::path index = folder / "model.safetensors.index.json";
+  if (fs::exists(folder / "model.safetensors")) {
+    open_whole(folder, "model.safetensors");
+  } else if (fs::exists(index)) {
+    open_shards(folder, index.string());
+  } else {
+    std::vector<std::string> weights, pickles;
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      if (entry.path().extension() == ".safetensors") weights.push_back(entry.path().filename().string());
+      if (is_pickle_name(entry.path())) pickles.push_back(entry.path().filename().string());
+    }
+    std::sort(pickles.begin(), pickles.end());
+    if (weights.size() > 1)
+      throw FormatError(
+          folder.string(),
+          fmt::format(
+              "holds {} *.safetensors files, but no model.safetensors.index.json that says which tensor is where",
+              weights.size()));
+    if (weights.empty() && !pickles.empty())
+      throw FormatError((folder / pickles.front()).string(), "is a pickle; " + std::string(kPickleRemedy));
+    if (weights.empty())
+      throw FormatError(folder.string(), "holds no model.safetensors and no model.safetensors.index.json");
+    open_whole(folder, weights.front());
+  }
+}
+
+void SafetensorsFolder::open_whole(const fs::path& folder, const std::string& name) {
+  const SafetensorsFile& file = open_file(folder, name);
+  name_ = file.path();
+  for (const auto& [tensor, stored] : file.tensors()) tensors_.emplace(tensor, Stored{&file, &stored});
+}
+
+void SafetensorsFolder::open_shards(const fs::path& folder, const std::string& index) {
+  name_ = index;
+  for (const auto& [tensor, shard] : parse_index(index)) {
+    if (!files_.contains(shard) && !fs::exists(folder / shard))
+      throw FormatError(index, fmt::format("tensor {}: its shard {} is not in the folder; download or copy it",
+                                           quote_text(tensor), shard));
+    const SafetensorsFile& file = open_file(folder, shard);
+    const SafetensorsTensor* stored = file.find(tensor);
+    if (stored == nullptr)
+      throw FormatError(index,
+                        fmt::format("tensor {}: is not in {}, the shard the index names", quote_text(tensor), shard));
+    tensors_.emplace(tensor, Stored{&file, stored});
+  }
+}
+
+const SafetensorsFolder::Stored* SafetensorsFolder::find(std::string_view name) const {
+  const auto entry = tensors_.find(name);
+  return entry == tensors_.end() ? nullptr : &entry->second;
+}
+
+std::optional<core::Shape> SafetensorsFolder::float_shape(const std::string& name) const {
+  const Stored* stored = find(name);
+  if (stored == nullptr) return std::nullopt;
+  require_float(*stored, name);
+  return stored->tensor->shape;
+}
+
+void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const {
+  const Stored* stored = find(spec.name);
+  if (stored == nullptr) throw FormatError(name_, "tensor " + spec.name + ": is missing");
+  require_float(*stored, spec.name);
+  const SafetensorsTensor& tensor = *stored->tensor;
+  const std::string& file = stored->file->path();
+  if (tensor.shape != spec.shape)
+    throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", spec.name,
+                                        core::to_string(tensor.shape), core::to_string(spec.shape)));
+  VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
+  if (convert_finite(*tensor.dtype, tensor.bytes.data(), out)) return;
+  refuse_values(file, spec.name, spec.shape, [&](std::int64_t i) {
+    float value;
+    core::convert_to_f32(*tensor.dtype, tensor.bytes.data() + i * core::dtype_size(*tensor.dtype), 1, &value);
+    return static_cast<double>(value);
+  });
+}
+
+void SafetensorsFolder::warn_unread(const std::set<std::string>& expected, const std::string& model_type) const {
+  std::size_t n_unread = 0;
+  std::string first;
+  for (const auto& [name, stored] : tensors_) {
+    if (expected.contains(name) || name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq")) continue;
+    if (n_unread++ == 0) first = name;
+  }
+  if (n_unread > 0)
+    core::log_warning("{}: {} tensors are not part of a {} model and are not read; the first is {}", name_, n_unread,
+                      model_type, quote_text(first));
+}
+
+void SafetensorsFolder::add_to_fingerprint(core::Sha256& hash) const {
+  for (const auto& [name, file] : files_) add_samples(hash, name, file->bytes(), file->header_bytes());
+}
+
+}  // namespace voronoi::model

@@ -1,0 +1,65 @@
+// The tensors of a folder of safetensors files: one whole file, or shards with an index. Headers are checked when it is
+// opened, data is read tensor by tensor. The folder counts as hostile.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/hash.h"
+#include "model/config.h"
+#include "model/safetensors.h"
+
+namespace voronoi::model {
+
+inline constexpr std::string_view kPickleRemedy =
+    "pickles are never read, because they can run code; convert the model to safetensors (model.save_pretrained(..., "
+    "safe_serialization=True)) "
+    "or get its safetensors version";
+bool is_pickle_name(const std::filesystem::path& path);
+
+class SafetensorsFolder {
+ public:
+  struct Stored {
+    const SafetensorsFile* file = nullptr;
+    const SafetensorsTensor* tensor = nullptr;
+  };
+
+  /// Opens model.safetensors, else what model.safetensors.index.json lists, else the only *.safetensors file. Throws
+  /// FormatError / StoreError; a folder that holds pickles instead is refused with the remedy.
+  explicit SafetensorsFolder(const std::filesystem::path& folder);
+
+  const std::map<std::string, Stored, std::less<>>& tensors() const { return tensors_; }
+  /// nullptr when no file has a tensor of that name.
+  const Stored* find(std::string_view name) const;
+  /// The file that messages about absent tensors name.
+  const std::string& name() const { return name_; }
+
+  /// The tensor's shape; nothing when it is absent. Throws FormatError when it is of no float type.
+  std::optional<core::Shape> float_shape(const std::string& name) const;
+  /// Fills `out` (exactly the elements of spec.shape) row-major as WeightSource::read() does.
+  void read(const TensorSpec& spec, std::span<float> out) const;
+
+  /// Warns of tensors that are not in `expected`: a bias that the config does not announce would be dropped silently,
+  /// and the result be another model. A stored copy of a tied head and old rotary tables are no news.
+  void warn_unread(const std::set<std::string>& expected, const std::string& model_type) const;
+
+  /// Adds names, sizes, headers and sampled pages of all files.
+  void add_to_fingerprint(core::Sha256& hash) const;
+
+ private:
+  const SafetensorsFile& open_file(const std::filesystem::path& folder, const std::string& name);
+  void open_whole(const std::filesystem::path& folder, const std::string& name);
+  void open_shards(const std::filesystem::path& folder, const std::string& index);
+
+  std::string name_;
+  std::map<std::string, std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, Stored, std::less<>> tensors_;
+};
+
+}  // namespace voronoi::model

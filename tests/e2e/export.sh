@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Export to VPTQ's public format: the same numbers as the run, read by an independent reader, every change found, and what the
+# format cannot hold refused before any work.
+. "$(dirname "$0")/common.sh"
+python=
+for candidate in python3 /usr/bin/python3; do
+  if "$candidate" -c 'import numpy' 2>/dev/null; then python=$candidate; break; fi
+done
+[ -n "$python" ] || { echo "SKIP: no python3 with numpy (Debian: python3-numpy)"; exit 77; }
+read_vptq=$(dirname "$0")/../export/read_vptq.py
+says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
+field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }
+nll() { expect 0 "$VORONOI" eval --model "$1" --text "$DATA/calibration/technical.utf8" --context 128 --windows 8 --json; field nll; }
+
+# The independent reader itself agrees with the public client.
+for variant in v4k256-16 outlier-perm-group2-bf16; do
+  published=$DATA/models/stories260K-vptq/$variant
+  [ ! -d "$published" ] || "$python" "$read_vptq" "$published" "$published/golden.json" || fail "the independent reader is wrong on $variant"
+done
+
+# The model in half precision: what is not quantized is then exported as it is, and figures must be equal.
+"$python" - "$work/model" <<'PYTHON'
+import json, sys, numpy as np
+path = sys.argv[1] + "/model.safetensors"
+data = open(path, "rb").read()
+length = int.from_bytes(data[:8], "little")
+header, out, body = json.loads(data[8:8 + length]), {}, b""
+for name, entry in header.items():
+    if name == "__metadata__": continue
+    begin, end = entry["data_offsets"]
+    half = np.frombuffer(data[8 + length + begin:8 + length + end], "<f4").astype("<f2").tobytes()
+    out[name] = {"dtype": "F16", "shape": entry["shape"], "data_offsets": [len(body), len(body) + len(half)]}
+    body += half
+text = json.dumps(out).encode()
+open(path, "wb").write(len(text).to_bytes(8, "little") + text + body)
+config = json.load(open(sys.argv[1] + "/config.json"))
+config["torch_dtype"] = "float16"
+json.dump(config, open(sys.argv[1] + "/config.json", "w"))
+PYTHON
+
+# Two ranks quantize and export; another export of the same run has the same bytes.
+options=("${common[@]}" --method voronoi --residual-centroids 16 --rounds 1)
+expect 0 ranks 2 quantize --run "$work/run" "${options[@]}"
+[ -f "$work/run/export/config.json" ] || fail "the default stages did not export"
+[ -z "$(ls -d "$work"/run/*.tmp-* 2>/dev/null || true)" ] || fail "a temporary directory was left behind"
+expect 0 "$VORONOI" export "$work/run" --out "$work/out/"
+diff -r "$work/run/export" "$work/out" || fail "two exports differ"
+expect 0 ranks 1 quantize --run "$work/run" "${options[@]}"
+says "is there already"
+expect 2 "$VORONOI" export "$work/run" --out "$work/out"
+says "is there already"
+
+# Our own reader and an independent one see the numbers of the run.
+expect 0 "$VORONOI" verify "$work/run" --json
+cp "$work/stdout" "$work/run.json"
+expect 0 "$VORONOI" verify "$work/out" --json
+cp "$work/stdout" "$work/out.json"
+grep -q "compared with the run" "$work/out.json" || fail "verify did not compare with the run"
+"$python" "$read_vptq" "$work/out" "$work/run.json" || fail "the independent reader disagrees with the run"
+"$python" "$read_vptq" "$work/out" "$work/out.json" || fail "the independent reader disagrees with our own"
+"$python" - "$work" <<'PYTHON' || fail "an edited matrix was not noticed by the independent reader"
+import json, subprocess, sys
+work = sys.argv[1]
+edited = json.load(open(work + "/run.json"))
+edited["layers"][7]["decoded_sha256"] = "0" * 64
+json.dump(edited, open(work + "/edited.json", "w"))
+PYTHON
+! "$python" "$read_vptq" "$work/out" "$work/edited.json" 2>/dev/null || fail "the independent reader accepts anything"
+run_nll=$(nll "$work/run")
+[ "$run_nll" = "$(nll "$work/out")" ] || fail "run and export evaluate to other figures"
+bits=$(field bits_true)
+nll "$work/run" >/dev/null
+[ "$bits" = "$(field bits_true)" ] || fail "run and export have other true bits"
+expect 0 "$VORONOI" inspect "$work/out" --json
+grep -q '"kind":"VPTQ checkpoint"' "$work/stdout" || fail "inspect does not know the checkpoint"
+expect 3 "$VORONOI" quantize --run "$work/again" --model "$work/out" "${common[@]:2}" --method vptq
+says "quantized already"
+
+# A moved export whose run is gone still verifies against its own sums.
+mv "$work/run" "$work/moved"
+expect 0 "$VORONOI" verify "$work/out"
+grep -q "the run is not at hand" "$work/stdout" || fail "no word of the absent run"
+mv "$work/moved" "$work/run"
+
+# Changes are found.
+size=$(stat -c %s "$work/out/model.safetensors")
+for offset in $((size / 3)) $((size - 1000)); do
+  cp "$work/out/model.safetensors" "$work/whole"
+  printf '\x55\xaa\x55' | dd of="$work/out/model.safetensors" bs=1 seek=$offset conv=notrunc status=none
+  expect 3 "$VORONOI" verify "$work/out"
+  says "checksum"
+  mv "$work/whole" "$work/out/model.safetensors"
+done
+cp "$work/out/config.json" "$work/whole"
+for edit in 's/"group_size": 172/"group_size": 171/' 's/"vector_lens": \[/"vector_lens": [7,/' 's/"quant_method": "vptq"/"quant_method": "gptq"/' \
+  's/"is_indice_packed": true/"is_indice_packed": false/' 's/"hidden_size": 64/"hidden_size": 640000/'; do
+  sed "$edit" "$work/whole" >"$work/out/config.json"
+  cmp -s "$work/whole" "$work/out/config.json" && fail "the edit $edit changes nothing"
+  expect 3 "$VORONOI" eval --model "$work/out" --text "$DATA/calibration/technical.utf8" --context 64 --windows 1
+done
+cp "$work/whole" "$work/out/config.json"
+head -c $((size - 10)) "$work/out/model.safetensors" >"$work/cut" && mv "$work/cut" "$work/out/model.safetensors"
+expect 3 "$VORONOI" eval --model "$work/out" --text "$DATA/calibration/technical.utf8" --context 64 --windows 1
+says "model.safetensors"
+
+# Without the manifest's run a layer that differs from its shard would pass; with it, it does not.
+expect 0 "$VORONOI" export "$work/run" --out "$work/other"
+victim=$(ls "$work/run/layers" | head -n 1)
+printf 'x' | dd of="$work/run/layers/$victim" bs=1 seek=2000 conv=notrunc status=none
+expect 3 "$VORONOI" verify "$work/other"
+says "is not the file that was exported"
+expect 3 "$VORONOI" export "$work/run" --out "$work/third"
+says "$victim"
+[ ! -e "$work/third" ] || fail "a damaged run was exported"
+
+# What the format cannot hold is refused before any work, all at once; the default stages leave export out.
+expect 2 "$VORONOI" quantize --run "$work/no" "${common[@]}" --stages calibrate,quantize,export,report --method vptq --vector-length 5 --centroids 128 \
+  --residual-centroids 2 --outlier-percent 3 --outlier-centroids 16
+says "--vector-length 5"; says "--centroids 128"; says "--residual-centroids 2"; says "safe profile"
+[ ! -e "$work/no" ] || fail "a run directory was left behind"
+expect 2 "$VORONOI" quantize --run "$work/no" "${common[@]}" --stages calibrate,quantize,export --method gptq
+says "--method gptq"
+expect 0 "$VORONOI" quantize --run "$work/rtn" "${common[@]}" --method rtn --bits 3
+[ ! -e "$work/rtn/export" ] || fail "rtn was exported"
+expect 2 "$VORONOI" export "$work/rtn" --out "$work/rtn-out"
+says "--method"; says "35 of 35 layers"
+
+# Groups and outliers, for the loaders that take them.
+full=(--method vptq --vector-length 4 --centroids 256 --outlier-percent 3 --outlier-centroids 16 --export-profile full)
+expect 0 ranks 2 quantize --run "$work/full" "${common[@]}" "${full[@]}" --stages calibrate,quantize,export,report
+expect 0 "$VORONOI" verify "$work/full" --json
+cp "$work/stdout" "$work/full.json"
+"$python" "$read_vptq" "$work/full/export" "$work/full.json" || fail "the independent reader disagrees on outliers"
+expect 0 "$VORONOI" verify "$work/full/export"
+expect 2 "$VORONOI" export "$work/full" --out "$work/full-safe"
+says "safe profile"

@@ -1,0 +1,78 @@
+"""compare.py CHECKPOINT TEXT VERIFY.json EVAL.json: the public client on an exported checkpoint, beside voronoi's own figures.
+
+Everything that is compared comes from transformers and vptq alone: the matrices their layers multiply by, and the perplexity
+of the model they load. Exits with 1 when matrices are not equal bit for bit, when loading reports a missing, unexpected or
+mismatched key, or when the mean negative log-likelihood differs by more than 1e-4.
+"""
+import hashlib
+import json
+import math
+import sys
+
+sys.modules["vptq.libvptq"] = None  # the CUDA extension refuses CPU tensors; without it vptq takes its torch path
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOLERANCE = 1e-4
+
+
+def main():
+    folder, text_path, verify_path, eval_path = sys.argv[1:5]
+    torch.set_num_threads(2)
+    failures = []
+
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model.eval()
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            failures.append(f"{kind}: {list(info[kind])[:4]}")
+
+    with open(verify_path) as file:
+        expected = {layer["name"]: layer["decoded_sha256"] for layer in json.load(file)["layers"]}
+    layers = {name: module for name, module in model.named_modules() if type(module).__name__ == "VQuantLinear"}
+    if set(layers) != set(expected):
+        failures.append(f"the client has {len(layers)} quantized layers, voronoi {len(expected)}")
+    equal = 0
+    for name, layer in layers.items():
+        # A layer applied to the identity gives the matrix it multiplies by.
+        bias, layer.bias = layer.bias, None
+        with torch.no_grad():
+            matrix = layer(torch.eye(layer.in_features)).T.contiguous().numpy()
+        layer.bias = bias
+        equal += hashlib.sha256(matrix.astype("<f4").tobytes()).hexdigest() == expected.get(name)
+    if equal != len(layers):
+        failures.append(f"only {equal} of {len(layers)} matrices are equal")
+
+    with open(eval_path) as file:
+        ours = json.loads(file.readline())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with open(text_path, encoding="utf-8", newline="") as file:
+        text = file.read()
+    # As much text as the windows take: tokens have at least one byte, and boundaries do not reach far.
+    needed = ours["context"] * ours["windows"]
+    ids = tokenizer(text[: 64 * needed], add_special_tokens=False)["input_ids"][:needed]
+    total, count = 0.0, 0
+    for begin in range(0, needed, ours["context"]):
+        window = torch.tensor([ids[begin : begin + ours["context"]]])
+        with torch.no_grad():
+            logits = model(window, use_cache=False).logits[0].double()
+        losses = torch.nn.functional.cross_entropy(logits[:-1], window[0, 1:], reduction="none")
+        total, count = total + losses.sum().item(), count + len(losses)
+    theirs = total / count
+    if not abs(theirs - ours["nll"]) <= TOLERANCE or count != ours["tokens"]:
+        failures.append("the perplexities differ")
+
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, vptq 0.0.5.post1, CPU, float32")
+    print(f"checkpoint   {folder}")
+    print(f"keys         {'missing, unexpected, mismatched: none' if not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys')) else 'NOT all matched'}")
+    print(f"matrices     {equal} of {len(layers)} equal bit for bit")
+    print(f"mean nll     client {theirs:.8f}   voronoi {ours['nll']:.8f}   difference {theirs - ours['nll']:+.1e}")
+    print(f"perplexity   client {math.exp(theirs):.5f}   voronoi {ours['perplexity']:.5f}   ({count} predictions, context {ours['context']})")
+    for failure in failures:
+        print("FAILED      ", failure)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
