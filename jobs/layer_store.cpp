@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "store/shard.h"
 
 namespace voronoi::jobs {
@@ -20,10 +21,21 @@ void require_kind(const store::Shard& shard, std::string_view kind, const std::s
     throw core::FormatError(file, fmt::format("is not a file of kind '{}'", kind));
 }
 
+std::string publish_shard(const store::Attempt& attempt, const std::filesystem::path& path, const store::Shard& shard) {
+  std::vector<std::byte> bytes;
+  try {
+    bytes = store::serialize(shard);
+  } catch (core::Error& error) {
+    error.add_context(path.string());
+    throw;
+  }
+  attempt.publish(path, bytes);
+  return core::sha256(bytes);
+}
+
 }  // namespace
 
-std::string write_layer(const store::RunPaths& paths, const std::string& name, const quant::QuantResult& result,
-                        const std::string& tag) {
+std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result) {
   store::Shard shard;
   shard.attributes = quant::to_attributes(result.encoding);
   shard.attributes["kind"] = kLayerKind;
@@ -33,7 +45,7 @@ std::string write_layer(const store::RunPaths& paths, const std::string& name, c
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (quant::NamedArray& array : quant::to_arrays(result.encoding))
     shard.arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
-  return store::write_shard(paths.layer(name), shard, tag);
+  return publish_shard(attempt, attempt.paths().layer(name), shard);
 }
 
 quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name) {
@@ -48,8 +60,8 @@ quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name
   return quant::from_arrays(shard.attributes, arrays, file);
 }
 
-void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site,
-                   const std::string& calibration, const std::string& tag) {
+void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
+                   const std::string& calibration) {
   store::Shard shard;
   shard.attributes["kind"] = kHessianKind;
   shard.attributes["calibration"] = calibration;
@@ -60,7 +72,7 @@ void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib
   array.bytes.resize(site.lower.size() * sizeof(float));
   std::memcpy(array.bytes.data(), site.lower.data(), array.bytes.size());
   shard.arrays.push_back(std::move(array));
-  store::write_shard(paths.hessian(block, site.site), shard, tag);
+  publish_shard(attempt, attempt.paths().hessian(block, site.site), shard);
 }
 
 std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,

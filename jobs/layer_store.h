@@ -9,19 +9,18 @@
 #include "calib/collector.h"
 #include "model/weights.h"
 #include "quant/quantizer.h"
-#include "store/run_directory.h"
+#include "store/attempt.h"
 
 namespace voronoi::jobs {
 
 /// Publishes a quantized linear as layers/NAME.h5; returns the SHA-256 of the file. Only deterministic content goes in.
-std::string write_layer(const store::RunPaths& paths, const std::string& name, const quant::QuantResult& result,
-                        const std::string& tag);
+std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result);
 /// Reads it back with every check; throws FormatError.
 quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name);
 
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
-void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site,
-                   const std::string& calibration, const std::string& tag);
+void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
+                   const std::string& calibration);
 /// Packed lower triangle, n(n+1)/2 values. Throws FormatError / StoreError.
 std::vector<float> read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
                                 std::int64_t n, const std::string& calibration);

@@ -39,8 +39,6 @@ void together(const comm::Communicator& world, const std::function<void()>& work
 /// The same with work for rank 0 alone.
 void on_root(const comm::Communicator& world, const std::function<void()>& work);
 
-/// Host name, for records.
-std::string host_name();
 /// Seconds since 1970, for records.
 double unix_time();
 

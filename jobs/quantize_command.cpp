@@ -71,6 +71,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     run.journal->append({{"type", "memory"}, {"peak_bytes", peak}});
     run.journal->append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
     if (result.stopped) return;
+    run.attempt->require_current();
     run.state = replay(run.journal->records(), run.paths.journal().string());
     core::show_progress("quantization finished", true);
     print_summary(run, result);
