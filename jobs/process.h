@@ -11,7 +11,7 @@
 
 namespace voronoi::jobs {
 
-/// SIGTERM and SIGUSR1 from now on ask for a stop at the next layer boundary.
+/// SIGTERM and SIGUSR1 from now on only set a flag, which the command looks at between layers.
 void install_stop_handlers();
 bool stop_requested();
 

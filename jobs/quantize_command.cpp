@@ -52,7 +52,6 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   });
   if (help) return 0;
   core::configure_log(world.size() > 1 ? world.rank() : -1, level_of(options.log_level));
-  install_stop_handlers();
 
   std::unique_ptr<backend::Context> context;
   Inputs inputs;

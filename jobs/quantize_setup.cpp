@@ -65,7 +65,7 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
   store::create_run_directory(run.paths);
   run.lock = std::make_unique<store::RunLock>(run.paths);
   if (run.lock->stale_holder())
-    core::log_warning("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
+    core::log_info("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
   run.attempt = store::Attempt::begin(run.paths);
   store::check_or_write_identity(*run.attempt, inputs.identity);
   try {

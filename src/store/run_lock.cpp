@@ -19,6 +19,7 @@
 #include <ctime>
 #include <memory>
 #include <sstream>
+#include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -156,8 +157,8 @@ bool slurm_job_is_over(const std::string& job) {
 std::optional<std::string> proof_of_end(const Holder& holder) {
   const Holder self = this_process();
   if (!holder.boot.empty() && holder.boot == self.boot && !holder.namespace_id.empty() &&
-      holder.namespace_id == self.namespace_id && holder.pid > 0 && ::kill(static_cast<pid_t>(holder.pid), 0) != 0 &&
-      errno == ESRCH)
+      holder.namespace_id == self.namespace_id && holder.pid > 0 && std::in_range<pid_t>(holder.pid) &&
+      ::kill(static_cast<pid_t>(holder.pid), 0) != 0 && errno == ESRCH)
     return "that process has ended";
   const bool same_cluster = !self.cluster.empty() && holder.cluster == self.cluster && is_number(holder.job);
   if (!same_cluster) return std::nullopt;

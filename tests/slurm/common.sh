@@ -16,7 +16,7 @@ show_logs() {
   [ "$code" != 77 ] || return 0
   tail -n 30 "$work"/voronoi-*.log "$work"/*/logs/rank_* "$work"/*/logs/voronoi-*.log "$work"/cluster/log/slurmctld.log 2>/dev/null || true
 }
-"$cluster" up "$work/cluster" 3
+"$cluster" up "$work/cluster" 4
 export VORONOI_CLUSTER=$work/cluster VORONOI_ROOT=$ROOT VORONOI
 cd "$work"
 
@@ -27,6 +27,7 @@ calibration=(--calibration-text "$DATA/calibration/wiki.utf8" --calibration-sequ
 # Long enough to be disturbed in the middle.
 options=("${calibration[@]}" --method voronoi --residual-centroids 256 --rounds 40 --candidates 16 --hessian-window 5)
 
+hosts=(n1 n2 n3 n4)
 fail() { echo "FAILED: $*"; exit 1; }
 # "$@" on the host of slurmctld.
 slurm() { "$cluster" on n0 "$@"; }
@@ -50,6 +51,7 @@ has_layers() { local n; n=$(layers_done "$1"); [ "${n:-0}" -ge "$2" ]; }
 attempts() { grep -c '"type":"attempt"' "$1/journal.log" 2>/dev/null || true; }
 finished() { grep -q '"type":"finished"' "$1/journal.log" 2>/dev/null; }
 job_state() { slurm squeue -h -j "$1" -o %T 2>/dev/null || true; }
+all_nodes_idle() { [ "$(slurm sinfo -h -t idle -o %D)" = ${#hosts[@]} ]; }
 job_gone() { [ -z "$(job_state "$1")" ]; }
 # exit_of JOB: what the job's last run ended with, as CODE:SIGNAL.
 exit_of() { slurm scontrol show job "$1" | sed -n 's/.* ExitCode=\([0-9:]*\).*/\1/p'; }
@@ -68,13 +70,12 @@ signal_ranks() {  # SIGNAL HOST...
   shift
   ranks "$@" | xargs -r kill "-$signal" 2>/dev/null || true
 }
-# hold RUN LAYERS HOST...: stops the ranks on these hosts in their tracks once so many layers are done, so that what follows hits the middle.
+# hold RUN LAYERS: stops all ranks in their tracks once so many layers are done, so that what follows hits the middle.
 hold() {
   local run=$1 n=$2
-  shift 2
   wait_for 120 has_layers "$run" "$n"
-  signal_ranks STOP "$@"
-  [ -n "$(ranks "$@")" ] || fail "no rank of $run runs on $*"
+  signal_ranks STOP "${hosts[@]}"
+  [ -n "$(ranks "${hosts[@]}")" ] || fail "no rank of $run runs"
   ! finished "$run" || fail "$run came to its end before it could be disturbed"
 }
 same_as_reference() {
@@ -83,6 +84,12 @@ same_as_reference() {
   [ -z "$(ls -A "$1/staging")" ] || fail "$1/staging holds $(ls "$1/staging")"
 }
 passed() { echo "ok after $SECONDS s: $*"; }
+# release HOST: lets them go on, but for those on that host ("": all).
+release() {
+  local host
+  for host in "${hosts[@]}"; do if [ "$host" != "$1" ]; then signal_ranks CONT "$host"; fi; done
+}
+completed() { [ "$(state_of "$1") $(exit_of "$1")" = "COMPLETED 0:0" ] || fail "job ended as $(state_of "$1") $(exit_of "$1")"; }
 # The undisturbed run, without Slurm.
 OMP_NUM_THREADS=1 "$VORONOI" quantize --model "$work/model" --run "$work/reference" "${options[@]}" >"$work/stdout" 2>"$work/stderr" || {
   cat "$work/stderr"

@@ -8,20 +8,20 @@ for launcher in mpirun srun; do
   export VORONOI_LAUNCHER=$launcher
   run=$work/$launcher
   job=$(submit "$run" -N 2 --ntasks-per-node=1 -c 1)
-  hold "$run" 4 n1 n2 n3
+  hold "$run" 4
   # Unlike the one before the time limit, this signal comes at once.
   slurm scancel -b -s USR1 "$job"
   sleep 1
-  signal_ranks CONT n1 n2 n3
+  release ""
   wait_for 60 grep -q '"type":"stopped"' "$run/journal.log"
   before=$(layers_done "$run")
   [ "$before" -lt 35 ] || fail "the job was not stopped early"
   wait_for 120 job_gone "$job"
-  [ "$(state_of "$job") $(exit_of "$job")" = "COMPLETED 0:0" ] || fail "$launcher: job ended as $(state_of "$job") $(exit_of "$job")"
+  completed "$job"
   [ "$(attempts "$run")" = 2 ] || fail "$launcher: $(attempts "$run") attempts instead of 2"
   [ "$(grep -c '"type":"attempt".*"ranks":2' "$run/journal.log")" = 2 ] || fail "$launcher: not on two ranks"
   [ "$(layers_done "$run")" = 35 ] || fail "$launcher: finished layers were made again"
-  [ -s "$run/logs/rank_0001.log" ] || fail "$launcher: no log of the second rank"
+  grep -q '"type":"task_done".*"rank":1' "$run/journal.log" || grep -q '"rank":1.*"type":"task_done"' "$run/journal.log" || fail "$launcher: the second rank did nothing"
   grep -q 'exit code 75, again: yes' "$work/voronoi-$job.log" || fail "$launcher: exit code 75 did not reach the script"
   grep -q 'exit code 0, again: no' "$work/voronoi-$job.log" || fail "$launcher: the log was not appended to"
   for restart in 0 1; do
@@ -34,11 +34,13 @@ unset VORONOI_LAUNCHER
 
 run=$work/cancelled
 job=$(submit "$run" -N 2 --ntasks-per-node=1 -c 1)
-hold "$run" 4 n1 n2 n3
+hold "$run" 4
 slurm scancel "$job"
-signal_ranks CONT n1 n2 n3
+release ""
 wait_for 60 job_gone "$job"
 ! finished "$run" || fail "the job came to its end before it was cancelled"
+[ "$(state_of "$job")" = CANCELLED ] || fail "the cancelled job is $(state_of "$job")"
+[ -z "$(ranks "${hosts[@]}")" ] || fail "ranks of the cancelled job are left"
 before=$(layers_done "$run")
 code=0
 slurm sbatch --wait --parsable -N 1 -n 2 "$ROOT/slurm/quantize.sbatch" "$work/model" "$run" "${options[@]}" || code=$?
