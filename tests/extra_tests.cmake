@@ -8,10 +8,11 @@ foreach(name determinism resume errors evaluate)
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA}")
 endforeach()
 
-# The batch scripts on a real Slurm of three nodes, started and removed by each test (tests/slurm/cluster).
+# The batch scripts on a real Slurm of four nodes, started and removed by each test (tests/slurm/cluster). They wait for timers of Slurm most
+# of the time, so two may run at once.
 foreach(name requeue node_death cut_off compare)
   add_test(NAME slurm.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/${name}.sh)
-  set_tests_properties(slurm.${name} PROPERTIES LABELS slurm TIMEOUT 600 RUN_SERIAL ON SKIP_RETURN_CODE 77
+  set_tests_properties(slurm.${name} PROPERTIES LABELS slurm TIMEOUT 600 SKIP_RETURN_CODE 77
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};ROOT=${PROJECT_SOURCE_DIR}")
 endforeach()
 add_test(NAME slurm.bind_gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/bind_gpu.sh ${PROJECT_SOURCE_DIR}/slurm/bind_gpu.sh)

@@ -52,6 +52,8 @@ attempts() { grep -c '"type":"attempt"' "$1/journal.log" 2>/dev/null || true; }
 finished() { grep -q '"type":"finished"' "$1/journal.log" 2>/dev/null; }
 job_state() { slurm squeue -h -j "$1" -o %T 2>/dev/null || true; }
 all_nodes_idle() { [ "$(slurm sinfo -h -t idle -o %D)" = ${#hosts[@]} ]; }
+# host_of JOB N: its Nth node; the first has the batch script, rank 0 and the coordinator.
+host_of() { slurm scontrol show hostnames "$(slurm squeue -h -j "$1" -o %N)" | sed -n "$2p"; }
 job_gone() { [ -z "$(job_state "$1")" ]; }
 # exit_of JOB: what the job's last run ended with, as CODE:SIGNAL.
 exit_of() { slurm scontrol show job "$1" | sed -n 's/.* ExitCode=\([0-9:]*\).*/\1/p'; }

@@ -4,10 +4,11 @@
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
-for victim in n2 n1; do
-  run=$work/death-$victim
+for n in 2 1; do
+  run=$work/death-$n
   job=$(submit "$run" -N 2 --ntasks-per-node=1)
   hold "$run" 4
+  victim=$(host_of "$job" $n)
   [ -n "$(ranks "$victim")" ] || fail "the job does not run on $victim"
   "$cluster" kill "$victim"
   before=$(layers_done "$run")
@@ -17,5 +18,5 @@ for victim in n2 n1; do
   [ "$(layers_done "$run")" = 35 ] || fail "finished layers were made again"
   [ "$(attempts "$run")" -ge 2 ] || fail "the job was not started again"
   same_as_reference "$run"
-  passed "$victim died after $before layers, $(attempts "$run") attempts"
+  passed "node $n of 2 ($victim) died after $before layers, $(attempts "$run") attempts"
 done
