@@ -126,7 +126,9 @@ fs::path Attempt::quarantine(const fs::path& path) const {
 
 void Attempt::require_current() const {
   std::error_code error;
-  if (!fs::exists(fs::symlink_status(directory_, error))) throw Superseded(paths_);
+  const fs::file_type type = fs::symlink_status(directory_, error).type();
+  // ESTALE: a network file system knows the directory by number, and the number is gone.
+  if (type == fs::file_type::not_found || error.value() == ESTALE) throw Superseded(paths_);
 }
 
 }  // namespace voronoi::store

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "core/error.h"
@@ -137,7 +138,11 @@ Journal::Journal(const std::filesystem::path& path, const std::filesystem::path&
     : impl_(std::make_unique<Impl>()) {
   Impl& self = *impl_;
   self.file = path.string();
-  const std::string text = std::filesystem::exists(path) ? core::read_text_file(path) : std::string();
+  // Only a file that surely is not there counts as empty: it will be replaced.
+  std::error_code error;
+  const std::filesystem::file_type type = std::filesystem::status(path, error).type();
+  if (type == std::filesystem::file_type::none) self.fail("look for", error.value());
+  const std::string text = type == std::filesystem::file_type::not_found ? std::string() : core::read_text_file(path);
   Replay result = replay(self.file, text);
   self.records = std::move(result.records);
   self.torn = result.whole_bytes < text.size();

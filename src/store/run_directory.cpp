@@ -158,8 +158,10 @@ void check_or_write_identity(const Attempt& attempt, const Json& identity) {
   VORONOI_REQUIRE(identity.is_object(), "a run's identity is an object");
   // As it would be read back, so that only what the file can tell apart counts as different.
   const Json now = core::parse_json(dump(identity), "identity");
-  std::error_code ignored;
-  if (!fs::exists(fs::symlink_status(paths.identity(), ignored))) {
+  std::error_code error;
+  const fs::file_type type = fs::symlink_status(paths.identity(), error).type();
+  if (type == fs::file_type::none) throw StoreError(reason(paths.identity(), "look for", error.value()));
+  if (type == fs::file_type::not_found) {
     const std::string digest = core::sha256(identity_text(now, std::string(kDigestDigits, '0')));
     attempt.publish(paths.identity(), identity_text(now, digest));
     return;

@@ -54,3 +54,11 @@ code=0
 slurm sbatch --wait --parsable -N 2 --ntasks-per-node=1 "$ROOT/slurm/quantize.sbatch" "$work/model" "$work/bad" "${options[@]}" --centroids 200 || code=$?
 [ $code = 2 ] || fail "exit $code instead of 2 for bad settings"
 passed "bad settings end the job with 2"
+
+# A directory of somebody else is refused and stays as it is.
+mkdir "$work/precious"
+touch "$work/precious/thesis.tex"
+code=0
+slurm sbatch --wait --parsable -n 1 "$ROOT/slurm/quantize.sbatch" "$work/model" "$work/precious" "${options[@]}" || code=$?
+[ $code = 2 ] || fail "exit $code instead of 2 for a foreign directory"
+[ "$(ls "$work/precious")" = thesis.tex ] || fail "wrote into a foreign directory"
