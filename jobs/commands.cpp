@@ -8,7 +8,7 @@ namespace voronoi::jobs {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{
-      {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main},
+      {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main, true},
       {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main},
       {"status", "progress of a live or dead run", false, status_main},
       {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},

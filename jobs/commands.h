@@ -18,6 +18,8 @@ struct Command {
   /// Whether it runs on many ranks; others may be started under mpirun too, but only rank 0 does anything.
   bool parallel = false;
   int (*run)(const comm::Communicator& world, const Arguments& arguments);
+  /// Whether SIGTERM and SIGUSR1 ask it to stop in order (exit code 75); others end at once.
+  bool stops_on_request = false;
 };
 
 const std::vector<Command>& commands();

@@ -39,8 +39,9 @@ int export_main(const comm::Communicator& world, const Arguments& arguments) {
   // A trailing slash would make the temporary directory one inside.
   std::filesystem::path directory = std::filesystem::path(out).lexically_normal();
   if (directory.filename().empty()) directory = directory.parent_path();
+  if (directory.has_parent_path()) std::filesystem::create_directories(directory.parent_path());
   export_run({run.paths, run.state, *run.original, run.tokenizer, run.method()}, *exporting::profile_from_name(profile),
-             directory, fmt::format("{}.{}", host_name(), ::getpid()),
+             directory, directory.string() + fmt::format(".tmp-{}.{}", store::host_name(), ::getpid()),
              [](const std::string& what, std::size_t done, std::size_t total) {
                if (stop_requested()) throw core::StopRequested();
                core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total), done == total);

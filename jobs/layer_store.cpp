@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "store/shard.h"
 
 namespace voronoi::jobs {
@@ -34,10 +35,21 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
   return value;
 }
 
+std::string publish_shard(const store::Attempt& attempt, const std::filesystem::path& path, const store::Shard& shard) {
+  std::vector<std::byte> bytes;
+  try {
+    bytes = store::serialize(shard);
+  } catch (core::Error& error) {
+    error.add_context(path.string());
+    throw;
+  }
+  attempt.publish(path, bytes);
+  return core::sha256(bytes);
+}
+
 }  // namespace
 
-std::string write_layer(const store::RunPaths& paths, const std::string& name, const quant::QuantResult& result,
-                        const std::string& tag) {
+std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result) {
   store::Shard shard;
   shard.attributes = quant::to_attributes(result.encoding);
   shard.attributes["kind"] = kLayerKind;
@@ -47,7 +59,7 @@ std::string write_layer(const store::RunPaths& paths, const std::string& name, c
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (quant::NamedArray& array : quant::to_arrays(result.encoding))
     shard.arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
-  return store::write_shard(paths.layer(name), shard, tag);
+  return publish_shard(attempt, attempt.paths().layer(name), shard);
 }
 
 quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name) {
@@ -62,8 +74,8 @@ quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name
   return quant::from_arrays(shard.attributes, arrays, file);
 }
 
-void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib::SiteHessian& site,
-                   const std::string& calibration, const std::string& tag) {
+void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
+                   const std::string& calibration) {
   store::Shard shard;
   shard.attributes["kind"] = kHessianKind;
   shard.attributes["calibration"] = calibration;
@@ -75,7 +87,7 @@ void write_hessian(const store::RunPaths& paths, std::int64_t block, const calib
   array.bytes.resize(site.lower.size() * sizeof(float));
   std::memcpy(array.bytes.data(), site.lower.data(), array.bytes.size());
   shard.arrays.push_back(std::move(array));
-  store::write_shard(paths.hessian(block, site.site), shard, tag);
+  publish_shard(attempt, attempt.paths().hessian(block, site.site), shard);
 }
 
 StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
@@ -102,22 +114,31 @@ RunSource::RunSource(const model::WeightSource& original, store::RunPaths paths,
   std::sort(linears_.begin(), linears_.end());
 }
 
-void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const {
+std::optional<quant::Encoding> RunSource::stored(const model::TensorSpec& spec) const {
   constexpr std::string_view kSuffix = ".weight";
-  if (spec.name.ends_with(kSuffix)) {
-    const std::string linear = spec.name.substr(0, spec.name.size() - kSuffix.size());
-    if (std::binary_search(linears_.begin(), linears_.end(), linear)) {
-      const quant::Encoding encoding = read_layer(paths_, linear);
-      const core::Shape stored{quant::out_features(encoding), quant::in_features(encoding)};
-      if (stored != spec.shape)
-        throw core::FormatError(
-            paths_.layer(linear).string(),
-            fmt::format("has shape {}, the model wants {}", core::to_string(stored), core::to_string(spec.shape)));
-      quant::decode(encoding, out);
-      return;
-    }
-  }
-  original_.read(spec, out);
+  if (!spec.name.ends_with(kSuffix)) return std::nullopt;
+  const std::string linear = spec.name.substr(0, spec.name.size() - kSuffix.size());
+  if (!std::binary_search(linears_.begin(), linears_.end(), linear)) return std::nullopt;
+  quant::Encoding encoding = read_layer(paths_, linear);
+  const core::Shape shape{quant::out_features(encoding), quant::in_features(encoding)};
+  if (shape != spec.shape)
+    throw core::FormatError(
+        paths_.layer(linear).string(),
+        fmt::format("has shape {}, the model wants {}", core::to_string(shape), core::to_string(spec.shape)));
+  return encoding;
+}
+
+void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const {
+  if (const auto encoding = stored(spec))
+    quant::decode(*encoding, out);
+  else
+    original_.read(spec, out);
+}
+
+model::PackedTensor RunSource::packed(const model::TensorSpec& spec) const {
+  auto encoding = stored(spec);
+  auto* vq = encoding ? std::get_if<quant::VqEncoding>(&*encoding) : nullptr;
+  return vq != nullptr ? quant::share_packed(std::move(*vq)) : nullptr;
 }
 
 }  // namespace voronoi::jobs

@@ -28,6 +28,13 @@ std::string overview() {
          "and resumable.\n";
 }
 
+/// The table's entry, or null.
+const jobs::Command* find_command(std::string_view name) {
+  const auto& table = jobs::commands();
+  const auto found = std::find_if(table.begin(), table.end(), [&](const jobs::Command& c) { return c.name == name; });
+  return found == table.end() ? nullptr : &*found;
+}
+
 int run_command(const comm::Communicator& world, const jobs::Arguments& arguments) {
   const bool root = world.rank() == 0;
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "help") {
@@ -38,12 +45,10 @@ int run_command(const comm::Communicator& world, const jobs::Arguments& argument
     if (root) fmt::print("voronoi {}\n", VORONOI_VERSION);
     return 0;
   }
-  const auto& table = jobs::commands();
-  const auto command =
-      std::find_if(table.begin(), table.end(), [&](const jobs::Command& c) { return c.name == arguments[0]; });
+  const jobs::Command* command = find_command(arguments[0]);
   int code = 0;
   jobs::together(world, [&] {
-    if (command == table.end())
+    if (command == nullptr)
       throw core::ConfigError("there is no command '" + arguments[0] + "'; voronoi --help lists them");
   });
   const jobs::Arguments rest(arguments.begin() + 1, arguments.end());
@@ -75,6 +80,9 @@ int report_error(const std::exception_ptr& error) {
 int main(int argc, char** argv) {
   int code = 0;
   try {
+    // Before MPI starts, which takes its time: a signal must not end one rank and leave the others waiting for it.
+    if (const jobs::Command* command = argc > 1 ? find_command(argv[1]) : nullptr; command && command->stops_on_request)
+      jobs::install_stop_handlers();
     const comm::Environment environment(&argc, &argv);
     const comm::Communicator world = comm::Communicator::world();
     core::configure_log(world.size() > 1 ? world.rank() : -1, core::LogLevel::info);

@@ -107,7 +107,7 @@ class Pipeline {
     } catch (const core::Error& error) {
       if (foreign) throw;
       core::log_warning("{}; moved to {}, it will be made again", error.what(),
-                        store::quarantine_file(run_.paths, file).string());
+                        run_.attempt->quarantine(file).string());
       return false;
     }
   }
@@ -131,10 +131,7 @@ class Pipeline {
       if (needed_[static_cast<std::size_t>(block)] == '1') {
         const bool advance = !sequential_ && block < last_needed_;
         const std::vector<calib::SiteHessian> hessians = collector_->collect(weights, advance);
-        for (const calib::SiteHessian& site : hessians) {
-          require_current_attempt(run_);
-          write_hessian(run_.paths, block, site, inputs_.calibration, run_.attempt_tag);
-        }
+        for (const calib::SiteHessian& site : hessians) write_hessian(*run_.attempt, block, site, inputs_.calibration);
         warn_of_starved(block, hessians);
       } else {
         collector_->advance(weights);
@@ -276,12 +273,12 @@ class Pipeline {
     const double eta = left_flops_ >= 0 && done > 0 ? elapsed() * left_flops_ / done : 0;
     const core::Json status{{"attempt", run_.state.attempt}, {"stage", stage},     {"updated", unix_time()},
                             {"layers", n_layers_},           {"eta_seconds", eta}, {"workers", std::move(workers)}};
-    core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
+    run_.attempt->publish(run_.paths.status(), status.dump() + "\n");
   }
 
   void remove_hessians(std::int64_t first, std::int64_t last) const {
     for (std::int64_t block = first; block < last; ++block)
-      for (const SiteTask& task : all_tasks(block)) std::filesystem::remove(run_.paths.hessian(block, task.site.name));
+      for (const SiteTask& task : all_tasks(block)) run_.attempt->remove(run_.paths.hessian(block, task.site.name));
   }
 
   /// Sequential calibration: the residual stream leaves the block as the quantized model computes it.

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -120,12 +119,6 @@ void on_root(const comm::Communicator& world, const std::function<void()>& work)
   together(world, [&] {
     if (world.rank() == 0) work();
   });
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
 }
 
 double unix_time() {

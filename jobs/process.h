@@ -15,7 +15,7 @@
 
 namespace voronoi::jobs {
 
-/// SIGTERM and SIGUSR1 from now on ask for a stop at the next layer boundary.
+/// SIGTERM and SIGUSR1 from now on only set a flag, which the command looks at between layers.
 void install_stop_handlers();
 bool stop_requested();
 
@@ -50,8 +50,6 @@ void together(const comm::Communicator& world, const std::function<void()>& work
 /// The same with work for rank 0 alone.
 void on_root(const comm::Communicator& world, const std::function<void()>& work);
 
-/// Host name, for records.
-std::string host_name();
 /// Seconds since 1970, for records.
 double unix_time();
 

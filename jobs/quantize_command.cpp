@@ -53,7 +53,6 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   });
   if (help) return 0;
   core::configure_log(world.size() > 1 ? world.rank() : -1, level_of(options.log_level));
-  install_stop_handlers();
 
   std::unique_ptr<backend::Context> context;
   Inputs inputs;
@@ -73,6 +72,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     run.journal->append({{"type", "memory"}, {"peak_bytes", peak}});
     run.journal->append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
     if (result.stopped) return;
+    run.attempt->require_current();
     run.state = replay(run.journal->records(), run.paths.journal().string());
     core::show_progress("quantization finished", true);
     print_summary(run, result);

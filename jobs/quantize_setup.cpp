@@ -58,7 +58,7 @@ void drop_lost_layers(Run& run) {
     if (!std::filesystem::exists(file)) {
       problem = "is missing";
     } else if (core::sha256(core::MappedFile(file).bytes()) != layer.sha256) {
-      problem = "is damaged (checksum), moved to " + store::quarantine_file(run.paths, file).string();
+      problem = "is damaged (checksum), moved to " + run.attempt->quarantine(file).string();
     } else {
       continue;
     }
@@ -77,8 +77,14 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
   run.lock = std::make_unique<store::RunLock>(run.paths);
   if (run.lock->stale_holder())
     core::log_info("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
-  store::check_or_write_identity(run.paths, inputs.identity, "identity");
-  run.journal = std::make_unique<store::Journal>(run.paths.journal());
+  run.attempt = store::Attempt::begin(run.paths);
+  store::check_or_write_identity(*run.attempt, inputs.identity);
+  try {
+    run.journal = std::make_unique<store::Journal>(run.paths.journal(), run.attempt->temporary(run.paths.journal()));
+  } catch (const core::StoreError&) {
+    run.attempt->require_current();
+    throw;
+  }
   if (run.journal->dropped_torn_tail())
     core::log_warning("{}: dropped a record that was cut short", run.paths.journal().string());
   run.state = replay(run.journal->records(), run.paths.journal().string());
@@ -88,7 +94,7 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
       {"type", "attempt"},
       {"number", attempt},
       {"ranks", world.size()},
-      {"host", host_name()},
+      {"host", store::host_name()},
       {"pid", ::getpid()},
       {"time", unix_time()},
       {"model", std::filesystem::absolute(options.model).string()},
@@ -97,20 +103,17 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
   run.state.attempt = attempt;
   run.state.last_attempt = record;
   run.state.finished = false;
-  core::write_file_atomic(run.paths.attempt(), std::to_string(attempt) + "\n", std::to_string(attempt));
   for (const std::string& assignment : options.set) {
     run.journal->append({{"type", "set"}, {"assignment", assignment}});
     run.state.sets.push_back(assignment);
   }
-  for (const auto& directory : {run.paths.root, run.paths.layers(), run.paths.hessians()})
-    core::remove_temporaries(directory);
   drop_lost_layers(run);
 }
 
-core::Json state_to_json(const RunState& state) {
+core::Json state_to_json(const Run& run) {
   core::Json layers = core::Json::array();
-  for (const auto& [name, layer] : state.layers) layers.push_back(layer_to_json(layer));
-  return {{"attempt", state.attempt}, {"layers", layers}, {"sets", state.sets}};
+  for (const auto& [name, layer] : run.state.layers) layers.push_back(layer_to_json(layer));
+  return {{"attempt", run.state.attempt}, {"id", run.attempt->id()}, {"layers", layers}, {"sets", run.state.sets}};
 }
 
 }  // namespace
@@ -140,9 +143,10 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
   Run run;
   run.paths.root = options.run;
   on_root(world, [&] { open_on_root(run, world, options, inputs); });
-  const std::string text = world.broadcast(world.rank() == 0 ? state_to_json(run.state).dump() : std::string(), 0);
+  const std::string text = world.broadcast(world.rank() == 0 ? state_to_json(run).dump() : std::string(), 0);
   if (world.rank() != 0) {
     const core::Json json = core::parse_json(text, "state of the run");
+    run.attempt = std::make_unique<store::Attempt>(run.paths, json.at("id").get<std::string>(), world.rank());
     run.state.attempt = json.at("attempt").get<std::int64_t>();
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
     for (const core::Json& entry : json.at("layers")) {
@@ -150,7 +154,6 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
       run.state.layers[layer.name] = std::move(layer);
     }
   }
-  run.attempt_tag = fmt::format("{}.{}", run.state.attempt, world.rank());
   run.parameters = options.parameters;
   together(world, [&] {
     for (const std::string& assignment : run.state.sets)
@@ -161,13 +164,6 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
     core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", world.rank()));
   });
   return run;
-}
-
-void require_current_attempt(const Run& run) {
-  const std::string text = core::read_text_file(run.paths.attempt(), 64);
-  if (text != std::to_string(run.state.attempt) + "\n")
-    throw core::StoreError(run.paths.root.string() + ": attempt " + std::to_string(run.state.attempt) +
-                           " has been superseded by a later one and may not publish any more");
 }
 
 }  // namespace voronoi::jobs

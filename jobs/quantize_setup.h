@@ -13,8 +13,9 @@
 #include "jobs/run_state.h"
 #include "model/corpus.h"
 #include "model/weights.h"
+#include "store/attempt.h"
 #include "store/journal.h"
-#include "store/run_directory.h"
+#include "store/run_lock.h"
 
 namespace voronoi::jobs {
 
@@ -35,17 +36,14 @@ Inputs open_inputs(const QuantizeOptions& options, const backend::Context& conte
 struct Run {
   store::RunPaths paths;
   std::unique_ptr<store::RunLock> lock;
+  std::unique_ptr<store::Attempt> attempt;  ///< on every rank
   std::unique_ptr<store::Journal> journal;
   RunState state;                     ///< on every rank
   quant::QuantParameters parameters;  ///< with all --set applied
-  std::string attempt_tag;            ///< marks this attempt's temporary files
 };
 
 /// Creates or resumes the run directory; collective. Layers whose file is missing or damaged are taken out of the state
 /// (quarantined, journalled), so that they are made again.
 Run open_run(const comm::Communicator& world, const QuantizeOptions& options, const Inputs& inputs);
-
-/// Only the current attempt may publish: throws StopRequested's kin when a later attempt has taken the run over.
-void require_current_attempt(const Run& run);
 
 }  // namespace voronoi::jobs

@@ -68,15 +68,6 @@ bool up_to_date(const Run& run, exporting::Profile profile) {
   }
 }
 
-/// What is left of exports that were killed, and an export of other layers.
-void remove_outdated(const store::RunPaths& paths) {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(paths.root))
-    if (entry.path().filename().string().starts_with("export.tmp-")) fs::remove_all(entry.path(), error);
-  fs::remove_all(paths.exported(), error);
-  if (error) throw core::StoreError(paths.exported().string() + ": cannot remove: " + error.message());
-}
-
 /// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
 class StageProgress {
  public:
@@ -84,7 +75,7 @@ class StageProgress {
 
   void operator()(const std::string& what, std::size_t done, std::size_t total) {
     if (stop_requested()) throw core::StopRequested();
-    require_current_attempt(run_);
+    run_.attempt->require_current();
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
     core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
@@ -94,7 +85,7 @@ class StageProgress {
                             {"layers", total},
                             {"eta_seconds", 0},
                             {"workers", core::Json::array()}};
-    core::write_file_atomic(run_.paths.status(), status.dump() + "\n", run_.attempt_tag);
+    run_.attempt->publish(run_.paths.status(), status.dump() + "\n");
   }
 
  private:
@@ -104,7 +95,7 @@ class StageProgress {
 
 }  // namespace
 
-void export_run(const ExportSource& source, exporting::Profile profile, const fs::path& out, const std::string& tag,
+void export_run(const ExportSource& source, exporting::Profile profile, const fs::path& out, const fs::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
   if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, profile, missing);
   exporting::ExportRequest request;
@@ -116,7 +107,7 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
   request.origin.profile = profile;
   request.origin.layers = shard_sums(source.state);
   request.progress = progress;
-  exporting::write_checkpoint(request, out, tag);
+  exporting::write_checkpoint(request, out, temporary);
 }
 
 void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOptions& options) {
@@ -137,9 +128,9 @@ void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOption
     return;
   }
   const Clock::time_point start = Clock::now();
-  remove_outdated(run.paths);
+  run.attempt->remove(run.paths.exported());
   try {
-    export_run(source, profile, run.paths.exported(), run.attempt_tag, StageProgress(run));
+    export_run(source, profile, run.paths.exported(), run.attempt->temporary(run.paths.exported()), StageProgress(run));
   } catch (const core::ConfigError& error) {
     if (asks_for_stage(options, "export")) throw;
     core::log_warning("not exported: {}", error.what());

@@ -24,7 +24,7 @@ struct ExportSource {
 /// Writes the checkpoint to `out`; throws ConfigError with every reason against it: layers that are not quantized, and
 /// what the format cannot hold. Each shard must be the one that was journalled. `progress` is told after each layer.
 void export_run(const ExportSource& source, exporting::Profile profile, const std::filesystem::path& out,
-                const std::string& tag,
+                const std::filesystem::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress);
 
 /// The stage, when it is to run: RUN/export, made again unless it holds what the run holds. Layers that were given up

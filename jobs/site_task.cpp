@@ -37,10 +37,7 @@ LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::Prepar
   layer.relative_error = result.relative_error;
   layer.statistics = core::Json::object();
   for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
-  if (team.rank() == 0) {
-    require_current_attempt(run);
-    layer.sha256 = write_layer(run.paths, linear.name, result, run.attempt_tag);
-  }
+  if (team.rank() == 0) layer.sha256 = write_layer(*run.attempt, linear.name, result);
   layer.seconds = seconds_since(start);
   return layer;
 }
@@ -72,6 +69,10 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
       layers.push_back(layer_to_json(layer));
     }
     return layers.dump();
+  } catch (const store::Superseded& error) {
+    // No other rank could do better, and the coordinator may be out of reach.
+    core::log_error("{}: {}", task.name(), error.what());
+    comm::Environment::abort(static_cast<int>(error.exit_code()));
   } catch (core::Error& error) {
     error.add_context(task.name());
     throw;

@@ -23,7 +23,8 @@ struct SiteTask {
 double task_flops(const SiteTask& task, const quant::QuantParameters& parameters);
 
 /// Reads the Hessian, quantizes the linears and publishes their shards (the team's rank 0 does). Returns the layer
-/// records as JSON. `hessians`: the run directory that holds them (this run's, or the one named by --hessians-from).
+/// records as JSON. A superseded attempt ends here, with all its ranks. `hessians`: the run directory that holds them
+/// (this run's, or the one named by --hessians-from).
 std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
                           const Run& run, const store::RunPaths& hessians);
 

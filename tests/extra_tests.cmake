@@ -7,3 +7,21 @@ foreach(name determinism resume errors evaluate architectures export)
   set_tests_properties(e2e.${name} PROPERTIES LABELS e2e TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA}")
 endforeach()
+
+# The batch scripts on a real Slurm of four nodes, started and removed by each test (tests/slurm/cluster). They wait for timers of Slurm most
+# of the time, so two may run at once.
+foreach(name requeue node_death cut_off compare)
+  # The inner limit lets the script take its cluster down.
+  add_test(NAME slurm.${name} COMMAND timeout -k 60 600 ${CMAKE_CURRENT_SOURCE_DIR}/slurm/${name}.sh)
+  set_tests_properties(slurm.${name} PROPERTIES LABELS slurm TIMEOUT 700 SKIP_RETURN_CODE 77
+                       ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};ROOT=${PROJECT_SOURCE_DIR}")
+endforeach()
+add_test(NAME slurm.bind_gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/bind_gpu.sh ${PROJECT_SOURCE_DIR}/slurm/bind_gpu.sh)
+set_tests_properties(slurm.bind_gpu PROPERTIES LABELS slurm TIMEOUT 60)
+
+find_program(SHELLCHECK shellcheck)
+if(SHELLCHECK)
+  file(GLOB scripts ${PROJECT_SOURCE_DIR}/slurm/* ${CMAKE_CURRENT_SOURCE_DIR}/slurm/*)
+  add_test(NAME house.shellcheck COMMAND ${SHELLCHECK} -x ${scripts})
+  set_tests_properties(house.shellcheck PROPERTIES LABELS house)
+endif()

@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <cstring>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -21,6 +20,7 @@ namespace {
   if (error == ENOSPC || error == EDQUOT) remedy = "; free some space and run the same command again";
   if (error == EACCES || error == EPERM || error == EROFS) remedy = "; check its permissions or choose another place";
   if (error == ENOENT || error == ENOTDIR) remedy = "; check the path";
+  if (error == EXDEV) remedy = "; a run directory must lie on one file system as a whole";
   throw StoreError(path + ": cannot " + what + ": " + std::strerror(error) + remedy);
 }
 
@@ -98,8 +98,9 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
   return read_whole<std::string>(path.string(), max_bytes);
 }
 
-void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag) {
-  const std::string temporary = path.string() + ".tmp-" + std::string(tag);
+void publish_file(const std::filesystem::path& path, std::span<const std::byte> bytes,
+                  const std::filesystem::path& temporary_path) {
+  const std::string temporary = temporary_path.string();
   Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644, "create");
   int error = 0;
   for (std::size_t done = 0; done < bytes.size() && error == 0;) {
@@ -118,6 +119,10 @@ void write_file_atomic(const std::filesystem::path& path, std::span<const std::b
     fail(path.string(), "write", error);
   }
   sync_directory(path.parent_path());
+}
+
+void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag) {
+  publish_file(path, bytes, path.string() + ".tmp-" + std::string(tag));
 }
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag) {
@@ -152,23 +157,6 @@ void sync_directory(const std::filesystem::path& directory) {
   const std::string name = directory.empty() ? "." : directory.string();
   const Descriptor handle(name, O_RDONLY | O_DIRECTORY, 0, "open");
   if (::fsync(handle.get()) != 0 && errno != EINVAL) fail(name, "sync", errno);
-}
-
-void remove_temporaries(const std::filesystem::path& directory) {
-  std::error_code error;
-  std::vector<std::filesystem::path> found;
-  auto entry = std::filesystem::directory_iterator(directory, error);
-  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    std::error_code ignored;
-    if (entry->path().filename().string().find(".tmp-") != std::string::npos &&
-        std::filesystem::is_regular_file(entry->symlink_status(ignored)))
-      found.push_back(entry->path());
-  }
-  if (error) fail(directory.string(), "list", error.value());
-  for (const std::filesystem::path& path : found) {
-    std::error_code ignored;
-    std::filesystem::remove(path, ignored);
-  }
 }
 
 }  // namespace voronoi::core

@@ -41,6 +41,10 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag);
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag);
 
+/// The same through a temporary file of the caller's choice, on the same file system.
+void publish_file(const std::filesystem::path& path, std::span<const std::byte> bytes,
+                  const std::filesystem::path& temporary);
+
 /// A new file that is written piece by piece at given offsets. Not atomic by itself: write it under a temporary name or
 /// in a temporary directory, finish() it, rename. Every member throws StoreError naming path and cause.
 class OutputFile {
@@ -62,9 +66,5 @@ class OutputFile {
 
 /// fsync of a directory, so that renames and removals in it survive a power loss.
 void sync_directory(const std::filesystem::path& directory);
-
-/// Removes regular files "*.tmp-*" in a directory that exists (left by killed writers). Throws StoreError when it
-/// cannot be read.
-void remove_temporaries(const std::filesystem::path& directory);
 
 }  // namespace voronoi::core

@@ -134,23 +134,31 @@ quant::VqEncoding VptqCheckpoint::encoding(const std::string& linear) const {
   return read_layer(folder_, linear, layer->second);
 }
 
+std::optional<quant::VqEncoding> VptqCheckpoint::stored(const model::TensorSpec& spec) const {
+  if (!spec.name.ends_with(kWeight)) return std::nullopt;
+  const std::string linear = spec.name.substr(0, spec.name.size() - kWeight.size());
+  const auto layer = layers_.find(linear);
+  if (layer == layers_.end()) return std::nullopt;
+  quant::VqEncoding encoded = read_layer(folder_, linear, layer->second);
+  const core::Shape shape{encoded.out_features, encoded.in_features};
+  if (shape != spec.shape)
+    throw FormatError(folder_.name(), fmt::format("{}: has shape {}, the model wants {}", linear,
+                                                  core::to_string(shape), core::to_string(spec.shape)));
+  return encoded;
+}
+
 void VptqCheckpoint::read(const model::TensorSpec& spec, std::span<float> out) const {
-  if (spec.name.ends_with(kWeight)) {
-    const std::string linear = spec.name.substr(0, spec.name.size() - kWeight.size());
-    if (const auto layer = layers_.find(linear); layer != layers_.end()) {
-      const quant::VqEncoding encoded = read_layer(folder_, linear, layer->second);
-      const core::Shape stored{encoded.out_features, encoded.in_features};
-      if (stored != spec.shape)
-        throw FormatError(folder_.name(), fmt::format("{}: has shape {}, the model wants {}", linear,
-                                                      core::to_string(stored), core::to_string(spec.shape)));
-      quant::decode(encoded, out);
-      if (!model::all_finite(out))
-        model::refuse_values(folder_.name(), spec.name + " (decoded)", spec.shape,
-                             [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
-      return;
-    }
-  }
-  folder_.read(spec, out);
+  const auto encoded = stored(spec);
+  if (!encoded) return folder_.read(spec, out);
+  quant::decode(*encoded, out);
+  if (!model::all_finite(out))
+    model::refuse_values(folder_.name(), spec.name + " (decoded)", spec.shape,
+                         [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
+}
+
+model::PackedTensor VptqCheckpoint::packed(const model::TensorSpec& spec) const {
+  auto encoded = stored(spec);
+  return encoded ? quant::share_packed(std::move(*encoded)) : nullptr;
 }
 
 std::string VptqCheckpoint::fingerprint() const {

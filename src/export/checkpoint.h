@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ class VptqCheckpoint final : public model::WeightSource {
   std::string fingerprint() const override;
   const std::string& path() const override { return path_; }
 
+  model::PackedTensor packed(const model::TensorSpec& spec) const override;
+
   /// The quantized linears, in the order of the model.
   const std::vector<std::string>& linears() const { return names_; }
   /// The packed layer as it is stored; InternalError when `linear` is not one of linears(). Throws FormatError when an
@@ -41,6 +44,8 @@ class VptqCheckpoint final : public model::WeightSource {
   double nominal_bits() const { return nominal_bits_; }
 
  private:
+  /// The packed layer behind a tensor, of its shape; nothing when it is none of the quantized linears.
+  std::optional<quant::VqEncoding> stored(const model::TensorSpec& spec) const;
   void parse_layers(const core::Json& quantization);
 
   std::string path_, config_file_, config_text_;

@@ -139,7 +139,7 @@ void pack_indices(const model::SafetensorsFolder& folder, const std::string& lin
   e.indices.resize(n_rows * words);
   for (std::size_t row = 0; row < n_rows; ++row)
     core::pack_row(std::span(codes).subspan(row * width, width), e.main_bits() + e.residual_bits(),
-                    std::span(e.indices).subspan(row * words, words));
+                   std::span(e.indices).subspan(row * words, words));
 }
 
 /// Column orders of unpacked layers are stored in 64 bits.

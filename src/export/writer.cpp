@@ -30,8 +30,9 @@ class TemporaryDirectory {
  public:
   explicit TemporaryDirectory(fs::path path) : path_(std::move(path)) {
     std::error_code error;
-    fs::remove_all(path_, error);  // of a killed process with the same tag
-    fs::create_directories(path_, error);
+    fs::remove_all(path_, error);  // of a killed process of the same name
+    fs::create_directory(path_, error);
+    if (!error && !fs::is_directory(path_)) error = std::make_error_code(std::errc::no_such_file_or_directory);
     if (error)
       throw core::StoreError(
           fmt::format("{}: cannot create the directory: {}; choose another --out or check its "
@@ -203,13 +204,13 @@ class Writer {
 
 }  // namespace
 
-void write_checkpoint(const ExportRequest& request, const fs::path& directory, const std::string& tag) {
+void write_checkpoint(const ExportRequest& request, const fs::path& directory, const fs::path& temporary) {
   try {
     if (fs::exists(directory) && (!fs::is_directory(directory) || !fs::is_empty(directory)))
       throw core::ConfigError(directory.string() + ": is there already; remove it or choose another --out");
-    TemporaryDirectory temporary(directory.string() + ".tmp-" + tag);
-    Writer(request).run(temporary.path());
-    temporary.publish(directory);
+    TemporaryDirectory made(temporary);
+    Writer(request).run(made.path());
+    made.publish(directory);
   } catch (const fs::filesystem_error& error) {
     throw core::StoreError(fmt::format("{}: {}", directory.string(), error.what()));
   }

@@ -28,11 +28,13 @@ struct ExportRequest {
 };
 
 /// Writes config.json, safetensors files with their index, tokenizer and generation files and the manifest to a
-/// temporary directory `directory`.tmp-`tag`, syncs it and renames it. `directory` must not be there, or be empty.
+/// the directory `temporary`, which is made on the same file system, syncs it and renames it to `directory`. That must
+/// not be there, or be empty.
 /// Every linear of every block must be quantized. All floating tensors are stored in the model's 16-bit type; a tied
 /// head is stored too, since the client's own loader does not tie. At most one layer, or one other tensor in F32, is
 /// held at a time. Nothing stays behind on failure. Throws ConfigError with every reason why the format cannot hold the
 /// run, FormatError, StoreError.
-void write_checkpoint(const ExportRequest& request, const std::filesystem::path& directory, const std::string& tag);
+void write_checkpoint(const ExportRequest& request, const std::filesystem::path& directory,
+                      const std::filesystem::path& temporary);
 
 }  // namespace voronoi::exporting

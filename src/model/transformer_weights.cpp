@@ -67,7 +67,7 @@ PackedTensor Transformer::Impl::packed(const std::string& name) const {
   const bool keep = packed_linears == PackedLinears::keep;
   // Decoded by the host as it is read, where the host is the device.
   if (!keep && context.on_host()) return nullptr;
-  PackedTensor tensor = source.packed(name);
+  PackedTensor tensor = source.packed(spec_of(name));
   // Decoding gives fp32 or the type that is stored; another 16-bit type is made by the host.
   if (tensor && !keep && dtype != core::DType::f32 && dtype != tensor->dtype) return nullptr;
   return tensor;

@@ -23,7 +23,7 @@ class WeightSource {
   virtual void read(const TensorSpec& spec, std::span<float> out) const = 0;
   /// The tensor as it is stored packed, checked; null when it is stored in another way. read() gives the same
   /// numbers decoded.
-  virtual PackedTensor packed(const std::string& /*name*/) const { return nullptr; }
+  virtual PackedTensor packed(const TensorSpec& /*spec*/) const { return nullptr; }
   /// Identifies the content: SHA-256 over config, headers, sizes and sampled pages of the data.
   virtual std::string fingerprint() const = 0;
   /// Path as given by the user.

@@ -195,6 +195,18 @@ kernels::PackedLinear packed_view(const VqEncoding& e) {
   return packed;
 }
 
+std::shared_ptr<const kernels::PackedLinear> share_packed(VqEncoding encoding) {
+  struct Owner {
+    VqEncoding encoding;
+    kernels::PackedLinear view;
+  };
+  const std::string problem = problem_of(encoding);
+  VORONOI_REQUIRE(problem.empty(), "an encoding that cannot be decoded: " + problem);
+  const auto owner = std::make_shared<Owner>(Owner{std::move(encoding), {}});
+  owner->view = packed_view(owner->encoding);
+  return {owner, &owner->view};
+}
+
 int VqEncoding::main_bits() const { return log2_of(centroids); }
 int VqEncoding::residual_bits() const { return residual_centroids > 0 ? log2_of(residual_centroids) : 0; }
 std::int64_t VqEncoding::vector_rows() const { return ceil_div(out_features, vector_length); }

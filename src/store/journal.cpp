@@ -2,13 +2,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "core/error.h"
@@ -134,22 +134,23 @@ struct Journal::Impl {
   }
 };
 
-Journal::Journal(const std::filesystem::path& path) : impl_(std::make_unique<Impl>()) {
+Journal::Journal(const std::filesystem::path& path, const std::filesystem::path& temporary)
+    : impl_(std::make_unique<Impl>()) {
   Impl& self = *impl_;
   self.file = path.string();
-  self.descriptor = ::open(self.file.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
-  if (self.descriptor < 0) self.fail("open for appending", errno);
-  // The run's own lock is the gate; this one catches a program error, and file systems without locks do without it.
-  if (::flock(self.descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-    throw StoreError(self.file + ": another writer has it open; wait for it, or use another run directory");
-  const std::string text = core::read_text_file(path);
+  // Only a file that surely is not there counts as empty: it will be replaced.
+  std::error_code error;
+  const std::filesystem::file_type type = std::filesystem::status(path, error).type();
+  if (type == std::filesystem::file_type::none) self.fail("look for", error.value());
+  const std::string text = type == std::filesystem::file_type::not_found ? std::string() : core::read_text_file(path);
   Replay result = replay(self.file, text);
   self.records = std::move(result.records);
-  self.size = result.whole_bytes;
-  self.torn = self.size < text.size();
-  if (self.torn && ::ftruncate(self.descriptor, static_cast<off_t>(self.size)) != 0)
-    self.fail("cut the torn end of", errno);
+  self.torn = result.whole_bytes < text.size();
+  self.descriptor = ::open(temporary.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (self.descriptor < 0) self.fail("open for appending", errno);
+  if (result.whole_bytes > 0) self.append_line(text.substr(0, result.whole_bytes));
   if (::fsync(self.descriptor) != 0) self.fail("sync", errno);
+  if (::rename(temporary.c_str(), self.file.c_str()) != 0) self.fail("replace", errno);
   core::sync_directory(path.parent_path());
 }
 

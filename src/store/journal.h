@@ -15,10 +15,11 @@ namespace voronoi::store {
 /// newline.
 class Journal {
  public:
-  /// Opens or creates for appending: replays, truncates a torn tail (an incomplete or unchecksummed last line) and
-  /// keeps the records. Throws FormatError when a line before the last is damaged (file, line, remedy), StoreError when
-  /// it cannot be written or has another writer.
-  explicit Journal(const std::filesystem::path& path);
+  /// Opens or creates for appending: replays, drops a torn tail (an incomplete or unchecksummed last line) and keeps
+  /// the records. The file is written anew under `temporary` (same file system), locked in by the rename to `path`, and
+  /// appended to from then on: another process that still has the old file open cannot write into this one. Throws
+  /// FormatError when a line before the last is damaged (file, line, remedy), StoreError when it cannot be written.
+  Journal(const std::filesystem::path& path, const std::filesystem::path& temporary);
   ~Journal();
   Journal(Journal&&) noexcept;
   Journal& operator=(Journal&&) = delete;

@@ -2,15 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <chrono>
-#include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <map>
 #include <system_error>
 #include <vector>
@@ -18,6 +14,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "store/attempt.h"
 
 namespace voronoi::store {
 namespace {
@@ -41,15 +38,17 @@ std::string dump(const Json& value, int indent = -1) {
   return value.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
-  return name.data();
+std::array<fs::path, 8> folders_of(const RunPaths& paths) {
+  return {paths.layers(),      paths.hessians(), paths.staging(), paths.quarantine(),
+          paths.evaluations(), paths.report(),   paths.logs(),    paths.root};
 }
 
-std::array<fs::path, 7> folders_of(const RunPaths& paths) {
-  return {paths.layers(), paths.hessians(), paths.quarantine(), paths.evaluations(),
-          paths.report(), paths.logs(),     paths.root};
+bool holds_attempts_only(const fs::path& staging) {
+  std::error_code error;
+  for (auto entry = fs::directory_iterator(staging, error); !error && entry != fs::directory_iterator();
+       entry.increment(error))
+    if (!entry->path().filename().string().starts_with("attempt-")) return false;
+  return !error;
 }
 
 /// What a start that was cut off before run.json was written leaves behind: the lock, log files, empty folders.
@@ -57,9 +56,10 @@ bool is_left_by_interrupted_start(const RunPaths& paths, const fs::directory_ent
   const std::string name = entry.path().filename().string();
   std::error_code error;
   if (entry.is_symlink(error)) return false;
-  if (entry.path() == paths.lock() || entry.path() == paths.logs() || name.starts_with("run.json.tmp-") ||
+  if (entry.path() == paths.lock() || entry.path() == paths.logs() || name.starts_with("lock.json.tmp-") ||
       name.starts_with(".write-check-"))
     return true;
+  if (entry.path() == paths.staging()) return holds_attempts_only(entry.path());
   for (const fs::path& folder : folders_of(paths))
     if (entry.path() == folder) return entry.is_directory(error) && fs::is_empty(entry.path(), error);
   return false;
@@ -94,34 +94,6 @@ void check_writable(const RunPaths& paths) {
   ::close(descriptor);
   ::unlink(probe.c_str());
   if (error != 0) throw StoreError(reason(paths.root, "write", error));
-}
-
-std::string now_utc() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm parts{};
-  ::gmtime_r(&now, &parts);
-  std::array<char, 32> text{};
-  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text.data();
-}
-
-std::string read_descriptor(int descriptor) {
-  std::array<char, 4096> buffer{};
-  const ssize_t n = ::pread(descriptor, buffer.data(), buffer.size(), 0);
-  return {buffer.data(), static_cast<std::size_t>(n > 0 ? n : 0)};
-}
-
-/// "process 12 on node3 (job 77), started 2026-01-02T03:04:05Z"
-std::string describe_holder(const std::string& record, const std::string& file) {
-  try {
-    const Json json = core::parse_json(record, file, 4);
-    std::string text =
-        fmt::format("process {} on {}", json.at("pid").get<std::int64_t>(), json.at("host").get<std::string>());
-    if (const auto job = json.at("job").get<std::string>(); !job.empty()) text += fmt::format(" (Slurm job {})", job);
-    return text + ", started " + json.at("start").get<std::string>();
-  } catch (const std::exception&) {
-    return "a process that left an unreadable record";
-  }
 }
 
 /// Leaves of nested objects under dotted keys; anything else is a value. An empty object is a value too.
@@ -185,55 +157,17 @@ void create_run_directory(const RunPaths& paths) {
   core::sync_directory(paths.root);
 }
 
-RunLock::RunLock(const RunPaths& paths) {
-  const fs::path path = paths.lock();
-  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-  if (descriptor_ < 0) throw StoreError(reason(path, "open", errno));
-  try {
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-      if (errno != EWOULDBLOCK)
-        throw StoreError(
-            fmt::format("{}: cannot be locked: {}; a run directory needs a file system with locks (Lustre: mount "
-                        "option flock)",
-                        path.string(), std::strerror(errno)));
-      throw StoreError(fmt::format("{}: in use by {}; wait until it ends, stop it, or choose another place with --run",
-                                   paths.root.string(), describe_holder(read_descriptor(descriptor_), path.string())));
-    }
-    // A holder that ends as it should leaves an empty file.
-    if (const std::string record = read_descriptor(descriptor_); !record.empty())
-      stale_holder_ = describe_holder(record, path.string());
-    const char* job = std::getenv("SLURM_JOB_ID");
-    Json record = Json::object();
-    record["host"] = host_name();
-    record["pid"] = static_cast<std::int64_t>(::getpid());
-    record["job"] = job ? job : "";
-    record["start"] = now_utc();
-    const std::string text = dump(record) + "\n";
-    if (::ftruncate(descriptor_, 0) != 0 ||
-        ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
-        ::fsync(descriptor_) != 0)
-      throw StoreError(reason(path, "write", errno != 0 ? errno : ENOSPC));
-  } catch (...) {
-    ::close(descriptor_);
-    throw;
-  }
-}
-
-RunLock::~RunLock() {
-  if (::ftruncate(descriptor_, 0) != 0) {
-    // The next start reports a stale holder: harmless.
-  }
-  ::close(descriptor_);
-}
-
-void check_or_write_identity(const RunPaths& paths, const Json& identity, const std::string& tag) {
+void check_or_write_identity(const Attempt& attempt, const Json& identity) {
+  const RunPaths& paths = attempt.paths();
   VORONOI_REQUIRE(identity.is_object(), "a run's identity is an object");
   // As it would be read back, so that only what the file can tell apart counts as different.
   const Json now = core::parse_json(dump(identity), "identity");
-  std::error_code ignored;
-  if (!fs::exists(fs::symlink_status(paths.identity(), ignored))) {
+  std::error_code error;
+  const fs::file_type type = fs::symlink_status(paths.identity(), error).type();
+  if (type == fs::file_type::none) throw StoreError(reason(paths.identity(), "look for", error.value()));
+  if (type == fs::file_type::not_found) {
     const std::string digest = core::sha256(identity_text(now, std::string(kDigestDigits, '0')));
-    core::write_file_atomic(paths.identity(), identity_text(now, digest), tag);
+    attempt.publish(paths.identity(), identity_text(now, digest));
     return;
   }
   const std::vector<std::string> lines = differences(read_identity(paths), now);
@@ -272,19 +206,10 @@ Json read_identity(const RunPaths& paths) {
   return json["identity"];
 }
 
-fs::path quarantine_file(const RunPaths& paths, const fs::path& file) {
-  std::error_code error;
-  fs::create_directories(paths.quarantine(), error);
-  if (error) throw StoreError(reason(paths.quarantine(), "create the directory", error.value()));
-  for (int n = 1;; ++n) {
-    const fs::path target = paths.quarantine() / fmt::format("{}.{}", file.filename().string(), n);
-    if (fs::exists(fs::symlink_status(target, error))) continue;
-    if (::rename(file.c_str(), target.c_str()) != 0)
-      throw StoreError(reason(file, "move to " + target.string(), errno));
-    core::sync_directory(paths.quarantine());
-    core::sync_directory(file.parent_path());
-    return target;
-  }
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
+  return name.data();
 }
 
 }  // namespace voronoi::store

@@ -409,18 +409,6 @@ std::vector<std::byte> serialize(const Shard& shard) {
   return bytes;
 }
 
-std::string write_shard(const std::filesystem::path& path, const Shard& shard, std::string_view tag) {
-  std::vector<std::byte> bytes;
-  try {
-    bytes = serialize(shard);
-  } catch (core::Error& error) {
-    error.add_context(path.string());
-    throw;
-  }
-  core::write_file_atomic(path, bytes, tag);
-  return core::sha256(bytes);
-}
-
 Shard read_shard(const std::filesystem::path& path) {
   const std::string file = path.string();
   std::vector<std::byte> bytes = core::read_file(path);

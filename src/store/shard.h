@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "core/types.h"
@@ -27,8 +26,6 @@ struct Shard {
 /// The file's bytes, built in memory; the same content always gives the same bytes (no times inside). Every dataset
 /// carries the SHA-256 of its bytes as an attribute, the root one over all of attributes and dataset checksums.
 std::vector<std::byte> serialize(const Shard& shard);
-/// serialize + core::write_file_atomic. Returns the SHA-256 of the file.
-std::string write_shard(const std::filesystem::path& path, const Shard& shard, std::string_view tag);
 /// Reads and verifies all checksums; throws FormatError naming file and dataset. Sizes are checked before allocation.
 Shard read_shard(const std::filesystem::path& path);
 

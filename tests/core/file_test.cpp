@@ -115,19 +115,6 @@ TEST(WriteFileAtomic, FailedRenameLeavesNoTemporary) {
   EXPECT_THROW(write_file_atomic(folder / "none/f", "x", "1"), StoreError);
 }
 
-TEST(RemoveTemporaries, TakesThemAndNothingElse) {
-  const TemporaryFolder folder;
-  for (const char* name : {"a.h5.tmp-1", "b.json.tmp-attempt-3", "a.h5", "tmp-x", "a.tmp"})
-    test::write_bytes(folder / name, "x");
-  fs::create_directory(folder / "folder.tmp-1");
-  fs::create_symlink(folder / "a.h5", folder / "link.tmp-1");
-  remove_temporaries(folder.path());
-  EXPECT_EQ(test::entries(folder.path()), 5);
-  for (const char* name : {"a.h5", "tmp-x", "a.tmp", "folder.tmp-1", "link.tmp-1"})
-    EXPECT_TRUE(fs::exists(folder / name)) << name;
-  EXPECT_THAT(message_of<StoreError>([&] { remove_temporaries(folder / "none"); }), HasSubstr("none: cannot list"));
-}
-
 TEST(OutputFile, IsWrittenInAnyOrder) {
   const TemporaryFolder folder;
   OutputFile file(folder / "f");

@@ -179,7 +179,7 @@ class SmallExport {
     request.origin.method = "vptq";
   }
   std::filesystem::path write(const std::string& name = "out") {
-    exporting::write_checkpoint(request, folder_ / name, "test");
+    exporting::write_checkpoint(request, folder_ / name, folder_ / (name + ".making"));
     return folder_ / name;
   }
   std::filesystem::path folder(const std::string& name) const { return folder_ / name; }

@@ -4,9 +4,9 @@
 #include <functional>
 
 #include "core/error.h"
+#include "core/packing.h"
 #include "export/checkpoint.h"
 #include "export/checkpoints.h"
-#include "core/packing.h"
 
 namespace voronoi::exporting {
 namespace {

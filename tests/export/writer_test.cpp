@@ -136,8 +136,9 @@ TEST(Writer, AFullDiskLeavesNothing) {
   const test::SmallDisk disk("size=64k");
   if (!disk.mounted()) GTEST_SKIP() << disk.why();
   const SmallExport small(kSafeKinds);
-  EXPECT_THAT(test::message_of<core::StoreError>([&] { write_checkpoint(small.request, disk / "out", "test"); }),
-              AllOf(HasSubstr("model.safetensors"), HasSubstr("free some space")));
+  EXPECT_THAT(
+      test::message_of<core::StoreError>([&] { write_checkpoint(small.request, disk / "out", disk / "making"); }),
+      AllOf(HasSubstr("model.safetensors"), HasSubstr("free some space")));
   EXPECT_EQ(test::entries(disk.path()), 0);
 }
 

@@ -35,6 +35,12 @@ ShardArray make_array(const std::string& name, DType dtype, const core::Shape& s
   return array;
 }
 
+std::string write_shard(const std::filesystem::path& path, const Shard& shard, std::string_view tag) {
+  const std::vector<std::byte> bytes = serialize(shard);
+  core::write_file_atomic(path, bytes, tag);
+  return core::sha256(bytes);
+}
+
 Shard sample() {
   Shard shard;
   shard.attributes = {{"method", "vptq"},

@@ -1,0 +1,136 @@
+#include "store/attempt.h"
+
+#include <dirent.h>
+#include <fmt/format.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/file.h"
+
+namespace voronoi::store {
+namespace {
+
+namespace fs = std::filesystem;
+using core::StoreError;
+
+constexpr std::string_view kPrefix = "attempt-";
+
+StoreError failure(const fs::path& path, const std::string& what, int error) {
+  return StoreError(fmt::format("{}: cannot {}: {}", path.string(), what, std::strerror(error)));
+}
+
+std::vector<fs::path> list(const fs::path& directory) {
+  std::error_code error;
+  std::vector<fs::path> paths;
+  auto entry = fs::directory_iterator(directory, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) paths.push_back(entry->path());
+  if (error && error.value() != ENOENT) throw failure(directory, "list", error.value());
+  return paths;
+}
+
+/// Its owner may be alive and go on making files in it: only a successful rmdir ends that. Network file systems keep a
+/// name for a removed file as long as a process of this host has it open, hence the patience.
+void revoke(const fs::path& directory) {
+  constexpr int kTries = 200;
+  for (int tries = 0;; ++tries) {
+    std::error_code ignored;
+    for (const fs::path& entry : list(directory)) fs::remove_all(entry, ignored);
+    if (::rmdir(directory.c_str()) == 0 || errno == ENOENT) return;
+    if ((errno != ENOTEMPTY && errno != EEXIST && errno != EBUSY) || tries == kTries)
+      throw StoreError(
+          fmt::format("{}: what an earlier start left cannot be removed: {}; its name tells host and process, end it "
+                      "if it still runs and run the same command again",
+                      directory.string(), std::strerror(errno)));
+    if (tries > 10) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+}  // namespace
+
+Superseded::Superseded(const RunPaths& paths)
+    : StoreError(paths.root.string() +
+                 ": superseded: another start has taken this run over; what this one had not published is dropped") {}
+
+std::unique_ptr<Attempt> Attempt::begin(const RunPaths& paths) {
+  std::string directory = (paths.staging() / fmt::format("{}{}-{}-XXXXXX", kPrefix, host_name(), ::getpid())).string();
+  if (::mkdtemp(directory.data()) == nullptr) throw failure(directory, "create", errno);
+  if (::chmod(directory.c_str(), 0755) != 0) throw failure(directory, "open to other users", errno);
+  auto attempt = std::make_unique<Attempt>(paths, fs::path(directory).filename().string(), 0);
+  attempt->began_ = true;
+  for (const fs::path& other : list(paths.staging()))
+    if (other != attempt->directory_ && other.filename().string().starts_with(kPrefix)) revoke(other);
+  core::sync_directory(paths.staging());
+  return attempt;
+}
+
+Attempt::Attempt(RunPaths paths, std::string id, int rank)
+    : paths_(std::move(paths)), id_(std::move(id)), directory_(paths_.staging() / id_), rank_(rank) {}
+
+Attempt::~Attempt() {
+  // What a rank that died had begun stays for the next start to remove.
+  if (began_) ::rmdir(directory_.c_str());
+}
+
+fs::path Attempt::temporary(const fs::path& path) const {
+  return directory_ / fmt::format("{}.{}", path.filename().string(), rank_);
+}
+
+void Attempt::publish(const fs::path& path, std::span<const std::byte> bytes) const {
+  try {
+    core::publish_file(path, bytes, temporary(path));
+  } catch (const StoreError&) {
+    require_current();
+    throw;
+  }
+}
+
+void Attempt::publish(const fs::path& path, std::string_view text) const {
+  publish(path, std::as_bytes(std::span(text)));
+}
+
+/// Renames the file into the staging directory; an empty path when there is none.
+fs::path Attempt::take(const fs::path& path) const {
+  const fs::path taken = temporary(path);
+  if (::rename(path.c_str(), taken.c_str()) == 0) return taken;
+  const int error = errno;
+  require_current();
+  if (error == ENOENT) return {};
+  throw failure(path, "take away", error);
+}
+
+void Attempt::remove(const fs::path& path) const {
+  std::error_code ignored;
+  if (const fs::path taken = take(path); !taken.empty()) fs::remove_all(taken, ignored);
+}
+
+fs::path Attempt::quarantine(const fs::path& path) const {
+  const fs::path taken = take(path);
+  if (taken.empty()) throw failure(path, "set aside", ENOENT);
+  for (int n = 1;; ++n) {
+    const fs::path target = paths_.quarantine() / fmt::format("{}.{}", path.filename().string(), n);
+    std::error_code error;
+    if (fs::exists(fs::symlink_status(target, error))) continue;
+    if (::rename(taken.c_str(), target.c_str()) != 0) throw failure(path, "move to " + target.string(), errno);
+    core::sync_directory(paths_.quarantine());
+    core::sync_directory(path.parent_path());
+    return target;
+  }
+}
+
+void Attempt::require_current() const {
+  std::error_code error;
+  const fs::file_type type = fs::symlink_status(directory_, error).type();
+  // ESTALE: a network file system knows the directory by number, and the number is gone.
+  if (type == fs::file_type::not_found || error.value() == ESTALE) throw Superseded(paths_);
+}
+
+}  // namespace voronoi::store
