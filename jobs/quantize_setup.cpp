@@ -104,9 +104,10 @@ core::Json state_to_json(const RunState& state) {
 
 }  // namespace
 
-Inputs open_inputs(const QuantizeOptions& options) {
+Inputs open_inputs(QuantizeOptions& options) {
   Inputs inputs;
   inputs.model = model::open_model(options.model);
+  resolve_bits(options, inputs.model->config());
   check_shapes(options, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
   for (const std::string& path : options.calibration_texts)

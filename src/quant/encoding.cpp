@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "quant/footprint.h"
 #include "quant/packing.h"
 
 namespace voronoi::quant {
@@ -95,18 +96,14 @@ std::string extent_problem(const VqEncoding& e) {
 
 std::string problem_of(const VqEncoding& e) {
   if (auto problem = extent_problem(e); !problem.empty()) return problem;
-  const bool outliers = e.outlier_size > 0;
-  const std::int64_t words = packed_words(e.group_size(), total_bits(e));
-  const std::int64_t outlier_rows = outliers ? ceil_div(e.out_features, e.outlier_vector_length) : 0;
+  const VqElements due = elements_due(e, !e.perm.empty());
   for (const std::string& problem :
-       {size_problem("indices", length(e.indices), e.groups * vector_rows(e) * words),
-        size_problem("codebook", length(e.codebook), e.groups * e.centroids * e.vector_length),
-        size_problem("residual_codebook", length(e.residual_codebook),
-                     e.groups * e.residual_centroids * e.vector_length),
-        size_problem("outlier_codebook", length(e.outlier_codebook),
-                     outliers ? e.outlier_centroids * e.outlier_vector_length : 0),
-        size_problem("outlier_indices", length(e.outlier_indices), outlier_rows * e.outlier_size),
-        size_problem("scale", length(e.scale), e.in_features), size_problem("bias", length(e.bias), e.in_features),
+       {size_problem("indices", length(e.indices), due.indices),
+        size_problem("codebook", length(e.codebook), due.codebook),
+        size_problem("residual_codebook", length(e.residual_codebook), due.residual_codebook),
+        size_problem("outlier_codebook", length(e.outlier_codebook), due.outlier_codebook),
+        size_problem("outlier_indices", length(e.outlier_indices), due.outlier_indices),
+        size_problem("scale", length(e.scale), due.scale), size_problem("bias", length(e.bias), due.bias),
         perm_problem(e.perm, e.in_features), finite_problem("codebook", e.dtype, e.codebook),
         finite_problem("residual_codebook", e.dtype, e.residual_codebook),
         finite_problem("outlier_codebook", e.dtype, e.outlier_codebook), finite_problem("scale", e.dtype, e.scale),
@@ -126,12 +123,11 @@ std::string problem_of(const UniformEncoding& e) {
   if (!inside(e.group_size, 1, kMaxFeatures)) return out_of("group_size", e.group_size, 1, kMaxFeatures);
   if (e.dtype != DType::f16 && e.dtype != DType::bf16)
     return "dtype is " + std::string(core::dtype_name(e.dtype)) + ", not F16 or BF16";
-  const std::int64_t n_groups = group_count(e);
+  const UniformElements due = elements_due(e, !e.perm.empty());
   for (const std::string& problem :
-       {size_problem("codes", length(e.codes), e.out_features * packed_words(e.in_features, e.bits)),
-        size_problem("scale", length(e.scale), e.out_features * n_groups),
-        size_problem("zeros", length(e.zeros), e.out_features * packed_words(n_groups, e.bits)),
-        perm_problem(e.perm, e.in_features), finite_problem("scale", e.dtype, e.scale)})
+       {size_problem("codes", length(e.codes), due.codes), size_problem("scale", length(e.scale), due.scale),
+        size_problem("zeros", length(e.zeros), due.zeros), perm_problem(e.perm, e.in_features),
+        finite_problem("scale", e.dtype, e.scale)})
     if (!problem.empty()) return problem;
   return {};
 }
@@ -254,15 +250,6 @@ void decode(const UniformEncoding& e, std::span<float> weight) {
   }
 }
 
-std::int64_t bits_of(const VqEncoding& e) {
-  return 32 * length(e.indices) + 16 * (length(e.codebook) + length(e.residual_codebook) + length(e.outlier_codebook) +
-                                        length(e.outlier_indices) + length(e.scale) + length(e.bias) + length(e.perm));
-}
-
-std::int64_t bits_of(const UniformEncoding& e) {
-  return 32 * (length(e.codes) + length(e.zeros)) + 16 * (length(e.scale) + length(e.perm));
-}
-
 }  // namespace
 
 std::string find_problem(const Encoding& encoding) {
@@ -286,7 +273,7 @@ std::int64_t in_features(const Encoding& encoding) {
 }
 
 std::int64_t stored_bits(const Encoding& encoding) {
-  return std::visit([](const auto& e) { return bits_of(e); }, encoding);
+  return std::visit([](const auto& e) { return elements_due(e, !e.perm.empty()).bits(); }, encoding);
 }
 
 double nominal_bits(const Encoding& encoding) {
