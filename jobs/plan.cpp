@@ -220,7 +220,7 @@ class Planner {
         plan_.quantizing.consider(base + lasting + task.bytes, where);
       }
     }
-    plan_.mapped_bytes = plan_.original_bytes;
+    plan_.mapped_bytes = request_.file_bytes > 0 ? request_.file_bytes : plan_.original_bytes;
     refuse("a GPU", plan_.device, request_.gpu_memory);
     const int ranks = std::min(request_.ranks_per_node, request_.n_ranks);
     refuse(ranks == 1 ? "a node of one rank" : fmt::format("a node of {} ranks", ranks), plan_.node(ranks),

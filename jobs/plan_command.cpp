@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <utility>
 
@@ -43,6 +44,19 @@ std::int64_t resident_bytes() {
   std::int64_t total = 0, resident = 0;
   statm >> total >> resident;
   return statm ? resident * ::sysconf(_SC_PAGESIZE) : 0;
+}
+
+/// Size of a GGUF file, or of all safetensors files of a directory; 0 where there are none.
+std::int64_t weight_file_bytes(const std::string& model) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(model, error))
+    return model.ends_with(".json") ? 0 : static_cast<std::int64_t>(std::filesystem::file_size(model, error));
+  std::int64_t total = 0;
+  auto entry = std::filesystem::directory_iterator(model, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error))
+    if (std::error_code ignored; entry->path().extension() == ".safetensors" && entry->is_regular_file(ignored))
+      total += static_cast<std::int64_t>(entry->file_size(ignored));
+  return total;
 }
 
 /// Vocabulary with merges as the tokenizers keep them, and the heap's slack: seen with vocabularies of 512 to 49152.
@@ -106,6 +120,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   request.config = read_model_config(options.model);
   resolve_bits(options, request.config);
   check_shapes(options, request.config);
+  request.file_bytes = weight_file_bytes(options.model);
   request.tokenizer_bytes = tokenizer_allowance(request.config);
   request.cuda = options.device == "cuda" || (options.device == "auto" && request.gpu_memory > 0);
   if (request.cuda && request.gpu_memory == 0) request.gpu_memory = std::int64_t{80} << 30;

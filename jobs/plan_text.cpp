@@ -1,6 +1,7 @@
 // Plans for people, as JSON, and as an sbatch command.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/log.h"
@@ -127,11 +128,14 @@ std::string plan_text(const PlanRequest& request, const Plan& plan) {
   text += fmt::format(
       "Schedule (the coordinator itself, simulated)\n"
       "  {} window{} of {} blocks: {} tasks on {} rank{}, {} shared by up to {}\n"
-      "  a window takes {}, {:.1f} % of the bound that no schedule beats; ranks are busy {:.1f} % of it; {} ends last\n"
+      "  a window takes {} where no schedule can take less than {}: efficiency {:.1f} %\n"
+      "  ({:.1f} % of what a division at no cost would give); {} ends last\n"
       "  a killed job loses the tasks in flight: at most {} of one window\n",
       plan.windows.count, plan.windows.count == 1 ? "" : "s", plan.windows.blocks, plan.windows.tasks, request.n_ranks,
       request.n_ranks == 1 ? "" : "s", window.n_wide, plan.windows.widest, core::format_duration(window.seconds),
-      100 * window.efficiency(), 100 * window.busy, window.last_task, core::format_duration(window.longest_run));
+      core::format_duration(window.bound), 100 * window.efficiency(),
+      100 * window.even_share / std::max(window.seconds, 1e-12), window.last_task,
+      core::format_duration(window.longest_run));
   if (plan.suggested_window > 0)
     text += fmt::format("  --hessian-window {} would be quicker, for {} of Hessians on disk\n", plan.suggested_window,
                         size_text(plan.hessian_bytes * plan.suggested_window));
@@ -217,6 +221,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
             {"widest", plan.windows.widest},
             {"window_seconds", window.seconds},
             {"bound_seconds", window.bound},
+            {"even_share_seconds", window.even_share},
             {"efficiency", window.efficiency()},
             {"busy", window.busy},
             {"last_task", window.last_task},

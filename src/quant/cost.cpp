@@ -14,8 +14,8 @@ namespace {
 // rules stopped them, on the layers of SmolLM2-135M at 2 to 4 bits.
 constexpr double kCoarsePointsACentroid = 64, kSamplePointsACentroid = 16, kLeastSample = 32768;
 constexpr std::int64_t kGreedySeeds = 1024;
-constexpr double kSampleSteps = 20, kCoarseSteps = 12, kSteps = 12;
-constexpr double kFitSteps = 12, kSweeps = 2;  // a round; codebooks and columns are fitted apart
+constexpr double kSampleSteps = 20, kCoarseSteps = 22, kSteps = 40;
+constexpr double kFitSteps = 4, kSweeps = 3.5;  // a round; codebooks and columns are fitted apart
 
 struct Shape {
   double rows = 0, columns = 0;

@@ -99,9 +99,13 @@ PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& 
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);
 
-/// Widths for row splitting under which the coordinator ends the phase soonest, of those that bring every task under a
-/// common time, by simulation with the predictions; widths of the tasks given are not looked at. A task that is not
-/// worth sharing gets 1. Deterministic.
+/// Seconds that no division of the tasks over the ranks can beat, whatever their widths: the least time in which every
+/// task can end and for which their least rank-seconds, each at a width that ends by then, do not exceed the ranks'
+/// (the bound for malleable tasks of Turek, Wolf and Yu 1992). By the predictions; widths given are not looked at.
+double phase_bound(const std::vector<Task>& tasks, int n_ranks);
+
+/// Widths for row splitting under which the coordinator ends the phase soonest, of some hundred tried by simulation
+/// with the predictions; widths given are not looked at. A task that is not worth sharing gets 1. Deterministic.
 std::vector<int> choose_widths(const std::vector<Task>& tasks, int n_ranks);
 
 }  // namespace voronoi::sched

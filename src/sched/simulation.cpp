@@ -101,11 +101,9 @@ SimulationSummary summarize(const Simulation& simulation, const std::vector<Task
     by_id[task.id] = &task;
     work += wall_seconds(task, 1);
     summary.n_wide += task.width > 1 ? 1 : 0;
-    double best = wall_seconds(task, 1);
-    for (int width = 2; width <= n_ranks; ++width) best = std::min(best, wall_seconds(task, width));
-    summary.bound = std::max(summary.bound, best);
   }
-  summary.bound = std::max(summary.bound, work / n_ranks);
+  summary.bound = phase_bound(tasks, n_ranks);
+  summary.even_share = work / n_ranks;
   double busy = 0, last = -1;
   for (const SimulatedRun& run : simulation.runs) {
     const double rank_seconds = (run.end - run.start) * static_cast<double>(run.members.size());

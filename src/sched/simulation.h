@@ -86,7 +86,8 @@ class Simulation {
 /// What a simulated phase came to.
 struct SimulationSummary {
   double seconds = 0;      ///< from first to last
-  double bound = 0;        ///< no schedule is shorter: work of all over ranks, and the longest task at its best width
+  double bound = 0;        ///< see phase_bound
+  double even_share = 0;   ///< seconds if every task could be divided at no cost
   double busy = 0;         ///< share of the ranks' time that ran tasks
   double lost = 0;         ///< rank-seconds of runs that failed
   double longest_run = 0;  ///< seconds of the longest run: what a kill may cost

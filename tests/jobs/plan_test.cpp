@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "core/error.h"
 #include "jobs/model_sizes.h"
@@ -207,6 +208,40 @@ TEST(Bits, ChoosesByTheModelsSize) {
       const double bits = quant::true_bits(options.parameters, layer_counts(config));
       EXPECT_LE(bits, wanted * 1.02) << name;
       EXPECT_GE(bits, wanted * 0.95) << name;
+    }
+}
+
+/// Linears of a block of a Llama-like model.
+std::vector<quant::LayerCount> block_of(std::int64_t hidden, std::int64_t inner, std::int64_t kv) {
+  return {{hidden, hidden, 2}, {kv, hidden, 2}, {inner, hidden, 2}, {hidden, inner, 1}};
+}
+
+TEST(Bits, ReadyConfigsAreWhatBitsChoosesAndKeepToTheirBits) {
+  const std::map<std::string, std::vector<std::vector<quant::LayerCount>>> classes{
+      {"small", {block_of(576, 1536, 192)}},
+      {"1b", {block_of(2048, 8192, 512), block_of(3072, 8192, 1024)}},
+      {"7b",
+       {layer_counts(read_model_config("llama-2-7b")), layer_counts(read_model_config("llama-2-13b")),
+        layer_counts(read_model_config("llama-3.1-8b")), layer_counts(read_model_config("mistral-7b"))}},
+      {"30b", {layer_counts(read_model_config("llama-2-70b")), layer_counts(read_model_config("qwen2.5-72b"))}},
+      {"400b", {layer_counts(read_model_config("llama-3.1-405b"))}}};
+  for (const auto& [size, models] : classes)
+    for (const char* bits : {"1.5", "2", "2.3", "3", "4"}) {
+      const std::string file = std::string(VORONOI_CONFIGS) + "/voronoi-" + bits + "bit-" + size + ".cfg";
+      QuantizeOptions options;
+      EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+      EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+      const double wanted = std::stod(bits);
+      const auto chosen = quant::choose_setting(options.parameters, wanted, models.front());
+      ASSERT_TRUE(chosen.has_value());
+      EXPECT_EQ(options.parameters.vector_length, chosen->vector_length) << file;
+      EXPECT_EQ(options.parameters.centroids, chosen->centroids) << file;
+      EXPECT_EQ(options.parameters.residual_centroids, chosen->residual_centroids) << file;
+      for (const auto& layers : models) {
+        const double true_bits = quant::true_bits(options.parameters, layers);
+        EXPECT_LE(true_bits, wanted * (1 + quant::kBitsMargin)) << file;
+        EXPECT_GE(true_bits, 0.9 * wanted) << file;
+      }
     }
 }
 
