@@ -221,6 +221,11 @@ class Planner {
       }
     }
     plan_.mapped_bytes = request_.file_bytes > 0 ? request_.file_bytes : plan_.original_bytes;
+    if (!collects) {  // nobody looks at the embedding
+      const double share =
+          2 * static_cast<double>(config_.vocab_size * config_.hidden_size) / static_cast<double>(plan_.original_bytes);
+      plan_.mapped_bytes -= static_cast<std::int64_t>(share * static_cast<double>(plan_.mapped_bytes));
+    }
     refuse("a GPU", plan_.device, request_.gpu_memory);
     const int ranks = std::min(request_.ranks_per_node, request_.n_ranks);
     refuse(ranks == 1 ? "a node of one rank" : fmt::format("a node of {} ranks", ranks), plan_.node(ranks),

@@ -211,6 +211,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
             {"scattered", r.scattered},
             {"bytes", r.bytes},
             {"steps", r.steps},
+            {"sustained", r.sustained},
             {"link_bytes", r.link_bytes},
             {"disk_bytes", r.disk_bytes}}},
           {"schedule",

@@ -18,6 +18,8 @@ using backend::Device;
 // One core of a Zen 5 server, AVX-512, fp32 (fp64 for factors); bench_kmeans, bench_forward and the probe gave them.
 constexpr double kCoreGemm = 185e9, kCoreNearest = 200e9, kCoreGram = 160e9, kCoreFactor = 35e9, kCoreSeeding = 60e9,
                  kCoreScattered = 1.0e9, kCoreBytes = 8e9;
+// Quantizing SmolLM2-135M with gptq, vptq and voronoi at 2 to 4 bits on two threads took as long.
+constexpr double kCpuSustained = 0.6;
 constexpr double kCpuSteps = 5e6;  ///< dependent kernel calls: they wake no threads inside a piece
 // Ranks of one host or of a good network; a local disk or a parallel file system's share.
 constexpr double kCpuLink = 2e9, kCpuDisk = 0.4e9;
@@ -145,6 +147,7 @@ Rates table_rates(Device device, int n_threads) {
   rates.seeding = kCoreSeeding * n_threads;
   rates.scattered = kCoreScattered * n_threads;
   rates.bytes = kCoreBytes * n_threads;
+  rates.sustained = kCpuSustained;
   rates.steps = kCpuSteps;
   rates.link_bytes = kCpuLink;
   rates.disk_bytes = kCpuDisk;
@@ -161,9 +164,9 @@ Rates probe_rates(backend::Context& context, const quant::QuantParameters& param
 }
 
 double seconds(const quant::Work& work, const Rates& rates) {
-  return work.gemm / rates.gemm + work.nearest / rates.nearest + work.gram / rates.gram + work.factor / rates.factor +
-         work.seeding / rates.seeding + work.scattered / rates.scattered + work.bytes / rates.bytes +
-         work.steps / rates.steps;
+  const double busy = work.gemm / rates.gemm + work.nearest / rates.nearest + work.factor / rates.factor +
+                      work.seeding / rates.seeding + work.scattered / rates.scattered + work.bytes / rates.bytes;
+  return busy / rates.sustained + work.steps / rates.steps;
 }
 
 }  // namespace voronoi::jobs

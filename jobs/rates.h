@@ -8,12 +8,14 @@
 
 namespace voronoi::jobs {
 
-/// Operations a second of one rank, by the kinds of quant::Work, and bytes a second to the world outside.
+/// Operations a second of one rank, by the kinds of quant::Work and for Hessian sums (gram, one triangle counted), and
+/// bytes a second to the world outside.
 struct Rates {
   std::string device;    ///< "NVIDIA H100 SXM", "2 CPU threads"
   std::string origin;    ///< "assumed ...", "measured ..."
   bool assumed = false;  ///< nobody has measured these with this program
   double gemm = 0, nearest = 0, gram = 0, factor = 0, seeding = 0, scattered = 0, bytes = 0, steps = 0;
+  double sustained = 1;   ///< share of these that quantizing an operator reaches: small kernels, waiting, odd shapes
   double link_bytes = 0;  ///< between ranks, received by each
   double disk_bytes = 0;  ///< read or written by each
 };

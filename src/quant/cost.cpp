@@ -96,7 +96,6 @@ OperatorWork vector_work(const QuantParameters& p, const Shape& shape, const VqG
 Work& Work::operator+=(const Work& other) {
   gemm += other.gemm;
   nearest += other.nearest;
-  gram += other.gram;
   factor += other.factor;
   seeding += other.seeding;
   scattered += other.scattered;
@@ -107,7 +106,7 @@ Work& Work::operator+=(const Work& other) {
 
 Work operator*(Work work, double by) {
   for (double* value :
-       {&work.gemm, &work.nearest, &work.gram, &work.factor, &work.seeding, &work.scattered, &work.bytes, &work.steps})
+       {&work.gemm, &work.nearest, &work.factor, &work.seeding, &work.scattered, &work.bytes, &work.steps})
     *value *= by;
   return work;
 }

@@ -12,7 +12,6 @@ namespace voronoi::quant {
 struct Work {
   double gemm = 0;       ///< fp32 matrix products: 2 m n k
   double nearest = 0;    ///< distances to centroids: 2 n k dim
-  double gram = 0;       ///< sums of x x^T, one triangle: rows n (n + 1)
   double factor = 0;     ///< fp64 Cholesky factor and inverse: 2/3 n^3
   double seeding = 0;    ///< potentials of k-means++: 3 n dim candidates
   double scattered = 0;  ///< additions to sums at places that codes choose
@@ -23,7 +22,7 @@ struct Work {
   friend Work operator+(Work a, const Work& b) { return a += b; }
   friend Work operator*(Work work, double by);
   /// All arithmetic.
-  double flops() const { return gemm + nearest + gram + factor + seeding + scattered; }
+  double flops() const { return gemm + nearest + factor + seeding + scattered; }
 };
 
 /// Reading and factoring one Hessian. Every member of a team does it.
