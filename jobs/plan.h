@@ -26,7 +26,9 @@ struct PlanRequest {
   std::int64_t node_memory = 0;      ///< bytes a node, 0: not told
   std::int64_t file_bytes = 0;       ///< of the model's weights on disk, 0: not there
   std::int64_t program_bytes = 0;    ///< resident memory of a rank that has done nothing
-  std::int64_t tokenizer_bytes = 0;  ///< an allowance for vocabulary, texts and tokens
+  std::int64_t tokenizer_bytes = 0;  ///< an allowance for vocabulary and merges
+  std::int64_t text_bytes = 0;       ///< of the calibration texts that are there
+  bool sentencepiece = false;        ///< which takes far more memory a byte of text than byte-level BPE
   Rates rates;
 };
 
@@ -58,9 +60,10 @@ struct Plan {
   double nominal_bits = 0;
   std::vector<PlannedStage> stages;
   PlannedWindows windows;
-  std::int64_t suggested_window = 0;                    ///< blocks a window that would be clearly quicker; 0: none
-  core::MemoryPeak calibrating, gathering, quantizing;  ///< a rank, on the host; gathering: one rank at a time
-  core::MemoryPeak device;                              ///< a rank's GPU; empty on a CPU
+  std::int64_t suggested_window = 0;  ///< blocks a window that would be clearly quicker; 0: none
+  core::MemoryPeak tokenizing, calibrating, gathering,
+      quantizing;                 ///< a rank, on the host; gathering: one rank at a time
+  core::MemoryPeak device;        ///< a rank's GPU; empty on a CPU
   std::int64_t mapped_bytes = 0;  ///< of the model's file, which the system keeps while memory is free
   double total_seconds = 0;
   std::vector<std::string> refusals;  ///< why the job cannot fit

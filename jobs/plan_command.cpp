@@ -60,7 +60,22 @@ std::int64_t weight_file_bytes(const std::string& model) {
 }
 
 /// Vocabulary with merges as the tokenizers keep them, and the heap's slack: seen with vocabularies of 512 to 49152.
-std::int64_t tokenizer_allowance(const model::ModelConfig& config) { return (8 << 20) + 400 * config.vocab_size; }
+std::int64_t tokenizer_allowance(const model::ModelConfig& config) { return (4 << 20) + 200 * config.vocab_size; }
+
+std::int64_t text_bytes(const std::vector<std::string>& files) {
+  std::int64_t total = 0;
+  for (const std::string& file : files)
+    if (std::error_code error; std::filesystem::is_regular_file(file, error))
+      total += static_cast<std::int64_t>(std::filesystem::file_size(file, error));
+  return total;
+}
+
+bool has_sentencepiece(const QuantizeOptions& options) {
+  const std::filesystem::path place(options.tokenizer.empty() ? options.model : options.tokenizer);
+  std::error_code error;
+  return place.extension() == ".model" || (std::filesystem::exists(place / "tokenizer.model", error) &&
+                                           !std::filesystem::exists(place / "tokenizer.json", error));
+}
 
 void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
   std::vector<std::string> problems;
@@ -122,6 +137,8 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   check_shapes(options, request.config);
   request.file_bytes = weight_file_bytes(options.model);
   request.tokenizer_bytes = tokenizer_allowance(request.config);
+  request.text_bytes = text_bytes(options.calibration_texts);
+  request.sentencepiece = has_sentencepiece(options);
   request.cuda = options.device == "cuda" || (options.device == "auto" && request.gpu_memory > 0);
   if (request.cuda && request.gpu_memory == 0) request.gpu_memory = std::int64_t{80} << 30;
   request.n_ranks = ranks;

@@ -144,6 +144,7 @@ std::string plan_text(const PlanRequest& request, const Plan& plan) {
   const auto line = [&](const char* what, const core::MemoryPeak& peak) {
     if (peak.bytes > 0) text += fmt::format("  {:<28}{:>14}  {}\n", what, size_text(peak.bytes), peak.where);
   };
+  if (request.text_bytes > 0) line("host, at the start", plan.tokenizing);
   line("host, calibrating", plan.calibrating);
   if (plan.gathering.bytes > plan.calibrating.bytes) line("host, one at a time", plan.gathering);
   line("host, quantizing", plan.quantizing);
@@ -229,7 +230,8 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
             {"longest_run_seconds", window.longest_run},
             {"suggested_window", plan.suggested_window > 0 ? core::Json(plan.suggested_window) : core::Json(nullptr)}}},
           {"memory",
-           {{"host_calibrating", peak_json(plan.calibrating)},
+           {{"host_tokenizing", peak_json(plan.tokenizing)},
+            {"host_calibrating", peak_json(plan.calibrating)},
             {"host_gathering", peak_json(plan.gathering)},
             {"node", peak_json(plan.node(ranks_on_a_node(request)))},
             {"host_quantizing", peak_json(plan.quantizing)},
