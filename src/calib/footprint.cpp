@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <string>
 
 #include "calib/collector.h"
@@ -13,6 +12,12 @@ namespace {
 
 // Rows that the two halves of a block see at a time (model/transformer.cpp).
 constexpr std::int64_t kBatchTokens = 256, kFeedForwardRows = 2048;
+
+// Panels that the sums of x x^T are packed into (kernels/cpu/gemm.cpp): columns of at most so many rows.
+constexpr std::int64_t kGramRows = 2048, kGramFloats = 4 << 20;
+// What the allocator holds beyond what is asked for: holes that freed blocks and tree nodes leave. Seen with
+// SmolLM2-135M and stories260K on one and two ranks.
+constexpr double kHeapSlack = 0.3;
 
 std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t context) {
   const std::int64_t rows = context * std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / context);
@@ -56,24 +61,27 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
   const std::int64_t nodes = tree_nodes(mine);
-  std::int64_t block_weights = 0, sums = 0, trees = 0, largest = 0;
+  std::int64_t block_weights = 0, sums = 0, trees = 0, widest_input = 0;
   std::string widest;
   for (const model::SiteSpec& site : model::block_sites(config, 0)) {
     const std::int64_t square = site.in_features * site.in_features;
     sums += 8 * square;
     trees += 4 * square * nodes;
-    if (square > largest) {
-      largest = square;
+    if (site.in_features > widest_input) {
+      widest_input = site.in_features;
       widest = site.name;
     }
     for (const model::LinearSpec& linear : site.linears) block_weights += 4 * linear.out_features * linear.in_features;
   }
+  const std::int64_t largest = widest_input * widest_input;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
   const std::int64_t stream = 4 * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
   const std::int64_t copied_chunk = 4 * chunk_tokens * config.hidden_size;  // when the stream does not leave the block
   memory.lasting = embedding + stream + work_array_bytes(config, context);
-  const std::int64_t collecting = block_weights + sums + trees + copied_chunk;
+  const std::int64_t packed = 4 * std::min(kGramFloats, std::min(kGramRows, context) * widest_input);
+  const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block_weights + sums + trees));
+  const std::int64_t collecting = block_weights + sums + trees + copied_chunk + packed + slack;
   // Gathering: the last node of every site, of the widest also as bytes, with those of all ranks, the total and the
   // mean in fp64 and fp32.
   std::int64_t last_nodes = 0;

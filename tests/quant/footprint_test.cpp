@@ -107,7 +107,8 @@ TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {
   EXPECT_LT(site_memory(p, 256, operators, 1, 8).bytes, peak.bytes);
   // A narrow operator behind a wide Hessian: factoring is the worst.
   const std::vector<OperatorShape> narrow{{"down", 16}};
-  EXPECT_EQ(site_memory(p, 4096, narrow, 1, 1).bytes, 18 * std::int64_t{4096} * 4096);
+  EXPECT_GE(site_memory(p, 4096, narrow, 1, 1).bytes, 18 * std::int64_t{4096} * 4096);
+  EXPECT_LE(site_memory(p, 4096, narrow, 1, 1).bytes, 20 * std::int64_t{4096} * 4096);
   EXPECT_EQ(site_memory(p, 4096, narrow, 1, 1).where, "factoring the Hessian");
   EXPECT_LT(host_staging(p, 256, operators), peak.bytes);
 }
