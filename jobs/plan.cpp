@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "calib/collector.h"
 #include "calib/footprint.h"
@@ -93,8 +94,13 @@ class Planner {
     plan_.nominal_bits = quant::planned_nominal_bits(parameters_);
     plan_.rest_bytes = 2 * (all_elements - plan_.quantized_weights);
     plan_.original_bytes = 2 * all_elements;
-    for (const model::SiteSpec& site : model::block_sites(config_, 0))
-      plan_.hessian_bytes += 2 * site.in_features * (site.in_features + 1);
+    for (std::int64_t block = 0; block < config_.n_layers; ++block) {
+      std::int64_t bytes = 0;
+      for (const model::SiteSpec& site : model::block_sites(config_, block))
+        bytes += 2 * site.in_features * (site.in_features + 1);
+      all_hessian_bytes_ += bytes;
+      plan_.hessian_bytes = std::max(plan_.hessian_bytes, bytes);
+    }
   }
 
   PlannedWindows simulate(std::int64_t blocks) const {
@@ -161,7 +167,7 @@ class Planner {
     const double pace =
         static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
     const auto original = static_cast<double>(plan_.original_bytes);
-    const double hessians = static_cast<double>(plan_.hessian_bytes * config_.n_layers);
+    const auto hessians = static_cast<double>(all_hessian_bytes_);
     add_stage("calibrate: forward", forward.gemm, original * ranks,
               forward.gemm * pace / rates_.gemm + original / rates_.disk_bytes);
     // Each Hessian goes to its owner in fp64 from every rank, and to disk.
@@ -210,17 +216,27 @@ class Planner {
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
       if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
     }
-    const std::vector<sched::Task> tasks = window_tasks(tasks_of(config_, 0, plan_.windows.blocks), parameters_, rates_,
-                                                        request_.n_ranks, request_.options.team_size);
-    const std::vector<model::SiteSpec> sites = model::block_sites(config_, 0);
-    for (std::size_t i = 0; i < sites.size(); ++i) {
-      const std::vector<quant::OperatorShape> operators = operators_of(sites[i]);
-      const core::MemoryPeak task =
-          quant::site_memory(parameters_, sites[i].in_features, operators, request_.threads, tasks[i].width);
-      const std::string where = task.where + " (site " + sites[i].name + ")";
+    // Sites of one shape once, at the least width that tasks of that kind have in a whole window.
+    std::map<std::string, int> width;
+    for (const sched::Task& task : window_tasks(tasks_of(config_, 0, plan_.windows.blocks), parameters_, rates_,
+                                                request_.n_ranks, request_.options.team_size)) {
+      const auto entry = width.try_emplace(task.kind, task.width).first;
+      entry->second = std::min(entry->second, task.width);
+    }
+    std::set<std::vector<std::int64_t>> seen;
+    for (const SiteTask& site_task : tasks_of(config_, 0, config_.n_layers)) {
+      const model::SiteSpec& site = site_task.site;
+      std::vector<std::int64_t> shape{site.in_features};
+      for (const model::LinearSpec& linear : site.linears) shape.push_back(linear.out_features);
+      if (!seen.insert(shape).second) continue;
+      const std::vector<quant::OperatorShape> operators = operators_of(site);
+      const auto known = width.find(site.name);
+      const core::MemoryPeak task = quant::site_memory(parameters_, site.in_features, operators, request_.threads,
+                                                       known == width.end() ? 1 : known->second);
+      const std::string where = task.where + " (site " + site.name + ")";
       if (request_.cuda) {
         plan_.device.consider(lasting + task.bytes, where);
-        plan_.quantizing.consider(base + quant::host_staging(parameters_, sites[i].in_features, operators), where);
+        plan_.quantizing.consider(base + quant::host_staging(parameters_, site.in_features, operators), where);
       } else {
         plan_.quantizing.consider(base + lasting + task.bytes, where);
       }
@@ -247,6 +263,7 @@ class Planner {
   const model::ModelConfig& config_;
   const quant::QuantParameters& parameters_;
   const Rates& rates_;
+  std::int64_t all_hessian_bytes_ = 0;
   Plan plan_;
 };
 

@@ -131,6 +131,9 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   for (std::string& problem : quant::check_parameters(options.parameters)) problems.push_back(std::move(problem));
   if (!problems.empty()) throw core::ConfigError(problems);
 
+  request.cuda = options.device == "cuda" || (options.device == "auto" && request.gpu_memory > 0);
+  if (probe && request.cuda)
+    throw core::ConfigError("--probe: times the kernels of a CPU only; a plan for GPUs goes by the table of rates");
   request.program_bytes = resident_bytes();
   request.config = read_model_config(options.model);
   resolve_bits(options, request.config);
@@ -139,7 +142,6 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   request.tokenizer_bytes = tokenizer_allowance(request.config);
   request.text_bytes = text_bytes(options.calibration_texts);
   request.sentencepiece = has_sentencepiece(options);
-  request.cuda = options.device == "cuda" || (options.device == "auto" && request.gpu_memory > 0);
   if (request.cuda && request.gpu_memory == 0) request.gpu_memory = std::int64_t{80} << 30;
   request.n_ranks = ranks;
   const int cores = std::max(1, static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)));
@@ -150,7 +152,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   const backend::Device device = request.cuda ? backend::Device::cuda : backend::Device::cpu;
   request.rates = table_rates(device, request.threads);
   if (probe) {
-    backend::Context context(device, request.threads);  // throws when this machine has none
+    backend::Context context(device, request.threads);
     request.rates = probe_rates(context, options.parameters);
   }
   const Plan plan = make_plan(request);

@@ -24,8 +24,8 @@ struct Rates {
 /// H100 (assumed shares of its peaks).
 Rates table_rates(backend::Device device, int n_threads);
 
-/// Times the kernels on this context for about two seconds; vector length and codebook size are those of `parameters`
-/// where it has them. Link and disk stay those of the table.
+/// Times the kernels on this CPU context for about two seconds; vector length and codebook size are those of
+/// `parameters` where it has them. Link and disk stay those of the table.
 Rates probe_rates(backend::Context& context, const quant::QuantParameters& parameters);
 
 double seconds(const quant::Work& work, const Rates& rates);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <string>
+#include <utility>
 
 #include "calib/collector.h"
 #include "core/types.h"
@@ -36,6 +37,37 @@ std::int64_t tree_nodes(std::int64_t chunks) {
   return most;
 }
 
+/// What a block's sites add up to.
+struct BlockSizes {
+  std::int64_t weights = 0;  ///< bytes of the linears in fp32
+  std::int64_t square = 0;   ///< elements of all its Hessians
+  std::int64_t widest = 0;   ///< inputs of the widest site
+  std::string site;          ///< its name
+};
+
+BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer) {
+  BlockSizes sizes;
+  for (const model::SiteSpec& site : model::block_sites(config, layer)) {
+    sizes.square += site.in_features * site.in_features;
+    if (site.in_features > sizes.widest) {
+      sizes.widest = site.in_features;
+      sizes.site = site.name;
+    }
+    for (const model::LinearSpec& linear : site.linears) sizes.weights += 4 * linear.out_features * linear.in_features;
+  }
+  return sizes;
+}
+
+/// The block that takes the most.
+BlockSizes largest_block(const model::ModelConfig& config) {
+  BlockSizes largest;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    BlockSizes sizes = block_sizes(config, layer);
+    if (8 * sizes.square + sizes.weights > 8 * largest.square + largest.weights) largest = std::move(sizes);
+  }
+  return largest;
+}
+
 }  // namespace
 
 BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
@@ -60,40 +92,26 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
                                      int n_ranks) {
   const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
-  const std::int64_t nodes = tree_nodes(mine);
-  std::int64_t block_weights = 0, sums = 0, trees = 0, widest_input = 0;
-  std::string widest;
-  for (const model::SiteSpec& site : model::block_sites(config, 0)) {
-    const std::int64_t square = site.in_features * site.in_features;
-    sums += 8 * square;
-    trees += 4 * square * nodes;
-    if (site.in_features > widest_input) {
-      widest_input = site.in_features;
-      widest = site.name;
-    }
-    for (const model::LinearSpec& linear : site.linears) block_weights += 4 * linear.out_features * linear.in_features;
-  }
-  const std::int64_t largest = widest_input * widest_input;
+  const BlockSizes block = largest_block(config);
+  const std::int64_t sums = 8 * block.square, trees = 4 * block.square * tree_nodes(mine),
+                     widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
   const std::int64_t stream = 4 * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
   const std::int64_t copied_chunk = 4 * chunk_tokens * config.hidden_size;  // when the stream does not leave the block
   memory.lasting = embedding + stream + work_array_bytes(config, context);
-  const std::int64_t packed = 4 * std::min(kGramFloats, std::min(kGramRows, context) * widest_input);
-  const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block_weights + sums + trees));
-  const std::int64_t collecting = block_weights + sums + trees + copied_chunk + packed + slack;
+  const std::int64_t packed = 4 * std::min(kGramFloats, std::min(kGramRows, context) * block.widest);
+  const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + sums + trees));
+  memory.every.consider(memory.lasting + block.weights + sums + trees + copied_chunk + packed + slack,
+                        "Hessians of a block (widest input: " + block.site + ")");
   // Gathering: the last node of every site, of the widest also as bytes, with those of all ranks, the total and the
   // mean in fp64 and fp32.
-  std::int64_t last_nodes = 0;
-  for (const model::SiteSpec& site : model::block_sites(config, 0))
-    last_nodes += 4 * site.in_features * site.in_features;
-  const std::int64_t gathered = last_nodes + largest * (4 + 4 * std::int64_t{n_ranks} + 4 + 4 + 2);
-  memory.every.consider(memory.lasting + collecting, "Hessians of a block (widest input: " + widest + ")");
+  const std::int64_t gathered = 4 * block.square + widest * (4 + 4 * std::int64_t{n_ranks} + 4 + 4 + 2);
   memory.owner = memory.every;
-  memory.owner.consider(memory.lasting + block_weights + sums + gathered,
-                        "gathering the Hessian of " + widest + " from all ranks");
-  memory.on_device = memory.lasting + block_weights + sums + copied_chunk;
-  memory.every_on_host = trees + 8 * largest + embedding;
+  memory.owner.consider(memory.lasting + block.weights + sums + gathered,
+                        "gathering the Hessian of " + block.site + " from all ranks");
+  memory.on_device = memory.lasting + block.weights + sums + copied_chunk;
+  memory.every_on_host = trees + 8 * widest + embedding;
   memory.owner_on_host = std::max(memory.every_on_host, gathered);
   return memory;
 }
