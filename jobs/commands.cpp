@@ -8,6 +8,7 @@ namespace voronoi::jobs {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{
+      {"plan", "bits, memory, time and sbatch command of a run before it is made", false, plan_main},
       {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main, true},
       {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main},
       {"status", "progress of a live or dead run", false, status_main},

@@ -30,6 +30,7 @@ int status_main(const comm::Communicator& world, const Arguments& arguments);
 int inspect_main(const comm::Communicator& world, const Arguments& arguments);
 int export_main(const comm::Communicator& world, const Arguments& arguments);
 int verify_main(const comm::Communicator& world, const Arguments& arguments);
+int plan_main(const comm::Communicator& world, const Arguments& arguments);
 int report_main(const comm::Communicator& world, const Arguments& arguments);
 
 /// Parses or throws ConfigError with every problem; returns true when --help was asked for and printed (on rank 0).

@@ -11,6 +11,7 @@
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
 #include "jobs/site_task.h"
+#include "jobs/window_schedule.h"
 #include "model/block_prefetcher.h"
 #include "sched/scheduler.h"
 
@@ -18,11 +19,6 @@ namespace voronoi::jobs {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-/// Rate behind the first predictions; the cost model corrects it from the first task on.
-constexpr double kAssumedFlopsPerSecond = 5e10;
-/// A task so short is not worth sharing.
-constexpr double kLeastSharedSeconds = 2.0;
 
 class Pipeline {
  public:
@@ -37,12 +33,14 @@ class Pipeline {
         calibrate_(has_stage(options, "calibrate")),
         quantize_(has_stage(options, "quantize")),
         sequential_(options.calibration == "sequential"),
+        rates_(table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
         transformer_(*inputs.model, context, inputs.dtype),
         hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
     for (const auto& [name, layer] : run.state.layers) done_.insert(name);
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       for (const SiteTask& task : all_tasks(block)) n_layers_ += task.site.linears.size();
-      for (const SiteTask& task : pending_tasks(block)) remaining_flops_ += task_flops(task, run.parameters);
+      for (const SiteTask& task : pending_tasks(block))
+        remaining_seconds_ += task_seconds(task, run.parameters, rates_);
     }
   }
 
@@ -85,7 +83,7 @@ class Pipeline {
     needed_ = world_.broadcast(needed, 0);
     const std::size_t last = needed_.rfind('1');
     last_needed_ = last == std::string::npos ? -1 : static_cast<std::int64_t>(last);
-    if (last_needed_ >= 0 || (sequential_ && remaining_flops_ > 0))
+    if (last_needed_ >= 0 || (sequential_ && remaining_seconds_ > 0))
       collector_.emplace(transformer_, context_, world_, inputs_.windows);
   }
 
@@ -162,9 +160,9 @@ class Pipeline {
 
   /// By the share of quantization work done since this start, calibration included in the elapsed time.
   std::string eta_text() const {
-    const double done = remaining_flops_ - left_flops_;
-    if (left_flops_ < 0 || done <= 0) return "";
-    return ", about " + core::format_duration(elapsed() * left_flops_ / done) + " left";
+    const double done = remaining_seconds_ - left_seconds_;
+    if (left_seconds_ < 0 || done <= 0) return "";
+    return ", about " + core::format_duration(elapsed() * left_seconds_ / done) + " left";
   }
 
   double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
@@ -175,7 +173,8 @@ class Pipeline {
     for (std::int64_t block = first; block < last; ++block)
       for (SiteTask& task : pending_tasks(block)) site_tasks.push_back(std::move(task));
     if (site_tasks.empty()) return;
-    const std::vector<sched::Task> tasks = schedule(site_tasks);
+    const std::vector<sched::Task> tasks =
+        window_tasks(site_tasks, run_.parameters, rates_, world_.size(), options_.team_size);
 
     const auto callback = [&](const sched::Task& task, core::Team& team) {
       return run_site_task(site_tasks[static_cast<std::size_t>(task.id)], context_, team, inputs_, run_, hessians_);
@@ -197,28 +196,6 @@ class Pipeline {
     journal_stage("quantize", start);
   }
 
-  std::vector<sched::Task> schedule(const std::vector<SiteTask>& site_tasks) const {
-    std::vector<sched::Task> tasks;
-    std::vector<double> predicted;
-    for (const SiteTask& site_task : site_tasks) {
-      sched::Task task;
-      task.id = static_cast<std::int64_t>(tasks.size());
-      task.name = site_task.name();
-      task.kind = site_task.kind();
-      task.predicted_seconds = task_flops(site_task, run_.parameters) / kAssumedFlopsPerSecond;
-      predicted.push_back(task.predicted_seconds);
-      tasks.push_back(std::move(task));
-    }
-    const std::vector<int> widths = sched::choose_widths(predicted, world_.size());
-    for (std::size_t i = 0; i < tasks.size(); ++i) {
-      if (options_.team_size > 0)
-        tasks[i].width = static_cast<int>(std::min<std::int64_t>(options_.team_size, world_.size()));
-      else if (predicted[i] >= kLeastSharedSeconds)
-        tasks[i].width = widths[i];
-    }
-    return tasks;
-  }
-
   sched::CoordinatorEvents coordinator_events(const std::vector<SiteTask>& site_tasks) {
     sched::CoordinatorEvents events;
     events.task_done = [&](const sched::Task& task, const sched::Outcome& outcome, int rank) {
@@ -234,8 +211,8 @@ class Pipeline {
                             {"width", task.width},
                             {"seconds", outcome.seconds},
                             {"end", unix_time()}});
-      const double flops = task_flops(site_tasks[static_cast<std::size_t>(task.id)], run_.parameters);
-      left_flops_ = (left_flops_ < 0 ? remaining_flops_ : left_flops_) - flops;
+      const double predicted = task_seconds(site_tasks[static_cast<std::size_t>(task.id)], run_.parameters, rates_);
+      left_seconds_ = (left_seconds_ < 0 ? remaining_seconds_ : left_seconds_) - predicted;
     };
     events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int attempt) {
       core::log_warning("{}: failed on rank {} (attempt {}): {}", task.name, rank, attempt, outcome.report);
@@ -269,8 +246,8 @@ class Pipeline {
 
   /// The heartbeat that `status` reads.
   void write_status(const char* stage, core::Json workers) const {
-    const double done = remaining_flops_ - left_flops_;
-    const double eta = left_flops_ >= 0 && done > 0 ? elapsed() * left_flops_ / done : 0;
+    const double done = remaining_seconds_ - left_seconds_;
+    const double eta = left_seconds_ >= 0 && done > 0 ? elapsed() * left_seconds_ / done : 0;
     const core::Json status{{"attempt", run_.state.attempt}, {"stage", stage},     {"updated", unix_time()},
                             {"layers", n_layers_},           {"eta_seconds", eta}, {"workers", std::move(workers)}};
     run_.attempt->publish(run_.paths.status(), status.dump() + "\n");
@@ -311,6 +288,7 @@ class Pipeline {
   Run& run_;
   const model::ModelConfig& config_;
   bool calibrate_, quantize_, sequential_;
+  Rates rates_;  // first guesses, the same on every rank; the cost model corrects them from the first task on
   model::Transformer transformer_;
   store::RunPaths hessians_;
   std::optional<calib::Collector> collector_;
@@ -318,9 +296,9 @@ class Pipeline {
   std::set<std::string> done_;  // linears, on every rank
   std::string needed_;          // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;
-  std::size_t n_layers_ = 0;    // linears of the model
-  double remaining_flops_ = 0;  // of the quantization tasks open at this start
-  double left_flops_ = -1;      // of them still open; unknown before the first task
+  std::size_t n_layers_ = 0;      // linears of the model
+  double remaining_seconds_ = 0;  // predicted for the quantization tasks open at this start
+  double left_seconds_ = -1;      // of them still open; unknown before the first task
   Clock::time_point start_ = Clock::now();
   PipelineResult result_;
 };

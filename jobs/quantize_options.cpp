@@ -1,11 +1,19 @@
 #include "jobs/quantize_options.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <set>
 #include <sstream>
 
+#include "core/error.h"
+#include "core/log.h"
 #include "export/profile.h"
+#include "jobs/model_sizes.h"
 #include "jobs/process.h"
+#include "quant/footprint.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -71,6 +79,30 @@ OptionSpec export_profile_option(std::string& profile) {
                        profile, {"safe", "full"});
 }
 
+namespace {
+
+bool is_uniform(const quant::QuantParameters& p) { return p.method == "rtn" || p.method == "gptq"; }
+
+OptionSpec bits_option(QuantizeOptions& o) {
+  constexpr double kLeast = 0.5, kMost = 8;
+  return {
+      "bits", "X",
+      fmt::format("bits a weight. rtn, gptq: of a code [{}]. vptq, voronoi: chooses vector length and codebooks for "
+                  "the model's size, so that true bits, codebooks included, are at most this and {:g} %",
+                  o.parameters.bits, 100 * quant::kBitsMargin),
+      [&o](const std::string& text) -> std::string {
+        double value = 0;
+        const std::string problem = number_option("bits", "", value, kLeast, kMost).assign(text);
+        if (!problem.empty()) return problem;
+        o.bits = value;
+        if (value == std::floor(value)) o.parameters.bits = static_cast<int>(value);
+        return {};
+      },
+      false};
+}
+
+}  // namespace
+
 CommandSpec quantize_command(QuantizeOptions& o) {
   CommandSpec command;
   command.name = "quantize";
@@ -121,11 +153,23 @@ CommandSpec quantize_command(QuantizeOptions& o) {
                   "on resume: change a parameter for the layers that are not done yet; recorded in the journal", o.set),
       choice_option("log-level", "what to print", o.log_level, {"debug", "info", "warning", "error"}),
   };
-  for (OptionSpec& option : parameter_options(o.parameters)) command.options.push_back(std::move(option));
+  for (OptionSpec& option : parameter_options(o.parameters)) {
+    if (option.name == "bits") option = bits_option(o);
+    if (option.name == "vector-length" || option.name == "centroids" || option.name == "residual-centroids" ||
+        option.name == "outlier-percent" || option.name == "groups")
+      option.assign = [&o, name = option.name, assign = option.assign](const std::string& text) {
+        o.codebook_options.insert(name);
+        return assign(text);
+      };
+    command.options.push_back(std::move(option));
+  }
   command.examples =
       "  # about 2 bits, two ranks; run it again after any interruption to resume\n"
       "  mpirun -n 2 voronoi quantize --model SmolLM2-135M --run runs/2bit --calibration-text wiki.txt --method "
       "voronoi\n"
+      "  # the best codebooks of at most 2.3 true bits for this model's size\n"
+      "  voronoi quantize --model SmolLM2-135M --run runs/2.3bit --calibration-text wiki.txt --method voronoi --bits "
+      "2.3\n"
       "  # about 3 bits: a residual codebook of 16\n"
       "  voronoi quantize --model model.gguf --run runs/3bit --calibration-text c4.jsonl --residual-centroids 16\n"
       "  # a baseline on the Hessians that runs/2bit kept with --keep-hessians\n"
@@ -152,7 +196,7 @@ std::string apply_set(quant::QuantParameters& parameters, const std::string& ass
 
 core::Json parameters_json(const quant::QuantParameters& p) {
   core::Json json{{"method", p.method}, {"seed", p.seed}, {"damping", p.damping}, {"act-order", p.act_order}};
-  if (p.method == "vptq" || p.method == "voronoi") {
+  if (!is_uniform(p)) {
     json["vector-length"] = p.vector_length;
     json["centroids"] = p.centroids;
     json["residual-centroids"] = p.residual_centroids;
@@ -171,6 +215,39 @@ core::Json parameters_json(const quant::QuantParameters& p) {
     json["candidates"] = p.candidates;
   }
   return json;
+}
+
+std::vector<std::string> check_bits(const QuantizeOptions& o) {
+  std::vector<std::string> problems;
+  if (!o.bits) return problems;
+  if (is_uniform(o.parameters)) {
+    if (*o.bits != std::floor(*o.bits))
+      problems.push_back(
+          fmt::format("--bits: {} codes have whole bits from 1 to 8, not {:g}", o.parameters.method, *o.bits));
+  } else {
+    for (const std::string& name : o.codebook_options)
+      problems.push_back(
+          fmt::format("--bits {:g} chooses the codebooks, and --{} does: give one or the other", *o.bits, name));
+  }
+  return problems;
+}
+
+void resolve_bits(QuantizeOptions& o, const model::ModelConfig& config) {
+  if (!o.bits || is_uniform(o.parameters)) return;
+  const std::vector<quant::LayerCount> layers = layer_counts(config);
+  const auto chosen = quant::choose_setting(o.parameters, *o.bits, layers);
+  if (!chosen) {
+    const auto least = quant::least_true_bits(o.parameters, layers);
+    throw core::ConfigError(
+        fmt::format("--bits {:g}: no codebooks make this model so small; {}", *o.bits,
+                    least ? fmt::format("the least is {:.3f} true bits", *least) : "its layers are too small for any"));
+  }
+  o.parameters = *chosen;
+  const quant::QuantParameters& p = o.parameters;
+  core::log_info("--bits {:g}: vector length {}, {} centroids{}: {:.3f} true bits a weight (nominal {:.3f})", *o.bits,
+                 p.vector_length, p.centroids,
+                 p.residual_centroids > 0 ? fmt::format(" and {} for residuals", p.residual_centroids) : "",
+                 quant::true_bits(p, layers), quant::planned_nominal_bits(p));
 }
 
 std::vector<std::string> check(const QuantizeOptions& o) {
@@ -192,6 +269,7 @@ std::vector<std::string> check(const QuantizeOptions& o) {
   if (o.calibration == "sequential" && !o.hessians_from.empty())
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
+  for (const std::string& problem : check_bits(o)) problems.push_back(problem);
   for (const std::string& problem : quant::check_parameters(changed)) problems.push_back(problem);
   if (asks_for_stage(o, "export"))
     for (const std::string& problem : exporting::check_exportable(changed, {}, profile_of(o)))

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/json.h"
 #include "jobs/command_line.h"
+#include "model/config.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::jobs {
@@ -29,6 +32,8 @@ struct QuantizeOptions {
   std::vector<std::string> set;
   std::string log_level = "info";
   quant::QuantParameters parameters;
+  std::optional<double> bits;              ///< --bits, when given
+  std::set<std::string> codebook_options;  ///< of the options that --bits stands for, those given
 };
 
 CommandSpec quantize_command(QuantizeOptions& options);
@@ -50,6 +55,13 @@ std::string apply_set(quant::QuantParameters& parameters, const std::string& ass
 
 /// What of the options decides the result, for run.json.
 core::Json parameters_json(const quant::QuantParameters& parameters);
+
+/// Problems of --bits with the method and with options that say the same.
+std::vector<std::string> check_bits(const QuantizeOptions& options);
+
+/// For vptq and voronoi: puts the codebooks that fit the wanted --bits on this model into the parameters and says in a
+/// line what they are; does nothing without --bits. Throws ConfigError when none fits.
+void resolve_bits(QuantizeOptions& options, const model::ModelConfig& config);
 
 /// Problems of values that depend on each other and of missing options.
 std::vector<std::string> check(const QuantizeOptions& options);

@@ -118,9 +118,10 @@ core::Json state_to_json(const Run& run) {
 
 }  // namespace
 
-Inputs open_inputs(const QuantizeOptions& options, const backend::Context& context) {
+Inputs open_inputs(QuantizeOptions& options, const backend::Context& context) {
   Inputs inputs;
   inputs.model = model::open_model(options.model);
+  resolve_bits(options, inputs.model->config());
   inputs.dtype = product_dtype(options.dtype, context, inputs.model->config());
   check_shapes(options, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);

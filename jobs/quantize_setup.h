@@ -29,8 +29,9 @@ struct Inputs {
   core::Json identity;                   ///< for run.json
 };
 
-/// Opens and checks everything that can be checked before any computing; every problem of the settings at once.
-Inputs open_inputs(const QuantizeOptions& options, const backend::Context& context);
+/// Opens and checks everything that can be checked before any computing; every problem of the settings at once. Puts
+/// into the options what --bits leaves to the model's size.
+Inputs open_inputs(QuantizeOptions& options, const backend::Context& context);
 
 /// The run as it stands. The journal and the lock are rank 0's alone.
 struct Run {

@@ -5,7 +5,6 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "jobs/layer_store.h"
-#include "quant/cost.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -43,13 +42,6 @@ LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::Prepar
 }
 
 }  // namespace
-
-double task_flops(const SiteTask& task, const quant::QuantParameters& parameters) {
-  double flops = quant::hessian_flops(task.site.in_features);
-  for (const model::LinearSpec& linear : task.site.linears)
-    flops += quant::operator_flops(parameters, linear.out_features, linear.in_features);
-  return flops;
-}
 
 std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
                           const Run& run, const store::RunPaths& hessians) {

@@ -19,9 +19,6 @@ struct SiteTask {
   std::string name() const { return "block " + std::to_string(block) + " " + site.name; }
 };
 
-/// Floating-point operations, for the scheduler's first guess.
-double task_flops(const SiteTask& task, const quant::QuantParameters& parameters);
-
 /// Reads the Hessian, quantizes the linears and publishes their shards (the team's rank 0 does). Returns the layer
 /// records as JSON. A superseded attempt ends here, with all its ranks. `hessians`: the run directory that holds them
 /// (this run's, or the one named by --hessians-from).

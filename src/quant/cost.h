@@ -1,4 +1,5 @@
-// What quantizing an operator costs: the scheduler's first guess, corrected later by what is measured.
+// What quantizing takes: operations by the kernel that does them, from shapes and parameters alone. Rates of a device
+// turn them into seconds; the scheduler corrects its guesses by what is measured.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +8,43 @@
 
 namespace voronoi::quant {
 
-/// Floating-point operations of preparing one Hessian (fp64 factorization and inverse, counted at twice their number).
-double hessian_flops(std::int64_t n);
-/// Floating-point operations of one operator with this method, the Hessian's preparation not counted.
-double operator_flops(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
+/// Operations of each kind; a multiplication and an addition count as two.
+struct Work {
+  double gemm = 0;       ///< fp32 matrix products: 2 m n k
+  double nearest = 0;    ///< distances to centroids: 2 n k dim
+  double factor = 0;     ///< fp64 Cholesky factor and inverse: 2/3 n^3
+  double seeding = 0;    ///< potentials of k-means++: 3 n dim candidates
+  double scattered = 0;  ///< additions to sums at places that codes choose
+  double bytes = 0;      ///< passed through memory by loops that do nothing else
+  double steps = 0;      ///< kernels that must wait for one another, whatever the number of rows: a device's latency
+
+  Work& operator+=(const Work& other);
+  friend Work operator+(Work a, const Work& b) { return a += b; }
+  friend Work operator*(Work work, double by);
+  /// All arithmetic.
+  double flops() const { return gemm + nearest + factor + seeding + scattered; }
+};
+
+/// Reading and factoring one Hessian. Every member of a team does it.
+Work hessian_work(std::int64_t n);
+
+/// Work of one operator, which the rows of a team share.
+struct OperatorWork {
+  Work kmeans;       ///< training of all codebooks
+  Work column_loop;  ///< passes with error feedback (gptq: its only one; rtn: rounding)
+  Work refine;       ///< voronoi: refits and sweeps
+  Work total() const { return kmeans + column_loop + refine; }
+};
+
+/// For parameters and a shape without problems. Steps that stop by themselves are counted as often as they were seen to
+/// run on real layers.
+OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
+
+/// Bytes that each member of a team receives from the others while they share an operator: sums of all row pieces, a
+/// step of k-means and of a refit each, and the codes.
+double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
+
+/// Pieces the rows of an operator are cut into: a larger team has members without work.
+std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
 
 }  // namespace voronoi::quant

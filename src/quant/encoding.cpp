@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/packing.h"
+#include "quant/footprint.h"
 
 namespace voronoi::quant {
 namespace {
@@ -92,16 +93,14 @@ std::string extent_problem(const VqEncoding& e) {
 
 std::string problem_of(const VqEncoding& e) {
   if (auto problem = extent_problem(e); !problem.empty()) return problem;
-  const bool outliers = e.outlier_size > 0;
+  const VqElements due = elements_due(e, !e.perm.empty());
   for (const std::string& problem :
-       {size_problem("indices", length(e.indices), e.groups * e.vector_rows() * e.row_words()),
-        size_problem("codebook", length(e.codebook), e.groups * e.centroids * e.vector_length),
-        size_problem("residual_codebook", length(e.residual_codebook),
-                     e.groups * e.residual_centroids * e.vector_length),
-        size_problem("outlier_codebook", length(e.outlier_codebook),
-                     outliers ? e.outlier_centroids * e.outlier_vector_length : 0),
-        size_problem("outlier_indices", length(e.outlier_indices), e.outlier_vector_rows() * e.outlier_size),
-        size_problem("scale", length(e.scale), e.in_features), size_problem("bias", length(e.bias), e.in_features),
+       {size_problem("indices", length(e.indices), due.indices),
+        size_problem("codebook", length(e.codebook), due.codebook),
+        size_problem("residual_codebook", length(e.residual_codebook), due.residual_codebook),
+        size_problem("outlier_codebook", length(e.outlier_codebook), due.outlier_codebook),
+        size_problem("outlier_indices", length(e.outlier_indices), due.outlier_indices),
+        size_problem("scale", length(e.scale), due.scale), size_problem("bias", length(e.bias), due.bias),
         perm_problem(e.perm, e.in_features), finite_problem("codebook", e.dtype, e.codebook),
         finite_problem("residual_codebook", e.dtype, e.residual_codebook),
         finite_problem("outlier_codebook", e.dtype, e.outlier_codebook), finite_problem("scale", e.dtype, e.scale),
@@ -121,12 +120,11 @@ std::string problem_of(const UniformEncoding& e) {
   if (!inside(e.group_size, 1, kMaxFeatures)) return out_of("group_size", e.group_size, 1, kMaxFeatures);
   if (e.dtype != DType::f16 && e.dtype != DType::bf16)
     return "dtype is " + std::string(core::dtype_name(e.dtype)) + ", not F16 or BF16";
-  const std::int64_t n_groups = group_count(e);
+  const UniformElements due = elements_due(e, !e.perm.empty());
   for (const std::string& problem :
-       {size_problem("codes", length(e.codes), e.out_features * core::packed_words(e.in_features, e.bits)),
-        size_problem("scale", length(e.scale), e.out_features * n_groups),
-        size_problem("zeros", length(e.zeros), e.out_features * core::packed_words(n_groups, e.bits)),
-        perm_problem(e.perm, e.in_features), finite_problem("scale", e.dtype, e.scale)})
+       {size_problem("codes", length(e.codes), due.codes), size_problem("scale", length(e.scale), due.scale),
+        size_problem("zeros", length(e.zeros), due.zeros), perm_problem(e.perm, e.in_features),
+        finite_problem("scale", e.dtype, e.scale)})
     if (!problem.empty()) return problem;
   return {};
 }
@@ -157,15 +155,6 @@ void decode(const UniformEncoding& e, std::span<float> weight) {
     }
     for (std::size_t c = 0; c < e.perm.size(); ++c) target[e.perm[c]] = values[c];
   }
-}
-
-std::int64_t bits_of(const VqEncoding& e) {
-  return 32 * length(e.indices) + 16 * (length(e.codebook) + length(e.residual_codebook) + length(e.outlier_codebook) +
-                                        length(e.outlier_indices) + length(e.scale) + length(e.bias) + length(e.perm));
-}
-
-std::int64_t bits_of(const UniformEncoding& e) {
-  return 32 * (length(e.codes) + length(e.zeros)) + 16 * (length(e.scale) + length(e.perm));
 }
 
 }  // namespace
@@ -238,7 +227,7 @@ std::int64_t in_features(const Encoding& encoding) {
 }
 
 std::int64_t stored_bits(const Encoding& encoding) {
-  return std::visit([](const auto& e) { return bits_of(e); }, encoding);
+  return std::visit([](const auto& e) { return elements_due(e, !e.perm.empty()).bits(); }, encoding);
 }
 
 double nominal_bits(const Encoding& encoding) {

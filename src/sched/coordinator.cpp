@@ -32,8 +32,7 @@ Coordinator::Coordinator(const std::vector<Task>& tasks, int n_ranks, CostModel&
 }
 
 Coordinator::Waiting Coordinator::place_in_queue(std::int64_t index) const {
-  const double predicted = task(index).predicted_seconds;
-  return {std::isfinite(predicted) && predicted > 0 ? predicted : 0, task(index).id, index};
+  return {wall_seconds(task(index), task(index).width), task(index).id, index};
 }
 
 void Coordinator::enqueue(std::int64_t index) {
@@ -168,14 +167,14 @@ Coordinator::Candidate Coordinator::best_candidate(const std::unordered_set<std:
     if (queue.empty() || key.width > widest) continue;
     if (best.index >= 0 && key.width < best.width) break;
     auto it = queue.begin();
-    if (longest < kNoLimit && wall_seconds(it->index) > longest) {
-      const double factor = wall_seconds(it->index) / it->predicted;
+    if (longest < kNoLimit && predicted_wall(it->index) > longest) {
+      const double factor = predicted_wall(it->index) / it->predicted;
       it = queue.lower_bound({longest / factor, std::numeric_limits<std::int64_t>::min(), 0});
-      while (it != queue.end() && wall_seconds(it->index) > longest) ++it;  // rounding of the factor
+      while (it != queue.end() && predicted_wall(it->index) > longest) ++it;  // rounding of the factor
     }
     while (it != queue.end() && passed_over.contains(it->index)) ++it;
     if (it == queue.end()) continue;
-    const double seconds = wall_seconds(it->index);
+    const double seconds = predicted_wall(it->index);
     if (best.index < 0 || seconds > best.seconds || (seconds == best.seconds && it->id < best.id))
       best = {it->index, it->id, key.width, seconds};
   }
@@ -198,7 +197,7 @@ std::vector<int> Coordinator::choose_members(std::int64_t index) const {
 double Coordinator::seconds_until_free(int n_more, double now) const {
   std::vector<double> remaining;
   for (const WorkerSlot& worker : workers_)
-    if (worker.task >= 0) remaining.push_back(std::max(0.0, worker.since + wall_seconds(worker.task) - now));
+    if (worker.task >= 0) remaining.push_back(std::max(0.0, worker.since + predicted_wall(worker.task) - now));
   if (n_more < 1 || n_more > std::ssize(remaining)) return kNoLimit;
   std::nth_element(remaining.begin(), remaining.begin() + (n_more - 1), remaining.end());
   return remaining[static_cast<std::size_t>(n_more - 1)];
@@ -288,13 +287,12 @@ Progress Coordinator::progress(double now) const {
     if (queue.empty()) continue;
     double base = 0;
     for (const Waiting& waiting : queue) base += waiting.predicted;
-    const double first = queue.begin()->predicted;
-    const double seconds = cost_model_.predict(task(queue.begin()->index));
-    if (first > 0) work += base * (seconds / first);
-    longest = std::max(longest, seconds / key.width);
+    const double first = queue.begin()->predicted, seconds = predicted_wall(queue.begin()->index);
+    if (first > 0) work += base * (seconds / first) * key.width;
+    longest = std::max(longest, seconds);
   }
   for (const auto& [index, running] : running_) {
-    const double left = std::max(0.0, running.started + wall_seconds(index) - now);
+    const double left = std::max(0.0, running.started + predicted_wall(index) - now);
     work += left * static_cast<double>(running.members.size());
     longest = std::max(longest, left);
   }

@@ -62,7 +62,7 @@ class Coordinator {
   };
   /// Tasks of one kind and width share their correction, so their order never changes: longest first.
   struct Waiting {
-    double predicted = 0;
+    double predicted = 0;  ///< wall time, uncorrected
     std::int64_t id = 0, index = 0;
     bool operator<(const Waiting& other) const {
       return predicted != other.predicted ? predicted > other.predicted : id < other.id;
@@ -83,7 +83,7 @@ class Coordinator {
   };
 
   const Task& task(std::int64_t index) const { return tasks_[static_cast<std::size_t>(index)]; }
-  double wall_seconds(std::int64_t index) const { return cost_model_.predict(task(index)) / task(index).width; }
+  double predicted_wall(std::int64_t index) const { return cost_model_.predict_wall(task(index)); }
   Waiting place_in_queue(std::int64_t index) const;
   void enqueue(std::int64_t index);
   bool draining() const { return stop_requested_ || error_ != nullptr; }

@@ -1,49 +1,47 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
+#include "core/types.h"
 #include "sched/scheduler.h"
 
 namespace voronoi::sched {
 
-double CostModel::predict(const Task& task) const {
-  const double base = std::isfinite(task.predicted_seconds) && task.predicted_seconds > 0 ? task.predicted_seconds : 0;
-  if (const auto it = ratios_.find(task.kind); it != ratios_.end())
-    return base * (it->second.measured / it->second.predicted);
+namespace {
+
+double sound(double seconds) { return std::isfinite(seconds) && seconds > 0 ? seconds : 0; }
+
+}  // namespace
+
+double wall_seconds(const Task& task, int width) {
+  const double alone = sound(task.predicted_seconds), serial = std::min(alone, sound(task.serial_seconds));
+  if (width <= 1) return alone;
+  const double share = task.pieces > 0 ? static_cast<double>(core::ceil_div(task.pieces, std::int64_t{width})) /
+                                             static_cast<double>(task.pieces)
+                                       : 1.0 / width;
+  return serial + (alone - serial) * share + sound(task.team_seconds);
+}
+
+double CostModel::factor(const std::string& kind) const {
+  if (const auto it = ratios_.find(kind); it != ratios_.end()) return it->second.measured / it->second.predicted;
   Ratio all;
-  for (const auto& [kind, ratio] : ratios_) {
+  for (const auto& [other, ratio] : ratios_) {
     all.predicted += ratio.predicted;
     all.measured += ratio.measured;
   }
-  return all.predicted > 0 ? base * (all.measured / all.predicted) : base;
+  return all.predicted > 0 ? all.measured / all.predicted : 1;
 }
+
+double CostModel::predict(const Task& task) const { return wall_seconds(task, 1) * factor(task.kind); }
+
+double CostModel::predict_wall(const Task& task) const { return wall_seconds(task, task.width) * factor(task.kind); }
 
 void CostModel::observe(const Task& task, double seconds) {
-  if (!std::isfinite(task.predicted_seconds) || task.predicted_seconds <= 0 || !std::isfinite(seconds) || seconds <= 0)
-    return;
+  const double predicted = wall_seconds(task, task.width);
+  if (predicted <= 0 || !std::isfinite(seconds) || seconds <= 0) return;
+  const int width = std::max(1, task.width);
   Ratio& ratio = ratios_[task.kind];
-  ratio.predicted += task.predicted_seconds;
-  ratio.measured += seconds * std::max(1, task.width);
-}
-
-std::vector<int> choose_widths(const std::vector<double>& predicted_seconds, int n_ranks) {
-  VORONOI_REQUIRE(n_ranks >= 1, "a phase needs a rank");
-  double total = 0;
-  for (const double seconds : predicted_seconds)
-    if (std::isfinite(seconds) && seconds > 0) total += seconds;
-  const double share = total / n_ranks;
-  std::vector<int> widths;
-  widths.reserve(predicted_seconds.size());
-  for (const double seconds : predicted_seconds) {
-    if (!(share > 0) || !std::isfinite(seconds) || seconds <= share) {
-      widths.push_back(1);
-      continue;
-    }
-    // A hundredth more than an even share is not worth another rank.
-    widths.push_back(
-        static_cast<int>(std::clamp(std::ceil(seconds / share - 0.01), 1.0, static_cast<double>(n_ranks))));
-  }
-  return widths;
+  ratio.predicted += predicted * width;
+  ratio.measured += seconds * width;
 }
 
 }  // namespace voronoi::sched

@@ -17,9 +17,15 @@ struct Task {
   std::int64_t id = 0;           ///< unique in the list; breaks ties
   std::string name;              ///< for people: "block 7 down"
   std::string kind;              ///< tasks of one kind share a correction factor of the cost model
-  double predicted_seconds = 0;  ///< for one rank alone; `width` ranks need that divided by width
+  double predicted_seconds = 0;  ///< for one rank alone
   int width = 1;                 ///< ranks that work on it together (row split); clipped to the world's size
+  double serial_seconds = 0;     ///< of the predicted: what every member of a team does by itself
+  double team_seconds = 0;       ///< beyond the predicted, when a team exchanges its results
+  std::int64_t pieces = 0;       ///< indivisible equal parts of the rest, dealt to the members; 0: any division
 };
+
+/// Predicted wall time on `width` ranks, uncorrected; 0 when the prediction is no time.
+double wall_seconds(const Task& task, int width);
 
 /// What a worker says of a task. `report` is the callback's own text (JSON), passed on to the sink unread.
 struct Outcome {
@@ -70,6 +76,8 @@ class CostModel {
  public:
   /// For one rank alone.
   double predict(const Task& task) const;
+  /// Wall time on task.width ranks.
+  double predict_wall(const Task& task) const;
   /// `seconds` is the wall time on task.width ranks.
   void observe(const Task& task, double seconds);
 
@@ -77,6 +85,7 @@ class CostModel {
   struct Ratio {
     double predicted = 0, measured = 0;
   };
+  double factor(const std::string& kind) const;
   std::map<std::string, Ratio> ratios_;
 };
 
@@ -90,8 +99,13 @@ PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& 
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);
 
-/// Width for row splitting: how many ranks a task deserves so that no task outlasts an even share of the phase (sum of
-/// all over n_ranks). Deterministic.
-std::vector<int> choose_widths(const std::vector<double>& predicted_seconds, int n_ranks);
+/// Seconds that no division of the tasks over the ranks can beat, whatever their widths: the least time in which every
+/// task can end and for which their least rank-seconds, each at a width that ends by then, do not exceed the ranks'
+/// (the bound for malleable tasks of Turek, Wolf and Yu 1992). By the predictions; widths given are not looked at.
+double phase_bound(const std::vector<Task>& tasks, int n_ranks);
+
+/// Widths for row splitting under which the coordinator ends the phase soonest, of some hundred tried by simulation
+/// with the predictions; widths given are not looked at. A task that is not worth sharing gets 1. Deterministic.
+std::vector<int> choose_widths(const std::vector<Task>& tasks, int n_ranks);
 
 }  // namespace voronoi::sched

@@ -8,14 +8,11 @@
 
 #include "core/error.h"
 #include "core/random.h"
-#include "simulation.h"
+#include "sched/simulation.h"
 
 namespace voronoi::sched {
 namespace {
 
-using test::RunResult;
-using test::SimulatedRun;
-using test::Simulation;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
@@ -98,7 +95,7 @@ TEST(Coordinator, AThousandRanksStayWithinTheBoundOfListScheduling) {
 
 TEST(Coordinator, WidthsThatChooseWidthsGivesShortenAPhaseOfFewLongTasks) {
   const std::vector<double> seconds = {40, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4};
-  Simulation narrow(make_tasks(seconds), 4), wide(make_tasks(seconds, choose_widths(seconds, 4)), 4);
+  Simulation narrow(make_tasks(seconds), 4), wide(make_tasks(seconds, choose_widths(make_tasks(seconds), 4)), 4);
   narrow.run();
   wide.run();
   EXPECT_EQ(narrow.end, 40);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "sched/scheduler.h"
+#include "sched/simulation.h"
 
 namespace voronoi::sched {
 namespace {
@@ -49,40 +50,84 @@ TEST(CostModel, IgnoresFiguresThatAreNoTimes) {
   EXPECT_EQ(model.predict(make("down", -1)), 0);
 }
 
+TEST(CostModel, AWideTaskTakesItsSerialPartAndItsShareOfPieces) {
+  Task task = make("down", 10, 4);
+  EXPECT_DOUBLE_EQ(wall_seconds(task, 4), 2.5);
+  task.serial_seconds = 2;
+  EXPECT_DOUBLE_EQ(wall_seconds(task, 1), 10);
+  EXPECT_DOUBLE_EQ(wall_seconds(task, 4), 2 + 8.0 / 4);
+  task.pieces = 6;  // two members have two pieces
+  EXPECT_DOUBLE_EQ(wall_seconds(task, 4), 2 + 8.0 * 2 / 6);
+  EXPECT_DOUBLE_EQ(wall_seconds(task, 8), 2 + 8.0 / 6);
+  task.team_seconds = 0.5;
+  EXPECT_DOUBLE_EQ(wall_seconds(task, 1), 10);
+  EXPECT_DOUBLE_EQ(wall_seconds(task, 8), 2.5 + 8.0 / 6);
+  CostModel model;
+  model.observe(task, 2 * wall_seconds(task, 4));
+  EXPECT_DOUBLE_EQ(model.predict(task), 20);
+  EXPECT_DOUBLE_EQ(model.predict_wall(task), 2 * wall_seconds(task, 4));
+}
+
+std::vector<Task> make_all(const std::vector<double>& seconds) {
+  std::vector<Task> tasks;
+  for (const double value : seconds) {
+    tasks.push_back(make("kind", value));
+    tasks.back().id = static_cast<std::int64_t>(tasks.size());
+  }
+  return tasks;
+}
+
+double phase_seconds(std::vector<Task> tasks, const std::vector<int>& widths, int n_ranks) {
+  for (std::size_t i = 0; i < tasks.size(); ++i) tasks[i].width = widths[i];
+  Simulation simulation(tasks, n_ranks);
+  simulation.run();
+  return simulation.end;
+}
+
 TEST(ChooseWidths, GivesOneRankToEveryTaskOfAnEvenLoad) {
-  EXPECT_EQ(choose_widths({1, 1, 1, 1}, 2), (std::vector<int>{1, 1, 1, 1}));
-  EXPECT_EQ(choose_widths({1, 1, 1, 1}, 4), (std::vector<int>{1, 1, 1, 1}));
+  EXPECT_EQ(choose_widths(make_all({1, 1, 1, 1}), 2), (std::vector<int>{1, 1, 1, 1}));
+  EXPECT_EQ(choose_widths(make_all({1, 1, 1, 1}), 4), (std::vector<int>{1, 1, 1, 1}));
 }
 
 TEST(ChooseWidths, SplitsWhatOutlastsAnEvenShare) {
-  EXPECT_EQ(choose_widths({8, 1, 1, 1, 1}, 4), (std::vector<int>{3, 1, 1, 1, 1}));
-  EXPECT_EQ(choose_widths({5}, 4), (std::vector<int>{4}));
+  const auto widths = choose_widths(make_all({8, 1, 1, 1, 1}), 4);
+  EXPECT_GT(widths[0], 1);
+  EXPECT_EQ(choose_widths(make_all({5}), 4), (std::vector<int>{4}));
+  std::vector<Task> whole = make_all({5});
+  whole[0].pieces = 1;
+  EXPECT_EQ(choose_widths(whole, 4), (std::vector<int>{1}));
 }
 
-TEST(ChooseWidths, BringsEveryTaskNearAnEvenShare) {
+TEST(ChooseWidths, NeverMakesAPhaseLongerThanOneRankATask) {
   std::vector<double> seconds;
   for (int i = 1; i <= 40; ++i) seconds.push_back(i * i * 0.5);
-  for (int n_ranks = 1; n_ranks <= 64; ++n_ranks) {
-    const double share = std::accumulate(seconds.begin(), seconds.end(), 0.0) / n_ranks;
-    const auto widths = choose_widths(seconds, n_ranks);
+  const double total = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  for (const int n_ranks : {1, 2, 3, 5, 8, 13, 21, 34, 64, 100}) {
+    const std::vector<Task> tasks = make_all(seconds);
+    const auto widths = choose_widths(tasks, n_ranks);
     ASSERT_EQ(widths.size(), seconds.size());
-    for (std::size_t i = 0; i < widths.size(); ++i) {
-      EXPECT_GE(widths[i], 1);
-      EXPECT_LE(widths[i], n_ranks);
-      EXPECT_LE(seconds[i] / widths[i], share * 1.011);
-      if (widths[i] > 1) {
-        EXPECT_GT(seconds[i] / (widths[i] - 1), share);
-      }
+    for (const int width : widths) {
+      EXPECT_GE(width, 1);
+      EXPECT_LE(width, n_ranks);
     }
+    const double chosen = phase_seconds(tasks, widths, n_ranks);
+    EXPECT_LE(chosen, phase_seconds(tasks, std::vector<int>(seconds.size(), 1), n_ranks));
+    EXPECT_LE(chosen, 1.1 * total / n_ranks) << n_ranks;
   }
+}
+
+TEST(ChooseWidths, AnExchangeDearerThanTheWorkIsNotWorthATeam) {
+  std::vector<Task> tasks = make_all({5, 5});
+  for (Task& task : tasks) task.team_seconds = 4;
+  EXPECT_EQ(choose_widths(tasks, 8), (std::vector<int>{1, 1}));
 }
 
 TEST(ChooseWidths, BearsEmptyListsAndFiguresThatAreNoTimes) {
   EXPECT_TRUE(choose_widths({}, 3).empty());
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
-  EXPECT_EQ(choose_widths({0, 0}, 3), (std::vector<int>{1, 1}));
-  EXPECT_EQ(choose_widths({nan, infinity, -3, 1}, 2), (std::vector<int>{1, 1, 1, 2}));
-  EXPECT_THROW(choose_widths({1}, 0), core::Error);
+  EXPECT_EQ(choose_widths(make_all({0, 0}), 3), (std::vector<int>{1, 1}));
+  EXPECT_EQ(choose_widths(make_all({nan, infinity, -3, 1}), 2), (std::vector<int>{1, 1, 1, 2}));
+  EXPECT_THROW(choose_widths(make_all({1}), 0), core::Error);
 }
 
 }  // namespace

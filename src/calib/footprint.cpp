@@ -1,0 +1,119 @@
+#include "calib/footprint.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+#include <utility>
+
+#include "calib/collector.h"
+#include "core/types.h"
+
+namespace voronoi::calib {
+namespace {
+
+// Rows that the two halves of a block see at a time (model/transformer.cpp).
+constexpr std::int64_t kBatchTokens = 256, kFeedForwardRows = 2048;
+
+// Panels that the sums of x x^T are packed into (kernels/cpu/gemm.cpp): columns of at most so many rows.
+constexpr std::int64_t kGramRows = 2048, kGramFloats = 4 << 20;
+// What the allocator holds beyond what is asked for: holes that freed blocks and tree nodes leave. Seen with
+// SmolLM2-135M and stories260K on one and two ranks.
+constexpr double kHeapSlack = 0.3;
+
+std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t context) {
+  const std::int64_t rows = context * std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / context);
+  const std::int64_t q = config.n_heads * config.head_dim, kv = config.n_kv_heads * config.head_dim;
+  const std::int64_t normed = rows * std::max(config.hidden_size, q);
+  const std::int64_t wide =
+      std::max(rows * (q + 2 * kv), std::min(rows, kFeedForwardRows) * 2 * config.intermediate_size);
+  return 4 * (normed + wide + context * config.head_dim);
+}
+
+/// Nodes of a tree of partial sums at most at a time while `chunks` neighbours are added one by one.
+std::int64_t tree_nodes(std::int64_t chunks) {
+  std::int64_t most = 0;
+  for (std::int64_t added = 0; added < chunks; ++added)
+    most = std::max<std::int64_t>(most, std::popcount(static_cast<std::uint64_t>(added)) + 1);
+  return most;
+}
+
+/// What a block's sites add up to.
+struct BlockSizes {
+  std::int64_t weights = 0;  ///< bytes of the linears in fp32
+  std::int64_t square = 0;   ///< elements of all its Hessians
+  std::int64_t widest = 0;   ///< inputs of the widest site
+  std::string site;          ///< its name
+};
+
+BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer) {
+  BlockSizes sizes;
+  for (const model::SiteSpec& site : model::block_sites(config, layer)) {
+    sizes.square += site.in_features * site.in_features;
+    if (site.in_features > sizes.widest) {
+      sizes.widest = site.in_features;
+      sizes.site = site.name;
+    }
+    for (const model::LinearSpec& linear : site.linears) sizes.weights += 4 * linear.out_features * linear.in_features;
+  }
+  return sizes;
+}
+
+/// The block that takes the most.
+BlockSizes largest_block(const model::ModelConfig& config) {
+  BlockSizes largest;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    BlockSizes sizes = block_sizes(config, layer);
+    if (8 * sizes.square + sizes.weights > 8 * largest.square + largest.weights) largest = std::move(sizes);
+  }
+  return largest;
+}
+
+}  // namespace
+
+BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
+                     std::int64_t context) {
+  const auto tokens = static_cast<double>(n_sequences) * static_cast<double>(context);
+  BlockWork work;
+  for (const model::SiteSpec& site : model::block_sites(config, layer)) {
+    const auto n = static_cast<double>(site.in_features);
+    work.gram += tokens * n * (n + 1);
+    for (const model::LinearSpec& linear : site.linears)
+      work.gemm += 2 * tokens * static_cast<double>(linear.out_features) * n;
+  }
+  // Scores and weighted values over the keys before each query.
+  const auto q = static_cast<double>(config.n_heads * config.head_dim);
+  const std::int64_t window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(layer)];
+  const auto keys = static_cast<double>(window > 0 ? std::min(window, context) : context);
+  work.gemm += 4 * tokens * q * keys / 2;
+  return work;
+}
+
+CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
+                                     int n_ranks) {
+  const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
+  const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
+  const BlockSizes block = largest_block(config);
+  const std::int64_t sums = 8 * block.square, trees = 4 * block.square * tree_nodes(mine),
+                     widest = block.widest * block.widest;
+  CalibrationMemory memory;
+  const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
+  const std::int64_t stream = 4 * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
+  const std::int64_t copied_chunk = 4 * chunk_tokens * config.hidden_size;  // when the stream does not leave the block
+  memory.lasting = embedding + stream + work_array_bytes(config, context);
+  const std::int64_t packed = 4 * std::min(kGramFloats, std::min(kGramRows, context) * block.widest);
+  const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + sums + trees));
+  memory.every.consider(memory.lasting + block.weights + sums + trees + copied_chunk + packed + slack,
+                        "Hessians of a block (widest input: " + block.site + ")");
+  // Gathering: the last node of every site, of the widest also as bytes, with those of all ranks, the total and the
+  // mean in fp64 and fp32.
+  const std::int64_t gathered = 4 * block.square + widest * (4 + 4 * std::int64_t{n_ranks} + 4 + 4 + 2);
+  memory.owner = memory.every;
+  memory.owner.consider(memory.lasting + block.weights + sums + gathered,
+                        "gathering the Hessian of " + block.site + " from all ranks");
+  memory.on_device = memory.lasting + block.weights + sums + copied_chunk;
+  memory.every_on_host = trees + 8 * widest + embedding;
+  memory.owner_on_host = std::max(memory.every_on_host, gathered);
+  return memory;
+}
+
+}  // namespace voronoi::calib

@@ -1,0 +1,31 @@
+// What calibrating takes: operations and memory, from a model's sizes alone.
+#pragma once
+
+#include <cstdint>
+
+#include "core/memory_peak.h"
+#include "model/config.h"
+
+namespace voronoi::calib {
+
+/// Operations of one block over all calibration tokens; a multiplication and an addition count as two.
+struct BlockWork {
+  double gemm = 0;  ///< linears and attention
+  double gram = 0;  ///< Hessians: one triangle, tokens n (n + 1) a site
+};
+BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
+                     std::int64_t context);
+
+/// One rank's memory. The owner of a site gathers all ranks' sums of it; one site is gathered at a time.
+struct CalibrationMemory {
+  core::MemoryPeak every;      ///< any rank, while it runs the block; all of it with a CPU context
+  core::MemoryPeak owner;      ///< the rank that gathers the widest site
+  std::int64_t lasting = 0;    ///< what stays for the whole run: embedding, residual stream, work arrays
+  std::int64_t on_device = 0;  ///< of it all, with a device of its own memory: weights, stream, fp64 sums
+  std::int64_t every_on_host = 0, owner_on_host = 0;  ///< and what is left on the host then
+};
+/// `n_ranks` share the windows; the rank with the most of them. original windows are a few bytes a token.
+CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
+                                     int n_ranks);
+
+}  // namespace voronoi::calib

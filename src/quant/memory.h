@@ -1,0 +1,30 @@
+// Memory that quantizing a site holds at its worst moment, from shapes and parameters alone: the arrays of a task
+// (Hessian, weights, and what quantizer, k-means and refits keep beside each other), as the sources allocate them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "core/memory_peak.h"
+#include "quant/quantizer.h"
+
+namespace voronoi::quant {
+
+struct OperatorShape {
+  std::string name;
+  std::int64_t out_features = 0;
+};
+
+/// One rank's peak over a site's task, `team_size` ranks sharing the rows of its operators, on `n_threads` threads. All
+/// of it is host memory with a CPU context; see host_staging for a device of its own memory. operators: those with this
+/// Hessian, in_features columns each.
+core::MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_features,
+                             std::span<const OperatorShape> operators, int n_threads, int team_size);
+
+/// What a rank keeps on the host when the arrays of the computation are in a device's memory: the Hessian while it is
+/// prepared and after, the widest weight on its way there, codes and encoding on their way back.
+std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_features,
+                          std::span<const OperatorShape> operators);
+
+}  // namespace voronoi::quant

@@ -1,0 +1,46 @@
+#include "calib/footprint.h"
+
+#include <gtest/gtest.h>
+
+namespace voronoi::calib {
+namespace {
+
+model::ModelConfig small_config() {
+  model::ModelConfig config;
+  config.model_type = "llama";
+  config.hidden_size = 64;
+  config.intermediate_size = 96;
+  config.n_layers = 2;
+  config.n_heads = 4;
+  config.n_kv_heads = 2;
+  config.head_dim = 16;
+  config.vocab_size = 100;
+  config.window = {0, 8};
+  return config;
+}
+
+TEST(CalibrationFootprint, CountsTheOperationsOfABlockByHand) {
+  const BlockWork work = block_work(small_config(), 0, 3, 32);
+  const double tokens = 96, linears = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96;
+  EXPECT_DOUBLE_EQ(work.gemm, 2 * tokens * linears + 4 * tokens * 64 * 32 / 2);
+  EXPECT_DOUBLE_EQ(work.gram, tokens * (3 * 64 * 65 + 96 * 97));
+  // A window of 8 keys leaves a quarter of the attention.
+  EXPECT_DOUBLE_EQ(block_work(small_config(), 1, 3, 32).gemm, 2 * tokens * linears + 4 * tokens * 64 * 8 / 2);
+}
+
+TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerPaysForThem) {
+  const model::ModelConfig config = small_config();
+  const CalibrationMemory one = calibration_memory(config, 64, 128, 1), eight = calibration_memory(config, 64, 128, 8);
+  EXPECT_GT(one.lasting, 4 * (64 * 128 * 64 + 100 * 64));
+  EXPECT_LT(eight.lasting, one.lasting);
+  EXPECT_LT(eight.every.bytes, one.every.bytes);
+  EXPECT_GT(one.every.bytes, one.lasting + 8 * (3 * 64 * 64 + 96 * 96));
+  EXPECT_NE(one.every.where.find("down"), std::string::npos);
+  const CalibrationMemory many = calibration_memory(config, 64, 128, 64);
+  EXPECT_GT(many.owner.bytes, many.every.bytes);
+  EXPECT_NE(many.owner.where.find("gathering"), std::string::npos);
+  EXPECT_LT(one.on_device, one.every.bytes);
+}
+
+}  // namespace
+}  // namespace voronoi::calib

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# A plan against the run it is of: the bits of every layer to the last one, the memory of a rank within a tenth.
+. "$(dirname "$0")/common.sh"
+command -v python3 >/dev/null || { echo "SKIP: no python3 to read JSON with"; exit 77; }
+says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
+options=(--calibration-sequences 12 --calibration-context 128 --method voronoi --centroids 16 --residual-centroids 4 --rounds 1)
+
+expect 0 "$VORONOI" plan "${common[@]}" --method voronoi --centroids 16 --residual-centroids 4 --rounds 1 --json
+cp "$work/stdout" "$work/plan.json"
+expect 0 "$VORONOI" quantize --run "$work/run" "${common[@]}" --method voronoi --centroids 16 --residual-centroids 4 --rounds 1
+python3 - "$work/plan.json" "$work/run/journal.log" <<'PY' || fail "the plan is not what the run did"
+import json, re, sys
+plan = json.load(open(sys.argv[1]))
+planned = {entry["role"]: entry for entry in plan["linears"]}
+layers, peak = {}, 0
+for line in open(sys.argv[2], "rb").read().split(b"\n"):
+    found = re.search(rb"\{.*\}", line)
+    if not found:
+        continue
+    record = json.loads(found.group())
+    if record.get("type") == "layer":
+        layers[record["name"]] = record["stored_bits"]
+    peak = max(peak, record.get("peak_bytes", 0))
+assert layers and sum(entry["count"] for entry in planned.values()) == len(layers), (len(layers), plan["linears"])
+for name, bits in layers.items():
+    assert planned[name.split(".", 3)[3]]["stored_bits"] == bits, name
+assert sum(layers.values()) == plan["quantized_bits"]
+# With the pages of the model's file, which count as resident.
+expected = max(plan["memory"][part]["bytes"] for part in ("host_tokenizing", "host_calibrating", "host_gathering", "host_quantizing")) + plan["memory"]["mapped_bytes"]
+assert 0.9 < expected / peak < 1.1, (expected, peak)
+PY
+
+# It works from config.json alone, and by name; --bits picks by size and says what.
+mkdir "$work/config" && cp "$work/model/config.json" "$work/config"
+expect 0 "$VORONOI" plan --model "$work/config" "${options[@]}"
+expect 0 "$VORONOI" plan --model llama-2-7b --method voronoi --bits 2.3
+says "--bits 2.3: vector length"
+expect 2 "$VORONOI" plan --model llama-2-7b --method voronoi --bits 2.3 --centroids 256
+says "--centroids"
+expect 2 "$VORONOI" plan --model llama-5
+says "llama-2-7b"
+# A job that cannot fit is refused, with the layer.
+expect 2 "$VORONOI" plan --model llama-3.1-405b --method voronoi --bits 2 --ranks 8 --gpu-memory 24GiB
+says "does not fit"; says "down"
+grep -q 'sbatch' "$work/stdout" && fail "a job that cannot fit has an sbatch command"
+expect 2 "$VORONOI" plan --model llama-2-7b --gpu-memory lots
+says "80GiB"

@@ -1,0 +1,117 @@
+// Planned bits against the bits of real encodings, and the work and memory that go with them.
+#include "quant/footprint.h"
+
+#include <gtest/gtest.h>
+
+#include "backend/device.h"
+#include "core/team.h"
+#include "layers.h"
+#include "quant/cost.h"
+#include "quant/memory.h"
+
+namespace voronoi::quant {
+namespace {
+
+QuantParameters parameters(const std::string& method) {
+  QuantParameters p;
+  p.method = method;
+  p.kmeans_iterations = 3;
+  p.rounds = 1;
+  p.centroids = 16;
+  return p;
+}
+
+void expect_as_planned(const QuantParameters& p, std::int64_t out_features, std::int64_t in_features) {
+  backend::Context context(backend::Device::cpu, 2);
+  core::SoloTeam team;
+  ASSERT_TRUE(check_parameters(p).empty());
+  ASSERT_TRUE(check_shape(p, out_features, in_features).empty());
+  const test::Layer layer = test::make_layer(context, out_features, in_features, 7, p.act_order);
+  const QuantResult result = find_quantizer(p.method).quantize(context, team, layer.input(), p);
+  EXPECT_EQ(planned_bits(p, out_features, in_features).total(), stored_bits(result.encoding))
+      << p.method << " " << out_features << " x " << in_features;
+  EXPECT_DOUBLE_EQ(planned_nominal_bits(p), nominal_bits(result.encoding));
+}
+
+TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
+  for (const char* method : {"rtn", "gptq"})
+    for (const int bits : {2, 3, 8})
+      for (const std::int64_t group_size : {0, 16, 24, 64})
+        for (const bool act_order : {true, false}) {
+          QuantParameters p = parameters(method);
+          p.bits = bits;
+          p.group_size = group_size;
+          p.act_order = act_order;
+          expect_as_planned(p, 33, 50);
+        }
+  for (const char* method : {"vptq", "voronoi"})
+    for (const std::int64_t v : {1, 4, 6, 8})
+      for (const std::int64_t kr : {0, 4, 16}) {
+        QuantParameters p = parameters(method);
+        p.vector_length = v;
+        p.residual_centroids = kr;
+        expect_as_planned(p, 45, 40);  // 45 is no multiple of 4, 6 and 8
+      }
+}
+
+TEST(Footprint, PlannedBitsCountGroupsOutliersAndPermutation) {
+  for (const char* method : {"vptq", "voronoi"}) {
+    QuantParameters p = parameters(method);
+    p.groups = 4;
+    expect_as_planned(p, 64, 48);
+    EXPECT_EQ(planned_bits(p, 64, 48).permutation, 16 * 48);
+    p.groups = 1;
+    p.outlier_percent = 10;
+    p.outlier_centroids = 8;
+    expect_as_planned(p, 61, 48);
+    p.groups = 3;
+    p.outlier_percent = 5;
+    expect_as_planned(p, 61, 48);
+  }
+}
+
+TEST(Footprint, PartsOfPlannedBitsByHand) {
+  QuantParameters p = parameters("vptq");
+  p.vector_length = 6;
+  p.centroids = 4096;
+  p.residual_centroids = 16;
+  const StoredBits bits = planned_bits(p, 100, 70);
+  EXPECT_EQ(bits.indices, 17 * 35 * 32);  // 17 rows of vectors; 70 x 16 bits fill 35 words
+  EXPECT_EQ(bits.codebooks, 16 * 6 * (4096 + 16));
+  EXPECT_EQ(bits.scales, 32 * 70);
+  EXPECT_EQ(bits.permutation, 0);
+}
+
+TEST(Footprint, WorkGrowsWithWhatItCounts) {
+  QuantParameters p = parameters("voronoi");
+  p.centroids = 256;
+  const OperatorWork one = operator_work(p, 512, 512), wide = operator_work(p, 1024, 512);
+  EXPECT_GT(wide.kmeans.nearest, 1.5 * one.kmeans.nearest);
+  EXPECT_DOUBLE_EQ(wide.column_loop.gemm, 2 * one.column_loop.gemm);
+  EXPECT_GT(one.refine.gemm, one.column_loop.gemm);
+  p.method = "vptq";
+  EXPECT_EQ(operator_work(p, 512, 512).refine.flops(), 0);
+  EXPECT_DOUBLE_EQ(hessian_work(300).factor, 2.0 / 3.0 * 300 * 300 * 300);
+  EXPECT_EQ(row_pieces(p, 4096, 512), 42);  // 1024 vectors, at least 24 a piece
+  EXPECT_GT(team_exchange_bytes(p, 512, 512), 4 * 512 * 512 / 4);
+}
+
+TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {
+  QuantParameters p = parameters("voronoi");
+  p.centroids = 256;
+  const std::vector<OperatorShape> operators{{"q", 512}, {"k", 128}};
+  const core::MemoryPeak peak = site_memory(p, 256, operators, 2, 1);
+  // Hessian twice and its factor, weight, pieces, quantized values, gradients.
+  EXPECT_GT(peak.bytes, 4 * (4 * 256 * 256 + 4 * 512 * 256));
+  EXPECT_FALSE(peak.where.empty());
+  EXPECT_LT(site_memory(p, 256, operators, 1, 8).bytes, peak.bytes);
+  // A narrow operator behind a wide Hessian: factoring is the worst.
+  const std::vector<OperatorShape> narrow{{"down", 16}};
+  EXPECT_GE(site_memory(p, 4096, narrow, 1, 1).bytes, 18 * std::int64_t{4096} * 4096);
+  EXPECT_LE(site_memory(p, 4096, narrow, 1, 1).bytes, 20 * std::int64_t{4096} * 4096);
+  EXPECT_EQ(site_memory(p, 4096, narrow, 1, 1).where, "factoring the Hessian");
+  EXPECT_LT(host_staging(p, 256, operators), peak.bytes);
+}
+
+}  // namespace
+}  // namespace voronoi::quant
