@@ -17,8 +17,8 @@ namespace {
 using backend::Device;
 
 // One core of a Zen 5 server, AVX-512, fp32 (fp64 for factors); bench_kmeans, bench_forward and the probe gave them.
-constexpr double kCoreGemm = 185e9, kCoreNearest = 200e9, kCoreGram = 160e9, kCoreFactor = 35e9, kCoreSeeding = 60e9,
-                 kCoreScattered = 1.0e9, kCoreBytes = 8e9;
+constexpr double kCoreGemm = 185e9, kCoreNearest = 200e9, kCoreGram = 160e9, kCoreFactor = 35e9, kCoreSeeding = 65e9,
+                 kCoreScattered = 2.0e9, kCoreBytes = 8e9;
 // Quantizing SmolLM2-135M with gptq, vptq and voronoi at 2 to 4 bits on two threads took as long.
 constexpr double kCpuSustained = 0.6;
 constexpr double kCpuSteps = 5e6;  ///< dependent kernel calls: they wake no threads inside a piece

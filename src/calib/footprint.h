@@ -24,7 +24,7 @@ struct CalibrationMemory {
   std::int64_t on_device = 0;  ///< of it all, with a device of its own memory: weights, stream, fp64 sums
   std::int64_t every_on_host = 0, owner_on_host = 0;  ///< and what is left on the host then
 };
-/// `n_ranks` share the windows; the rank with the most of them. original windows are a few bytes a token.
+/// `n_ranks` share the windows; the rank with the most of them.
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
                                      int n_ranks);
 
