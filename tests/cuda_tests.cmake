@@ -7,7 +7,7 @@ endif()
 file(GLOB emulation_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/emulation/*.cpp)
 list(FILTER emulation_sources EXCLUDE REGEX "_test\\.cpp$")
 set(emulated_cuda ${VORONOI_CUDA_SOURCES})
-list(FILTER emulated_cuda EXCLUDE REGEX "/(blas|sort|nccl)\\.cu$")
+list(FILTER emulated_cuda EXCLUDE REGEX "/(blas|sort)\\.cu$")
 set_source_files_properties(${emulated_cuda} PROPERTIES LANGUAGE CXX)
 
 # voronoi_emulated(NAME SOURCES...): compiled against the emulator's headers. What a GPU would answer with a fault ends the test: vector
@@ -26,6 +26,7 @@ endfunction()
 
 add_library(voronoi_cuda_emulated MODULE ${emulated_cuda} ${emulation_sources})
 voronoi_emulated(voronoi_cuda_emulated)
+target_compile_definitions(voronoi_cuda_emulated PRIVATE VORONOI_NCCL)
 target_link_options(voronoi_cuda_emulated PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
 
 add_executable(test_emulation ${CMAKE_CURRENT_SOURCE_DIR}/emulation/emulator_test.cpp ${emulation_sources}
@@ -54,7 +55,7 @@ foreach(source IN LISTS gpu_tests)
   add_dependencies(gpu_${name} voronoi_cuda_emulated)
   add_test(NAME emulated.${name} COMMAND gpu_${name})
   set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300
-                       ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>;VORONOI_NCCL_FOUND=OFF")
+                       ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>;VORONOI_NCCL_FOUND=ON")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND gpu_${name})
     set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "no GPU here"
