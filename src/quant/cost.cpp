@@ -134,7 +134,7 @@ double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_f
   const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
   if (parameters.method != "vptq" && parameters.method != "voronoi") return weights * parameters.bits / 8;
   const VqGeometry g = make_geometry(parameters, out_features, in_features);
-  const auto pieces = static_cast<double>(g.n_pieces), v = static_cast<double>(g.v),
+  const auto pieces = static_cast<double>(g.n_parts), v = static_cast<double>(g.v),
              entries = static_cast<double>(g.k + g.kr), groups = static_cast<double>(g.groups);
   const double codes = 4 * weights / v * (g.kr > 0 ? 2 : 1);
   double sums = 8 * pieces * entries * (v + 1) * groups * (kCoarseSteps + kSteps + 2);
@@ -146,7 +146,7 @@ double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_f
 
 std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
   if (parameters.method == "vptq" || parameters.method == "voronoi")
-    return make_geometry(parameters, out_features, in_features).n_pieces;
+    return make_geometry(parameters, out_features, in_features).n_parts;
   return core::ceil_div(out_features, kRowTile);
 }
 

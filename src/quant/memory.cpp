@@ -51,8 +51,8 @@ std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64
 void vector_memory(const QuantParameters& p, std::int64_t rows, std::int64_t columns, int n_threads, int team_size,
                    std::int64_t held, const std::string& name, MemoryPeak& peak) {
   const VqGeometry g = make_geometry(p, rows, columns);
-  const std::int64_t mine = core::ceil_div(g.n_pieces, team_size);
-  const std::int64_t piece_weights = columns * core::ceil_div(rows, g.n_pieces), my_weights = piece_weights * mine;
+  const std::int64_t mine = core::ceil_div(g.n_parts, team_size);
+  const std::int64_t piece_weights = columns * core::ceil_div(rows, g.n_parts), my_weights = piece_weights * mine;
   const std::int64_t busy = std::min<std::int64_t>(n_threads, mine);
   const std::int64_t codes = 4 * my_weights / g.v, books = 4 * g.v * (g.k + g.kr) * g.groups;
   const bool residual = g.kr > 0;
@@ -75,7 +75,7 @@ void vector_memory(const QuantParameters& p, std::int64_t rows, std::int64_t col
     const std::int64_t unknowns = 8 * g.v * (g.k + g.kr) * g.groups;
     refiner = 4 * my_weights;
     const std::int64_t snapshot = codes * (residual ? 2 : 1) + books;
-    const std::int64_t exchanged = team_size > 1 ? unknowns * g.n_pieces * 2 : 0;
+    const std::int64_t exchanged = team_size > 1 ? unknowns * g.n_parts * 2 : 0;
     peak.consider(held + refiner + snapshot + products + unknowns * (mine + 6) + exchanged, "refits of " + name);
   }
   const std::int64_t all_codes = 4 * rows * columns / g.v;
