@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "core/error.h"
 #include "core/types.h"
@@ -13,7 +14,6 @@ namespace {
 
 constexpr std::int64_t kMaxChunks = 64;
 constexpr std::int64_t kStarvedShare = 4;
-constexpr int kTreeTag = 0x7ee;
 
 /// A site's sum over the chunk at hand, on the device, and over the chunks before.
 struct SiteSum {
@@ -40,6 +40,7 @@ Collector::Collector(model::Transformer& transformer, backend::Context& context,
     : transformer_(transformer),
       context_(context),
       communicator_(communicator),
+      transport_(context, communicator),
       n_chunks_(calibration_chunks(windows.count)),
       hessian_bytes_(hessian_bytes) {
   const std::int64_t rank = communicator.rank(), size = communicator.size();
@@ -129,17 +130,8 @@ void Collector::collect_range(const model::BlockWeights& weights, const std::vec
 void Collector::gather(HessianTree& tree, int root) const {
   for (int rank = 0; rank < communicator_.size(); ++rank) {
     if (rank == root) continue;
-    if (communicator_.rank() == rank) {
-      const std::int64_t n_nodes = tree.n_nodes();
-      communicator_.send(std::as_bytes(std::span(&n_nodes, 1)), root, kTreeTag);
-      while (tree.n_nodes() > 0) communicator_.send(tree.pop_node(), root, kTreeTag);
-    } else if (communicator_.rank() == root) {
-      const std::vector<std::byte> count = communicator_.receive(rank, kTreeTag);
-      std::int64_t n_nodes = 0;
-      VORONOI_REQUIRE(count.size() == sizeof n_nodes, "a number of tree nodes is wanted");
-      std::memcpy(&n_nodes, count.data(), sizeof n_nodes);
-      for (; n_nodes > 0; --n_nodes) tree.absorb(communicator_.receive(rank, kTreeTag));
-    }
+    if (communicator_.rank() == rank) transport_.send(tree, root);
+    if (communicator_.rank() == root) transport_.receive(tree, rank);
   }
 }
 
@@ -148,11 +140,14 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
   const auto mine = [&](const std::string& site) {
     return std::find_if(owned.begin(), owned.end(), [&](const SiteHessian& hessian) { return hessian.site == site; });
   };
-  std::vector<std::int64_t> n_tokens(sites.size());
+  std::vector<std::int64_t> owned_tokens(sites.size(), 0), n_tokens(sites.size(), 0);
   for (std::size_t i = 0; i < sites.size(); ++i)
-    if (const auto hessian = mine(sites[i].name); hessian != owned.end()) n_tokens[i] = hessian->n_tokens;
-  for (std::size_t i = 0; i < sites.size(); ++i)
-    communicator_.broadcast(std::as_writable_bytes(std::span(n_tokens).subspan(i, 1)), owner(layer, sites.size(), i));
+    if (const auto hessian = mine(sites[i].name); hessian != owned.end()) owned_tokens[i] = hessian->n_tokens;
+  for (const auto& part : communicator_.all_gather(std::as_bytes(std::span(owned_tokens)))) {
+    VORONOI_REQUIRE(part.size() == owned_tokens.size() * sizeof(std::int64_t), "one count a site is wanted");
+    std::memcpy(owned_tokens.data(), part.data(), part.size());
+    std::transform(n_tokens.begin(), n_tokens.end(), owned_tokens.begin(), n_tokens.begin(), std::plus<>());
+  }
 
   for (std::size_t place = model::kFirstGateUpSite; place < model::kFirstGateUpSite + 2; ++place) {
     std::vector<std::size_t> experts;

@@ -121,6 +121,16 @@ BpeSpec::Step read_metaspace(const Part& part) {
   return step;
 }
 
+/// Whether the normalizer leaves no space in any text.
+bool replaces_spaces(const BpeSpec& spec) {
+  bool replaced = false;
+  for (const BpeSpec::Normalizer& step : spec.normalizers) {
+    const bool is_space = step.kind == BpeSpec::Normalizer::Kind::replace && step.pattern == " ";
+    replaced = (replaced || is_space) && step.content.find(' ') == std::string::npos;
+  }
+  return replaced;
+}
+
 void read_pre_tokenizer(const Part& part, BpeSpec& spec, bool& byte_level) {
   using Kind = BpeSpec::Step::Kind;
   const std::string type = part.type();
@@ -130,6 +140,10 @@ void read_pre_tokenizer(const Part& part, BpeSpec& spec, bool& byte_level) {
     for (const Part& inner : part.list("pretokenizers")) read_pre_tokenizer(inner, spec, byte_level);
   } else if (type == "Split") {
     part.only({"type", "pattern", "behavior", "invert"});
+    // Gemma's splits at spaces, of which its normalizer leaves none.
+    if (part.part("pattern").find("String") != nullptr && part.part("pattern").text("String") == " " &&
+        !part.flag("invert", false) && replaces_spaces(spec))
+      return;
     if (part.text("behavior") != "Isolated") part.refuse("behavior \"" + part.text("behavior") + "\"");
     if (part.flag("invert", false)) part.refuse("invert");
     const Part pattern = part.part("pattern");

@@ -127,6 +127,17 @@ TEST_F(TokenizerFile, PrefixSpaceAndUnknownToken) {
   EXPECT_EQ(open_tokenizer(write(json))->encode("aab xyb"), (Ids{5, 4, 3, 2, 1}));
 }
 
+TEST_F(TokenizerFile, SplittingAtSpacesThatTheNormalizerReplacedDoesNothing) {
+  // As Gemma's tokenizer.json: no prefix, and a pre-tokenizer that has nothing left to do.
+  core::Json json = small_characters();
+  json["normalizer"] = core::Json::parse(R"({"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"})");
+  json["pre_tokenizer"] = core::Json::parse(
+      R"({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false})");
+  EXPECT_EQ(open_tokenizer(write(json))->encode("ab  ab a"), (Ids{260, 256, 259, 258, 259}));
+  json["normalizer"] = nullptr;
+  expect_refused(write(json), "MergedWithPrevious");
+}
+
 TEST_F(TokenizerFile, CharactersFallBackToBytes) {
   const auto tokenizer = open_tokenizer(write(small_characters()));
   EXPECT_EQ(tokenizer->encode("ab \xC3\xA9<s>a"), (Ids{259, 258, 256, 0xC3, 0xA9, 261, 259}));

@@ -58,7 +58,10 @@ TEST(RunPaths, AreAsDocumented) {
   EXPECT_EQ(paths.layer("model.layers.7.self_attn.q_proj"), "/r/layers/model.layers.7.self_attn.q_proj.h5");
   for (const std::string& name : {std::string("../x"), std::string("/etc/passwd"), std::string()})
     EXPECT_THROW(paths.layer(name), core::InternalError) << name;
+  EXPECT_EQ(paths.hessian(3, "expert.12.gate_up"), "/r/hessians/block_003.expert.12.gate_up.h5");
   EXPECT_THROW(paths.hessian(-1, "o"), core::InternalError);
+  EXPECT_THROW(paths.hessian(0, "expert/12"), core::InternalError);
+  EXPECT_THROW(paths.hessian(0, ""), core::InternalError);
 }
 
 TEST(RunDirectory, IsCreatedTwiceWithoutHarm) {

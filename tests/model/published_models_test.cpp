@@ -1,0 +1,122 @@
+// Sizes of published models by their config.json: the numbers of parameters that their makers state.
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "model/config.h"
+
+namespace voronoi::model {
+namespace {
+
+struct Published {
+  const char* name;
+  core::Json config;
+  std::int64_t n_parameters, n_sites;
+};
+
+void PrintTo(const Published& model, std::ostream* stream) { *stream << model.name; }
+
+class PublishedModel : public ::testing::TestWithParam<Published> {};
+
+TEST_P(PublishedModel, HasItsNumberOfParametersAndOneFileASite) {
+  const ModelConfig config = parse_config(GetParam().config, "config.json");
+  std::int64_t n_parameters = 0;
+  for (const TensorSpec& spec : expected_tensors(config)) n_parameters += core::element_count(spec.shape).value();
+  EXPECT_EQ(n_parameters, GetParam().n_parameters);
+  std::int64_t n_sites = 0;
+  std::set<std::string> linears;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    std::set<std::string> names;
+    for (const SiteSpec& site : block_sites(config, layer)) {
+      EXPECT_TRUE(names.insert(site.name).second) << site.name;
+      EXPECT_EQ(site.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz_.0123456789"), std::string::npos);
+      for (const LinearSpec& linear : site.linears) EXPECT_TRUE(linears.insert(linear.name).second) << linear.name;
+    }
+    n_sites += static_cast<std::int64_t>(names.size());
+  }
+  EXPECT_EQ(n_sites, GetParam().n_sites);
+}
+
+const Published kPublished[] = {
+    {"Mixtral_8x7B",
+     {{"model_type", "mixtral"},
+      {"hidden_size", 4096},
+      {"intermediate_size", 14336},
+      {"num_hidden_layers", 32},
+      {"num_attention_heads", 32},
+      {"num_key_value_heads", 8},
+      {"num_local_experts", 8},
+      {"num_experts_per_tok", 2},
+      {"vocab_size", 32000}},
+     46'702'792'704,
+     32 * (2 + 2 * 8)},
+    {"Qwen15_MoE_A27B",
+     {{"model_type", "qwen2_moe"},
+      {"hidden_size", 2048},
+      {"intermediate_size", 5632},
+      {"num_hidden_layers", 24},
+      {"num_attention_heads", 16},
+      {"num_key_value_heads", 16},
+      {"num_experts", 60},
+      {"num_experts_per_tok", 4},
+      {"moe_intermediate_size", 1408},
+      {"shared_expert_intermediate_size", 5632},
+      {"vocab_size", 151936}},
+     14'315'784'192,
+     24 * (2 + 2 * 60 + 2)},
+    {"Qwen3_30B_A3B",
+     {{"model_type", "qwen3_moe"},
+      {"hidden_size", 2048},
+      {"intermediate_size", 6144},
+      {"num_hidden_layers", 48},
+      {"num_attention_heads", 32},
+      {"num_key_value_heads", 4},
+      {"head_dim", 128},
+      {"num_experts", 128},
+      {"num_experts_per_tok", 8},
+      {"moe_intermediate_size", 768},
+      {"norm_topk_prob", true},
+      {"vocab_size", 151936}},
+     30'532'122'624,
+     48 * (2 + 2 * 128)},
+    {"Gemma_2B",
+     {{"model_type", "gemma"},
+      {"hidden_size", 2048},
+      {"intermediate_size", 16384},
+      {"num_hidden_layers", 18},
+      {"num_attention_heads", 8},
+      {"num_key_value_heads", 1},
+      {"vocab_size", 256000}},
+     2'506'172'416,
+     18 * 4},
+    {"Gemma2_2B",
+     {{"model_type", "gemma2"},
+      {"hidden_size", 2304},
+      {"intermediate_size", 9216},
+      {"num_hidden_layers", 26},
+      {"num_attention_heads", 8},
+      {"num_key_value_heads", 4},
+      {"vocab_size", 256000}},
+     2'614'341'888,
+     26 * 4},
+    {"Phi3_mini_4k",
+     {{"model_type", "phi3"},
+      {"hidden_size", 3072},
+      {"intermediate_size", 8192},
+      {"num_hidden_layers", 32},
+      {"num_attention_heads", 32},
+      {"num_key_value_heads", 32},
+      {"sliding_window", 2047},
+      {"vocab_size", 32064}},
+     3'821'079'552,
+     32 * 4},
+};
+
+INSTANTIATE_TEST_SUITE_P(All, PublishedModel, ::testing::ValuesIn(kPublished),
+                         [](const ::testing::TestParamInfo<Published>& parameter) {
+                           return std::string(parameter.param.name);
+                         });
+
+}  // namespace
+}  // namespace voronoi::model
