@@ -11,13 +11,19 @@ inline constexpr int kColumnThreads = 512, kColumnWarps = kColumnThreads / kWarp
 inline constexpr int kColumnKept = 4;
 inline constexpr int kPointFloats = kColumnWarps * 4 * kColumnKept;  ///< kept scores of one of 16 P points
 
-/// Shared memory of a search; P tiles of 16 points are searched together.
+/// Shared memory of a search, in which P tiles of 16 points are searched together.
+template <int P>
 struct SearchSpace {
-  float* kept;        ///< [16 P kPointFloats]
-  int* flagged;       ///< [16 P kColumnWarps] points left to the exact search
-  int* n_flagged;     ///< 0 between searches
-  float* warp_score;  ///< [kColumnWarps]
-  int* warp_index;    ///< [kColumnWarps]
+  static constexpr int kFlagged = 16 * P * kPointFloats, kCount = kFlagged + 16 * P * kColumnWarps,
+                       kScores = kCount + 4, kIndices = kScores + kColumnWarps, kFloats = kIndices + kColumnWarps;
+  float* base;
+
+  __device__ __forceinline__ float* kept() const { return base; }  ///< [16 P kPointFloats]
+  /// Points left to the exact search [16 P kColumnWarps], and how many; 0 between searches.
+  __device__ __forceinline__ int* flagged() const { return reinterpret_cast<int*>(base + kFlagged); }
+  __device__ __forceinline__ int* n_flagged() const { return reinterpret_cast<int*>(base + kCount); }
+  __device__ __forceinline__ float* warp_score() const { return base + kScores; }  ///< [kColumnWarps]
+  __device__ __forceinline__ int* warp_index() const { return reinterpret_cast<int*>(base + kIndices); }
 };
 
 /// Points of a search, in shared memory: vector i * per + j is one of `per` variants of vector i.
@@ -54,12 +60,12 @@ __device__ __forceinline__ float mth_lowest(float first, float second, int count
 }
 
 /// All centroids for the flagged points, by the whole block.
-template <int kSteps>
-__device__ void search_flagged(const SearchSpace& space, const Book& book, const SearchPoints& points, int m,
+template <int kSteps, int P>
+__device__ void search_flagged(const SearchSpace<P>& space, const Book& book, const SearchPoints& points, int m,
                                int* found, float* distance2) {
-  const int n_flagged = *space.n_flagged;
+  const int n_flagged = *space.n_flagged();
   for (int f = 0; f < n_flagged; ++f) {
-    const int i = space.flagged[f];
+    const int i = space.flagged()[f];
     const bool tail = i / points.per == points.tail;
     const Point<kSteps> point = point_of<kSteps>(points, book.dim, i);
     float after = -INFINITY;
@@ -76,12 +82,12 @@ __device__ void search_flagged(const SearchSpace& space, const Book& book, const
       }
       warp_min_with_index(best, best_index);
       if (lane_id() == 0) {
-        space.warp_score[warp_id()] = best;
-        space.warp_index[warp_id()] = best_index;
+        space.warp_score()[warp_id()] = best;
+        space.warp_index()[warp_id()] = best_index;
       }
       sync_threads();
-      best = lane_id() < kColumnWarps ? space.warp_score[lane_id()] : INFINITY;
-      best_index = lane_id() < kColumnWarps ? space.warp_index[lane_id()] : 0x7FFFFFFF;
+      best = lane_id() < kColumnWarps ? space.warp_score()[lane_id()] : INFINITY;
+      best_index = lane_id() < kColumnWarps ? space.warp_index()[lane_id()] : 0x7FFFFFFF;
       warp_min_with_index(best, best_index);
       // None is left only where the point is not finite: any valid index will do.
       after = best;
@@ -95,14 +101,14 @@ __device__ void search_flagged(const SearchSpace& space, const Book& book, const
       sync_threads();
     }
   }
-  if (threadIdx.x == 0) *space.n_flagged = 0;
+  if (threadIdx.x == 0) *space.n_flagged() = 0;
   sync_threads();
 }
 
 /// Second look of one warp at point i: `kept` its scores from n_cells lanes, each of which saw cell_groups(cell)
 /// groups.
-template <int kSteps, class CellGroups>
-__device__ __forceinline__ void look_again(const SearchSpace& space, const Book& book, const SearchPoints& points,
+template <int kSteps, int P, class CellGroups>
+__device__ __forceinline__ void look_again(const SearchSpace<P>& space, const Book& book, const SearchPoints& points,
                                            int i, float* kept, int region, int n_cells, const CellGroups& cell_groups,
                                            int m, int* found, float* distance2) {
   const int lane = lane_id();
@@ -164,7 +170,7 @@ __device__ __forceinline__ void look_again(const SearchSpace& space, const Book&
       }
     }
   if (ballot(may_lack) != 0 || listed > room) {
-    if (lane == 0) space.flagged[atomic_add(space.n_flagged, 1)] = i;
+    if (lane == 0) space.flagged()[atomic_add(space.n_flagged(), 1)] = i;
     return;
   }
   if (m == 1) {
@@ -190,8 +196,9 @@ __device__ __forceinline__ void look_again(const SearchSpace& space, const Book&
 /// found [count, m] and, for m = 1, distance2 [count] (may be null); fragments: the book's, or their copy in shared
 /// memory. Collective over the block; the points are ready before, the results after.
 template <int kSteps, int P>
-__device__ __forceinline__ void search_column(const SearchSpace& space, const Book& book, const float* shared_fragments,
-                                              const SearchPoints& points, int m, int* found, float* distance2) {
+__device__ __forceinline__ void search_column(const SearchSpace<P>& space, const Book& book,
+                                              const float* shared_fragments, const SearchPoints& points, int m,
+                                              int* found, float* distance2) {
   const int warp = warp_id(), lane = lane_id(), n_tiles = (points.count + 16 * P - 1) / (16 * P);
   const std::uint32_t id_mask = (1U << book.id_bits) - 1;
   for (int first = 0; first < n_tiles; first += kColumnWarps) {
@@ -222,7 +229,7 @@ __device__ __forceinline__ void search_column(const SearchSpace& space, const Bo
 #pragma unroll
       for (int slot = 0; slot < 2 * P; ++slot) {
         float* kept =
-            space.kept + ((tile * 2 * P + slot) * 8 + lane / 4) * region + (share * 4 + lane % 4) * kColumnKept;
+            space.kept() + ((tile * 2 * P + slot) * 8 + lane / 4) * region + (share * 4 + lane % 4) * kColumnKept;
 #pragma unroll
         for (int j = 0; j < kColumnKept; ++j) kept[j] = lowest.kept[slot][j];
       }
@@ -233,14 +240,14 @@ __device__ __forceinline__ void search_column(const SearchSpace& space, const Bo
       const int i = first * 16 * P + local;
       if (i >= points.count) break;
       if (i / points.per == points.tail) {
-        if (lane == 0) space.flagged[atomic_add(space.n_flagged, 1)] = i;
+        if (lane == 0) space.flagged()[atomic_add(space.n_flagged(), 1)] = i;
         continue;
       }
-      look_again<kSteps>(space, book, points, i, space.kept + local * region, region, 4 * shares, cell_groups, m, found,
-                         distance2);
+      look_again<kSteps, P>(space, book, points, i, space.kept() + local * region, region, 4 * shares, cell_groups, m,
+                            found, distance2);
     }
     sync_threads();
-    search_flagged<kSteps>(space, book, points, m, found, distance2);
+    search_flagged<kSteps, P>(space, book, points, m, found, distance2);
   }
 }
 

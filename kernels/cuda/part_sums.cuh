@@ -71,7 +71,7 @@ __global__ void make_keys(Source source, std::int64_t n, std::uint32_t* __restri
 /// A warp a segment: lanes side by side take the values of an item, 32 / width items go in turns, and the turns are
 /// added in order. Bound by memory: each value is read once, an item's together.
 template <class Source>
-__global__ void __launch_bounds__(kSumThreads)
+__global__ void __launch_bounds__(kSumThreads, 4)
     sum_segments(Source source, std::int64_t n_segments, const std::int32_t* __restrict__ first,
                  const std::int32_t* __restrict__ order, double* __restrict__ sums) {
   const std::int64_t segment = static_cast<std::int64_t>(blockIdx.x) * (kSumThreads / kWarpSize) + warp_id();

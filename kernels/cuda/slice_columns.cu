@@ -9,47 +9,53 @@ namespace {
 
 constexpr int kOutlierBook = 1 << 30;  // what a slot holds beside a group's book; -1: nothing yet
 
-/// The shared memory of a block; every array starts at a multiple of 16 bytes.
-struct Space {
-  float *main_slot, *residual_slot;  ///< fragments of a book
-  float* tile;                       ///< [kColumnBlock, rows] targets, and of the columns behind what they owe
-  float* diagonal;                   ///< [kColumnStep, kColumnStep] of the coupling
-  float *points, *target, *chosen;   ///< [rows] of a column
-  float *rest, *distance;            ///< [rows, candidates], [vectors, candidates] of a residual search
-  int *candidates, *residuals;       ///< [vectors, candidates] results of the searches
-  int *codes, *residual_codes;       ///< [vectors]
-  SearchSpace search;
-  std::int64_t floats = 0;
+ColumnSpace lay_out_space(const ColumnTask& task) {
+  ColumnSpace space{};
+  const auto take = [&](std::int64_t count) {
+    const int at = space.floats;
+    space.floats += static_cast<int>((count + 3) / 4 * 4);
+    return at;
+  };
+  const std::int64_t rows = task.tile_rows, vectors = task.max_vectors;
+  const std::int64_t second = task.residual.k > 0 ? task.candidates : 0;
+  space.now = take(2 * std::int64_t{sizeof(ColumnNow) / sizeof(float)});
+  space.main_slot = take(task.main_slot);
+  space.residual_slot = take(task.residual_slot);
+  space.tile = take(kColumnBlock * rows);
+  space.diagonal = take(kColumnStep * kColumnStep);
+  space.points = take(rows);
+  space.target = take(rows);
+  space.chosen = take(rows);
+  space.rest = take(rows * second);
+  space.distance = take(vectors * second);
+  space.candidates = take(vectors * (second > 0 ? second : 1));
+  space.residuals = take(vectors * second);
+  space.codes = take(vectors);
+  space.residual_codes = take(second > 0 ? vectors : 0);
+  space.search = take(task.point_tiles == 1 ? SearchSpace<1>::kFloats : SearchSpace<2>::kFloats);
+  return space;
+}
 
-  /// base null: for the size alone.
-  __host__ __device__ Space(const ColumnTask& task, float* base) {
-    const auto take = [&](std::int64_t count) {
-      float* at = base != nullptr ? base + floats : nullptr;
-      floats += (count + 3) / 4 * 4;
-      return at;
-    };
-    const auto take_ints = [&](std::int64_t count) { return reinterpret_cast<int*>(take(count)); };
-    const std::int64_t rows = task.tile_rows, vectors = task.max_vectors;
-    const std::int64_t second = task.residual.k > 0 ? task.candidates : 0;
-    main_slot = take(task.main_slot);
-    residual_slot = take(task.residual_slot);
-    tile = take(kColumnBlock * rows);
-    diagonal = take(kColumnStep * kColumnStep);
-    points = take(rows);
-    target = take(rows);
-    chosen = take(rows);
-    rest = take(rows * second);
-    distance = take(vectors * second);
-    candidates = take_ints(vectors * (second > 0 ? second : 1));
-    residuals = take_ints(vectors * second);
-    codes = take_ints(vectors);
-    residual_codes = take_ints(second > 0 ? vectors : 0);
-    search.kept = take(16 * task.point_tiles * kPointFloats);
-    search.flagged = take_ints(16 * task.point_tiles * kColumnWarps);
-    search.n_flagged = take_ints(1);
-    search.warp_score = take(kColumnWarps);
-    search.warp_index = take_ints(kColumnWarps);
+/// The same as addresses: offsets are constants of the launch, so that no register holds one between its uses.
+struct Space {
+  const ColumnTask& task;
+
+  __device__ __forceinline__ float* floats(int at) const { return dynamic_shared<float>() + at; }
+  __device__ __forceinline__ int* ints(int at) const { return dynamic_shared<int>() + at; }
+  __device__ __forceinline__ ColumnNow& now(int column) const {
+    return reinterpret_cast<ColumnNow*>(floats(task.space.now))[column % 2];
   }
+  __device__ __forceinline__ float* tile() const { return floats(task.space.tile); }
+  __device__ __forceinline__ float* diagonal() const { return floats(task.space.diagonal); }
+  __device__ __forceinline__ float* points() const { return floats(task.space.points); }
+  __device__ __forceinline__ float* target() const { return floats(task.space.target); }
+  __device__ __forceinline__ float* chosen() const { return floats(task.space.chosen); }
+  __device__ __forceinline__ float* rest() const { return floats(task.space.rest); }
+  __device__ __forceinline__ float* distance() const { return floats(task.space.distance); }
+  __device__ __forceinline__ int* candidates() const { return ints(task.space.candidates); }
+  __device__ __forceinline__ int* residuals() const { return ints(task.space.residuals); }
+  __device__ __forceinline__ int* codes() const { return ints(task.space.codes); }
+  __device__ __forceinline__ int* residual_codes() const { return ints(task.space.residual_codes); }
 };
 // What a step's columns owe the rest of their block needs the coupling, staged where kept scores are at other times.
 static_assert(kColumnStep * kColumnBlock <= 16 * kPointFloats);
@@ -57,9 +63,10 @@ static_assert(kColumnStep * kColumnBlock <= 16 * kPointFloats);
 int fragment_floats(const Book& book) { return book.n_groups * group_floats(book.steps); }
 
 /// The book's fragments in shared memory, copied unless `held` says that they are there; null where they do not fit.
+template <int kSteps>
 __device__ __forceinline__ const float* hold_book(const Book& book, int which, int slot_floats, float* slot,
                                                   int& held) {
-  const int count = book.n_groups * group_floats(book.steps);
+  const int count = book.n_groups * group_floats(kSteps);
   if (count > slot_floats) return nullptr;
   if (held != which) {
     sync_threads();
@@ -73,8 +80,29 @@ __device__ __forceinline__ const float* hold_book(const Book& book, int which, i
 }
 
 /// Exact row of centroid j.
+template <int kSteps>
 __device__ __forceinline__ const float* row_of(const Book& book, int j) {
-  return book.rows + static_cast<std::int64_t>(j) * row_floats(book.steps);
+  return book.rows + static_cast<std::int64_t>(j) * row_floats(kSteps);
+}
+
+__device__ __forceinline__ void describe_column(const ColumnTask& task, std::int64_t column, std::int64_t row0,
+                                                int real, ColumnNow& now) {
+  const bool outlier = column < task.outlier_size;
+  const int group = outlier ? 0 : static_cast<int>((column - task.outlier_size) / task.group_size);
+  now.which = outlier ? kOutlierBook : group;
+  now.main = outlier ? task.outlier : book_at(task.main, group);
+  now.has_residual = !outlier && task.residual.k > 0;
+  if (now.has_residual) now.residual = book_at(task.residual, group);
+  now.candidates = now.has_residual ? task.candidates : 1;
+  now.scale = task.scale[column];
+  now.bias = task.bias[column];
+  now.inverse_scale = 1.0F / now.scale;
+  now.inverse_own = task.feedback ? 1.0F / task.coupling[column * (task.in_features + 1)] : 0.0F;
+  const int v = now.main.dim;
+  const std::int64_t whole = task.searched_rows / v, first = row0 / v;
+  now.n_vectors = (real + v - 1) / v;
+  now.tail = whole - first < now.n_vectors ? static_cast<int>(whole - first) : -1;
+  now.valid = static_cast<int>(task.searched_rows - whole * v);
 }
 
 /// What a sweep keeps of a column: codes whose vector is no nearer become -1. A thread a vector.
@@ -83,11 +111,11 @@ __device__ __forceinline__ void drop_no_nearer(const Space& space, const float* 
   for (int i = static_cast<int>(threadIdx.x); i < n_vectors; i += kColumnThreads) {
     float old_distance = 0, new_distance = 0;
     for (int r = i * v; r < (i + 1) * v && r < real; ++r) {
-      const float a = space.target[r] - quantized[r], b = space.target[r] - space.chosen[r];
+      const float a = space.target()[r] - quantized[r], b = space.target()[r] - space.chosen()[r];
       old_distance += a * a;
       new_distance += b * b;
     }
-    if (!(new_distance < old_distance)) space.codes[i] = -1;
+    if (!(new_distance < old_distance)) space.codes()[i] = -1;
   }
 }
 
@@ -96,7 +124,7 @@ __device__ __forceinline__ void drop_no_nearer(const Space& space, const float* 
 __device__ __forceinline__ void spread_step(const Space& space, const float* coupling, std::int64_t n,
                                             std::int64_t begin, int step, int step_end, int columns, int rows) {
   const int depth = step_end - step, rest = columns - step_end;
-  float* staged = space.search.kept;
+  float* staged = space.floats(space.task.space.search);
   sync_threads();
   for (int i = static_cast<int>(threadIdx.x); i < depth * rest; i += kColumnThreads)
     staged[i / rest * kColumnBlock + i % rest] = coupling[(begin + step + i / rest) * n + begin + step_end + i % rest];
@@ -105,8 +133,8 @@ __device__ __forceinline__ void spread_step(const Space& space, const float* cou
     const int to = i / rows, r = i % rows;
     float sum = 0;
 #pragma unroll 4
-    for (int j = 0; j < depth; ++j) sum = fmaf(staged[j * kColumnBlock + to], space.tile[(step + j) * rows + r], sum);
-    space.tile[(step_end + to) * rows + r] -= sum;
+    for (int j = 0; j < depth; ++j) sum = fmaf(staged[j * kColumnBlock + to], space.tile()[(step + j) * rows + r], sum);
+    space.tile()[(step_end + to) * rows + r] -= sum;
   }
 }
 
@@ -117,7 +145,8 @@ __device__ __forceinline__ void spread_step(const Space& space, const float* cou
 /// the book does not fit. Barriers and the second look add about 1 us a column.
 template <int kSteps, int P>
 __global__ void __launch_bounds__(kColumnThreads, 1) quantize_columns(ColumnTask task, std::int64_t first_column) {
-  const Space space(task, dynamic_shared<float>());
+  const Space space{task};
+  const SearchSpace<P> search{space.floats(task.space.search)};
   const int thread = static_cast<int>(threadIdx.x), rows = task.tile_rows;
   const std::int64_t n = task.in_features, row0 = static_cast<std::int64_t>(blockIdx.x) * rows;
   const std::int64_t begin = first_column + static_cast<std::int64_t>(blockIdx.y) * kColumnBlock;
@@ -127,8 +156,8 @@ __global__ void __launch_bounds__(kColumnThreads, 1) quantize_columns(ColumnTask
   const int real = task.rows - row0 >= rows ? rows : task.rows > row0 ? static_cast<int>(task.rows - row0) : 0;
 
   for (int i = thread; i < columns * rows; i += kColumnThreads)
-    space.tile[i] = i % rows < stored ? task.target[(begin + i / rows) * task.width + row0 + i % rows] : 0.0F;
-  if (thread == 0) *space.search.n_flagged = 0;
+    space.tile()[i] = i % rows < stored ? task.target[(begin + i / rows) * task.width + row0 + i % rows] : 0.0F;
+  if (thread == 0) *search.n_flagged() = 0;
   int main_held = -1, residual_held = -1;
 
   for (int c = 0; c < columns; ++c) {
@@ -138,68 +167,60 @@ __global__ void __launch_bounds__(kColumnThreads, 1) quantize_columns(ColumnTask
     if (c == step && task.feedback)
       for (int i = thread; i < kColumnStep * kColumnStep; i += kColumnThreads) {
         const int from = step + i / kColumnStep, to = step + i % kColumnStep;
-        space.diagonal[i] = from < columns && to < columns ? task.coupling[(begin + from) * n + begin + to] : 0.0F;
+        space.diagonal()[i] = from < columns && to < columns ? task.coupling[(begin + from) * n + begin + to] : 0.0F;
       }
+    if (thread == 0) describe_column(task, column, row0, real, space.now(c));
     sync_threads();
 
-    const bool outlier = column < task.outlier_size;
-    const int group = outlier ? 0 : static_cast<int>((column - task.outlier_size) / task.group_size);
-    const Book book = outlier ? task.outlier : book_at(task.main, group);
-    const bool has_residual = !outlier && task.residual.k > 0;
-    const Book second = has_residual ? book_at(task.residual, group) : Book{};
-    const int v = book.dim, m = has_residual ? task.candidates : 1;
-    const float scale = task.scale[column], bias = task.bias[column], inverse_scale = 1.0F / scale;
-    const float inverse_own = task.feedback ? 1.0F / task.coupling[column * (n + 1)] : 0.0F;
+    const ColumnNow& now = space.now(c);
     for (int r = thread; r < rows; r += kColumnThreads) {
-      float value = space.tile[c * rows + r];
+      float value = space.tile()[c * rows + r];
       if (task.feedback)
         for (int j = step; j < c; ++j)
-          value -= space.diagonal[(j - step) * kColumnStep + c - step] * space.tile[j * rows + r];
+          value -= space.diagonal()[(j - step) * kColumnStep + c - step] * space.tile()[j * rows + r];
       if (task.sweep)
-        value = (r < stored ? task.quantized[at0 + r] : 0.0F) + value * inverse_own;
+        value = (r < stored ? task.quantized[at0 + r] : 0.0F) + value * now.inverse_own;
       else if (r < stored)
         task.target[at0 + r] = value;
-      space.target[r] = value;
-      space.points[r] = (value - bias) * inverse_scale;
+      space.target()[r] = value;
+      space.points()[r] = (value - now.bias) * now.inverse_scale;
     }
 
-    // Vectors that hold rows; the last may be searched over its first components alone.
-    const std::int64_t first_vector = row0 / v, whole = task.searched_rows / v;
-    const int n_vectors = (real + v - 1) / v;
-    const int tail = whole - first_vector < n_vectors ? static_cast<int>(whole - first_vector) : -1;
-    const int valid = static_cast<int>(task.searched_rows - whole * v);
-    for (int phase = 0; phase < (has_residual ? 2 : 1); ++phase) {
+    for (int phase = 0; phase < (now.has_residual ? 2 : 1); ++phase) {
       const bool main = phase == 0;
+      const int v = now.main.dim, m = now.candidates;
       if (!main)
-        for (int i = thread; i < n_vectors * m * v; i += kColumnThreads)
-          space.rest[i] = space.points[i / v / m * v + i % v] - row_of(book, space.candidates[i / v])[i % v];
-      const Book searched = main ? book : second;
-      const float* fragments =
-          main ? hold_book(book, outlier ? kOutlierBook : group, task.main_slot, space.main_slot, main_held)
-               : hold_book(second, group, task.residual_slot, space.residual_slot, residual_held);
-      const SearchPoints points{main ? space.points : space.rest, main ? n_vectors : n_vectors * m, main ? 1 : m, tail,
-                                valid};
+        for (int i = thread; i < now.n_vectors * m * v; i += kColumnThreads)
+          space.rest()[i] =
+              space.points()[i / v / m * v + i % v] - row_of<kSteps>(now.main, space.candidates()[i / v])[i % v];
+      const Book& searched = main ? now.main : now.residual;
+      const int slot = main ? task.space.main_slot : task.space.residual_slot;
+      const float* fragments = hold_book<kSteps>(searched, now.which, main ? task.main_slot : task.residual_slot,
+                                                 space.floats(slot), main ? main_held : residual_held);
+      const SearchPoints points{main ? space.points() : space.rest(), main ? now.n_vectors : now.n_vectors * m,
+                                main ? 1 : m, now.tail, now.valid};
       sync_threads();
-      search_column<kSteps, P>(space.search, searched, fragments, points, main ? m : 1,
-                               main ? space.candidates : space.residuals, main ? nullptr : space.distance);
+      search_column<kSteps, P>(search, searched, fragments, points, main ? m : 1,
+                               main ? space.candidates() : space.residuals(), main ? nullptr : space.distance());
     }
 
+    const int v = now.main.dim, n_vectors = now.n_vectors, m = now.candidates;
     for (int i = thread; i < n_vectors; i += kColumnThreads) {
       int best = i * m;
       for (int j = i * m + 1; j < (i + 1) * m; ++j)
-        if (space.distance[j] < space.distance[best]) best = j;
-      space.codes[i] = space.candidates[best];
-      if (has_residual) space.residual_codes[i] = space.residuals[best];
+        if (space.distance()[j] < space.distance()[best]) best = j;
+      space.codes()[i] = space.candidates()[best];
+      if (now.has_residual) space.residual_codes()[i] = space.residuals()[best];
     }
     sync_threads();
     for (int r = thread; r < rows; r += kColumnThreads) {
       float value = 0;
       if (r < real) {
-        value = row_of(book, space.codes[r / v])[r % v];
-        if (has_residual) value += row_of(second, space.residual_codes[r / v])[r % v];
-        value = value * scale + bias;
+        value = row_of<kSteps>(now.main, space.codes()[r / v])[r % v];
+        if (now.has_residual) value += row_of<kSteps>(now.residual, space.residual_codes()[r / v])[r % v];
+        value = value * now.scale + now.bias;
       }
-      space.chosen[r] = value;
+      space.chosen()[r] = value;
     }
     if (task.sweep) {
       sync_threads();
@@ -207,19 +228,19 @@ __global__ void __launch_bounds__(kColumnThreads, 1) quantize_columns(ColumnTask
       sync_threads();
     }
     for (int r = thread; r < rows; r += kColumnThreads) {
-      const float chosen = space.chosen[r];
-      float owed = (space.target[r] - chosen) * inverse_own;
-      if (task.sweep) owed = r < real && space.codes[r / v] >= 0 ? chosen - task.quantized[at0 + r] : 0.0F;
-      if (r < stored && (!task.sweep || (r < real && space.codes[r / v] >= 0))) task.quantized[at0 + r] = chosen;
+      const float chosen = space.chosen()[r];
+      float owed = (space.target()[r] - chosen) * now.inverse_own;
+      if (task.sweep) owed = r < real && space.codes()[r / v] >= 0 ? chosen - task.quantized[at0 + r] : 0.0F;
+      if (r < stored && (!task.sweep || (r < real && space.codes()[r / v] >= 0))) task.quantized[at0 + r] = chosen;
       if (!task.feedback) continue;
-      space.tile[c * rows + r] = owed;
+      space.tile()[c * rows + r] = owed;
       if (r < stored) task.owed[c * task.width + row0 + r] = owed;
     }
     for (int i = thread; i < n_vectors; i += kColumnThreads) {
-      if (space.codes[i] < 0) continue;
-      const std::int64_t at = column * task.code_stride + first_vector + i;
-      task.codes.main[at] = space.codes[i];
-      if (has_residual) task.codes.residual[at] = space.residual_codes[i];
+      if (space.codes()[i] < 0) continue;
+      const std::int64_t at = column * task.code_stride + row0 / v + i;
+      task.codes.main[at] = space.codes()[i];
+      if (now.has_residual) task.codes.residual[at] = space.residual_codes()[i];
     }
     if (task.feedback && c + 1 == step_end && step_end < columns)
       spread_step(space, task.coupling, n, begin, step, step_end, columns, rows);
@@ -228,10 +249,11 @@ __global__ void __launch_bounds__(kColumnThreads, 1) quantize_columns(ColumnTask
 
 template <int kSteps>
 void launch_columns(Native& native, const ColumnTask& task, dim3 grid, std::int64_t begin) {
+  const std::int64_t shared_bytes = task.space.floats * std::int64_t{sizeof(float)};
   if (task.point_tiles == 1)
-    launch(native, quantize_columns<kSteps, 1>, grid, dim3(kColumnThreads), task.shared_bytes, task, begin);
+    launch(native, quantize_columns<kSteps, 1>, grid, dim3(kColumnThreads), shared_bytes, task, begin);
   else
-    launch(native, quantize_columns<kSteps, 2>, grid, dim3(kColumnThreads), task.shared_bytes, task, begin);
+    launch(native, quantize_columns<kSteps, 2>, grid, dim3(kColumnThreads), shared_bytes, task, begin);
 }
 
 }  // namespace
@@ -245,7 +267,7 @@ void plan_columns(const Native& native, const VqSlice& slice, ColumnTask& task) 
     task.tile_rows = static_cast<int>(rows);
     task.max_vectors = static_cast<int>(rows / (outliers ? std::min(slice.v, slice.v0) : slice.v));
     task.main_slot = task.residual_slot = 0;
-    return limit - Space(task, nullptr).floats;
+    return limit - lay_out_space(task).floats;
   };
   const auto rows_of = [&](int point_tiles) { return std::max(unit, 16 * point_tiles * slice.v / unit * unit); };
   std::int64_t rows = rows_of(1), left = floats_left(rows, 1);
@@ -260,7 +282,7 @@ void plan_columns(const Native& native, const VqSlice& slice, ColumnTask& task) 
     if (fragment_floats(*book) <= left) task.main_slot = std::max(task.main_slot, fragment_floats(*book));
   left -= task.main_slot;
   if (fragment_floats(task.residual) <= left) task.residual_slot = fragment_floats(task.residual);
-  task.shared_bytes = Space(task, nullptr).floats * std::int64_t{sizeof(float)};
+  task.space = lay_out_space(task);
 }
 
 void run_columns(Native& native, const ColumnTask& task, std::int64_t begin) {

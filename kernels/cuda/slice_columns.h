@@ -12,6 +12,31 @@ namespace voronoi::kernels::gpu {
 // in smaller steps of the same kind.
 inline constexpr int kColumnBlock = 128, kColumnStep = 16;
 
+/// Where the arrays of a block stand in its shared memory, in floats; each at a multiple of 16 bytes.
+struct ColumnSpace {
+  int now;                       ///< [2] ColumnNow: of a column and of the one before
+  int main_slot, residual_slot;  ///< fragments of a book
+  int tile;                      ///< [kColumnBlock, rows] targets, and of the columns behind what they owe
+  int diagonal;                  ///< [kColumnStep, kColumnStep] of the coupling
+  int points, target, chosen;    ///< [rows] of a column
+  int rest, distance;            ///< [rows, candidates], [vectors, candidates] of a residual search
+  int candidates, residuals;     ///< [vectors, candidates], ints: results of the searches
+  int codes, residual_codes;     ///< [vectors], ints
+  int search;                    ///< SearchSpace
+  int floats;                    ///< all of it
+};
+
+/// What all threads need to know of a column: in shared memory, for want of registers.
+struct ColumnNow {
+  Book main, residual;
+  float scale, bias, inverse_scale, inverse_own;
+  int which;  ///< group, or kOutlierBook
+  bool has_residual;
+  int candidates;   ///< for each vector; 1 without a residual book
+  int n_vectors;    ///< of the tile that hold rows
+  int tail, valid;  ///< vector that is searched over its first `valid` components alone; -1: none
+};
+
 struct ColumnTask {
   std::int64_t in_features = 0, rows = 0, width = 0, searched_rows = 0, code_stride = 0, outlier_size = 0,
                group_size = 0;
@@ -25,11 +50,12 @@ struct ColumnTask {
   float* owed = nullptr;            ///< [kColumnBlock, width]: the block's errors, or changes of a sweep
   VqCodes codes;
   float* quantized = nullptr;
-  // Tile of rows of a block, a multiple of both vector lengths, and its shared memory.
-  int tile_rows = 0, point_tiles = 1;
-  int main_slot = 0, residual_slot = 0;  ///< floats kept for a book's fragments; 0: read from the second-level cache
+  // What plan_columns() chooses.
+  int tile_rows = 0;                     ///< of a block: a multiple of both vector lengths
+  int point_tiles = 1;                   ///< of 16 vectors that are searched together
   int max_vectors = 0;                   ///< of a column of the tile
-  std::int64_t shared_bytes = 0;
+  int main_slot = 0, residual_slot = 0;  ///< floats kept for a book's fragments; 0: read from the second-level cache
+  ColumnSpace space;
 };
 
 /// Chooses tile and shared memory: books stay in shared memory where they fit.

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 /// Bound by arithmetic, one fused multiply-add a component and score: for points that scan_points leaves, and for
 /// tails.
 template <int kSteps>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     search_all(std::int64_t n, const unsigned* __restrict__ list_count, const std::int64_t* __restrict__ list,
                Book book, const float* __restrict__ points, const std::int32_t* __restrict__ valid_dims, int m,
                std::int32_t* __restrict__ index, float* __restrict__ distance2) {
