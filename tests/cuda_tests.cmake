@@ -37,7 +37,7 @@ gtest_discover_tests(test_emulation DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 
 
 # The program itself, from calibration to perplexity.
 add_test(NAME emulated.whole_run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/whole_run.sh)
-set_tests_properties(emulated.whole_run PROPERTIES LABELS emulated TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77 ENVIRONMENT
+set_tests_properties(emulated.whole_run PROPERTIES LABELS emulated TIMEOUT 1200 PROCESSORS 2 SKIP_RETURN_CODE 77 ENVIRONMENT
   "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
 if(VORONOI_CUDA_FOUND)
   add_test(NAME gpu.whole_run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/whole_run.sh)

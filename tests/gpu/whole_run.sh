@@ -2,6 +2,7 @@
 # A whole run on the GPU's context (or its emulation): calibration gives the same bytes on one and two ranks, quantize and eval go
 # through, and the perplexity in fp32 is the CPU's. Tiny settings: an emulated GPU computes a million times slower.
 . "$(dirname "$0")/../e2e/common.sh"
+ranks() { local n=$1; shift; timeout -k 5 600 mpirun --bind-to none -n "$n" "$VORONOI" "$@"; }
 if ! "$VORONOI" eval --model "$work/model" --text "$DATA/wikitext2/wiki.test.raw" --context 16 --windows 1 --device cuda >"$work/out" 2>&1; then
   if grep -q -e "no CUDA backend" -e "there is no GPU" "$work/out"; then echo "SKIP: $(tail -n 1 "$work/out")"; exit 77; fi
   cat "$work/out"
@@ -23,7 +24,7 @@ fi
 expect 2 "$VORONOI" "${calibrate[@]}" --run "$work/calibrated1" --dtype f32
 grep -q dtype "$work/stderr" || fail "another --dtype is not named"
 
-run=("${tiny[@]}" --method vptq --vector-length 2 --centroids 4 --kmeans-iterations 3)
+run=("${tiny[@]}" --method vptq --vector-length 4 --centroids 4 --kmeans-iterations 2)
 for n in "${counts[@]}"; do ranks "$n" quantize "${run[@]}" --run "$work/run$n" --device cuda; done
 if [ "${#counts[@]}" = 2 ]; then same_layers "$work/run1" "$work/run2"; fi
 "$VORONOI" verify "$work/run1"
