@@ -68,8 +68,9 @@ void probe_linalg(backend::Context& context, Rates& rates) {
         linalg.gemm_f32(context.exec(), false, true, n, n, n, 1.0F, a.data(), n, b.data(), n, 0.0F, c.data(), n);
       });
   std::vector<double> sum(a.size(), 0.0);
-  rates.gram = order * order * (order + 1) /
-               elapsed([&] { linalg.gram_accumulate(context.exec(), n, n, a.data(), n, sum.data()); });
+  rates.gram = order * order * (order + 1) / elapsed([&] {
+                 linalg.gram_accumulate(context.exec(), n, n, a.data(), n, core::DType::f32, sum.data());
+               });
   std::vector<double> work(a.size());
   rates.factor = 2.0 / 3.0 * order * order * order / elapsed([&] {
                    std::fill(work.begin(), work.end(), 0.1);
@@ -105,14 +106,16 @@ void probe_vectors(backend::Context& context, const quant::QuantParameters& para
                     vq.potentials(context.exec(), n, dim, points.data(), weights.data(), distance2.data(), n_candidates,
                                   candidates.data(), false, block_sums.data());
                   });
-  const std::int64_t threads = context.n_threads();
-  std::vector<std::vector<double>> sums(static_cast<std::size_t>(threads),
-                                        std::vector<double>(static_cast<std::size_t>(k * (dim + 1))));
+  // A chunk of points a thread.
+  const std::int64_t threads = context.n_threads(), all = threads * n;
+  const std::vector<float> all_points = random_values(all * dim, 6), all_weights(static_cast<std::size_t>(all), 1.0F);
+  const std::vector<std::int32_t> all_index(static_cast<std::size_t>(all), 0);
+  std::vector<std::int64_t> chunk_begin;
+  for (std::int64_t i = 0; i <= threads; ++i) chunk_begin.push_back(i * n);
+  std::vector<double> sums(static_cast<std::size_t>(threads * (k * (dim + 1) + 1)));
   rates.scattered = static_cast<double>(threads) * (points_times_dim + static_cast<double>(n)) / elapsed([&] {
-                      context.pool().parallel_for(threads, [&](std::int64_t i) {
-                        double* out = sums[static_cast<std::size_t>(i)].data();
-                        vq.centroid_sums(n, dim, points.data(), weights.data(), index.data(), k, out, out + k * dim);
-                      });
+                      vq.centroid_sums(context.exec(), threads, chunk_begin.data(), dim, all_points.data(),
+                                       all_weights.data(), all_index.data(), all_weights.data(), k, false, sums.data());
                     });
 }
 
