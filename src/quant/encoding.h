@@ -37,10 +37,10 @@ struct VqEncoding {
   std::vector<std::uint16_t> scale, bias;        ///< [in], natural column order
   std::vector<std::uint16_t> perm;               ///< [in] or empty: stored column -> natural column
   std::int64_t group_size() const { return (in_features - outlier_size) / groups; }
-  int main_bits() const;                   ///< log2 k
-  int residual_bits() const;               ///< log2 kr, 0 without a residual
-  std::int64_t vector_rows() const;        ///< R = ceil(out / v)
-  std::int64_t row_words() const;          ///< P: 32-bit words of a packed row
+  int main_bits() const;                     ///< log2 k
+  int residual_bits() const;                 ///< log2 kr, 0 without a residual
+  std::int64_t vector_rows() const;          ///< R = ceil(out / v)
+  std::int64_t row_words() const;            ///< P: 32-bit words of a packed row
   std::int64_t outlier_vector_rows() const;  ///< ceil(out / v0), 0 without outliers
   bool operator==(const VqEncoding&) const = default;
 };

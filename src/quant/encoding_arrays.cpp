@@ -53,9 +53,7 @@ template <class Encoding, class Visit>
 requires std::is_same_v<std::remove_const_t<Encoding>, VqEncoding>
 void for_each_array(Encoding& e, const Visit& visit) {
   using core::Shape;
-  visit("indices", e.indices, DType::u32, [&e] {
-    return Shape{e.groups, e.vector_rows(), e.row_words()};
-  });
+  visit("indices", e.indices, DType::u32, [&e] { return Shape{e.groups, e.vector_rows(), e.row_words()}; });
   visit("codebook", e.codebook, e.dtype, [&e] { return Shape{e.groups, e.centroids, e.vector_length}; });
   visit("residual_codebook", e.residual_codebook, e.dtype, [&e] {
     return Shape{e.groups, e.residual_centroids, e.vector_length};
