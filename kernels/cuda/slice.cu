@@ -16,11 +16,11 @@ class Columns {
           std::int64_t searched_rows, const VqCodes& codes, float* quantized)
       : native_(native),
         steps_(step_count(std::max(slice.v, slice.outlier_size > 0 ? slice.v0 : 1))),
-        main_(native, slice.groups, slice.v, slice.k, books.main, steps_, searched_rows % slice.v),
+        main_(native, slice.groups, slice.v, slice.k, books.main, steps_, Halves::compact, searched_rows % slice.v),
         residual_(native, books.residual != nullptr ? slice.groups : 0, slice.v, std::max<std::int64_t>(slice.kr, 1),
-                  books.residual, steps_, searched_rows % slice.v),
+                  books.residual, steps_, Halves::compact, searched_rows % slice.v),
         outlier_(native, slice.outlier_size > 0 ? 1 : 0, slice.v0, std::max<std::int64_t>(slice.k0, 1), books.outlier,
-                 steps_, searched_rows % slice.v0),
+                 steps_, Halves::compact, searched_rows % slice.v0),
         owed_(native, kColumnBlock * slice.width) {
     task.in_features = slice.in_features;
     task.rows = slice.rows;
