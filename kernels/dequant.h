@@ -27,6 +27,10 @@ struct PackedLinear {
 };
 
 inline constexpr std::int64_t kMaxFusedTokens = 16;
+/// Whether fused_matmul takes the linear's vector lengths.
+constexpr bool fused_length(const PackedLinear& p) {
+  return (p.v == 4 || p.v == 6 || p.v == 8 || p.v == 12 || p.v == 16) && p.v0 <= 16;
+}
 
 struct DequantKernels {
   /// weight [out, in] row-major, fp32 arithmetic on the stored values as quant::decode: the same bits on every device.
@@ -35,7 +39,7 @@ struct DequantKernels {
   void (*decode_16)(const Exec&, const PackedLinear&, std::uint16_t* weight);
   /// out [n_tokens, out] = x [n_tokens, in] W^T (+ out when accumulate), straight from the packed indices, 1 <=
   /// n_tokens
-  /// <= kMaxFusedTokens; fp32 x and sums in a fixed order.
+  /// <= kMaxFusedTokens, fused_length(packed); fp32 x and sums in a fixed order.
   void (*fused_matmul)(const Exec&, const PackedLinear&, std::int64_t n_tokens, const float* x, bool accumulate,
                        float* out);
 };

@@ -51,6 +51,8 @@ const Kernels& cpu() {
     parts.vq = cpu_vq_kernels();
     parts.slice = cpu_vq_slice_kernels();
     parts.hessian = cpu_hessian_kernels();
+    parts.collective = no_collective_kernels();
+    parts.dequant = cpu_dequant_kernels();
     return parts;
   }();
   return table;

@@ -2,6 +2,7 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/collective.h"
 #include "kernels/dequant.h"
 #include "kernels/device.h"
 #include "kernels/hessian.h"
@@ -18,8 +19,9 @@ struct Kernels {
   NnKernels nn;
   VqKernels vq;
   VqSliceKernels slice;
-  DequantKernels dequant;
   HessianKernels hessian;
+  CollectiveKernels collective;
+  DequantKernels dequant;
 };
 
 const Kernels& cpu();
@@ -34,5 +36,6 @@ NnKernels cpu_nn_kernels();
 VqKernels cpu_vq_kernels();
 VqSliceKernels cpu_vq_slice_kernels();
 HessianKernels cpu_hessian_kernels();
+DequantKernels cpu_dequant_kernels();
 
 }  // namespace voronoi::kernels

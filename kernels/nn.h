@@ -66,6 +66,10 @@ struct NnKernels {
   /// embed with a table stored in 16 bits (bits of `dtype`, f16 or bf16).
   void (*embed_16)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
                    const std::uint16_t* table, float* out);
+  /// Attention of the last tokens of one sequence (n_sequences 1) over all its keys: k and v have n_past + n_tokens
+  /// rows, query row i stands at position n_past + i. For few tokens; attention() serves a whole sequence better.
+  void (*cached_attention)(const Exec&, const AttentionShape&, std::int64_t n_past, const float* q, const float* k,
+                           const float* v, float* out);
 };
 
 }  // namespace voronoi::kernels

@@ -1,9 +1,13 @@
 # The CUDA twins against their CPU twins (tests/gpu): on a GPU, where there is one, and on the emulator. The emulated module is the
 # same device code compiled as C++ (tests/emulation/emulator.h), so it needs neither a toolkit nor a GPU.
+if(VORONOI_SANITIZE)
+  message(STATUS "tests of the CUDA twins: left out, the emulator's fibers and the address sanitizer do not go together")
+  return()
+endif()
 file(GLOB emulation_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/emulation/*.cpp)
 list(FILTER emulation_sources EXCLUDE REGEX "_test\\.cpp$")
 set(emulated_cuda ${VORONOI_CUDA_SOURCES})
-list(FILTER emulated_cuda EXCLUDE REGEX "/(blas|sort|nccl)\\.cu$")
+list(FILTER emulated_cuda EXCLUDE REGEX "/(blas|sort)\\.cu$")
 set_source_files_properties(${emulated_cuda} PROPERTIES LANGUAGE CXX)
 
 # voronoi_emulated(NAME SOURCES...): compiled against the emulator's headers. What a GPU would answer with a fault ends the test: vector
@@ -22,6 +26,7 @@ endfunction()
 
 add_library(voronoi_cuda_emulated MODULE ${emulated_cuda} ${emulation_sources})
 voronoi_emulated(voronoi_cuda_emulated)
+target_compile_definitions(voronoi_cuda_emulated PRIVATE VORONOI_NCCL)
 target_link_options(voronoi_cuda_emulated PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
 
 add_executable(test_emulation ${CMAKE_CURRENT_SOURCE_DIR}/emulation/emulator_test.cpp ${emulation_sources}
@@ -50,10 +55,24 @@ foreach(source IN LISTS gpu_tests)
   add_dependencies(gpu_${name} voronoi_cuda_emulated)
   add_test(NAME emulated.${name} COMMAND gpu_${name})
   set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300
-                       ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+                       ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>;VORONOI_NCCL_FOUND=ON")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND gpu_${name})
     set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "no GPU here"
-                         RESOURCE_LOCK gpu ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>")
+                         RESOURCE_LOCK gpu
+                         ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>;VORONOI_NCCL_FOUND=${VORONOI_NCCL_FOUND}")
   endif()
 endforeach()
+
+# Without driver and GPU the real module loads, finds no device, and the program says so.
+add_test(NAME house.cuda_absent COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/absent.sh)
+set_tests_properties(house.cuda_absent PROPERTIES LABELS house TIMEOUT 60 SKIP_RETURN_CODE 77
+  ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;CUDA_FOUND=${VORONOI_CUDA_FOUND};DATA=${VORONOI_TEST_DATA}")
+if(VORONOI_CUDA_FOUND)
+  add_test(NAME house.cuda_module COMMAND gpu_collective_test --gtest_filter=Module.*)
+  set_tests_properties(house.cuda_module PROPERTIES LABELS house TIMEOUT 60
+    ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>;VORONOI_NCCL_FOUND=${VORONOI_NCCL_FOUND}")
+  add_test(NAME house.cuda_resources COMMAND ${CMAKE_COMMAND} "-DOBJECTS=$<TARGET_OBJECTS:voronoi_cuda>"
+           -P ${CMAKE_CURRENT_SOURCE_DIR}/cuda_resources.cmake)
+  set_tests_properties(house.cuda_resources PROPERTIES LABELS house)
+endif()

@@ -412,10 +412,18 @@ void embed_16(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std
 
 void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
                    float* out);
+void cpu_cached_attention(const Exec& exec, const AttentionShape& shape, std::int64_t n_past, const float* q,
+                          const float* k, const float* v, float* out);
 
 NnKernels cpu_nn_kernels() {
-  return {embed,    rms_norm, rope,  cpu_attention,     swiglu,  add, add_bias, nll, geglu, scale,
-          soft_cap, sigmoid,  route, add_weighted_rows, embed_16};
+  return {embed,    rms_norm,
+          rope,     cpu_attention,
+          swiglu,   add,
+          add_bias, nll,
+          geglu,    scale,
+          soft_cap, sigmoid,
+          route,    add_weighted_rows,
+          embed_16, cpu_cached_attention};
 }
 
 }  // namespace voronoi::kernels

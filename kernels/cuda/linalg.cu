@@ -4,6 +4,7 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/families.h"
+#include "kernels/cuda/gemm_chain.h"
 #include "kernels/cuda/linalg_triangle.h"
 #include "kernels/cuda/native.h"
 
@@ -77,38 +78,58 @@ void round_to_16(Native& native, core::DType dtype, std::int64_t n_rows, std::in
          kThreads, 0, n_rows, n_columns, x, ldx, out, ld_out);
 }
 
+/// An operand's rows (as it lies in memory) split into two tf32 each.
+struct Split {
+  Split(Native& native, std::int64_t n_rows, std::int64_t n_columns, const float* x, std::int64_t ldx)
+      : ld(padded(n_columns)), high(native, n_rows * ld), low(native, n_rows * ld) {
+    launch(native, split_rows, grid_over(n_rows, n_columns), kThreads, 0, n_rows, n_columns, x, ldx, high.data(),
+           low.data(), ld);
+  }
+  std::int64_t ld;
+  Scratch<float> high, low;
+};
+
+// Values of a slab of A or B that are split at a time: 4 x 256 MiB of scratch memory in all.
+constexpr std::int64_t kSplitValues = std::int64_t{64} << 20;
+
 /// fp32 products on tensor cores as high high + high low + low high of operands split into two tf32 each, about 2.5
 /// times as fast as fp32 units on an H100. Against the exact product each a_i b_i is off by at most 3 * 2^-22 |a_i b_i|
-/// (two rests and low low), and the fp32 sums round towards zero: (3 * 2^-22 + 3 k 2^-23) |A| |B| in all.
+/// (two rests and low low), and the fp32 sums round towards zero: (3 * 2^-22 + 3 k 2^-23) |A| |B| in all. An infinite
+/// operand may give NaN where fp32 gives infinity.
 void gemm_f32_split(Native& native, const MatrixProduct<float>& p) {
-  const std::int64_t rows_a = p.transpose_a ? p.k : p.m, columns_a = p.transpose_a ? p.m : p.k;
-  const std::int64_t rows_b = p.transpose_b ? p.n : p.k, columns_b = p.transpose_b ? p.k : p.n;
-  const std::int64_t lda = padded(columns_a), ldb = padded(columns_b);
-  const Scratch<float> a_high(native, rows_a * lda), a_low(native, rows_a * lda), b_high(native, rows_b * ldb),
-      b_low(native, rows_b * ldb);
-  launch(native, split_rows, grid_over(rows_a, columns_a), kThreads, 0, rows_a, columns_a, p.a, p.lda, a_high.data(),
-         a_low.data(), lda);
-  launch(native, split_rows, grid_over(rows_b, columns_b), kThreads, 0, rows_b, columns_b, p.b, p.ldb, b_high.data(),
-         b_low.data(), ldb);
-  MatrixProduct<float> part = p;
-  part.lda = lda;
-  part.ldb = ldb;
-  // The small terms first.
-  part.a = a_low.data();
-  part.b = b_high.data();
-  native.blas->gemm_tf32(part);
-  part.beta = 1.0F;
-  part.a = a_high.data();
-  part.b = b_low.data();
-  native.blas->gemm_tf32(part);
-  part.b = b_high.data();
-  native.blas->gemm_tf32(part);
+  const std::int64_t slab = std::max<std::int64_t>(8, kSplitValues / p.k / 8 * 8);
+  for (std::int64_t i = 0; i < p.m; i += slab) {
+    const std::int64_t m = std::min(slab, p.m - i);
+    const Split a(native, p.transpose_a ? p.k : m, p.transpose_a ? m : p.k, p.a + i * (p.transpose_a ? 1 : p.lda),
+                  p.lda);
+    for (std::int64_t j = 0; j < p.n; j += slab) {
+      const std::int64_t n = std::min(slab, p.n - j);
+      const Split b(native, p.transpose_b ? n : p.k, p.transpose_b ? p.k : n, p.b + j * (p.transpose_b ? p.ldb : 1),
+                    p.ldb);
+      // The small terms first.
+      MatrixProduct<float> part{
+          p.transpose_a, p.transpose_b,       m,    n, p.k, p.alpha, a.low.data(), a.ld, b.high.data(), b.ld,
+          p.beta,        p.c + i * p.ldc + j, p.ldc};
+      native.blas->gemm_tf32(part);
+      part.beta = 1.0F;
+      part.a = a.high.data();
+      part.b = b.low.data();
+      native.blas->gemm_tf32(part);
+      part.b = b.high.data();
+      native.blas->gemm_tf32(part);
+    }
+  }
 }
 
 /// By the shape alone, so that equal calls give equal bits: from here on the split pays for its passes over A and B.
 bool pays_to_split(std::int64_t m, std::int64_t n, std::int64_t k) {
   constexpr std::int64_t kLeastExtent = 192;
   return std::min({m, n, k}) >= kLeastExtent;
+}
+
+void multiply(Native& native, const MatrixProduct<float>& product) {
+  if (pays_to_split(product.m, product.n, product.k)) return gemm_f32_split(native, product);
+  native.blas->gemm(product);
 }
 
 template <class T>
@@ -119,9 +140,13 @@ void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, 
   if (m == 0 || n == 0) return;
   if (k == 0) return launch(native, scale_rows<T>, grid_over(m, n), kThreads, 0, m, n, beta, c, ldc);
   const MatrixProduct<T> product{transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc};
-  if constexpr (sizeof(T) == 4)
-    if (pays_to_split(m, n, k)) return gemm_f32_split(native, product);
-  native.blas->gemm(product);
+  if constexpr (sizeof(T) == 8) return native.blas->gemm(product);
+  // The columns of a B that lies as it is are rows of an operator, of which a rank may hold any part; a transposed one
+  // is a layer's weight, whole on every rank.
+  else if (transpose_b)
+    multiply(native, product);
+  else
+    gemm_chain(native, product);
 }
 
 void gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
@@ -161,8 +186,8 @@ void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, cons
         native.blas->gemm_16(dtype, true, false, n - first, columns, rows, rounded.data() + first, ld_rounded,
                              rounded.data() + first, ld_rounded, 0.0F, panel.data(), ld_panel);
       else
-        gemm<float>(exec, true, false, n - first, columns, rows, 1.0F, block + first, ldx, block + first, ldx, 0.0F,
-                    panel.data(), ld_panel);
+        multiply(native, MatrixProduct<float>{true, false, n - first, columns, rows, 1.0F, block + first, ldx,
+                                              block + first, ldx, 0.0F, panel.data(), ld_panel});
       launch(native, merge_panel, grid_over(n - first, columns), kThreads, 0, n, first, columns, panel.data(), ld_panel,
              sum);
     }

@@ -43,6 +43,7 @@ Native& native(const Exec& exec) {
 
 void check(cudaError_t status, const char* call, const char* file, int line) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // said here: the next launch is not to report it again
   throw core::DeviceError(std::string(call) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) +
                           "; " + file + ":" + std::to_string(line) + ")");
 }

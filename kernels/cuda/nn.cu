@@ -205,9 +205,10 @@ void add_weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, 
 namespace voronoi::kernels {
 
 NnKernels cuda_nn_kernels() {
-  return {gpu::embed,   gpu::rms_norm, gpu::rope,  gpu::attention, gpu::swiglu,  gpu::add,   gpu::add_bias,
-          gpu::nll,     gpu::geglu,    gpu::scale, gpu::soft_cap,  gpu::sigmoid, gpu::route, gpu::add_weighted_rows,
-          gpu::embed_16};
+  return {
+      gpu::embed,    gpu::rms_norm,        gpu::rope,  gpu::attention, gpu::swiglu,  gpu::add,   gpu::add_bias,
+      gpu::nll,      gpu::geglu,           gpu::scale, gpu::soft_cap,  gpu::sigmoid, gpu::route, gpu::add_weighted_rows,
+      gpu::embed_16, gpu::cached_attention};
 }
 
 }  // namespace voronoi::kernels

@@ -21,6 +21,8 @@ inline bool aligned_16(const void* address) { return reinterpret_cast<std::uintp
 
 void attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
                float* out);
+void cached_attention(const Exec& exec, const AttentionShape& shape, std::int64_t n_past, const float* q,
+                      const float* k, const float* v, float* out);
 void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
          const std::int32_t* target, double* nll);
 void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,

@@ -1,8 +1,8 @@
 // The column loop and the sweep, block of columns by block, and the table of the family.
 #include <algorithm>
 
-#include "kernels/cuda/blas.h"
 #include "kernels/cuda/families.h"
+#include "kernels/cuda/gemm_chain.h"
 #include "kernels/cuda/slice_columns.h"
 #include "kernels/cuda/slice_family.h"
 
@@ -49,9 +49,9 @@ class Columns {
       const std::int64_t end = std::min(n, begin + kColumnBlock), to = first_to_pay(end);
       run_columns(native_, task, begin);
       if (to < n)
-        native_.blas->gemm(MatrixProduct<float>{true, false, n - to, width, end - begin, -1.0F,
-                                                task.coupling + begin * n + to, n, task.owed, width, 1.0F,
-                                                task.target + to * width, width});
+        gemm_chain(native_,
+                   MatrixProduct<float>{true, false, n - to, width, end - begin, -1.0F, task.coupling + begin * n + to,
+                                        n, task.owed, width, 1.0F, task.target + to * width, width});
     }
   }
 

@@ -14,7 +14,6 @@ namespace {
 
 constexpr std::int64_t kMaxChunks = 64;
 constexpr std::int64_t kStarvedShare = 4;
-constexpr int kTreeTag = 0x7ee;
 
 /// A site's sum over the chunk at hand, on the device, and over the chunks before.
 struct SiteSum {
@@ -41,6 +40,7 @@ Collector::Collector(model::Transformer& transformer, backend::Context& context,
     : transformer_(transformer),
       context_(context),
       communicator_(communicator),
+      transport_(context, communicator),
       n_chunks_(calibration_chunks(windows.count)),
       hessian_bytes_(hessian_bytes) {
   const std::int64_t rank = communicator.rank(), size = communicator.size();
@@ -130,17 +130,8 @@ void Collector::collect_range(const model::BlockWeights& weights, const std::vec
 void Collector::gather(HessianTree& tree, int root) const {
   for (int rank = 0; rank < communicator_.size(); ++rank) {
     if (rank == root) continue;
-    if (communicator_.rank() == rank) {
-      const std::int64_t n_nodes = tree.n_nodes();
-      communicator_.send(std::as_bytes(std::span(&n_nodes, 1)), root, kTreeTag);
-      while (tree.n_nodes() > 0) communicator_.send(tree.pop_node(), root, kTreeTag);
-    } else if (communicator_.rank() == root) {
-      const std::vector<std::byte> count = communicator_.receive(rank, kTreeTag);
-      std::int64_t n_nodes = 0;
-      VORONOI_REQUIRE(count.size() == sizeof n_nodes, "a number of tree nodes is wanted");
-      std::memcpy(&n_nodes, count.data(), sizeof n_nodes);
-      for (; n_nodes > 0; --n_nodes) tree.absorb(communicator_.receive(rank, kTreeTag));
-    }
+    if (communicator_.rank() == rank) transport_.send(tree, root);
+    if (communicator_.rank() == root) transport_.receive(tree, rank);
   }
 }
 

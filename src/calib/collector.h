@@ -8,6 +8,7 @@
 
 #include "backend/device.h"
 #include "calib/hessian_tree.h"
+#include "calib/node_transport.h"
 #include "comm/mpi.h"
 #include "model/corpus.h"
 #include "model/transformer.h"
@@ -64,7 +65,7 @@ class Collector {
   /// One pass: Hessians of the owned sites of the range, appended to `owned`.
   void collect_range(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites, SiteRange range,
                      bool advance, std::vector<SiteHessian>& owned);
-  /// Moves the nodes of every rank's tree of a site to the root's; the root's host memory holds one at a time.
+  /// Moves the nodes of every rank's tree of a site to the root's, rank after rank.
   void gather(HessianTree& tree, int root) const;
   /// Gives starved experts the pool of their layer.
   void pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
@@ -73,6 +74,7 @@ class Collector {
   model::Transformer& transformer_;
   backend::Context& context_;
   const comm::Communicator& communicator_;
+  NodeTransport transport_;
   std::int64_t n_chunks_, hessian_bytes_;
   std::vector<Chunk> chunks_;
 };

@@ -1,19 +1,12 @@
 #include "calib/hessian_tree.h"
 
 #include <algorithm>
-#include <cstring>
+#include <span>
+#include <utility>
 
 #include "core/error.h"
 
 namespace voronoi::calib {
-namespace {
-
-struct NodeHeader {
-  std::int64_t first_chunk, level, n_tokens;
-};
-
-}  // namespace
-
 HessianTree::HessianTree(backend::Context& context, std::int64_t n) : context_(&context), n_(n) {}
 
 void HessianTree::add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens) {
@@ -39,27 +32,18 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
   VORONOI_REQUIRE(fresh, "a chunk was added twice");
 }
 
-std::vector<std::byte> HessianTree::pop_node() {
+HessianNode HessianTree::pop_node() {
   VORONOI_REQUIRE(!nodes_.empty(), "no node is left");
-  const auto& [key, node] = *nodes_.begin();
-  const NodeHeader header{key.first, key.second, node.n_tokens};
-  const std::int64_t size_bytes = node.lower.size() * static_cast<std::int64_t>(sizeof(double));
-  std::vector<std::byte> bytes(sizeof header + static_cast<std::size_t>(size_bytes));
-  std::memcpy(bytes.data(), &header, sizeof header);
-  context_->memory().copy_to_host(context_->exec(), node.lower.data(), size_bytes, bytes.data() + sizeof header);
-  nodes_.erase(nodes_.begin());
-  return bytes;
+  const auto lowest = nodes_.begin();
+  HessianNode node{lowest->first.first, lowest->first.second, lowest->second.n_tokens, std::move(lowest->second.lower)};
+  nodes_.erase(lowest);
+  return node;
 }
 
-void HessianTree::absorb(std::span<const std::byte> bytes) {
-  const std::int64_t size_bytes = packed_size(n_) * static_cast<std::int64_t>(sizeof(double));
-  VORONOI_REQUIRE(bytes.size() == sizeof(NodeHeader) + static_cast<std::size_t>(size_bytes), "not a tree node");
-  NodeHeader header;
-  std::memcpy(&header, bytes.data(), sizeof header);
-  VORONOI_REQUIRE(header.level >= 0 && header.level < 62 && header.first_chunk >= 0, "a damaged tree node");
-  Node node{header.n_tokens, backend::Array<double>(*context_, packed_size(n_))};
-  context_->memory().copy_from_host(context_->exec(), bytes.data() + sizeof header, size_bytes, node.lower.data());
-  insert(header.level, header.first_chunk >> header.level, std::move(node));
+void HessianTree::absorb(HessianNode node) {
+  VORONOI_REQUIRE(node.lower.size() == packed_size(n_) && node.level >= 0 && node.level < 62 && node.first_chunk >= 0,
+                  "a damaged tree node");
+  insert(node.level, node.first_chunk >> node.level, {node.n_tokens, std::move(node.lower)});
 }
 
 std::int64_t HessianTree::n_tokens() const {

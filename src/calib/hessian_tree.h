@@ -2,16 +2,20 @@
 // any division of the chunks over ranks gives the same bits.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <map>
-#include <span>
 #include <utility>
 #include <vector>
 
 #include "backend/tensor.h"
 
 namespace voronoi::calib {
+
+/// Sum over chunks [first_chunk, first_chunk + 2^level).
+struct HessianNode {
+  std::int64_t first_chunk = 0, level = 0, n_tokens = 0;
+  backend::Array<double> lower;
+};
 
 /// Nodes of a binary tree over chunks 0, 1, 2, ...: node (level, index) is the sum of chunks [index * 2^level, (index +
 /// 1) * 2^level). Two neighbours are merged as soon as both are there, so a run of chunks needs only a logarithmic
@@ -29,10 +33,10 @@ class HessianTree {
   void add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens);
 
   std::int64_t n_nodes() const { return static_cast<std::int64_t>(nodes_.size()); }
-  /// Takes the node of the lowest chunks out, as bytes for another rank's absorb(). There must be one.
-  std::vector<std::byte> pop_node();
-  /// Adds a node of another tree over other chunks. Throws InternalError on bytes that pop_node() did not make.
-  void absorb(std::span<const std::byte> bytes);
+  /// Takes the node of the lowest chunks out. There must be one.
+  HessianNode pop_node();
+  /// Adds a node of another tree of the same order over other chunks. Throws InternalError on one that is none.
+  void absorb(HessianNode node);
 
   std::int64_t n_tokens() const;
   /// E[x x^T]: packed lower triangle of the sum over all nodes, from the lowest chunk on, divided by the tokens, as

@@ -24,8 +24,30 @@ HostTensor host_tensor(core::DType dtype, std::vector<float> values) {
   return tensor;
 }
 
+LinearWeight decoded(backend::Context& context, const backend::PackedWeight& packed, core::DType dtype) {
+  const std::int64_t n = packed.view().out_features * packed.view().in_features;
+  LinearWeight weight;
+  weight.dtype = dtype;
+  if (dtype == core::DType::f32) {
+    weight.wide = backend::Array<float>(context, n);
+    context.dequant().decode_f32(context.exec(), packed.view(), weight.wide.data());
+  } else {
+    VORONOI_REQUIRE(dtype == packed.view().dtype, "a packed matrix is decoded into its own 16-bit type");
+    weight.narrow = backend::Array<std::uint16_t>(context, n);
+    context.dequant().decode_16(context.exec(), packed.view(), weight.narrow.data());
+  }
+  return weight;
+}
+
 void multiply(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
               std::int64_t n_in, const float* x, bool accumulate, float* out) {
+  if (!weight.packed.empty()) {
+    if (n_rows <= kernels::kMaxFusedTokens && kernels::fused_length(weight.packed.view()))
+      context.dequant().fused_matmul(context.exec(), weight.packed.view(), n_rows, x, accumulate, out);
+    else
+      multiply(context, decoded(context, weight.packed, weight.dtype), n_rows, n_out, n_in, x, accumulate, out);
+    return;
+  }
   const float beta = accumulate ? 1.0F : 0.0F;
   if (weight.dtype == core::DType::f32)
     context.linalg().gemm_f32(context.exec(), false, true, n_rows, n_out, n_in, 1.0F, x, n_in, weight.wide.data(), n_in,

@@ -61,8 +61,9 @@ std::size_t Transformer::Impl::slab_rows() const {
   return static_cast<std::size_t>(std::clamp<std::int64_t>(kLogitFloats / config.vocab_size, 1, kLogitRows));
 }
 
-Transformer::Transformer(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype)
-    : impl_(std::make_unique<Impl>(source, context, dtype)) {}
+Transformer::Transformer(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype,
+                         PackedLinears packed)
+    : impl_(std::make_unique<Impl>(source, context, dtype, packed)) {}
 Transformer::~Transformer() = default;
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
@@ -105,6 +106,31 @@ void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, c
       impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
                                observer);
   }
+}
+
+KvCache Transformer::make_cache(std::int64_t capacity) const {
+  KvCache cache;
+  cache.capacity = capacity;
+  const std::int64_t n = product(capacity, impl_->config.n_kv_heads * impl_->config.head_dim);
+  for (std::int64_t layer = 0; layer < impl_->config.n_layers; ++layer) {
+    cache.keys.emplace_back(impl_->context, n);
+    cache.values.emplace_back(impl_->context, n);
+  }
+  return cache;
+}
+
+void Transformer::extend_block(const BlockWeights& weights, HiddenStates& hidden, KvCache& cache) {
+  impl_->check_hidden(hidden);
+  VORONOI_REQUIRE(hidden.n_sequences == 1 && cache.n_tokens + hidden.n_tokens <= cache.capacity,
+                  "the cache has room for the tokens of one sequence");
+  VORONOI_REQUIRE(cache.n_tokens == 0 || hidden.n_tokens <= kernels::kMaxFusedTokens,
+                  "a sequence is continued by a few tokens at a time");
+  if (hidden.values.empty()) return;
+  float* rows = hidden.values.data();
+  impl_->attention_half(weights, 1, hidden.n_tokens, rows, nullptr, &cache);
+  for (std::int64_t r = 0; r < hidden.n_tokens; r += kFeedForwardRows)
+    impl_->feed_forward_half(weights, std::min(kFeedForwardRows, hidden.n_tokens - r),
+                             rows + r * impl_->config.hidden_size, nullptr);
 }
 
 std::vector<float> Transformer::logits(const HiddenStates& hidden, std::span<const std::int64_t> rows) {

@@ -50,11 +50,22 @@ struct HiddenStates {
   backend::Array<float> values;
 };
 
+/// Keys and values of one sequence's tokens so far, fp32.
+struct KvCache {
+  std::int64_t capacity = 0, n_tokens = 0;
+  std::vector<backend::Array<float>> keys, values;  ///< [layer]: [capacity, n_kv_heads * head_dim]
+};
+
+/// What becomes of linears that the source stores packed: decoded into the type of the products when a block is loaded,
+/// or kept packed, for a few tokens at a time.
+enum class PackedLinears { decode, keep };
+
 class Transformer {
  public:
   /// Keeps references: source and context must outlive it. dtype (f32, f16, bf16): of the products of linears, head and
   /// attention and of the embedding table; the residual stream, norms, biases, routers and all sums are fp32.
-  Transformer(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype = std::nullopt);
+  Transformer(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype = std::nullopt,
+              PackedLinears packed = PackedLinears::decode);
   ~Transformer();
 
   const ModelConfig& config() const;
@@ -69,6 +80,10 @@ class Transformer {
   /// In place: hidden leaves as the residual stream after the block. Workspace is bounded: sequences run a few at a
   /// time.
   void run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer = nullptr);
+  KvCache make_cache(std::int64_t capacity) const;
+  /// run_block for the tokens of one sequence that follow those of the cache. Adds their keys and values; the caller
+  /// adds to cache.n_tokens once all blocks have run. Behind other tokens at most kernels::kMaxFusedTokens at a time.
+  void extend_block(const BlockWeights& weights, HiddenStates& hidden, KvCache& cache);
   /// Logits [n_rows, vocab] of chosen rows of the hidden states (final norm and head applied), to host memory.
   std::vector<float> logits(const HiddenStates& hidden, std::span<const std::int64_t> rows);
   /// Negative log-likelihoods (natural logarithm) of ids[s, t+1] given ids[s, <= t]: [n_sequences, n_tokens - 1],

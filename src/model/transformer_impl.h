@@ -19,7 +19,8 @@ namespace voronoi::model {
 std::int64_t product(std::int64_t a, std::int64_t b);
 
 struct Transformer::Impl {
-  Impl(const WeightSource& weight_source, backend::Context& backend_context, std::optional<core::DType> product_dtype);
+  Impl(const WeightSource& weight_source, backend::Context& backend_context, std::optional<core::DType> product_dtype,
+       PackedLinears packed_linears);
 
   // staged: where the tensors are taken from; nullptr reads them from the source now.
   backend::Array<float> load(const std::string& name, StagedBlock* staged = nullptr) const;
@@ -76,8 +77,12 @@ struct Transformer::Impl {
   void add_output(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
                   const backend::Array<float>& out_norm, float* hidden);
 
+  /// cache: of the one sequence's tokens before these, which are added to it.
   void attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens, float* hidden,
-                      const SiteObserver& observer);
+                      const SiteObserver& observer, KvCache* cache = nullptr);
+
+  /// Keys and values of a fused product [n_tokens, q + k + v] to the end of the cache.
+  void copy_to_cache(const float* qkv, std::int64_t n_tokens, KvCache& cache, std::size_t layer);
 
   void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden, const SiteObserver& observer);
   /// The gated product that enters the down projection, [n_rows, inner], in work_wide: of the pair of sites that begins
@@ -96,6 +101,7 @@ struct Transformer::Impl {
   backend::Context& context;
   const ModelConfig& config;
   const core::DType dtype;
+  const PackedLinears packed_linears;
   std::map<std::string, core::Shape> shapes;
   std::vector<std::vector<SiteSpec>> sites;  // [layer][site]
   LinearWeight embedding, head;
@@ -105,8 +111,11 @@ struct Transformer::Impl {
 
  private:
   TensorSpec spec_of(const std::string& name) const;
+  /// The tensor packed, when it is to be used so.
+  PackedTensor packed(const std::string& name) const;
   std::vector<float> read(const TensorSpec& spec) const;
   HostTensor take(const std::string& name, core::DType type, StagedBlock* staged) const;
+  HostTensor take_matrix(const std::string& name, StagedBlock* staged) const;
   /// Staged values go up beside the computing.
   template <class T>
   backend::Array<T> place(const std::vector<T>& values, StagedBlock* staged) const;

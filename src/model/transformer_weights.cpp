@@ -1,6 +1,7 @@
 // Weights from a source to the device.
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "model/rope.h"
@@ -27,11 +28,12 @@ core::DType default_dtype(const backend::Context& context, const ModelConfig& co
 }
 
 Transformer::Impl::Impl(const WeightSource& weight_source, backend::Context& backend_context,
-                        std::optional<core::DType> product_dtype)
+                        std::optional<core::DType> product_dtype, PackedLinears packed_or_not)
     : source(weight_source),
       context(backend_context),
       config(weight_source.config()),
-      dtype(product_dtype.value_or(default_dtype(backend_context, weight_source.config()))) {
+      dtype(product_dtype.value_or(default_dtype(backend_context, weight_source.config()))),
+      packed_linears(packed_or_not) {
   VORONOI_REQUIRE(dtype == core::DType::f32 || dtype == core::DType::f16 || dtype == core::DType::bf16,
                   "products are in f32, f16 or bf16");
   for (TensorSpec& spec : expected_tensors(config)) shapes.emplace(std::move(spec.name), std::move(spec.shape));
@@ -61,6 +63,24 @@ HostTensor Transformer::Impl::take(const std::string& name, core::DType type, St
   return tensor;
 }
 
+PackedTensor Transformer::Impl::packed(const std::string& name) const {
+  const bool keep = packed_linears == PackedLinears::keep;
+  // Decoded by the host as it is read, where the host is the device.
+  if (!keep && context.on_host()) return nullptr;
+  PackedTensor tensor = source.packed(name);
+  // Decoding gives fp32 or the type that is stored; another 16-bit type is made by the host.
+  if (tensor && !keep && dtype != core::DType::f32 && dtype != tensor->dtype) return nullptr;
+  return tensor;
+}
+
+HostTensor Transformer::Impl::take_matrix(const std::string& name, StagedBlock* staged) const {
+  if (staged != nullptr) return take(name, dtype, staged);
+  HostTensor tensor;
+  tensor.dtype = dtype;
+  tensor.packed = packed(name);
+  return tensor.packed ? tensor : take(name, dtype, nullptr);
+}
+
 template <class T>
 Array<T> Transformer::Impl::place(const std::vector<T>& values, StagedBlock* staged) const {
   if (staged == nullptr) return to_device(std::span<const T>(values));
@@ -83,10 +103,21 @@ Array<float> Transformer::Impl::load(const std::string& name, StagedBlock* stage
 LinearWeight Transformer::Impl::load_matrix(const std::string& name, StagedBlock* staged) const {
   LinearWeight weight;
   weight.dtype = dtype;
-  if (dtype == core::DType::f32)
-    weight.wide = load(name, staged);
-  else
-    weight.narrow = place(take(name, dtype, staged).narrow, staged);
+  if (dtype == core::DType::f32 && staged == nullptr && context.on_host() && packed_linears == PackedLinears::decode) {
+    weight.wide = load(name);  // without a copy between
+    return weight;
+  }
+  const HostTensor tensor = take_matrix(name, staged);
+  if (tensor.packed) {
+    backend::PackedWeight on_device(context, *tensor.packed);
+    if (packed_linears == PackedLinears::decode) return decoded(context, on_device, dtype);
+    if (dtype != core::DType::f32) weight.dtype = tensor.packed->dtype;
+    weight.packed = std::move(on_device);
+  } else if (dtype == core::DType::f32) {
+    weight.wide = place(tensor.wide, staged);
+  } else {
+    weight.narrow = place(tensor.narrow, staged);
+  }
   return weight;
 }
 
@@ -133,8 +164,12 @@ BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* stag
 StagedBlock Transformer::Impl::stage_block(std::int64_t layer, core::ThreadPool& pool) const {
   VORONOI_REQUIRE(layer >= 0 && layer < config.n_layers, "no such block");
   std::map<std::string, core::DType> types;
+  std::set<std::string> linears;
   for (const SiteSpec& site : sites[static_cast<std::size_t>(layer)])
-    for (const LinearSpec& linear : site.linears) types.emplace(linear.name + ".weight", dtype);
+    for (const LinearSpec& linear : site.linears) {
+      types.emplace(linear.name + ".weight", dtype);
+      linears.insert(linear.name + ".weight");
+    }
   const std::string prefix = block_prefix(layer);
   for (auto at = shapes.lower_bound(prefix); at != shapes.end() && at->first.starts_with(prefix); ++at)
     types.emplace(at->first, core::DType::f32);
@@ -142,7 +177,8 @@ StagedBlock Transformer::Impl::stage_block(std::int64_t layer, core::ThreadPool&
   std::vector<HostTensor> tensors(names.size());
   pool.parallel_for(static_cast<std::int64_t>(names.size()), [&](std::int64_t i) {
     const auto& [name, type] = names[static_cast<std::size_t>(i)];
-    tensors[static_cast<std::size_t>(i)] = take(name, type, nullptr);
+    tensors[static_cast<std::size_t>(i)] =
+        linears.contains(name) ? take_matrix(name, nullptr) : take(name, type, nullptr);
   });
   StagedBlock block;
   block.layer = layer;

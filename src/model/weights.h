@@ -7,6 +7,7 @@
 #include <string>
 
 #include "model/config.h"
+#include "model/linear_weight.h"
 
 namespace voronoi::model {
 
@@ -19,6 +20,9 @@ class WeightSource {
   /// missing, of another shape or type, or holds a NaN, an infinity or a magnitude above 65504 (not representable in
   /// F16).
   virtual void read(const TensorSpec& spec, std::span<float> out) const = 0;
+  /// The tensor as it is stored packed, checked; null when it is stored in another way. read() gives the same
+  /// numbers decoded.
+  virtual PackedTensor packed(const std::string& /*name*/) const { return nullptr; }
   /// Identifies the content: SHA-256 over config, headers, sizes and sampled pages of the data.
   virtual std::string fingerprint() const = 0;
   /// Path as given by the user.

@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "quant/packing.h"
+#include "core/packing.h"
 
 namespace voronoi::quant {
 namespace {
@@ -96,7 +96,7 @@ std::string extent_problem(const VqEncoding& e) {
 std::string problem_of(const VqEncoding& e) {
   if (auto problem = extent_problem(e); !problem.empty()) return problem;
   const bool outliers = e.outlier_size > 0;
-  const std::int64_t words = packed_words(e.group_size(), total_bits(e));
+  const std::int64_t words = core::packed_words(e.group_size(), total_bits(e));
   const std::int64_t outlier_rows = outliers ? ceil_div(e.out_features, e.outlier_vector_length) : 0;
   for (const std::string& problem :
        {size_problem("indices", length(e.indices), e.groups * vector_rows(e) * words),
@@ -128,119 +128,29 @@ std::string problem_of(const UniformEncoding& e) {
     return "dtype is " + std::string(core::dtype_name(e.dtype)) + ", not F16 or BF16";
   const std::int64_t n_groups = group_count(e);
   for (const std::string& problem :
-       {size_problem("codes", length(e.codes), e.out_features * packed_words(e.in_features, e.bits)),
+       {size_problem("codes", length(e.codes), e.out_features * core::packed_words(e.in_features, e.bits)),
         size_problem("scale", length(e.scale), e.out_features * n_groups),
-        size_problem("zeros", length(e.zeros), e.out_features * packed_words(n_groups, e.bits)),
+        size_problem("zeros", length(e.zeros), e.out_features * core::packed_words(n_groups, e.bits)),
         perm_problem(e.perm, e.in_features), finite_problem("scale", e.dtype, e.scale)})
     if (!problem.empty()) return problem;
   return {};
 }
 
-/// Widened codebook. Half precision without a branch a value, so that compilers vectorise it: the exponent is moved
-/// into place and rebiased by an exact multiplication, which also normalises subnormals. Finite values only (problem_of
-/// has looked).
-std::vector<float> widen(DType dtype, const std::vector<std::uint16_t>& bits) {
-  std::vector<float> values(bits.size());
-  const bool half = dtype == DType::f16;
-  for (std::size_t i = 0; i < bits.size(); ++i) {
-    const std::uint32_t sign = static_cast<std::uint32_t>(bits[i] & 0x8000U) << 16;
-    const std::uint32_t rest = bits[i] & 0x7FFFU;
-    values[i] =
-        half ? std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112F) | sign)
-             : std::bit_cast<float>(sign | rest << 16);
-  }
-  return values;
-}
-
-/// Target column of a stored column.
-std::vector<std::int32_t> natural_columns(const std::vector<std::uint16_t>& perm, std::int64_t in_features) {
-  std::vector<std::int32_t> columns(index(in_features));
-  for (std::size_t i = 0; i < columns.size(); ++i) columns[i] = perm.empty() ? static_cast<std::int32_t>(i) : perm[i];
-  return columns;
-}
-
-/// One group's columns of v rows: stripe [v, in]. kLength > 0 fixes v at compile time.
-template <int kLength, bool kResidual>
-void fill_stripe(std::int64_t length_or_zero, std::span<const std::uint32_t> codes, int bits, const float* main,
-                 const float* residual, const std::int32_t* columns, std::int64_t in_features, float* stripe) {
-  const std::int64_t v = kLength > 0 ? kLength : length_or_zero;
-  const std::uint32_t mask = (std::uint32_t{1} << bits) - 1;
-  for (std::size_t j = 0; j < codes.size(); ++j) {
-    const float* centroid = main + static_cast<std::int64_t>(codes[j] & mask) * v;
-    const float* correction = kResidual ? residual + static_cast<std::int64_t>(codes[j] >> bits) * v : nullptr;
-    float* target = stripe + columns[j];
-    for (std::int64_t i = 0; i < v; ++i)
-      target[i * in_features] = kResidual ? centroid[i] + correction[i] : centroid[i];
-  }
-}
-
-using FillStripe = decltype(&fill_stripe<0, false>);
-
-template <bool kResidual>
-FillStripe stripe_filler(std::int64_t vector_length) {
-  switch (vector_length) {
-    case 2:
-      return fill_stripe<2, kResidual>;
-    case 4:
-      return fill_stripe<4, kResidual>;
-    case 6:
-      return fill_stripe<6, kResidual>;
-    case 8:
-      return fill_stripe<8, kResidual>;
-    case 12:
-      return fill_stripe<12, kResidual>;
-    case 16:
-      return fill_stripe<16, kResidual>;
-    default:
-      return fill_stripe<0, kResidual>;
-  }
-}
-
 void decode(const VqEncoding& e, std::span<float> weight) {
-  const std::int64_t v = e.vector_length, group_size = e.group_size(), n_rows = vector_rows(e);
-  const int bits = main_bits(e), all_bits = total_bits(e);
-  const std::int64_t words = packed_words(group_size, all_bits);
-  const std::vector<float> main = widen(e.dtype, e.codebook), residual = widen(e.dtype, e.residual_codebook);
-  const std::vector<float> outlier = widen(e.dtype, e.outlier_codebook), scale = widen(e.dtype, e.scale),
-                           bias = widen(e.dtype, e.bias);
-  const std::vector<std::int32_t> columns = natural_columns(e.perm, e.in_features);
-  const FillStripe fill = e.residual_centroids > 0 ? stripe_filler<true>(v) : stripe_filler<false>(v);
-  std::vector<std::uint32_t> codes(index(group_size));
-  std::vector<float> stripe(index(v * e.in_features));
-  for (std::int64_t r = 0; r < n_rows; ++r) {
-    const std::int64_t first_row = r * v, rows = std::min(v, e.out_features - first_row);
-    for (std::int64_t g = 0; g < e.groups; ++g) {
-      unpack_row(std::span(e.indices).subspan(index((g * n_rows + r) * words), index(words)), all_bits, codes);
-      fill(v, codes, bits, main.data() + g * e.centroids * v,
-           e.residual_centroids > 0 ? residual.data() + g * e.residual_centroids * v : nullptr,
-           columns.data() + e.outlier_size + g * group_size, e.in_features, stripe.data());
-    }
-    for (std::int64_t i = 0; i < rows && e.outlier_size > 0; ++i) {
-      const std::int64_t row = first_row + i, v0 = e.outlier_vector_length;
-      const std::uint16_t* indices = e.outlier_indices.data() + row / v0 * e.outlier_size;
-      for (std::int64_t p = 0; p < e.outlier_size; ++p)
-        stripe[index(i * e.in_features + columns[index(p)])] = outlier[index(indices[p] * v0 + row % v0)];
-    }
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const float* source = stripe.data() + i * e.in_features;
-      float* target = weight.data() + (first_row + i) * e.in_features;
-      for (std::int64_t c = 0; c < e.in_features; ++c) {
-        const float scaled = source[c] * scale[index(c)];
-        target[c] = scaled + bias[index(c)];
-      }
-    }
-  }
+  core::ThreadPool alone(1);
+  kernels::cpu().dequant.decode_f32({&alone, nullptr}, packed_view(e), weight.data());
 }
 
 void decode(const UniformEncoding& e, std::span<float> weight) {
-  const std::int64_t n_groups = group_count(e), code_words = packed_words(e.in_features, e.bits),
-                     zero_words = packed_words(n_groups, e.bits);
-  const std::vector<float> scale = widen(e.dtype, e.scale);
+  const std::int64_t n_groups = group_count(e), code_words = core::packed_words(e.in_features, e.bits),
+                     zero_words = core::packed_words(n_groups, e.bits);
+  std::vector<float> scale(e.scale.size());
+  core::convert_to_f32(e.dtype, e.scale.data(), length(e.scale), scale.data());
   std::vector<std::uint32_t> codes(index(e.in_features)), zeros(index(n_groups));
   std::vector<float> values(index(e.in_features));
   for (std::int64_t row = 0; row < e.out_features; ++row) {
-    unpack_row(std::span(e.codes).subspan(index(row * code_words), index(code_words)), e.bits, codes);
-    unpack_row(std::span(e.zeros).subspan(index(row * zero_words), index(zero_words)), e.bits, zeros);
+    core::unpack_row(std::span(e.codes).subspan(index(row * code_words), index(code_words)), e.bits, codes);
+    core::unpack_row(std::span(e.zeros).subspan(index(row * zero_words), index(zero_words)), e.bits, zeros);
     float* target = weight.data() + row * e.in_features;
     float* stored = e.perm.empty() ? target : values.data();
     for (std::int64_t g = 0; g < n_groups; ++g) {
@@ -264,6 +174,31 @@ std::int64_t bits_of(const UniformEncoding& e) {
 }
 
 }  // namespace
+
+kernels::PackedLinear packed_view(const VqEncoding& e) {
+  const auto pointer = [](const auto& array) { return array.empty() ? nullptr : array.data(); };
+  kernels::PackedLinear packed;
+  packed.out_features = e.out_features;
+  packed.in_features = e.in_features;
+  packed.v = e.vector_length;
+  packed.main_bits = main_bits(e);
+  packed.residual_bits = residual_bits(e);
+  packed.groups = e.groups;
+  packed.group_size = e.group_size();
+  packed.outlier_size = e.outlier_size;
+  packed.v0 = e.outlier_vector_length;
+  packed.k0 = e.outlier_centroids;
+  packed.dtype = e.dtype;
+  packed.indices = pointer(e.indices);
+  packed.codebook = pointer(e.codebook);
+  packed.residual_codebook = pointer(e.residual_codebook);
+  packed.outlier_codebook = pointer(e.outlier_codebook);
+  packed.outlier_indices = pointer(e.outlier_indices);
+  packed.scale = pointer(e.scale);
+  packed.bias = pointer(e.bias);
+  packed.perm = pointer(e.perm);
+  return packed;
+}
 
 std::string find_problem(const Encoding& encoding) {
   return std::visit([](const auto& e) { return problem_of(e); }, encoding);

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "backend/device.h"
 #include "core/types.h"
 
 namespace voronoi::quant {
@@ -72,6 +73,9 @@ std::int64_t in_features(const Encoding& encoding);
 std::int64_t stored_bits(const Encoding& encoding);
 /// Index bits a weight alone, as papers quote: (log2 k + log2 kr) / v, or bits.
 double nominal_bits(const Encoding& encoding);
+
+/// The same as the kernels take it; points into the encoding.
+kernels::PackedLinear packed_view(const VqEncoding& encoding);
 
 /// For files: arrays and attributes; from_arrays checks everything (shapes, ranges of indices and perm) and throws
 /// FormatError naming `file`. from_arrays(to_arrays(e)) == e.

@@ -6,8 +6,8 @@
 #include <type_traits>
 
 #include "core/error.h"
+#include "core/packing.h"
 #include "quant/encoding.h"
-#include "quant/packing.h"
 
 namespace voronoi::quant {
 namespace {

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <string>
 
+#include "core/packing.h"
 #include "core/types.h"
-#include "quant/packing.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
@@ -128,7 +128,7 @@ void check_vector_shape(Problems& problems, const QuantParameters& p, std::int64
   if (outliers > 0) check_vectors("--outlier-centroids", p.outlier_centroids, p.outlier_vector_length, outliers);
   // VPTQ's client infers the row's length from its words: more padding than data bits, and it takes another shape.
   const int bits = log2_of(p.centroids) + (p.residual_centroids != 0 ? log2_of(p.residual_centroids) : 0);
-  const std::int64_t data_bits = group_size * bits, padding = 32 * packed_words(group_size, bits) - data_bits;
+  const std::int64_t data_bits = group_size * bits, padding = 32 * core::packed_words(group_size, bits) - data_bits;
   if (padding >= data_bits)
     problems.push_back("a packed row of a layer " + shape + " has " + std::to_string(data_bits) + " bits and " +
                        std::to_string(padding) +

@@ -12,8 +12,8 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/json.h"
+#include "core/packing.h"
 #include "core/random.h"
-#include "quant/packing.h"
 #include "support/data.h"
 #include "support/safetensors_lite.h"
 
@@ -103,7 +103,7 @@ TEST(Encoding, EveryFiniteHalfIsWidenedExactly) {
     codes[i] = i;
   }
   e.indices.resize(32768);
-  pack_row(codes, 16, e.indices);
+  core::pack_row(codes, 16, e.indices);
   const auto weight = decoded(e);
   for (std::size_t i = 0; i < 65536; ++i) ASSERT_EQ(weight[i], core::half_to_float(e.codebook[i])) << i;
 }

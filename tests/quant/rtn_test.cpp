@@ -10,7 +10,7 @@
 #include "core/error.h"
 #include "quant/baselines/uniform.h"
 #include "quant/layers.h"
-#include "quant/packing.h"
+#include "core/packing.h"
 #include "support/thread_team.h"
 
 namespace voronoi::quant {
@@ -98,8 +98,8 @@ TEST(Rtn, EveryWeightGoesToTheNearestPointItsGroupHas) {
       const auto weight = decoded(result.encoding);
       for (std::int64_t row = 0; row < 20; ++row) {
         std::vector<std::uint32_t> zeros(4);
-        unpack_row(std::span(e.zeros).subspan(static_cast<std::size_t>(row * packed_words(4, bits)),
-                                              static_cast<std::size_t>(packed_words(4, bits))),
+        core::unpack_row(std::span(e.zeros).subspan(static_cast<std::size_t>(row * core::packed_words(4, bits)),
+                                              static_cast<std::size_t>(core::packed_words(4, bits))),
                    bits, zeros);
         for (std::int64_t c = 0; c < 100; ++c) {
           const auto place = static_cast<std::size_t>(row * 100 + c), group = static_cast<std::size_t>(c / 32);

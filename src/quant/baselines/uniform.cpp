@@ -7,7 +7,7 @@
 #include <string>
 
 #include "core/error.h"
-#include "quant/packing.h"
+#include "core/packing.h"
 
 namespace voronoi::quant {
 namespace {
@@ -33,11 +33,11 @@ void take(std::span<const std::byte>& bytes, std::int64_t count, std::vector<T>&
 /// Rows of n small values, each packed on its own.
 std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n,
                                      int bits) {
-  const std::int64_t words = packed_words(n, bits);
+  const std::int64_t words = core::packed_words(n, bits);
   std::vector<std::uint32_t> packed(index(rows * words)), row_values(index(n));
   for (std::int64_t row = 0; row < rows; ++row) {
     std::copy_n(values.begin() + row * n, n, row_values.begin());
-    pack_row(row_values, bits, std::span(packed).subspan(index(row * words), index(words)));
+    core::pack_row(row_values, bits, std::span(packed).subspan(index(row * words), index(words)));
   }
   return packed;
 }
@@ -102,8 +102,8 @@ UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int b
     const RowRange theirs = member_rows(rank, team.size(), input.out_features);
     const std::int64_t n = theirs.end - theirs.begin;
     std::span<const std::byte> rest = gathered[index(rank)];
-    take(rest, n * packed_words(input.in_features, bits), encoding.codes);
-    take(rest, n * packed_words(n_groups, bits), encoding.zeros);
+    take(rest, n * core::packed_words(input.in_features, bits), encoding.codes);
+    take(rest, n * core::packed_words(n_groups, bits), encoding.zeros);
     take(rest, n * n_groups, encoding.scale);
   }
   return encoding;

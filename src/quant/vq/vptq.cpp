@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/packing.h"
 #include "core/types.h"
-#include "quant/packing.h"
 #include "quant/vq/second_order.h"
 
 namespace voronoi::quant {
@@ -172,7 +172,7 @@ double VqRun::error() {
 void VqRun::pack(VqEncoding& encoding) {
   const VqGeometry& g = geometry;
   const int bits = log2_of(g.k) + (g.kr > 0 ? log2_of(g.kr) : 0);
-  const std::int64_t vectors = core::ceil_div(g.out_features, g.v), row_words = packed_words(g.group_size, bits);
+  const std::int64_t vectors = core::ceil_div(g.out_features, g.v), row_words = core::packed_words(g.group_size, bits);
   std::vector<std::int32_t> stored;  // column of each position within its group
   for (std::int64_t i = 0; i < g.in_features - g.outlier_size; ++i)
     stored.push_back(encoding.perm.empty() ? input.hessian->perm[static_cast<std::size_t>(i)]

@@ -1,4 +1,4 @@
-#include "quant/packing.h"
+#include "core/packing.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "core/random.h"
 
-namespace voronoi::quant {
+namespace voronoi::core {
 namespace {
 
 using testing::ElementsAre;
@@ -78,4 +78,4 @@ TEST(Packing, TooFewWordsAreRefusedBeforeAnyIsTouched) {
 }
 
 }  // namespace
-}  // namespace voronoi::quant
+}  // namespace voronoi::core

@@ -1,10 +1,10 @@
-#include "quant/packing.h"
+#include "core/packing.h"
 
 #include <string>
 
 #include "core/error.h"
 
-namespace voronoi::quant {
+namespace voronoi::core {
 namespace {
 
 void check_extents(std::size_t n_values, int bits, std::size_t n_words) {
@@ -56,4 +56,4 @@ void unpack_row(std::span<const std::uint32_t> words, int bits, std::span<std::u
   }
 }
 
-}  // namespace voronoi::quant
+}  // namespace voronoi::core

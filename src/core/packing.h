@@ -8,12 +8,12 @@
 
 #include "core/types.h"
 
-namespace voronoi::quant {
+namespace voronoi::core {
 
 inline constexpr int kMaxPackedBits = 32;
 
 /// Words that hold n values; n * bits must not overflow.
-constexpr std::int64_t packed_words(std::int64_t n, int bits) { return core::ceil_div(n * bits, 32); }
+constexpr std::int64_t packed_words(std::int64_t n, int bits) { return ceil_div(n * bits, 32); }
 
 /// Packs a row; bits 1..32, every value below 2^bits, words.size() == packed_words(values.size(), bits). Unused bits
 /// become 0.
@@ -22,4 +22,4 @@ void pack_row(std::span<const std::uint32_t> values, int bits, std::span<std::ui
 /// Reads values.size() values; words.size() >= packed_words(values.size(), bits).
 void unpack_row(std::span<const std::uint32_t> words, int bits, std::span<std::uint32_t> values);
 
-}  // namespace voronoi::quant
+}  // namespace voronoi::core

@@ -1,0 +1,49 @@
+// Device arrays from rank to rank without the host between (NCCL). Optional: where available() is false, callers send
+// host copies over MPI instead, which carries the same bytes. Nothing is summed on the way, so that results do not
+// depend on the transport; calibration sends the nodes of its tree of Hessians.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/error.h"
+#include "kernels/exec.h"
+
+namespace voronoi::kernels {
+
+using GroupId = std::array<std::byte, 128>;
+
+struct CollectiveKernels {
+  /// The other entries may only be called where this is true.
+  bool (*available)() noexcept;
+  /// For one rank to make and to pass on to all others (over MPI) before they join.
+  GroupId (*make_id)();
+  /// Collective over the ranks of the group, each with a GPU of its own. Throws CommError, as all below.
+  void* (*join)(const Exec&, const GroupId&, int rank, int n_ranks);
+  /// Waits for what was sent and received.
+  void (*leave)(void* group) noexcept;
+  /// Queued in order; the peer queues the matching receive of as many values. To oneself is not allowed.
+  void (*send_f64)(const Exec&, void* group, std::int64_t n, const double* values, int peer);
+  void (*receive_f64)(const Exec&, void* group, std::int64_t n, double* values, int peer);
+};
+
+/// Of backends without such a transport.
+inline CollectiveKernels no_collective_kernels() {
+  CollectiveKernels table{};
+  table.available = []() noexcept { return false; };
+  table.make_id = []() -> GroupId { throw core::InternalError("no transport between devices"); };
+  table.join = [](const Exec&, const GroupId&, int, int) -> void* {
+    throw core::InternalError("no transport between devices");
+  };
+  table.leave = [](void*) noexcept {};
+  table.send_f64 = [](const Exec&, void*, std::int64_t, const double*, int) {
+    throw core::InternalError("no transport between devices");
+  };
+  table.receive_f64 = [](const Exec&, void*, std::int64_t, double*, int) {
+    throw core::InternalError("no transport between devices");
+  };
+  return table;
+}
+
+}  // namespace voronoi::kernels

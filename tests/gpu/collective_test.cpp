@@ -1,0 +1,29 @@
+#include <cstdlib>
+#include <string>
+
+#include "gpu/gpu_fixture.h"
+
+namespace voronoi {
+namespace {
+
+class CollectiveTest : public test::GpuTest {};
+
+TEST(Module, OpensAndHasTheTransportItWasBuiltWith) {
+  EXPECT_GE(kernels::cuda().device.count(), 0);
+  const char* built = std::getenv("VORONOI_NCCL_FOUND");
+  ASSERT_NE(built, nullptr);
+  EXPECT_EQ(kernels::cuda().collective.available(), std::string(built) == "ON");
+  EXPECT_FALSE(kernels::cpu().collective.available());
+  EXPECT_THROW(kernels::cpu().collective.make_id(), core::InternalError);
+}
+
+TEST_F(CollectiveTest, AGroupOfOneOpensAndCloses) {
+  const kernels::CollectiveKernels& collective = kernels::cuda().collective;
+  if (!collective.available()) GTEST_SKIP() << "no transport between devices in this module";
+  void* group = collective.join(gpu().exec(), collective.make_id(), 0, 1);
+  ASSERT_NE(group, nullptr);
+  collective.leave(group);
+}
+
+}  // namespace
+}  // namespace voronoi
