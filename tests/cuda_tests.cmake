@@ -51,7 +51,7 @@ foreach(source IN LISTS gpu_tests)
   add_executable(gpu_${name} ${source})
   target_include_directories(gpu_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_definitions(gpu_${name} PRIVATE VORONOI_TEST_DATA="${VORONOI_TEST_DATA}")
-  target_link_libraries(gpu_${name} PRIVATE voronoi_quant voronoi_calib voronoi_options GTest::gtest_main GTest::gmock)
+  target_link_libraries(gpu_${name} PRIVATE voronoi_backend voronoi_calib voronoi_quant voronoi_options GTest::gtest_main GTest::gmock)
   add_dependencies(gpu_${name} voronoi_cuda_emulated)
   add_test(NAME emulated.${name} COMMAND gpu_${name})
   set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300

@@ -70,14 +70,10 @@ BENCHMARK(nearest)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
-std::vector<quant::KmeansChunk> chunks_of(std::int64_t n, std::int64_t dim, std::int64_t n_chunks, const float* points,
-                                          const float* weights) {
-  std::vector<quant::KmeansChunk> chunks;
-  for (std::int64_t id = 0; id < n_chunks; ++id) {
-    const std::int64_t begin = n * id / n_chunks;
-    chunks.push_back({id, n * (id + 1) / n_chunks - begin, points + begin * dim, weights + begin});
-  }
-  return chunks;
+std::vector<std::int64_t> chunks_of(std::int64_t n, std::int64_t n_chunks) {
+  std::vector<std::int64_t> chunk_begin;
+  for (std::int64_t id = 0; id <= n_chunks; ++id) chunk_begin.push_back(n * id / n_chunks);
+  return chunk_begin;
 }
 
 // A codebook as the quantizers train it: default stop rule, 16 chunks. Arguments: n; dim 4, k 256.
@@ -86,9 +82,10 @@ void kmeans(benchmark::State& state) {
   core::SoloTeam team;
   const std::int64_t n = state.range(0), dim = 4;
   const std::vector<float> points = normal_values(n * dim, 1), weights(static_cast<std::size_t>(n), 1.0F);
-  const auto chunks = chunks_of(n, dim, 16, points.data(), weights.data());
+  const std::vector<std::int64_t> chunk_begin = chunks_of(n, 16);
+  const quant::KmeansPoints mine{0, chunk_begin, points.data(), weights.data()};
   int iterations = 0;
-  for (auto _ : state) iterations = quant::kmeans(context, team, 16, chunks, {.k = 256, .dim = dim}).iterations;
+  for (auto _ : state) iterations = quant::kmeans(context, team, 16, mine, {.k = 256, .dim = dim}).iterations;
   state.counters["iterations"] = iterations;
 }
 BENCHMARK(kmeans)->ArgName("n")->Arg(28672)->Arg(221184)->UseRealTime()->Unit(benchmark::kMillisecond);
@@ -113,12 +110,13 @@ int run_file(char** arguments) {
                                          : read_floats(arguments[6], n);
   backend::Context context(backend::Device::cpu, threads);
   core::SoloTeam team;
-  const auto chunks = chunks_of(n, dim, 16, points.data(), weights.data());
+  const std::vector<std::int64_t> chunk_begin = chunks_of(n, 16);
+  const quant::KmeansPoints mine{0, chunk_begin, points.data(), weights.data()};
   double cpu_s = 0;  // of all threads, during the last call
   const auto seconds = [&](const quant::KmeansParameters& parameters, quant::KmeansResult& result) {
     const auto start = std::chrono::steady_clock::now();
     const std::clock_t start_cpu = std::clock();
-    result = quant::kmeans(context, team, 16, chunks, parameters);
+    result = quant::kmeans(context, team, 16, mine, parameters);
     cpu_s = static_cast<double>(std::clock() - start_cpu) / CLOCKS_PER_SEC;
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };

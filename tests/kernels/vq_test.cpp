@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -158,14 +159,40 @@ TEST_P(VqWidth, PointsThatAreNotFiniteStillGetValidIndices) {
 }
 
 TEST_P(VqWidth, CentroidSumsByHand) {
-  const std::vector<float> points{1, 2, 3, 4, 5, 6}, weights{2, 0.5F, 1};
-  const std::vector<std::int32_t> index{1, 0, 1};
-  std::vector<double> sums(4, 10), mass(2, 1);
-  kernels_.centroid_sums(3, 2, points.data(), weights.data(), index.data(), 2, sums.data(), mass.data());
-  EXPECT_EQ(sums, (std::vector<double>{11.5, 12, 17, 20}));
-  EXPECT_EQ(mass, (std::vector<double>{1.5, 4}));
-  kernels_.centroid_sums(3, 2, points.data(), nullptr, index.data(), 2, sums.data(), mass.data());
-  EXPECT_EQ(mass, (std::vector<double>{2.5, 6}));
+  const std::vector<float> points{1, 2, 3, 4, 5, 6, 7, 8}, weights{2, 0.5F, 1, 3}, distance2{1, 2, 3, 4};
+  const std::vector<std::int32_t> index{1, 0, 1, 0};
+  const std::vector<std::int64_t> chunk_begin{0, 3, 3, 4};  // the second is empty
+  std::vector<double> parts(21, -1), whole(7, -1);
+  kernels_.centroid_sums(exec_, 3, chunk_begin.data(), 2, points.data(), weights.data(), index.data(), distance2.data(),
+                         2, false, parts.data());
+  EXPECT_EQ(parts, (std::vector<double>{1.5, 2, 7, 10, 0.5, 3, 6, 0, 0, 0, 0, 0, 0, 0, 21, 24, 0, 0, 3, 0, 12}));
+  kernels_.centroid_sums(exec_, 3, chunk_begin.data(), 2, points.data(), weights.data(), index.data(), distance2.data(),
+                         2, true, whole.data());
+  EXPECT_EQ(whole, (std::vector<double>{22.5, 26, 7, 10, 3.5, 3, 18}));
+}
+
+TEST_P(VqWidth, LoweredPotentialsByHand) {
+  // Two blocks of 1,024 and 1.
+  const std::size_t n = 1025;
+  const std::vector<float> weights(n, 0.5F);
+  std::vector<float> distance2(n, 2.0F), other(n, 4.0F);
+  other[3] = 0;
+  other[1024] = 1;
+  std::vector<double> sums(2);
+  kernels_.lower_potentials(exec_, 1025, weights.data(), other.data(), distance2.data(), sums.data());
+  EXPECT_EQ(sums, (std::vector<double>{1023, 0.5}));
+  EXPECT_EQ(distance2[3], 0);
+  EXPECT_EQ(distance2[4], 2);
+  EXPECT_EQ(distance2[1024], 1);
+}
+
+TEST_P(VqWidth, UnsoundPointsAreFoundChunkByChunk) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const std::vector<std::int64_t> chunk_begin{0, 1, 2, 2, 3, 4, 5};
+  const std::vector<float> points{1, -10, nan, 1, 1, 10.5F, 0, 0, 0, 0}, weights{0, 1, 1, -1, infinity};
+  bool sound[6];
+  kernels_.check_points(exec_, 6, chunk_begin.data(), 2, points.data(), weights.data(), 10, sound);
+  EXPECT_THAT(sound, testing::ElementsAre(true, false, true, false, false, false));
 }
 
 TEST_P(VqWidth, PotentialsByHand) {
@@ -190,7 +217,7 @@ TEST_P(VqWidth, PotentialsByHand) {
 struct Answer {
   std::vector<std::int32_t> index, several;
   std::vector<float> distance2;
-  std::vector<double> sums, mass, potentials;
+  std::vector<double> sums, potentials;
   bool operator==(const Answer&) const = default;
 };
 
@@ -207,14 +234,13 @@ Answer solve(int bits, int threads, std::int64_t dim) {
   Answer answer{std::vector<std::int32_t>(static_cast<std::size_t>(n)),
                 std::vector<std::int32_t>(static_cast<std::size_t>(n * m)),
                 std::vector<float>(static_cast<std::size_t>(n)),
-                std::vector<double>(static_cast<std::size_t>(k * dim)),
-                std::vector<double>(static_cast<std::size_t>(k)),
-                std::vector<double>(3 * 5)};
+                std::vector<double>(static_cast<std::size_t>(k * (dim + 1) + 1)), std::vector<double>(3 * 5)};
   cpu().vq.nearest(exec, n, dim, points.data(), k, centroids.data(), nullptr, answer.index.data(),
                    answer.distance2.data());
   cpu().vq.nearest_m(exec, n, dim, points.data(), k, centroids.data(), nullptr, m, answer.several.data());
-  cpu().vq.centroid_sums(n, dim, points.data(), answer.distance2.data(), answer.index.data(), k, answer.sums.data(),
-                         answer.mass.data());
+  const std::vector<std::int64_t> chunk_begin{0, 1000, n};
+  cpu().vq.centroid_sums(exec, 2, chunk_begin.data(), dim, points.data(), answer.distance2.data(), answer.index.data(),
+                         answer.distance2.data(), k, true, answer.sums.data());
   // Any numbers will do for columns and weights.
   const std::vector<float> some = answer.distance2;
   cpu().vq.potentials(exec, n, dim, points.data(), some.data(), answer.distance2.data(), 5, centroids.data(), false,
@@ -276,7 +302,8 @@ TEST(Vq, BrokenContractsAreRefused) {
   const std::vector<float> values(8);
   std::vector<std::int32_t> index(64);
   const std::vector<std::int32_t> valid{3}, beyond{2};
-  double sums[4] = {}, mass[2] = {};
+  const std::vector<std::int64_t> chunk_begin{0, 1};
+  double sums[7] = {};
   EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 0, values.data(), nullptr, index.data(), nullptr),
                core::InternalError);
   EXPECT_THROW(cpu().vq.nearest(exec, 1, 2, values.data(), 2, values.data(), valid.data(), index.data(), nullptr),
@@ -285,7 +312,9 @@ TEST(Vq, BrokenContractsAreRefused) {
                core::InternalError);
   EXPECT_THROW(cpu().vq.nearest_m(exec, 1, 1, values.data(), 8, values.data(), nullptr, 17, index.data()),
                core::InternalError);
-  EXPECT_THROW(cpu().vq.centroid_sums(1, 2, values.data(), nullptr, beyond.data(), 2, sums, mass), core::InternalError);
+  EXPECT_THROW(cpu().vq.centroid_sums(exec, 1, chunk_begin.data(), 2, values.data(), values.data(), beyond.data(),
+                                      values.data(), 2, true, sums),
+               core::InternalError);
 }
 
 }  // namespace

@@ -45,9 +45,9 @@ std::vector<float> plain_gptq(const test::Layer& layer, int bits, std::int64_t g
       const float value = grid.value(grid.code(static_cast<float>(w[static_cast<std::size_t>(c)]), max_code));
       quantized[at(row, layer.hessian.perm[static_cast<std::size_t>(c)])] = value;
       const double error = (w[static_cast<std::size_t>(c)] - static_cast<double>(value)) /
-                           static_cast<double>(layer.hessian.factor[at(c, c)]);
+                           static_cast<double>(layer.hessian.factor.span()[at(c, c)]);
       for (std::int64_t later = c + 1; later < n; ++later)
-        w[static_cast<std::size_t>(later)] -= error * static_cast<double>(layer.hessian.factor[at(c, later)]);
+        w[static_cast<std::size_t>(later)] -= error * static_cast<double>(layer.hessian.factor.span()[at(c, later)]);
     }
   }
   return quantized;

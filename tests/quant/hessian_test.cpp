@@ -50,18 +50,19 @@ double inverse_residual(const PreparedHessian& p, double mean) {
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j < n; ++j)
       damped[at(n, i, j)] =
-          static_cast<double>(p.h[at(n, p.perm[static_cast<std::size_t>(i)], p.perm[static_cast<std::size_t>(j)])]) +
+          static_cast<double>(
+              p.h.span()[at(n, p.perm[static_cast<std::size_t>(i)], p.perm[static_cast<std::size_t>(j)])]) +
           (i == j ? p.damping * mean : 0);
   double worst = 0;
   for (std::int64_t j = 0; j < n; ++j) {
     std::vector<double> image(static_cast<std::size_t>(n)), back(static_cast<std::size_t>(n));
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t k = i; k < n; ++k)
-        image[static_cast<std::size_t>(i)] += static_cast<double>(p.factor[at(n, i, k)]) * damped[at(n, k, j)];
+        image[static_cast<std::size_t>(i)] += static_cast<double>(p.factor.span()[at(n, i, k)]) * damped[at(n, k, j)];
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t k = 0; k <= i; ++k)
         back[static_cast<std::size_t>(i)] +=
-            static_cast<double>(p.factor[at(n, k, i)]) * image[static_cast<std::size_t>(k)];
+            static_cast<double>(p.factor.span()[at(n, k, i)]) * image[static_cast<std::size_t>(k)];
     for (std::int64_t i = 0; i < n; ++i)
       worst = std::max(worst, std::abs(back[static_cast<std::size_t>(i)] - (i == j ? 1 : 0)));
   }
@@ -80,14 +81,14 @@ TEST(Hessian, FactorIsThatOfTheInverseInEitherOrder) {
     const auto h = second_moment(n, 4 * n, 3);
     for (const bool act_order : {false, true}) {
       const auto prepared = prepare_hessian(context, n, lower_triangle(n, h), 0.01, act_order);
-      EXPECT_EQ(prepared.h, h);
+      EXPECT_EQ(prepared.h.to_host(), h);
       EXPECT_EQ(prepared.damping, 0.01);
       EXPECT_EQ(prepared.damping_steps, 0);
       EXPECT_EQ(prepared.dead_columns, 0);
       EXPECT_LT(inverse_residual(prepared, mean_diagonal(n, h)), 1e-4) << n;  // fp32 factor, condition number about 1e3
       for (std::int64_t i = 0; i < n; ++i) {
-        EXPECT_GT(prepared.factor[at(n, i, i)], 0);
-        for (std::int64_t j = 0; j < i; ++j) ASSERT_EQ(prepared.factor[at(n, i, j)], 0);
+        EXPECT_GT(prepared.factor.span()[at(n, i, i)], 0);
+        for (std::int64_t j = 0; j < i; ++j) ASSERT_EQ(prepared.factor.span()[at(n, i, j)], 0);
       }
     }
   }
@@ -103,14 +104,14 @@ TEST(Hessian, ActOrderFallsAlongTheDiagonalAndTiesKeepTheirOrder) {
 TEST(Hessian, OrderOneIsTheInverseRoot) {
   backend::Context context(backend::Device::cpu, 1);
   const auto prepared = prepare_hessian(context, 1, std::vector<float>{4}, 0.5, true);
-  EXPECT_FLOAT_EQ(prepared.factor.at(0), static_cast<float>(1 / std::sqrt(6.0)));
+  EXPECT_FLOAT_EQ(prepared.factor.span()[0], static_cast<float>(1 / std::sqrt(6.0)));
 }
 
 TEST(Hessian, DeadColumnsGetOnePercentOfTheMean) {
   backend::Context context(backend::Device::cpu, 1);
   const auto prepared = prepare_hessian(context, 3, std::vector<float>{4, 0, 0, 1, 0, 5}, 0.01, true);
   EXPECT_EQ(prepared.dead_columns, 1);
-  EXPECT_FLOAT_EQ(prepared.h[4], 0.03F);
+  EXPECT_FLOAT_EQ(prepared.h.span()[4], 0.03F);
   EXPECT_THAT(prepared.perm, ElementsAre(2, 0, 1));
   EXPECT_LT(inverse_residual(prepared, 3.0), 1e-6);
 }
@@ -119,7 +120,7 @@ TEST(Hessian, InputsThatWereNeverSeenMakeItThePlainMetric) {
   backend::Context context(backend::Device::cpu, 1);
   const auto prepared = prepare_hessian(context, 2, std::vector<float>{0, 0, 0}, 0.01, true);
   EXPECT_EQ(prepared.dead_columns, 2);
-  EXPECT_THAT(prepared.h, ElementsAre(1, 0, 0, 1));
+  EXPECT_THAT(prepared.h.to_host(), ElementsAre(1, 0, 0, 1));
   EXPECT_LT(inverse_residual(prepared, 1.0), 1e-6);
 }
 
@@ -175,8 +176,8 @@ TEST(Hessian, ThreadsDoNotChangeABit) {
   const auto lower = lower_triangle(n, second_moment(n, 400, 5));
   backend::Context one(backend::Device::cpu, 1), three(backend::Device::cpu, 3);
   const auto a = prepare_hessian(one, n, lower, 0.01, true), b = prepare_hessian(three, n, lower, 0.01, true);
-  EXPECT_EQ(a.factor, b.factor);
-  EXPECT_EQ(a.h, b.h);
+  EXPECT_EQ(a.factor.to_host(), b.factor.to_host());
+  EXPECT_EQ(a.h.to_host(), b.h.to_host());
   EXPECT_EQ(a.perm, b.perm);
 }
 
@@ -195,8 +196,8 @@ TEST(Hessian, FactorAgreesWithVptqsOwn) {
     double largest = 0, worst = 0;
     for (std::size_t i = 0; i < expected.size(); ++i) {
       largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
-      worst = std::max(worst,
-                       std::abs(static_cast<double>(prepared.factor[i]) * to_unit - static_cast<double>(expected[i])));
+      worst = std::max(
+          worst, std::abs(static_cast<double>(prepared.factor.span()[i]) * to_unit - static_cast<double>(expected[i])));
     }
     EXPECT_LT(worst, 2e-5 * largest) << name;  // measured below 5e-7; the reference factors in fp32
   }
@@ -226,14 +227,17 @@ TEST(RelativeHessianError, EqualsTheDefinitionAndIgnoresThreads) {
     q[i] = w[i] + static_cast<float>(0.1 * (random.uniform(i + w.size()) - 0.5));
   }
   backend::Context one(backend::Device::cpu, 1), three(backend::Device::cpu, 3);
-  const double error = relative_hessian_error(one, rows, n, w, q, h), expected = plain_relative_error(rows, n, w, q, h);
+  const backend::Array<float> metric(one, h);
+  const double error = relative_hessian_error(one, rows, n, w, q, metric),
+               expected = plain_relative_error(rows, n, w, q, h);
   EXPECT_NEAR(error, expected, 1e-5 * expected);
-  EXPECT_EQ(error, relative_hessian_error(three, rows, n, w, q, h));
+  EXPECT_EQ(error, relative_hessian_error(three, rows, n, w, q, metric));
 }
 
 TEST(RelativeHessianError, IsZeroForNoWeightAndForNoDifferenceAndOneForNothingKept) {
   backend::Context context(backend::Device::cpu, 1);
-  const std::vector<float> h{2, 1, 1, 2}, w{1, -1, 3, 2}, zero(4);
+  const backend::Array<float> h(context, std::vector<float>{2, 1, 1, 2});
+  const std::vector<float> w{1, -1, 3, 2}, zero(4);
   EXPECT_EQ(relative_hessian_error(context, 2, 2, zero, zero, h), 0);
   EXPECT_EQ(relative_hessian_error(context, 2, 2, zero, w, h), 0);
   EXPECT_EQ(relative_hessian_error(context, 2, 2, w, w, h), 0);

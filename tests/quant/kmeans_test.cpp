@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 
+#include "backend/tensor.h"
 #include "core/error.h"
 #include "support/data.h"
 #include "support/safetensors_lite.h"
@@ -37,22 +38,25 @@ Data gaussian(std::int64_t n, std::int64_t dim, std::uint32_t seed) {
   return data;
 }
 
-// n_chunks uneven pieces; the member's contiguous share of them.
-std::vector<KmeansChunk> chunks_of(const Data& data, std::int64_t n_chunks, int rank = 0, int size = 1) {
-  std::vector<KmeansChunk> chunks;
-  for (std::int64_t id = n_chunks * rank / size; id < n_chunks * (rank + 1) / size; ++id) {
-    const auto cut = [&](std::int64_t c) { return data.n() * c * c / (n_chunks * n_chunks); };
-    chunks.push_back(
-        {id, cut(id + 1) - cut(id), data.points.data() + cut(id) * data.dim, data.weights.data() + cut(id)});
-  }
-  return chunks;
+/// The member's contiguous share of n_chunks uneven chunks, in the memory of its context.
+KmeansResult solve_share(backend::Context& context, core::Team& team, const Data& data, std::int64_t n_chunks,
+                         const KmeansParameters& parameters) {
+  const auto cut = [&](std::int64_t chunk) { return data.n() * chunk * chunk / (n_chunks * n_chunks); };
+  const std::int64_t first = n_chunks * team.rank() / team.size(), last = n_chunks * (team.rank() + 1) / team.size();
+  std::vector<std::int64_t> chunk_begin;
+  for (std::int64_t chunk = first; chunk <= last; ++chunk) chunk_begin.push_back(cut(chunk) - cut(first));
+  const auto rows = [&](const std::vector<float>& values, std::int64_t dim) {
+    return std::span(values).subspan(static_cast<std::size_t>(cut(first) * dim),
+                                     static_cast<std::size_t>(chunk_begin.back() * dim));
+  };
+  const backend::Array<float> points(context, rows(data.points, data.dim)), weights(context, rows(data.weights, 1));
+  return kmeans(context, team, n_chunks, {first, chunk_begin, points.data(), weights.data()}, parameters);
 }
 
 KmeansResult solve(const Data& data, const KmeansParameters& parameters, std::int64_t n_chunks = 1, int threads = 2) {
   backend::Context context(backend::Device::cpu, threads);
   core::SoloTeam team;
-  const auto chunks = chunks_of(data, n_chunks);
-  return kmeans(context, team, n_chunks, chunks, parameters);
+  return solve_share(context, team, data, n_chunks, parameters);
 }
 
 double objective_of(const Data& data, const std::vector<float>& centroids) {
@@ -140,8 +144,7 @@ TEST(Kmeans, BytesDoNotDependOnThreadsOrTeam) {
   for (const int size : {1, 2, 3}) {
     test::run_as_team(size, [&](core::Team& team) {
       backend::Context context(backend::Device::cpu, 1 + team.rank() % 2);
-      const auto mine = chunks_of(data, n_chunks, team.rank(), team.size());
-      const KmeansResult result = kmeans(context, team, n_chunks, mine, parameters);
+      const KmeansResult result = solve_share(context, team, data, n_chunks, parameters);
       EXPECT_EQ(result.centroids, reference.centroids) << "member " << team.rank() << " of " << size;
       EXPECT_EQ(result.objective, reference.objective) << "member " << team.rank() << " of " << size;
     });
@@ -158,7 +161,7 @@ TEST(Kmeans, RepairDoesNotDependOnTheTeam) {
   EXPECT_LT(reference.objective.back(), 0.15 * reference.objective.front());
   test::run_as_team(3, [&](core::Team& team) {
     backend::Context context(backend::Device::cpu, 1);
-    const KmeansResult result = kmeans(context, team, 6, chunks_of(data, 6, team.rank(), 3), parameters);
+    const KmeansResult result = solve_share(context, team, data, 6, parameters);
     EXPECT_EQ(result.centroids, reference.centroids);
     EXPECT_EQ(result.repaired, reference.repaired);
   });
@@ -258,7 +261,7 @@ TEST(Kmeans, EveryMemberRefusesPointsThatAreNotFinite) {
   test::run_as_team(3, [&](core::Team& team) {
     backend::Context context(backend::Device::cpu, 1);
     try {
-      kmeans(context, team, 6, chunks_of(data, 6, team.rank(), 3), {.k = 2, .dim = 2});
+      solve_share(context, team, data, 6, {.k = 2, .dim = 2});
     } catch (const core::NumericError& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr("chunk 1"));
       const std::lock_guard lock(mutex);

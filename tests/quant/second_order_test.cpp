@@ -61,38 +61,37 @@ Answer run_loop(const Golden& golden, const Way& way) {
   const ColumnScale columns{std::vector<float>(n, 1.0F), std::vector<float>(n, 0.0F)};
   Codebooks books{golden.floats("centroids"), {}, {}};
   if (second_pass) books.residual = golden.floats("res_centroids");
-  std::vector<Piece> pieces = make_pieces(geometry, team, weight, perm);
-  run_column_loop(context, geometry, pieces, golden.floats("factor"), books, columns,
-                  {1, way.feedback, true, way.padding_counts});
+  VqRows rows = make_rows(context, geometry, team, weight, perm);
+  const backend::Array<float> factor(context, golden.floats("factor"));
+  run_column_loop(context, rows, factor, books, columns, {{1, way.feedback, way.padding_counts}, true});
 
   Answer answer;
   answer.quantized.resize(weight.size());
   answer.residual.resize(weight.size());
   answer.codes.resize(static_cast<std::size_t>((golden.out + geometry.v - 1) / geometry.v * golden.in));
   answer.residual_codes.resize(answer.codes.size());
-  for (const Piece& piece : pieces)
-    for (std::int64_t p = 0; p < golden.in; ++p) {
-      const std::int64_t column = perm[static_cast<std::size_t>(p)];
-      for (std::int64_t r = 0; r < piece.rows; ++r) {
-        const auto to = static_cast<std::size_t>((piece.row_begin + r) * golden.in + column),
-                   from = static_cast<std::size_t>(p * piece.width + r);
-        answer.quantized[to] = piece.quantized[from];
-        answer.residual[to] = piece.residual[from];
-      }
-      for (std::int64_t i = 0; i * geometry.v < piece.rows; ++i) {
-        const auto to = static_cast<std::size_t>((piece.row_begin / geometry.v + i) * golden.in + column);
-        const auto from = static_cast<std::size_t>(p * piece.code_stride + i);
-        answer.codes[to] = piece.codes[from];
-        if (second_pass) answer.residual_codes[to] = piece.residual_codes[from];
-      }
+  for (std::int64_t p = 0; p < golden.in; ++p) {
+    const std::int64_t column = perm[static_cast<std::size_t>(p)];
+    for (std::int64_t r = 0; r < golden.out; ++r) {
+      const auto to = static_cast<std::size_t>(r * golden.in + column),
+                 from = static_cast<std::size_t>(p * rows.slice.width + r);
+      answer.quantized[to] = rows.quantized.span()[from];
+      answer.residual[to] = rows.residual.span()[from];
     }
+    for (std::int64_t i = 0; i * geometry.v < golden.out; ++i) {
+      const auto to = static_cast<std::size_t>(i * golden.in + column),
+                 from = static_cast<std::size_t>(p * rows.slice.code_stride + i);
+      answer.codes[to] = rows.codes.span()[from];
+      if (second_pass) answer.residual_codes[to] = rows.residual_codes.span()[from];
+    }
+  }
   return answer;
 }
 
 double relative_error(const Golden& golden, std::span<const float> quantized) {
   backend::Context context(backend::Device::cpu, 1);
-  return relative_hessian_error(context, golden.out, golden.in, golden.floats("weight"), quantized,
-                                golden.floats("hessian"));
+  const backend::Array<float> hessian(context, golden.floats("hessian"));
+  return relative_hessian_error(context, golden.out, golden.in, golden.floats("weight"), quantized, hessian);
 }
 
 void expect_close(std::span<const float> mine, std::span<const float> theirs, double tolerance) {

@@ -30,7 +30,7 @@ double decoded_error(const Layer& layer, const QuantResult& result) {
   backend::Context context(backend::Device::cpu, 1);
   std::vector<float> weight(layer.weight.size());
   decode(result.encoding, weight);
-  return relative_hessian_error(context, layer.out, layer.in, layer.weight, weight, layer.hessian.h);
+  return relative_hessian_error(context, layer.out, layer.in, layer.weight, weight, layer.hessian().h);
 }
 
 /// A run with its codes chosen, for tests of the refiner's parts.
@@ -192,15 +192,14 @@ TEST(Refiner, SweepsEndWhereNoSingleCodeLowersTheError) {
     error = swept;
   }
   EXPECT_NEAR(refiner.update(), error, 1e-4 * error);
-  ASSERT_EQ(started.run.pieces.size(), 1U);
-  Piece& piece = started.run.pieces.front();
-  for (std::size_t at = 0; at < piece.codes.size(); at += 7) {
-    const std::int32_t kept = piece.codes[at];
+  const std::span<std::int32_t> codes = started.run.rows.codes.span();
+  for (std::size_t at = 0; at < codes.size(); at += 7) {
+    const std::int32_t kept = codes[at];
     for (std::int32_t other = 0; other < 16; ++other) {
-      piece.codes[at] = other;
+      codes[at] = other;
       EXPECT_GT(refiner.update(), error * (1 - 1e-4));
     }
-    piece.codes[at] = kept;
+    codes[at] = kept;
   }
 }
 

@@ -35,7 +35,7 @@ std::vector<float> decoded(const QuantResult& result) {
 
 double error_of(const Layer& layer, std::span<const float> quantized) {
   backend::Context context(backend::Device::cpu, 1);
-  return relative_hessian_error(context, layer.out, layer.in, layer.weight, quantized, layer.hessian.h);
+  return relative_hessian_error(context, layer.out, layer.in, layer.weight, quantized, layer.hessian().h);
 }
 
 const VqEncoding& vq(const QuantResult& result) { return std::get<VqEncoding>(result.encoding); }
@@ -53,26 +53,14 @@ void expect_same_bytes(const QuantResult& a, const QuantResult& b) {
   EXPECT_EQ(a.statistics, b.statistics);
 }
 
-/// Q of the column loop, natural order.
-std::vector<float> gather(const Layer& layer, const std::vector<Piece>& pieces) {
-  std::vector<float> weight(layer.weight.size());
-  for (const Piece& piece : pieces)
-    for (std::int64_t p = 0; p < layer.in; ++p)
-      for (std::int64_t r = 0; r < piece.rows; ++r)
-        weight[static_cast<std::size_t>((piece.row_begin + r) * layer.in +
-                                        layer.hessian.perm[static_cast<std::size_t>(p)])] =
-            piece.quantized[static_cast<std::size_t>(p * piece.width + r)];
-  return weight;
-}
-
 /// The reference's way with scaled weights: k-means and loop see the scaled weight, but H and its factor as they were.
 double error_with_unscaled_metric(const Layer& layer, const QuantParameters& parameters) {
   backend::Context context(backend::Device::cpu, 2);
   core::SoloTeam team;
   const QuantInput input = layer.input();
-  const ColumnScale columns = column_scales(input);
+  const ColumnScale columns = column_scales(context, input);
   std::vector<std::size_t> position(static_cast<std::size_t>(layer.in));
-  for (std::size_t p = 0; p < position.size(); ++p) position[static_cast<std::size_t>(layer.hessian.perm[p])] = p;
+  for (std::size_t p = 0; p < position.size(); ++p) position[static_cast<std::size_t>(layer.hessian().perm[p])] = p;
   Layer scaled = layer;
   for (std::size_t i = 0; i < scaled.weight.size(); ++i) {
     const std::size_t p = position[i % static_cast<std::size_t>(layer.in)];
@@ -83,7 +71,7 @@ double error_with_unscaled_metric(const Layer& layer, const QuantParameters& par
   std::fill(run.columns.scale.begin(), run.columns.scale.end(), 1.0F);
   std::fill(run.columns.bias.begin(), run.columns.bias.end(), 0.0F);
   run.quantize(1);
-  std::vector<float> quantized = gather(layer, run.pieces);
+  std::vector<float> quantized = natural_quantized(layer, run.rows);
   for (std::size_t i = 0; i < quantized.size(); ++i) {
     const std::size_t p = position[i % static_cast<std::size_t>(layer.in)];
     quantized[i] = quantized[i] * columns.scale[p] + columns.bias[p];
@@ -113,16 +101,15 @@ TEST(Vptq, ScaledColumnsAreMeasuredInTheOperatorsOwnUnits) {
 TEST(Vptq, AColumnsUnitChangesNoCode) {
   // Weights of a column times a, inputs over a: the same operator. Powers of two, no damping and natural order keep it
   // exact.
-  backend::Context context(backend::Device::cpu, 1);
   const test::SyntheticLayer made = test::make_synthetic_layer(192, 64, 7, {0.2, 0.3, 0.3});
   const auto with_units = [&](auto unit) {
-    Layer layer{"model.layers.0.mlp.up_proj", 192, 64, made.weight, {}};
+    Layer layer{"model.layers.0.mlp.up_proj", 192, 64, made.weight, nullptr};
     std::vector<float> lower = made.lower;
     for (std::size_t i = 0; i < layer.weight.size(); ++i) layer.weight[i] = std::ldexp(layer.weight[i], unit(i % 64));
     for (std::size_t i = 0, at = 0; i < 64; ++i)
       for (std::size_t j = 0; j <= i; ++j, ++at) lower[at] = std::ldexp(lower[at], -unit(i) - unit(j));
-    layer.hessian = prepare_hessian(context, 64, lower, 0, false);
-    EXPECT_EQ(layer.hessian.damping_steps, 0);
+    layer.prepare(lower, 0, false);
+    EXPECT_EQ(layer.hessian().damping_steps, 0);
     return layer;
   };
   const QuantParameters parameters = parameters_of(4, 32, 8);
@@ -139,13 +126,15 @@ TEST(Vptq, WithoutActOrderTheFactorIsOfTheNaturalOrder) {
   const Layer ordered = make_layer(192, 128, true), natural = make_layer(192, 128, false);
   const QuantParameters parameters = parameters_of(4, 64);
   // The reference's fault: the factor of the ordered inverse, its entries put back one by one.
-  Layer wrong = natural;
+  Layer wrong = make_layer(192, 128, false);
+  const std::span<const float> from = ordered.hessian().factor.span();
+  const std::span<float> to = wrong.hessian().factor.span();
+  const std::vector<std::int32_t>& perm = ordered.hessian().perm;
   for (std::int64_t i = 0; i < natural.in; ++i)
     for (std::int64_t j = 0; j < natural.in; ++j)
-      wrong.hessian.factor[static_cast<std::size_t>(std::int64_t{ordered.hessian.perm[static_cast<std::size_t>(i)]} *
-                                                        natural.in +
-                                                    ordered.hessian.perm[static_cast<std::size_t>(j)])] =
-          ordered.hessian.factor[static_cast<std::size_t>(i * natural.in + j)];
+      to[static_cast<std::size_t>(std::int64_t{perm[static_cast<std::size_t>(i)]} * natural.in +
+                                  perm[static_cast<std::size_t>(j)])] =
+          from[static_cast<std::size_t>(i * natural.in + j)];
   const QuantResult result = quantize(natural, parameters);
   EXPECT_LT(result.relative_error, 0.8 * quantize(wrong, parameters).relative_error);
   EXPECT_LT(quantize(ordered, parameters).relative_error, result.relative_error);
@@ -164,13 +153,13 @@ TEST(Vptq, OneHugeWeightDoesNotRuinItsColumn) {
   for (std::size_t p = 0; p < 128; ++p) {
     std::vector<float> column;
     for (std::size_t r = 0; r < 192; ++r)
-      column.push_back(layer.weight[r * 128 + static_cast<std::size_t>(layer.hessian.perm[p])]);
+      column.push_back(layer.weight[r * 128 + static_cast<std::size_t>(layer.hessian().perm[p])]);
     const auto [low, high] = std::ranges::minmax(column);
     by_range.columns.scale[p] = core::round_to(layer.dtype, high - low);
     by_range.columns.bias[p] = core::round_to(layer.dtype, low);
   }
   by_range.quantize(1);
-  EXPECT_LT(quantize(layer, parameters).relative_error, 0.8 * error_of(layer, gather(layer, by_range.pieces)));
+  EXPECT_LT(quantize(layer, parameters).relative_error, 0.8 * error_of(layer, natural_quantized(layer, by_range.rows)));
 }
 
 class VptqDeterminism : public ::testing::TestWithParam<QuantParameters> {};
@@ -201,7 +190,7 @@ TEST_P(VptqDeterminism, FeedbackSawWhatTheDecoderGives) {
   run.quantize(1);
   const QuantResult result = run.finish(run.error());
   const std::vector<float> decoder = decoded(result);
-  EXPECT_EQ(gather(layer, run.pieces), decoder);
+  EXPECT_EQ(natural_quantized(layer, run.rows), decoder);
   EXPECT_NEAR(result.relative_error, error_of(layer, decoder), 1e-4 * result.relative_error);
 }
 
@@ -240,7 +229,9 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
   // The outliers are the inputs with the most energy.
   EXPECT_EQ(vq(outliers).perm.size(), 128U);
   for (std::size_t p = 1; p < 128; ++p) {
-    const auto diagonal = [&](std::size_t at) { return layer.hessian.h[std::size_t{vq(outliers).perm[at]} * 129]; };
+    const auto diagonal = [&](std::size_t at) {
+      return layer.hessian().h.span()[std::size_t{vq(outliers).perm[at]} * 129];
+    };
     EXPECT_GE(diagonal(p - 1), diagonal(p));
   }
   parameters = parameters_of(6, 64);
@@ -263,16 +254,16 @@ TEST(Vptq, TailRowsInfluenceNoWholeVector) {
   const QuantParameters parameters = parameters_of(8, 64, 8);
   const QuantInput long_input = with_tail.input(), short_input = without.input();
   VqRun longer(context, team, long_input, parameters), shorter(context, team, short_input, parameters);
-  ASSERT_EQ(longer.geometry.n_pieces, 1);
+  ASSERT_EQ(longer.geometry.n_parts, 1);
   shorter.columns = longer.columns;
   longer.quantize(1);
   shorter.quantize(1);
   EXPECT_EQ(longer.books.main, shorter.books.main);
   EXPECT_EQ(longer.books.residual, shorter.books.residual);
-  std::vector<float> head = gather(with_tail, longer.pieces);
+  std::vector<float> head = natural_quantized(with_tail, longer.rows);
   const std::vector<float> tail(head.begin() + 192 * 96, head.end());
   head.resize(without.weight.size());
-  EXPECT_EQ(head, gather(without, shorter.pieces));
+  EXPECT_EQ(head, natural_quantized(without, shorter.rows));
   // And the tail rows are quantized as well as the others.
   double lost = 0, all = 0;
   for (std::size_t i = 0; i < tail.size(); ++i) {

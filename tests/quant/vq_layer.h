@@ -2,30 +2,48 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "quant/quantizer.h"
+#include "quant/vq/layout.h"
 #include "support/synthetic_layer.h"
 
 namespace voronoi::quant {
 
+/// A Hessian with the context whose memory it is in.
+struct OwnHessian {
+  explicit OwnHessian(backend::Device device) : context(device, 1) {}
+  backend::Context context;
+  PreparedHessian prepared;
+};
+
+/// Copies share the Hessian.
 struct Layer {
   std::string name;
   std::int64_t out = 0, in = 0;
   std::vector<float> weight;
-  PreparedHessian hessian;
+  std::shared_ptr<OwnHessian> own;
   core::DType dtype = core::DType::f16;
 
-  QuantInput input() const { return {name, out, in, weight, &hessian, dtype}; }
+  PreparedHessian& hessian() const { return own->prepared; }
+  QuantInput input() const { return {name, out, in, weight, &own->prepared, dtype}; }
+  void prepare(const std::vector<float>& lower, double damping, bool act_order,
+               backend::Device device = backend::Device::cpu) {
+    own = std::make_shared<OwnHessian>(device);
+    own->prepared = prepare_hessian(own->context, in, lower, damping, act_order);
+  }
 };
 
 inline Layer make_named_layer(std::string name, std::uint64_t seed, std::int64_t out, std::int64_t in,
-                              bool act_order = true, test::SyntheticSpread spread = {}) {
-  backend::Context context(backend::Device::cpu, 1);
+                              bool act_order = true, test::SyntheticSpread spread = {},
+                              backend::Device device = backend::Device::cpu) {
   test::SyntheticLayer made = test::make_synthetic_layer(out, in, seed, spread);
-  return {std::move(name), out, in, std::move(made.weight), prepare_hessian(context, in, made.lower, 0.01, act_order)};
+  Layer layer{std::move(name), out, in, std::move(made.weight), nullptr};
+  layer.prepare(made.lower, 0.01, act_order, device);
+  return layer;
 }
 
 inline QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_t kr = 0) {
@@ -34,6 +52,18 @@ inline QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_
   parameters.centroids = k;
   parameters.residual_centroids = kr;
   return parameters;
+}
+
+/// Q of this member's rows, natural order; rows of other members are zero.
+inline std::vector<float> natural_quantized(const Layer& layer, const VqRows& rows) {
+  std::vector<float> weight(layer.weight.size());
+  const std::vector<float> quantized = rows.quantized.to_host();
+  for (std::int64_t p = 0; p < layer.in; ++p)
+    for (std::int64_t r = 0; r < rows.slice.rows; ++r)
+      weight[static_cast<std::size_t>((rows.parts.row_begin + r) * layer.in +
+                                      layer.hessian().perm[static_cast<std::size_t>(p)])] =
+          quantized[static_cast<std::size_t>(p * rows.slice.width + r)];
+  return weight;
 }
 
 }  // namespace voronoi::quant
