@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "jobs/process.h"
+#include "store/run_directory.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -61,7 +62,7 @@ std::string gpu_problem(const std::vector<GpuOffer>& offers) {
 
 std::unique_ptr<backend::Context> take_gpu(int n_threads, const comm::Communicator& world, std::string& problem) {
   GpuOffer mine;
-  mine.host = host_name();
+  mine.host = store::host_name();
   std::unique_ptr<backend::Context> context = open_gpu(n_threads, comm::local_ranks(world).rank, mine);
   problem = gpu_problem(exchange(world, mine));
   if (!problem.empty()) return nullptr;

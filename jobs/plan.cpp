@@ -232,7 +232,7 @@ class Planner {
       for (const model::LinearSpec& linear : site.linears) shape.push_back(linear.out_features);
       if (!seen.insert(shape).second) continue;
       const std::vector<quant::OperatorShape> operators = operators_of(site);
-      const auto known = width.find(site.name);
+      const auto known = width.find(site_task.kind());
       const core::MemoryPeak task = quant::site_memory(parameters_, site.in_features, operators, request_.threads,
                                                        known == width.end() ? 1 : known->second);
       const std::string where = task.where + " (site " + site.name + ")";

@@ -114,20 +114,16 @@ void probe_vectors(backend::Context& context, const quant::QuantParameters& para
                     vq.potentials(context.exec(), n, dim, points.data(), weights.data(), distance2.data(), n_candidates,
                                   candidates.data(), false, block_sums.data());
                   });
-  // A chunk a thread, of so many points that sums at zero and their end count for little.
-  constexpr std::int64_t kChunk = 1 << 18;
-  const std::int64_t threads = context.n_threads(), many = threads * kChunk;
+  // A chunk of points a thread.
+  const std::int64_t threads = context.n_threads(), all = threads * n;
+  const std::vector<float> all_points = random_values(all * dim, 6), all_weights(static_cast<std::size_t>(all), 1.0F);
+  const std::vector<std::int32_t> all_index(static_cast<std::size_t>(all), 0);
   std::vector<std::int64_t> chunk_begin;
-  for (std::int64_t chunk = 0; chunk <= threads; ++chunk) chunk_begin.push_back(chunk * kChunk);
-  const std::vector<float> many_points = random_values(many * dim, 6), ones(static_cast<std::size_t>(many), 1.0F);
-  std::vector<std::int32_t> codes(static_cast<std::size_t>(many));
-  const core::CounterRandom random(0, 7);
-  for (std::size_t i = 0; i < codes.size(); ++i)
-    codes[i] = static_cast<std::int32_t>(random.below(i, static_cast<std::uint64_t>(k)));
+  for (std::int64_t i = 0; i <= threads; ++i) chunk_begin.push_back(i * n);
   std::vector<double> sums(static_cast<std::size_t>(threads * (k * (dim + 1) + 1)));
-  rates.scattered = static_cast<double>(many * (dim + 1)) / elapsed([&] {
-                      vq.centroid_sums(context.exec(), threads, chunk_begin.data(), dim, many_points.data(),
-                                       ones.data(), codes.data(), ones.data(), k, false, sums.data());
+  rates.scattered = static_cast<double>(threads) * (points_times_dim + static_cast<double>(n)) / elapsed([&] {
+                      vq.centroid_sums(context.exec(), threads, chunk_begin.data(), dim, all_points.data(),
+                                       all_weights.data(), all_index.data(), all_weights.data(), k, false, sums.data());
                     });
 }
 

@@ -30,7 +30,7 @@ std::vector<sched::Task> window_tasks(const std::vector<SiteTask>& site_tasks, c
     sched::Task task;
     task.id = static_cast<std::int64_t>(tasks.size());
     task.name = site_task.name();
-    task.kind = site_task.site.name;
+    task.kind = site_task.kind();
     task.predicted_seconds = task_seconds(site_task, parameters, rates);
     task.serial_seconds = hessian_seconds(site_task, rates);
     for (const model::LinearSpec& linear : site_task.site.linears)

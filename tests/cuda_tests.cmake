@@ -9,6 +9,9 @@ list(FILTER emulation_sources EXCLUDE REGEX "_test\\.cpp$")
 set(emulated_cuda ${VORONOI_CUDA_SOURCES})
 list(FILTER emulated_cuda EXCLUDE REGEX "/(blas|sort)\\.cu$")
 set_source_files_properties(${emulated_cuda} PROPERTIES LANGUAGE CXX)
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")  # its fused multiply-adds are calls of the C library otherwise
+  set_source_files_properties(${PROJECT_SOURCE_DIR}/kernels/cuda/gemm_chain.cu PROPERTIES COMPILE_OPTIONS -mfma)
+endif()
 
 # voronoi_emulated(NAME SOURCES...): compiled against the emulator's headers. What a GPU would answer with a fault ends the test: vector
 # access off its alignment, indices past a fixed array.

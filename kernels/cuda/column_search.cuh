@@ -219,11 +219,11 @@ __device__ __forceinline__ void search_column(const SearchSpace<P>& space, const
       lowest.clear();
       for (int group = share; group < book.n_groups; group += shares) {
         float low[2 * P];
-        const std::int64_t at = static_cast<std::int64_t>(group) * group_floats(kSteps);
+        const std::int64_t at = static_cast<std::int64_t>(group) * group_floats(kSteps, Halves::compact);
         if (shared_fragments != nullptr)
-          scan_group<kSteps, P>(shared_fragments + at, a, low);
+          scan_group<kSteps, P, Halves::compact>(shared_fragments + at, a, low);
         else
-          scan_group<kSteps, P>(book.fragments + at, a, low);
+          scan_group<kSteps, P, Halves::compact>(book.fragments + at, a, low);
         lowest.offer(low, static_cast<std::uint32_t>(group), id_mask);
       }
 #pragma unroll

@@ -4,6 +4,7 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/families.h"
+#include "kernels/cuda/gemm_chain.h"
 #include "kernels/cuda/linalg_triangle.h"
 #include "kernels/cuda/native.h"
 
@@ -126,6 +127,11 @@ bool pays_to_split(std::int64_t m, std::int64_t n, std::int64_t k) {
   return std::min({m, n, k}) >= kLeastExtent;
 }
 
+void multiply(Native& native, const MatrixProduct<float>& product) {
+  if (pays_to_split(product.m, product.n, product.k)) return gemm_f32_split(native, product);
+  native.blas->gemm(product);
+}
+
 template <class T>
 void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
           const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
@@ -134,9 +140,13 @@ void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, 
   if (m == 0 || n == 0) return;
   if (k == 0) return launch(native, scale_rows<T>, grid_over(m, n), kThreads, 0, m, n, beta, c, ldc);
   const MatrixProduct<T> product{transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc};
-  if constexpr (sizeof(T) == 4)
-    if (pays_to_split(m, n, k)) return gemm_f32_split(native, product);
-  native.blas->gemm(product);
+  if constexpr (sizeof(T) == 8) return native.blas->gemm(product);
+  // The columns of a B that lies as it is are rows of an operator, of which a rank may hold any part; a transposed one
+  // is a layer's weight, whole on every rank.
+  else if (transpose_b)
+    multiply(native, product);
+  else
+    gemm_chain(native, product);
 }
 
 void gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
@@ -176,8 +186,8 @@ void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, cons
         native.blas->gemm_16(dtype, true, false, n - first, columns, rows, rounded.data() + first, ld_rounded,
                              rounded.data() + first, ld_rounded, 0.0F, panel.data(), ld_panel);
       else
-        gemm<float>(exec, true, false, n - first, columns, rows, 1.0F, block + first, ldx, block + first, ldx, 0.0F,
-                    panel.data(), ld_panel);
+        multiply(native, MatrixProduct<float>{true, false, n - first, columns, rows, 1.0F, block + first, ldx,
+                                              block + first, ldx, 0.0F, panel.data(), ld_panel});
       launch(native, merge_panel, grid_over(n - first, columns), kThreads, 0, n, first, columns, panel.data(), ld_panel,
              sum);
     }

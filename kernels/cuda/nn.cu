@@ -39,7 +39,7 @@ struct Sigmoid {
 
 /// out[i] = operation(a[i], b[i]); out may be a. `vectors`: all addresses are multiples of 16 bytes.
 template <class Operation>
-__global__ void __launch_bounds__(kNnThreads)
+__global__ void __launch_bounds__(kNnThreads, 4)
     map_kernel(std::int64_t n, bool vectors, const float* a, const float* b, float* out, Operation operation) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kNnThreads;
   std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kNnThreads + threadIdx.x;

@@ -44,7 +44,7 @@ struct Lowest {
 };
 
 /// The lowest scores of one group, in shared or global memory.
-template <int kSteps, int P>
+template <int kSteps, int P, Halves kHalves>
 __device__ __forceinline__ void scan_group(const float* group, const std::uint32_t (&a)[P][kSteps][4],
                                            float (&low)[2 * P]) {
   const int lane = lane_id();
@@ -52,20 +52,34 @@ __device__ __forceinline__ void scan_group(const float* group, const std::uint32
   for (int slot = 0; slot < 2 * P; ++slot) low[slot] = INFINITY;
 #pragma unroll(kSteps == 1 ? 2 : 1)
   for (int pair = 0; pair < kGroupPairs; ++pair) {
-    const float* at = group + pair * pair_floats(kSteps);
+    const float* at = group + pair * pair_floats(kSteps, kHalves);
     float4 b[kSteps];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) b[step] = *reinterpret_cast<const float4*>(at + step * 128 + lane * 4);
-    const float4 half = *reinterpret_cast<const float4*>(at + kSteps * 128 + lane % 4 * 4);
+    const auto* halves = reinterpret_cast<const float4*>(at + kSteps * 128) + lane % 4;
+    float4 left_half = halves[0], right_half;
+    if constexpr (kHalves == Halves::ready) {
+      right_half = halves[4];
+    } else {
+      right_half = make_float4(left_half.z, left_half.w, left_half.z, left_half.w);
+      left_half = make_float4(left_half.x, left_half.y, left_half.x, left_half.y);
+    }
+    const float from_left[4] = {left_half.x, left_half.y, left_half.z, left_half.w};
+    const float from_right[4] = {right_half.x, right_half.y, right_half.z, right_half.w};
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      float d[4] = {half.x, half.y, half.x, half.y}, e[4] = {half.z, half.w, half.z, half.w};
+      float d[4], e[4];
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         const std::uint32_t left[2] = {float_bits(b[step].x), float_bits(b[step].y)};
         const std::uint32_t right[2] = {float_bits(b[step].z), float_bits(b[step].w)};
-        mma_m16n8k8_tf32(d, a[p][step], left);
-        mma_m16n8k8_tf32(e, a[p][step], right);
+        if (step == 0) {
+          mma_m16n8k8_tf32(d, a[p][step], left, from_left);
+          mma_m16n8k8_tf32(e, a[p][step], right, from_right);
+        } else {
+          mma_m16n8k8_tf32(d, a[p][step], left);
+          mma_m16n8k8_tf32(e, a[p][step], right);
+        }
       }
       low[2 * p] = fminf(fminf(fminf(low[2 * p], d[0]), d[1]), fminf(e[0], e[1]));
       low[2 * p + 1] = fminf(fminf(fminf(low[2 * p + 1], d[2]), d[3]), fminf(e[2], e[3]));

@@ -1,8 +1,8 @@
 // The column loop and the sweep, block of columns by block, and the table of the family.
 #include <algorithm>
 
-#include "kernels/cuda/blas.h"
 #include "kernels/cuda/families.h"
+#include "kernels/cuda/gemm_chain.h"
 #include "kernels/cuda/slice_columns.h"
 #include "kernels/cuda/slice_family.h"
 
@@ -16,11 +16,11 @@ class Columns {
           std::int64_t searched_rows, const VqCodes& codes, float* quantized)
       : native_(native),
         steps_(step_count(std::max(slice.v, slice.outlier_size > 0 ? slice.v0 : 1))),
-        main_(native, slice.groups, slice.v, slice.k, books.main, steps_, searched_rows % slice.v),
+        main_(native, slice.groups, slice.v, slice.k, books.main, steps_, Halves::compact, searched_rows % slice.v),
         residual_(native, books.residual != nullptr ? slice.groups : 0, slice.v, std::max<std::int64_t>(slice.kr, 1),
-                  books.residual, steps_, searched_rows % slice.v),
+                  books.residual, steps_, Halves::compact, searched_rows % slice.v),
         outlier_(native, slice.outlier_size > 0 ? 1 : 0, slice.v0, std::max<std::int64_t>(slice.k0, 1), books.outlier,
-                 steps_, searched_rows % slice.v0),
+                 steps_, Halves::compact, searched_rows % slice.v0),
         owed_(native, kColumnBlock * slice.width) {
     task.in_features = slice.in_features;
     task.rows = slice.rows;
@@ -49,9 +49,9 @@ class Columns {
       const std::int64_t end = std::min(n, begin + kColumnBlock), to = first_to_pay(end);
       run_columns(native_, task, begin);
       if (to < n)
-        native_.blas->gemm(MatrixProduct<float>{true, false, n - to, width, end - begin, -1.0F,
-                                                task.coupling + begin * n + to, n, task.owed, width, 1.0F,
-                                                task.target + to * width, width});
+        gemm_chain(native_,
+                   MatrixProduct<float>{true, false, n - to, width, end - begin, -1.0F, task.coupling + begin * n + to,
+                                        n, task.owed, width, 1.0F, task.target + to * width, width});
     }
   }
 

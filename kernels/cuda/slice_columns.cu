@@ -60,13 +60,13 @@ struct Space {
 // What a step's columns owe the rest of their block needs the coupling, staged where kept scores are at other times.
 static_assert(kColumnStep * kColumnBlock <= 16 * kPointFloats);
 
-int fragment_floats(const Book& book) { return book.n_groups * group_floats(book.steps); }
+int fragment_floats(const Book& book) { return book.n_groups * group_floats(book.steps, book.halves); }
 
 /// The book's fragments in shared memory, copied unless `held` says that they are there; null where they do not fit.
 template <int kSteps>
 __device__ __forceinline__ const float* hold_book(const Book& book, int which, int slot_floats, float* slot,
                                                   int& held) {
-  const int count = book.n_groups * group_floats(kSteps);
+  const int count = book.n_groups * group_floats(kSteps, Halves::compact);
   if (count > slot_floats) return nullptr;
   if (held != which) {
     sync_threads();

@@ -18,10 +18,17 @@ inline constexpr float kLargestScore = 1.0e38F;
 
 // Steps of 8 components (the depth of one product), of which there are 1, 2 or 4.
 __host__ __device__ constexpr int step_count(std::int64_t dim) { return dim <= 8 ? 1 : dim <= 16 ? 2 : kMaxStepCount; }
-/// Floats of a pair's fragments: for each step the 128 values of its two B operands, lane by lane; then |c|^2 / 2, lane
-/// t of a quad reading columns 2t, 2t + 1 of both tiles.
-__host__ __device__ constexpr int pair_floats(int steps) { return steps * 128 + 16; }
-__host__ __device__ constexpr int group_floats(int steps) { return kGroupPairs * pair_floats(steps); }
+/// How |c|^2 / 2 of a pair's columns 2t, 2t + 1, those of lane t of a quad, stand behind its B operands: `compact` as
+/// the four of both tiles; `ready` twice, tile after tile, which is the C operand itself and serves many products as it
+/// is.
+enum class Halves { compact, ready };
+/// Floats of a pair's fragments: for each step the 128 values of its two B operands, lane by lane, then the halves.
+__host__ __device__ constexpr int pair_floats(int steps, Halves halves) {
+  return steps * 128 + (halves == Halves::ready ? 32 : 16);
+}
+__host__ __device__ constexpr int group_floats(int steps, Halves halves) {
+  return kGroupPairs * pair_floats(steps, halves);
+}
 /// Floats of a centroid's exact row: components, zeros up to whole steps, |c|^2 / 2, the same over the tail's
 /// components only, two of padding.
 __host__ __device__ constexpr int row_floats(int steps) { return steps * 8 + 4; }
@@ -29,7 +36,8 @@ __host__ __device__ constexpr int row_floats(int steps) { return steps * 8 + 4; 
 /// One codebook, in device memory.
 struct Book {
   int dim = 0, k = 0, n_groups = 0, id_bits = 0;
-  int steps = 0;                     ///< components are filled up to 8 steps, at least step_count(dim)
+  int steps = 0;  ///< components are filled up to 8 steps, at least step_count(dim)
+  Halves halves = Halves::compact;
   const float* fragments = nullptr;  ///< [n_groups, group_floats], components rounded to tf32
   const float* rows = nullptr;       ///< [k, row_floats], fp32
   const float* largest = nullptr;    ///< the largest |c|, rounded up
@@ -40,7 +48,7 @@ class Books {
  public:
   /// centroids [n_books, k, dim] in device memory; tail: components of the vector past which rows end (0: none).
   Books(Native& native, std::int64_t n_books, std::int64_t dim, std::int64_t k, const float* centroids, int steps,
-        std::int64_t tail);
+        Halves halves, std::int64_t tail);
   const Book& first() const { return first_; }
 
  private:
@@ -51,7 +59,7 @@ class Books {
 
 /// Book `index` of several that follow each other.
 __host__ __device__ inline Book book_at(Book book, std::int64_t index) {
-  book.fragments += index * book.n_groups * group_floats(book.steps);
+  book.fragments += index * book.n_groups * group_floats(book.steps, book.halves);
   book.rows += index * book.k * row_floats(book.steps);
   book.largest += index;
   return book;

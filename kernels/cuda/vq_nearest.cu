@@ -15,7 +15,7 @@ __host__ __device__ constexpr int scan_tiles(int steps) { return steps <= 2 ? 4 
 __host__ __device__ constexpr int exact_points(int steps) { return steps <= 2 ? 8 : 4; }
 __host__ __device__ constexpr int chunk_groups(int steps) { return 4 / steps; }
 constexpr std::int64_t scan_shared_bytes(int steps) {
-  return 2 * chunk_groups(steps) * group_floats(steps) * static_cast<int>(sizeof(float));
+  return 2 * chunk_groups(steps) * group_floats(steps, Halves::ready) * static_cast<int>(sizeof(float));
 }
 static_assert(kWarps * 16 * scan_tiles(1) * 4 * kKept * 4 <= scan_shared_bytes(1));
 static_assert(kWarps * 16 * scan_tiles(2) * 4 * kKept * 4 <= scan_shared_bytes(2));
@@ -23,13 +23,13 @@ static_assert(kWarps * 16 * scan_tiles(4) * 4 * kKept * 4 <= scan_shared_bytes(4
 
 /// A warp searches P tiles of 16 points; the block's warps share centroids that pass through shared memory twice
 /// buffered. Bound by the minima: 2^37 scores (2M points, 65536 centroids) are 9.5 ms on an H100, their products 7 ms.
-/// Of shared memory a pair takes 2 wide loads a warp for 2P products.
+/// Of shared memory a pair takes 3 wide loads a warp for 2P products.
 template <int kSteps, int P>
 __global__ void __launch_bounds__(kThreads, 2)
     scan_points(std::int64_t n, Book book, const float* __restrict__ points, std::int32_t* __restrict__ index,
                 float* __restrict__ distance2, unsigned* __restrict__ dropped_count,
                 std::int64_t* __restrict__ dropped) {
-  constexpr int kChunkGroups = chunk_groups(kSteps), kChunk = kChunkGroups * group_floats(kSteps);
+  constexpr int kChunkGroups = chunk_groups(kSteps), kChunk = kChunkGroups * group_floats(kSteps, Halves::ready);
   auto* stage = dynamic_shared<float>();
   const int lane = lane_id(), g = lane / 4, t = lane % 4;
   const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_id()) * 16 * P;
@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       const int groups = groups_of(chunk);
       const float* from = book.fragments + static_cast<std::int64_t>(chunk) * kChunk;
       float* to = stage + chunk % 2 * kChunk;
-      for (int i = static_cast<int>(threadIdx.x) * 4; i < groups * group_floats(kSteps); i += kThreads * 4)
+      for (int i = static_cast<int>(threadIdx.x) * 4; i < groups * group_floats(kSteps, Halves::ready);
+           i += kThreads * 4)
         cp_async_16(to + i, from + i);
     }
     cp_async_commit();
@@ -68,7 +69,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int groups = groups_of(chunk);
     for (int i = 0; i < groups; ++i) {
       float low[2 * P];
-      scan_group<kSteps, P>(stage + chunk % 2 * kChunk + i * group_floats(kSteps), a, low);
+      scan_group<kSteps, P, Halves::ready>(stage + chunk % 2 * kChunk + i * group_floats(kSteps, Halves::ready), a,
+                                           low);
       lowest.offer(low, static_cast<std::uint32_t>(chunk * kChunkGroups + i), id_mask);
     }
     sync_threads();
@@ -263,7 +265,7 @@ void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* po
   require_shapes(n, dim, k);
   if (n == 0) return;
   Native& open = native(exec);
-  const Books books(open, 1, dim, k, centroids, step_count(dim), 0);
+  const Books books(open, 1, dim, k, centroids, step_count(dim), Halves::ready, 0);
   const Book& book = books.first();
   with_steps(dim, [&](auto steps) {
     constexpr int kSteps = decltype(steps)::value, kTiles = scan_tiles(kSteps);
@@ -289,7 +291,7 @@ void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* 
   VORONOI_REQUIRE(m >= 1 && m <= 16 && m <= k, "nearest_m: 1 <= m <= min(16, k)");
   if (n == 0) return;
   Native& open = native(exec);
-  const Books books(open, 1, dim, k, centroids, step_count(dim), 0);
+  const Books books(open, 1, dim, k, centroids, step_count(dim), Halves::ready, 0);
   with_steps(dim, [&](auto steps) {
     launch(open, search_all<decltype(steps)::value>, exact_grid(open, steps, n), dim3(kThreads), 0, n, nullptr, nullptr,
            books.first(), points, valid_dims, static_cast<int>(m), index, nullptr);

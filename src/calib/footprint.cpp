@@ -76,9 +76,13 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
   BlockWork work;
   for (const model::SiteSpec& site : model::block_sites(config, layer)) {
     const auto n = static_cast<double>(site.in_features);
-    work.gram += tokens * n * (n + 1);
+    // An expert sees the tokens routed to it: on average its share of the chosen ones.
+    const double rows = site.expert < 0 ? tokens
+                                        : tokens * static_cast<double>(config.mixture.top_k) /
+                                              static_cast<double>(config.mixture.n_experts);
+    work.gram += rows * n * (n + 1);
     for (const model::LinearSpec& linear : site.linears)
-      work.gemm += 2 * tokens * static_cast<double>(linear.out_features) * n;
+      work.gemm += 2 * rows * static_cast<double>(linear.out_features) * n;
   }
   // Scores and weighted values over the keys before each query.
   const auto q = static_cast<double>(config.n_heads * config.head_dim);

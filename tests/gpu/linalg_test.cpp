@@ -105,6 +105,24 @@ class LinalgTest : public test::GpuTest {
 TEST_F(LinalgTest, GemmF32FollowsItsDefinition) { check_all<float>(); }
 TEST_F(LinalgTest, GemmF64FollowsItsDefinition) { check_all<double>(); }
 
+TEST_F(LinalgTest, GemmOfUntransposedBIsTheCpusToTheBit) {
+  for (const auto& size :
+       std::vector<std::vector<std::int64_t>>{{1, 1, 1}, {3, 5, 17}, {130, 129, 16}, {70, 200, 257}, {129, 30, 530}})
+    for (const bool ta : {false, true})
+      for (const auto& [alpha, beta] : std::vector<std::pair<float, float>>{{1, 0}, {-1, 1}, {0.3F, 0.7F}}) {
+        const std::int64_t m = size[0], n = size[1], k = size[2], lda = (ta ? m : k) + 1, ldb = n + 3, ldc = n + 2;
+        const std::vector<float> a = test::normal_values((ta ? k : m) * lda, 31), b = test::normal_values(k * ldb, 32);
+        std::vector<float> c = test::normal_values(m * ldc, 33);
+        const auto da = on_gpu(a), db = on_gpu(b);
+        auto dc = on_gpu(c);
+        cpu().linalg().gemm_f32(cpu().exec(), ta, false, m, n, k, alpha, a.data(), lda, b.data(), ldb, beta, c.data(),
+                                ldc);
+        gpu().linalg().gemm_f32(gpu().exec(), ta, false, m, n, k, alpha, da.data(), lda, db.data(), ldb, beta,
+                                dc.data(), ldc);
+        ASSERT_EQ(dc.to_host(), c) << ta << " " << m << "x" << n << "x" << k;
+      }
+}
+
 TEST_F(LinalgTest, GemmWithBetaZeroIgnoresWhatCHolds) {
   for (const std::int64_t extent : {20, 200}) {
     const auto a = on_gpu(test::normal_values(extent * extent, 4));
@@ -125,7 +143,7 @@ TEST_F(LinalgTest, LargeProductsKeepTheDigitsOfSinglePrecision) {
     for (std::int64_t i = 0; i < n; ++i) identity[at(i * n + i)] = 1;
     const auto da = on_gpu(a), db = on_gpu(identity);
     backend::Array<float> c(gpu(), n * n);
-    gpu().linalg().gemm_f32(gpu().exec(), false, false, n, n, n, 1.0F, da.data(), n, db.data(), n, 0.0F, c.data(), n);
+    gpu().linalg().gemm_f32(gpu().exec(), false, true, n, n, n, 1.0F, da.data(), n, db.data(), n, 0.0F, c.data(), n);
     const std::vector<float> got = c.to_host();
     for (std::int64_t i = 0; i < n * n; ++i)
       ASSERT_LE(std::abs(got[at(i)] / 2 - a[at(i)] / 2), std::ldexp(std::abs(a[at(i)] / 2), -21)) << i;

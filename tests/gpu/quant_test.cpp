@@ -25,25 +25,26 @@ struct Case {
 Case case_of(std::string name, const std::string& method, QuantParameters parameters, std::int64_t out,
              std::int64_t in) {
   parameters.method = method;
-  parameters.kmeans_iterations = 10;
+  parameters.kmeans_iterations = 4;
   parameters.rounds = 1;
+  parameters.candidates = 3;
   return {std::move(name), parameters, out, in};
 }
 
+/// Two parts of rows each, so that a team of two has work for both.
 std::vector<Case> cases() {
-  QuantParameters everything = parameters_of(6, 16, 16);
+  QuantParameters everything = parameters_of(4, 8, 8);
   everything.groups = 2;
   everything.outlier_percent = 4;
-  everything.outlier_centroids = 8;
+  everything.outlier_vector_length = 2;
+  everything.outlier_centroids = 4;
   QuantParameters uniform;
   uniform.bits = 3;
   uniform.group_size = 16;
-  return {case_of("vptq", "vptq", parameters_of(4, 16), 200, 40),
-          case_of("vptq_residual", "vptq", parameters_of(8, 16, 16), 100, 24),
-          case_of("voronoi", "voronoi", parameters_of(4, 16, 8), 200, 24),
-          case_of("voronoi_groups_outliers_tail", "voronoi", everything, 299, 30),
-          case_of("rtn", "rtn", uniform, 130, 40),
-          case_of("gptq", "gptq", uniform, 130, 40)};
+  return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
+          case_of("voronoi", "voronoi", parameters_of(4, 8, 4), 192, 10),
+          case_of("voronoi_groups_outliers_tail", "voronoi", everything, 195, 10),
+          case_of("rtn", "rtn", uniform, 130, 40), case_of("gptq", "gptq", uniform, 130, 40)};
 }
 
 Layer layer_of(const Case& wanted, backend::Device device) {
@@ -67,8 +68,9 @@ TEST_P(GpuQuant, ErrorIsTheHosts) {
       relative_hessian_error(here.own->context, here.out, here.in, here.weight, decoded, here.hessian().h);
   // Sums of fp32 products in another order.
   EXPECT_NEAR(found.relative_error, error, 2e-4 * error);
-  // One code that falls to the other side of a border moves the centroids behind it: measured up to 3 %.
-  EXPECT_NEAR(found.relative_error, expected.relative_error, 0.08 * expected.relative_error);
+  // A code that falls to the other side of a border moves the centroids behind it. On the emulator, which factors as
+  // the host does, the two agreed to five digits.
+  EXPECT_NEAR(found.relative_error, expected.relative_error, 0.05 * expected.relative_error);
   EXPECT_EQ(stored_bits(found.encoding), stored_bits(expected.encoding));
   if (GetParam().parameters.method == "rtn") {
     EXPECT_TRUE(found.encoding == expected.encoding);
@@ -95,7 +97,7 @@ INSTANTIATE_TEST_SUITE_P(Methods, GpuQuant, ::testing::ValuesIn(cases()),
 
 /// Whole numbers, small enough that every product and sum is exact on any device.
 TEST_F(GpuColumnLoop, WhereArithmeticIsExactTheCodesAreTheHosts) {
-  const std::int64_t out = 102, in = 20;
+  const std::int64_t out = 102, in = 10;
   std::vector<float> weight;
   for (std::int64_t i = 0; i < out * in; ++i) weight.push_back(static_cast<float>((i * 37 + i / 7) % 17 - 8));
   std::vector<float> lower;

@@ -230,6 +230,20 @@ TEST_F(SliceTest, ColumnLoopOfLargeBooks) {
   }
 }
 
+// All scores within the rounding of tf32, and more groups of centroids than a lane keeps scores of: the exact search.
+TEST_F(SliceTest, CentroidsCloserThanTheRoundingOfTensorCores) {
+  Problem problem({2, 22, 4, 16384, 8, 1, 0, 1, 0, 1}, 350);
+  for (float& value : problem.main) value = 3.0F + 1e-4F * value;
+  std::fill(problem.scale.begin(), problem.scale.end(), 1.0F);
+  std::fill(problem.bias.begin(), problem.bias.end(), 0.0F);
+  for (float& value : problem.matrix) value = 3.0F + 1e-4F * value;
+  problem.clear_padding(problem.matrix);
+  for (const std::int64_t candidates : {1, 3}) {
+    SCOPED_TRACE(candidates);
+    expect_loops_alike(problem, {candidates, false, false});
+  }
+}
+
 TEST_F(SliceTest, SweepChoosesAsTheCpu) {
   for (const Shape& shape : kShapes) {
     for (const std::int64_t candidates : {1, 6}) {

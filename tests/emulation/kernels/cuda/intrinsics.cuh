@@ -137,6 +137,11 @@ void emulated_mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_
 inline void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   emulated_mma<8, 1>(d, a, b, [](std::uint32_t word, int) { return std::bit_cast<float>(word & 0xFFFFE000U); });
 }
+inline void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                             const float (&c)[4]) {
+  std::copy_n(c, 4, d);
+  mma_m16n8k8_tf32(d, a, b);
+}
 inline void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   emulated_mma<16, 2>(d, a, b, [](std::uint32_t word, int part) {
     return core::bfloat_to_float(static_cast<std::uint16_t>(word >> (16 * part)));
