@@ -42,6 +42,9 @@ gtest_discover_tests(test_emulation DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 
 add_test(NAME emulated.bench COMMAND bench_gpu --tiny --out ${CMAKE_CURRENT_BINARY_DIR}/bench_gpu_emulated)
 set_tests_properties(emulated.bench PROPERTIES LABELS emulated TIMEOUT 300
                      ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+# The script for a GPU machine.
+add_test(NAME emulated.run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run_test.sh ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run ${PROJECT_BINARY_DIR})
+set_tests_properties(emulated.run PROPERTIES LABELS emulated TIMEOUT 300)
 
 # The program itself, from calibration to perplexity.
 add_test(NAME emulated.whole_run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/whole_run.sh)
