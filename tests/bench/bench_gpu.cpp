@@ -32,7 +32,7 @@ int run(const std::vector<std::string>& arguments) {
   std::vector<std::string> parts;
   std::string device = "cuda", out = ".";
   bool tiny = false;
-  int threads = 4;
+  int threads = 8;
   std::vector<std::string> names;
   for (const Part& part : kParts) names.emplace_back(part.name);
   names.emplace_back(kPredict);

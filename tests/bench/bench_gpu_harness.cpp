@@ -137,7 +137,7 @@ std::string table_text(const Bench& bench, const std::vector<Prediction>& predic
         "| model | setting | hours | target |\n|---|---|---:|---:|\n";
     for (const Prediction& p : predictions)
       text += fmt::format("| {} | {} | {:.3g} | {} |\n", p.model, p.setting, p.hours,
-                          p.target_hours > 0 ? fmt::format("{:.1f}", p.target_hours) : "");
+                          p.target_hours > 0 ? fmt::format("at most {:.1f}", p.target_hours) : "");
   }
   for (const std::string& failure : failures) text += fmt::format("\nFAILED: {}\n", failure);
   return text;
@@ -160,8 +160,10 @@ core::Json results_json(const Bench& bench, const std::vector<Prediction>& predi
     if (m.target > 0) entry["target"] = m.target;
     results.push_back(std::move(entry));
   }
-  for (const Prediction& p : predictions)
+  for (const Prediction& p : predictions) {
     planned.push_back({{"model", p.model}, {"setting", p.setting}, {"hours", p.hours}, {"stages", p.stages}});
+    if (p.target_hours > 0) planned.back()["target_hours"] = p.target_hours;
+  }
   return {{"device", bench.device()}, {"tiny", bench.tiny()},   {"ceilings", ceilings},
           {"results", results},       {"predictions", planned}, {"failures", failures}};
 }

@@ -199,7 +199,7 @@ TEST(Plan, TheProbeMeasuresEveryRate) {
 }
 
 TEST(Plan, TakesRatesFromAFile) {
-  const test::TemporaryDirectory folder;
+  const test::TemporaryFolder folder;
   const std::string path = (folder.path() / "rates.json").string();
   Rates rates = table_rates(backend::Device::cuda, 1);
   rates.device = "a \"GPU\"";
