@@ -63,8 +63,8 @@ INSTANTIATE_TEST_SUITE_P(Models, GeneratorGolden,
                          ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral",
                                            "mistral-window", "qwen2", "qwen2-yarn", "qwen2-window", "qwen3", "mixtral",
                                            "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& tested) {
+                           std::string name = tested.param;
                            for (char& c : name) c = c == '-' ? '_' : c;
                            return name;
                          });
