@@ -36,7 +36,7 @@ struct Measurement {
 
 /// A predicted job: hours of one device by the cost model of `voronoi plan`.
 struct Prediction {
-  std::string model, setting;
+  std::string model, setting, rates;   ///< rates: which are measured
   double hours = 0, target_hours = 0;  ///< target 0: none
   core::Json stages;                   ///< name -> seconds
 };

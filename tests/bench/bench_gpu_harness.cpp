@@ -133,10 +133,10 @@ std::string table_text(const Bench& bench, const std::vector<Prediction>& predic
   }
   if (!predictions.empty()) {
     text +=
-        "\nPredicted by the cost model of `voronoi plan` from these rates, one device:\n\n"
-        "| model | setting | hours | target |\n|---|---|---:|---:|\n";
+        "\nPredicted by the cost model of `voronoi plan` for one device:\n\n"
+        "| model | setting | rates | hours | target |\n|---|---|---|---:|---:|\n";
     for (const Prediction& p : predictions)
-      text += fmt::format("| {} | {} | {:.3g} | {} |\n", p.model, p.setting, p.hours,
+      text += fmt::format("| {} | {} | {} | {:.3g} | {} |\n", p.model, p.setting, p.rates, p.hours,
                           p.target_hours > 0 ? fmt::format("at most {:.1f}", p.target_hours) : "");
   }
   for (const std::string& failure : failures) text += fmt::format("\nFAILED: {}\n", failure);
@@ -161,7 +161,8 @@ core::Json results_json(const Bench& bench, const std::vector<Prediction>& predi
     results.push_back(std::move(entry));
   }
   for (const Prediction& p : predictions) {
-    planned.push_back({{"model", p.model}, {"setting", p.setting}, {"hours", p.hours}, {"stages", p.stages}});
+    planned.push_back(
+        {{"model", p.model}, {"setting", p.setting}, {"rates", p.rates}, {"hours", p.hours}, {"stages", p.stages}});
     if (p.target_hours > 0) planned.back()["target_hours"] = p.target_hours;
   }
   return {{"device", bench.device()}, {"tiny", bench.tiny()},   {"ceilings", ceilings},

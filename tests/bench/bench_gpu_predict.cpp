@@ -100,8 +100,9 @@ std::vector<Prediction> predict(const Bench& bench) {
         fmt::format("voronoi, v {}, k {}, {:.3f} true bits", p.vector_length, p.centroids, plan.true_bits());
     prediction.hours = plan.total_seconds / kSecondsAnHour;
     prediction.target_hours = job.target_hours;
+    prediction.rates = request.rates.origin;
     prediction.stages = core::Json::object();
-    fmt::print("{}: {} ({})\n", job.model, prediction.setting, request.rates.origin);
+    fmt::print("{}: {} ({})\n", job.model, prediction.setting, prediction.rates);
     for (const jobs::PlannedStage& stage : plan.stages) {
       prediction.stages[stage.name] = stage.seconds;
       fmt::print("  {:<28} {:>10.1f} s\n", stage.name, stage.seconds);
