@@ -387,6 +387,7 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   const std::int64_t bos =
       keys.integer_or("bos_token_id", 0, config.vocab_size - 1, keys.is_absent("bos_token_id") ? family.bos_id : -1);
   if (bos >= 0 && bos < config.vocab_size) config.bos_id = bos;
+  config.end_ids = keys.ids("eos_token_id", config.vocab_size);
   const std::string dtype = keys.string(keys.find("dtype") != nullptr ? "dtype" : "torch_dtype");
   if (dtype == "bfloat16") config.stored_dtype = core::DType::bf16;
   return config;

@@ -58,6 +58,7 @@ struct ModelConfig {
   MixtureConfig mixture;
   std::vector<std::int64_t> window;  ///< a layer each: keys a query sees; 0 = all
   std::optional<std::int64_t> bos_id;
+  std::vector<std::int64_t> end_ids;  ///< ids that end a text; may be empty
   core::DType stored_dtype =
       core::DType::f16;  ///< 16-bit type for codebooks and scales of its quantized form (f16 unless BF16)
 };

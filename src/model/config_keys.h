@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -54,6 +55,22 @@ class Keys {
   }
   std::int64_t integer_or(std::string_view key, std::int64_t low, std::int64_t high, std::int64_t fallback) const {
     return find(key) == nullptr ? fallback : integer(key, low, high);
+  }
+  /// An id or a list of them; empty when absent or null. Ids outside the vocabulary name no token and are left out.
+  std::vector<std::int64_t> ids(std::string_view key, std::int64_t vocab_size) const {
+    const core::Json* value = find(key);
+    std::vector<std::int64_t> found;
+    if (value == nullptr) return found;
+    const auto take = [&](const core::Json& id) {
+      if (!id.is_number_integer()) refuse(key, "is " + found_text(*value) + "; an id or a list of ids is wanted");
+      if (id.is_number_unsigned() && id.get<std::uint64_t>() < static_cast<std::uint64_t>(vocab_size))
+        found.push_back(id.get<std::int64_t>());
+    };
+    if (value->is_array())
+      for (const core::Json& id : *value) take(id);
+    else
+      take(*value);
+    return found;
   }
   /// A finite number with low < value or, if closed, low <= value.
   double number(std::string_view key, double low, bool closed = false) const {

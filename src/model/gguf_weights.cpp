@@ -162,6 +162,7 @@ Json config_from_metadata(const GgufFile& file) {
   config["mlp_bias"] = file.find_tensor("blk.0.ffn_down.bias") != nullptr;
   config["bos_token_id"] = nullptr;
   if (const GgufValue* bos = file.find("tokenizer.ggml.bos_token_id")) config["bos_token_id"] = bos->as_i64();
+  if (const GgufValue* end = file.find("tokenizer.ggml.eos_token_id")) config["eos_token_id"] = end->as_i64();
   return config;
 }
 

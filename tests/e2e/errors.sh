@@ -55,7 +55,7 @@ expect 0 "$VORONOI" inspect "$DATA/models/hostile/weights/all-zero-linear"
 expect 2 ranks 3 quantize --run "$work/run" --model "$work/model" "${text[@]}" --centroids 200
 [ "$(grep -c 'power of two' "$work/stderr")" = 1 ] || fail "the error was printed more than once"
 # Help has examples and goes to stdout.
-for command in plan quantize eval status inspect export verify report; do
+for command in plan quantize eval generate status inspect export verify report; do
   expect 0 "$VORONOI" $command --help
   grep -q "voronoi $command" "$work/stdout" || fail "$command --help has no example"
 done

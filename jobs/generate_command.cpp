@@ -1,0 +1,148 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "core/random.h"
+#include "jobs/commands.h"
+#include "jobs/process.h"
+#include "jobs/subject.h"
+#include "model/corpus.h"
+#include "model/generator.h"
+#include "model/tokenizer.h"
+
+namespace voronoi::jobs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct GenerateOptions {
+  std::string model, prompt, tokenizer, device = "auto", dtype = "auto";
+  std::int64_t max_tokens = 64, seed = 0;
+  double temperature = 0;
+  int threads = 0;
+};
+
+CommandSpec generate_command(GenerateOptions& o) {
+  CommandSpec command;
+  command.name = "generate";
+  command.summary =
+      "Continues a text with an original model, a run or a VPTQ checkpoint; quantized layers are multiplied straight "
+      "from their packed indices. The text goes to stdout, tokens per second to stderr.";
+  command.usage = "voronoi generate --model MODEL|RUN|CHECKPOINT --prompt TEXT [options]";
+  command.options = {
+      text_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.model),
+      text_option("prompt", "TEXT", "what the text begins with", o.prompt),
+      integer_option("max-tokens", "most tokens to add; fewer when the model ends the text", o.max_tokens, 1, 1 << 20),
+      number_option("temperature", "0: the likeliest token; else tokens are drawn from softmax(logits / temperature)",
+                    o.temperature, 0, 100),
+      integer_option("seed", "of the draws", o.seed, 0, INT64_MAX),
+      text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
+      choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
+      choice_option("dtype",
+                    "operands of products with layers that are not packed; auto: f32 on the CPU, the model's "
+                    "16-bit type on a GPU",
+                    o.dtype, dtype_choices()),
+      integer_option("threads", "threads; 0: all cores of the host", o.threads, 0, 1024),
+  };
+  command.examples =
+      "  voronoi generate --model runs/2bit --prompt 'Once upon a time'\n"
+      "  voronoi generate --model SmolLM2-135M --prompt 'The capital of France' --max-tokens 16 --temperature 0.8 "
+      "--seed "
+      "7\n";
+  return command;
+}
+
+/// Bytes that are whole characters go out at once; the rest waits for its other half.
+class Printer {
+ public:
+  Printer(const model::Tokenizer& tokenizer, std::vector<std::int32_t> ids)
+      : tokenizer_(tokenizer), ids_(std::move(ids)), text_(tokenizer.decode(ids_)) {}
+
+  void add(std::int32_t id) {
+    ids_.push_back(id);
+    // The whole text again: what a token adds may depend on the one before it.
+    const std::string text = tokenizer_.decode(ids_);
+    if (!whole(text)) return;
+    fmt::print("{}", text.size() > text_.size() ? text.substr(text_.size()) : "");
+    std::fflush(stdout);
+    text_ = text;
+  }
+  void finish() {
+    const std::string text = tokenizer_.decode(ids_);
+    fmt::print("{}\n", text.size() > text_.size() ? text.substr(text_.size()) : "");
+    std::fflush(stdout);
+  }
+
+ private:
+  /// Whether the text does not end inside a UTF-8 character.
+  static bool whole(const std::string& text) {
+    std::size_t start = text.size();
+    while (start > 0 && (static_cast<unsigned char>(text[start - 1]) & 0xC0U) == 0x80U) --start;
+    if (start == 0) return true;
+    const auto lead = static_cast<unsigned char>(text[start - 1]);
+    const std::size_t length = lead >= 0xF0U ? 4 : lead >= 0xE0U ? 3 : lead >= 0xC0U ? 2 : 1;
+    return text.size() - start + 1 >= length;
+  }
+
+  const model::Tokenizer& tokenizer_;
+  std::vector<std::int32_t> ids_;
+  std::string text_;
+};
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+}  // namespace
+
+int generate_main(const comm::Communicator& world, const Arguments& arguments) {
+  GenerateOptions options;
+  const CommandSpec command = generate_command(options);
+  if (parse_or_help(world, command, arguments, false)) return 0;
+  std::vector<std::string> problems;
+  if (options.model.empty()) problems.emplace_back("--model: is missing; give a model, a run or a checkpoint");
+  if (options.prompt.empty()) problems.emplace_back("--prompt: is missing; give the beginning of a text");
+  if (world.size() > 1) problems.emplace_back("generate runs on one rank: start it without mpirun");
+  if (!problems.empty()) throw core::ConfigError(problems);
+
+  const std::unique_ptr<backend::Context> context = make_context(options.device, options.threads, world);
+  const Subject subject = open_subject(options.model);
+  const model::ModelConfig& config = subject.source().config();
+  const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
+  std::vector<std::int32_t> ids = tokenizer->encode(options.prompt);
+  if (const auto bos = tokenizer->automatic_bos()) ids.insert(ids.begin(), *bos);
+  if (ids.empty()) throw core::ConfigError("--prompt: holds no token");
+
+  const Clock::time_point loading = Clock::now();
+  const auto n_prompt = static_cast<std::int64_t>(ids.size());
+  model::Generator generator(subject.source(), *context, product_dtype(options.dtype, *context, config),
+                             n_prompt + options.max_tokens);
+  const double load_seconds = seconds_since(loading);
+  fmt::print("{}", options.prompt);
+  Printer printer(*tokenizer, ids);
+  const Clock::time_point reading = Clock::now();
+  std::vector<float> logits = generator.feed(ids);
+  const double prompt_seconds = seconds_since(reading);
+  const core::CounterRandom random(static_cast<std::uint64_t>(options.seed), 0);
+  const Clock::time_point writing = Clock::now();
+  std::int64_t n_new = 0;
+  while (n_new < options.max_tokens) {
+    const std::int32_t id =
+        model::pick_token(logits, options.temperature, random.uniform(static_cast<std::uint64_t>(n_new)));
+    if (std::find(config.end_ids.begin(), config.end_ids.end(), id) != config.end_ids.end()) break;
+    ++n_new;
+    printer.add(id);
+    if (n_new < options.max_tokens) logits = generator.feed(std::vector<std::int32_t>{id});
+  }
+  printer.finish();
+  const double write_seconds = seconds_since(writing);
+  core::log_info("{}: {} tokens in {:.2f} s, {:.1f} a second; prompt of {} tokens in {:.2f} s; loaded in {:.1f} s",
+                 subject.label, n_new, write_seconds, static_cast<double>(n_new) / std::max(write_seconds, 1e-9),
+                 n_prompt, prompt_seconds, load_seconds);
+  return 0;
+}
+
+}  // namespace voronoi::jobs

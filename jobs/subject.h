@@ -1,0 +1,29 @@
+// What eval and generate work on: anything that holds a model.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "model/weights.h"
+#include "store/run_directory.h"
+
+namespace voronoi::jobs {
+
+/// An original model, a run with its original, or a checkpoint whose original is not at hand.
+struct Subject {
+  std::string tokenizer, method = "unquantized", label = "unquantized";
+  std::shared_ptr<model::WeightSource> original;   ///< null for a checkpoint
+  std::unique_ptr<model::WeightSource> quantized;  ///< null for an original model
+  std::optional<store::RunPaths> run;
+  std::optional<double> bits_true, bits_nominal;
+
+  /// The quantized weights, or the original's.
+  const model::WeightSource& source() const { return quantized ? *quantized : *original; }
+};
+
+/// path: a model directory, GGUF file, run directory or VPTQ checkpoint. Throws FormatError / StoreError; a run must be
+/// finished.
+Subject open_subject(const std::string& path);
+
+}  // namespace voronoi::jobs
