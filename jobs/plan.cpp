@@ -136,6 +136,8 @@ class Planner {
     }
   }
 
+  double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
+
   void add_stage(const char* name, double flops, double bytes, double seconds) {
     plan_.stages.push_back({name, flops, bytes, seconds});
     plan_.total_seconds += seconds;
@@ -169,7 +171,7 @@ class Planner {
     const auto original = static_cast<double>(plan_.original_bytes);
     const auto hessians = static_cast<double>(all_hessian_bytes_);
     add_stage("calibrate: forward", forward.gemm, original * ranks,
-              forward.gemm * pace / rates_.gemm + original / rates_.disk_bytes);
+              forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
     // Each Hessian goes to its owner in fp64 from every rank, and to disk.
     const double reduced = request_.n_ranks > 1 ? 2 * hessians / rates_.link_bytes : 0;
     add_stage("calibrate: Hessians", forward.gram, hessians,
@@ -196,7 +198,7 @@ class Planner {
     evaluation *= kEvaluationTokens / static_cast<double>(context);
     evaluation += 2 * kEvaluationTokens * static_cast<double>(config_.hidden_size * config_.vocab_size);
     add_stage("decode, evaluate", evaluation, output,
-              evaluation / ranks / rates_.gemm + seconds(decoding, rates_) + output / rates_.disk_bytes);
+              evaluation / ranks / forward_rate() + seconds(decoding, rates_) + output / rates_.disk_bytes);
   }
 
   void count_memory() {

@@ -91,13 +91,15 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   PlanRequest request;
   QuantizeOptions& options = request.options;
   bool json = false, probe = false;
+  std::string rates_file;
   CommandSpec command = quantize_command(options);
   command.name = "plan";
   command.summary =
       "What a quantization run would store, hold in memory, compute and take, and the sbatch command for it. Reads the "
       "model's configuration only and computes nothing of it.";
   command.usage =
-      "voronoi plan --model DIR|config.json|NAME [quantize's options] [--ranks N] [--gpu-memory SIZE] [--probe] "
+      "voronoi plan --model DIR|config.json|NAME [quantize's options] [--ranks N] [--gpu-memory SIZE] [--probe | "
+      "--rates FILE] "
       "[--json]";
   for (OptionSpec& option : command.options)
     if (option.name == "model")
@@ -113,6 +115,8 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
       "node-memory", "memory of a node: a plan that needs more is refused [not checked]", request.node_memory));
   command.options.push_back(
       switch_option("probe", "time the kernels on this machine for some seconds and predict by that", probe));
+  command.options.push_back(
+      text_option("rates", "FILE", "predict by the rates of this file, which bench_gpu writes", rates_file));
   command.options.push_back(switch_option("json", "print JSON", json));
   command.examples =
       "  # Llama-3.1-405B at about 2 bits on 8 nodes of 8 H100\n"
@@ -134,6 +138,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   request.cuda = options.device == "cuda" || (options.device == "auto" && request.gpu_memory > 0);
   if (probe && request.cuda)
     throw core::ConfigError("--probe: times the kernels of a CPU only; a plan for GPUs goes by the table of rates");
+  if (probe && !rates_file.empty()) throw core::ConfigError("--rates: not together with --probe");
   request.program_bytes = resident_bytes();
   request.config = read_model_config(options.model);
   resolve_bits(options, request.config);
@@ -151,6 +156,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
                                               : std::max(1, cores / request.threads);
   const backend::Device device = request.cuda ? backend::Device::cuda : backend::Device::cpu;
   request.rates = table_rates(device, request.threads);
+  if (!rates_file.empty()) request.rates = read_rates(rates_file);
   if (probe) {
     backend::Context context(device, request.threads);
     request.rates = probe_rates(context, options.parameters);

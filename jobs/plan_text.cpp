@@ -180,7 +180,6 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
     stages.push_back(
         {{"stage", stage.name}, {"flops", stage.flops}, {"disk_bytes", stage.bytes}, {"seconds", stage.seconds}});
   const sched::SimulationSummary& window = plan.windows.window;
-  const Rates& r = request.rates;
   return {{"model", request.options.model},
           {"architecture", request.config.model_type},
           {"blocks", request.config.n_layers},
@@ -200,21 +199,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
           {"linears", std::move(linears)},
           {"stages", std::move(stages)},
           {"total_seconds", plan.total_seconds},
-          {"rates",
-           {{"device", r.device},
-            {"origin", r.origin},
-            {"assumed", r.assumed},
-            {"gemm", r.gemm},
-            {"nearest", r.nearest},
-            {"gram", r.gram},
-            {"factor", r.factor},
-            {"seeding", r.seeding},
-            {"scattered", r.scattered},
-            {"bytes", r.bytes},
-            {"steps", r.steps},
-            {"sustained", r.sustained},
-            {"link_bytes", r.link_bytes},
-            {"disk_bytes", r.disk_bytes}}},
+          {"rates", rates_json(request.rates)},
           {"schedule",
            {{"windows", plan.windows.count},
             {"blocks_a_window", plan.windows.blocks},

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -27,11 +28,18 @@ constexpr double kCpuLink = 2e9, kCpuDisk = 0.4e9;
 
 // NVIDIA H100 SXM: peaks of its data sheet, and the share of them that our kernels are assumed to reach.
 constexpr double kFp32Peak = 67e12, kFp64Peak = 67e12, kMemoryPeak = 3.35e12;
+constexpr double kTensorPeak = 989e12, kForwardShare = 0.40;  // 16-bit products, of the forward pass alone
 constexpr double kGemmShare = 0.60, kNearestShare = 0.40, kGramShare = 0.50, kFactorShare = 0.20, kSeedingShare = 0.20,
                  kMemoryShare = 0.70;
 constexpr double kScatterShare = 0.02;  ///< additions for each byte of memory bandwidth: atomics to hot lines
 constexpr double kGpuSteps = 1e5;       ///< dependent kernels a second: 10 us each
 constexpr double kGpuLink = 10e9, kGpuDisk = 2e9;
+
+constexpr std::pair<const char*, double Rates::*> kNumbers[] = {
+    {"gemm", &Rates::gemm},           {"forward", &Rates::forward},       {"nearest", &Rates::nearest},
+    {"gram", &Rates::gram},           {"factor", &Rates::factor},         {"seeding", &Rates::seeding},
+    {"scattered", &Rates::scattered}, {"bytes", &Rates::bytes},           {"steps", &Rates::steps},
+    {"sustained", &Rates::sustained}, {"link_bytes", &Rates::link_bytes}, {"disk_bytes", &Rates::disk_bytes}};
 
 /// The quickest of many short runs: on a busy machine some of them are not interrupted.
 double elapsed(const std::function<void()>& body) {
@@ -126,13 +134,14 @@ Rates table_rates(Device device, int n_threads) {
   if (device == Device::cuda) {
     rates.device = "NVIDIA H100 SXM";
     rates.origin = fmt::format(
-        "assumed, not measured: {:.0f} % of the fp32 peak for products, {:.0f} % for nearest centroids, {:.0f} % for "
-        "Hessians, {:.0f} % of the fp64 peak for factors, {:.0f} % of the memory bandwidth, {:.0f} us a dependent "
-        "kernel",
-        100 * kGemmShare, 100 * kNearestShare, 100 * kGramShare, 100 * kFactorShare, 100 * kMemoryShare,
-        1e6 / kGpuSteps);
+        "assumed, not measured: {:.0f} % of the 16-bit peak for the forward pass, {:.0f} % of the fp32 peak for "
+        "products, {:.0f} % for nearest centroids, {:.0f} % for Hessians, {:.0f} % of the fp64 peak for factors, "
+        "{:.0f} % of the memory bandwidth, {:.0f} us a dependent kernel",
+        100 * kForwardShare, 100 * kGemmShare, 100 * kNearestShare, 100 * kGramShare, 100 * kFactorShare,
+        100 * kMemoryShare, 1e6 / kGpuSteps);
     rates.assumed = true;
     rates.gemm = kGemmShare * kFp32Peak;
+    rates.forward = kForwardShare * kTensorPeak;
     rates.nearest = kNearestShare * kFp32Peak;
     rates.gram = kGramShare * kFp32Peak;
     rates.factor = kFactorShare * kFp64Peak;
@@ -146,7 +155,7 @@ Rates table_rates(Device device, int n_threads) {
   }
   rates.device = fmt::format("{} CPU thread{}", n_threads, n_threads == 1 ? "" : "s");
   rates.origin = "measured on a core of a Zen 5 server, times the threads; --probe measures this machine";
-  rates.gemm = kCoreGemm * n_threads;
+  rates.gemm = rates.forward = kCoreGemm * n_threads;
   rates.nearest = kCoreNearest * n_threads;
   rates.gram = kCoreGram * n_threads;
   rates.factor = kCoreFactor * n_threads;
@@ -166,6 +175,7 @@ Rates probe_rates(backend::Context& context, const quant::QuantParameters& param
   rates.origin = "measured on this machine by the probe (link and disk assumed)";
   rates.assumed = false;
   probe_linalg(context, rates);
+  rates.forward = rates.gemm;
   probe_vectors(context, parameters, rates);
   return rates;
 }
@@ -174,6 +184,33 @@ double seconds(const quant::Work& work, const Rates& rates) {
   const double busy = work.gemm / rates.gemm + work.nearest / rates.nearest + work.factor / rates.factor +
                       work.seeding / rates.seeding + work.scattered / rates.scattered + work.bytes / rates.bytes;
   return busy / rates.sustained + work.steps / rates.steps;
+}
+
+core::Json rates_json(const Rates& rates) {
+  core::Json json{{"device", rates.device}, {"origin", rates.origin}, {"assumed", rates.assumed}};
+  for (const auto& [name, member] : kNumbers) json[name] = rates.*member;
+  return json;
+}
+
+Rates read_rates(const std::string& path) {
+  const core::Json json = core::read_json_file(path);
+  const auto entry = [&](const char* name) -> const core::Json& {
+    if (!json.is_object() || !json.contains(name))
+      throw core::FormatError(path, fmt::format("has no '{}'; bench_gpu writes such files", name));
+    return json.at(name);
+  };
+  Rates rates;
+  if (!entry("device").is_string() || !entry("origin").is_string() || !entry("assumed").is_boolean())
+    throw core::FormatError(path, "'device' and 'origin' must be texts, 'assumed' true or false");
+  rates.device = entry("device").get<std::string>();
+  rates.origin = entry("origin").get<std::string>();
+  rates.assumed = entry("assumed").get<bool>();
+  for (const auto& [name, member] : kNumbers) {
+    if (!entry(name).is_number() || !(entry(name).get<double>() > 0))
+      throw core::FormatError(path, fmt::format("'{}' must be a number above 0", name));
+    rates.*member = entry(name).get<double>();
+  }
+  return rates;
 }
 
 }  // namespace voronoi::jobs

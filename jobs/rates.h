@@ -4,6 +4,7 @@
 #include <string>
 
 #include "backend/device.h"
+#include "core/json.h"
 #include "quant/cost.h"
 
 namespace voronoi::jobs {
@@ -14,7 +15,9 @@ struct Rates {
   std::string device;    ///< "NVIDIA H100 SXM", "2 CPU threads"
   std::string origin;    ///< "assumed ...", "measured ..."
   bool assumed = false;  ///< nobody has measured these with this program
-  double gemm = 0, nearest = 0, gram = 0, factor = 0, seeding = 0, scattered = 0, bytes = 0, steps = 0;
+  double gemm = 0;       ///< products in fp32
+  double forward = 0;    ///< products of the forward pass, in the type it takes by default
+  double nearest = 0, gram = 0, factor = 0, seeding = 0, scattered = 0, bytes = 0, steps = 0;
   double sustained = 1;   ///< share of these that quantizing an operator reaches: small kernels, waiting, odd shapes
   double link_bytes = 0;  ///< between ranks, received by each
   double disk_bytes = 0;  ///< read or written by each
@@ -29,5 +32,9 @@ Rates table_rates(backend::Device device, int n_threads);
 Rates probe_rates(backend::Context& context, const quant::QuantParameters& parameters);
 
 double seconds(const quant::Work& work, const Rates& rates);
+
+core::Json rates_json(const Rates& rates);
+/// A file that holds rates_json(). Throws StoreError, FormatError.
+Rates read_rates(const std::string& path);
 
 }  // namespace voronoi::jobs

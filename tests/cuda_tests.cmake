@@ -38,6 +38,14 @@ voronoi_emulated(test_emulation)
 target_link_libraries(test_emulation PRIVATE GTest::gtest_main GTest::gmock)
 gtest_discover_tests(test_emulation DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS unit TEST_PREFIX emulation.)
 
+# Every line of the benchmarks, at sizes of a moment.
+add_test(NAME emulated.bench COMMAND bench_gpu --tiny --out ${CMAKE_CURRENT_BINARY_DIR}/bench_gpu_emulated)
+set_tests_properties(emulated.bench PROPERTIES LABELS emulated TIMEOUT 300
+                     ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+# The script for a GPU machine.
+add_test(NAME emulated.run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run_test.sh ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run ${PROJECT_BINARY_DIR})
+set_tests_properties(emulated.run PROPERTIES LABELS emulated TIMEOUT 300)
+
 # The program itself, from calibration to perplexity.
 add_test(NAME emulated.whole_run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/whole_run.sh)
 set_tests_properties(emulated.whole_run PROPERTIES LABELS emulated TIMEOUT 1200 PROCESSORS 2 SKIP_RETURN_CODE 77 ENVIRONMENT

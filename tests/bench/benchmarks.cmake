@@ -1,2 +1,12 @@
 voronoi_add_bench(bench_kmeans LIBRARIES voronoi_quant)
 voronoi_add_bench(bench_forward LIBRARIES voronoi_model)
+
+# The GPU's figures (tests/gpu/run). It needs none of the packages that the other benchmarks do, so that a bundle stays small; ctest runs
+# every part of it at sizes of a moment, on the CPU's kernels and on the emulated device.
+add_executable(bench_gpu)
+file(GLOB bench_gpu_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/bench_gpu*.cpp)
+target_sources(bench_gpu PRIVATE ${bench_gpu_sources})
+target_include_directories(bench_gpu PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(bench_gpu PRIVATE voronoi_jobs voronoi_options)
+add_test(NAME bench.gpu_on_cpu COMMAND bench_gpu --tiny --device cpu --out ${CMAKE_CURRENT_BINARY_DIR}/bench_gpu_on_cpu)
+set_tests_properties(bench.gpu_on_cpu PROPERTIES LABELS bench TIMEOUT 120)

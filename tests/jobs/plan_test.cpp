@@ -7,9 +7,11 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "jobs/model_sizes.h"
 #include "jobs/window_schedule.h"
 #include "quant/setting.h"
+#include "support/temporary.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -185,8 +187,8 @@ TEST(Plan, TheProbeMeasuresEveryRate) {
   backend::Context context(backend::Device::cpu, 1);
   const Rates rates = probe_rates(context, vector_parameters(4, 256, 0));
   EXPECT_FALSE(rates.assumed);
-  for (const double rate :
-       {rates.gemm, rates.nearest, rates.gram, rates.factor, rates.seeding, rates.scattered, rates.bytes}) {
+  for (const double rate : {rates.gemm, rates.forward, rates.nearest, rates.gram, rates.factor, rates.seeding,
+                            rates.scattered, rates.bytes}) {
     EXPECT_GT(rate, 1e6);
     EXPECT_LT(rate, 1e14);
   }
@@ -194,6 +196,40 @@ TEST(Plan, TheProbeMeasuresEveryRate) {
   work.gemm = 3 * rates.gemm;
   work.factor = 2 * rates.factor;
   EXPECT_DOUBLE_EQ(seconds(work, rates), 5 / rates.sustained);
+}
+
+TEST(Plan, TakesRatesFromAFile) {
+  const test::TemporaryFolder folder;
+  const std::string path = (folder.path() / "rates.json").string();
+  Rates rates = table_rates(backend::Device::cuda, 1);
+  rates.device = "a \"GPU\"";
+  rates.forward = 123.5e12;
+  core::write_file_atomic(path, rates_json(rates).dump(), "test");
+  EXPECT_EQ(rates_json(read_rates(path)), rates_json(rates));
+
+  // Twice as fast at the forward pass: that stage alone is shorter, by what is no reading from disk.
+  PlanRequest request = request_of("llama-2-7b", 1, true);
+  const Plan before = make_plan(request);
+  request.rates.forward *= 2;
+  const Plan after = make_plan(request);
+  EXPECT_LT(after.stages[0].seconds, before.stages[0].seconds);
+  EXPECT_EQ(after.stages[1].seconds, before.stages[1].seconds);
+  request.options.dtype = "f32";
+  EXPECT_GT(make_plan(request).stages[0].seconds, before.stages[0].seconds);
+
+  for (const char* broken : {"[]", "{}", R"({"device": 1})"}) {
+    core::write_file_atomic(path, broken, "test");
+    EXPECT_THROW(read_rates(path), core::FormatError) << broken;
+  }
+  core::Json zero = rates_json(rates);
+  zero["nearest"] = 0;
+  core::write_file_atomic(path, zero.dump(), "test");
+  try {
+    read_rates(path);
+    FAIL();
+  } catch (const core::FormatError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("'nearest'"));
+  }
 }
 
 TEST(Bits, ChoosesByTheModelsSize) {
