@@ -1,11 +1,16 @@
 add_test(NAME house.include_rule COMMAND ${CMAKE_COMMAND} -DROOT=${PROJECT_SOURCE_DIR} -P ${CMAKE_CURRENT_SOURCE_DIR}/layers.cmake)
 set_tests_properties(house.include_rule PROPERTIES LABELS house)
 
+set(emulated_module "")  # not part of a build with sanitizers
+if(TARGET voronoi_cuda_emulated)
+  set(emulated_module $<TARGET_FILE:voronoi_cuda_emulated>)
+endif()
+
 # End to end: the program itself on a real model, under mpirun.
-foreach(name determinism resume errors evaluate architectures export plan)
+foreach(name determinism resume errors evaluate architectures export plan generate)
   add_test(NAME e2e.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/e2e/${name}.sh)
   set_tests_properties(e2e.${name} PROPERTIES LABELS e2e TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77
-                       ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA}")
+                       ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};EMULATED_CUDA=${emulated_module}")
 endforeach()
 
 # The batch scripts on a real Slurm of four nodes, started and removed by each test (tests/slurm/cluster). They wait for timers of Slurm most

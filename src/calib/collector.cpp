@@ -6,7 +6,7 @@
 #include <cstring>
 #include <functional>
 
-#include "core/error.h"
+#include "core/error_context.h"
 #include "core/types.h"
 
 namespace voronoi::calib {
@@ -90,7 +90,9 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
 void Collector::collect_range(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
                               SiteRange range, bool advance, std::vector<SiteHessian>& owned) {
   std::vector<SiteSum> sums;
-  for (std::size_t i = range.first; i < range.last; ++i) sums.emplace_back(context_, sites[i].in_features);
+  for (std::size_t i = range.first; i < range.last; ++i)
+    core::with_context<core::DeviceError>("block " + std::to_string(weights.layer) + ", Hessian of " + sites[i].name,
+                                          [&] { sums.emplace_back(context_, sites[i].in_features); });
   for (Chunk& chunk : chunks_) {
     for (SiteSum& sum : sums) {
       sum.chunk.zero();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/error_context.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -21,6 +22,12 @@ constexpr std::int64_t kLogitFloats = 24 << 20, kLogitRows = 512;
 
 std::int64_t sequences_per_batch(const backend::Context& context, std::int64_t n_tokens) {
   return context.on_host() ? std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / n_tokens) : 1;
+}
+
+/// Memory that runs short, and other faults of the device, are told with the block.
+template <class Work>
+decltype(auto) in_block(std::int64_t layer, const Work& work) {
+  return core::with_context<core::DeviceError>("block " + std::to_string(layer), work);
 }
 
 }  // namespace
@@ -70,13 +77,17 @@ const ModelConfig& Transformer::config() const { return impl_->config; }
 
 core::DType Transformer::dtype() const { return impl_->dtype; }
 
-BlockWeights Transformer::load_block(std::int64_t layer) const { return impl_->load_block(layer, nullptr); }
+BlockWeights Transformer::load_block(std::int64_t layer) const {
+  return in_block(layer, [&] { return impl_->load_block(layer, nullptr); });
+}
 
 StagedBlock Transformer::stage_block(std::int64_t layer, core::ThreadPool& pool) const {
   return impl_->stage_block(layer, pool);
 }
 
-BlockWeights Transformer::upload_block(StagedBlock block) const { return impl_->load_block(block.layer, &block); }
+BlockWeights Transformer::upload_block(StagedBlock block) const {
+  return in_block(block.layer, [&] { return impl_->load_block(block.layer, &block); });
+}
 
 HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens) {
   VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == product(n_sequences, n_tokens),
@@ -101,10 +112,12 @@ void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, c
     const std::int64_t n_sequences = std::min(per_batch, hidden.n_sequences - s),
                        n_rows = n_sequences * hidden.n_tokens;
     float* rows = hidden.values.data() + s * hidden.n_tokens * impl_->config.hidden_size;
-    impl_->attention_half(weights, n_sequences, hidden.n_tokens, rows, observer);
-    for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
-      impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
-                               observer);
+    in_block(weights.layer, [&] {
+      impl_->attention_half(weights, n_sequences, hidden.n_tokens, rows, observer);
+      for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
+        impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
+                                 observer);
+    });
   }
 }
 
@@ -127,10 +140,12 @@ void Transformer::extend_block(const BlockWeights& weights, HiddenStates& hidden
                   "a sequence is continued by a few tokens at a time");
   if (hidden.values.empty()) return;
   float* rows = hidden.values.data();
-  impl_->attention_half(weights, 1, hidden.n_tokens, rows, nullptr, &cache);
-  for (std::int64_t r = 0; r < hidden.n_tokens; r += kFeedForwardRows)
-    impl_->feed_forward_half(weights, std::min(kFeedForwardRows, hidden.n_tokens - r),
-                             rows + r * impl_->config.hidden_size, nullptr);
+  in_block(weights.layer, [&] {
+    impl_->attention_half(weights, 1, hidden.n_tokens, rows, nullptr, &cache);
+    for (std::int64_t r = 0; r < hidden.n_tokens; r += kFeedForwardRows)
+      impl_->feed_forward_half(weights, std::min(kFeedForwardRows, hidden.n_tokens - r),
+                               rows + r * impl_->config.hidden_size, nullptr);
+  });
 }
 
 std::vector<float> Transformer::logits(const HiddenStates& hidden, std::span<const std::int64_t> rows) {
