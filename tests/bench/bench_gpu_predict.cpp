@@ -15,15 +15,18 @@ constexpr double kBits = 2;
 constexpr double kSecondsAnHour = 3600;
 
 struct Job {
-  const char* model;
+  const char *model, *method;
   double target_hours;
 };
-constexpr Job kJobs[] = {{"llama-3.1-70b", 1.5}, {"llama-3.1-405b", 0}};
+constexpr Job kJobs[] = {{"llama-3.1-70b", "voronoi", 1.5},
+                         {"llama-3.1-70b", "vptq", 1.5},
+                         {"llama-3.1-405b", "voronoi", 0},
+                         {"llama-3.1-405b", "vptq", 0}};
 
-jobs::PlanRequest request_of(const char* model) {
+jobs::PlanRequest request_of(const char* model, const char* method) {
   jobs::PlanRequest request;
   request.options.model = model;
-  request.options.parameters.method = "voronoi";
+  request.options.parameters.method = method;
   request.options.bits = kBits;
   request.options.calibration_sequences = 128;
   request.options.calibration_context = 4096;
@@ -90,14 +93,14 @@ jobs::Rates measured_rates(const Bench& bench, std::int64_t vector_length, std::
 std::vector<Prediction> predict(const Bench& bench) {
   std::vector<Prediction> predictions;
   for (const Job& job : kJobs) {
-    jobs::PlanRequest request = request_of(job.model);
+    jobs::PlanRequest request = request_of(job.model, job.method);
     const quant::QuantParameters& p = request.options.parameters;
     request.rates = measured_rates(bench, p.vector_length, p.centroids);
     const jobs::Plan plan = jobs::make_plan(request);
     Prediction prediction;
     prediction.model = job.model;
     prediction.setting =
-        fmt::format("voronoi, v {}, k {}, {:.3f} true bits", p.vector_length, p.centroids, plan.true_bits());
+        fmt::format("{}, v {}, k {}, {:.3f} true bits", job.method, p.vector_length, p.centroids, plan.true_bits());
     prediction.hours = plan.total_seconds / kSecondsAnHour;
     prediction.target_hours = job.target_hours;
     prediction.rates = request.rates.origin;
