@@ -114,14 +114,17 @@ void probe_vectors(backend::Context& context, const quant::QuantParameters& para
                     vq.potentials(context.exec(), n, dim, points.data(), weights.data(), distance2.data(), n_candidates,
                                   candidates.data(), false, block_sums.data());
                   });
-  // A chunk of points a thread.
-  const std::int64_t threads = context.n_threads(), all = threads * n;
+  // A chunk of points a thread, enough of them that clearing the sums does not count.
+  const std::int64_t threads = context.n_threads(), chunk = std::max<std::int64_t>(n, 4 * k), all = threads * chunk;
   const std::vector<float> all_points = random_values(all * dim, 6), all_weights(static_cast<std::size_t>(all), 1.0F);
-  const std::vector<std::int32_t> all_index(static_cast<std::size_t>(all), 0);
+  std::vector<std::int32_t> all_index(static_cast<std::size_t>(all));
+  const core::CounterRandom cluster(0, 7);
+  for (std::size_t i = 0; i < all_index.size(); ++i)
+    all_index[i] = static_cast<std::int32_t>(cluster.below(i, static_cast<std::uint64_t>(k)));
   std::vector<std::int64_t> chunk_begin;
-  for (std::int64_t i = 0; i <= threads; ++i) chunk_begin.push_back(i * n);
+  for (std::int64_t i = 0; i <= threads; ++i) chunk_begin.push_back(i * chunk);
   std::vector<double> sums(static_cast<std::size_t>(threads * (k * (dim + 1) + 1)));
-  rates.scattered = static_cast<double>(threads) * (points_times_dim + static_cast<double>(n)) / elapsed([&] {
+  rates.scattered = static_cast<double>(all * (dim + 1)) / elapsed([&] {
                       vq.centroid_sums(context.exec(), threads, chunk_begin.data(), dim, all_points.data(),
                                        all_weights.data(), all_index.data(), all_weights.data(), k, false, sums.data());
                     });

@@ -78,7 +78,7 @@ endforeach()
 # Without driver and GPU the real module loads, finds no device, and the program says so.
 add_test(NAME house.cuda_absent COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/absent.sh)
 set_tests_properties(house.cuda_absent PROPERTIES LABELS house TIMEOUT 60 SKIP_RETURN_CODE 77
-  ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;CUDA_FOUND=${VORONOI_CUDA_FOUND};DATA=${VORONOI_TEST_DATA}")
+  ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA}")
 if(VORONOI_CUDA_FOUND)
   add_test(NAME house.cuda_module COMMAND gpu_collective_test --gtest_filter=Module.*)
   set_tests_properties(house.cuda_module PROPERTIES LABELS house TIMEOUT 60

@@ -1,5 +1,7 @@
 #include "backend/device.h"
 
+#include "kernels/driver.h"
+
 namespace voronoi::backend {
 
 std::string_view device_name(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
@@ -10,7 +12,10 @@ const kernels::Kernels& table_of(Device device) { return device == Device::cpu ?
 
 }  // namespace
 
-int count_devices(Device device) { return table_of(device).device.count(); }
+int count_devices(Device device) {
+  if (device == Device::cuda && !kernels::cuda_possible()) return 0;
+  return table_of(device).device.count();
+}
 
 Context::Context(Device device, int n_threads, int ordinal)
     : device_(device), pool_(n_threads), table_(&table_of(device)), exec_{&pool_, table_->device.open(ordinal)} {}
