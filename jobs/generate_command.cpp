@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "core/log.h"
 #include "core/random.h"
 #include "jobs/commands.h"
@@ -25,6 +26,7 @@ struct GenerateOptions {
   std::int64_t max_tokens = 64, seed = 0;
   double temperature = 0;
   int threads = 0;
+  bool json = false;
 };
 
 CommandSpec generate_command(GenerateOptions& o) {
@@ -48,6 +50,8 @@ CommandSpec generate_command(GenerateOptions& o) {
                     "16-bit type on a GPU",
                     o.dtype, dtype_choices()),
       integer_option("threads", "threads; 0: all cores of the host", o.threads, 0, 1024),
+      switch_option("json", "print one JSON object instead of the text: ids, text, and the logits behind the prompt",
+                    o.json),
   };
   command.examples =
       "  voronoi generate --model runs/2bit --prompt 'Once upon a time'\n"
@@ -60,8 +64,10 @@ CommandSpec generate_command(GenerateOptions& o) {
 /// Bytes that are whole characters go out at once; the rest waits for its other half.
 class Printer {
  public:
-  Printer(const model::Tokenizer& tokenizer, std::vector<std::int32_t> ids)
-      : tokenizer_(tokenizer), ids_(std::move(ids)), text_(tokenizer.decode(ids_)) {}
+  Printer(const model::Tokenizer& tokenizer, std::vector<std::int32_t> ids, const std::string& prompt)
+      : tokenizer_(tokenizer), ids_(std::move(ids)), text_(tokenizer.decode(ids_)) {
+    fmt::print("{}", prompt);
+  }
 
   void add(std::int32_t id) {
     ids_.push_back(id);
@@ -121,10 +127,10 @@ int generate_main(const comm::Communicator& world, const Arguments& arguments) {
   model::Generator generator(subject.source(), *context, product_dtype(options.dtype, *context, config),
                              n_prompt + options.max_tokens);
   const double load_seconds = seconds_since(loading);
-  fmt::print("{}", options.prompt);
-  Printer printer(*tokenizer, ids);
+  Printer printer(*tokenizer, ids, options.json ? "" : options.prompt);
   const Clock::time_point reading = Clock::now();
   std::vector<float> logits = generator.feed(ids);
+  const std::vector<float> prompt_logits = options.json ? logits : std::vector<float>();
   const double prompt_seconds = seconds_since(reading);
   const core::CounterRandom random(static_cast<std::uint64_t>(options.seed), 0);
   const Clock::time_point writing = Clock::now();
@@ -134,10 +140,17 @@ int generate_main(const comm::Communicator& world, const Arguments& arguments) {
         model::pick_token(logits, options.temperature, random.uniform(static_cast<std::uint64_t>(n_new)));
     if (std::find(config.end_ids.begin(), config.end_ids.end(), id) != config.end_ids.end()) break;
     ++n_new;
-    printer.add(id);
+    ids.push_back(id);
+    if (!options.json) printer.add(id);
     if (n_new < options.max_tokens) logits = generator.feed(std::vector<std::int32_t>{id});
   }
-  printer.finish();
+  if (options.json) {
+    const core::Json result{
+        {"prompt_tokens", n_prompt}, {"ids", ids}, {"text", tokenizer->decode(ids)}, {"prompt_logits", prompt_logits}};
+    fmt::print("{}\n", result.dump(-1, ' ', false, core::Json::error_handler_t::replace));
+  } else {
+    printer.finish();
+  }
   const double write_seconds = seconds_since(writing);
   core::log_info("{}: {} tokens in {:.2f} s, {:.1f} a second; prompt of {} tokens in {:.2f} s; loaded in {:.1f} s",
                  subject.label, n_new, write_seconds, static_cast<double>(n_new) / std::max(write_seconds, 1e-9),

@@ -23,3 +23,12 @@ expect() {
   if [ "$code" != "$wanted" ]; then cat "$work/stderr"; fail "exit $code instead of $wanted: $*"; fi
 }
 same_layers() { diff -rq "$1/layers" "$2/layers" || fail "$1 and $2 differ"; }
+# character_tokenizer FILE: random models have no tokenizer; one of single characters serves all of them (other characters are dropped).
+character_tokenizer() {
+  local id=4 letter
+  {
+    printf '{"model": {"type": "BPE", "merges": [], "vocab": {" ": 0, "\\n": 1, ".": 2, ",": 3'
+    for letter in {a..z} {A..Z} {0..9}; do printf ', "%s": %d' "$letter" $id; id=$((id + 1)); done
+    printf '}}}\n'
+  } >"$1"
+}

@@ -1,8 +1,8 @@
-"""compare.py CHECKPOINT TEXT VERIFY.json EVAL.json: the public client on an exported checkpoint, beside voronoi's own figures.
+"""compare.py CHECKPOINT TEXT VERIFY.json EVAL.json LOGITS.json: the public client on an exported checkpoint, beside voronoi's own figures.
 
-Everything that is compared comes from transformers and vptq alone: the matrices their layers multiply by, and the perplexity
-of the model they load. Exits with 1 when matrices are not equal bit for bit, when loading reports a missing, unexpected or
-mismatched key, or when the mean negative log-likelihood differs by more than 1e-4.
+Everything that is compared comes from transformers and vptq alone: the matrices their layers multiply by, the logits behind a
+prompt, and the perplexity of the model they load. Exits with 1 when matrices are not equal bit for bit, when loading reports a
+missing, unexpected or mismatched key, when a logit differs by more than 1e-3, or the mean negative log-likelihood by more than 1e-4.
 """
 import hashlib
 import json
@@ -15,10 +15,11 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-4
+LOGIT_TOLERANCE = 1e-3
 
 
 def main():
-    folder, text_path, verify_path, eval_path = sys.argv[1:5]
+    folder, text_path, verify_path, eval_path, logits_path = sys.argv[1:6]
     torch.set_num_threads(2)
     failures = []
 
@@ -63,10 +64,20 @@ def main():
     if not abs(theirs - ours["nll"]) <= TOLERANCE or count != ours["tokens"]:
         failures.append("the perplexities differ")
 
+    with open(logits_path) as file:
+        generated = json.load(file)
+    prompt = torch.tensor([generated["ids"][: generated["prompt_tokens"]]])
+    with torch.no_grad():
+        last = model(prompt, use_cache=False).logits[0, -1].double()
+    difference = (last - torch.tensor(generated["prompt_logits"], dtype=torch.float64)).abs().max().item()
+    if not difference <= LOGIT_TOLERANCE:
+        failures.append("the logits differ")
+
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, vptq 0.0.5.post1, CPU, float32")
     print(f"checkpoint   {folder}")
     print(f"keys         {'missing, unexpected, mismatched: none' if not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys')) else 'NOT all matched'}")
     print(f"matrices     {equal} of {len(layers)} equal bit for bit")
+    print(f"logits       {len(last)} behind a prompt of {prompt.shape[1]} tokens, largest difference {difference:.1e}")
     print(f"mean nll     client {theirs:.8f}   voronoi {ours['nll']:.8f}   difference {theirs - ours['nll']:+.1e}")
     print(f"perplexity   client {math.exp(theirs):.5f}   voronoi {ours['perplexity']:.5f}   ({count} predictions, context {ours['context']})")
     for failure in failures:
