@@ -22,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using core::StoreError;
 
-constexpr std::string_view kPrefix = "attempt-";
+constexpr std::string_view kPrefix = "attempt-", kRevokedPrefix = "revoked-";
 
 StoreError failure(const fs::path& path, const std::string& what, int error) {
   return StoreError(fmt::format("{}: cannot {}: {}", path.string(), what, std::strerror(error)));
@@ -39,8 +39,14 @@ std::vector<fs::path> list(const fs::path& directory) {
 
 /// Its owner may be alive and go on making files in it: only a successful rmdir ends that. Network file systems keep a
 /// name for a removed file as long as a process of this host has it open, hence the patience.
-void revoke(const fs::path& directory) {
+/// It is renamed before it is emptied: its owner is to miss the directory, not a file in it.
+void revoke(const fs::path& named) {
   constexpr int kTries = 200;
+  fs::path directory = named;
+  if (named.filename().string().starts_with(kPrefix)) {
+    directory = named.parent_path() / (std::string(kRevokedPrefix) + named.filename().string());
+    if (::rename(named.c_str(), directory.c_str()) != 0 && errno != ENOENT) throw failure(named, "rename", errno);
+  }
   for (int tries = 0;; ++tries) {
     std::error_code ignored;
     for (const fs::path& entry : list(directory)) fs::remove_all(entry, ignored);
@@ -67,7 +73,9 @@ std::unique_ptr<Attempt> Attempt::begin(const RunPaths& paths) {
   auto attempt = std::make_unique<Attempt>(paths, fs::path(directory).filename().string(), 0);
   attempt->began_ = true;
   for (const fs::path& other : list(paths.staging()))
-    if (other != attempt->directory_ && other.filename().string().starts_with(kPrefix)) revoke(other);
+    if (const std::string name = other.filename().string();
+        other != attempt->directory_ && (name.starts_with(kPrefix) || name.starts_with(kRevokedPrefix)))
+      revoke(other);
   core::sync_directory(paths.staging());
   return attempt;
 }

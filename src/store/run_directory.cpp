@@ -46,8 +46,10 @@ std::array<fs::path, 8> folders_of(const RunPaths& paths) {
 bool holds_attempts_only(const fs::path& staging) {
   std::error_code error;
   for (auto entry = fs::directory_iterator(staging, error); !error && entry != fs::directory_iterator();
-       entry.increment(error))
-    if (!entry->path().filename().string().starts_with("attempt-")) return false;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (!name.starts_with("attempt-") && !name.starts_with("revoked-")) return false;
+  }
   return !error;
 }
 

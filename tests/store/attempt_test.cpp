@@ -66,6 +66,15 @@ TEST(Attempt, LaterOneFencesEveryRankOfTheEarlierOff) {
   EXPECT_EQ(test::entries(run.paths.layers()), 1);
 }
 
+TEST(Attempt, RemovesWhatAStartThatDiedWhileItRemovedOthersLeft) {
+  const RunFolder run;
+  const std::filesystem::path left = run.paths.staging() / "revoked-attempt-node1-12-abcdef";
+  std::filesystem::create_directory(left);
+  test::write_bytes(left / "a.h5.0", "half");
+  const std::unique_ptr<Attempt> attempt = Attempt::begin(run.paths);
+  EXPECT_FALSE(std::filesystem::exists(left));
+}
+
 TEST(Attempt, WriterThatNeverPausesIsFencedOff) {
   const RunFolder run;
   for (int round = 0; round < 20; ++round) {
