@@ -51,7 +51,7 @@ void Transformer::Impl::check_hidden(const HiddenStates& hidden) const {
 
 const float* Transformer::Impl::slab_logits(const HiddenStates& hidden, std::span<const std::int32_t> rows) {
   const auto n_rows = static_cast<std::int64_t>(rows.size());
-  const Array<std::int32_t> index = to_device(rows);
+  const Array<std::int32_t> index(context, rows);
   float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
   float* logits = grow(context, work_wide, product(n_rows, config.vocab_size));
   if (final_norm.empty()) final_norm = load_norm("model.norm.weight");
@@ -95,7 +95,7 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
   impl_->check_ids(ids);
   const auto n_rows = static_cast<std::int64_t>(ids.size());
   HiddenStates hidden{n_sequences, n_tokens, Array<float>(impl_->context, product(n_rows, impl_->config.hidden_size))};
-  const Array<std::int32_t> device_ids = impl_->to_device(ids);
+  const Array<std::int32_t> device_ids(impl_->context, ids);
   gather_rows(impl_->context, impl_->embedding_table(), device_ids.data(), n_rows, impl_->config.hidden_size,
               hidden.values.data());
   if (impl_->config.embedding_scale != 1)
@@ -186,7 +186,7 @@ std::vector<double> Transformer::next_token_nll(const HiddenStates& hidden, std:
   for (std::size_t first = 0, n = 0; first < rows.size(); first += n) {
     n = std::min(impl_->slab_rows(), unit - first % unit);
     const float* logits = impl_->slab_logits(hidden, std::span<const std::int32_t>(rows).subspan(first, n));
-    const Array<std::int32_t> target = impl_->to_device(std::span<const std::int32_t>(targets).subspan(first, n));
+    const Array<std::int32_t> target(impl_->context, std::span<const std::int32_t>(targets).subspan(first, n));
     impl_->context.nn().nll(impl_->context.exec(), static_cast<std::int64_t>(n), impl_->config.vocab_size, logits,
                             impl_->config.vocab_size, target.data(), nll.data());
     impl_->context.memory().copy_to_host(impl_->context.exec(), nll.data(),

@@ -47,7 +47,7 @@ const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t g
     std::vector<std::int32_t> order(static_cast<std::size_t>(2 * n_rows));
     for (std::int64_t i = 0; i < 2 * n_rows; ++i)
       order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i < n_rows ? 2 * i : 2 * (i - n_rows) + 1);
-    const backend::Array<std::int32_t> index = to_device(std::span<const std::int32_t>(order));
+    const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
     float* split = grow(context, work_split, product(n, 2));
     context.nn().embed(context.exec(), index.data(), 2 * n_rows, inner, gate, split);
     gate = split;
@@ -85,9 +85,10 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
   backend::Array<float> chosen_weight(context, chosen.size());
   context.nn().route(exec, n_rows, mixture.n_experts, mixture.top_k, mixture.renormalise, logits.data(), chosen.data(),
                      chosen_weight.data());
-  const RowsByExpert rows = group_by_expert(to_host(chosen), to_host(chosen_weight), mixture.n_experts, mixture.top_k);
-  const backend::Array<std::int32_t> row = to_device(std::span<const std::int32_t>(rows.row));
-  const backend::Array<float> weight = to_device(std::span<const float>(rows.weight));
+  const RowsByExpert rows =
+      group_by_expert(chosen.to_host(), chosen_weight.to_host(), mixture.n_experts, mixture.top_k);
+  const backend::Array<std::int32_t> row(context, std::span<const std::int32_t>(rows.row));
+  const backend::Array<float> weight(context, std::span<const float>(rows.weight));
   std::size_t gate_up = kFirstGateUpSite;
   for (std::size_t e = 0; e < static_cast<std::size_t>(mixture.n_experts); ++e, gate_up += 2) {
     const std::int64_t first = rows.first[e], n = rows.first[e + 1] - first;

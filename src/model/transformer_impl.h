@@ -31,28 +31,6 @@ struct Transformer::Impl {
   BlockWeights load_block(std::int64_t layer, StagedBlock* staged) const;
   StagedBlock stage_block(std::int64_t layer, core::ThreadPool& pool) const;
 
-  template <class T>
-  void upload(std::span<const T> values, backend::Array<T>& array) const {
-    if (!values.empty())
-      context.memory().copy_from_host(context.exec(), values.data(), static_cast<std::int64_t>(values.size_bytes()),
-                                      array.data());
-  }
-
-  template <class T>
-  backend::Array<T> to_device(std::span<const T> values) const {
-    backend::Array<T> array(context, static_cast<std::int64_t>(values.size()));
-    upload(values, array);
-    return array;
-  }
-
-  template <class T>
-  std::vector<T> to_host(const backend::Array<T>& array) const {
-    std::vector<T> values(static_cast<std::size_t>(array.size()));
-    context.memory().copy_to_host(context.exec(), array.data(), static_cast<std::int64_t>(values.size() * sizeof(T)),
-                                  values.data());
-    return values;
-  }
-
   /// A work array of at least n elements that lives on for the next call.
   static float* grow(backend::Context& context, backend::Array<float>& array, std::int64_t n);
 

@@ -83,7 +83,7 @@ HostTensor Transformer::Impl::take_matrix(const std::string& name, StagedBlock* 
 
 template <class T>
 Array<T> Transformer::Impl::place(const std::vector<T>& values, StagedBlock* staged) const {
-  if (staged == nullptr) return to_device(std::span<const T>(values));
+  if (staged == nullptr) return Array<T>(context, std::span<const T>(values));
   Array<T> array(context, static_cast<std::int64_t>(values.size()));
   context.memory().upload(context.exec(), values.data(), static_cast<std::int64_t>(values.size() * sizeof(T)),
                           array.data());
@@ -208,7 +208,7 @@ const LinearWeight& Transformer::Impl::head_table() {
 const float* Transformer::Impl::rope_rows(std::int64_t n_tokens) {
   if (n_rope_positions < n_tokens) {
     const std::vector<float> table = rope_table(config.rope, config.head_dim, n_tokens);
-    rope = to_device(std::span<const float>(table));
+    rope = Array<float>(context, std::span<const float>(table));
     n_rope_positions = n_tokens;
   }
   return rope.data();
