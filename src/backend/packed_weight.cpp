@@ -1,5 +1,7 @@
 #include "backend/packed_weight.h"
 
+#include "core/packing.h"
+
 namespace voronoi::backend {
 namespace {
 
@@ -14,7 +16,7 @@ Array<T> copy(Context& context, const T* host, std::int64_t n, const T*& device)
 
 PackedWeight::PackedWeight(Context& context, const PackedLinear& host) : view_(host) {
   const std::int64_t vector_rows = core::ceil_div(host.out_features, host.v);
-  const std::int64_t words = core::ceil_div(host.group_size * (host.main_bits + host.residual_bits), 32);
+  const std::int64_t words = core::packed_words(host.group_size, host.main_bits + host.residual_bits);
   const std::int64_t outlier_rows = host.outlier_size > 0 ? core::ceil_div(host.out_features, host.v0) : 0;
   words_ = copy(context, host.indices, host.groups * vector_rows * words, view_.indices);
   codebook_ = copy(context, host.codebook, (host.groups * host.v) << host.main_bits, view_.codebook);

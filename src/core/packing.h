@@ -3,6 +3,7 @@
 // word i / 32.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <span>
 
@@ -11,6 +12,11 @@
 namespace voronoi::core {
 
 inline constexpr int kMaxPackedBits = 32;
+
+/// Bits of an index into n entries, n a power of two: log2 n; 0 when there are none.
+constexpr int index_bits(std::int64_t n) {
+  return n > 0 ? static_cast<int>(std::bit_width(static_cast<std::uint64_t>(n))) - 1 : 0;
+}
 
 /// Words that hold n values; n * bits must not overflow.
 constexpr std::int64_t packed_words(std::int64_t n, int bits) { return ceil_div(n * bits, 32); }

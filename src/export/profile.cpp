@@ -5,8 +5,9 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <variant>
+
+#include "core/packing.h"
 
 namespace voronoi::exporting {
 namespace {
@@ -24,10 +25,6 @@ struct Settings {
   std::int64_t outlier_vector_length = 0;
 };
 
-int bits_of(std::int64_t size) {
-  return size > 0 ? static_cast<int>(std::bit_width(static_cast<std::uint64_t>(size))) - 1 : 0;
-}
-
 bool among(const auto& list, auto value) { return std::find(list.begin(), list.end(), value) != list.end(); }
 
 std::vector<std::int64_t> sizes(const auto& bits) {
@@ -42,10 +39,10 @@ std::vector<std::string> problems_of(const Settings& s, Profile profile) {
   if (!among(kVectorLengths, s.v))
     refuse(
         fmt::format("--vector-length {}: VPTQ's client has kernels for {} only", s.v, fmt::join(kVectorLengths, ", ")));
-  if (!among(kIndexBits, bits_of(s.k)))
+  if (!among(kIndexBits, core::index_bits(s.k)))
     refuse(
         fmt::format("--centroids {}: VPTQ's client has kernels for {} only", s.k, fmt::join(sizes(kIndexBits), ", ")));
-  if (!among(kResidualBits, bits_of(s.kr)) || s.kr == 1)
+  if (!among(kResidualBits, core::index_bits(s.kr)) || s.kr == 1)
     refuse(fmt::format("--residual-centroids {}: VPTQ's client has kernels for {} only", s.kr,
                        fmt::join(sizes(kResidualBits), ", ")));
   if (s.kr > s.k)

@@ -21,7 +21,6 @@ constexpr std::int64_t kMaxFeatures = std::int64_t{1} << 28;
 constexpr std::int64_t kMaxVectorLength = 1 << 12;
 constexpr std::int64_t kMaxCodebook = 1 << 16;
 
-int log2_of(std::int64_t power) { return static_cast<int>(std::bit_width(static_cast<std::uint64_t>(power))) - 1; }
 bool is_power_of_two(std::int64_t value) { return value > 0 && std::has_single_bit(static_cast<std::uint64_t>(value)); }
 int total_bits(const VqEncoding& e) { return e.main_bits() + e.residual_bits(); }
 std::int64_t group_count(const UniformEncoding& e) { return ceil_div(e.in_features, e.group_size); }
@@ -196,8 +195,8 @@ std::shared_ptr<const kernels::PackedLinear> share_packed(VqEncoding encoding) {
   return {owner, &owner->view};
 }
 
-int VqEncoding::main_bits() const { return log2_of(centroids); }
-int VqEncoding::residual_bits() const { return residual_centroids > 0 ? log2_of(residual_centroids) : 0; }
+int VqEncoding::main_bits() const { return core::index_bits(centroids); }
+int VqEncoding::residual_bits() const { return core::index_bits(residual_centroids); }
 std::int64_t VqEncoding::vector_rows() const { return ceil_div(out_features, vector_length); }
 std::int64_t VqEncoding::row_words() const { return core::packed_words(group_size(), main_bits() + residual_bits()); }
 std::int64_t VqEncoding::outlier_vector_rows() const {

@@ -1,7 +1,5 @@
 #include "quant/footprint.h"
 
-#include <bit>
-
 #include "core/packing.h"
 #include "core/types.h"
 #include "quant/baselines/uniform.h"
@@ -11,12 +9,6 @@ namespace voronoi::quant {
 namespace {
 
 using core::ceil_div;
-
-int log2_of(std::int64_t power) { return static_cast<int>(std::bit_width(static_cast<std::uint64_t>(power))) - 1; }
-
-int index_bits(std::int64_t centroids, std::int64_t residual_centroids) {
-  return log2_of(centroids) + (residual_centroids > 0 ? log2_of(residual_centroids) : 0);
-}
 
 bool is_uniform(const QuantParameters& parameters) { return parameters.method == "rtn" || parameters.method == "gptq"; }
 
@@ -30,8 +22,9 @@ std::int64_t UniformElements::bits() const { return 32 * (codes + zeros) + 16 * 
 
 VqElements elements_due(const VqEncoding& e, bool with_perm) {
   VqElements due;
-  due.indices = e.groups * ceil_div(e.out_features, e.vector_length) *
-                core::packed_words(e.group_size(), index_bits(e.centroids, e.residual_centroids));
+  due.indices =
+      e.groups * ceil_div(e.out_features, e.vector_length) *
+      core::packed_words(e.group_size(), core::index_bits(e.centroids) + core::index_bits(e.residual_centroids));
   due.codebook = e.groups * e.centroids * e.vector_length;
   due.residual_codebook = e.groups * e.residual_centroids * e.vector_length;
   if (e.outlier_size > 0) {
@@ -89,7 +82,7 @@ StoredBits planned_bits(const QuantParameters& parameters, std::int64_t out_feat
 
 double planned_nominal_bits(const QuantParameters& parameters) {
   if (is_uniform(parameters)) return parameters.bits;
-  return static_cast<double>(index_bits(parameters.centroids, parameters.residual_centroids)) /
+  return static_cast<double>(core::index_bits(parameters.centroids) + core::index_bits(parameters.residual_centroids)) /
          static_cast<double>(parameters.vector_length);
 }
 

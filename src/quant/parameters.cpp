@@ -16,7 +16,6 @@ using Problems = std::vector<std::string>;
 constexpr std::int64_t kMaxStoredPerm = 65535;  // VPTQ's client reads perm as 16-bit numbers
 
 bool is_power_of_two(std::int64_t value) { return value > 0 && std::has_single_bit(static_cast<std::uint64_t>(value)); }
-int log2_of(std::int64_t power) { return static_cast<int>(std::bit_width(static_cast<std::uint64_t>(power))) - 1; }
 
 std::string text(double value) {
   std::string digits = std::to_string(value);
@@ -127,7 +126,7 @@ void check_vector_shape(Problems& problems, const QuantParameters& p, std::int64
     check_vectors("--residual-centroids", p.residual_centroids, p.vector_length, group_size);
   if (outliers > 0) check_vectors("--outlier-centroids", p.outlier_centroids, p.outlier_vector_length, outliers);
   // VPTQ's client infers the row's length from its words: more padding than data bits, and it takes another shape.
-  const int bits = log2_of(p.centroids) + (p.residual_centroids != 0 ? log2_of(p.residual_centroids) : 0);
+  const int bits = core::index_bits(p.centroids) + core::index_bits(p.residual_centroids);
   const std::int64_t data_bits = group_size * bits, padding = 32 * core::packed_words(group_size, bits) - data_bits;
   if (padding >= data_bits)
     problems.push_back("a packed row of a layer " + shape + " has " + std::to_string(data_bits) + " bits and " +

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 
+#include "core/packing.h"
 #include "quant/footprint.h"
 
 namespace voronoi::quant {
@@ -37,10 +37,6 @@ double efficiency(std::int64_t v, int bits) {
 
 double gain_db(std::int64_t v, int bits) {
   return bits > 0 ? 6.0206 * bits / static_cast<double>(v) * efficiency(v, bits) : 0;
-}
-
-int log2_of(std::int64_t power) {
-  return power > 0 ? static_cast<int>(std::bit_width(static_cast<std::uint64_t>(power))) - 1 : 0;
 }
 
 bool fits(const QuantParameters& parameters, std::span<const LayerCount> layers) {
@@ -79,7 +75,8 @@ double true_bits(const QuantParameters& parameters, std::span<const LayerCount> 
 }
 
 double expected_gain_db(std::int64_t vector_length, std::int64_t centroids, std::int64_t residual_centroids) {
-  return gain_db(vector_length, log2_of(centroids)) + gain_db(vector_length, log2_of(residual_centroids));
+  return gain_db(vector_length, core::index_bits(centroids)) +
+         gain_db(vector_length, core::index_bits(residual_centroids));
 }
 
 std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,

@@ -1,7 +1,6 @@
 #include "quant/vq/vptq.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -26,8 +25,6 @@ bool is_identity(std::span<const std::int32_t> perm) {
     if (perm[i] != static_cast<std::int32_t>(i)) return false;
   return true;
 }
-
-int log2_of(std::int64_t power_of_two) { return std::countr_zero(static_cast<std::uint64_t>(power_of_two)); }
 
 std::vector<float> diagonal_of(backend::Context& context, std::int64_t n, const float* matrix) {
   backend::Array<float> diagonal(context, n);
@@ -171,7 +168,7 @@ double VqRun::error() {
 /// Each member packs its rows; their words stand one after another.
 void VqRun::pack(VqEncoding& encoding) {
   const VqGeometry& g = geometry;
-  const int bits = log2_of(g.k) + (g.kr > 0 ? log2_of(g.kr) : 0);
+  const int bits = core::index_bits(g.k) + core::index_bits(g.kr);
   const std::int64_t vectors = core::ceil_div(g.out_features, g.v), row_words = core::packed_words(g.group_size, bits);
   std::vector<std::int32_t> stored;  // column of each position within its group
   for (std::int64_t i = 0; i < g.in_features - g.outlier_size; ++i)
