@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <span>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -65,22 +66,23 @@ CommandSpec generate_command(GenerateOptions& o) {
 class Printer {
  public:
   Printer(const model::Tokenizer& tokenizer, std::vector<std::int32_t> ids, const std::string& prompt)
-      : tokenizer_(tokenizer), ids_(std::move(ids)), text_(tokenizer.decode(ids_)) {
+      : tokenizer_(tokenizer), ids_(std::move(ids)), n_printed_(ids_.size()) {
     fmt::print("{}", prompt);
   }
 
   void add(std::int32_t id) {
     ids_.push_back(id);
-    // The whole text again: what a token adds may depend on the one before it.
-    const std::string text = tokenizer_.decode(ids_);
+    const std::string text = unprinted();
     if (!whole(text)) return;
-    fmt::print("{}", text.size() > text_.size() ? text.substr(text_.size()) : "");
-    std::fflush(stdout);
-    text_ = text;
+    print(text);
+    // What a token adds may depend on the one before it, but not on all.
+    constexpr std::size_t kContext = 8;
+    if (n_printed_ > kContext) ids_.erase(ids_.begin(), ids_.end() - kContext);
+    n_printed_ = ids_.size();
   }
   void finish() {
-    const std::string text = tokenizer_.decode(ids_);
-    fmt::print("{}\n", text.size() > text_.size() ? text.substr(text_.size()) : "");
+    print(unprinted());
+    fmt::print("\n");
     std::fflush(stdout);
   }
 
@@ -95,9 +97,20 @@ class Printer {
     return text.size() - start + 1 >= length;
   }
 
+  std::string unprinted() const {
+    const std::span ids(ids_);
+    const std::size_t n_before = tokenizer_.decode(ids.first(n_printed_)).size();
+    const std::string text = tokenizer_.decode(ids);
+    return text.size() > n_before ? text.substr(n_before) : "";
+  }
+  static void print(const std::string& text) {
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  }
+
   const model::Tokenizer& tokenizer_;
-  std::vector<std::int32_t> ids_;
-  std::string text_;
+  std::vector<std::int32_t> ids_;  ///< what is not printed, behind some that are
+  std::size_t n_printed_;
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }

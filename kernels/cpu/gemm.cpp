@@ -95,13 +95,13 @@ HWY_NOINLINE void multiply_tile(std::int64_t rows, std::int64_t columns, std::in
 }
 
 template <class T>
-void scale(const Product<T>& x) {
+void scale(const MatrixProduct<T>& x) {
   for (std::int64_t i = 0; i < x.m; ++i)
     for (std::int64_t j = 0; j < x.n; ++j) x.c[i * x.ldc + j] = x.beta == T{0} ? T{0} : x.beta * x.c[i * x.ldc + j];
 }
 
 template <class T>
-void gemm(const Exec& exec, const Product<T>& x) {
+void gemm(const Exec& exec, const MatrixProduct<T>& x, Part part) {
   if (x.m == 0 || x.n == 0) return;
   if (x.k == 0) return scale(x);
   const std::int64_t panels = core::ceil_div(x.n, kPanel<T>);
@@ -110,7 +110,7 @@ void gemm(const Exec& exec, const Product<T>& x) {
   PackedSlab<T> packed(slab_panels * kPanel<T>, x.k);
   for (std::int64_t slab = 0; slab < x.n; slab += slab_panels * kPanel<T>) {
     const std::int64_t slab_columns = std::min(slab_panels * kPanel<T>, x.n - slab);
-    if (x.part == Part::lower && slab >= x.m) break;
+    if (part == Part::lower && slab >= x.m) break;
     packed.fill(exec, x.transpose_b, slab_columns, x.transpose_b ? x.b + slab * x.ldb : x.b + slab, x.ldb);
     // Few tiles of rows for many threads: the columns are divided further (the bits do not depend on it).
     const std::int64_t wanted =
@@ -121,7 +121,7 @@ void gemm(const Exec& exec, const Product<T>& x) {
       // Lower tiles of rows have the most columns when only the lower part is wanted: first.
       const std::int64_t i = (row_tiles - 1 - task / chunks) * kTileRows, j = task % chunks * chunk;
       const std::int64_t rows = std::min(kTileRows, x.m - i), columns = std::min(chunk, slab_columns - j);
-      const std::int64_t diagonal = x.part == Part::lower ? i - slab - j : columns;
+      const std::int64_t diagonal = part == Part::lower ? i - slab - j : columns;
       if (diagonal + rows <= 0) return;
       Scratch<T> tile(kTileRows * kRowLd);
       for (std::int64_t p = 0; p < x.k; p += kGemmDepth) {
@@ -141,8 +141,8 @@ void gemm(const Exec& exec, const Product<T>& x) {
   }
 }
 
-void gemm_f32(const Exec& exec, const Product<float>& product) { gemm(exec, product); }
-void gemm_f64(const Exec& exec, const Product<double>& product) { gemm(exec, product); }
+void gemm_f32(const Exec& exec, const MatrixProduct<float>& product, Part part) { gemm(exec, product, part); }
+void gemm_f64(const Exec& exec, const MatrixProduct<double>& product, Part part) { gemm(exec, product, part); }
 
 void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
                      double* sum) {
@@ -194,8 +194,12 @@ HWY_EXPORT(gemm_f32);
 HWY_EXPORT(gemm_f64);
 HWY_EXPORT(gram_accumulate);
 
-void cpu_gemm(const Exec& exec, const Product<float>& product) { HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, product); }
-void cpu_gemm(const Exec& exec, const Product<double>& product) { HWY_DYNAMIC_DISPATCH(gemm_f64)(exec, product); }
+void cpu_gemm(const Exec& exec, const MatrixProduct<float>& product, Part part) {
+  HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, product, part);
+}
+void cpu_gemm(const Exec& exec, const MatrixProduct<double>& product, Part part) {
+  HWY_DYNAMIC_DISPATCH(gemm_f64)(exec, product, part);
+}
 
 void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
                          double* sum) {

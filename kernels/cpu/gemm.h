@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/exec.h"
+#include "kernels/matrix_product.h"
 
 namespace voronoi::kernels {
 
@@ -13,24 +14,8 @@ inline constexpr std::int64_t kGemmDepth = 256;
 /// Which part of C is wanted: lower skips tiles that lie wholly above the diagonal; the others are written whole.
 enum class Part { all, lower };
 
-/// C [m, n] = alpha * op(A) op(B) + beta * C, row-major; beta == 0 ignores C's content.
-template <class T>
-struct Product {
-  bool transpose_a, transpose_b;
-  std::int64_t m, n, k;
-  T alpha;
-  const T* a;
-  std::int64_t lda;
-  const T* b;
-  std::int64_t ldb;
-  T beta;
-  T* c;
-  std::int64_t ldc;
-  Part part = Part::all;
-};
-
-void cpu_gemm(const Exec& exec, const Product<float>& product);
-void cpu_gemm(const Exec& exec, const Product<double>& product);
+void cpu_gemm(const Exec& exec, const MatrixProduct<float>& product, Part part = Part::all);
+void cpu_gemm(const Exec& exec, const MatrixProduct<double>& product, Part part = Part::all);
 
 /// LinalgKernels::gram_accumulate in fp32.
 void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,

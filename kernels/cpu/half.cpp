@@ -34,7 +34,7 @@ void cpu_gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t 
   convert_rows(exec, m, k, a, lda, left.data(), [dtype](float value) { return core::round_to(dtype, value); });
   convert_rows(exec, n, k, w, ldw, right.data(),
                [dtype](std::uint16_t bits) { return core::from_bits16(dtype, bits); });
-  cpu_gemm(exec, Product<float>{false, true, m, n, k, 1.0F, left.data(), k, right.data(), k, beta, c, ldc});
+  cpu_gemm(exec, MatrixProduct<float>{false, true, m, n, k, 1.0F, left.data(), k, right.data(), k, beta, c, ldc});
 }
 
 void cpu_gram_accumulate_rounded(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x,

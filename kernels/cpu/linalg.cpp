@@ -22,7 +22,7 @@ template <class T>
 void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
           const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
-  cpu_gemm(exec, Product<T>{transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc});
+  cpu_gemm(exec, MatrixProduct<T>{transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc});
 }
 
 /// X [m, n] = X L^-T for L lower.
@@ -50,8 +50,9 @@ std::int64_t cholesky_lower(const Exec& exec, std::int64_t n, double* a, std::in
   solve_right_transposed(exec, rest, half, a, lda, below, lda);
   // The product's tiles reach over the diagonal, but what stands above it is to stay: the update goes through a buffer.
   Scratch<double> update(rest * rest);
-  cpu_gemm(exec, Product<double>{false, true, rest, rest, half, 1.0, below, lda, below, lda, 0.0, update.data(), rest,
-                                 Part::lower});
+  cpu_gemm(exec,
+           MatrixProduct<double>{false, true, rest, rest, half, 1.0, below, lda, below, lda, 0.0, update.data(), rest},
+           Part::lower);
   exec.pool->parallel_for(core::ceil_div(rest, kBaseOrder), [&](std::int64_t chunk) {
     for (std::int64_t i = chunk * kBaseOrder; i < std::min(rest, (chunk + 1) * kBaseOrder); ++i)
       for (std::int64_t j = 0; j <= i; ++j) corner[i * lda + j] -= update.data()[i * rest + j];

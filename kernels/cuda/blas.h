@@ -6,23 +6,9 @@
 
 #include "core/types.h"
 #include "kernels/cuda/native.h"
+#include "kernels/matrix_product.h"
 
 namespace voronoi::kernels::gpu {
-
-/// C [m, n] = alpha * op(A) op(B) + beta * C; m, n, k > 0.
-template <class T>
-struct MatrixProduct {
-  bool transpose_a, transpose_b;
-  std::int64_t m, n, k;
-  T alpha;
-  const T* a;
-  std::int64_t lda;
-  const T* b;
-  std::int64_t ldb;
-  T beta;
-  T* c;
-  std::int64_t ldc;
-};
 
 class Blas {
  public:
@@ -31,7 +17,8 @@ class Blas {
   Blas(const Blas&) = delete;
   Blas& operator=(const Blas&) = delete;
 
-  void gemm(const MatrixProduct<float>& product);  ///< fp32 products and sums
+  /// m, n, k > 0, here and below; fp32 products and sums.
+  void gemm(const MatrixProduct<float>& product);
   void gemm(const MatrixProduct<double>& product);
   /// On operands that are tf32 already: exact products, summed in fp32 on the tensor cores.
   void gemm_tf32(const MatrixProduct<float>& product);

@@ -1,5 +1,6 @@
 // Decoding of packed linears. Bound by the write of the matrix: 2 or 4 bytes a weight.
 #include "core/error.h"
+#include "core/packing.h"
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/fused_matmul.h"
 #include "kernels/cuda/native.h"
@@ -63,7 +64,7 @@ template <class Out>
 void decode(const Exec& exec, const PackedLinear& p, Out* weight) {
   Native& gpu = native(exec);
   const std::int64_t vector_rows = core::ceil_div(p.out_features, p.v);
-  const std::int64_t words = core::ceil_div(p.group_size * (p.main_bits + p.residual_bits), 32);
+  const std::int64_t words = core::packed_words(p.group_size, p.main_bits + p.residual_bits);
   const dim3 grid = grid_of(vector_rows, core::ceil_div(p.in_features, kColumnsABlock));
   const auto kernel = p.dtype == core::DType::bf16 ? decode_kernel<true, Out> : decode_kernel<false, Out>;
   launch(gpu, kernel, grid, dim3(kThreads), 0, p, vector_rows, words, weight);

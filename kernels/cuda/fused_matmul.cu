@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/packing.h"
 #include "kernels/cuda/fused_matmul.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
@@ -217,7 +218,7 @@ void multiply(Native& gpu, const PackedLinear& p, const Length& length, std::int
   const bool bf16 = p.dtype == core::DType::bf16, outliers = p.outlier_size > 0;
   Split s;
   s.vector_rows = core::ceil_div(p.out_features, p.v);
-  s.words = core::ceil_div(p.group_size * (p.main_bits + p.residual_bits), 32);
+  s.words = core::packed_words(p.group_size, p.main_bits + p.residual_bits);
   const std::int64_t wanted = core::ceil_div(kWarpsWanted, s.vector_rows * p.groups);
   s.columns = std::max(kLeastColumns, core::ceil_div(core::ceil_div(p.group_size, wanted), kWarpSize) * kWarpSize);
   s.splits = core::ceil_div(p.group_size, s.columns);

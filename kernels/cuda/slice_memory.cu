@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "core/packing.h"
 #include "kernels/cuda/slice_codes.cuh"
 #include "kernels/cuda/slice_family.h"
 
@@ -137,7 +138,7 @@ void pack(const Exec& exec, const VqSlice& slice, const VqCodes& codes, const st
   const int main_bits = std::countr_zero(static_cast<std::uint64_t>(slice.k));
   const int bits = main_bits + (slice.kr > 0 ? std::countr_zero(static_cast<std::uint64_t>(slice.kr)) : 0);
   const std::int64_t vectors = core::ceil_div(slice.rows, slice.v), columns = slice.groups * slice.group_size,
-                     row_words = core::ceil_div(slice.group_size * bits, std::int64_t{32});
+                     row_words = core::packed_words(slice.group_size, bits);
   const Scratch<std::int32_t> source(open, columns);
   launch(open, invert, grid_for(open, columns, kThreads), dim3(kThreads), 0, columns, slice.group_size, stored,
          source.data());

@@ -23,8 +23,7 @@ template <class T>
 void multiply(const Exec& exec, Native& native, const MatrixProduct<T>& p) {
   emulation::finish_pending(native.stream);
   const emulation::AccessWindow window;
-  cpu_gemm(exec, Product<T>{p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.alpha, p.a, p.lda, p.b, p.ldb, p.beta, p.c,
-                            p.ldc});
+  cpu_gemm(exec, p);
 }
 
 std::vector<float> widened(core::DType dtype, std::int64_t n_rows, std::int64_t n_columns, const std::uint16_t* values,
@@ -52,8 +51,8 @@ void Blas::gemm_16(core::DType dtype, bool transpose_a, bool transpose_b, std::i
   const std::int64_t columns_a = transpose_a ? m : k, columns_b = transpose_b ? k : n;
   const std::vector<float> wide_a = widened(dtype, transpose_a ? k : m, columns_a, a, lda),
                            wide_b = widened(dtype, transpose_b ? n : k, columns_b, b, ldb);
-  cpu_gemm(handles_->exec, Product<float>{transpose_a, transpose_b, m, n, k, 1.0F, wide_a.data(), columns_a,
-                                          wide_b.data(), columns_b, beta, c, ldc});
+  cpu_gemm(handles_->exec, MatrixProduct<float>{transpose_a, transpose_b, m, n, k, 1.0F, wide_a.data(), columns_a,
+                                                wide_b.data(), columns_b, beta, c, ldc});
 }
 
 std::int64_t Blas::cholesky_lower(std::int64_t n, double* a, std::int64_t lda) {
