@@ -112,6 +112,12 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
   for (result.damping = damping;; ++result.damping_steps) {
     if (auto upper = factor(context, result, result.damping * mean)) {
       result.factor = std::move(*upper);
+      if (result.damping_steps > 0) {
+        // It is no metric without: a fit in an indefinite one runs away along what lowers the error without end.
+        for (float& value : diagonal) value += static_cast<float>(result.damping * mean);
+        const backend::DeviceView<float> damped(context, diagonal);
+        context.hessian().set_diagonal(context.exec(), n, damped.data(), result.h.data());
+      }
       return result;
     }
     if (result.damping >= kLastDamping)

@@ -50,7 +50,7 @@ std::vector<std::string> check_shape(const QuantParameters& parameters, std::int
 struct PreparedHessian {
   std::int64_t n = 0;
   backend::Array<float> h;  ///< [n, n], both triangles: raw mean of x x^T, dead columns' diagonal set to 1 % of the
-                            ///< mean (to 1 when no input was ever seen)
+                            ///< mean (to 1 when no input was ever seen); with the damping when that had to be raised
   /// h is in units of 2^unit_exponent: 0 unless its diagonal is so large or small that products with it would leave
   /// fp32. No result depends on the unit.
   int unit_exponent = 0;
