@@ -141,6 +141,7 @@ core::Json inspect_run(const std::string& path) {
                       {"bits_true", static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights)},
                       {"relative_error", layer.relative_error},
                       {"calibration_tokens", layer.calibration_tokens},
+                      {"left_out_tokens", layer.left_out_tokens},
                       {"pooled_tokens", layer.pooled_tokens},
                       {"statistics", layer.statistics}});
   return {{"kind", "run directory"},
@@ -149,6 +150,7 @@ core::Json inspect_run(const std::string& path) {
           {"attempts", state.attempt},
           {"finished", state.finished},
           {"bits_true", true_bits(state)},
+          {"failures", failures(state)},
           {"layers", layers}};
 }
 

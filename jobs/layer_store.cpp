@@ -82,7 +82,9 @@ void write_hessian(const store::Attempt& attempt, std::int64_t block, const cali
   shard.attributes["block"] = std::to_string(block);
   shard.attributes["site"] = site.site;
   shard.attributes["tokens"] = std::to_string(site.n_tokens);
+  if (site.n_left_out > 0) shard.attributes["left_out_tokens"] = std::to_string(site.n_left_out);
   if (site.pooled_tokens > 0) shard.attributes["pooled_tokens"] = std::to_string(site.pooled_tokens);
+  if (!site.fault.empty()) shard.attributes["fault"] = site.fault;
   store::ShardArray array{"lower", core::DType::f32, {static_cast<std::int64_t>(site.lower.size())}, {}};
   array.bytes.resize(site.lower.size() * sizeof(float));
   std::memcpy(array.bytes.data(), site.lower.data(), array.bytes.size());
@@ -104,7 +106,11 @@ StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, con
       shard.arrays[0].shape != core::Shape{n * (n + 1) / 2})
     throw core::FormatError(file, fmt::format("does not hold one F32 triangle of order {}", n));
   StoredHessian hessian{std::vector<float>(static_cast<std::size_t>(n * (n + 1) / 2)),
-                        count_attribute(shard, "tokens", file), count_attribute(shard, "pooled_tokens", file)};
+                        count_attribute(shard, "tokens", file),
+                        count_attribute(shard, "left_out_tokens", file),
+                        count_attribute(shard, "pooled_tokens", file),
+                        {}};
+  if (const auto fault = shard.attributes.find("fault"); fault != shard.attributes.end()) hessian.fault = fault->second;
   std::memcpy(hessian.lower.data(), shard.arrays[0].bytes.data(), shard.arrays[0].bytes.size());
   return hessian;
 }

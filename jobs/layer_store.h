@@ -22,8 +22,9 @@ quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name
 void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
                    const std::string& calibration);
 struct StoredHessian {
-  std::vector<float> lower;                      ///< packed lower triangle, n(n+1)/2 values
-  std::int64_t n_tokens = 0, pooled_tokens = 0;  ///< as of calib::SiteHessian
+  std::vector<float> lower;                                      ///< packed lower triangle, n(n+1)/2 values
+  std::int64_t n_tokens = 0, n_left_out = 0, pooled_tokens = 0;  ///< as of calib::SiteHessian
+  std::string fault;
 };
 /// Throws FormatError / StoreError.
 StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,

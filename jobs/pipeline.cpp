@@ -1,5 +1,7 @@
 #include "jobs/pipeline.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <chrono>
 #include <set>
@@ -13,6 +15,7 @@
 #include "jobs/site_task.h"
 #include "jobs/window_schedule.h"
 #include "model/block_prefetcher.h"
+#include "model/mended_source.h"
 #include "sched/scheduler.h"
 
 namespace voronoi::jobs {
@@ -34,7 +37,8 @@ class Pipeline {
         quantize_(has_stage(options, "quantize")),
         sequential_(options.calibration == "sequential"),
         rates_(table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
-        transformer_(*inputs.model, context, inputs.dtype),
+        mended_(*inputs.model),
+        transformer_(mended_, context, inputs.dtype),
         hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
     for (const auto& [name, layer] : run.state.layers) done_.insert(name);
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
@@ -131,10 +135,12 @@ class Pipeline {
         const std::vector<calib::SiteHessian> hessians = collector_->collect(weights, advance);
         for (const calib::SiteHessian& site : hessians) write_hessian(*run_.attempt, block, site, inputs_.calibration);
         warn_of_starved(block, hessians);
+        warn_of_left_out(block, hessians);
       } else {
         collector_->advance(weights);
       }
       if (world_.rank() == 0) show_calibration(block, last);
+      tell_damage();
     }
     world_.barrier();  // every Hessian of the window is on disk
     journal_stage("calibrate", start);
@@ -150,6 +156,31 @@ class Pipeline {
           "block {}: too few tokens for a Hessian of their own, the pool of the layer's experts is taken: {}; more "
           "--calibration-sequences may help",
           block, sites);
+  }
+
+  void warn_of_left_out(std::int64_t block, const std::vector<calib::SiteHessian>& hessians) const {
+    std::string sites;
+    for (const calib::SiteHessian& site : hessians)
+      if (site.n_left_out > 0)
+        sites += fmt::format("{}{} ({} of {} tokens)", sites.empty() ? "" : ", ", site.site, site.n_left_out,
+                             site.n_left_out + site.n_tokens);
+    if (!sites.empty())
+      core::log_warning(
+          "block {}: inputs that are not finite or above {:g} were left out of the Hessian: {}; the first of the run: "
+          "{}",
+          block, calib::largest_input(inputs_.dtype), sites, collector_->first_fault());
+  }
+
+  /// Tensors whose bad values calibration took for 0, once each.
+  void tell_damage() {
+    if (world_.rank() != 0) return;
+    for (auto& [tensor, damage] : mended_.damage()) {
+      if (!told_.insert(tensor).second) continue;
+      core::log_warning("{}; {} such value(s) count as 0 in calibration", damage.error, damage.n_values);
+      run_.journal->append(
+          {{"type", "damaged_tensor"}, {"tensor", tensor}, {"values", damage.n_values}, {"error", damage.error}});
+      run_.state.damaged[tensor] = {damage.n_values, damage.error};
+    }
   }
 
   void show_calibration(std::int64_t block, std::int64_t last) {
@@ -183,26 +214,48 @@ class Pipeline {
     scheduler.max_attempts = options_.max_attempts;
     const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks),
                                                       cost_model_, scheduler, [] { return stop_requested(); });
-    for (std::int64_t id : phase.quarantined) result_.quarantined.push_back(tasks[static_cast<std::size_t>(id)].name);
+    const std::set<std::string> given_up = agree_on_failures(site_tasks);
     if (phase.stopped) {
       result_.stopped = true;
     } else {
       for (std::size_t i = 0; i < site_tasks.size(); ++i)
         if (!std::binary_search(phase.quarantined.begin(), phase.quarantined.end(), static_cast<std::int64_t>(i)))
-          for (const model::LinearSpec& linear : site_tasks[i].site.linears) done_.insert(linear.name);
+          for (const model::LinearSpec& linear : site_tasks[i].site.linears)
+            if (!given_up.contains(linear.name)) done_.insert(linear.name);
       if (!options_.keep_hessians && options_.hessians_from.empty())
         on_root(world_, [&] { remove_hessians(first, last); });
     }
     journal_stage("quantize", start);
   }
 
+  /// Linears of these tasks that were given up within a task: rank 0 knows.
+  std::set<std::string> agree_on_failures(const std::vector<SiteTask>& site_tasks) const {
+    core::Json names = core::Json::array();
+    for (const SiteTask& task : site_tasks)
+      for (const model::LinearSpec& linear : task.site.linears)
+        if (run_.state.failed_layers.contains(linear.name)) names.push_back(linear.name);
+    return core::parse_json(world_.broadcast(names.dump(), 0), "names of layers").get<std::set<std::string>>();
+  }
+
+  void give_up(const sched::Task& task, const std::string& error, const std::vector<std::string>& linears) {
+    const bool known = !told_.insert(error).second;
+    core::log_error("{}: given up: {}: {}", task.name, fmt::join(linears, ", "), known ? "for the same reason" : error);
+    for (const std::string& linear : linears) {
+      run_.journal->append({{"type", "layer_failed"}, {"name", linear}, {"task", task.name}, {"error", error}});
+      run_.state.failed_layers[linear] = error;
+    }
+  }
+
   sched::CoordinatorEvents coordinator_events(const std::vector<SiteTask>& site_tasks) {
     sched::CoordinatorEvents events;
     events.task_done = [&](const sched::Task& task, const sched::Outcome& outcome, int rank) {
-      for (LayerRecord& layer : read_report(outcome.report)) {
+      SiteReport report = read_report(outcome.report);
+      for (const auto& [error, linears] : report.failures) give_up(task, error, linears);
+      for (LayerRecord& layer : report.layers) {
         layer.rank = rank;
         layer.attempt = run_.state.attempt;
         run_.journal->append(layer_to_json(layer));
+        run_.state.failed_layers.erase(layer.name);
         run_.state.layers[layer.name] = std::move(layer);
       }
       run_.journal->append({{"type", "task_done"},
@@ -268,8 +321,9 @@ class Pipeline {
     }();
     if (!later_work) return;
     const Clock::time_point start = Clock::now();
-    const RunSource quantized(*inputs_.model, run_.paths, {done_.begin(), done_.end()});
+    const RunSource quantized(mended_, run_.paths, {done_.begin(), done_.end()});
     collector_->advance(model::Transformer(quantized, context_, inputs_.dtype).load_block(block));
+    tell_damage();
     journal_stage("calibrate", start);
   }
 
@@ -289,11 +343,13 @@ class Pipeline {
   const model::ModelConfig& config_;
   bool calibrate_, quantize_, sequential_;
   Rates rates_;  // first guesses, the same on every rank; the cost model corrects them from the first task on
+  model::MendedSource mended_;
   model::Transformer transformer_;
   store::RunPaths hessians_;
   std::optional<calib::Collector> collector_;
   sched::CostModel cost_model_;
   std::set<std::string> done_;  // linears, on every rank
+  std::set<std::string> told_;  // on rank 0: faults that the log has explained
   std::string needed_;          // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;
   std::size_t n_layers_ = 0;      // linears of the model

@@ -8,12 +8,12 @@
 namespace voronoi::jobs {
 
 struct PipelineResult {
-  bool stopped = false;                  ///< on request, resumable
-  std::vector<std::string> quarantined;  ///< tasks that were given up
+  bool stopped = false;  ///< on request, resumable
 };
 
-/// Collective. independent calibration: for each window of blocks, calibrate (collective), then quantize (tasks).
-/// sequential: block by block, the residual stream leaving each block through its quantized weights.
+/// Collective. What was given up stands in the run's state and journal. independent calibration: for each window of
+/// blocks, calibrate (collective), then quantize (tasks). sequential: block by block, the residual stream leaving each
+/// block through its quantized weights.
 PipelineResult run_pipeline(const comm::Communicator& world, backend::Context& context, const QuantizeOptions& options,
                             const Inputs& inputs, Run& run);
 

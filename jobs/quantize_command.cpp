@@ -24,7 +24,7 @@ std::int64_t peak_memory_bytes() {
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
 }
 
-void print_summary(const Run& run, const PipelineResult& result) {
+void print_summary(const Run& run) {
   const RunState& state = run.state;
   double error = 0;
   for (const auto& [name, layer] : state.layers) error += layer.relative_error;
@@ -36,8 +36,7 @@ void print_summary(const Run& run, const PipelineResult& result) {
       "attempts",
       run.paths.root.string(), state.layers.size(), true_bits(state), nominal_bits(state), error,
       core::format_duration(seconds));
-  for (const std::string& task : result.quarantined)
-    core::log_warning("{}: not quantized: {}", task, state.quarantined.at(task));
+  for (const std::string& line : describe_failures(state)) core::log_warning("not done: {}", line);
 }
 
 }  // namespace
@@ -68,6 +67,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   const PipelineResult result = run_pipeline(world, *context, options, inputs, run);
   const std::int64_t peak = world.all_max(peak_memory_bytes());
   if (!result.stopped) on_root(world, [&] { run_export_stage(run, inputs, options); });
+  std::int64_t failed = 0;
   on_root(world, [&] {
     run.journal->append({{"type", "memory"}, {"peak_bytes", peak}});
     run.journal->append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
@@ -75,7 +75,8 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     run.attempt->require_current();
     run.state = replay(run.journal->records(), run.paths.journal().string());
     core::show_progress("quantization finished", true);
-    print_summary(run, result);
+    print_summary(run);
+    failed = failures(run.state).empty() ? 0 : 1;
     core::log_info("peak memory of a rank: {}", core::format_bytes(static_cast<double>(peak)));
     if (has_stage(options, "report"))
       core::log_info("report: {}", write_run_report({run.paths}, run.paths.report()).string());
@@ -84,7 +85,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     if (world.rank() == 0) core::log_info("stopped on request; run the same command again to resume");
     return static_cast<int>(core::ExitCode::stopped);
   }
-  return static_cast<int>(result.quarantined.empty() ? core::ExitCode::ok : core::ExitCode::partial);
+  return static_cast<int>(world.all_max(failed) == 0 ? core::ExitCode::ok : core::ExitCode::partial);
 }
 
 }  // namespace voronoi::jobs

@@ -19,6 +19,9 @@ namespace voronoi::jobs {
 namespace {
 
 namespace fs = std::filesystem;
+/// What the journal calls the stage where it was given up.
+constexpr const char* kExportTask = "export";
+
 using Clock = std::chrono::steady_clock;
 
 quant::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
@@ -42,6 +45,10 @@ void refuse_incomplete(const ExportSource& source, exporting::Profile profile,
   std::vector<std::string> problems{
       fmt::format("export: {} of {} layers are not quantized ({} first); run the quantize command again",
                   missing.size(), missing.size() + source.state.layers.size(), missing.front())};
+  const std::vector<std::string> given_up = describe_failures(source.state);
+  if (!given_up.empty())
+    problems.back() += ", and where a cause is named below, put that right first (a corrected model needs a new --run)";
+  problems.insert(problems.end(), given_up.begin(), given_up.end());
   std::set<std::string> others;
   for (const auto& [name, layer] : source.state.layers)
     for (std::string& problem : exporting::check_exportable(read_journalled_layer(source, name), profile))
@@ -123,6 +130,10 @@ void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOption
     core::log_warning("not exported: {} layers are not quantized, {} first", missing.size(), missing.front());
     return;
   }
+  const auto give_up = [&](const std::string& error) {
+    core::log_error("not exported: {}", error);
+    run.journal->append({{"type", "quarantined"}, {"task", kExportTask}, {"error", error}});
+  };
   if (up_to_date(run, profile)) {
     core::log_info("{}: is there already", run.paths.exported().string());
     return;
@@ -131,11 +142,16 @@ void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOption
   run.attempt->remove(run.paths.exported());
   try {
     export_run(source, profile, run.paths.exported(), run.attempt->temporary(run.paths.exported()), StageProgress(run));
+  } catch (const model::BadValues& error) {
+    // Of a tensor that is stored as it is: the layers of the run are as good as they were.
+    return give_up(error.what());
   } catch (const core::ConfigError& error) {
     if (asks_for_stage(options, "export")) throw;
     core::log_warning("not exported: {}", error.what());
     return;
   }
+  if (run.state.quarantined.contains(kExportTask))
+    run.journal->append({{"type", "task_done"}, {"task", kExportTask}});
   run.journal->append({{"type", "stage"},
                        {"stage", "export"},
                        {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});

@@ -35,11 +35,25 @@ validation::RunSection section_of(const store::RunPaths& run) {
   section.ranks = state.last_attempt.is_object() ? state.last_attempt.value("ranks", std::int64_t{0}) : 0;
   section.attempts = state.attempt;
   section.peak_memory_bytes = state.peak_memory_bytes;
-  section.failures = state.quarantined;
+  section.failures = failures(state);
+  for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.n_values});
   for (const auto& [name, layer] : state.layers) {
-    section.layers.push_back({name, layer.weights,
-                              static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights),
-                              layer.relative_error, layer.seconds, layer.calibration_tokens, layer.pooled_tokens});
+    validation::LayerRow row;
+    row.name = name;
+    row.weights = layer.weights;
+    row.true_bits = static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights);
+    row.relative_error = layer.relative_error;
+    row.seconds = layer.seconds;
+    row.calibration_tokens = layer.calibration_tokens;
+    row.pooled_tokens = layer.pooled_tokens;
+    row.left_out_tokens = layer.left_out_tokens;
+    const auto count = [&](const char* figure) {
+      return static_cast<std::int64_t>(layer.statistics.value(figure, 0.0));
+    };
+    row.damping = layer.statistics.value("damping", 0.0);
+    row.damping_steps = count("damping_steps");
+    row.dead_inputs = count("dead_columns");
+    section.layers.push_back(std::move(row));
     section.mean_relative_error += layer.relative_error / static_cast<double>(state.layers.size());
   }
   return section;

@@ -1,5 +1,9 @@
 #include "jobs/run_state.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace voronoi::jobs {
@@ -14,6 +18,7 @@ core::Json layer_to_json(const LayerRecord& layer) {
           {"relative_error", layer.relative_error},
           {"seconds", layer.seconds},
           {"calibration_tokens", layer.calibration_tokens},
+          {"left_out_tokens", layer.left_out_tokens},
           {"pooled_tokens", layer.pooled_tokens},
           {"rank", layer.rank},
           {"attempt", layer.attempt},
@@ -29,8 +34,9 @@ LayerRecord layer_from_json(const core::Json& json) {
   layer.nominal_bits = json.at("nominal_bits").get<double>();
   layer.relative_error = json.at("relative_error").get<double>();
   layer.seconds = json.at("seconds").get<double>();
-  // Journals of versions without mixtures do not have them.
+  // Journals of earlier versions do not have them.
   layer.calibration_tokens = json.value("calibration_tokens", std::int64_t{0});
+  layer.left_out_tokens = json.value("left_out_tokens", std::int64_t{0});
   layer.pooled_tokens = json.value("pooled_tokens", std::int64_t{0});
   layer.rank = json.at("rank").get<int>();
   layer.attempt = json.at("attempt").get<std::int64_t>();
@@ -51,9 +57,15 @@ RunState replay(const std::vector<core::Json>& records, const std::string& file)
         state.sets.push_back(record.at("assignment").get<std::string>());
       } else if (type == "layer") {
         LayerRecord layer = layer_from_json(record);
+        state.failed_layers.erase(layer.name);
         state.layers[layer.name] = std::move(layer);
       } else if (type == "layer_lost") {
         state.layers.erase(record.at("name").get<std::string>());
+      } else if (type == "layer_failed") {
+        state.failed_layers[record.at("name").get<std::string>()] = record.at("error").get<std::string>();
+      } else if (type == "damaged_tensor") {
+        state.damaged[record.at("tensor").get<std::string>()] = {record.at("values").get<std::int64_t>(),
+                                                                 record.at("error").get<std::string>()};
       } else if (type == "quarantined") {
         state.quarantined[record.at("task").get<std::string>()] = record.at("error").get<std::string>();
       } else if (type == "task_done") {
@@ -71,6 +83,30 @@ RunState replay(const std::vector<core::Json>& records, const std::string& file)
                                       "; the journal is of another version or was edited: start a new run directory");
   }
   return state;
+}
+
+std::map<std::string, std::string> failures(const RunState& state) {
+  std::map<std::string, std::string> all = state.quarantined;
+  all.insert(state.failed_layers.begin(), state.failed_layers.end());
+  for (const auto& [tensor, damage] : state.damaged) {
+    const std::string module = tensor.substr(0, tensor.rfind(".weight"));
+    if (!state.layers.contains(module) && !state.failed_layers.contains(module)) all[tensor] = damage.error;
+  }
+  return all;
+}
+
+std::vector<std::string> describe_failures(const RunState& state) {
+  constexpr std::size_t kShown = 8;
+  std::map<std::string, std::vector<std::string>> by_cause;
+  for (const auto& [name, error] : failures(state)) by_cause[error].push_back(name);
+  std::vector<std::string> lines;
+  for (const auto& [error, names] : by_cause) {
+    std::string struck;
+    for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i) struck += (i > 0 ? ", " : "") + names[i];
+    if (names.size() > kShown) struck += fmt::format(" and {} more", names.size() - kShown);
+    lines.push_back(struck + ": " + error);
+  }
+  return lines;
 }
 
 double true_bits(const RunState& state) {

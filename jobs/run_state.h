@@ -17,22 +17,36 @@ struct LayerRecord {
   std::int64_t weights = 0, stored_bits = 0;
   double nominal_bits = 0, relative_error = 0, seconds = 0;
   std::int64_t calibration_tokens = 0;  ///< rows that entered the layer in calibration
+  std::int64_t left_out_tokens = 0;     ///< rows besides, with inputs that were too large or not finite
   std::int64_t pooled_tokens = 0;       ///< above 0: a starved expert, its Hessian is the mean over so many rows
   int rank = 0;
   std::int64_t attempt = 0;
   core::Json statistics;
 };
 
-struct RunState {
-  std::int64_t attempt = 0;                        ///< number of the last one; 0 before the first
-  core::Json last_attempt;                         ///< its record: paths, ranks, host, time
-  std::map<std::string, LayerRecord> layers;       ///< finished, by name
-  std::map<std::string, std::string> quarantined;  ///< task given up -> error; empty again once its layers are done
-  std::vector<std::string> sets;                   ///< --set assignments so far, in order
-  std::map<std::string, double> stage_seconds;     ///< wall time a stage, summed over attempts
-  std::int64_t peak_memory_bytes = 0;              ///< largest resident set of any rank so far
-  bool finished = false;                           ///< the last attempt came to the end of its stages
+/// A tensor of the model with values that cannot be used.
+struct DamagedTensor {
+  std::int64_t n_values = 0;  ///< that counted as 0 in calibration
+  std::string error;          ///< file, tensor, first position and value
 };
+
+struct RunState {
+  std::int64_t attempt = 0;                          ///< number of the last one; 0 before the first
+  core::Json last_attempt;                           ///< its record: paths, ranks, host, time
+  std::map<std::string, LayerRecord> layers;         ///< finished, by name
+  std::map<std::string, std::string> quarantined;    ///< task given up -> error; empty again once its layers are done
+  std::map<std::string, std::string> failed_layers;  ///< linears given up for what their numbers are -> error
+  std::map<std::string, DamagedTensor> damaged;      ///< by tensor
+  std::vector<std::string> sets;                     ///< --set assignments so far, in order
+  std::map<std::string, double> stage_seconds;       ///< wall time a stage, summed over attempts
+  std::int64_t peak_memory_bytes = 0;                ///< largest resident set of any rank so far
+  bool finished = false;                             ///< the last attempt came to the end of its stages
+};
+
+/// Everything that was given up -> why: tasks, layers, and damaged tensors that are no layer of their own.
+std::map<std::string, std::string> failures(const RunState& state);
+/// The same for people, one line a cause: what it struck (the first few by name) and the cause.
+std::vector<std::string> describe_failures(const RunState& state);
 
 RunState replay(const std::vector<core::Json>& records, const std::string& file);
 

@@ -25,8 +25,7 @@ LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::Prepar
   input.weight = weight;
   input.hessian = &hessian;
   input.stored_dtype = inputs.model->config().stored_dtype;
-  const quant::QuantResult result =
-      quant::find_quantizer(run.parameters.method).quantize(context, team, input, run.parameters);
+  const quant::QuantResult result = quant::quantize(context, team, input, run.parameters);
 
   LayerRecord layer;
   layer.name = linear.name;
@@ -46,21 +45,36 @@ LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::Prepar
 std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
                           const Run& run, const store::RunPaths& hessians) {
   try {
-    const StoredHessian stored =
-        read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
-    const quant::PreparedHessian hessian = quant::prepare_hessian(context, task.site.in_features, stored.lower,
-                                                                  run.parameters.damping, run.parameters.act_order);
-    if (hessian.damping_steps > 0 && team.rank() == 0)
-      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(),
-                        hessian.damping);
-    core::Json layers = core::Json::array();
-    for (const model::LinearSpec& linear : task.site.linears) {
-      LayerRecord layer = quantize_linear(linear, hessian, context, team, inputs, run);
-      layer.calibration_tokens = stored.n_tokens;
-      layer.pooled_tokens = stored.pooled_tokens;
-      layers.push_back(layer_to_json(layer));
+    core::Json layers = core::Json::array(), failures = core::Json::array();
+    const auto give_up = [&](const model::LinearSpec& linear, const core::Error& error) {
+      failures.push_back({{"name", linear.name}, {"error", error.what()}});
+    };
+    try {
+      const StoredHessian stored =
+          read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
+      if (!stored.fault.empty()) throw core::NumericError(stored.fault);
+      const quant::PreparedHessian hessian = quant::prepare_hessian(context, task.site.in_features, stored.lower,
+                                                                    run.parameters.damping, run.parameters.act_order);
+      if (hessian.damping_steps > 0 && team.rank() == 0)
+        core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(),
+                          hessian.damping);
+      for (const model::LinearSpec& linear : task.site.linears) {
+        try {
+          LayerRecord layer = quantize_linear(linear, hessian, context, team, inputs, run);
+          layer.calibration_tokens = stored.n_tokens;
+          layer.left_out_tokens = stored.n_left_out;
+          layer.pooled_tokens = stored.pooled_tokens;
+          layers.push_back(layer_to_json(layer));
+        } catch (const core::NumericError& error) {
+          give_up(linear, error);
+        } catch (const model::BadValues& error) {
+          give_up(linear, error);
+        }
+      }
+    } catch (const core::NumericError& error) {  // of the Hessian, which all of them share
+      for (const model::LinearSpec& linear : task.site.linears) give_up(linear, error);
     }
-    return layers.dump();
+    return core::Json{{"layers", layers}, {"failures", failures}}.dump();
   } catch (const store::Superseded& error) {
     // No other rank could do better, and the coordinator may be out of reach.
     core::log_error("{}: {}", task.name(), error.what());
@@ -71,10 +85,13 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
   }
 }
 
-std::vector<LayerRecord> read_report(const std::string& report) {
-  std::vector<LayerRecord> layers;
-  for (const core::Json& entry : core::parse_json(report, "a task's report")) layers.push_back(layer_from_json(entry));
-  return layers;
+SiteReport read_report(const std::string& report) {
+  const core::Json json = core::parse_json(report, "a task's report");
+  SiteReport result;
+  for (const core::Json& entry : json.at("layers")) result.layers.push_back(layer_from_json(entry));
+  for (const core::Json& entry : json.at("failures"))
+    result.failures[entry.at("error").get<std::string>()].push_back(entry.at("name").get<std::string>());
+  return result;
 }
 
 }  // namespace voronoi::jobs

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,13 +20,20 @@ struct SiteTask {
   std::string name() const { return "block " + std::to_string(block) + " " + site.name; }
 };
 
-/// Reads the Hessian, quantizes the linears and publishes their shards (the team's rank 0 does). Returns the layer
-/// records as JSON. A superseded attempt ends here, with all its ranks. `hessians`: the run directory that holds them
-/// (this run's, or the one named by --hessians-from).
+/// Reads the Hessian, quantizes the linears and publishes their shards (the team's rank 0 does). Returns a SiteReport
+/// as JSON. What a linear's own numbers forbid (weights that cannot be used, a Hessian without a row, codes that its
+/// type cannot hold) gives up that linear alone, and is no failure of the task: another rank would see the same. A
+/// superseded attempt ends here, with all its ranks. `hessians`: the run directory that holds them (this run's, or the
+/// one named by
+/// --hessians-from).
 std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
                           const Run& run, const store::RunPaths& hessians);
 
-/// Layer records of a report made by run_site_task.
-std::vector<LayerRecord> read_report(const std::string& report);
+struct SiteReport {
+  std::vector<LayerRecord> layers;
+  std::map<std::string, std::vector<std::string>> failures;  ///< error -> linears that were given up for it
+};
+/// A report made by run_site_task.
+SiteReport read_report(const std::string& report);
 
 }  // namespace voronoi::jobs

@@ -27,7 +27,7 @@ core::Json collect_status(const store::RunPaths& paths) {
                     {"layers_done", state.layers.size()},
                     {"bits_true", true_bits(state)},
                     {"stage_seconds", state.stage_seconds},
-                    {"failures", state.quarantined},
+                    {"failures", failures(state)},
                     {"state", state.finished ? "finished" : "not running"}};
   if (!std::filesystem::exists(paths.status())) return status;
   const core::Json live = core::read_json_file(paths.status().string());

@@ -83,6 +83,8 @@ Verification verify_run(const std::string& path) {
   }
   stored_evaluations(paths);
   if (!state.finished) result.notes.emplace_back("the run is not finished");
+  if (const std::size_t n_failures = failures(state).size(); n_failures > 0)
+    result.notes.push_back(fmt::format("{} layers or tensors were given up (voronoi status lists them)", n_failures));
   return result;
 }
 

@@ -64,6 +64,26 @@ void append_starved(std::string& text, const RunSection& run) {
                         layer->relative_error);
 }
 
+/// What numbers forced on the run: each a fallback that the layers' figures rest on.
+void append_fallbacks(std::string& text, const RunSection& run) {
+  if (!run.damaged.empty()) text += "\nDamaged tensors: calibration took 0 for the values that cannot be used\n\n";
+  for (const DamagedTensor& tensor : run.damaged)
+    text += fmt::format("- {} value(s): {}\n", tensor.n_values, tensor.error);
+  std::vector<const LayerRow*> struck;
+  for (const LayerRow& layer : run.layers)
+    if (layer.left_out_tokens > 0 || layer.damping_steps > 0 || layer.dead_inputs > 0) struck.push_back(&layer);
+  if (struck.empty()) return;
+  text += fmt::format(
+      "\nNumeric fallbacks: {} of {} layers had calibration rows left out (inputs not finite or too large), a Hessian "
+      "that needed more damping than asked for, or inputs that were always zero\n\n"
+      "| layer | tokens left out | of | damping | steps | dead inputs | error |\n|---|---:|---:|---:|---:|---:|---:|\n",
+      struck.size(), run.layers.size());
+  for (const LayerRow* layer : struck)
+    text += fmt::format("| {} | {} | {} | {:g} | {} | {} | {:.5f} |\n", layer->name, layer->left_out_tokens,
+                        layer->left_out_tokens + layer->calibration_tokens, layer->damping, layer->damping_steps,
+                        layer->dead_inputs, layer->relative_error);
+}
+
 void append_run(std::string& text, const RunSection& run) {
   text += fmt::format("## {}\n\n", run.label);
   text += fmt::format("- directory `{}`, {} attempt(s), last on {} rank(s), peak memory of a rank {}\n", run.directory,
@@ -90,6 +110,7 @@ void append_run(std::string& text, const RunSection& run) {
     text += fmt::format("| {} | {:.5f} | {:.3f} | {:.2f} |\n", layer.name, layer.relative_error, layer.true_bits,
                         layer.seconds);
   append_starved(text, run);
+  append_fallbacks(text, run);
   text += "\n";
 }
 
@@ -111,7 +132,14 @@ core::Json report_json(const Report& report) {
                         {"relative_error", layer.relative_error},
                         {"seconds", layer.seconds},
                         {"calibration_tokens", layer.calibration_tokens},
-                        {"pooled_tokens", layer.pooled_tokens}});
+                        {"pooled_tokens", layer.pooled_tokens},
+                        {"left_out_tokens", layer.left_out_tokens},
+                        {"damping", layer.damping},
+                        {"damping_steps", layer.damping_steps},
+                        {"dead_inputs", layer.dead_inputs}});
+    core::Json damaged = core::Json::array();
+    for (const DamagedTensor& tensor : run.damaged)
+      damaged.push_back({{"name", tensor.name}, {"values_as_zero", tensor.n_values}, {"error", tensor.error}});
     runs.push_back({{"label", run.label},
                     {"directory", run.directory},
                     {"method", run.method},
@@ -124,6 +152,7 @@ core::Json report_json(const Report& report) {
                     {"attempts", run.attempts},
                     {"peak_memory_bytes", run.peak_memory_bytes},
                     {"failures", run.failures},
+                    {"damaged_tensors", damaged},
                     {"layers", layers}});
   }
   return {{"rows", rows}, {"runs", runs}};

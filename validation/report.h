@@ -22,7 +22,17 @@ struct LayerRow {
   std::int64_t weights = 0;
   double true_bits = 0, relative_error = 0, seconds = 0;
   std::int64_t calibration_tokens = 0;  ///< rows that entered the layer in calibration
-  std::int64_t pooled_tokens = 0;  ///< above 0: an expert with too few of them; its Hessian is the mean over so many
+  std::int64_t pooled_tokens = 0;    ///< above 0: an expert with too few of them; its Hessian is the mean over so many
+  std::int64_t left_out_tokens = 0;  ///< rows besides whose inputs were not finite or too large
+  std::int64_t damping_steps = 0;    ///< above 0: the damping asked for was not enough
+  double damping = 0;                ///< share of the mean diagonal that was added; 0 where none is used
+  std::int64_t dead_inputs = 0;      ///< always zero in calibration: their diagonal was set
+};
+
+/// A tensor of the model with values that cannot be used.
+struct DamagedTensor {
+  std::string name, error;
+  std::int64_t n_values = 0;  ///< that counted as 0 in calibration
 };
 
 struct RunSection {
@@ -32,7 +42,8 @@ struct RunSection {
   std::map<std::string, double> stage_seconds;
   std::int64_t ranks = 0, attempts = 0, peak_memory_bytes = 0;
   std::vector<LayerRow> layers;
-  std::map<std::string, std::string> failures;  ///< task -> error
+  std::map<std::string, std::string> failures;  ///< task, layer or tensor -> error
+  std::vector<DamagedTensor> damaged;
 };
 
 struct Report {

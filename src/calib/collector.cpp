@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <compare>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #include "core/error_context.h"
+#include "core/log.h"
 #include "core/types.h"
 
 namespace voronoi::calib {
@@ -15,17 +18,11 @@ namespace {
 constexpr std::int64_t kMaxChunks = 64;
 constexpr std::int64_t kStarvedShare = 4;
 
-/// A site's sum over the chunk at hand, on the device, and over the chunks before.
-struct SiteSum {
-  SiteSum(backend::Context& context, std::int64_t n) : tree(context, n), chunk(context, n * n) {}
-  HessianTree tree;
-  backend::Array<double> chunk;
-  std::int64_t n_tokens = 0;  ///< of the chunk
+/// Where a rank met its first fault in a block, as it is sent.
+struct FaultPlace {
+  std::int64_t site = 0, chunk = 0;
+  auto operator<=>(const FaultPlace&) const = default;
 };
-
-bool all_finite(const std::vector<float>& values) {
-  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-}
 
 }  // namespace
 
@@ -48,7 +45,7 @@ Collector::Collector(model::Transformer& transformer, backend::Context& context,
     const std::int64_t first = windows.count * chunk / n_chunks_, last = windows.count * (chunk + 1) / n_chunks_;
     const std::span ids(windows.ids.data() + first * windows.context,
                         static_cast<std::size_t>((last - first) * windows.context));
-    chunks_.push_back({chunk, transformer.embed(ids, last - first, windows.context)});
+    chunks_.push_back({chunk, first, transformer.embed(ids, last - first, windows.context)});
   }
 }
 
@@ -83,7 +80,11 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
   std::vector<SiteHessian> owned;
   for (const SiteRange& range : passes(sites))
     collect_range(weights, sites, range, advance && range.last == sites.size(), owned);
+  if (first_fault_.empty()) agree_on_fault();
   if (model::is_mixture(transformer_.config(), weights.layer)) pool_starved(weights.layer, sites, owned);
+  for (SiteHessian& site : owned)
+    if (site.n_tokens == 0 && site.pooled_tokens == 0)
+      site.fault = "no calibration row gives it usable inputs; the first one that is not: " + first_fault_;
   return owned;
 }
 
@@ -91,41 +92,83 @@ void Collector::collect_range(const model::BlockWeights& weights, const std::vec
                               SiteRange range, bool advance, std::vector<SiteHessian>& owned) {
   std::vector<SiteSum> sums;
   for (std::size_t i = range.first; i < range.last; ++i)
-    core::with_context<core::DeviceError>("block " + std::to_string(weights.layer) + ", Hessian of " + sites[i].name,
-                                          [&] { sums.emplace_back(context_, sites[i].in_features); });
+    core::with_context<core::DeviceError>(
+        "block " + std::to_string(weights.layer) + ", Hessian of " + sites[i].name,
+        [&] { sums.emplace_back(context_, sites[i].in_features, transformer_.dtype()); });
   for (Chunk& chunk : chunks_) {
-    for (SiteSum& sum : sums) {
-      sum.chunk.zero();
-      sum.n_tokens = 0;
-    }
-    const auto observer = [&](const model::SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
-      if (index < range.first || index >= range.last) return;
-      SiteSum& sum = sums[index - range.first];
-      context_.linalg().gram_accumulate(context_.exec(), n_rows, site.in_features, x, site.in_features,
-                                        transformer_.dtype(), sum.chunk.data());
-      sum.n_tokens += n_rows;
-    };
-    if (advance) {
-      transformer_.run_block(weights, chunk.hidden, observer);
-    } else {
-      model::HiddenStates hidden{chunk.hidden.n_sequences, chunk.hidden.n_tokens, chunk.hidden.values.clone()};
-      transformer_.run_block(weights, hidden, observer);
-    }
-    for (SiteSum& sum : sums) sum.tree.add_chunk(chunk.id, sum.chunk, sum.n_tokens);
+    model::HiddenStates hidden = sum_chunk(weights, sites, chunk, range, sums);
+    if (advance) chunk.hidden = std::move(hidden);
   }
 
-  for (SiteSum& sum : sums) sum.chunk = backend::Array<double>();
+  for (SiteSum& sum : sums) sum.release_chunk();
   for (std::size_t i = range.first; i < range.last; ++i) {
     const int root = owner(weights.layer, sites.size(), i);
-    HessianTree& tree = sums[i - range.first].tree;
+    HessianTree& tree = sums[i - range.first].tree();
     gather(tree, root);
     if (communicator_.rank() != root) continue;
-    owned.push_back({sites[i].name, tree.n(), tree.n_tokens(), 0, tree.mean()});
+    owned.push_back({sites[i].name, tree.n(), tree.n_tokens(), tree.n_left_out(), 0, tree.mean(), {}});
     tree = HessianTree(context_, sites[i].in_features);
-    if (!all_finite(owned.back().lower))
-      throw core::NumericError(
-          "block " + std::to_string(weights.layer) + ", input of " + sites[i].name +
-          ": activations are not finite or too large; check the model's weights (voronoi inspect)");
+  }
+}
+
+model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
+                                         const Chunk& chunk, SiteRange range, std::vector<SiteSum>& sums) {
+  using Adding = void (SiteSum::*)(const float*, std::int64_t);
+  std::vector<bool> wanted(sums.size(), true);
+  // On a copy: where a sum turns out to be unsound, the chunk is run again and its rows are looked at one by one.
+  const auto run = [&](Adding add) {
+    model::HiddenStates hidden{chunk.hidden.n_sequences, chunk.hidden.n_tokens, chunk.hidden.values.clone()};
+    for (std::size_t i = 0; i < sums.size(); ++i)
+      if (wanted[i]) sums[i].start();
+    transformer_.run_block(weights, hidden,
+                           [&](const model::SiteSpec&, std::size_t index, const float* x, std::int64_t n_rows) {
+                             if (index < range.first || index >= range.last || !wanted[index - range.first]) return;
+                             (sums[index - range.first].*add)(x, n_rows);
+                           });
+    return hidden;
+  };
+  model::HiddenStates hidden = run(&SiteSum::add);
+  for (std::size_t i = 0; i < sums.size(); ++i) wanted[i] = !sums[i].sound();
+  if (std::find(wanted.begin(), wanted.end(), true) != wanted.end()) {
+    run(&SiteSum::add_sound_rows);
+    for (std::size_t i = 0; i < sums.size(); ++i)
+      if (wanted[i] && sums[i].first_bad())
+        note_fault(weights.layer, sites, range.first + i, chunk, *sums[i].first_bad());
+  }
+  for (SiteSum& sum : sums) sum.finish(chunk.id);
+  return hidden;
+}
+
+void Collector::note_fault(std::int64_t layer, const std::vector<model::SiteSpec>& sites, std::size_t site,
+                           const Chunk& chunk, const BadInput& bad) {
+  // Of a block that takes several passes, and of chunks: the first site counts, then the first chunk.
+  if (fault_chunk_ >= 0 && std::pair(fault_site_, fault_chunk_) <= std::pair(site, chunk.id)) return;
+  fault_site_ = site;
+  fault_chunk_ = chunk.id;
+  fault_text_ = "block " + std::to_string(layer) + ", input " + std::to_string(bad.channel) + " of " +
+                sites[site].name + " is " + (std::isnan(bad.value) ? "nan" : fmt::format("{:g}", bad.value));
+  if (sites[site].expert >= 0) return;  // its rows do not tell their places
+  const std::int64_t first_sequence = chunk.first_sequence + bad.row / chunk.hidden.n_tokens;
+  fault_text_ += " at token " + std::to_string(bad.row % chunk.hidden.n_tokens) + " of calibration sequence " +
+                 std::to_string(first_sequence);
+}
+
+void Collector::agree_on_fault() {
+  std::vector<std::byte> mine;
+  if (fault_chunk_ >= 0) {
+    const FaultPlace place{static_cast<std::int64_t>(fault_site_), fault_chunk_};
+    mine.resize(sizeof place + fault_text_.size());
+    std::memcpy(mine.data(), &place, sizeof place);
+    std::memcpy(mine.data() + sizeof place, fault_text_.data(), fault_text_.size());
+  }
+  std::optional<FaultPlace> first;
+  for (const std::vector<std::byte>& theirs : communicator_.all_gather(mine)) {
+    if (theirs.size() < sizeof(FaultPlace)) continue;
+    FaultPlace place;
+    std::memcpy(&place, theirs.data(), sizeof place);
+    if (first && *first <= place) continue;
+    first = place;
+    first_fault_.assign(reinterpret_cast<const char*>(theirs.data()) + sizeof place, theirs.size() - sizeof place);
   }
 }
 
@@ -168,6 +211,7 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
         pool[k] += static_cast<double>(n_tokens[i]) * static_cast<double>(lower[k]);
       pooled_tokens += n_tokens[i];
     }
+    if (pooled_tokens == 0) continue;  // no row of the layer was usable
     for (std::size_t k = 0; k < pool.size(); ++k)
       lower[k] = static_cast<float>(pool[k] / static_cast<double>(pooled_tokens));
     for (const std::size_t i : experts)

@@ -9,6 +9,7 @@
 #include "backend/device.h"
 #include "calib/hessian_tree.h"
 #include "calib/node_transport.h"
+#include "calib/site_sum.h"
 #include "comm/mpi.h"
 #include "model/corpus.h"
 #include "model/transformer.h"
@@ -19,8 +20,10 @@ struct SiteHessian {
   std::string site;  ///< as model::block_sites names it
   std::int64_t n = 0;
   std::int64_t n_tokens = 0;       ///< rows that entered this site; an expert sees those routed to it only
+  std::int64_t n_left_out = 0;     ///< rows besides that were too large or not finite (largest_input)
   std::int64_t pooled_tokens = 0;  ///< above 0: the expert was starved, and `lower` is the mean over so many rows
   std::vector<float> lower;        ///< packed lower triangle of E[x x^T]
+  std::string fault;               ///< not empty: no row was left, `lower` is 0; where the first bad value was seen
 };
 
 /// Whether an expert's site saw too few tokens for a Hessian of its own: fewer than a quarter of its inputs, so that
@@ -46,14 +49,17 @@ class Collector {
 
   /// Runs the block's weights over the residual stream and returns the Hessians of the sites that this rank owns (sites
   /// are dealt to ranks in turn). `advance`: whether the stream leaves the block; without it the stream stays as it
-  /// was. Throws NumericError naming block and site when an activation is not finite.
+  /// was. Rows with an input that is too large or not finite enter no sum, and are counted.
   std::vector<SiteHessian> collect(const model::BlockWeights& weights, bool advance);
   /// Only moves the residual stream through the block.
   void advance(const model::BlockWeights& weights);
+  /// The first input that was left out, of all blocks collected so far: block, site, place and value, as text; empty:
+  /// none. The same on every rank.
+  const std::string& first_fault() const { return first_fault_; }
 
  private:
   struct Chunk {
-    std::int64_t id = 0;
+    std::int64_t id = 0, first_sequence = 0;
     model::HiddenStates hidden;
   };
   /// Sites [first, last) of a block.
@@ -65,6 +71,14 @@ class Collector {
   /// One pass: Hessians of the owned sites of the range, appended to `owned`.
   void collect_range(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites, SiteRange range,
                      bool advance, std::vector<SiteHessian>& owned);
+  /// The block over one chunk; the sums of the range's sites. Returns the stream behind the block.
+  model::HiddenStates sum_chunk(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
+                                const Chunk& chunk, SiteRange range, std::vector<SiteSum>& sums);
+  /// Remembers the first value of a site that was left out, if none was before.
+  void note_fault(std::int64_t layer, const std::vector<model::SiteSpec>& sites, std::size_t site, const Chunk& chunk,
+                  const BadInput& bad);
+  /// The same first fault on every rank.
+  void agree_on_fault();
   /// Moves the nodes of every rank's tree of a site to the root's, rank after rank.
   void gather(HessianTree& tree, int root) const;
   /// Gives starved experts the pool of their layer.
@@ -77,6 +91,11 @@ class Collector {
   NodeTransport transport_;
   std::int64_t n_chunks_, hessian_bytes_;
   std::vector<Chunk> chunks_;
+  std::string first_fault_;
+  /// Of this rank in the block at hand, with its site and chunk; the chunk is negative when there is none.
+  std::size_t fault_site_ = 0;
+  std::int64_t fault_chunk_ = -1;
+  std::string fault_text_;
 };
 
 }  // namespace voronoi::calib

@@ -9,9 +9,10 @@
 namespace voronoi::calib {
 HessianTree::HessianTree(backend::Context& context, std::int64_t n) : context_(&context), n_(n) {}
 
-void HessianTree::add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens) {
+void HessianTree::add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens,
+                            std::int64_t n_left_out) {
   VORONOI_REQUIRE(sum.size() == n_ * n_, "a full matrix is wanted");
-  Node node{n_tokens, backend::Array<double>(*context_, packed_size(n_))};
+  Node node{n_tokens, n_left_out, backend::Array<double>(*context_, packed_size(n_))};
   context_->linalg().pack_lower_f64(context_->exec(), n_, sum.data(), node.lower.data());
   insert(0, chunk, std::move(node));
 }
@@ -24,6 +25,7 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
     // Addition commutes exactly, so left + right and right + left give the same bits.
     context_->linalg().add_f64(context_->exec(), node.lower.size(), found->second.lower.data(), node.lower.data());
     node.n_tokens += found->second.n_tokens;
+    node.n_left_out += found->second.n_left_out;
     nodes_.erase(found);
     index >>= 1;
     ++level;
@@ -35,7 +37,8 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
 HessianNode HessianTree::pop_node() {
   VORONOI_REQUIRE(!nodes_.empty(), "no node is left");
   const auto lowest = nodes_.begin();
-  HessianNode node{lowest->first.first, lowest->first.second, lowest->second.n_tokens, std::move(lowest->second.lower)};
+  HessianNode node{lowest->first.first, lowest->first.second, lowest->second.n_tokens, lowest->second.n_left_out,
+                   std::move(lowest->second.lower)};
   nodes_.erase(lowest);
   return node;
 }
@@ -43,12 +46,18 @@ HessianNode HessianTree::pop_node() {
 void HessianTree::absorb(HessianNode node) {
   VORONOI_REQUIRE(node.lower.size() == packed_size(n_) && node.level >= 0 && node.level < 62 && node.first_chunk >= 0,
                   "a damaged tree node");
-  insert(node.level, node.first_chunk >> node.level, {node.n_tokens, std::move(node.lower)});
+  insert(node.level, node.first_chunk >> node.level, {node.n_tokens, node.n_left_out, std::move(node.lower)});
 }
 
 std::int64_t HessianTree::n_tokens() const {
   std::int64_t total = 0;
   for (const auto& [key, node] : nodes_) total += node.n_tokens;
+  return total;
+}
+
+std::int64_t HessianTree::n_left_out() const {
+  std::int64_t total = 0;
+  for (const auto& [key, node] : nodes_) total += node.n_left_out;
   return total;
 }
 

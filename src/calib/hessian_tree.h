@@ -13,7 +13,7 @@ namespace voronoi::calib {
 
 /// Sum over chunks [first_chunk, first_chunk + 2^level).
 struct HessianNode {
-  std::int64_t first_chunk = 0, level = 0, n_tokens = 0;
+  std::int64_t first_chunk = 0, level = 0, n_tokens = 0, n_left_out = 0;
   backend::Array<double> lower;
 };
 
@@ -29,8 +29,10 @@ class HessianTree {
   static std::int64_t packed_size(std::int64_t n) { return n * (n + 1) / 2; }
 
   std::int64_t n() const { return n_; }
-  /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix; n_tokens: rows it summed.
-  void add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens);
+  /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix; n_tokens: rows it summed; n_left_out:
+  /// rows of the chunk besides.
+  void add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens,
+                 std::int64_t n_left_out = 0);
 
   std::int64_t n_nodes() const { return static_cast<std::int64_t>(nodes_.size()); }
   /// Takes the node of the lowest chunks out. There must be one.
@@ -39,13 +41,14 @@ class HessianTree {
   void absorb(HessianNode node);
 
   std::int64_t n_tokens() const;
+  std::int64_t n_left_out() const;
   /// E[x x^T]: packed lower triangle of the sum over all nodes, from the lowest chunk on, divided by the tokens, as
   /// float.
   std::vector<float> mean() const;
 
  private:
   struct Node {
-    std::int64_t n_tokens = 0;
+    std::int64_t n_tokens = 0, n_left_out = 0;
     backend::Array<double> lower;
   };
   using Key = std::pair<std::int64_t, std::int64_t>;  // first chunk, level

@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kTag = 41;
 
-/// first_chunk, level, n_tokens of a node; a negative first chunk ends the tree.
-using Header = std::array<std::int64_t, 3>;
+/// first_chunk, level, n_tokens, n_left_out of a node; a negative first chunk ends the tree.
+using Header = std::array<std::int64_t, 4>;
 
 Header receive_header(const comm::Communicator& communicator, int from) {
   const std::vector<std::byte> bytes = communicator.receive(from, kTag);
@@ -42,7 +42,7 @@ NodeTransport::~NodeTransport() {
 void NodeTransport::send(HessianTree& tree, int to) const {
   while (tree.n_nodes() > 0) {
     const HessianNode node = tree.pop_node();
-    const Header header{node.first_chunk, node.level, node.n_tokens};
+    const Header header{node.first_chunk, node.level, node.n_tokens, node.n_left_out};
     communicator_.send(std::as_bytes(std::span(header)), to, kTag);
     if (group_ != nullptr) {
       context_.collective().send_f64(context_.exec(), group_, node.lower.size(), node.lower.data(), to);
@@ -51,14 +51,14 @@ void NodeTransport::send(HessianTree& tree, int to) const {
       communicator_.send(std::as_bytes(std::span(values)), to, kTag);
     }
   }
-  const Header end{-1, 0, 0};
+  const Header end{-1, 0, 0, 0};
   communicator_.send(std::as_bytes(std::span(end)), to, kTag);
 }
 
 void NodeTransport::receive(HessianTree& tree, int from) const {
   for (Header header = receive_header(communicator_, from); header[0] >= 0;
        header = receive_header(communicator_, from)) {
-    HessianNode node{header[0], header[1], header[2],
+    HessianNode node{header[0], header[1], header[2], header[3],
                      backend::Array<double>(context_, HessianTree::packed_size(tree.n()))};
     if (group_ != nullptr) {
       context_.collective().receive_f64(context_.exec(), group_, node.lower.size(), node.lower.data(), from);

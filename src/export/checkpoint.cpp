@@ -152,8 +152,8 @@ void VptqCheckpoint::read(const model::TensorSpec& spec, std::span<float> out) c
   if (!encoded) return folder_.read(spec, out);
   quant::decode(*encoded, out);
   if (!model::all_finite(out))
-    model::refuse_values(folder_.name(), spec.name + " (decoded)", spec.shape,
-                         [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
+    throw model::bad_values(folder_.name(), spec.name + " (decoded)", spec.shape,
+                            [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
 }
 
 model::PackedTensor VptqCheckpoint::packed(const model::TensorSpec& spec) const {

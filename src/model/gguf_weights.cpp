@@ -225,11 +225,13 @@ class GgufWeights final : public WeightSource {
     if (!can_dequantize(tensor->type))
       throw FormatError(path_, fmt::format("tensor {}: {} cannot be read", name, ggml_type_name(tensor->type)));
     VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
+    std::optional<BadValues> bad;  // named as it stands in the file
     if (!decode(*tensor, out))
-      refuse_values(path_, name, spec.shape,
-                    [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
+      bad = bad_values(path_, name, spec.shape,
+                       [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
     if (interleaved_ && spec.name.find(".self_attn.q_proj.") != std::string::npos) to_halves(out, config_.n_heads);
     if (interleaved_ && spec.name.find(".self_attn.k_proj.") != std::string::npos) to_halves(out, config_.n_kv_heads);
+    if (bad) throw std::move(*bad);
   }
 
   std::string fingerprint() const override {

@@ -145,7 +145,7 @@ void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const
                                         core::to_string(tensor.shape), core::to_string(spec.shape)));
   VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
   if (convert_finite(*tensor.dtype, tensor.bytes.data(), out)) return;
-  refuse_values(file, spec.name, spec.shape, [&](std::int64_t i) {
+  throw bad_values(file, spec.name, spec.shape, [&](std::int64_t i) {
     float value;
     core::convert_to_f32(*tensor.dtype, tensor.bytes.data() + i * core::dtype_size(*tensor.dtype), 1, &value);
     return static_cast<double>(value);

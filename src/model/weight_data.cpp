@@ -121,8 +121,8 @@ void round_to_half(std::span<float> values) {
   }
 }
 
-void refuse_values(std::string_view file, std::string_view tensor, const core::Shape& shape,
-                   const std::function<double(std::int64_t)>& value) {
+BadValues bad_values(std::string_view file, std::string_view tensor, const core::Shape& shape,
+                     const std::function<double(std::int64_t)>& value) {
   const std::int64_t n = core::element_count(shape).value_or(0);
   for (std::int64_t i = 0; i < n; ++i) {
     const double found = value(i);
@@ -130,13 +130,12 @@ void refuse_values(std::string_view file, std::string_view tensor, const core::S
     core::Shape place(shape.size());
     std::int64_t rest = i;
     for (std::size_t d = shape.size(); d-- > 0; rest /= shape[d]) place[d] = rest % shape[d];
-    throw core::FormatError(
-        file,
-        fmt::format("tensor {}: element {} is {}; a finite value of magnitude at most {} (the range of F16) is wanted: "
-                    "the file is damaged or the model cannot be stored in 16 bits",
-                    tensor, core::to_string(place), found, kMaxWeight));
+    return {file,
+            fmt::format("tensor {}: element {} is {}; a finite value of magnitude at most {} (the range of F16) is "
+                        "wanted: the file is damaged or the model cannot be stored in 16 bits",
+                        tensor, core::to_string(place), found, kMaxWeight)};
   }
-  throw core::InternalError("refuse_values: no bad value in " + std::string(tensor));
+  throw core::InternalError("bad_values: no bad value in " + std::string(tensor));
 }
 
 void require_tensors(const ModelConfig& config, const std::string& file, std::size_t n_tensors, const FindShape& find) {

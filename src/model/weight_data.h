@@ -12,6 +12,7 @@
 #include "core/hash.h"
 #include "core/types.h"
 #include "model/config.h"
+#include "model/weights.h"
 
 namespace voronoi::model {
 
@@ -19,7 +20,7 @@ namespace voronoi::model {
 inline constexpr float kMaxWeight = 65504.0F;
 
 /// out = elements of `bytes` (F32, F16, BF16 or F64) as floats. False when one is not finite or above kMaxWeight; such
-/// elements of out are then undefined.
+/// an element of out is then not finite or above kMaxWeight as well.
 bool convert_finite(core::DType dtype, const std::byte* bytes, std::span<float> out);
 
 /// True when every value is finite and at most kMaxWeight in magnitude.
@@ -28,10 +29,9 @@ bool all_finite(std::span<const float> values);
 /// Values rounded to F16 and back, ties to even; what F16 cannot hold, NaNs too, comes out above kMaxWeight.
 void round_to_half(std::span<float> values);
 
-/// Throws FormatError naming file, tensor, position and value of the first bad value; call it when one is known to be
-/// there.
-[[noreturn]] void refuse_values(std::string_view file, std::string_view tensor, const core::Shape& shape,
-                                const std::function<double(std::int64_t)>& value);
+/// The error that names file, tensor, position and value of the first bad value; call it when one is known to be there.
+BadValues bad_values(std::string_view file, std::string_view tensor, const core::Shape& shape,
+                     const std::function<double(std::int64_t)>& value);
 
 /// What a file says of a tensor: nothing when it has none of that name.
 using FindShape = std::function<std::optional<core::Shape>(const std::string& name)>;

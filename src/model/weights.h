@@ -7,10 +7,18 @@
 #include <span>
 #include <string>
 
+#include "core/error.h"
 #include "model/config.h"
 #include "model/linear_weight.h"
 
 namespace voronoi::model {
+
+/// A tensor that is there in its right shape but holds a NaN, an infinity or a magnitude above 65504 (not representable
+/// in F16); the message names file, tensor, first position and value.
+class BadValues : public core::FormatError {
+ public:
+  using core::FormatError::FormatError;
+};
 
 /// Tensors by Hugging Face name, as float. Read-only and safe to use from several threads.
 class WeightSource {
@@ -18,8 +26,8 @@ class WeightSource {
   virtual ~WeightSource() = default;
   virtual const ModelConfig& config() const = 0;
   /// Fills out (exactly the elements of `spec.shape`) row-major. Throws FormatError naming file and tensor when it is
-  /// missing, of another shape or type, or holds a NaN, an infinity or a magnitude above 65504 (not representable in
-  /// F16).
+  /// missing or of another shape or type; BadValues when a value is bad: `out` is filled then too, bad values as what
+  /// is not finite or above 65504.
   virtual void read(const TensorSpec& spec, std::span<float> out) const = 0;
   /// The tensor as it is stored packed, checked; null when it is stored in another way. read() gives the same
   /// numbers decoded.

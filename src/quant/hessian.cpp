@@ -1,6 +1,7 @@
 // Damping and factoring of a site's second moment (GPTQ, Frantar et al. 2023; act-order and factor as VPTQ uses them).
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -15,11 +16,15 @@ namespace {
 constexpr double kDeadShare = 0.01;     // a dead column's diagonal, as a share of the mean diagonal
 constexpr double kFirstDamping = 1e-4;  // where raising starts from when no damping was asked for
 constexpr double kLastDamping = 1.0;
+constexpr float kRoundedDiagonal = 1e-6F;  // of the largest: a diagonal below zero by no more is rounding
+// A largest diagonal within 2^-40..2^40 leaves products with weights and sums over inputs inside fp32.
+constexpr int kPlainExponent = 40;
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
-/// Every value is looked at, so that no NaN gets further.
-void require_second_moment(std::int64_t n, std::span<const float> lower) {
+/// Every value is looked at, so that no NaN gets further. Returns the largest of the diagonal.
+float require_second_moment(std::int64_t n, std::span<const float> lower) {
+  float largest = 0;
   for (std::int64_t row = 0; row < n; ++row) {
     const float* values = lower.data() + row * (row + 1) / 2;
     for (std::int64_t column = 0; column <= row; ++column)
@@ -27,10 +32,20 @@ void require_second_moment(std::int64_t n, std::span<const float> lower) {
         throw core::NumericError("the Hessian is not finite: row " + std::to_string(row) + ", column " +
                                  std::to_string(column) + " is " + std::to_string(values[column]) +
                                  "; the activations overflowed or the calibration data are damaged");
-    if (values[row] < 0)
-      throw core::NumericError("the Hessian is no second moment: its diagonal at row " + std::to_string(row) + " is " +
-                               std::to_string(values[row]));
+    largest = std::max(largest, values[row]);
   }
+  for (std::int64_t row = 0; row < n; ++row)
+    if (const float value = lower[index(row * (row + 3) / 2)]; value < -kRoundedDiagonal * largest)
+      throw core::NumericError("the Hessian is no second moment: its diagonal at row " + std::to_string(row) + " is " +
+                               std::to_string(value));
+  return largest;
+}
+
+/// The power of two that brings a diagonal out of range to about 1; else 0.
+int unit_exponent_of(float largest) {
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  return largest > 0 && std::abs(exponent) > kPlainExponent ? exponent : 0;
 }
 
 /// Factors P (H + damping_value I) P^T. With J the reversal, A = J P H P^T J = L L^T gives (P H P^T)^-1 = U^T U for the
@@ -60,7 +75,12 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
   VORONOI_REQUIRE(damping >= 0 && damping <= kLastDamping, "damping is a share of the mean diagonal in 0..1");
   PreparedHessian result;
   result.n = n;
-  require_second_moment(n, lower);
+  result.unit_exponent = unit_exponent_of(require_second_moment(n, lower));
+  std::vector<float> scaled;
+  if (result.unit_exponent != 0) {
+    for (const float value : lower) scaled.push_back(std::ldexp(value, -result.unit_exponent));
+    lower = scaled;
+  }
   result.h = backend::Array<float>(context, n * n);
   const backend::DeviceView<float> packed(context, lower);
   context.hessian().unpack(context.exec(), n, packed.data(), result.h.data());
@@ -68,7 +88,7 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
   std::vector<float> diagonal;
   double mean = 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    diagonal.push_back(lower[index(i * (i + 3) / 2)]);
+    diagonal.push_back(std::max(lower[index(i * (i + 3) / 2)], 0.0F));
     mean += static_cast<double>(diagonal.back());
   }
   mean /= static_cast<double>(n);
@@ -92,6 +112,12 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
   for (result.damping = damping;; ++result.damping_steps) {
     if (auto upper = factor(context, result, result.damping * mean)) {
       result.factor = std::move(*upper);
+      if (result.damping_steps > 0) {
+        // It is no metric without: a fit in an indefinite one runs away along what lowers the error without end.
+        for (float& value : diagonal) value += static_cast<float>(result.damping * mean);
+        const backend::DeviceView<float> damped(context, diagonal);
+        context.hessian().set_diagonal(context.exec(), n, damped.data(), result.h.data());
+      }
       return result;
     }
     if (result.damping >= kLastDamping)

@@ -50,12 +50,15 @@ std::vector<std::string> check_shape(const QuantParameters& parameters, std::int
 struct PreparedHessian {
   std::int64_t n = 0;
   backend::Array<float> h;  ///< [n, n], both triangles: raw mean of x x^T, dead columns' diagonal set to 1 % of the
-                            ///< mean (to 1 when no input was ever seen)
+                            ///< mean (to 1 when no input was ever seen); with the damping when that had to be raised
+  /// h is in units of 2^unit_exponent: 0 unless its diagonal is so large or small that products with it would leave
+  /// fp32. No result depends on the unit.
+  int unit_exponent = 0;
   std::vector<std::int32_t> perm;  ///< processing order: stored position -> natural column
   backend::Array<float> factor;    ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
   double damping = 0;              ///< share of the mean diagonal that was added in the end
   int damping_steps = 0;           ///< how often it had to be raised
-  std::int64_t dead_columns = 0;   ///< inputs that were always zero
+  std::int64_t dead_columns = 0;   ///< inputs that were always zero (or negative by no more than rounding)
 };
 
 /// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values, on the host. damping in 0..1. Computed in
@@ -64,10 +67,14 @@ struct PreparedHessian {
 PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
                                 bool act_order);
 
+/// Largest magnitude of a weight, and of a weight that an encoding decodes to: that of F16, in which any loader may
+/// hold it.
+inline constexpr float kLargestWeight = 65504.0F;
+
 struct QuantInput {
   std::string name;  ///< full module path; also the stream of the random numbers
   std::int64_t out_features = 0, in_features = 0;
-  std::span<const float> weight;                ///< [out_features, in_features], finite, on the host
+  std::span<const float> weight;                ///< [out_features, in_features], at most kLargestWeight, on the host
   const PreparedHessian* hessian = nullptr;     ///< prepared by the context that quantizes
   core::DType stored_dtype = core::DType::f16;  ///< type of codebooks and scales; they are rounded before assignment
 };
@@ -89,6 +96,13 @@ class Quantizer {
   virtual QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                                const QuantParameters& parameters) const = 0;
 };
+
+/// Quantizes by parameters.method, and lets nothing through that is not a sound number: throws NumericError naming the
+/// operator, and place and remedy, when a weight is not finite or above kLargestWeight, when the arithmetic cannot go
+/// on, and when something of the result (codebooks, scales, decoded weights, figures) is not finite or above what its
+/// type holds. Collective as Quantizer::quantize; every member throws alike.
+QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                     const QuantParameters& parameters);
 
 /// Throws ConfigError naming the known methods.
 const Quantizer& find_quantizer(std::string_view method);

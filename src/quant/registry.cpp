@@ -3,10 +3,11 @@
 #include <functional>
 #include <string>
 
-#include "core/error.h"
+#include "core/error_context.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn.h"
 #include "quant/quantizer.h"
+#include "quant/soundness.h"
 #include "quant/vq/voronoi.h"
 #include "quant/vq/vptq.h"
 
@@ -22,6 +23,16 @@ constexpr std::array<Entry, 4> kMethods{
     {{"rtn", rtn_quantizer}, {"gptq", gptq_quantizer}, {"vptq", vptq_quantizer}, {"voronoi", voronoi_quantizer}}};
 
 }  // namespace
+
+QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                     const QuantParameters& parameters) {
+  return core::with_context<core::NumericError>(input.name, [&] {
+    require_sound_weight(input);
+    QuantResult result = find_quantizer(parameters.method).quantize(context, team, input, parameters);
+    require_sound_result(result);
+    return result;
+  });
+}
 
 const Quantizer& find_quantizer(std::string_view method) {
   std::string names;

@@ -16,6 +16,7 @@
 #include "core/random.h"
 #include "model/gguf.h"
 #include "model/gguf_weights.h"
+#include "model/mended_source.h"
 #include "model/model_files.h"
 #include "model/weights.h"
 
@@ -232,6 +233,24 @@ TEST_F(GgufModel, RefusesValuesF16CannotHold) {
                                       HasSubstr("output_norm.weight"), HasSubstr("[2]")));
     }
   }
+}
+
+TEST_F(GgufModel, AMendedTensorHasTheGoodOnesWithZerosForBadValues) {
+  const std::string good = SmallModel{}.bytes(),
+                    stored = SmallModel::encoded(
+                        kF32, SmallModel::values("blk.1.attn_q.weight", kHeads * kHeadDim * kHidden));
+  const std::string name = "model.layers.1.self_attn.q_proj.weight";
+  // Row 1 of the file, which is put elsewhere: the third value.
+  std::string bad = good;
+  bad.replace(bad.find(stored) + 4 * (kHidden + 2), 4, test::bytes_of(INFINITY));
+  const auto whole = open_model(folder_.write("good.gguf", good)), damaged = open_model(folder_.write("bad.gguf", bad));
+  const MendedSource mended(*damaged);
+  EXPECT_TRUE(mended.damage().empty());
+  const std::vector<float> expected = read(*whole, name), found = read(mended, name);
+  const std::size_t place = static_cast<std::size_t>(kHeadDim / 2 * kHidden + 2);  // row 1 in halves
+  for (std::size_t i = 0; i < found.size(); ++i) ASSERT_EQ(found[i], i == place ? 0.0F : expected[i]) << i;
+  EXPECT_EQ(mended.damage().at(name).n_values, 1);
+  EXPECT_THAT(mended.damage().at(name).error, AllOf(HasSubstr("bad.gguf"), HasSubstr("attn_q"), HasSubstr("[1, 2]")));
 }
 
 TEST_F(GgufModel, ReadsRopeScalingFromMetadata) {

@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "model/mended_source.h"
 #include "model/model_files.h"
 #include "model/weight_data.h"
 #include "support/data.h"
@@ -147,6 +148,40 @@ TEST(Directory, ReadsEveryFloatType) {
     EXPECT_EQ(source->config().head_dim, 6);
     for (const TensorSpec& spec : expected_tensors(source->config()))
       EXPECT_EQ(read(*source, spec), values_of(spec, 1)) << spec.name;
+  }
+}
+
+TEST(MendedSource, TakesZeroForWhatIsRefusedAndRemembersIt) {
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f64}) {
+    const test::TemporaryFolder folder;
+    const Json config = small_config();
+    std::vector<FileTensor> tensors = tensors_of(parse_config(config, "c"), dtype);
+    FileTensor& struck = tensors.at(3);
+    const TensorSpec spec{struck.name, struck.shape};
+    std::vector<float> values = values_of(spec, 1);
+    values.at(0) = values.at(7) = std::nanf("");
+    values.at(2) = -inf;
+    values.at(5) = 66000.0F;
+    struck.bytes = test::encode(dtype, values);
+    folder.write("config.json", config.dump());
+    folder.write("model.safetensors", test::safetensors_bytes(tensors));
+    const auto source = open_model(folder.path());
+    EXPECT_THROW(read(*source, spec), BadValues);
+    const MendedSource mended(*source);
+    for (const TensorSpec& other : expected_tensors(source->config()))
+      if (other.name != spec.name) {
+        EXPECT_EQ(read(mended, other), values_of(other, 1)) << other.name;
+      }
+    EXPECT_TRUE(mended.damage().empty());
+    for (const std::size_t i : {0U, 2U, 5U, 7U}) values.at(i) = 0;
+    EXPECT_EQ(read(mended, spec), values);
+    EXPECT_EQ(read(mended, spec), values);
+    ASSERT_EQ(mended.damage().size(), 1U);
+    EXPECT_EQ(mended.damage().at(spec.name).n_values, 4);
+    EXPECT_THAT(mended.damage().at(spec.name).error, AllOf(HasSubstr("model.safetensors"), HasSubstr(spec.name)));
+    // What is not there at all is no matter of values.
+    EXPECT_THROW(read(mended, {"model.layers.9.mlp.up_proj.weight", {12, 8}}), core::FormatError);
   }
 }
 

@@ -52,7 +52,7 @@ double inverse_residual(const PreparedHessian& p, double mean) {
       damped[at(n, i, j)] =
           static_cast<double>(
               p.h.span()[at(n, p.perm[static_cast<std::size_t>(i)], p.perm[static_cast<std::size_t>(j)])]) +
-          (i == j ? p.damping * mean : 0);
+          (i == j && p.damping_steps == 0 ? p.damping * mean : 0);  // h holds a damping that was raised
   double worst = 0;
   for (std::int64_t j = 0; j < n; ++j) {
     std::vector<double> image(static_cast<std::size_t>(n)), back(static_cast<std::size_t>(n));

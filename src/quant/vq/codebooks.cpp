@@ -1,8 +1,10 @@
 #include "quant/vq/codebooks.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include "core/error.h"
 #include "core/hash.h"
 #include "quant/vq/kmeans.h"
 
@@ -101,6 +103,12 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
   statistics["kmeans_" + name + "_converged"] = result.converged ? 1 : 0;
   statistics["kmeans_" + name + "_repaired"] = static_cast<double>(result.repaired);
   round_to_stored(input.stored_dtype, result.centroids);
+  // No code may be searched for among such: distances to them are not numbers.
+  for (const float value : result.centroids)
+    if (!std::isfinite(value))
+      throw core::NumericError("codebook " + name + ": a centroid is beyond what " +
+                               std::string(core::dtype_name(input.stored_dtype)) +
+                               " holds; errors fed back have grown too large: raise --damping");
   return std::move(result.centroids);
 }
 
