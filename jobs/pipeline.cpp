@@ -35,8 +35,8 @@ class Pipeline {
         sequential_(options.calibration == "sequential"),
         rates_(table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
         transformer_(*inputs.model, context, inputs.dtype),
-        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
-    for (const auto& [name, layer] : run.state.layers) done_.insert(name);
+        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}),
+        done_(run.done) {
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       for (const SiteTask& task : all_tasks(block)) n_layers_ += task.site.linears.size();
       for (const SiteTask& task : pending_tasks(block))
@@ -184,6 +184,12 @@ class Pipeline {
     const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks),
                                                       cost_model_, scheduler, [] { return stop_requested(); });
     for (std::int64_t id : phase.quarantined) result_.quarantined.push_back(tasks[static_cast<std::size_t>(id)].name);
+    if (world_.rank() == 0)
+      run_.add({{"type", "scheduling"},
+                {"tasks", phase.cost.n_tasks},
+                {"task_seconds", phase.cost.task_seconds},
+                {"waiting_seconds", phase.cost.waiting_seconds},
+                {"coordinator_cpu_seconds", phase.cost.coordinator_seconds}});
     if (phase.stopped) {
       result_.stopped = true;
     } else {
@@ -202,28 +208,27 @@ class Pipeline {
       for (LayerRecord& layer : read_report(outcome.report)) {
         layer.rank = rank;
         layer.attempt = run_.state.attempt;
-        run_.journal->append(layer_to_json(layer));
-        run_.state.layers[layer.name] = std::move(layer);
+        run_.add(layer_to_json(layer));
       }
-      run_.journal->append({{"type", "task_done"},
-                            {"task", task.name},
-                            {"rank", rank},
-                            {"width", task.width},
-                            {"seconds", outcome.seconds},
-                            {"end", unix_time()}});
+      run_.add({{"type", "task_done"},
+                {"task", task.name},
+                {"rank", rank},
+                {"width", task.width},
+                {"seconds", outcome.seconds},
+                {"end", unix_time()}});
       const double predicted = task_seconds(site_tasks[static_cast<std::size_t>(task.id)], run_.parameters, rates_);
       left_seconds_ = (left_seconds_ < 0 ? remaining_seconds_ : left_seconds_) - predicted;
     };
     events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int attempt) {
       core::log_warning("{}: failed on rank {} (attempt {}): {}", task.name, rank, attempt, outcome.report);
-      run_.journal->append(
+      run_.add(
           {{"type", "task_failed"}, {"task", task.name}, {"rank", rank}, {"try", attempt}, {"error", outcome.report}});
     };
     events.task_quarantined = [&](const sched::Task& task, const std::string& error) {
       core::log_error("{}: given up: {}", task.name, error);
-      run_.journal->append({{"type", "quarantined"}, {"task", task.name}, {"error", error}});
-      run_.state.quarantined[task.name] = error;
+      run_.add({{"type", "quarantined"}, {"task", task.name}, {"error", error}});
     };
+    events.commit = [&] { run_.journal->commit(); };
     events.progress = [&](const sched::Progress& progress) { show_tasks(progress); };
     return events;
   }
@@ -275,9 +280,9 @@ class Pipeline {
 
   void journal_stage(const char* stage, Clock::time_point start) {
     on_root(world_, [&] {
-      run_.journal->append({{"type", "stage"},
-                            {"stage", stage},
-                            {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+      run_.append({{"type", "stage"},
+                   {"stage", stage},
+                   {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
     });
   }
 

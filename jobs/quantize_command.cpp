@@ -69,11 +69,10 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   const std::int64_t peak = world.all_max(peak_memory_bytes());
   if (!result.stopped) on_root(world, [&] { run_export_stage(run, inputs, options); });
   on_root(world, [&] {
-    run.journal->append({{"type", "memory"}, {"peak_bytes", peak}});
-    run.journal->append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
+    run.append({{"type", "memory"}, {"peak_bytes", peak}});
+    run.append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
     if (result.stopped) return;
     run.attempt->require_current();
-    run.state = replay(run.journal->records(), run.paths.journal().string());
     core::show_progress("quantization finished", true);
     print_summary(run, result);
     core::log_info("peak memory of a rank: {}", core::format_bytes(static_cast<double>(peak)));

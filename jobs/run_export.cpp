@@ -110,7 +110,7 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
   exporting::write_checkpoint(request, out, temporary);
 }
 
-void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOptions& options) {
+void run_export_stage(Run& run, const Inputs& inputs, const QuantizeOptions& options) {
   const exporting::Profile profile = *exporting::profile_from_name(options.export_profile);
   if (!has_stage(options, "export")) {
     if (options.stages.empty())  // left out by itself: say why
@@ -136,9 +136,9 @@ void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOption
     core::log_warning("not exported: {}", error.what());
     return;
   }
-  run.journal->append({{"type", "stage"},
-                       {"stage", "export"},
-                       {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+  run.append({{"type", "stage"},
+              {"stage", "export"},
+              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
   core::log_info("exported: {}", run.paths.exported().string());
 }
 

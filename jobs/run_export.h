@@ -30,6 +30,6 @@ void export_run(const ExportSource& source, exporting::Profile profile, const st
 /// The stage, when it is to run: RUN/export, made again unless it holds what the run holds. Layers that were given up
 /// keep it from being made, which is a warning; so does what the format cannot hold, unless the stage was asked for by
 /// name. Throws StopRequested between layers when a stop was asked for.
-void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOptions& options);
+void run_export_stage(Run& run, const Inputs& inputs, const QuantizeOptions& options);
 
 }  // namespace voronoi::jobs

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "sched/scheduler.h"
 #include "store/run_directory.h"
 
 namespace voronoi::jobs {
@@ -30,10 +31,13 @@ struct RunState {
   std::map<std::string, std::string> quarantined;  ///< task given up -> error; empty again once its layers are done
   std::vector<std::string> sets;                   ///< --set assignments so far, in order
   std::map<std::string, double> stage_seconds;     ///< wall time a stage, summed over attempts
+  sched::PhaseCost scheduling;                     ///< of the quantize stage, summed over attempts
   std::int64_t peak_memory_bytes = 0;              ///< largest resident set of any rank so far
   bool finished = false;                           ///< the last attempt came to the end of its stages
 };
 
+/// Takes a record into account. `file`: the journal, for errors.
+void apply(RunState& state, const core::Json& record, const std::string& file);
 RunState replay(const std::vector<core::Json>& records, const std::string& file);
 
 core::Json layer_to_json(const LayerRecord& layer);
