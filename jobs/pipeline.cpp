@@ -39,8 +39,8 @@ class Pipeline {
         rates_(table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
         mended_(*inputs.model),
         transformer_(mended_, context, inputs.dtype),
-        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
-    for (const auto& [name, layer] : run.state.layers) done_.insert(name);
+        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}),
+        done_(run.done) {
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       for (const SiteTask& task : all_tasks(block)) n_layers_ += task.site.linears.size();
       for (const SiteTask& task : pending_tasks(block))
@@ -177,9 +177,8 @@ class Pipeline {
     for (auto& [tensor, damage] : mended_.damage()) {
       if (!told_.insert(tensor).second) continue;
       core::log_warning("{}; {} such value(s) count as 0 in calibration", damage.error, damage.n_values);
-      run_.journal->append(
+      run_.append(
           {{"type", "damaged_tensor"}, {"tensor", tensor}, {"values", damage.n_values}, {"error", damage.error}});
-      run_.state.damaged[tensor] = {damage.n_values, damage.error};
     }
   }
 
@@ -215,6 +214,12 @@ class Pipeline {
     const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks),
                                                       cost_model_, scheduler, [] { return stop_requested(); });
     const std::set<std::string> given_up = agree_on_failures(site_tasks);
+    if (world_.rank() == 0)
+      run_.add({{"type", "scheduling"},
+                {"tasks", phase.cost.n_tasks},
+                {"task_seconds", phase.cost.task_seconds},
+                {"waiting_seconds", phase.cost.waiting_seconds},
+                {"coordinator_cpu_seconds", phase.cost.coordinator_seconds}});
     if (phase.stopped) {
       result_.stopped = true;
     } else {
@@ -240,10 +245,8 @@ class Pipeline {
   void give_up(const sched::Task& task, const std::string& error, const std::vector<std::string>& linears) {
     const bool known = !told_.insert(error).second;
     core::log_error("{}: given up: {}: {}", task.name, fmt::join(linears, ", "), known ? "for the same reason" : error);
-    for (const std::string& linear : linears) {
-      run_.journal->append({{"type", "layer_failed"}, {"name", linear}, {"task", task.name}, {"error", error}});
-      run_.state.failed_layers[linear] = error;
-    }
+    for (const std::string& linear : linears)
+      run_.add({{"type", "layer_failed"}, {"name", linear}, {"task", task.name}, {"error", error}});
   }
 
   sched::CoordinatorEvents coordinator_events(const std::vector<SiteTask>& site_tasks) {
@@ -254,29 +257,27 @@ class Pipeline {
       for (LayerRecord& layer : report.layers) {
         layer.rank = rank;
         layer.attempt = run_.state.attempt;
-        run_.journal->append(layer_to_json(layer));
-        run_.state.failed_layers.erase(layer.name);
-        run_.state.layers[layer.name] = std::move(layer);
+        run_.add(layer_to_json(layer));
       }
-      run_.journal->append({{"type", "task_done"},
-                            {"task", task.name},
-                            {"rank", rank},
-                            {"width", task.width},
-                            {"seconds", outcome.seconds},
-                            {"end", unix_time()}});
+      run_.add({{"type", "task_done"},
+                {"task", task.name},
+                {"rank", rank},
+                {"width", task.width},
+                {"seconds", outcome.seconds},
+                {"end", unix_time()}});
       const double predicted = task_seconds(site_tasks[static_cast<std::size_t>(task.id)], run_.parameters, rates_);
       left_seconds_ = (left_seconds_ < 0 ? remaining_seconds_ : left_seconds_) - predicted;
     };
     events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int attempt) {
       core::log_warning("{}: failed on rank {} (attempt {}): {}", task.name, rank, attempt, outcome.report);
-      run_.journal->append(
+      run_.add(
           {{"type", "task_failed"}, {"task", task.name}, {"rank", rank}, {"try", attempt}, {"error", outcome.report}});
     };
     events.task_quarantined = [&](const sched::Task& task, const std::string& error) {
       core::log_error("{}: given up: {}", task.name, error);
-      run_.journal->append({{"type", "quarantined"}, {"task", task.name}, {"error", error}});
-      run_.state.quarantined[task.name] = error;
+      run_.add({{"type", "quarantined"}, {"task", task.name}, {"error", error}});
     };
+    events.commit = [&] { run_.journal->commit(); };
     events.progress = [&](const sched::Progress& progress) { show_tasks(progress); };
     return events;
   }
@@ -329,9 +330,9 @@ class Pipeline {
 
   void journal_stage(const char* stage, Clock::time_point start) {
     on_root(world_, [&] {
-      run_.journal->append({{"type", "stage"},
-                            {"stage", stage},
-                            {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+      run_.append({{"type", "stage"},
+                   {"stage", stage},
+                   {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
     });
   }
 

@@ -69,11 +69,10 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   if (!result.stopped) on_root(world, [&] { run_export_stage(run, inputs, options); });
   std::int64_t failed = 0;
   on_root(world, [&] {
-    run.journal->append({{"type", "memory"}, {"peak_bytes", peak}});
-    run.journal->append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
+    run.append({{"type", "memory"}, {"peak_bytes", peak}});
+    run.append({{"type", result.stopped ? "stopped" : "finished"}, {"time", unix_time()}});
     if (result.stopped) return;
     run.attempt->require_current();
-    run.state = replay(run.journal->records(), run.paths.journal().string());
     core::show_progress("quantization finished", true);
     print_summary(run);
     failed = failures(run.state).empty() ? 0 : 1;

@@ -65,10 +65,7 @@ void drop_lost_layers(Run& run) {
     core::log_warning("{}: {}; it will be made again", file.string(), problem);
     lost.push_back(name);
   }
-  for (const std::string& name : lost) {
-    run.journal->append({{"type", "layer_lost"}, {"name", name}});
-    run.state.layers.erase(name);
-  }
+  for (const std::string& name : lost) run.append({{"type", "layer_lost"}, {"name", name}});
 }
 
 /// Rank 0's part of open_run.
@@ -87,7 +84,7 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
   }
   if (run.journal->dropped_torn_tail())
     core::log_warning("{}: dropped a record that was cut short", run.paths.journal().string());
-  run.state = replay(run.journal->records(), run.paths.journal().string());
+  for (const core::Json& record : run.journal->take_records()) run.take_into_account(record);
 
   const std::int64_t attempt = run.state.attempt + 1;
   const core::Json record{
@@ -99,24 +96,34 @@ void open_on_root(Run& run, const comm::Communicator& world, const QuantizeOptio
       {"time", unix_time()},
       {"model", std::filesystem::absolute(options.model).string()},
       {"tokenizer", options.tokenizer.empty() ? "" : std::filesystem::absolute(options.tokenizer).string()}};
-  run.journal->append(record);
-  run.state.attempt = attempt;
-  run.state.last_attempt = record;
-  run.state.finished = false;
-  for (const std::string& assignment : options.set) {
-    run.journal->append({{"type", "set"}, {"assignment", assignment}});
-    run.state.sets.push_back(assignment);
-  }
+  run.append(record);
+  for (const std::string& assignment : options.set) run.append({{"type", "set"}, {"assignment", assignment}});
   drop_lost_layers(run);
+  for (const auto& [name, layer] : run.state.layers) run.done.insert(name);
 }
 
+/// What the other ranks have to know.
 core::Json state_to_json(const Run& run) {
-  core::Json layers = core::Json::array();
-  for (const auto& [name, layer] : run.state.layers) layers.push_back(layer_to_json(layer));
-  return {{"attempt", run.state.attempt}, {"id", run.attempt->id()}, {"layers", layers}, {"sets", run.state.sets}};
+  return {{"attempt", run.state.attempt}, {"id", run.attempt->id()}, {"done", run.done}, {"sets", run.state.sets}};
 }
 
 }  // namespace
+
+void Run::add(const core::Json& record) {
+  journal->add(record);
+  take_into_account(record);
+}
+
+void Run::append(const core::Json& record) {
+  journal->append(record);
+  take_into_account(record);
+}
+
+void Run::take_into_account(const core::Json& record) {
+  apply(state, record, paths.journal().string());
+  // Nobody looks at them here, and they are most of a record.
+  if (record.at("type") == "layer") state.layers.at(record.at("name").get<std::string>()).statistics = nullptr;
+}
 
 Inputs open_inputs(QuantizeOptions& options, const backend::Context& context) {
   Inputs inputs;
@@ -150,10 +157,7 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
     run.attempt = std::make_unique<store::Attempt>(run.paths, json.at("id").get<std::string>(), world.rank());
     run.state.attempt = json.at("attempt").get<std::int64_t>();
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
-    for (const core::Json& entry : json.at("layers")) {
-      LayerRecord layer = layer_from_json(entry);
-      run.state.layers[layer.name] = std::move(layer);
-    }
+    run.done = json.at("done").get<std::set<std::string>>();
   }
   run.parameters = options.parameters;
   together(world, [&] {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,14 +34,22 @@ struct Inputs {
 /// into the options what --bits leaves to the model's size.
 Inputs open_inputs(QuantizeOptions& options, const backend::Context& context);
 
-/// The run as it stands. The journal and the lock are rank 0's alone.
+/// The run as it stands. Journal, lock and state are rank 0's alone.
 struct Run {
   store::RunPaths paths;
   std::unique_ptr<store::RunLock> lock;
   std::unique_ptr<store::Attempt> attempt;  ///< on every rank
   std::unique_ptr<store::Journal> journal;
-  RunState state;                     ///< on every rank
+  RunState state;                     ///< as the journal says it, without the layers' statistics
+  std::set<std::string> done;         ///< linears that were finished when it was opened, on every rank
   quant::QuantParameters parameters;  ///< with all --set applied
+
+  /// Into the state, and into the journal with the next commit.
+  void add(const core::Json& record);
+  /// The same, and on disk when this returns.
+  void append(const core::Json& record);
+  /// A record that stands in the journal.
+  void take_into_account(const core::Json& record);
 };
 
 /// Creates or resumes the run directory; collective. Layers whose file is missing or damaged are taken out of the state

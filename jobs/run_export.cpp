@@ -117,7 +117,7 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
   exporting::write_checkpoint(request, out, temporary);
 }
 
-void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOptions& options) {
+void run_export_stage(Run& run, const Inputs& inputs, const QuantizeOptions& options) {
   const exporting::Profile profile = *exporting::profile_from_name(options.export_profile);
   if (!has_stage(options, "export")) {
     if (options.stages.empty())  // left out by itself: say why
@@ -132,7 +132,7 @@ void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOption
   }
   const auto give_up = [&](const std::string& error) {
     core::log_error("not exported: {}", error);
-    run.journal->append({{"type", "quarantined"}, {"task", kExportTask}, {"error", error}});
+    run.append({{"type", "quarantined"}, {"task", kExportTask}, {"error", error}});
   };
   if (up_to_date(run, profile)) {
     core::log_info("{}: is there already", run.paths.exported().string());
@@ -150,11 +150,10 @@ void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOption
     core::log_warning("not exported: {}", error.what());
     return;
   }
-  if (run.state.quarantined.contains(kExportTask))
-    run.journal->append({{"type", "task_done"}, {"task", kExportTask}});
-  run.journal->append({{"type", "stage"},
-                       {"stage", "export"},
-                       {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+  if (run.state.quarantined.contains(kExportTask)) run.append({{"type", "task_done"}, {"task", kExportTask}});
+  run.append({{"type", "stage"},
+              {"stage", "export"},
+              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
   core::log_info("exported: {}", run.paths.exported().string());
 }
 

@@ -31,6 +31,6 @@ void export_run(const ExportSource& source, exporting::Profile profile, const st
 /// keep it from being made, which is a warning; so do damaged tensors that it would hold as they are, which is
 /// journalled, and what the format cannot hold, unless the stage was asked for by name. Throws StopRequested between
 /// layers when a stop was asked for.
-void run_export_stage(const Run& run, const Inputs& inputs, const QuantizeOptions& options);
+void run_export_stage(Run& run, const Inputs& inputs, const QuantizeOptions& options);
 
 }  // namespace voronoi::jobs

@@ -44,44 +44,51 @@ LayerRecord layer_from_json(const core::Json& json) {
   return layer;
 }
 
-RunState replay(const std::vector<core::Json>& records, const std::string& file) {
-  RunState state;
+void apply(RunState& state, const core::Json& record, const std::string& file) {
   try {
-    for (const core::Json& record : records) {
-      const auto type = record.at("type").get<std::string>();
-      if (type == "attempt") {
-        state.attempt = record.at("number").get<std::int64_t>();
-        state.last_attempt = record;
-        state.finished = false;
-      } else if (type == "set") {
-        state.sets.push_back(record.at("assignment").get<std::string>());
-      } else if (type == "layer") {
-        LayerRecord layer = layer_from_json(record);
-        state.failed_layers.erase(layer.name);
-        state.layers[layer.name] = std::move(layer);
-      } else if (type == "layer_lost") {
-        state.layers.erase(record.at("name").get<std::string>());
-      } else if (type == "layer_failed") {
-        state.failed_layers[record.at("name").get<std::string>()] = record.at("error").get<std::string>();
-      } else if (type == "damaged_tensor") {
-        state.damaged[record.at("tensor").get<std::string>()] = {record.at("values").get<std::int64_t>(),
-                                                                 record.at("error").get<std::string>()};
-      } else if (type == "quarantined") {
-        state.quarantined[record.at("task").get<std::string>()] = record.at("error").get<std::string>();
-      } else if (type == "task_done") {
-        state.quarantined.erase(record.at("task").get<std::string>());
-      } else if (type == "stage") {
-        state.stage_seconds[record.at("stage").get<std::string>()] += record.at("seconds").get<double>();
-      } else if (type == "memory") {
-        state.peak_memory_bytes = std::max(state.peak_memory_bytes, record.at("peak_bytes").get<std::int64_t>());
-      } else if (type == "finished") {
-        state.finished = true;
-      }
+    const auto type = record.at("type").get<std::string>();
+    if (type == "attempt") {
+      state.attempt = record.at("number").get<std::int64_t>();
+      state.last_attempt = record;
+      state.finished = false;
+    } else if (type == "set") {
+      state.sets.push_back(record.at("assignment").get<std::string>());
+    } else if (type == "layer") {
+      LayerRecord layer = layer_from_json(record);
+      state.failed_layers.erase(layer.name);
+      state.layers[layer.name] = std::move(layer);
+    } else if (type == "layer_lost") {
+      state.layers.erase(record.at("name").get<std::string>());
+    } else if (type == "layer_failed") {
+      state.failed_layers[record.at("name").get<std::string>()] = record.at("error").get<std::string>();
+    } else if (type == "damaged_tensor") {
+      state.damaged[record.at("tensor").get<std::string>()] = {record.at("values").get<std::int64_t>(),
+                                                               record.at("error").get<std::string>()};
+    } else if (type == "quarantined") {
+      state.quarantined[record.at("task").get<std::string>()] = record.at("error").get<std::string>();
+    } else if (type == "task_done") {
+      state.quarantined.erase(record.at("task").get<std::string>());
+    } else if (type == "stage") {
+      state.stage_seconds[record.at("stage").get<std::string>()] += record.at("seconds").get<double>();
+    } else if (type == "scheduling") {
+      state.scheduling.n_tasks += record.at("tasks").get<std::int64_t>();
+      state.scheduling.task_seconds += record.at("task_seconds").get<double>();
+      state.scheduling.waiting_seconds += record.at("waiting_seconds").get<double>();
+      state.scheduling.coordinator_seconds += record.at("coordinator_cpu_seconds").get<double>();
+    } else if (type == "memory") {
+      state.peak_memory_bytes = std::max(state.peak_memory_bytes, record.at("peak_bytes").get<std::int64_t>());
+    } else if (type == "finished") {
+      state.finished = true;
     }
   } catch (const core::Json::exception& error) {
     throw core::FormatError(file, std::string("a record lacks what its type needs: ") + error.what() +
                                       "; the journal is of another version or was edited: start a new run directory");
   }
+}
+
+RunState replay(const std::vector<core::Json>& records, const std::string& file) {
+  RunState state;
+  for (const core::Json& record : records) apply(state, record, file);
   return state;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "sched/scheduler.h"
 #include "store/run_directory.h"
 
 namespace voronoi::jobs {
@@ -39,6 +40,7 @@ struct RunState {
   std::map<std::string, DamagedTensor> damaged;      ///< by tensor
   std::vector<std::string> sets;                     ///< --set assignments so far, in order
   std::map<std::string, double> stage_seconds;       ///< wall time a stage, summed over attempts
+  sched::PhaseCost scheduling;                       ///< of the quantize stage, summed over attempts
   std::int64_t peak_memory_bytes = 0;                ///< largest resident set of any rank so far
   bool finished = false;                             ///< the last attempt came to the end of its stages
 };
@@ -48,6 +50,8 @@ std::map<std::string, std::string> failures(const RunState& state);
 /// The same for people, one line a cause: what it struck (the first few by name) and the cause.
 std::vector<std::string> describe_failures(const RunState& state);
 
+/// Takes a record into account. `file`: the journal, for errors.
+void apply(RunState& state, const core::Json& record, const std::string& file);
 RunState replay(const std::vector<core::Json>& records, const std::string& file);
 
 core::Json layer_to_json(const LayerRecord& layer);

@@ -100,6 +100,9 @@ void Coordinator::report(int rank, const WorkerMessage& message, double now) {
   worker.busy_before += now - worker.since;
   worker.task = -1;
   free_.insert(rank);
+  ++cost_.n_tasks;
+  cost_.task_seconds += message.seconds;
+  cost_.waiting_seconds += message.waited_seconds;
 
   const auto it = running_.find(message.task);
   VORONOI_REQUIRE(it != running_.end(), "a report on a task that does not run");
@@ -245,6 +248,7 @@ void Coordinator::dispatch(double now, std::vector<AddressedCommand>& commands) 
 void Coordinator::finish_when_done(double now, std::vector<AddressedCommand>& commands) {
   if (finished_ || n_ready_ < n_ranks_ || !running_.empty() || (n_waiting_ > 0 && !draining())) return;
   if (events_.progress) guarded([&] { events_.progress(progress(now)); });
+  if (events_.commit) guarded(events_.commit);
   finished_ = true;
   next_progress_ = kNoLimit;
   const PhaseResult phase = result();
@@ -273,6 +277,7 @@ PhaseResult Coordinator::result() const {
   phase.stopped = stop_requested_ && n_waiting_ > 0;
   phase.quarantined = quarantined_;
   std::sort(phase.quarantined.begin(), phase.quarantined.end());
+  phase.cost = cost_;
   return phase;
 }
 

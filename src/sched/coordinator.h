@@ -37,7 +37,7 @@ class Coordinator {
   bool stop_requested() const { return stop_requested_; }
   bool finished() const { return finished_; }  ///< the finish commands are out
   bool all_left() const { return n_left_ == n_ranks_; }
-  PhaseResult result() const;
+  PhaseResult result() const;  ///< without the coordinator's own seconds
   std::exception_ptr error() const { return error_; }
   Progress progress(double now) const;
 
@@ -111,6 +111,7 @@ class Coordinator {
   std::map<std::int64_t, Running> running_;  ///< by task index
   std::vector<std::int64_t> quarantined_;    ///< task ids
   std::int64_t n_done_ = 0, n_waiting_ = 0, sequence_ = 0;
+  PhaseCost cost_;
   int n_ready_ = 0, n_left_ = 0;
   bool has_wide_ = false, stop_requested_ = false, finished_ = false;
   double next_progress_ = 0;

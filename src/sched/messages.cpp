@@ -86,6 +86,7 @@ std::vector<std::byte> encode(const WorkerMessage& message) {
   writer.number(static_cast<std::uint8_t>(message.stop_requested));
   writer.number(message.task);
   writer.number(message.seconds);
+  writer.number(message.waited_seconds);
   writer.list(message.text);
   return writer.bytes();
 }
@@ -99,6 +100,7 @@ WorkerMessage decode_worker_message(std::span<const std::byte> bytes) {
   reader.flag(message.stop_requested);
   reader.number(message.task);
   reader.number(message.seconds);
+  reader.number(message.waited_seconds);
   reader.list(message.text);
   reader.end();
   return message;

@@ -21,7 +21,8 @@ struct WorkerMessage {
   bool stop_requested = false;
   std::int64_t task = 0;  ///< index in the task list
   double seconds = 0;
-  std::string text;  ///< report or error
+  double waited_seconds = 0;  ///< done: between the end of the rank's task before and the beginning of this one
+  std::string text;           ///< report or error
 };
 
 /// Coordinator to worker.

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "sched/coordinator.h"
+#include "sched/event_thread.h"
 #include "sched/scheduler.h"
 #include "sched/worker.h"
 
@@ -42,10 +43,11 @@ class CoordinatorThread {
   CoordinatorThread& operator=(const CoordinatorThread&) = delete;
 
   const std::atomic<bool>& gone() const { return gone_; }
-  /// Waits for its regular end.
-  void join() {
+  /// Waits for its regular end; its CPU time.
+  double join() {
     thread_.join();
     if (error_ != nullptr) std::rethrow_exception(error_);
+    return cpu_seconds_;
   }
   /// Its own error, if the worker on this rank ended because of it.
   void rethrow_error() const {
@@ -70,6 +72,7 @@ class CoordinatorThread {
       error_ = std::current_exception();
       gone_ = true;
     }
+    cpu_seconds_ = thread_cpu_seconds();
   }
 
   void send(const std::vector<AddressedCommand>& commands) const {
@@ -82,22 +85,29 @@ class CoordinatorThread {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::atomic<bool> worker_gone_{false}, gone_{false};
   std::exception_ptr error_;
+  double cpu_seconds_ = 0;
   std::thread thread_;  // last: starts when all else is made
 };
 
-Command run_coordinator_rank(const Channels& channels, const std::vector<Task>& tasks, const TaskCallback& callback,
-                             const std::function<bool()>& stop, Coordinator& coordinator) {
+/// Rank 0: coordinator, events and a worker, each on a thread.
+PhaseResult run_coordinator_rank(const Channels& channels, const std::vector<Task>& tasks, const TaskCallback& callback,
+                                 const CoordinatorEvents& events, CostModel& cost_model,
+                                 const SchedulerOptions& options, int n_ranks, const std::function<bool()>& stop) {
+  EventThread event_thread(events);
+  const CoordinatorEvents posting = event_thread.posting();
+  Coordinator coordinator(tasks, n_ranks, cost_model, posting, options);
   CoordinatorThread thread(channels, coordinator, stop);
-  Command finish;
   try {
-    finish = run_worker(channels, tasks, callback, stop, thread.gone());
+    run_worker(channels, tasks, callback, stop, thread.gone());
   } catch (...) {
     thread.rethrow_error();
     throw;
   }
-  thread.join();
+  const double cpu_seconds = thread.join();
   if (coordinator.error() != nullptr) std::rethrow_exception(coordinator.error());
-  return finish;
+  PhaseResult result = coordinator.result();
+  result.cost.coordinator_seconds = cpu_seconds + event_thread.join();
+  return result;
 }
 
 }  // namespace
@@ -111,15 +121,11 @@ PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& 
   for (Task& task : tasks) task.width = std::clamp(task.width, 1, world.size());
 
   const Channels channels(world);
-  Command finish;
-  if (world.rank() == kCoordinatorRank) {
-    Coordinator coordinator(tasks, world.size(), cost_model, events, options);
-    finish = run_coordinator_rank(channels, tasks, callback, stop, coordinator);
-  } else {
-    finish = run_worker(channels, tasks, callback, stop, std::atomic<bool>(false));
-    if (finish.error_code != 0) throw core::Error(static_cast<core::ExitCode>(finish.error_code), finish.error);
-  }
-  return {finish.stopped, finish.quarantined};
+  if (world.rank() == kCoordinatorRank)
+    return run_coordinator_rank(channels, tasks, callback, events, cost_model, options, world.size(), stop);
+  const Command finish = run_worker(channels, tasks, callback, stop, std::atomic<bool>(false));
+  if (finish.error_code != 0) throw core::Error(static_cast<core::ExitCode>(finish.error_code), finish.error);
+  return {finish.stopped, finish.quarantined, {}};
 }
 
 }  // namespace voronoi::sched

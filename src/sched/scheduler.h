@@ -52,13 +52,24 @@ struct SchedulerOptions {
   double progress_interval_seconds = 1;
 };
 
-/// Called on rank 0 only, all from the coordinator's thread.
+/// Called on rank 0 only, all from one thread that is not the caller's, in the order of what happened. Ranks get their
+/// next task without waiting for it. An exception ends the phase on every rank with that error.
 struct CoordinatorEvents {
-  /// Before the done task counts: journal it here. An exception ends the phase on every rank with that error.
   std::function<void(const Task&, const Outcome&, int rank)> task_done;
   std::function<void(const Task&, const Outcome&, int rank, int attempt)> task_failed;
   std::function<void(const Task&, const std::string& error)> task_quarantined;
   std::function<void(const Progress&)> progress;
+  /// Makes durable what the calls before said: after as many of them as came while the last commit ran, and before the
+  /// phase ends.
+  std::function<void()> commit;
+};
+
+/// What handing out took.
+struct PhaseCost {
+  std::int64_t n_tasks = 0;        ///< runs, a team's counted for each member
+  double task_seconds = 0;         ///< rank-seconds in the tasks, wall time
+  double waiting_seconds = 0;      ///< rank-seconds between the end of a task and the beginning of the next
+  double coordinator_seconds = 0;  ///< CPU time of the coordinator and of the events
 };
 
 /// Runs a task on this rank; returns the report (of a wide task the lowest rank's counts). For width > 1 all members
@@ -68,6 +79,7 @@ using TaskCallback = std::function<std::string(const Task&, core::Team&)>;
 struct PhaseResult {
   bool stopped = false;                   ///< a stop was requested, and tasks remain because of it
   std::vector<std::int64_t> quarantined;  ///< task ids, rising
+  PhaseCost cost;                         ///< on rank 0; zeros elsewhere
 };
 
 /// Predicted seconds by kind, corrected by what was measured: running ratio a kind; a kind not yet seen takes the ratio
@@ -92,9 +104,9 @@ class CostModel {
 /// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every
 /// rank; once it is true anywhere no further task starts, the tasks in flight finish, and `stopped` is set on every
 /// rank. Tasks go out longest-first; a task of width w waits until w ranks are free, wide ones first; meanwhile free
-/// ranks run what is predicted to end in time. Every rank returns the same PhaseResult, or throws: an error of `events`
-/// is rethrown on rank 0 and thrown elsewhere as core::Error with the same exit code and text. On rank 0 `stop` is
-/// called from two threads.
+/// ranks run what is predicted to end in time. Every rank returns the same result (but for the cost), or throws: an
+/// error of `events` is rethrown on rank 0 and thrown elsewhere as core::Error with the same exit code and text. On
+/// rank 0 `stop` is called from two threads.
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "comm/mpi_team.h"
 #include "core/error.h"
@@ -71,6 +72,9 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
   };
   WorkerMessage ready;
   tell(ready);
+  using Clock = std::chrono::steady_clock;
+  const auto seconds = [](Clock::duration duration) { return std::chrono::duration<double>(duration).count(); };
+  std::optional<Clock::time_point> free_since;  // from the first task on
   for (;;) {
     comm::MessageInfo info;
     const auto bytes =
@@ -97,12 +101,14 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
     WorkerMessage message;
     message.kind = WorkerMessage::Kind::done;
     message.task = command.task;
-    const auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
+    if (free_since) message.waited_seconds = seconds(start - *free_since);
     if (command.members.size() > 1)
       run_together(channels.teams, command, task, callback, message);
     else
       run_alone(task, callback, message);
-    message.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    free_since = Clock::now();
+    message.seconds = seconds(*free_since - start);
     tell(message);
   }
 }

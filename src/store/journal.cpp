@@ -100,6 +100,8 @@ struct Journal::Impl {
   std::string file;
   int descriptor = -1;
   std::vector<Json> records;
+  std::size_t count = 0;  ///< records on disk and pending
+  std::string pending;    ///< lines that are not written yet
   std::size_t size = 0;
   bool torn = false;
   bool broken = false;
@@ -113,14 +115,14 @@ struct Journal::Impl {
     throw StoreError(fmt::format("{}: cannot {}: {}{}", file, what, std::strerror(error), remedy));
   }
 
-  /// One call, so that a crash leaves a beginning of the line at most; a short write is taken back.
-  void append_line(const std::string& line) {
+  /// One call, so that a crash leaves a beginning of the lines at most; a short write is taken back.
+  void append_lines(const std::string& lines) {
     if (broken) throw StoreError(file + ": an earlier write failed; run the same command again");
     ssize_t n = 0;
-    do n = ::write(descriptor, line.data(), line.size());
+    do n = ::write(descriptor, lines.data(), lines.size());
     while (n < 0 && errno == EINTR);
     int error = n < 0 ? errno : 0;
-    if (n >= 0 && static_cast<std::size_t>(n) < line.size()) error = ENOSPC;
+    if (n >= 0 && static_cast<std::size_t>(n) < lines.size()) error = ENOSPC;
     if (error != 0) {
       broken = ::ftruncate(descriptor, static_cast<off_t>(size)) != 0;
       fail("append", error);
@@ -130,7 +132,7 @@ struct Journal::Impl {
       broken = true;
       fail("sync", errno);
     }
-    size += line.size();
+    size += lines.size();
   }
 };
 
@@ -145,10 +147,11 @@ Journal::Journal(const std::filesystem::path& path, const std::filesystem::path&
   const std::string text = type == std::filesystem::file_type::not_found ? std::string() : core::read_text_file(path);
   Replay result = replay(self.file, text);
   self.records = std::move(result.records);
+  self.count = self.records.size();
   self.torn = result.whole_bytes < text.size();
   self.descriptor = ::open(temporary.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (self.descriptor < 0) self.fail("open for appending", errno);
-  if (result.whole_bytes > 0) self.append_line(text.substr(0, result.whole_bytes));
+  if (result.whole_bytes > 0) self.append_lines(text.substr(0, result.whole_bytes));
   if (::fsync(self.descriptor) != 0) self.fail("sync", errno);
   if (::rename(temporary.c_str(), self.file.c_str()) != 0) self.fail("replace", errno);
   core::sync_directory(path.parent_path());
@@ -158,13 +161,32 @@ Journal::~Journal() = default;
 Journal::Journal(Journal&&) noexcept = default;
 
 const std::vector<Json>& Journal::records() const { return impl_->records; }
+std::vector<Json> Journal::take_records() { return std::exchange(impl_->records, {}); }
 bool Journal::dropped_torn_tail() const { return impl_->torn; }
 
-void Journal::append(const Json& record) {
+void Journal::add(const Json& record) {
   VORONOI_REQUIRE(record.is_object(), "a journal record is an object");
   const std::string payload = record.dump(-1, ' ', false, Json::error_handler_t::replace);
-  impl_->append_line(make_line(impl_->records.size() + 1, payload));
-  impl_->records.push_back(record);
+  impl_->pending += make_line(impl_->count + 1, payload);
+  ++impl_->count;
+}
+
+void Journal::commit() {
+  if (impl_->pending.empty()) return;
+  impl_->append_lines(impl_->pending);
+  impl_->pending.clear();
+}
+
+void Journal::append(const Json& record) {
+  const std::size_t before = impl_->pending.size();
+  add(record);
+  try {
+    commit();
+  } catch (...) {
+    impl_->pending.resize(before);
+    --impl_->count;
+    throw;
+  }
 }
 
 std::vector<Json> Journal::read(const std::filesystem::path& path) {

@@ -23,10 +23,16 @@ class Journal {
   ~Journal();
   Journal(Journal&&) noexcept;
   Journal& operator=(Journal&&) = delete;
+  /// Found on opening, until taken; what is appended is not kept.
   const std::vector<core::Json>& records() const;
+  std::vector<core::Json> take_records();
   bool dropped_torn_tail() const;
-  /// Written and synced when this returns. After a StoreError for want of space it may be called again; after a failed
-  /// sync only a new Journal can tell what is on the disk.
+  /// Only in memory until commit() or append().
+  void add(const core::Json& record);
+  /// What was added is written, in one write, and synced when this returns. After a StoreError for want of space it may
+  /// be called again; after a failed sync only a new Journal can tell what is on the disk.
+  void commit();
+  /// add() and commit(); a record that could not be written is not kept.
   void append(const core::Json& record);
 
   /// Read-only replay, for `status`: ignores a torn tail, writes nothing.

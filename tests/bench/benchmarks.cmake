@@ -10,3 +10,7 @@ target_include_directories(bench_gpu PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(bench_gpu PRIVATE voronoi_jobs voronoi_options)
 add_test(NAME bench.gpu_on_cpu COMMAND bench_gpu --tiny --device cpu --out ${CMAKE_CURRENT_BINARY_DIR}/bench_gpu_on_cpu)
 set_tests_properties(bench.gpu_on_cpu PROPERTIES LABELS bench TIMEOUT 120)
+
+# The coordinator's cost; tests/bench/many_layers runs it, and the program on a model of 10,000 tasks.
+add_executable(bench_scheduler ${CMAKE_CURRENT_SOURCE_DIR}/bench/bench_scheduler.cpp)
+target_link_libraries(bench_scheduler PRIVATE voronoi_sched voronoi_store voronoi_options)
