@@ -241,6 +241,23 @@ TEST_P(EveryMethod, RefusesAWeightThatItCannotHoldByLayerPlaceAndValue) {
   }
 }
 
+TEST_P(EveryMethod, HoldsTheLargestWeightOrSaysThatItCannot) {
+  for (const float largest : {65504.0F, -65504.0F}) {
+    Raw raw = healthy();
+    raw.w(17, 9) = largest;
+    const test::Layer layer = prepared(context_, raw, 0.01, parameters().act_order);
+    try {
+      const QuantResult result = run(layer);
+      std::vector<float> decoded(raw.weight.size());
+      decode(result.encoding, decoded);
+      for (const float value : decoded) ASSERT_LE(std::fabs(value), kLargestWeight);
+      EXPECT_LE(result.relative_error, 1.02);
+    } catch (const core::NumericError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("model.layers.0.mlp.up_proj: weight [17, 9] decodes to "));
+    }
+  }
+}
+
 TEST_P(EveryMethod, AllMembersOfATeamRefuseAlike) {
   Raw raw = healthy();
   raw.w(97, 47) = kNan;  // of the last member's rows
@@ -296,6 +313,27 @@ TEST(Soundness, AnEncodingThatDecodesAboveF16IsNotLetThrough) {
       test::message_of<core::NumericError>([&] { quantize(context, alone, layer.input(), parameters); });
   EXPECT_THAT(message, HasSubstr("model.layers.0.mlp.up_proj: weight [0, 0] decodes to 65520"));
   EXPECT_THAT(message, HasSubstr("--outlier-percent"));
+}
+
+TEST(Soundness, ACodebookThatF16CannotHoldIsNamedWithTheRemedy) {
+  backend::Context context(backend::Device::cpu, 1);
+  core::SoloTeam alone;
+  QuantParameters parameters;
+  parameters.method = "vptq";
+  parameters.centroids = 32;
+  parameters.residual_centroids = 16;
+  Raw raw = healthy();
+  // All but the first channel repeat the first one, much smaller: the first one's errors are fed back to them many million
+  // times over.
+  hessian_of_samples(raw, 400, [](std::vector<double>& x) {
+    for (std::size_t i = 1; i < x.size(); ++i) x[i] = 1e-9 * (x[0] + 0.05 * x[i]);
+  });
+  const test::Layer layer = prepared(context, raw, 0, true);
+  ASSERT_EQ(layer.hessian.damping_steps, 0);
+  const std::string message =
+      test::message_of<core::NumericError>([&] { quantize(context, alone, layer.input(), parameters); });
+  EXPECT_THAT(message, HasSubstr("model.layers.0.mlp.up_proj: codebook residual: a centroid is beyond what F16 holds"));
+  EXPECT_THAT(message, HasSubstr("--damping"));
 }
 
 TEST(Soundness, ADiagonalFarBelowZeroIsStillRefused) {

@@ -1,0 +1,123 @@
+#include "calib/site_sum.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/random.h"
+
+namespace voronoi::calib {
+namespace {
+
+constexpr std::int64_t kN = 6, kRows = 20;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+
+std::vector<float> rows() {
+  const core::CounterRandom random(3, 9);
+  std::vector<float> x(static_cast<std::size_t>(kRows * kN));
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random.uniform(i) - 0.5);
+  return x;
+}
+
+class SiteSumTest : public ::testing::Test {
+ protected:
+  static std::vector<float> mean_of(SiteSum& sum, std::int64_t chunk = 0) {
+    sum.finish(chunk);
+    return sum.tree().mean();
+  }
+  backend::Context context_{backend::Device::cpu, 2};
+};
+
+TEST_F(SiteSumTest, LooksAtTheDiagonalOnlyAndFindsAnyBadValue) {
+  for (const float bad : {kNan, -kNan, kInf, -kInf, 1.1e12F, -1e25F})
+    for (const std::size_t place : {std::size_t{0}, std::size_t{5}, std::size_t{77}, std::size_t{119}}) {
+      std::vector<float> x = rows();
+      SiteSum sum(context_, kN, core::DType::f32);
+      sum.start();
+      sum.add(x.data(), kRows);
+      EXPECT_TRUE(sum.sound());
+      x[place] = bad;
+      sum.start();
+      sum.add(x.data(), kRows);
+      EXPECT_FALSE(sum.sound()) << bad << " at " << place;
+    }
+}
+
+TEST_F(SiteSumTest, LeavesBadRowsOutAndCountsThem) {
+  const std::vector<float> good = rows();
+  std::vector<float> x = good, kept;
+  x[3 * kN + 4] = kNan;
+  x[12 * kN] = -2e12F;
+  x[12 * kN + 1] = kInf;
+  for (std::int64_t r = 0; r < kRows; ++r)
+    if (r != 3 && r != 12) kept.insert(kept.end(), good.begin() + r * kN, good.begin() + (r + 1) * kN);
+  SiteSum expected(context_, kN, core::DType::f32), sum(context_, kN, core::DType::f32);
+  expected.start();
+  expected.add(kept.data(), kRows - 2);
+  sum.start();
+  sum.add_sound_rows(x.data(), kRows);
+  EXPECT_TRUE(sum.sound());
+  ASSERT_TRUE(sum.first_bad().has_value());
+  EXPECT_EQ(sum.first_bad()->row, 3);
+  EXPECT_EQ(sum.first_bad()->channel, 4);
+  EXPECT_TRUE(std::isnan(sum.first_bad()->value));
+  EXPECT_EQ(mean_of(sum), mean_of(expected));
+  EXPECT_EQ(sum.tree().n_tokens(), kRows - 2);
+  EXPECT_EQ(sum.tree().n_left_out(), 2);
+}
+
+TEST_F(SiteSumTest, CountsRowsOverTheCallsOfAChunkAndStartsAnew) {
+  std::vector<float> x = rows();
+  SiteSum sum(context_, kN, core::DType::f32);
+  sum.start();
+  sum.add_sound_rows(x.data(), kRows);
+  EXPECT_FALSE(sum.first_bad().has_value());
+  x[7 * kN + 2] = kInf;
+  sum.add_sound_rows(x.data(), kRows);
+  EXPECT_EQ(sum.first_bad()->row, kRows + 7);
+  EXPECT_EQ(sum.first_bad()->channel, 2);
+  sum.finish(0);
+  sum.start();
+  EXPECT_FALSE(sum.first_bad().has_value());
+  for (float& value : x) value = kNan;  // not one row is left
+  sum.add_sound_rows(x.data(), kRows);
+  EXPECT_TRUE(sum.sound());
+  sum.finish(1);
+  EXPECT_EQ(sum.tree().n_tokens(), 2 * kRows - 1);
+  EXPECT_EQ(sum.tree().n_left_out(), kRows + 1);
+  for (const float value : sum.tree().mean()) EXPECT_TRUE(std::isfinite(value));
+}
+
+TEST_F(SiteSumTest, ManyLargeRowsAreNoFault) {
+  const std::vector<float> x(static_cast<std::size_t>(kRows * kN), 0.99e12F);
+  SiteSum sum(context_, kN, core::DType::f32);
+  sum.start();
+  sum.add(x.data(), kRows);
+  EXPECT_FALSE(sum.sound());  // looked at again
+  sum.start();
+  sum.add_sound_rows(x.data(), kRows);
+  EXPECT_FALSE(sum.first_bad().has_value());
+  sum.finish(0);
+  EXPECT_EQ(sum.tree().n_left_out(), 0);
+  for (const float value : sum.tree().mean()) EXPECT_TRUE(std::isfinite(value));
+}
+
+TEST_F(SiteSumTest, InF16WhatRoundsToInfinityIsTooLarge) {
+  EXPECT_EQ(core::round_to(core::DType::f16, largest_input(core::DType::f16)), 65504.0F);
+  EXPECT_TRUE(std::isinf(core::round_to(core::DType::f16, 65520.0F)));
+  for (const auto& [value, sound] : {std::pair{65519.0F, true}, {65520.0F, false}}) {
+    std::vector<float> x = rows();
+    x[9 * kN] = value;
+    SiteSum sum(context_, kN, core::DType::f16);
+    sum.start();
+    sum.add(x.data(), kRows);
+    EXPECT_EQ(sum.sound(), sound) << value;
+    sum.start();
+    sum.add_sound_rows(x.data(), kRows);
+    EXPECT_EQ(sum.first_bad().has_value(), !sound) << value;
+  }
+}
+
+}  // namespace
+}  // namespace voronoi::calib

@@ -1,0 +1,50 @@
+// Rows that enter no Hessian: the device finds and leaves out the same as the CPU.
+#include "calib/site_sum.h"
+
+#include <cmath>
+#include <limits>
+
+#include "gpu/gpu_fixture.h"
+
+namespace voronoi {
+namespace {
+
+class SiteSumTest : public test::GpuTest {};
+
+TEST_F(SiteSumTest, LeavesOutTheRowsThatTheCpuLeavesOut) {
+  for (const core::DType dtype : {core::DType::f32, core::DType::f16, core::DType::bf16})
+    for (const std::int64_t n : {1, 33, 100}) {
+      const std::int64_t rows = 70;
+      std::vector<float> x = test::normal_values(rows * n, 5);
+      const auto look = [&](backend::Context& context, const float* values) {
+        calib::SiteSum sum(context, n, dtype);
+        sum.start();
+        sum.add(values, rows);
+        const bool sound = sum.sound();
+        sum.start();
+        sum.add_sound_rows(values, rows);
+        const auto bad = sum.first_bad();
+        sum.finish(0);
+        const std::vector<float> mean = sum.tree().mean();
+        for (const float value : mean) EXPECT_TRUE(std::isfinite(value));
+        return std::tuple(sound, sum.tree().n_tokens(), sum.tree().n_left_out(), bad ? bad->row : -1,
+                          bad ? bad->channel : -1);
+      };
+      const auto expect_alike = [&](bool sound, std::int64_t left_out, std::int64_t row, std::int64_t channel) {
+        const auto device = on_gpu(x);
+        const auto found = look(gpu(), device.data());
+        EXPECT_EQ(found, std::tuple(sound, rows - left_out, left_out, row, channel)) << n;
+        EXPECT_EQ(found, look(cpu(), x.data())) << n;
+      };
+      expect_alike(true, 0, -1, -1);
+      x[static_cast<std::size_t>(69 * n + n - 1)] = std::numeric_limits<float>::quiet_NaN();
+      expect_alike(false, 1, 69, n - 1);
+      x[static_cast<std::size_t>(40 * n + n / 2)] = -std::numeric_limits<float>::infinity();
+      expect_alike(false, 2, 40, n / 2);
+      x[static_cast<std::size_t>(7 * n)] = dtype == core::DType::f16 ? 65520.0F : 1.1e12F;
+      expect_alike(false, 3, 7, 0);
+    }
+}
+
+}  // namespace
+}  // namespace voronoi
