@@ -2,6 +2,11 @@ voronoi_add_mpi_test(comm_test RANKS 1 2 3 LIBRARIES voronoi_comm)
 voronoi_add_mpi_test(scheduler_test RANKS 1 2 3 LIBRARIES voronoi_sched)
 voronoi_add_mpi_test(calibration_test RANKS 1 2 3 LIBRARIES voronoi_calib)
 
+# As many ranks as a node has, far more than cores.
+add_test(NAME mpi.scheduler_test.16 COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks 16 300 $<TARGET_FILE:scheduler_test>
+         --gtest_filter=*TenThousand*:*EveryRank*:*Stop*:*EventsCome*)
+set_tests_properties(mpi.scheduler_test.16 PROPERTIES TIMEOUT 330 LABELS mpi PROCESSORS 2)
+
 # Started without mpirun, a program is a world of one rank.
 add_test(NAME mpi.scheduler_test.singleton COMMAND scheduler_test)
 set_tests_properties(mpi.scheduler_test.singleton PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2)

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <thread>
 #include <utility>
 
@@ -47,20 +48,25 @@ class Backoff {
  public:
   explicit Backoff(Peers peers)
       : spin_(peers == Peers::near ? microseconds(5000) : microseconds(100)),
-        longest_nap_(peers == Peers::near ? microseconds(50) : microseconds(2000)) {}
+        shortest_nap_(50),
+        longest_nap_(peers == Peers::near ? microseconds(50) : kLongestNap) {}
+  /// Never spins.
+  explicit Backoff(microseconds shortest_nap)
+      : spin_(0), shortest_nap_(shortest_nap), longest_nap_(std::max(shortest_nap, kLongestNap)) {}
 
   void pause() const {
     const auto waited = std::chrono::duration_cast<microseconds>(Clock::now() - start_);
     if (waited < spin_) {
       std::this_thread::yield();
     } else {
-      std::this_thread::sleep_for(std::clamp(waited / 16, std::min(microseconds(50), longest_nap_), longest_nap_));
+      std::this_thread::sleep_for(std::clamp(waited / 16, shortest_nap_, longest_nap_));
     }
   }
 
  private:
+  static constexpr microseconds kLongestNap{5000};
   Clock::time_point start_ = Clock::now();
-  microseconds spin_, longest_nap_;
+  microseconds spin_, shortest_nap_, longest_nap_;
 };
 
 void wait(MPI_Request& request, Peers peers, const char* call) {
@@ -104,8 +110,9 @@ std::vector<std::byte> receive_pieces(MPI_Comm comm, MPI_Message message, MPI_St
 }
 
 std::optional<std::vector<std::byte>> probe_and_receive(MPI_Comm comm, int source, int tag, MessageInfo* info,
-                                                        const std::function<bool()>& stop) {
-  const Backoff backoff(Peers::far);
+                                                        const std::function<bool()>& stop,
+                                                        microseconds shortest_nap = {}) {
+  const Backoff backoff = shortest_nap.count() > 0 ? Backoff(shortest_nap) : Backoff(Peers::far);
   for (;;) {
     int found = 0;
     MPI_Message message = MPI_MESSAGE_NULL;
@@ -205,6 +212,11 @@ struct Communicator::Handle {
   bool owned = false;
   int rank = 0, size = 1;
   std::vector<std::byte> staging;  ///< kept between gathers: fresh memory costs more than the transfer
+  struct Posted {
+    std::vector<std::byte> bytes;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  std::deque<Posted> posted;  ///< under way
 
   Handle(MPI_Comm communicator, bool take) : comm(communicator), owned(take) {
     check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -241,6 +253,11 @@ Communicator Communicator::subgroup(std::span<const int> ranks, int tag) const {
 Communicator::~Communicator() {
   if (handle_ == nullptr) return;
   int finalized = 0;
+  for (Handle::Posted& message : handle_->posted) try {
+      wait(message.request, Peers::far, "MPI_Isend");
+    } catch (const std::exception& error) {
+      core::log_error("{}", error.what());
+    }
   if (handle_->owned && MPI_Finalized(&finalized) == MPI_SUCCESS && finalized == 0) MPI_Comm_free(&handle_->comm);
   delete handle_;
 }
@@ -326,14 +343,32 @@ void Communicator::send(std::span<const std::byte> bytes, int destination, int t
   } while (piece == kPieceBytes);
 }
 
+void Communicator::post(std::vector<std::byte> bytes, int destination, int tag) const {
+  if (bytes.size() > kEagerBytes) {
+    send(bytes, destination, tag);
+    return;
+  }
+  check_tag(tag);
+  std::deque<Handle::Posted>& posted = handle_->posted;
+  for (int done = 1; !posted.empty() && done != 0;) {
+    check(MPI_Test(&posted.front().request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    if (done != 0) posted.pop_front();
+  }
+  Handle::Posted& message = posted.emplace_back();
+  message.bytes = std::move(bytes);
+  check(MPI_Isend(message.bytes.data(), static_cast<int>(message.bytes.size()), MPI_BYTE, destination, tag,
+                  handle_->comm, &message.request),
+        "MPI_Isend");
+}
+
 std::vector<std::byte> Communicator::receive(int source, int tag) const {
   check_tag(tag);
   return *probe_and_receive(handle_->comm, source, tag, nullptr, nullptr);
 }
 
-std::optional<std::vector<std::byte>> Communicator::receive_any(MessageInfo& info,
-                                                                const std::function<bool()>& stop) const {
-  return probe_and_receive(handle_->comm, MPI_ANY_SOURCE, MPI_ANY_TAG, &info, stop);
+std::optional<std::vector<std::byte>> Communicator::receive_any(MessageInfo& info, const std::function<bool()>& stop,
+                                                                microseconds shortest_nap) const {
+  return probe_and_receive(handle_->comm, MPI_ANY_SOURCE, MPI_ANY_TAG, &info, stop, shortest_nap);
 }
 
 LocalRanks local_ranks(const Communicator& communicator) {

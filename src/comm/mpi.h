@@ -1,6 +1,7 @@
 // The only room that knows MPI. RAII handles; every MPI error becomes CommError.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -33,7 +34,7 @@ struct LocalRanks {
 };
 
 /// A communicator handle; duplicated or split ones are freed by the owner. Methods are collective where MPI's are. All
-/// waiting is by polling with sleeps that grow with the time waited (50 us .. 2 ms), so a waiting thread leaves its
+/// waiting is by polling with sleeps that grow with the time waited (50 us .. 5 ms), so a waiting thread leaves its
 /// core to others. Tags: 0 .. 32767. A message above 64 MiB travels in pieces: while one is under way, one thread a
 /// side uses its (peer, tag).
 class Communicator {
@@ -61,10 +62,15 @@ class Communicator {
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine, int root) const;  ///< empty off the root
   std::int64_t all_max(std::int64_t value) const;
   void send(std::span<const std::byte> bytes, int destination, int tag) const;
+  /// A send that does not wait until a receiver looks, where MPI moves the message without this rank's help (up to 4
+  /// KiB; longer ones are waited for). Messages keep their order. One thread at a time; what is under way when the
+  /// communicator is destroyed is waited for.
+  void post(std::vector<std::byte> bytes, int destination, int tag) const;
   std::vector<std::byte> receive(int source, int tag) const;
-  /// Returns early with nothing when `stop` (optional) says so.
-  std::optional<std::vector<std::byte>> receive_any(MessageInfo& info,
-                                                    const std::function<bool()>& stop = nullptr) const;
+  /// Returns early with nothing when `stop` (optional) says so. shortest_nap: above 0, sleeps at least so long before
+  /// it looks again.
+  std::optional<std::vector<std::byte>> receive_any(MessageInfo& info, const std::function<bool()>& stop = nullptr,
+                                                    std::chrono::microseconds shortest_nap = {}) const;
 
  private:
   friend LocalRanks local_ranks(const Communicator& communicator);

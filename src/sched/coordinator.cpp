@@ -10,6 +10,12 @@ namespace voronoi::sched {
 namespace {
 
 constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+// While many tasks wait, a rank has more to do when it ends one: short tasks of so many seconds in all, or one of so
+// many. Then nobody waits for the way to the coordinator and back, and the coordinator need not look out for messages
+// all the time.
+constexpr double kShortTasksSeconds = 0.1, kLookAheadSeconds = 1;
+// The last tasks, so many a rank, go out one by one to ranks that are free, so that all end nearly together.
+constexpr std::int64_t kLastTasks = 4;
 
 }  // namespace
 
@@ -73,6 +79,7 @@ std::vector<AddressedCommand> Coordinator::on_message(int rank, const WorkerMess
       return commands;
   }
   dispatch(now, commands);
+  look_ahead(rank, now, commands);
   finish_when_done(now, commands);
   return commands;
 }
@@ -95,11 +102,17 @@ std::vector<AddressedCommand> Coordinator::on_tick(double now) {
 
 void Coordinator::report(int rank, const WorkerMessage& message, double now) {
   WorkerSlot& worker = workers_[static_cast<std::size_t>(rank)];
-  VORONOI_REQUIRE(worker.task >= 0 && worker.task == message.task,
+  VORONOI_REQUIRE(!worker.tasks.empty() && worker.tasks.front().index == message.task,
                   "rank " + std::to_string(rank) + " reports on a task it was not given");
   worker.busy_before += now - worker.since;
-  worker.task = -1;
-  free_.insert(rank);
+  worker.since = now;
+  worker.tasks.pop_front();
+  if (worker.tasks.empty()) {
+    free_.insert(rank);
+  } else {
+    worker.queued_seconds -= worker.tasks.front().seconds;
+    running_.at(worker.tasks.front().index).started = now;
+  }
   ++cost_.n_tasks;
   cost_.task_seconds += message.seconds;
   cost_.waiting_seconds += message.waited_seconds;
@@ -199,11 +212,58 @@ std::vector<int> Coordinator::choose_members(std::int64_t index) const {
 /// Predicted time until n_more ranks beyond the free ones are free.
 double Coordinator::seconds_until_free(int n_more, double now) const {
   std::vector<double> remaining;
-  for (const WorkerSlot& worker : workers_)
-    if (worker.task >= 0) remaining.push_back(std::max(0.0, worker.since + predicted_wall(worker.task) - now));
+  for (const WorkerSlot& worker : workers_) {
+    if (worker.tasks.empty()) continue;
+    remaining.push_back(std::max(0.0, worker.since + predicted_wall(worker.tasks.front().index) - now));
+  }
   if (n_more < 1 || n_more > std::ssize(remaining)) return kNoLimit;
   std::nth_element(remaining.begin(), remaining.begin() + (n_more - 1), remaining.end());
   return remaining[static_cast<std::size_t>(n_more - 1)];
+}
+
+void Coordinator::give(const Candidate& candidate, const std::vector<int>& members, double now,
+                       std::vector<AddressedCommand>& commands) {
+  const Task& chosen = task(candidate.index);
+  queues_[{chosen.width, chosen.kind}].erase(place_in_queue(candidate.index));
+  --n_waiting_;
+  ++sequence_;
+  for (const int member : members) {
+    WorkerSlot& worker = workers_[static_cast<std::size_t>(member)];
+    if (free_.erase(member) > 0)
+      worker.since = now;
+    else
+      worker.queued_seconds += candidate.seconds;
+    worker.tasks.push_back({candidate.index, candidate.seconds});
+    Command command;
+    command.task = candidate.index;
+    command.sequence = sequence_;
+    command.members = members;
+    commands.push_back({member, std::move(command)});
+  }
+  Running running;
+  running.members = members;
+  running.started = now;
+  running_.emplace(candidate.index, std::move(running));
+}
+
+/// Only tasks of kinds that have been measured, since a guess may be far off, and no retries, which have a choice of
+/// ranks.
+void Coordinator::look_ahead(int rank, double now, std::vector<AddressedCommand>& commands) {
+  const WorkerSlot& worker = workers_[static_cast<std::size_t>(rank)];
+  if (has_wide_ || finished_ || draining() || worker.tasks.empty()) return;
+  while (n_waiting_ > kLastTasks * n_ranks_) {
+    const Candidate next = best_candidate({}, 1, kNoLimit);
+    const double seconds = worker.queued_seconds + next.seconds;
+    if (seconds > kShortTasksSeconds && (worker.tasks.size() > 1 || seconds > kLookAheadSeconds)) return;
+    if (states_[static_cast<std::size_t>(next.index)].attempts > 0 || !cost_model_.has_seen(task(next.index).kind))
+      return;
+    give(next, {rank}, now, commands);
+  }
+}
+
+bool Coordinator::all_have_more() const {
+  return std::all_of(workers_.begin(), workers_.end(),
+                     [](const WorkerSlot& worker) { return worker.tasks.size() > 1; });
 }
 
 void Coordinator::dispatch(double now, std::vector<AddressedCommand>& commands) {
@@ -223,25 +283,7 @@ void Coordinator::dispatch(double now, std::vector<AddressedCommand>& commands) 
       if (candidate.width > 1 && longest == kNoLimit) longest = seconds_until_free(std::max(1, n_missing), now);
       continue;
     }
-    const Task& chosen = task(candidate.index);
-    queues_[{chosen.width, chosen.kind}].erase(place_in_queue(candidate.index));
-    --n_waiting_;
-    ++sequence_;
-    for (const int member : members) {
-      free_.erase(member);
-      WorkerSlot& worker = workers_[static_cast<std::size_t>(member)];
-      worker.task = candidate.index;
-      worker.since = now;
-      Command command;
-      command.task = candidate.index;
-      command.sequence = sequence_;
-      command.members = members;
-      commands.push_back({member, std::move(command)});
-    }
-    Running running;
-    running.members = members;
-    running.started = now;
-    running_.emplace(candidate.index, std::move(running));
+    give(candidate, members, now, commands);
   }
 }
 
@@ -305,8 +347,8 @@ Progress Coordinator::progress(double now) const {
   for (const WorkerSlot& worker : workers_) {
     WorkerState state;
     state.busy_seconds = worker.busy_before;
-    if (worker.task >= 0) {
-      state.task = task(worker.task).name;
+    if (!worker.tasks.empty()) {
+      state.task = task(worker.tasks.front().index).name;
       state.since_seconds = worker.since;
       state.busy_seconds += now - worker.since;
     }

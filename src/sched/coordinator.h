@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <map>
 #include <set>
@@ -37,6 +38,7 @@ class Coordinator {
   bool stop_requested() const { return stop_requested_; }
   bool finished() const { return finished_; }  ///< the finish commands are out
   bool all_left() const { return n_left_ == n_ranks_; }
+  bool all_have_more() const;  ///< every rank knows what to do when it ends its task: messages are not urgent
   PhaseResult result() const;  ///< without the coordinator's own seconds
   std::exception_ptr error() const { return error_; }
   Progress progress(double now) const;
@@ -46,15 +48,20 @@ class Coordinator {
     int attempts = 0;
     std::set<int> failed_on;
   };
+  struct Given {
+    std::int64_t index = 0;
+    double seconds = 0;  ///< as predicted when it was handed out
+  };
   struct WorkerSlot {
-    bool ready = false;      ///< has reported for this phase
-    std::int64_t task = -1;  ///< index, -1 when idle
+    bool ready = false;         ///< has reported for this phase
+    std::deque<Given> tasks;    ///< the first one runs
+    double queued_seconds = 0;  ///< predicted, of those behind it
     double since = 0, busy_before = 0;
   };
   struct Running {
     std::vector<int> members;
     std::size_t reports = 0;
-    double started = 0, seconds = 0;
+    double started = 0, seconds = 0;  ///< started: when it was handed out, or the task before it on its rank ended
     bool ok = true, stopped = false;
     std::string report, error;  ///< report of the lowest rank, error of the lowest at fault
     int error_rank = -1;
@@ -95,6 +102,9 @@ class Coordinator {
   Candidate best_candidate(const std::unordered_set<std::int64_t>& passed_over, int widest, double longest) const;
   std::vector<int> choose_members(std::int64_t index) const;
   double seconds_until_free(int n_more, double now) const;
+  void give(const Candidate& candidate, const std::vector<int>& members, double now,
+            std::vector<AddressedCommand>& commands);
+  void look_ahead(int rank, double now, std::vector<AddressedCommand>& commands);
   void dispatch(double now, std::vector<AddressedCommand>& commands);
   void finish_when_done(double now, std::vector<AddressedCommand>& commands);
 

@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <chrono>
 #include <utility>
 
 namespace voronoi::sched {
@@ -9,6 +10,8 @@ namespace {
 
 // A disk that stalls must not fill the memory with reports.
 constexpr std::size_t kMostQueued = 4096;
+// Syncs cost, also others who write to the same disk: what is done waits so long at most for more to be synced with it.
+constexpr std::chrono::milliseconds kGathering{20};
 
 }  // namespace
 
@@ -57,12 +60,15 @@ void EventThread::post(std::function<void()> event) {
   changed_.wait(lock, [this] { return queue_.size() < kMostQueued || error_ != nullptr; });
   if (error_ != nullptr) std::rethrow_exception(error_);
   queue_.push_back(std::move(event));
+  if (queue_.size() > 1 && queue_.size() < kMostQueued) return;  // it is awake
   lock.unlock();
   changed_.notify_all();
 }
 
 void EventThread::commit() {
   std::unique_lock lock(mutex_);
+  hurry_ = true;
+  changed_.notify_all();
   changed_.wait(lock, [this] { return (queue_.empty() && !working_) || error_ != nullptr; });
   if (error_ != nullptr) std::rethrow_exception(error_);
 }
@@ -71,6 +77,7 @@ void EventThread::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return leaving_ || (!queue_.empty() && error_ == nullptr); });
+    changed_.wait_for(lock, kGathering, [this] { return leaving_ || hurry_ || queue_.size() == kMostQueued; });
     if (leaving_) break;
     std::deque<std::function<void()>> batch = std::exchange(queue_, {});
     working_ = true;

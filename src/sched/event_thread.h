@@ -41,7 +41,7 @@ class EventThread {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> queue_;
-  bool working_ = false, leaving_ = false;
+  bool working_ = false, leaving_ = false, hurry_ = false;  ///< hurry: the phase ends, nothing more will come
   std::exception_ptr error_;
   double cpu_seconds_ = 0;
   std::thread thread_;  // last: starts when all else is made

@@ -90,6 +90,8 @@ class CostModel {
   double predict(const Task& task) const;
   /// Wall time on task.width ranks.
   double predict_wall(const Task& task) const;
+  /// Whether a task of the kind was measured.
+  bool has_seen(const std::string& kind) const { return ratios_.contains(kind); }
   /// `seconds` is the wall time on task.width ranks.
   void observe(const Task& task, double seconds);
 
@@ -102,11 +104,11 @@ class CostModel {
 };
 
 /// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every
-/// rank; once it is true anywhere no further task starts, the tasks in flight finish, and `stopped` is set on every
-/// rank. Tasks go out longest-first; a task of width w waits until w ranks are free, wide ones first; meanwhile free
-/// ranks run what is predicted to end in time. Every rank returns the same result (but for the cost), or throws: an
-/// error of `events` is rethrown on rank 0 and thrown elsewhere as core::Error with the same exit code and text. On
-/// rank 0 `stop` is called from two threads.
+/// rank; once it is true anywhere no further task is handed out, the tasks in flight finish, and `stopped` is set on
+/// every rank. Tasks go out longest-first, short ones several at a time; a task of width w waits until w ranks are
+/// free, wide ones first; meanwhile free ranks run what is predicted to end in time. Every rank returns the same result
+/// (but for the cost), or throws: an error of `events` is rethrown on rank 0 and thrown elsewhere as core::Error with
+/// the same exit code and text. On rank 0 `stop` is called from two threads.
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);

@@ -63,7 +63,10 @@ void Simulation::post(double time, int rank, WorkerMessage message) {
 void Simulation::start(const Command& command, double now) {
   const Task& task = tasks_[static_cast<std::size_t>(command.task)];
   const RunResult result = execute(task, command.members, ++attempts_[task.id]);
-  runs.push_back({task.id, command.members, now, now + result.seconds, result.status});
+  double begin = now;
+  for (const int member : command.members) begin = std::max(begin, busy_until_[member]);
+  const double finish = begin + result.seconds;
+  runs.push_back({task.id, command.members, begin, finish, result.status});
   for (const int member : command.members) {
     WorkerMessage message;
     message.kind = WorkerMessage::Kind::done;
@@ -74,7 +77,8 @@ void Simulation::start(const Command& command, double now) {
     message.task = command.task;
     message.seconds = result.seconds;
     message.text = result.status == TaskStatus::ok ? "report of " + std::to_string(member) : "error";
-    post(now + result.seconds, member, std::move(message));
+    busy_until_[member] = finish;
+    post(finish, member, std::move(message));
   }
 }
 

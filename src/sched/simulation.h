@@ -80,6 +80,7 @@ class Simulation {
   Coordinator coordinator_;
   std::priority_queue<Event> queue_;
   std::map<std::int64_t, int> attempts_;
+  std::map<int, double> busy_until_;  ///< by rank
   std::int64_t order_ = 0;
 };
 

@@ -68,7 +68,7 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
   bool told_stop = false;
   const auto tell = [&](WorkerMessage& message) {
     if (!told_stop && stop && message.kind != WorkerMessage::Kind::left) told_stop = message.stop_requested = stop();
-    channels.requests.send(encode(message), kCoordinatorRank, kMessageTag);
+    channels.requests.post(encode(message), kCoordinatorRank, kMessageTag);
   };
   WorkerMessage ready;
   tell(ready);
@@ -103,7 +103,9 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
     message.task = command.task;
     const Clock::time_point start = Clock::now();
     if (free_since) message.waited_seconds = seconds(start - *free_since);
-    if (command.members.size() > 1)
+    if (command.members.size() == 1 && stop && stop())
+      message.status = TaskStatus::stopped;  // it may be one of several that were handed out together
+    else if (command.members.size() > 1)
       run_together(channels.teams, command, task, callback, message);
     else
       run_alone(task, callback, message);

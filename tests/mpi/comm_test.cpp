@@ -94,6 +94,25 @@ TEST(Communicator, MessagesLargerThanAPieceArriveWhole) {
   }
 }
 
+TEST(Communicator, PostedMessagesArriveInOrderAndNobodyWaitsForTheReceiver) {
+  const auto world = Communicator::world();
+  constexpr int kMessages = 500;
+  const int last = world.size() - 1;
+  const auto message = [](int i) { return pattern(static_cast<std::size_t>(i % 100 == 99 ? 9000 : 1000 + i), i % 7); };
+  const auto copy = world.duplicate();
+  if (world.rank() == last && last > 0)
+    for (int i = 0; i < kMessages; ++i) {
+      copy.post(message(i), 0, 5);
+      // Nobody receives before this rank has posted the short messages that come first.
+      if (i == 50) world.send({}, 0, 6);
+    }
+  if (world.rank() == 0 && last > 0) {
+    world.receive(last, 6);
+    for (int i = 0; i < kMessages; ++i) ASSERT_EQ(copy.receive(last, 5), message(i));
+  }
+  world.barrier();
+}
+
 TEST(Communicator, MaximumIsThatOfAllRanks) {
   const auto world = Communicator::world();
   EXPECT_EQ(world.all_max(world.rank() - 10), world.size() - 11);

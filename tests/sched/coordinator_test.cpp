@@ -278,6 +278,50 @@ TEST(Coordinator, ZeroTasksEndOnceAllRanksAreThere) {
   EXPECT_FALSE(simulation.finishes.front().stopped);
 }
 
+TEST(Coordinator, RanksGetShortTasksAheadAndStillEndTogether) {
+  constexpr int kTasks = 2000, kRanks = 4;
+  std::vector<double> seconds = random_seconds(kTasks, 3);
+  for (double& value : seconds) value *= 1e-3;
+  Simulation simulation(make_tasks(seconds), kRanks);
+  int n_ahead = 0, n_done = 0;
+  simulation.events.task_done = [&](const Task& task, const Outcome&, int) {
+    simulation.done.push_back(task.id);
+    ++n_done;
+    if (simulation.coordinator().all_have_more()) ++n_ahead;
+  };
+  simulation.run();
+  expect_each_done_once(simulation, kTasks);
+  expect_no_rank_runs_two_at_once(simulation.runs);
+  EXPECT_GT(n_ahead, kTasks / 2);
+  EXPECT_LT(simulation.end, 1.01 * std::accumulate(seconds.begin(), seconds.end(), 0.0) / kRanks);
+}
+
+TEST(Coordinator, LongTasksGoToRanksThatAreFree) {
+  std::vector<double> seconds(200, 2.0);
+  Simulation simulation(make_tasks(seconds), 4);
+  simulation.events.task_done = [&](const Task& task, const Outcome&, int) {
+    simulation.done.push_back(task.id);
+    EXPECT_FALSE(simulation.coordinator().all_have_more());
+  };
+  simulation.run();
+  expect_each_done_once(simulation, 200);
+}
+
+TEST(Coordinator, WhatIsHandedOutAheadIsGivenBackByAStop) {
+  Simulation simulation(make_tasks(std::vector<double>(1000, 0.01)), 2);
+  simulation.execute = [](const Task&, const std::vector<int>& members, int) {
+    static int runs = 0;
+    ++runs;
+    return runs > 100 && members.front() == 1 ? RunResult{0, TaskStatus::stopped, {}} : RunResult{0.01, {}, {}};
+  };
+  simulation.run();
+  EXPECT_TRUE(simulation.coordinator().all_left());
+  EXPECT_TRUE(simulation.coordinator().result().stopped);
+  EXPECT_TRUE(simulation.quarantined.empty());
+  EXPECT_LT(simulation.done.size(), 1000U);
+  EXPECT_GE(simulation.done.size(), 100U);
+}
+
 TEST(Coordinator, AnErrorOfTheSinkEndsThePhaseAndNoCallbackComesAfterIt) {
   Simulation simulation(make_tasks({5, 4, 3, 2, 1}), 2);
   int calls = 0;

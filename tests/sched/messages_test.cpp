@@ -14,6 +14,7 @@ WorkerMessage some_worker_message() {
   message.at_fault = true;
   message.task = -7;
   message.seconds = 0.125;
+  message.waited_seconds = 0.25;
   message.text = std::string("error\0with zero", 15);
   return message;
 }
@@ -39,6 +40,7 @@ TEST(Messages, WorkerMessageSurvivesTheTrip) {
   EXPECT_EQ(got.stop_requested, sent.stop_requested);
   EXPECT_EQ(got.task, sent.task);
   EXPECT_EQ(got.seconds, sent.seconds);
+  EXPECT_EQ(got.waited_seconds, sent.waited_seconds);
   EXPECT_EQ(got.text, sent.text);
 }
 

@@ -52,7 +52,10 @@ TEST(Journal, RecordsComeBackInOrder) {
   const std::vector<Json> all = Journal::read(folder / "j");
   ASSERT_EQ(all.size(), 4U);
   for (int i = 0; i < 4; ++i) EXPECT_EQ(all[static_cast<std::size_t>(i)], record(i));
-  EXPECT_EQ(again.records(), all);
+  EXPECT_EQ(again.take_records(), (std::vector<Json>{all.begin(), all.begin() + 3}));
+  EXPECT_TRUE(again.records().empty());
+  again.append(record(4));
+  EXPECT_EQ(Journal::read(folder / "j").size(), 5U);
 }
 
 TEST(Journal, LineIsAsDocumented) {
@@ -241,11 +244,30 @@ TEST(Journal, FullDiskTakesTheRecordBackAndSpaceHelps) {
   const Json big{{"text", std::string(20000, 'y')}};
   EXPECT_THAT(message_of<StoreError>([&] { journal.append(big); }),
               testing::AllOf(HasSubstr(path.string()), HasSubstr("No space left"), HasSubstr("free some space")));
-  EXPECT_EQ(journal.records().size(), 1U);
+  EXPECT_EQ(Journal::read(path).size(), 1U);
+  // What was only added stays for the next try.
+  journal.add(record(1));
+  journal.add(big);
+  EXPECT_THROW(journal.commit(), StoreError);
   EXPECT_EQ(Journal::read(path).size(), 1U);
   std::filesystem::remove(disk / "filler");
-  journal.append(big);
-  EXPECT_EQ(Journal::read(path).size(), 2U);
+  journal.append(record(2));
+  EXPECT_EQ(Journal::read(path), (std::vector<Json>{record(0), record(1), big, record(2)}));
+}
+
+TEST(Journal, AddedRecordsAreOnDiskAfterTheCommitInTheirOrder) {
+  const TemporaryFolder folder;
+  TestJournal journal(folder / "j");
+  for (int i = 0; i < 5; ++i) journal.add(record(i));
+  EXPECT_TRUE(Journal::read(folder / "j").empty());
+  journal.commit();
+  journal.commit();
+  EXPECT_EQ(Journal::read(folder / "j").size(), 5U);
+  journal.add(record(5));
+  journal.append(record(6));
+  const std::vector<Json> all = Journal::read(folder / "j");
+  ASSERT_EQ(all.size(), 7U);
+  for (int i = 0; i < 7; ++i) EXPECT_EQ(all[static_cast<std::size_t>(i)], record(i));
 }
 
 }  // namespace
