@@ -9,10 +9,12 @@
 //             kill: SIGKILL instead of the call; done-kill: SIGKILL after it; torn-kill: SIGKILL after half of the
 //             bytes; count: nothing happens
 //   VORONOI_FAULT_RANK=R     only on that rank of the job
-//   VORONOI_FAULT_LOG=FILE   one line for every fault that struck; with "count", the number of calls when the process
-//   ends VORONOI_FAULT_ORDER=PATH a file there that is renamed before what was written to it is synced ends the process
-//   with a message,
-//                            and so does a line for the journal while a directory with renames in it is not synced
+//   VORONOI_FAULT_LOG=FILE   one line for every fault that struck; with "count" one when the process ends:
+//                            "count <number of calls> CALLS PATH"
+//   VORONOI_FAULT_ORDER=PATH a file there that is renamed before what was written to it is synced ends the process with
+//   a
+//                            message and exit code 97, and so does a line for the journal while the directory of a
+//                            rename is not synced that the same thread made or that the line is about
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -39,7 +41,7 @@ namespace {
 
 struct Fault {
   std::set<std::string> calls;
-  std::string path, action;
+  std::string names, path, action;
   long n = 0;
   bool and_later = false;
   std::atomic<long> seen{0};
@@ -71,7 +73,8 @@ class Disk {
 
   void tell_counts() const {
     for (const Fault& fault : faults_)
-      if (fault.action == "count") say(log_, "count " + std::to_string(fault.seen.load()) + "\n");
+      if (fault.action == "count")
+        say(log_, "count " + std::to_string(fault.seen.load()) + " " + fault.names + " " + fault.path + "\n");
   }
 
   /// The action that strikes this call, or nothing.
@@ -91,13 +94,15 @@ class Disk {
 
   bool watches(const std::string& path) const { return !order_.empty() && path.find(order_) != std::string::npos; }
 
-  void written(const std::string& path, int fd) {
+  void written(const std::string& path, int fd, std::string_view bytes) {
     if (!watches(path)) return;
     const std::lock_guard lock(mutex_);
-    if (path.find("journal") != std::string::npos && !unsynced_directories_.empty())
-      violated("a journal record is written while renames in " + unsynced_directories_.begin()->second +
-               " are not synced");
-    unsynced_[identity(fd)] = path;
+    if (path.find("journal") != std::string::npos)
+      for (const auto& [directory, renames] : unsynced_directories_)
+        for (const Rename& rename : renames)
+          if (rename.thread == ::gettid() || bytes.find("\"" + rename.name + "\"") != std::string_view::npos)
+            violated("a journal record is written while the rename to " + rename.path + " is not synced");
+    unsynced_.insert(identity(fd));
   }
 
   void synced(int fd) {
@@ -117,15 +122,20 @@ class Disk {
 
   void renamed(const std::string& to) {
     if (!watches(to) || to.find("/staging/") != std::string::npos) return;  // nobody reads there after a crash
-    const std::string parent = to.substr(0, to.rfind('/'));
+    const std::string parent = to.substr(0, to.rfind('/')), file = to.substr(parent.size() + 1);
     struct stat status {};
     if (::stat(parent.c_str(), &status) != 0) return;
     const std::lock_guard lock(mutex_);
-    unsynced_directories_[{status.st_dev, status.st_ino}] = parent;
+    unsynced_directories_[{status.st_dev, status.st_ino}].push_back({to, file.substr(0, file.rfind('.')), ::gettid()});
   }
 
  private:
   using Identity = std::pair<dev_t, ino_t>;
+
+  struct Rename {
+    std::string path, name;  ///< without its ending: as records name it
+    pid_t thread;
+  };
 
   static bool changes(std::string_view call) { return call != "open" && call != "read" && call != "pread"; }
 
@@ -144,12 +154,12 @@ class Disk {
 
   void parse(const std::string& text) {
     std::istringstream words(text);
-    std::string calls, n;
+    std::string n;
     Fault& fault = faults_.emplace_back();
-    words >> calls >> fault.path >> n >> fault.action;
+    words >> fault.names >> fault.path >> n >> fault.action;
     fault.n = std::atol(n.c_str());
     fault.and_later = n.ends_with('+');
-    std::istringstream names(calls);
+    std::istringstream names(fault.names);
     for (std::string name; std::getline(names, name, ',');) fault.calls.insert(name);
     static const std::set<std::string> kOther{"short", "kill", "done-kill", "torn-kill", "count"};
     if (fault.n < 1 || (!kOther.contains(fault.action) && !kErrors.contains(fault.action))) {
@@ -162,7 +172,8 @@ class Disk {
   std::string order_;
   const char* log_ = nullptr;
   std::mutex mutex_;
-  std::map<Identity, std::string> unsynced_, unsynced_directories_;
+  std::set<Identity> unsynced_;
+  std::map<Identity, std::list<Rename>> unsynced_directories_;
 };
 
 Disk& disk() {
@@ -203,10 +214,10 @@ auto through(const Fault* fault, std::size_t size, Call call) -> decltype(call(s
   return result;
 }
 
-ssize_t write_through(const char* name, int fd, std::size_t size, auto call) {
+ssize_t write_through(const char* name, int fd, const void* bytes, std::size_t size, auto call) {
   const int before = errno;
   const std::string path = path_of(fd);
-  disk().written(path, fd);
+  disk().written(path, fd, {static_cast<const char*>(bytes), size});
   const Fault* fault = disk().strike(name, path);
   errno = before;
   return through(fault, size, call);
@@ -242,11 +253,11 @@ mode_t mode_of(int flags, va_list arguments) {
 extern "C" {
 
 ssize_t write(int fd, const void* bytes, size_t size) {
-  return write_through("write", fd, size,
+  return write_through("write", fd, bytes, size,
                        [&](size_t n) { return real<ssize_t(int, const void*, size_t)>("write")(fd, bytes, n); });
 }
 ssize_t pwrite(int fd, const void* bytes, size_t size, off_t offset) {
-  return write_through("pwrite", fd, size, [&](size_t n) {
+  return write_through("pwrite", fd, bytes, size, [&](size_t n) {
     return real<ssize_t(int, const void*, size_t, off_t)>("pwrite")(fd, bytes, n, offset);
   });
 }
@@ -270,7 +281,7 @@ int fsync(int fd) {
 }
 int ftruncate(int fd, off_t size) {
   return static_cast<int>(
-      write_through("truncate", fd, 0, [&](size_t) { return real<int(int, off_t)>("ftruncate")(fd, size); }));
+      write_through("truncate", fd, "", 0, [&](size_t) { return real<int(int, off_t)>("ftruncate")(fd, size); }));
 }
 int ftruncate64(int fd, off64_t size) { return ftruncate(fd, size); }
 
