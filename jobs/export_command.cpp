@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "export/writer.h"
 #include "jobs/commands.h"
 #include "jobs/process.h"
 #include "jobs/quantize_options.h"
@@ -40,8 +41,10 @@ int export_main(const comm::Communicator& world, const Arguments& arguments) {
   std::filesystem::path directory = std::filesystem::path(out).lexically_normal();
   if (directory.filename().empty()) directory = directory.parent_path();
   if (directory.has_parent_path()) std::filesystem::create_directories(directory.parent_path());
+  const std::string temporaries = directory.string() + fmt::format(".tmp-{}.", store::host_name());
+  exporting::remove_abandoned(temporaries);
   export_run({run.paths, run.state, *run.original, run.tokenizer, run.method()}, *exporting::profile_from_name(profile),
-             directory, directory.string() + fmt::format(".tmp-{}.{}", store::host_name(), ::getpid()),
+             directory, temporaries + std::to_string(::getpid()),
              [](const std::string& what, std::size_t done, std::size_t total) {
                if (stop_requested()) throw core::StopRequested();
                core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total), done == total);

@@ -202,7 +202,11 @@ class Pipeline {
     std::vector<SiteTask> site_tasks;
     for (std::int64_t block = first; block < last; ++block)
       for (SiteTask& task : pending_tasks(block)) site_tasks.push_back(std::move(task));
-    if (site_tasks.empty()) return;
+    if (site_tasks.empty()) {
+      // An earlier start may have ended while it removed them.
+      drop_hessians(first, last);
+      return;
+    }
     const std::vector<sched::Task> tasks =
         window_tasks(site_tasks, run_.parameters, rates_, world_.size(), options_.team_size);
 
@@ -227,8 +231,7 @@ class Pipeline {
         if (!std::binary_search(phase.quarantined.begin(), phase.quarantined.end(), static_cast<std::int64_t>(i)))
           for (const model::LinearSpec& linear : site_tasks[i].site.linears)
             if (!given_up.contains(linear.name)) done_.insert(linear.name);
-      if (!options_.keep_hessians && options_.hessians_from.empty())
-        on_root(world_, [&] { remove_hessians(first, last); });
+      drop_hessians(first, last);
     }
     journal_stage("quantize", start);
   }
@@ -307,9 +310,13 @@ class Pipeline {
     run_.attempt->publish(run_.paths.status(), status.dump() + "\n");
   }
 
-  void remove_hessians(std::int64_t first, std::int64_t last) const {
-    for (std::int64_t block = first; block < last; ++block)
-      for (const SiteTask& task : all_tasks(block)) run_.attempt->remove(run_.paths.hessian(block, task.site.name));
+  /// Those of a window whose tasks are over.
+  void drop_hessians(std::int64_t first, std::int64_t last) const {
+    if (options_.keep_hessians || !options_.hessians_from.empty()) return;
+    on_root(world_, [&] {
+      for (std::int64_t block = first; block < last; ++block)
+        for (const SiteTask& task : all_tasks(block)) run_.attempt->remove(run_.paths.hessian(block, task.site.name));
+    });
   }
 
   /// Sequential calibration: the residual stream leaves the block as the quantized model computes it.

@@ -16,3 +16,8 @@ target_link_libraries(killed_rank PRIVATE voronoi_sched voronoi_options)
 add_test(NAME mpi.killed_rank COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/killed_rank.sh ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks
          $<TARGET_FILE:killed_rank>)
 set_tests_properties(mpi.killed_rank PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2)
+
+add_executable(killed_launcher mpi/killed_launcher.cpp)
+target_link_libraries(killed_launcher PRIVATE voronoi_comm voronoi_options)
+add_test(NAME mpi.killed_launcher COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/killed_launcher.sh $<TARGET_FILE:killed_launcher>)
+set_tests_properties(mpi.killed_launcher PROPERTIES TIMEOUT 90 LABELS mpi)

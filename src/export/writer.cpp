@@ -1,9 +1,13 @@
 #include "export/writer.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <system_error>
 #include <vector>
 
@@ -25,7 +29,25 @@ constexpr std::string_view kWeight = ".weight";
 constexpr const char* kHead = "lm_head.weight";
 constexpr std::int64_t kConvertChunk = 1 << 20;  // elements narrowed at a time
 
-/// A new directory that goes away unless it is published.
+/// An open directory, or nothing when it cannot be opened.
+class DirectoryHandle {
+ public:
+  explicit DirectoryHandle(const fs::path& path)
+      : descriptor_(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) {}
+  ~DirectoryHandle() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  DirectoryHandle(const DirectoryHandle&) = delete;
+  DirectoryHandle& operator=(const DirectoryHandle&) = delete;
+  /// Until it is closed; false when somebody else has locked it, or the file system cannot.
+  bool lock() const { return descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0; }
+
+ private:
+  int descriptor_;
+};
+
+/// A new directory that goes away unless it is published. Without a lock on it, it merely stays when the process is
+/// killed.
 class TemporaryDirectory {
  public:
   explicit TemporaryDirectory(fs::path path) : path_(std::move(path)) {
@@ -38,6 +60,8 @@ class TemporaryDirectory {
           fmt::format("{}: cannot create the directory: {}; choose another --out or check its "
                       "permissions",
                       path_.string(), error.message()));
+    handle_.emplace(path_);
+    handle_->lock();
   }
   ~TemporaryDirectory() {
     std::error_code ignored;
@@ -61,6 +85,7 @@ class TemporaryDirectory {
 
  private:
   fs::path path_;
+  std::optional<DirectoryHandle> handle_;
   bool published_ = false;
 };
 
@@ -214,6 +239,25 @@ void write_checkpoint(const ExportRequest& request, const fs::path& directory, c
   } catch (const fs::filesystem_error& error) {
     throw core::StoreError(fmt::format("{}: {}", directory.string(), error.what()));
   }
+}
+
+void remove_abandoned(const fs::path& prefix) {
+  const std::string start = prefix.filename().string();
+  std::error_code error;
+  std::vector<fs::path> found;
+  const fs::path parent = prefix.has_parent_path() ? prefix.parent_path() : fs::path(".");
+  for (auto entry = fs::directory_iterator(parent, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.size() > start.size() && name.starts_with(start) &&
+        name.find_first_not_of("0123456789", start.size()) == std::string::npos)
+      found.push_back(entry->path());
+  }
+  for (const fs::path& path : found)
+    if (DirectoryHandle(path).lock()) {
+      fs::remove_all(path, error);
+      core::log_info("{}: removed, an export that was killed left it", path.string());
+    }
 }
 
 }  // namespace voronoi::exporting

@@ -32,9 +32,13 @@ struct ExportRequest {
 /// not be there, or be empty.
 /// Every linear of every block must be quantized. All floating tensors are stored in the model's 16-bit type; a tied
 /// head is stored too, since the client's own loader does not tie. At most one layer, or one other tensor in F32, is
-/// held at a time. Nothing stays behind on failure. Throws ConfigError with every reason why the format cannot hold the
-/// run, FormatError, StoreError.
+/// held at a time. Nothing stays behind on failure; `temporary` is locked (flock) as long as it is there. Throws
+/// ConfigError with every reason why the format cannot hold the run, FormatError, StoreError.
 void write_checkpoint(const ExportRequest& request, const std::filesystem::path& directory,
                       const std::filesystem::path& temporary);
+
+/// Removes the directories "<prefix><digits>" that nobody holds locked: `temporary` of processes that were killed. The
+/// prefix must name this host, since there are file systems that keep locks to themselves.
+void remove_abandoned(const std::filesystem::path& prefix);
 
 }  // namespace voronoi::exporting

@@ -28,6 +28,7 @@ using core::StoreError;
 constexpr std::string_view kFormat = "voronoi run";
 constexpr int kVersion = 1;
 constexpr std::size_t kDigestDigits = 64;
+constexpr const char* kWriteCheck = ".write-check";
 constexpr const char* kElsewhere = "; check its permissions and the disk, or choose another place with --run";
 
 std::string reason(const fs::path& path, const std::string& what, int error) {
@@ -59,7 +60,7 @@ bool is_left_by_interrupted_start(const RunPaths& paths, const fs::directory_ent
   std::error_code error;
   if (entry.is_symlink(error)) return false;
   if (entry.path() == paths.lock() || entry.path() == paths.logs() || name.starts_with("lock.json.tmp-") ||
-      name.starts_with(".write-check-"))
+      name == kWriteCheck)
     return true;
   if (entry.path() == paths.staging()) return holds_attempts_only(entry.path());
   for (const fs::path& folder : folders_of(paths))
@@ -87,10 +88,10 @@ void refuse_foreign_folder(const RunPaths& paths) {
   if (error) throw StoreError(reason(paths.root, "list", error.value()));
 }
 
-/// A write that fails late costs hours: try one now.
+/// A write that fails late costs hours: try one now. Always the same file, so that one of a killed start is not left.
 void check_writable(const RunPaths& paths) {
-  const fs::path probe = paths.root / fmt::format(".write-check-{}-{}", host_name(), ::getpid());
-  const int descriptor = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  const fs::path probe = paths.root / kWriteCheck;
+  const int descriptor = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (descriptor < 0) throw StoreError(reason(paths.root, "write", errno));
   const int error = ::write(descriptor, "x", 1) == 1 ? 0 : (errno != 0 ? errno : ENOSPC);
   ::close(descriptor);

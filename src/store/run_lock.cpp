@@ -19,6 +19,8 @@
 #include <ctime>
 #include <memory>
 #include <sstream>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "core/error.h"
@@ -30,6 +32,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using core::Json;
+
+constexpr std::string_view kReplacement = ".tmp-";  ///< behind the lock's name: a new one in the making
 using core::StoreError;
 
 /// What lock.json says of a holder.
@@ -153,12 +157,23 @@ bool slurm_job_is_over(const std::string& job) {
   return true;
 }
 
+/// Whether the process of this host runs no code any more. One that nobody has waited for yet still has its number.
+bool has_ended(pid_t process) {
+  if (::kill(process, 0) != 0 && errno == ESRCH) return true;
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(
+      std::fopen(fmt::format("/proc/{}/stat", process).c_str(), "re"), std::fclose);
+  std::array<char, 512> text{};
+  if (!file || !std::fgets(text.data(), static_cast<int>(text.size()), file.get())) return false;
+  const char* name_end = std::strrchr(text.data(), ')');
+  return name_end != nullptr && (std::strncmp(name_end, ") Z", 3) == 0 || std::strncmp(name_end, ") X", 3) == 0);
+}
+
 /// Why the process cannot be alive any more, or nothing.
 std::optional<std::string> proof_of_end(const Holder& holder) {
   const Holder self = this_process();
   if (!holder.boot.empty() && holder.boot == self.boot && !holder.namespace_id.empty() &&
       holder.namespace_id == self.namespace_id && holder.pid > 0 && std::in_range<pid_t>(holder.pid) &&
-      ::kill(static_cast<pid_t>(holder.pid), 0) != 0 && errno == ESRCH)
+      has_ended(static_cast<pid_t>(holder.pid)))
     return "that process has ended";
   const bool same_cluster = !self.cluster.empty() && holder.cluster == self.cluster && is_number(holder.job);
   if (!same_cluster) return std::nullopt;
@@ -210,6 +225,20 @@ bool is_still(int descriptor, const fs::path& path) {
          mine.st_dev == there.st_dev;
 }
 
+/// Replacements whose makers were killed: one that can be locked has no owner.
+void remove_abandoned_replacements(const fs::path& path) {
+  const std::string prefix = path.filename().string().append(kReplacement);
+  std::error_code error;
+  for (auto entry = fs::directory_iterator(path.parent_path(), error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    if (!entry->path().filename().string().starts_with(prefix)) continue;
+    const int descriptor = ::open(entry->path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (descriptor < 0) continue;
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(entry->path().c_str());
+    ::close(descriptor);
+  }
+}
+
 }  // namespace
 
 RunLock::RunLock(const RunPaths& paths) {
@@ -219,6 +248,7 @@ RunLock::RunLock(const RunPaths& paths) {
       descriptor_ = open_lock(path, 0);
       if (!try_lock(descriptor_, path)) {
         take_over(paths);
+        remove_abandoned_replacements(path);
         return;
       }
       if (is_still(descriptor_, path)) break;
@@ -228,6 +258,7 @@ RunLock::RunLock(const RunPaths& paths) {
     if (const std::string record = read_descriptor(descriptor_); !record.empty())
       stale_holder_ = describe(read_holder(record, path)) + ": it has ended without releasing it";
     write_record(path);
+    remove_abandoned_replacements(path);
   } catch (...) {
     if (descriptor_ >= 0) ::close(descriptor_);
     throw;
@@ -240,7 +271,7 @@ void RunLock::take_over(const RunPaths& paths) {
   const std::optional<std::string> proof = holder ? proof_of_end(*holder) : std::nullopt;
   if (!proof) throw StoreError(refusal(paths, holder));
   ::close(std::exchange(descriptor_, -1));
-  const fs::path mine = fmt::format("{}.tmp-{}-{}", path.string(), host_name(), ::getpid());
+  const fs::path mine = fmt::format("{}{}{}-{}", path.string(), kReplacement, host_name(), ::getpid());
   descriptor_ = open_lock(mine, 0);
   if (!try_lock(descriptor_, mine)) throw StoreError(mine.string() + ": is in use; run the same command again");
   write_record(mine);

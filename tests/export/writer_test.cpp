@@ -132,6 +132,31 @@ TEST(Writer, NothingIsLeftBehindWhenItFails) {
   EXPECT_THAT(refused, HasSubstr("is there already"));
 }
 
+TEST(Writer, WhatAKilledProcessLeftIsRemovedAndNothingElse) {
+  SmallExport small(kSafeKinds);
+  const auto prefix = small.folder("out.tmp-node1.");
+  const auto own = prefix.string() + "77", abandoned = prefix.string() + "12";
+  for (const std::string& name : {abandoned, small.folder("out.tmp-node1.x1").string(), small.folder("out").string()}) {
+    std::filesystem::create_directories(name);
+    if (name != small.folder("out")) test::write_bytes(name + "/model.safetensors", "x");
+  }
+  test::write_bytes(prefix.string() + "3", "a file");
+  bool told = false;
+  small.request.progress = [&](const std::string&, std::size_t, std::size_t) {
+    // Another process that begins meanwhile.
+    remove_abandoned(prefix);
+    told = true;
+    EXPECT_TRUE(std::filesystem::exists(own));
+  };
+  write_checkpoint(small.request, small.folder("out"), own);
+  EXPECT_TRUE(told);
+  EXPECT_FALSE(std::filesystem::exists(abandoned));
+  EXPECT_FALSE(std::filesystem::exists(own));
+  EXPECT_TRUE(std::filesystem::exists(small.folder("out.tmp-node1.x1/model.safetensors")));
+  EXPECT_TRUE(std::filesystem::exists(prefix.string() + "3"));
+  EXPECT_EQ(VptqCheckpoint(small.folder("out").string()).linears().size(), small.encodings.size());
+}
+
 TEST(Writer, AFullDiskLeavesNothing) {
   const test::SmallDisk disk("size=64k");
   if (!disk.mounted()) GTEST_SKIP() << disk.why();

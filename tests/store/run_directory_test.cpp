@@ -72,7 +72,9 @@ TEST(RunDirectory, StartCutOffBeforeTheIdentityMayGoOn) {
   fs::create_directory(paths.staging() / "attempt-node1-12-abcdef");
   test::write_bytes(paths.staging() / "attempt-node1-12-abcdef/run.json.0", "{\"for");
   test::write_bytes(paths.logs() / "rank_0.log", "x");
+  test::write_bytes(paths.root / ".write-check", "");
   create_run_directory(paths);
+  EXPECT_FALSE(fs::exists(paths.root / ".write-check"));
 }
 
 TEST(RunDirectory, FolderOfSomebodyElseIsRefused) {

@@ -239,14 +239,16 @@ TEST(RunLock, ProcessOfThisBootThatIsGoneIsTakenOver) {
   const RunPaths paths{folder.path()};
   const pid_t gone = ::fork();
   if (gone == 0) ::_exit(0);
-  ::waitpid(gone, nullptr, 0);
+  siginfo_t information{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(gone), &information, WEXITED | WNOWAIT), 0);
   core::Json record;
   {
     const RunLock lock(paths);
     record = core::parse_json(test::read_bytes(paths.lock()), "lock");
   }
   record["pid"] = gone;
-  {
+  for (const bool waited_for : {false, true}) {
+    if (waited_for) ::waitpid(gone, nullptr, 0);
     const RemoteLock held(paths, record);
     const RunLock lock(paths);
     ASSERT_TRUE(lock.stale_holder().has_value());
@@ -259,6 +261,24 @@ TEST(RunLock, ProcessOfThisBootThatIsGoneIsTakenOver) {
     const RemoteLock held(paths, other);
     EXPECT_THROW(const RunLock lock(paths), StoreError) << changes;
   }
+}
+
+TEST(RunLock, WhatAKilledTakeOverLeftIsRemovedUnlessSomebodyIsAtIt) {
+  const TemporaryFolder folder;
+  const RunPaths paths{folder.path()};
+  test::write_bytes(folder / "lock.json.tmp-node1-12", "{\"host\":");
+  test::write_bytes(folder / "lock.json.tmp-node1-13", "");
+  const int other = ::open((folder / "lock.json.tmp-node1-13").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(::flock(other, LOCK_EX | LOCK_NB), 0);
+  { const RunLock lock(paths); }
+  EXPECT_FALSE(fs::exists(folder / "lock.json.tmp-node1-12"));
+  EXPECT_TRUE(fs::exists(folder / "lock.json.tmp-node1-13"));
+  ::close(other);
+  // The same when the lock itself is taken over.
+  const RemoteLock held(paths, core::Json::object());
+  const JobEnvironment requeued("77", "2");
+  const RunLock lock(paths);
+  EXPECT_EQ(test::entries(folder.path()), 1);
 }
 
 TEST(RunLock, RemovedLockFileOfALivingHolderIsNoLockAnyMore) {
