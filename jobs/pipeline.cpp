@@ -6,8 +6,8 @@
 
 #include "calib/collector.h"
 #include "core/error.h"
-#include "core/file.h"
 #include "core/log.h"
+#include "jobs/heartbeat.h"
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
 #include "jobs/site_task.h"
@@ -35,7 +35,8 @@ class Pipeline {
         sequential_(options.calibration == "sequential"),
         rates_(table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
         transformer_(*inputs.model, context, inputs.dtype),
-        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
+        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}),
+        heartbeat_(*run.attempt) {
     for (const auto& [name, layer] : run.state.layers) done_.insert(name);
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       for (const SiteTask& task : all_tasks(block)) n_layers_ += task.site.linears.size();
@@ -245,12 +246,10 @@ class Pipeline {
   }
 
   /// The heartbeat that `status` reads.
-  void write_status(const char* stage, core::Json workers) const {
+  void write_status(const char* stage, core::Json workers) {
     const double done = remaining_seconds_ - left_seconds_;
     const double eta = left_seconds_ >= 0 && done > 0 ? elapsed() * left_seconds_ / done : 0;
-    const core::Json status{{"attempt", run_.state.attempt}, {"stage", stage},     {"updated", unix_time()},
-                            {"layers", n_layers_},           {"eta_seconds", eta}, {"workers", std::move(workers)}};
-    run_.attempt->publish(run_.paths.status(), status.dump() + "\n");
+    heartbeat_.write({run_.state.attempt, stage, unix_time(), n_layers_, eta, std::move(workers)});
   }
 
   void remove_hessians(std::int64_t first, std::int64_t last) const {
@@ -293,6 +292,7 @@ class Pipeline {
   store::RunPaths hessians_;
   std::optional<calib::Collector> collector_;
   sched::CostModel cost_model_;
+  HeartbeatWriter heartbeat_;
   std::set<std::string> done_;  // linears, on every rank
   std::string needed_;          // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;

@@ -13,8 +13,13 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+/// A report instead of layers: the text of an error of the disk.
+constexpr const char* kUnwritten = "unwritten";
+
+/// `unwritten`: set to the error when the result cannot be published.
 LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::PreparedHessian& hessian,
-                            backend::Context& context, core::Team& team, const Inputs& inputs, const Run& run) {
+                            backend::Context& context, core::Team& team, const Inputs& inputs, const Run& run,
+                            std::string& unwritten) {
   const Clock::time_point start = Clock::now();
   std::vector<float> weight(static_cast<std::size_t>(linear.out_features * linear.in_features));
   inputs.model->read({linear.name + ".weight", {linear.out_features, linear.in_features}}, weight);
@@ -36,7 +41,15 @@ LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::Prepar
   layer.relative_error = result.relative_error;
   layer.statistics = core::Json::object();
   for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
-  if (team.rank() == 0) layer.sha256 = write_layer(*run.attempt, linear.name, result);
+  if (team.rank() == 0) {
+    try {
+      layer.sha256 = write_layer(*run.attempt, linear.name, result);
+    } catch (const store::Superseded&) {
+      throw;
+    } catch (const core::StoreError& error) {
+      unwritten = error.what();
+    }
+  }
   layer.seconds = seconds_since(start);
   return layer;
 }
@@ -54,13 +67,14 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
       core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(),
                         hessian.damping);
     core::Json layers = core::Json::array();
+    std::string unwritten;
     for (const model::LinearSpec& linear : task.site.linears) {
-      LayerRecord layer = quantize_linear(linear, hessian, context, team, inputs, run);
+      LayerRecord layer = quantize_linear(linear, hessian, context, team, inputs, run, unwritten);
       layer.calibration_tokens = stored.n_tokens;
       layer.pooled_tokens = stored.pooled_tokens;
       layers.push_back(layer_to_json(layer));
     }
-    return layers.dump();
+    return unwritten.empty() ? layers.dump() : core::Json{{kUnwritten, unwritten}}.dump();
   } catch (const store::Superseded& error) {
     // No other rank could do better, and the coordinator may be out of reach.
     core::log_error("{}: {}", task.name(), error.what());
@@ -73,7 +87,9 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
 
 std::vector<LayerRecord> read_report(const std::string& report) {
   std::vector<LayerRecord> layers;
-  for (const core::Json& entry : core::parse_json(report, "a task's report")) layers.push_back(layer_from_json(entry));
+  const core::Json json = core::parse_json(report, "a task's report");
+  if (json.is_object()) throw core::StoreError(json.at(kUnwritten).get<std::string>());
+  for (const core::Json& entry : json) layers.push_back(layer_from_json(entry));
   return layers;
 }
 

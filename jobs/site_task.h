@@ -20,12 +20,13 @@ struct SiteTask {
 };
 
 /// Reads the Hessian, quantizes the linears and publishes their shards (the team's rank 0 does). Returns the layer
-/// records as JSON. A superseded attempt ends here, with all its ranks. `hessians`: the run directory that holds them
-/// (this run's, or the one named by --hessians-from).
+/// records as JSON, or what keeps a shard from being written: no other rank would fare better, so that is no failure of
+/// the task, and read_report() throws it. A superseded attempt ends here, with all its ranks. `hessians`: the run
+/// directory that holds them (this run's, or the one named by --hessians-from).
 std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
                           const Run& run, const store::RunPaths& hessians);
 
-/// Layer records of a report made by run_site_task.
+/// Layer records of a report made by run_site_task. Throws StoreError when they could not be written.
 std::vector<LayerRecord> read_report(const std::string& report);
 
 }  // namespace voronoi::jobs
