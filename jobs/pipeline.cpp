@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
+#include <functional>
 #include <set>
 
 #include "calib/collector.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "jobs/heartbeat.h"
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
 #include "jobs/site_task.h"
@@ -35,8 +36,7 @@ class Pipeline {
         sequential_(options.calibration == "sequential"),
         rates_(table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
         transformer_(*inputs.model, context, inputs.dtype),
-        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}),
-        heartbeat_(*run.attempt) {
+        hessians_(options.hessians_from.empty() ? run.paths : store::RunPaths{options.hessians_from}) {
     for (const auto& [name, layer] : run.state.layers) done_.insert(name);
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       for (const SiteTask& task : all_tasks(block)) n_layers_ += task.site.linears.size();
@@ -182,8 +182,10 @@ class Pipeline {
     };
     sched::SchedulerOptions scheduler;
     scheduler.max_attempts = options_.max_attempts;
-    const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks),
-                                                      cost_model_, scheduler, [] { return stop_requested(); });
+    const sched::PhaseResult phase = agreed([&] {
+      return sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks), cost_model_, scheduler,
+                              [] { return stop_requested(); });
+    });
     for (std::int64_t id : phase.quarantined) result_.quarantined.push_back(tasks[static_cast<std::size_t>(id)].name);
     if (phase.stopped) {
       result_.stopped = true;
@@ -195,6 +197,16 @@ class Pipeline {
         on_root(world_, [&] { remove_hessians(first, last); });
     }
     journal_stage("quantize", start);
+  }
+
+  /// Every rank has a PhaseError: rank 0 tells it, all end in order.
+  sched::PhaseResult agreed(const std::function<sched::PhaseResult()>& run_phase) const {
+    try {
+      return run_phase();
+    } catch (const sched::PhaseError& error) {
+      if (world_.rank() == 0) throw AgreedError{std::current_exception()};
+      throw FailedElsewhere{static_cast<int>(error.exit_code())};
+    }
   }
 
   sched::CoordinatorEvents coordinator_events(const std::vector<SiteTask>& site_tasks) {
@@ -249,7 +261,7 @@ class Pipeline {
   void write_status(const char* stage, core::Json workers) {
     const double done = remaining_seconds_ - left_seconds_;
     const double eta = left_seconds_ >= 0 && done > 0 ? elapsed() * left_seconds_ / done : 0;
-    heartbeat_.write({run_.state.attempt, stage, unix_time(), n_layers_, eta, std::move(workers)});
+    run_.heartbeat->write({run_.state.attempt, stage, unix_time(), n_layers_, eta, std::move(workers)});
   }
 
   void remove_hessians(std::int64_t first, std::int64_t last) const {
@@ -292,7 +304,6 @@ class Pipeline {
   store::RunPaths hessians_;
   std::optional<calib::Collector> collector_;
   sched::CostModel cost_model_;
-  HeartbeatWriter heartbeat_;
   std::set<std::string> done_;  // linears, on every rank
   std::string needed_;          // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;

@@ -162,6 +162,7 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
       run.state.layers[layer.name] = std::move(layer);
     }
   }
+  run.heartbeat = std::make_unique<HeartbeatWriter>(*run.attempt);
   run.parameters = options.parameters;
   together(world, [&] {
     for (const std::string& assignment : run.state.sets)

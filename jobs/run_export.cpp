@@ -11,7 +11,6 @@
 #include "core/hash.h"
 #include "core/log.h"
 #include "export/writer.h"
-#include "jobs/heartbeat.h"
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
 #include "jobs/run_model.h"
@@ -77,7 +76,7 @@ bool up_to_date(const Run& run, exporting::Profile profile) {
 /// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
 class StageProgress {
  public:
-  explicit StageProgress(const Run& run) : run_(run), heartbeat_(*run.attempt) {}
+  explicit StageProgress(const Run& run) : run_(run) {}
 
   void operator()(const std::string& what, std::size_t done, std::size_t total) {
     if (stop_requested()) throw core::StopRequested();
@@ -85,12 +84,11 @@ class StageProgress {
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
     core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
-    heartbeat_.write({run_.state.attempt, "export", unix_time(), total, 0, core::Json::array()});
+    run_.heartbeat->write({run_.state.attempt, "export", unix_time(), total, 0, core::Json::array()});
   }
 
  private:
   const Run& run_;
-  HeartbeatWriter heartbeat_;
   Clock::time_point next_ = Clock::now();
 };
 

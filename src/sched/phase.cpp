@@ -96,7 +96,6 @@ Command run_coordinator_rank(const Channels& channels, const std::vector<Task>& 
     throw;
   }
   thread.join();
-  if (coordinator.error() != nullptr) std::rethrow_exception(coordinator.error());
   return finish;
 }
 
@@ -117,8 +116,8 @@ PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& 
     finish = run_coordinator_rank(channels, tasks, callback, stop, coordinator);
   } else {
     finish = run_worker(channels, tasks, callback, stop, std::atomic<bool>(false));
-    if (finish.error_code != 0) throw core::Error(static_cast<core::ExitCode>(finish.error_code), finish.error);
   }
+  if (finish.error_code != 0) throw PhaseError(static_cast<core::ExitCode>(finish.error_code), finish.error);
   return {finish.stopped, finish.quarantined};
 }
 

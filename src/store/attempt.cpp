@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -81,8 +82,9 @@ Attempt::Attempt(RunPaths paths, std::string id, int rank)
     : paths_(std::move(paths)), id_(std::move(id)), directory_(paths_.staging() / id_), rank_(rank) {}
 
 Attempt::~Attempt() {
-  // What a rank that died had begun stays for the next start to remove.
-  if (began_) ::rmdir(directory_.c_str());
+  // What a rank that died had begun stays for the next start to remove. On the way out of an error the directory stays
+  // too: to the other ranks, which may still publish, its loss would mean that another start has taken over.
+  if (began_ && std::uncaught_exceptions() == 0) ::rmdir(directory_.c_str());
 }
 
 fs::path Attempt::temporary(const fs::path& path) const {
