@@ -122,6 +122,22 @@ void print(const Evaluation& e, bool json) {
     fmt::print("  unquantized {:.4f}   (same text and protocol, same program run)\n", *e.reference_perplexity);
 }
 
+/// Into the run, with its report made anew. The figures are printed and may have taken hours: what cannot be kept is an
+/// error only behind the last of them. `unkept`: the first such error.
+void keep(const store::RunPaths& run, const Evaluation& evaluation, const std::optional<Evaluation>& reference,
+          std::string& unkept) {
+  if (is_read_only(run)) {
+    core::log_info("{}: is read-only, so the figures are printed but not kept there", run.root.string());
+    return;
+  }
+  try {
+    store_evaluation(run, evaluation, reference);
+    write_run_report(make_run_report({run}), run.report());
+  } catch (const core::StoreError& error) {
+    if (unkept.empty()) unkept = error.what();
+  }
+}
+
 }  // namespace
 
 int eval_main(const comm::Communicator& world, const Arguments& arguments) {
@@ -141,7 +157,11 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     for (const std::string& path : options.models) subjects.push_back(open_subject(path));
   });
   if (help) return 0;
+  on_root(world, [&] {
+    for (const std::string& path : options.models) require_whole_export(path);
+  });
 
+  std::string unkept;
   for (const std::string& path : options.texts) {
     std::map<std::string, Evaluation> references;  // by fingerprint of the original and BOS
     for (const Subject& subject : subjects) {
@@ -162,13 +182,13 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
       on_root(world, [&] {
         print(result, options.json);
         std::fflush(stdout);  // each figure as it comes, also into a file
-        if (subject.run) {
-          store_evaluation(*subject.run, result, reference);
-          write_run_report({*subject.run}, subject.run->report());
-        }
+        if (subject.run) keep(*subject.run, result, reference, unkept);
       });
     }
   }
+  on_root(world, [&] {
+    if (!unkept.empty()) throw core::StoreError(unkept + "; the figures above were not kept in the run");
+  });
   return 0;
 }
 

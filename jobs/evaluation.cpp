@@ -1,9 +1,12 @@
 #include "jobs/evaluation.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
+#include <system_error>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -71,12 +74,19 @@ std::string protocol_text(const Evaluation& e) {
                      e.windows, e.tokens, e.dtype);
 }
 
+bool is_read_only(const store::RunPaths& paths) {
+  for (const std::filesystem::path& folder : {paths.root, paths.evaluations(), paths.report()})
+    if (::access(folder.c_str(), W_OK) != 0 && (errno == EROFS || errno == EACCES || errno == EPERM)) return true;
+  return false;
+}
+
 void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation,
                       const std::optional<Evaluation>& reference) {
-  std::filesystem::create_directories(paths.evaluations());
-  core::Json json{{"evaluation", to_json(evaluation)},
-                  {"reference", reference ? to_json(*reference) : core::Json(nullptr)}};
-  json["sha256"] = core::sha256(json.dump());
+  std::error_code error;
+  std::filesystem::create_directories(paths.evaluations(), error);
+  if (error) throw core::system_error(paths.evaluations(), "create the directory", error.value());
+  const core::Json json = core::seal_json(
+      {{"evaluation", to_json(evaluation)}, {"reference", reference ? to_json(*reference) : core::Json(nullptr)}});
   std::string protocol = fmt::format("{} {} {} {} {}", evaluation.text_sha256, evaluation.join, evaluation.context,
                                      evaluation.windows, evaluation.bos);
   if (evaluation.dtype != "float32") protocol += " " + evaluation.dtype;  // fp32 keeps the name it always had
@@ -92,12 +102,8 @@ std::vector<StoredEvaluation> stored_evaluations(const store::RunPaths& paths) {
     if (entry.path().extension() == ".json") files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   for (const auto& file : files) {
-    core::Json json = core::read_json_file(file.string());
     try {
-      const auto checksum = json.at("sha256").get<std::string>();
-      json.erase("sha256");
-      if (core::sha256(json.dump()) != checksum)
-        throw core::FormatError(file.string(), "is damaged (checksum); remove it and evaluate again");
+      const core::Json json = core::read_sealed_json(file.string(), "remove it and evaluate again");
       StoredEvaluation stored{evaluation_from_json(json.at("evaluation")), std::nullopt};
       if (!json.at("reference").is_null()) stored.reference = evaluation_from_json(json.at("reference"));
       evaluations.push_back(std::move(stored));

@@ -25,6 +25,9 @@ Evaluation evaluation_from_json(const core::Json& json);
 /// "context 2048, 16 windows, 32752 predictions, join wikitext, bos none, dtype float32"
 std::string protocol_text(const Evaluation& evaluation);
 
+/// Whether a run is somebody else's or on a read-only file system: commands that read it then print and keep nothing.
+bool is_read_only(const store::RunPaths& paths);
+
 /// Keeps evaluations of a run in RUN/evaluations, one file a text and protocol.
 void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation,
                       const std::optional<Evaluation>& reference);

@@ -128,6 +128,7 @@ int generate_main(const comm::Communicator& world, const Arguments& arguments) {
   if (!problems.empty()) throw core::ConfigError(problems);
 
   const std::unique_ptr<backend::Context> context = make_context(options.device, options.threads, world);
+  require_whole_export(options.model);
   const Subject subject = open_subject(options.model);
   const model::ModelConfig& config = subject.source().config();
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);

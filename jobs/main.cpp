@@ -2,13 +2,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
+#include <system_error>
 
 #include "comm/mpi.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "core/log.h"
+#include "core/mapped_file.h"
 #include "jobs/commands.h"
 #include "jobs/process.h"
 
@@ -57,6 +62,15 @@ int run_command(const comm::Communicator& world, const jobs::Arguments& argument
   return code;
 }
 
+std::string output_lost(int error) { return core::system_error("standard output", "write the result", error).what(); }
+
+/// A result that did not reach its reader whole is a failure, whatever else went well.
+int flush_result(int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  core::log_error("{}", output_lost(errno != 0 ? errno : EIO));
+  return code == 0 ? static_cast<int>(core::ExitCode::system) : code;
+}
+
 /// The error as a person should read it; the exit code.
 int report_error(const std::exception_ptr& error) {
   try {
@@ -67,6 +81,12 @@ int report_error(const std::exception_ptr& error) {
   } catch (const core::Error& known) {
     core::log_error("{}", known.what());
     return static_cast<int>(known.exit_code());
+  } catch (const std::filesystem::filesystem_error& unknown) {
+    const std::filesystem::path& place = unknown.path2().empty() ? unknown.path1() : unknown.path2();
+    core::log_error("{}", core::system_error(place, "be used", unknown.code().value()).what());
+  } catch (const std::system_error& unknown) {
+    // The only one of our own is of printing a result.
+    core::log_error("{}", std::ferror(stdout) != 0 ? output_lost(unknown.code().value()) : unknown.what());
   } catch (const std::bad_alloc&) {
     core::log_error("out of memory; use more ranks or a machine with more of it");
   } catch (const std::exception& unknown) {
@@ -86,6 +106,7 @@ int main(int argc, char** argv) {
     const comm::Environment environment(&argc, &argv);
     const comm::Communicator world = comm::Communicator::world();
     core::configure_log(world.size() > 1 ? world.rank() : -1, core::LogLevel::info);
+    core::report_lost_pages(world.size() > 1 ? world.rank() : -1);
     try {
       code = run_command(world, jobs::Arguments(argv + 1, argv + argc));
     } catch (const jobs::FailedElsewhere& elsewhere) {
@@ -97,7 +118,7 @@ int main(int argc, char** argv) {
       // The other ranks may be waiting for this one.
       if (world.size() > 1) comm::Environment::abort(code);
     }
-    std::fflush(stdout);
+    code = flush_result(code);
   } catch (...) {
     code = report_error(std::current_exception());
   }

@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
+#include <functional>
 #include <set>
 
 #include "calib/collector.h"
 #include "core/error.h"
-#include "core/file.h"
 #include "core/log.h"
 #include "jobs/layer_store.h"
 #include "jobs/process.h"
@@ -215,8 +216,10 @@ class Pipeline {
     };
     sched::SchedulerOptions scheduler;
     scheduler.max_attempts = options_.max_attempts;
-    const sched::PhaseResult phase = sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks),
-                                                      cost_model_, scheduler, [] { return stop_requested(); });
+    const sched::PhaseResult phase = agreed([&] {
+      return sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks), cost_model_, scheduler,
+                              [] { return stop_requested(); });
+    });
     const std::set<std::string> given_up = agree_on_failures(site_tasks);
     if (world_.rank() == 0)
       run_.add({{"type", "scheduling"},
@@ -250,6 +253,16 @@ class Pipeline {
     core::log_error("{}: given up: {}: {}", task.name, fmt::join(linears, ", "), known ? "for the same reason" : error);
     for (const std::string& linear : linears)
       run_.add({{"type", "layer_failed"}, {"name", linear}, {"task", task.name}, {"error", error}});
+  }
+
+  /// Every rank has a PhaseError: rank 0 tells it, all end in order.
+  sched::PhaseResult agreed(const std::function<sched::PhaseResult()>& run_phase) const {
+    try {
+      return run_phase();
+    } catch (const sched::PhaseError& error) {
+      if (world_.rank() == 0) throw AgreedError{std::current_exception()};
+      throw FailedElsewhere{static_cast<int>(error.exit_code())};
+    }
   }
 
   sched::CoordinatorEvents coordinator_events(const std::vector<SiteTask>& site_tasks) {
@@ -302,12 +315,10 @@ class Pipeline {
   }
 
   /// The heartbeat that `status` reads.
-  void write_status(const char* stage, core::Json workers) const {
+  void write_status(const char* stage, core::Json workers) {
     const double done = remaining_seconds_ - left_seconds_;
     const double eta = left_seconds_ >= 0 && done > 0 ? elapsed() * left_seconds_ / done : 0;
-    const core::Json status{{"attempt", run_.state.attempt}, {"stage", stage},     {"updated", unix_time()},
-                            {"layers", n_layers_},           {"eta_seconds", eta}, {"workers", std::move(workers)}};
-    run_.attempt->publish(run_.paths.status(), status.dump() + "\n");
+    run_.heartbeat->write({run_.state.attempt, stage, unix_time(), n_layers_, eta, std::move(workers)});
   }
 
   /// Those of a window whose tasks are over.

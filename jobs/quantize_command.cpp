@@ -78,7 +78,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     failed = failures(run.state).empty() ? 0 : 1;
     core::log_info("peak memory of a rank: {}", core::format_bytes(static_cast<double>(peak)));
     if (has_stage(options, "report"))
-      core::log_info("report: {}", write_run_report({run.paths}, run.paths.report()).string());
+      core::log_info("report: {}", write_run_report(make_run_report({run.paths}), run.paths.report()).string());
   });
   if (result.stopped) {
     if (world.rank() == 0) core::log_info("stopped on request; run the same command again to resume");

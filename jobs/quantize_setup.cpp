@@ -49,20 +49,27 @@ void check_shapes(const QuantizeOptions& options, const model::ModelConfig& conf
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
+/// What is wrong with a file that is there; empty when nothing.
+std::string damage_of(const std::filesystem::path& file, const std::string& sha256) {
+  try {
+    return core::sha256_of_file(file) == sha256 ? "" : file.string() + ": is damaged (checksum)";
+  } catch (const core::StoreError& error) {
+    return error.what();
+  }
+}
+
 /// Journalled layers whose file no longer is what was journalled.
 void drop_lost_layers(Run& run) {
   std::vector<std::string> lost;
   for (const auto& [name, layer] : run.state.layers) {
     const std::filesystem::path file = run.paths.layer(name);
-    std::string problem;
-    if (!std::filesystem::exists(file)) {
-      problem = "is missing";
-    } else if (core::sha256(core::MappedFile(file).bytes()) != layer.sha256) {
-      problem = "is damaged (checksum), moved to " + run.attempt->quarantine(file).string();
-    } else {
-      continue;
+    std::string problem = file.string() + ": is missing";
+    if (std::filesystem::exists(file)) {
+      problem = damage_of(file, layer.sha256);
+      if (problem.empty()) continue;
+      problem += ", moved to " + run.attempt->quarantine(file).string();
     }
-    core::log_warning("{}: {}; it will be made again", file.string(), problem);
+    core::log_warning("{}; it will be made again", problem);
     lost.push_back(name);
   }
   for (const std::string& name : lost) run.append({{"type", "layer_lost"}, {"name", name}});
@@ -159,6 +166,7 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
     run.done = json.at("done").get<std::set<std::string>>();
   }
+  run.heartbeat = std::make_unique<HeartbeatWriter>(*run.attempt);
   run.parameters = options.parameters;
   together(world, [&] {
     for (const std::string& assignment : run.state.sets)

@@ -10,6 +10,7 @@
 #include "backend/device.h"
 #include "comm/mpi.h"
 #include "core/types.h"
+#include "jobs/heartbeat.h"
 #include "jobs/quantize_options.h"
 #include "jobs/run_state.h"
 #include "model/corpus.h"
@@ -38,7 +39,8 @@ Inputs open_inputs(QuantizeOptions& options, const backend::Context& context);
 struct Run {
   store::RunPaths paths;
   std::unique_ptr<store::RunLock> lock;
-  std::unique_ptr<store::Attempt> attempt;  ///< on every rank
+  std::unique_ptr<store::Attempt> attempt;     ///< on every rank
+  std::unique_ptr<HeartbeatWriter> heartbeat;  ///< rank 0 uses it
   std::unique_ptr<store::Journal> journal;
   RunState state;                     ///< as the journal says it, without the layers' statistics
   std::set<std::string> done;         ///< linears that were finished when it was opened, on every rank

@@ -26,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 
 quant::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
   const std::string file = source.paths.layer(name).string();
-  if (core::sha256(core::MappedFile(file).bytes()) != source.state.layers.at(name).sha256)
+  if (core::sha256_of_file(file) != source.state.layers.at(name).sha256)
     throw core::FormatError(
         file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
   return read_layer(source.paths, name);
@@ -63,14 +63,19 @@ std::map<std::string, std::string> shard_sums(const RunState& state) {
   return sums;
 }
 
+bool whole(const std::vector<std::string>& problems) {
+  if (!problems.empty()) core::log_warning("{}; exported again", problems.front());
+  return problems.empty();
+}
+
 /// Whether RUN/export is whole and holds the layers of the run.
 bool up_to_date(const Run& run, exporting::Profile profile) {
   try {
     const auto manifest = exporting::read_manifest(run.paths.exported());
     return manifest && manifest->profile == profile && manifest->layers == shard_sums(run.state) &&
-           exporting::check_files(run.paths.exported(), *manifest, true).empty();
+           whole(exporting::check_files(run.paths.exported(), *manifest));
   } catch (const core::FormatError& error) {
-    core::log_warning("{}", error.what());
+    core::log_warning("{}; exported again", error.what());
     return false;
   }
 }
@@ -86,13 +91,7 @@ class StageProgress {
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
     core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
-    const core::Json status{{"attempt", run_.state.attempt},
-                            {"stage", "export"},
-                            {"updated", unix_time()},
-                            {"layers", total},
-                            {"eta_seconds", 0},
-                            {"workers", core::Json::array()}};
-    run_.attempt->publish(run_.paths.status(), status.dump() + "\n");
+    run_.heartbeat->write({run_.state.attempt, "export", unix_time(), total, 0, core::Json::array()});
   }
 
  private:

@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <set>
+#include <system_error>
+#include <utility>
 
+#include "core/error.h"
 #include "core/file.h"
+#include "core/hash.h"
 #include "jobs/evaluation.h"
 #include "jobs/run_state.h"
 #include "store/journal.h"
@@ -13,6 +17,9 @@
 
 namespace voronoi::jobs {
 namespace {
+
+constexpr const char *kJson = "report.json", *kMarkdown = "report.md";
+constexpr const char* kRemedy = "`voronoi report` makes it again";
 
 RunState state_of(const store::RunPaths& run) {
   return replay(store::Journal::read(run.journal()), run.journal().string());
@@ -63,8 +70,7 @@ validation::RunSection section_of(const store::RunPaths& run) {
 
 std::string run_label(const store::RunPaths& run) { return label_of(store::read_identity(run), state_of(run)); }
 
-std::filesystem::path write_run_report(const std::vector<store::RunPaths>& runs,
-                                       const std::filesystem::path& directory) {
+RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
   validation::Report report;
   std::set<std::string> references;
   for (const store::RunPaths& run : runs) {
@@ -87,10 +93,34 @@ std::filesystem::path write_run_report(const std::vector<store::RunPaths>& runs,
         };
         return key(a) < key(b);
       });
-  std::filesystem::create_directories(directory);
-  core::write_file_atomic(directory / "report.json", validation::report_json(report).dump(2) + "\n", "report");
-  core::write_file_atomic(directory / "report.md", validation::report_markdown(report), "report");
-  return directory / "report.md";
+  RunReport made{validation::report_markdown(report), validation::report_json(report)};
+  made.json["markdown_sha256"] = core::sha256(made.markdown);
+  made.json = core::seal_json(std::move(made.json));
+  return made;
+}
+
+std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) throw core::system_error(directory, "create the directory", error.value());
+  core::write_file_atomic(directory / kJson, report.json.dump(2) + "\n", "report");
+  core::write_file_atomic(directory / kMarkdown, report.markdown, "report");
+  return directory / kMarkdown;
+}
+
+std::vector<std::string> check_run_report(const std::filesystem::path& directory) {
+  const std::filesystem::path json = directory / kJson, markdown = directory / kMarkdown;
+  if (!std::filesystem::exists(json)) return {};
+  try {
+    if (core::read_sealed_json(json.string(), kRemedy).at("markdown_sha256") != core::sha256_of_file(markdown))
+      return {fmt::format("{}: is not the one that {} was written with (checksum); {}", markdown.string(),
+                          json.string(), kRemedy)};
+  } catch (const core::Error& error) {
+    return {error.what()};
+  } catch (const core::Json::exception&) {
+    return {fmt::format("{}: has no checksum of report.md; {}", json.string(), kRemedy)};
+  }
+  return {};
 }
 
 }  // namespace voronoi::jobs

@@ -13,8 +13,13 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+/// A report instead of layers: the text of an error of the disk.
+constexpr const char* kUnwritten = "unwritten";
+
+/// `unwritten`: set to the error when the result cannot be published.
 LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::PreparedHessian& hessian,
-                            backend::Context& context, core::Team& team, const Inputs& inputs, const Run& run) {
+                            backend::Context& context, core::Team& team, const Inputs& inputs, const Run& run,
+                            std::string& unwritten) {
   const Clock::time_point start = Clock::now();
   std::vector<float> weight(static_cast<std::size_t>(linear.out_features * linear.in_features));
   inputs.model->read({linear.name + ".weight", {linear.out_features, linear.in_features}}, weight);
@@ -35,7 +40,15 @@ LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::Prepar
   layer.relative_error = result.relative_error;
   layer.statistics = core::Json::object();
   for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
-  if (team.rank() == 0) layer.sha256 = write_layer(*run.attempt, linear.name, result);
+  if (team.rank() == 0) {
+    try {
+      layer.sha256 = write_layer(*run.attempt, linear.name, result);
+    } catch (const store::Superseded&) {
+      throw;
+    } catch (const core::StoreError& error) {
+      unwritten = error.what();
+    }
+  }
   layer.seconds = seconds_since(start);
   return layer;
 }
@@ -46,6 +59,7 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
                           const Run& run, const store::RunPaths& hessians) {
   try {
     core::Json layers = core::Json::array(), failures = core::Json::array();
+    std::string unwritten;
     const auto give_up = [&](const model::LinearSpec& linear, const core::Error& error) {
       failures.push_back({{"name", linear.name}, {"error", error.what()}});
     };
@@ -60,7 +74,7 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
                           hessian.damping);
       for (const model::LinearSpec& linear : task.site.linears) {
         try {
-          LayerRecord layer = quantize_linear(linear, hessian, context, team, inputs, run);
+          LayerRecord layer = quantize_linear(linear, hessian, context, team, inputs, run, unwritten);
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
@@ -74,6 +88,7 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
     } catch (const core::NumericError& error) {  // of the Hessian, which all of them share
       for (const model::LinearSpec& linear : task.site.linears) give_up(linear, error);
     }
+    if (!unwritten.empty()) return core::Json{{kUnwritten, unwritten}}.dump();
     return core::Json{{"layers", layers}, {"failures", failures}}.dump();
   } catch (const store::Superseded& error) {
     // No other rank could do better, and the coordinator may be out of reach.
@@ -87,6 +102,7 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
 
 SiteReport read_report(const std::string& report) {
   const core::Json json = core::parse_json(report, "a task's report");
+  if (json.contains(kUnwritten)) throw core::StoreError(json.at(kUnwritten).get<std::string>());
   SiteReport result;
   for (const core::Json& entry : json.at("layers")) result.layers.push_back(layer_from_json(entry));
   for (const core::Json& entry : json.at("failures"))

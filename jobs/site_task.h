@@ -22,9 +22,9 @@ struct SiteTask {
 
 /// Reads the Hessian, quantizes the linears and publishes their shards (the team's rank 0 does). Returns a SiteReport
 /// as JSON. What a linear's own numbers forbid (weights that cannot be used, a Hessian without a row, codes that its
-/// type cannot hold) gives up that linear alone, and is no failure of the task: another rank would see the same. A
-/// superseded attempt ends here, with all its ranks. `hessians`: the run directory that holds them (this run's, or the
-/// one named by
+/// type cannot hold) gives up that linear alone, and is no failure of the task: another rank would see the same. Nor is
+/// a shard that cannot be written: no other rank would fare better, and read_report() throws it. A superseded attempt
+/// ends here, with all its ranks. `hessians`: the run directory that holds them (this run's, or the one named by
 /// --hessians-from).
 std::string run_site_task(const SiteTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
                           const Run& run, const store::RunPaths& hessians);
@@ -33,7 +33,7 @@ struct SiteReport {
   std::vector<LayerRecord> layers;
   std::map<std::string, std::vector<std::string>> failures;  ///< error -> linears that were given up for it
 };
-/// A report made by run_site_task.
+/// A report made by run_site_task. Throws StoreError when a shard could not be written.
 SiteReport read_report(const std::string& report);
 
 }  // namespace voronoi::jobs

@@ -1,12 +1,13 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <filesystem>
+#include <optional>
 #include <thread>
 
 #include "core/error.h"
 #include "core/log.h"
 #include "jobs/commands.h"
+#include "jobs/heartbeat.h"
 #include "jobs/process.h"
 #include "jobs/run_state.h"
 #include "store/journal.h"
@@ -29,17 +30,17 @@ core::Json collect_status(const store::RunPaths& paths) {
                     {"stage_seconds", state.stage_seconds},
                     {"failures", failures(state)},
                     {"state", state.finished ? "finished" : "not running"}};
-  if (!std::filesystem::exists(paths.status())) return status;
-  const core::Json live = core::read_json_file(paths.status().string());
-  status["layers_total"] = live.at("layers");
-  if (state.finished || live.at("attempt").get<std::int64_t>() != state.attempt) return status;
-  const double age = unix_time() - live.at("updated").get<double>();
+  const std::optional<Heartbeat> live = read_heartbeat(paths);
+  if (!live) return status;
+  status["layers_total"] = live->layers;
+  if (state.finished || live->attempt != state.attempt) return status;
+  const double age = unix_time() - live->updated;
   status["heartbeat_age_seconds"] = age;
   if (age > kHeartbeatSeconds) return status;
   status["state"] = "running";
-  status["eta_seconds"] = live.at("eta_seconds");
-  status["stage"] = live.at("stage");
-  status["workers"] = live.at("workers");
+  status["eta_seconds"] = live->eta_seconds;
+  status["stage"] = live->stage;
+  status["workers"] = live->workers;
   return status;
 }
 

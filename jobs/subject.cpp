@@ -65,4 +65,12 @@ Subject open_subject(const std::string& path) {
   return subject;
 }
 
+void require_whole_export(const std::string& path) {
+  if (!std::filesystem::is_directory(path)) return;
+  const auto manifest = exporting::read_manifest(path);
+  if (!manifest) return;
+  if (const std::vector<std::string> problems = exporting::check_files(path, *manifest); !problems.empty())
+    throw core::FormatError(problems.front(), "export again, or copy it again");
+}
+
 }  // namespace voronoi::jobs

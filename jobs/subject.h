@@ -26,4 +26,9 @@ struct Subject {
 /// finished.
 Subject open_subject(const std::string& path);
 
+/// Reads every file of a checkpoint against its manifest, when it has one: a flipped bit in an index or a codebook
+/// would otherwise pass for another model. Nothing for other paths: the shards of a run are checked as they are read.
+/// Throws FormatError naming the file.
+void require_whole_export(const std::string& path);
+
 }  // namespace voronoi::jobs

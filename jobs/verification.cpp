@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <system_error>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -13,8 +14,10 @@
 #include "export/manifest.h"
 #include "jobs/evaluation.h"
 #include "jobs/layer_store.h"
+#include "jobs/run_report.h"
 #include "jobs/run_state.h"
 #include "store/journal.h"
+#include "store/shard.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -37,7 +40,7 @@ void add_layer(Verification& result, const std::string& name, const quant::Encod
 }
 
 void require_sum(const std::string& file, const std::string& sha256, const char* what) {
-  if (core::sha256(core::MappedFile(file).bytes()) != sha256) throw core::FormatError(file, what);
+  if (core::sha256_of_file(file) != sha256) throw core::FormatError(file, what);
 }
 
 void verify_layer(const store::RunPaths& paths, const LayerRecord& layer, Verification& result) {
@@ -50,6 +53,29 @@ void verify_layer(const store::RunPaths& paths, const LayerRecord& layer, Verifi
   if (quant::out_features(encoding) * quant::in_features(encoding) != layer.weights)
     throw core::FormatError(file, "has another shape than journalled");
   add_layer(result, layer.name, encoding, decode_finite(encoding, file));
+}
+
+void add_problems(const std::vector<std::string>& problems, Verification& result) {
+  result.problems.insert(result.problems.end(), problems.begin(), problems.end());
+}
+
+/// Those of the window in work, or all that --keep-hessians left.
+void add_hessian_problems(const store::RunPaths& paths, Verification& result) {
+  std::error_code error;
+  std::vector<std::filesystem::path> files;
+  for (auto entry = std::filesystem::directory_iterator(paths.hessians(), error);
+       !error && entry != std::filesystem::directory_iterator(); entry.increment(error))
+    files.push_back(entry->path());
+  if (error && error != std::errc::no_such_file_or_directory)
+    throw core::system_error(paths.hessians(), "list", error.value());
+  std::sort(files.begin(), files.end());
+  for (const std::filesystem::path& file : files) {
+    try {
+      store::read_shard(file);
+    } catch (const core::Error& problem) {
+      result.problems.emplace_back(problem.what());
+    }
+  }
 }
 
 /// The layer of the run a checkpoint comes from must decode to the same numbers.
@@ -81,6 +107,10 @@ Verification verify_run(const std::string& path) {
       result.problems.emplace_back(error.what());
     }
   }
+  add_hessian_problems(paths, result);
+  if (const auto manifest = exporting::read_manifest(paths.exported()))
+    add_problems(exporting::check_files(paths.exported(), *manifest), result);
+  add_problems(check_run_report(paths.report()), result);
   stored_evaluations(paths);
   if (!state.finished) result.notes.emplace_back("the run is not finished");
   if (const std::size_t n_failures = failures(state).size(); n_failures > 0)

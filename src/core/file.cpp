@@ -1,10 +1,10 @@
 #include "core/file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -15,19 +15,38 @@
 namespace voronoi::core {
 namespace {
 
-[[noreturn]] void fail(const std::string& path, const char* what, int error) {
-  std::string remedy;
-  if (error == ENOSPC || error == EDQUOT) remedy = "; free some space and run the same command again";
-  if (error == EACCES || error == EPERM || error == EROFS) remedy = "; check its permissions or choose another place";
-  if (error == ENOENT || error == ENOTDIR) remedy = "; check the path";
-  if (error == EXDEV) remedy = "; a run directory must lie on one file system as a whole";
-  throw StoreError(path + ": cannot " + what + ": " + std::strerror(error) + remedy);
+std::string_view remedy(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+      return "; free some space and run the same command again";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return "; check its permissions or choose another place";
+    case ENOENT:
+    case ENOTDIR:
+      return "; check the path";
+    case EXDEV:
+      return "; a run directory must lie on one file system as a whole";
+    case EIO:
+    case ESTALE:
+      return "; the disk or its server fails: run the same command again when it is well, or choose another place";
+    case EMFILE:
+    case ENFILE:
+      return "; allow more open files (ulimit -n)";
+    default:
+      return "";
+  }
 }
+
+[[noreturn]] void fail(const std::string& path, const char* what, int error) { throw system_error(path, what, error); }
 
 class Descriptor {
  public:
-  Descriptor(const std::string& path, int flags, mode_t mode, const char* what)
-      : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
+  Descriptor(const std::string& path, int flags, mode_t mode, const char* what) {
+    do fd_ = ::open(path.c_str(), flags | O_CLOEXEC, mode);
+    while (fd_ < 0 && errno == EINTR);
     if (fd_ < 0) fail(path, what, errno);
   }
   ~Descriptor() {
@@ -39,56 +58,93 @@ class Descriptor {
   int release() { return std::exchange(fd_, -1); }
 
  private:
-  int fd_;
+  int fd_ = -1;
 };
 
-std::size_t regular_file_size(const Descriptor& file, const std::string& path) {
-  struct stat status {};
-  if (::fstat(file.get(), &status) != 0) fail(path, "stat", errno);
-  if (!S_ISREG(status.st_mode)) throw StoreError(path + ": is not a regular file");
-  return static_cast<std::size_t>(status.st_size);
-}
+/// An open regular file and its size.
+struct Source {
+  explicit Source(const std::string& path)
+      // Non-blocking: opening a pipe that nobody writes to would wait for ever; on regular files the flag has no
+      // effect.
+      : file(path, O_RDONLY | O_NONBLOCK, 0, "open") {
+    struct stat status {};
+    if (::fstat(file.get(), &status) != 0) fail(path, "stat", errno);
+    if (!S_ISREG(status.st_mode)) throw StoreError(path + ": is not a regular file");
+    size = static_cast<std::size_t>(status.st_size);
+  }
+  Descriptor file;
+  std::size_t size = 0;
+};
 
-// Non-blocking: opening a pipe that nobody writes to would wait for ever; on regular files the flag has no effect.
-constexpr int kReadFlags = O_RDONLY | O_NONBLOCK;
-
-template <class Bytes>
-Bytes read_whole(const std::string& path, std::size_t max_bytes) {
-  const Descriptor file(path, kReadFlags, 0, "open");
-  const std::size_t size = regular_file_size(file, path);
-  if (size > max_bytes)
-    throw FormatError(
-        path, "has " + std::to_string(size) + " bytes, more than the " + std::to_string(max_bytes) + " that are read");
-  Bytes bytes(size, {});
+/// Fills `out` unless the file ends before; returns the bytes read.
+std::size_t read_full(const Descriptor& file, const std::string& path, std::span<std::byte> out) {
   std::size_t done = 0;
-  while (done < size) {
-    const ssize_t n = ::read(file.get(), bytes.data() + done, size - done);
+  while (done < out.size()) {
+    const ssize_t n = ::read(file.get(), out.data() + done, out.size() - done);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail(path, "read", errno);
     if (n == 0) break;  // cut by somebody meanwhile
     done += static_cast<std::size_t>(n);
   }
-  bytes.resize(done);
+  return done;
+}
+
+template <class Bytes>
+Bytes read_whole(const std::string& path, std::size_t max_bytes) {
+  const Source source(path);
+  if (source.size > max_bytes)
+    throw FormatError(path, "has " + std::to_string(source.size) + " bytes, more than the " +
+                                std::to_string(max_bytes) + " that are read");
+  Bytes bytes(source.size, {});
+  bytes.resize(read_full(source.file, path, std::as_writable_bytes(std::span(bytes))));
   return bytes;
 }
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path.string()) {
-  const Descriptor file(path_, kReadFlags, 0, "open");
-  const std::size_t size = regular_file_size(file, path_);
-  if (size == 0) return;
-  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
-  if (address == MAP_FAILED) fail(path_, "map", errno);
-  bytes_ = {static_cast<const std::byte*>(address), size};
+StoreError system_error(const std::filesystem::path& path, std::string_view what, int error) {
+  return StoreError(path.string() + ": cannot " + std::string(what) + ": " + std::strerror(error) +
+                    std::string(remedy(error)));
 }
 
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+int write_fully(int descriptor, std::span<const std::byte> bytes, std::int64_t offset) {
+  for (std::size_t done = 0; done < bytes.size();) {
+    const std::byte* rest = bytes.data() + done;
+    const std::size_t size = bytes.size() - done;
+    const ssize_t n = offset < 0
+                          ? ::write(descriptor, rest, size)
+                          : ::pwrite(descriptor, rest, size, static_cast<off_t>(offset) + static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? errno : EIO;
+    done += static_cast<std::size_t>(n);
+  }
+  return 0;
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), bytes_(std::exchange(other.bytes_, {})) {}
+int sync_fully(int descriptor) {
+  int result = 0;
+  do result = ::fsync(descriptor);
+  while (result != 0 && errno == EINTR);
+  return result != 0 ? errno : 0;
+}
+
+int open_for_reading(const std::string& path) {
+  Source source(path);
+  return source.file.release();
+}
+
+void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take,
+                 std::size_t piece_bytes) {
+  const std::string name = path.string();
+  const Source source(name);
+  std::vector<std::byte> piece(std::min(piece_bytes, source.size));
+  for (std::size_t left = source.size; left > 0;) {
+    const std::size_t n = read_full(source.file, name, std::span(piece).first(std::min(left, piece.size())));
+    if (n == 0) return;
+    take(std::span<const std::byte>(piece).first(n));
+    left -= n;
+  }
+}
 
 std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t max_bytes) {
   return read_whole<std::vector<std::byte>>(path.string(), max_bytes);
@@ -102,16 +158,8 @@ void publish_file(const std::filesystem::path& path, std::span<const std::byte> 
                   const std::filesystem::path& temporary_path) {
   const std::string temporary = temporary_path.string();
   Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644, "create");
-  int error = 0;
-  for (std::size_t done = 0; done < bytes.size() && error == 0;) {
-    const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0)
-      error = n < 0 ? errno : EIO;
-    else
-      done += static_cast<std::size_t>(n);
-  }
-  if (error == 0 && ::fsync(file.get()) != 0) error = errno;
+  int error = write_fully(file.get(), bytes);
+  if (error == 0) error = sync_fully(file.get());
   if (::close(file.release()) != 0 && error == 0) error = errno;
   if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
   if (error != 0) {
@@ -138,17 +186,11 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::write_at(std::int64_t offset, std::span<const std::byte> bytes) {
-  for (std::size_t done = 0; done < bytes.size();) {
-    const ssize_t n = ::pwrite(descriptor_, bytes.data() + done, bytes.size() - done,
-                               static_cast<off_t>(offset) + static_cast<off_t>(done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail(path_, "write", n < 0 ? errno : EIO);
-    done += static_cast<std::size_t>(n);
-  }
+  if (const int error = write_fully(descriptor_, bytes, offset); error != 0) fail(path_, "write", error);
 }
 
 void OutputFile::finish() {
-  const int error = ::fsync(descriptor_) != 0 ? errno : 0;
+  const int error = sync_fully(descriptor_);
   const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
   if (error != 0 || !closed) fail(path_, "write", error != 0 ? error : errno);
 }
@@ -156,7 +198,7 @@ void OutputFile::finish() {
 void sync_directory(const std::filesystem::path& directory) {
   const std::string name = directory.empty() ? "." : directory.string();
   const Descriptor handle(name, O_RDONLY | O_DIRECTORY, 0, "open");
-  if (::fsync(handle.get()) != 0 && errno != EINVAL) fail(name, "sync", errno);
+  if (const int error = sync_fully(handle.get()); error != 0 && error != EINVAL) fail(name, "sync", error);
 }
 
 }  // namespace voronoi::core

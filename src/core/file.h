@@ -1,32 +1,32 @@
-// Files: mapped reading and atomic publishing.
+// Files: checked reading and atomic publishing.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <memory>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
+
 namespace voronoi::core {
 
-/// A file mapped read-only. Throws StoreError when it cannot be opened. An empty file maps to an empty span.
-class MappedFile {
- public:
-  explicit MappedFile(const std::filesystem::path& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
+/// "PATH: cannot WHAT: REASON; REMEDY" of a system call's errno.
+StoreError system_error(const std::filesystem::path& path, std::string_view what, int error);
 
-  std::span<const std::byte> bytes() const { return bytes_; }
-  const std::string& path() const { return path_; }
+/// write or, with an offset, pwrite until all is written; fsync. 0 or the errno; a signal does not count.
+int write_fully(int descriptor, std::span<const std::byte> bytes, std::int64_t offset = -1);
+int sync_fully(int descriptor);
 
- private:
-  std::string path_;
-  std::span<const std::byte> bytes_;
-};
+/// A descriptor of a regular file, for the caller to close. Throws StoreError.
+int open_for_reading(const std::string& path);
+
+/// The file from front to back, in pieces of at most `piece_bytes` that are valid during the call. Throws StoreError.
+void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take,
+                 std::size_t piece_bytes = std::size_t{1} << 22);
 
 /// Whole file, read rather than mapped: a failing disk or a file cut meanwhile is an error here, not a signal. Throws
 /// StoreError, or FormatError above `max_bytes`.

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace voronoi::core {
 
@@ -42,5 +43,11 @@ std::string Sha256::hex() {
 
 std::string sha256(std::span<const std::byte> bytes) { return Sha256().update(bytes).hex(); }
 std::string sha256(std::string_view text) { return Sha256().update(text).hex(); }
+
+std::string sha256_of_file(const std::filesystem::path& path) {
+  Sha256 hash;
+  read_pieces(path, [&hash](std::span<const std::byte> piece) { hash.update(piece); });
+  return hash.hex();
+}
 
 }  // namespace voronoi::core

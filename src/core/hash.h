@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -27,5 +28,7 @@ class Sha256 {
 
 std::string sha256(std::span<const std::byte> bytes);
 std::string sha256(std::string_view text);
+/// Of a whole file, read piece by piece; throws StoreError.
+std::string sha256_of_file(const std::filesystem::path& path);
 
 }  // namespace voronoi::core

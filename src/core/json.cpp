@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/hash.h"
 
 namespace voronoi::core {
 namespace {
@@ -139,12 +140,28 @@ Json parse_json(std::string_view text, std::string_view file, int max_depth) {
 
 Json read_json_file(const std::string& path, int max_depth) {
   constexpr std::size_t kMaxBytes = std::size_t{1} << 31;
-  const MappedFile file(path);
-  const auto bytes = file.bytes();
-  if (bytes.size() > kMaxBytes)
-    throw FormatError(path,
-                      fmt::format("has {} bytes, more than the {} of any sensible JSON file", bytes.size(), kMaxBytes));
-  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path, max_depth);
+  return parse_json(read_text_file(path, kMaxBytes), path, max_depth);
+}
+
+Json seal_json(Json object) {
+  object["sha256"] = sha256(object.dump());
+  return object;
+}
+
+Json read_sealed_json(const std::string& path, std::string_view remedy) {
+  const auto damaged = [&](std::string_view what) { return FormatError(path, fmt::format("{}; {}", what, remedy)); };
+  Json object;
+  try {
+    object = read_json_file(path);
+  } catch (const FormatError& error) {
+    throw damaged(fmt::format("is damaged ({})", error.what()));
+  }
+  const auto seal = object.is_object() ? object.find("sha256") : object.end();
+  if (seal == object.end() || !seal->is_string()) throw damaged("is damaged (it has no checksum)");
+  const auto digest = seal->get<std::string>();
+  object.erase("sha256");
+  if (sha256(object.dump()) != digest) throw damaged("is damaged (checksum)");
+  return object;
 }
 
 std::string quote_text(std::string_view text) {

@@ -17,6 +17,11 @@ Json parse_json(std::string_view text, std::string_view file, int max_depth = 10
 /// parse_json of a file's content.
 Json read_json_file(const std::string& path, int max_depth = 100);
 
+/// The object with a member "sha256" added: the digest of its compact dump without that member.
+Json seal_json(Json object);
+/// read_json_file of a sealed object, checked and without its seal. Every FormatError ends in "; remedy".
+Json read_sealed_json(const std::string& path, std::string_view remedy);
+
 /// A text from a file as messages show it: in double quotes, control characters and invalid UTF-8
 /// escaped, cut after 120 bytes.
 std::string quote_text(std::string_view text);

@@ -26,6 +26,7 @@ struct Output {
   LogLevel level = LogLevel::info;
   int rank = -1;
   bool line_open = false;
+  bool log_warned = false;
   Clock::time_point last_plain{};
 };
 
@@ -58,8 +59,16 @@ spdlog::logger& terminal(Output& out) {
   return *out.terminal;
 }
 
+std::string rank_prefix(const Output& out) { return out.rank > 0 ? fmt::format("rank {}: ", out.rank) : ""; }
+
 void close_progress_line(Output& out) {
   if (std::exchange(out.line_open, false)) std::fputs("\r\033[K", stderr);
+}
+
+void warn_of_log(Output& out, const std::string& problem) {
+  if (std::exchange(out.log_warned, true)) return;
+  close_progress_line(out);
+  terminal(out).warn("{}warning: no log file: {}; the work goes on", rank_prefix(out), problem);
 }
 
 }  // namespace
@@ -74,12 +83,16 @@ void configure_log(int rank, LogLevel level) {
 void log_to_file(const std::filesystem::path& path) {
   Output& out = output();
   const std::lock_guard lock(out.mutex);
+  out.log_warned = false;
   try {
     out.file =
         std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_st>(path.string()));
   } catch (const spdlog::spdlog_ex& error) {
-    throw StoreError(path.string() + ": cannot open the log: " + error.what());
+    warn_of_log(out, error.what());
+    return;
   }
+  // Called by the logger inside log_line(), under the lock.
+  out.file->set_error_handler([&out](const std::string& problem) { warn_of_log(out, problem); });
   out.file->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
   out.file->set_level(spdlog::level::debug);
   out.file->flush_on(spdlog::level::debug);
@@ -91,8 +104,7 @@ void log_line(LogLevel level, std::string_view message) {
   if (out.file) out.file->log(to_spdlog(level), message);
   if (level < out.level || (out.rank > 0 && level < LogLevel::warning)) return;
   close_progress_line(out);
-  std::string prefix;
-  if (out.rank > 0) prefix = fmt::format("rank {}: ", out.rank);
+  std::string prefix = rank_prefix(out);
   if (level == LogLevel::warning) prefix += "warning: ";
   if (level == LogLevel::error) prefix += "error: ";
   terminal(out).log(to_spdlog(level), prefix + std::string(message));

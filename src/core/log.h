@@ -13,7 +13,8 @@ enum class LogLevel { debug, info, warning, error };
 
 /// rank < 0: no prefix (one process). On ranks > 0 only warnings and errors reach stderr; everything goes to the file.
 void configure_log(int rank, LogLevel level);
-/// Also append to a file (one a rank) from now on; throws StoreError when it cannot be opened.
+/// Also append to a file (one a rank) from now on. A log is auxiliary: a file that cannot be opened or written is
+/// warned of once, and the lines go to stderr alone.
 void log_to_file(const std::filesystem::path& path);
 void log_line(LogLevel level, std::string_view message);
 

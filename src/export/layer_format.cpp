@@ -296,6 +296,7 @@ VqEncoding read_layer(const model::SafetensorsFolder& folder, const std::string&
                     array.resize(stored.tensor->bytes.size() / sizeof(Element));
                     std::memcpy(array.data(), stored.tensor->bytes.data(), stored.tensor->bytes.size());
                   });
+  folder.require_unchanged();
   if (!settings.norm) {
     e.scale.assign(static_cast<std::size_t>(e.in_features), core::to_bits16(e.dtype, 1.0F));
     e.bias.assign(static_cast<std::size_t>(e.in_features), 0);

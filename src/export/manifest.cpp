@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -16,23 +17,10 @@ namespace fs = std::filesystem;
 using core::FormatError;
 
 constexpr std::string_view kFormat = "voronoi export";
-constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 28;
-constexpr std::size_t kReadBytes = std::size_t{1} << 24;
-
-std::string file_sum(const fs::path& path) {
-  const core::MappedFile file(path);
-  core::Sha256 sum;
-  for (std::size_t begin = 0; begin < file.bytes().size(); begin += kReadBytes)
-    sum.update(file.bytes().subspan(begin, std::min(kReadBytes, file.bytes().size() - begin)));
-  return sum.hex();
-}
 
 bool is_plain_name(const std::string& name) {
   return !name.empty() && name.front() != '.' && name.find('/') == std::string::npos;
 }
-
-/// SHA-256 over the object without its own sum.
-std::string own_sum(const core::Json& json) { return core::sha256(json.dump()); }
 
 }  // namespace
 
@@ -42,7 +30,8 @@ void write_manifest(const fs::path& directory, Manifest manifest) {
   std::sort(paths.begin(), paths.end());
   core::Json files = core::Json::array(), layers = core::Json::array();
   for (const fs::path& path : paths)
-    files.push_back({{"name", path.filename().string()}, {"bytes", fs::file_size(path)}, {"sha256", file_sum(path)}});
+    files.push_back(
+        {{"name", path.filename().string()}, {"bytes", fs::file_size(path)}, {"sha256", core::sha256_of_file(path)}});
   for (const auto& [name, sum] : manifest.layers) layers.push_back({{"name", name}, {"shard_sha256", sum}});
   core::Json json{{"format", kFormat},
                   {"version", 1},
@@ -51,19 +40,15 @@ void write_manifest(const fs::path& directory, Manifest manifest) {
                   {"profile", profile_name(manifest.profile)},
                   {"files", std::move(files)},
                   {"layers", std::move(layers)}};
-  json["sha256"] = own_sum(json);
-  core::write_file_atomic(directory / kManifestName, json.dump(1) + "\n", "export");
+  core::write_file_atomic(directory / kManifestName, core::seal_json(std::move(json)).dump(1) + "\n", "export");
 }
 
 std::optional<Manifest> read_manifest(const fs::path& directory) {
   const std::string path = (directory / kManifestName).string();
   if (!fs::exists(path)) return std::nullopt;
-  core::Json json = core::parse_json(core::read_text_file(path, kMaxManifestBytes), path);
+  const core::Json json = core::read_sealed_json(path, "export again");
   Manifest manifest;
   try {
-    const auto sum = json.at("sha256").get<std::string>();
-    json.erase("sha256");
-    if (own_sum(json) != sum) throw FormatError(path, "is damaged (checksum); export again");
     if (json.at("format") != kFormat || json.at("version") != 1)
       throw FormatError(path, "is not a manifest that this version reads");
     manifest.run = json.at("run").get<std::string>();
@@ -85,7 +70,7 @@ std::optional<Manifest> read_manifest(const fs::path& directory) {
   return manifest;
 }
 
-std::vector<std::string> check_files(const fs::path& directory, const Manifest& manifest, bool sizes_only) {
+std::vector<std::string> check_files(const fs::path& directory, const Manifest& manifest) {
   std::vector<std::string> problems;
   for (const Manifest::File& file : manifest.files) {
     const fs::path path = directory / file.name;
@@ -95,7 +80,7 @@ std::vector<std::string> check_files(const fs::path& directory, const Manifest& 
       problems.push_back(path.string() + ": is missing");
     else if (std::cmp_not_equal(size, file.size_bytes))
       problems.push_back(fmt::format("{}: has {} bytes, {} were exported", path.string(), size, file.size_bytes));
-    else if (!sizes_only && file_sum(path) != file.sha256)
+    else if (core::sha256_of_file(path) != file.sha256)
       problems.push_back(path.string() + ": is not the file that was exported (checksum)");
   }
   return problems;

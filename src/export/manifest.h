@@ -32,9 +32,8 @@ void write_manifest(const std::filesystem::path& directory, Manifest manifest);
 /// Nothing when the directory has no manifest. Throws FormatError when it is damaged or names files outside.
 std::optional<Manifest> read_manifest(const std::filesystem::path& directory);
 
-/// What differs between the directory's files and the manifest: missing, of another size or checksum. With
-/// `sizes_only` contents are not read.
-std::vector<std::string> check_files(const std::filesystem::path& directory, const Manifest& manifest,
-                                     bool sizes_only = false);
+/// What differs between the directory's files and the manifest: missing, of another size or checksum. Reads
+/// them as a whole.
+std::vector<std::string> check_files(const std::filesystem::path& directory, const Manifest& manifest);
 
 }  // namespace voronoi::exporting

@@ -1,6 +1,7 @@
 #include "model/corpus.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -13,6 +14,8 @@ namespace voronoi::model {
 namespace {
 
 using core::FormatError;
+
+constexpr std::size_t kMaxTextBytes = std::size_t{1} << 46;
 
 /// Calls line(text without its line feed, whether it had one, number from 1).
 template <class OnLine>
@@ -101,12 +104,12 @@ Join default_join(std::string_view path) {
 }
 
 Text load_text(const std::string& path, Join join) {
-  const core::MappedFile file(path);
-  const std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  Text text{.path = path, .sha256 = core::sha256(file.bytes()), .join = join, .content = {}};
+  std::string bytes = core::read_text_file(path, kMaxTextBytes);
+  const std::size_t n_bytes = bytes.size();
+  Text text{.path = path, .sha256 = core::sha256(bytes), .join = join, .content = {}};
   switch (join) {
     case Join::raw:
-      text.content = bytes;
+      text.content = std::move(bytes);
       break;
     case Join::wikitext:
       text.content = join_wikitext(bytes);
@@ -116,8 +119,8 @@ Text load_text(const std::string& path, Join join) {
       break;
   }
   if (is_blank(text.content))
-    throw FormatError(path, "holds no text (" + std::to_string(bytes.size()) + " bytes, read as " +
-                                std::string(join_name(join)) + ")");
+    throw FormatError(
+        path, "holds no text (" + std::to_string(n_bytes) + " bytes, read as " + std::string(join_name(join)) + ")");
   return text;
 }
 

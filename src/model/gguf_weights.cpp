@@ -226,7 +226,9 @@ class GgufWeights final : public WeightSource {
       throw FormatError(path_, fmt::format("tensor {}: {} cannot be read", name, ggml_type_name(tensor->type)));
     VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
     std::optional<BadValues> bad;  // named as it stands in the file
-    if (!decode(*tensor, out))
+    const bool good = decode(*tensor, out);
+    file_.require_unchanged();
+    if (!good)
       bad = bad_values(path_, name, spec.shape,
                        [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
     if (interleaved_ && spec.name.find(".self_attn.q_proj.") != std::string::npos) to_halves(out, config_.n_heads);
@@ -237,6 +239,7 @@ class GgufWeights final : public WeightSource {
   std::string fingerprint() const override {
     core::Sha256 hash;
     add_samples(hash, std::filesystem::path(path_).filename().string(), file_.bytes(), file_.header_bytes());
+    file_.require_unchanged();
     return hash.hex();
   }
 

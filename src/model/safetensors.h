@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/file.h"
+#include "core/mapped_file.h"
 #include "core/types.h"
 
 namespace voronoi::model {
@@ -32,6 +32,8 @@ class SafetensorsFile {
   const SafetensorsTensor* find(std::string_view name) const;
   /// The whole file, and the part before the tensor data.
   std::span<const std::byte> bytes() const { return file_.bytes(); }
+  /// After tensor data was read, before it counts: see core::MappedFile.
+  void require_unchanged() const { file_.require_unchanged(); }
   std::span<const std::byte> header_bytes() const { return file_.bytes().first(data_start_); }
 
  private:

@@ -144,12 +144,18 @@ void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const
     throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", spec.name,
                                         core::to_string(tensor.shape), core::to_string(spec.shape)));
   VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
-  if (convert_finite(*tensor.dtype, tensor.bytes.data(), out)) return;
+  const bool good = convert_finite(*tensor.dtype, tensor.bytes.data(), out);
+  stored->file->require_unchanged();
+  if (good) return;
   throw bad_values(file, spec.name, spec.shape, [&](std::int64_t i) {
     float value;
     core::convert_to_f32(*tensor.dtype, tensor.bytes.data() + i * core::dtype_size(*tensor.dtype), 1, &value);
     return static_cast<double>(value);
   });
+}
+
+void SafetensorsFolder::require_unchanged() const {
+  for (const auto& [name, file] : files_) file->require_unchanged();
 }
 
 void SafetensorsFolder::warn_unread(const std::set<std::string>& expected, const std::string& model_type) const {
@@ -166,6 +172,7 @@ void SafetensorsFolder::warn_unread(const std::set<std::string>& expected, const
 
 void SafetensorsFolder::add_to_fingerprint(core::Sha256& hash) const {
   for (const auto& [name, file] : files_) add_samples(hash, name, file->bytes(), file->header_bytes());
+  require_unchanged();
 }
 
 }  // namespace voronoi::model

@@ -45,6 +45,9 @@ class SafetensorsFolder {
   /// Fills `out` (exactly the elements of spec.shape) row-major as WeightSource::read() does.
   void read(const TensorSpec& spec, std::span<float> out) const;
 
+  /// For tensors that were read through find(): see core::MappedFile.
+  void require_unchanged() const;
+
   /// Warns of tensors that are not in `expected`: a bias that the config does not announce would be dropped silently,
   /// and the result be another model. A stored copy of a tied head and old rotary tables are no news.
   void warn_unread(const std::set<std::string>& expected, const std::string& model_type) const;

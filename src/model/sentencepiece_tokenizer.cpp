@@ -2,6 +2,8 @@
 
 #include <sentencepiece_processor.h>
 
+#include <span>
+
 #include "core/error.h"
 #include "core/file.h"
 #include "model/sentencepiece_check.h"
@@ -17,12 +19,11 @@ struct SentencepieceTokenizer::Impl {
 
 SentencepieceTokenizer::SentencepieceTokenizer(const std::string& path, bool add_bos)
     : impl_(std::make_unique<Impl>()), add_bos_(add_bos) {
-  const core::MappedFile file(path);
-  check_sentencepiece_model(file.bytes(), path);
+  const std::string bytes = core::read_text_file(path);
+  check_sentencepiece_model(std::as_bytes(std::span(bytes)), path);
   std::string problem;
   try {
-    const auto status = impl_->processor.LoadFromSerializedProto(
-        {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
+    const auto status = impl_->processor.LoadFromSerializedProto(bytes);
     if (!status.ok()) problem = status.ToString();
   } catch (const std::exception& error) {
     problem = error.what();

@@ -93,6 +93,10 @@ class CoordinatorThread {
   std::thread thread_;  // last: starts when all else is made
 };
 
+void require_success(const Command& finish) {
+  if (finish.error_code != 0) throw PhaseError(static_cast<core::ExitCode>(finish.error_code), finish.error);
+}
+
 /// Rank 0: coordinator, events and a worker, each on a thread.
 PhaseResult run_coordinator_rank(const Channels& channels, const std::vector<Task>& tasks, const TaskCallback& callback,
                                  const CoordinatorEvents& events, CostModel& cost_model,
@@ -101,14 +105,15 @@ PhaseResult run_coordinator_rank(const Channels& channels, const std::vector<Tas
   const CoordinatorEvents posting = event_thread.posting();
   Coordinator coordinator(tasks, n_ranks, cost_model, posting, options);
   CoordinatorThread thread(channels, coordinator, stop);
+  Command finish;
   try {
-    run_worker(channels, tasks, callback, stop, thread.gone());
+    finish = run_worker(channels, tasks, callback, stop, thread.gone());
   } catch (...) {
     thread.rethrow_error();
     throw;
   }
   const double cpu_seconds = thread.join();
-  if (coordinator.error() != nullptr) std::rethrow_exception(coordinator.error());
+  require_success(finish);
   PhaseResult result = coordinator.result();
   result.cost.coordinator_seconds = cpu_seconds + event_thread.join();
   return result;
@@ -128,7 +133,7 @@ PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& 
   if (world.rank() == kCoordinatorRank)
     return run_coordinator_rank(channels, tasks, callback, events, cost_model, options, world.size(), stop);
   const Command finish = run_worker(channels, tasks, callback, stop, std::atomic<bool>(false));
-  if (finish.error_code != 0) throw core::Error(static_cast<core::ExitCode>(finish.error_code), finish.error);
+  require_success(finish);
   return {finish.stopped, finish.quarantined, {}};
 }
 

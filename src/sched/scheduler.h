@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/mpi.h"
+#include "core/error.h"
 #include "core/team.h"
 
 namespace voronoi::sched {
@@ -82,6 +83,13 @@ struct PhaseResult {
   PhaseCost cost;                         ///< on rank 0; zeros elsewhere
 };
 
+/// An error of the events, after which the tasks in flight were waited for: every rank has it, with the exit code and
+/// the text of the original.
+class PhaseError : public core::Error {
+ public:
+  using core::Error::Error;
+};
+
 /// Predicted seconds by kind, corrected by what was measured: running ratio a kind; a kind not yet seen takes the ratio
 /// of all.
 class CostModel {
@@ -107,8 +115,8 @@ class CostModel {
 /// rank; once it is true anywhere no further task is handed out, the tasks in flight finish, and `stopped` is set on
 /// every rank. Tasks go out longest-first, short ones several at a time; a task of width w waits until w ranks are
 /// free, wide ones first; meanwhile free ranks run what is predicted to end in time. Every rank returns the same result
-/// (but for the cost), or throws: an error of `events` is rethrown on rank 0 and thrown elsewhere as core::Error with
-/// the same exit code and text. On rank 0 `stop` is called from two threads.
+/// (but for the cost), or every rank throws the same PhaseError; any other exception is this rank's alone. On rank 0
+/// `stop` is called from two threads.
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -24,16 +25,12 @@ using core::StoreError;
 
 constexpr std::string_view kPrefix = "attempt-", kRevokedPrefix = "revoked-";
 
-StoreError failure(const fs::path& path, const std::string& what, int error) {
-  return StoreError(fmt::format("{}: cannot {}: {}", path.string(), what, std::strerror(error)));
-}
-
 std::vector<fs::path> list(const fs::path& directory) {
   std::error_code error;
   std::vector<fs::path> paths;
   auto entry = fs::directory_iterator(directory, error);
   for (; !error && entry != fs::directory_iterator(); entry.increment(error)) paths.push_back(entry->path());
-  if (error && error.value() != ENOENT) throw failure(directory, "list", error.value());
+  if (error && error.value() != ENOENT) throw core::system_error(directory, "list", error.value());
   return paths;
 }
 
@@ -45,7 +42,8 @@ void revoke(const fs::path& named) {
   fs::path directory = named;
   if (named.filename().string().starts_with(kPrefix)) {
     directory = named.parent_path() / (std::string(kRevokedPrefix) + named.filename().string());
-    if (::rename(named.c_str(), directory.c_str()) != 0 && errno != ENOENT) throw failure(named, "rename", errno);
+    if (::rename(named.c_str(), directory.c_str()) != 0 && errno != ENOENT)
+      throw core::system_error(named, "rename", errno);
   }
   for (int tries = 0;; ++tries) {
     std::error_code ignored;
@@ -68,8 +66,8 @@ Superseded::Superseded(const RunPaths& paths)
 
 std::unique_ptr<Attempt> Attempt::begin(const RunPaths& paths) {
   std::string directory = (paths.staging() / fmt::format("{}{}-{}-XXXXXX", kPrefix, host_name(), ::getpid())).string();
-  if (::mkdtemp(directory.data()) == nullptr) throw failure(directory, "create", errno);
-  if (::chmod(directory.c_str(), 0755) != 0) throw failure(directory, "open to other users", errno);
+  if (::mkdtemp(directory.data()) == nullptr) throw core::system_error(directory, "create", errno);
+  if (::chmod(directory.c_str(), 0755) != 0) throw core::system_error(directory, "open to other users", errno);
   auto attempt = std::make_unique<Attempt>(paths, fs::path(directory).filename().string(), 0);
   attempt->began_ = true;
   for (const fs::path& other : list(paths.staging()))
@@ -84,8 +82,9 @@ Attempt::Attempt(RunPaths paths, std::string id, int rank)
     : paths_(std::move(paths)), id_(std::move(id)), directory_(paths_.staging() / id_), rank_(rank) {}
 
 Attempt::~Attempt() {
-  // What a rank that died had begun stays for the next start to remove.
-  if (began_) ::rmdir(directory_.c_str());
+  // What a rank that died had begun stays for the next start to remove. On the way out of an error the directory stays
+  // too: to the other ranks, which may still publish, its loss would mean that another start has taken over.
+  if (began_ && std::uncaught_exceptions() == 0) ::rmdir(directory_.c_str());
 }
 
 fs::path Attempt::temporary(const fs::path& path) const {
@@ -112,7 +111,7 @@ fs::path Attempt::take(const fs::path& path) const {
   const int error = errno;
   require_current();
   if (error == ENOENT) return {};
-  throw failure(path, "take away", error);
+  throw core::system_error(path, "take away", error);
 }
 
 void Attempt::remove(const fs::path& path) const {
@@ -122,12 +121,13 @@ void Attempt::remove(const fs::path& path) const {
 
 fs::path Attempt::quarantine(const fs::path& path) const {
   const fs::path taken = take(path);
-  if (taken.empty()) throw failure(path, "set aside", ENOENT);
+  if (taken.empty()) throw core::system_error(path, "set aside", ENOENT);
   for (int n = 1;; ++n) {
     const fs::path target = paths_.quarantine() / fmt::format("{}.{}", path.filename().string(), n);
     std::error_code error;
     if (fs::exists(fs::symlink_status(target, error))) continue;
-    if (::rename(taken.c_str(), target.c_str()) != 0) throw failure(path, "move to " + target.string(), errno);
+    if (::rename(taken.c_str(), target.c_str()) != 0)
+      throw core::system_error(path, "move to " + target.string(), errno);
     core::sync_directory(paths_.quarantine());
     core::sync_directory(path.parent_path());
     return target;

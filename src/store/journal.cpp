@@ -110,27 +110,19 @@ struct Journal::Impl {
     if (descriptor >= 0) ::close(descriptor);
   }
 
-  [[noreturn]] void fail(const char* what, int error) const {
-    const char* remedy = error == ENOSPC || error == EDQUOT ? "; free some space and run the same command again" : "";
-    throw StoreError(fmt::format("{}: cannot {}: {}{}", file, what, std::strerror(error), remedy));
-  }
+  [[noreturn]] void fail(const char* what, int error) const { throw core::system_error(file, what, error); }
 
-  /// One call, so that a crash leaves a beginning of the lines at most; a short write is taken back.
+  /// A crash leaves a beginning of the lines at most; what cannot be written as a whole is taken back.
   void append_lines(const std::string& lines) {
     if (broken) throw StoreError(file + ": an earlier write failed; run the same command again");
-    ssize_t n = 0;
-    do n = ::write(descriptor, lines.data(), lines.size());
-    while (n < 0 && errno == EINTR);
-    int error = n < 0 ? errno : 0;
-    if (n >= 0 && static_cast<std::size_t>(n) < lines.size()) error = ENOSPC;
-    if (error != 0) {
+    if (const int error = core::write_fully(descriptor, std::as_bytes(std::span(lines))); error != 0) {
       broken = ::ftruncate(descriptor, static_cast<off_t>(size)) != 0;
       fail("append", error);
     }
-    if (::fsync(descriptor) != 0) {
+    if (const int error = core::sync_fully(descriptor); error != 0) {
       // What is on the disk is unknown from here on: only a replay can tell.
       broken = true;
-      fail("sync", errno);
+      fail("sync", error);
     }
     size += lines.size();
   }
@@ -152,7 +144,7 @@ Journal::Journal(const std::filesystem::path& path, const std::filesystem::path&
   self.descriptor = ::open(temporary.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (self.descriptor < 0) self.fail("open for appending", errno);
   if (result.whole_bytes > 0) self.append_lines(text.substr(0, result.whole_bytes));
-  if (::fsync(self.descriptor) != 0) self.fail("sync", errno);
+  if (const int failed = core::sync_fully(self.descriptor); failed != 0) self.fail("sync", failed);
   if (::rename(temporary.c_str(), self.file.c_str()) != 0) self.fail("replace", errno);
   core::sync_directory(path.parent_path());
 }

@@ -93,7 +93,7 @@ void check_writable(const RunPaths& paths) {
   const fs::path probe = paths.root / kWriteCheck;
   const int descriptor = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (descriptor < 0) throw StoreError(reason(paths.root, "write", errno));
-  const int error = ::write(descriptor, "x", 1) == 1 ? 0 : (errno != 0 ? errno : ENOSPC);
+  const int error = core::write_fully(descriptor, std::as_bytes(std::span("x")));
   ::close(descriptor);
   ::unlink(probe.c_str());
   if (error != 0) throw StoreError(reason(paths.root, "write", error));

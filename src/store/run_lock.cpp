@@ -282,10 +282,10 @@ void RunLock::take_over(const RunPaths& paths) {
 
 void RunLock::write_record(const fs::path& path) const {
   const std::string text = to_text(this_process());
-  if (::ftruncate(descriptor_, 0) != 0 ||
-      ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
-      ::fsync(descriptor_) != 0)
-    throw failure(path, "write", errno != 0 ? errno : ENOSPC);
+  int error = ::ftruncate(descriptor_, 0) != 0 ? errno : 0;
+  if (error == 0) error = core::write_fully(descriptor_, std::as_bytes(std::span(text)), 0);
+  if (error == 0) error = core::sync_fully(descriptor_);
+  if (error != 0) throw failure(path, "write", error);
 }
 
 RunLock::~RunLock() {

@@ -1,7 +1,6 @@
 #include "core/file.h"
 
 #include <gmock/gmock.h>
-#include <sys/stat.h>
 
 #include "core/error.h"
 #include "support/temporary.h"
@@ -17,35 +16,6 @@ using testing::HasSubstr;
 
 std::string text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-TEST(MappedFile, ShowsTheBytesOfAFile) {
-  const TemporaryFolder folder;
-  const std::string content("a\0b\xFF", 4);
-  test::write_bytes(folder / "f", content);
-  MappedFile file(folder / "f");
-  EXPECT_EQ(text_of(file.bytes()), content);
-  EXPECT_EQ(file.path(), (folder / "f").string());
-  const MappedFile moved(std::move(file));
-  EXPECT_EQ(text_of(moved.bytes()), content);
-}
-
-TEST(MappedFile, EmptyFileIsAnEmptySpan) {
-  const TemporaryFolder folder;
-  test::write_bytes(folder / "f", "");
-  EXPECT_TRUE(MappedFile(folder / "f").bytes().empty());
-}
-
-TEST(MappedFile, WhatIsNoFileIsRefusedWithoutWaiting) {
-  const TemporaryFolder folder;
-  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder / "none"); }),
-              AllOf(HasSubstr((folder / "none").string()), HasSubstr("No such file"), HasSubstr("check the path")));
-  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder.path()); }),
-              HasSubstr("is not a regular file"));
-  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
-  EXPECT_THAT(message_of<StoreError>([&] { const MappedFile file(folder / "pipe"); }),
-              HasSubstr("is not a regular file"));
-  EXPECT_THROW(MappedFile("/dev/null/x"), StoreError);
 }
 
 TEST(ReadFile, GivesTheBytesUpToABound) {

@@ -71,7 +71,25 @@ TEST_F(Log, FileGetsEverythingAndIsAppendedTo) {
   EXPECT_THAT(text, testing::StartsWith("before\n"));
   EXPECT_THAT(text,
               testing::AllOf(HasSubstr("debug detail 1\n"), HasSubstr("warning {braces}\n"), Not(HasSubstr("\033"))));
-  EXPECT_THROW(log_to_file("/dev/null/x.log"), StoreError);
+}
+
+TEST_F(Log, AFileThatCannotBeOpenedIsWarnedOfAndNotMissed) {
+  EXPECT_EQ(printed([] {
+              log_to_file("/dev/null/x.log");
+              log_info("work");
+            }),
+            "warning: no log file: Failed opening file /dev/null/x.log for writing: Not a directory; the work goes "
+            "on\nwork\n");
+}
+
+TEST_F(Log, AFileThatCannotBeWrittenIsWarnedOfOnce) {
+  EXPECT_EQ(
+      printed([] {
+        log_to_file("/dev/full");
+        log_info("one");
+        log_info("two");
+      }),
+      "warning: no log file: Failed flush to file /dev/full: No space left on device; the work goes on\none\ntwo\n");
 }
 
 TEST_F(Log, ProgressWithoutATerminalIsPlainAndRare) {

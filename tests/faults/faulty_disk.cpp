@@ -1,20 +1,23 @@
 // A preloaded library that makes chosen file calls of a process fail, fall short or be its last: the disk of the fault
 // tests.
 //
-//   VORONOI_FAULT="CALLS PATH N ACTION"   e.g. "write,pwrite layers/ 3+ ENOSPC"; several are divided by ';'
-//     CALLS   of: open read pread write pwrite fsync rename unlink truncate mkdir link; or "any" (all that change
-//     files) PATH    a part of the path that the call is about (either path of a rename); "*" for every path N the Nth
-//     such call of the process, "N+" that and all later ones ACTION  EIO, ENOSPC, EDQUOT, EROFS, EACCES, ENOENT, EINTR:
-//     the call fails with it; short: half of the bytes go through;
-//             kill: SIGKILL instead of the call; done-kill: SIGKILL after it; torn-kill: SIGKILL after half of the
-//             bytes; count: nothing happens
-//   VORONOI_FAULT_RANK=R     only on that rank of the job
-//   VORONOI_FAULT_LOG=FILE   one line for every fault that struck; with "count" one when the process ends:
-//                            "count <number of calls> CALLS PATH"
-//   VORONOI_FAULT_ORDER=PATH a file there that is renamed before what was written to it is synced ends the process with
-//   a
-//                            message and exit code 97, and so does a line for the journal while the directory of a
-//                            rename is not synced that the same thread made or that the line is about
+//   VORONOI_FAULT="CALLS PATH N ACTION", e.g. "write,pwrite layers/ 3+ ENOSPC"; several are divided by ';'
+//     CALLS: of open create read pread write pwrite fsync rename unlink truncate mkdir link. "create" is an open that
+//       may write, and such an open is of both kinds. "any": all that change files, opens left out.
+//     PATH: a part of the path that the call is about (either path of a rename); "*" for every path.
+//     N: the Nth such call of the process; "N+": that one and all later ones.
+//     ACTION:
+//       EIO, ENOSPC, EDQUOT, EROFS, EACCES, ENOENT, EINTR: the call fails with it;
+//       short: half of the bytes go through;
+//       kill: SIGKILL instead of the call; done-kill: SIGKILL after it; torn-kill: SIGKILL after half of the bytes;
+//       count: nothing happens.
+//   VORONOI_FAULT_RANK=R: only on that rank of the job.
+//   VORONOI_FAULT_LOG=FILE: one line for every fault that struck; with "count" one when the process ends: "count <number
+//     of calls> CALLS PATH".
+//   VORONOI_FAULT_ORDER=PATH: a file there that is renamed before what was written to it is synced ends the process with
+//     a message and exit code 97, and so does a line for the journal while the directory of a rename is not synced that
+//     the same thread made or that the line is about.
+// What the C library does inside itself (stdio, opendir, mmap) is not seen.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -137,7 +140,9 @@ class Disk {
     pid_t thread;
   };
 
-  static bool changes(std::string_view call) { return call != "open" && call != "read" && call != "pread"; }
+  static bool changes(std::string_view call) {
+    return call != "open" && call != "create" && call != "read" && call != "pread";
+  }
 
   static Identity identity(int fd) {
     struct stat status {};
@@ -229,7 +234,9 @@ auto on_path(const char* name, const char* path, Call call) {
 }
 
 int open_through(const char* name, int at, const char* path, int flags, mode_t mode) {
-  return on_path("open", path, [&] {
+  const Fault* fault = disk().strike("open", path);
+  if (fault == nullptr && (flags & (O_CREAT | O_TRUNC | O_WRONLY | O_RDWR)) != 0) fault = disk().strike("create", path);
+  return through(fault, 0, [&](std::size_t) {
     // openat is what glibc's own open is.
     return real<int(int, const char*, int, ...)>(name)(at, path, flags, mode);
   });

@@ -133,13 +133,15 @@ TEST(Journal, DamageInTheLastLineNeverGivesAnotherRecord) {
   const std::string whole = make_journal(folder / "whole", 5);
   const auto path = folder / "j";
   for (std::size_t i = line_starts(whole)[4]; i < whole.size(); ++i) {
-    std::string bad = whole;
-    bad[i] = static_cast<char>(bad[i] ^ 2);
-    test::write_bytes(path, bad);
-    if (i + 1 == whole.size()) {
-      EXPECT_THROW(Journal::read(path), FormatError) << "a whole record without its newline, but with another byte";
-    } else {
-      EXPECT_EQ(Journal::read(path).size(), 4U) << i;
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string bad = whole;
+      bad[i] = static_cast<char>(bad[i] ^ (1 << bit));
+      test::write_bytes(path, bad);
+      if (i + 1 == whole.size()) {
+        EXPECT_THROW(Journal::read(path), FormatError) << "a whole record without its newline, but with another byte";
+      } else {
+        EXPECT_EQ(Journal::read(path).size(), 4U) << "byte " << i << " bit " << bit;
+      }
     }
   }
 }

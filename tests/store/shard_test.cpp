@@ -263,7 +263,7 @@ TEST(Shard, AnyFlippedBitIsFound) {
   const TemporaryFolder folder;
   const std::string good = text_of(serialize(small()));
   const auto path = folder / "a.h5";
-  for (std::size_t i = 0; i < good.size(); i += i < 700 ? 1 : 31) {
+  for (std::size_t i = 0; i < good.size(); ++i) {
     std::string bad = good;
     bad[i] = static_cast<char>(bad[i] ^ (1 << (i % 8)));
     test::write_bytes(path, bad);

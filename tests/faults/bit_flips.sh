@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# One bit flipped in any file of a finished and of a half-done run: verify, eval, export and a resume say which file, or give what they give
+# without the flip. Every bit of a shard, a journal and an identity: tests/store.
+# shellcheck source-path=SCRIPTDIR source=storage_common.sh
+. "$(dirname "$0")/storage_common.sh"
+flips=${VORONOI_FAULT_ROUNDS:-1}
+
+# flip FILE: one bit at a random place; what it was is told.
+flip() {
+  local size at bit
+  size=$(stat -c %s "$1")
+  at=$(((RANDOM * 32768 + RANDOM) % size)) bit=$((1 << RANDOM % 8))
+  local was
+  was=$(od -An -tu1 -j $at -N1 "$1")
+  # shellcheck disable=SC2059
+  printf "\\x$(printf %x $((was ^ bit)))" | dd of="$1" bs=1 seek=$at conv=notrunc status=none
+  what="$1 byte $at bit $bit"
+}
+figure() { grep -o '"nll":[^,]*' "$work/stdout"; }
+# named FILE: the last command names the file, in its error or its warning.
+named() { grep -q -- "$(basename "$1")" "$work/stderr" "$work/stdout"; }
+
+quantize+=(--keep-hessians)
+make_reference
+attempt "$VORONOI" "${evaluate[@]}" --model "$work/reference"
+exits 0 "the undisturbed evaluation"
+wanted=$(figure)
+cp -a "$work/reference" "$run"
+attempt "$VORONOI" "${evaluate[@]}" --model "$run/export"
+exits 0 "the undisturbed evaluation of the export"
+[ "$(figure)" = "$wanted" ] || echo "the export's figure differs from the run's in its last digits"
+wanted_export=$(figure)
+# A copy is another file tree with the manifest of the first: what is compared lies at one place.
+rm -rf "$run"
+mv "$work/reference" "$run"
+attempt "$VORONOI" verify "$run"
+exits 0 "the undisturbed run"
+cp -a "$run" "$work/finished"
+cp -a "$run" "$work/reference"
+
+# A run that died between two records.
+rm -rf "$run"
+under "write journal.log 20 kill" "$VORONOI" "${quantize[@]}"
+exits 137 "the run that dies"
+mv "$run" "$work/half"
+
+check_commands() {
+  local file=$1 state=$2
+  attempt "$VORONOI" verify "$run"
+  # What is shown to people alone has no sum: the log. The lock's text decides nothing.
+  case $file in
+    */lock.json | */logs/* | */status.json) exits 0 "verify, $what" ;;
+    *) if [ "$code" = 0 ] && [ "$file" != "$run/journal.log" ]; then complain "verify does not notice: $what"; fi ;;
+  esac
+  if [ "$code" != 0 ]; then named "$file" || complain "verify does not name the file: $what"; fi
+  attempt "$VORONOI" status "$run"
+  ended_well "status, $what"
+  if [ "$state" = finished ]; then
+    attempt "$VORONOI" "${evaluate[@]}" --model "$run"
+    ended_well "eval, $what"
+    if [ "$code" = 0 ]; then [ "$(figure)" = "$wanted" ] || complain "another figure: $what"; fi
+    if [[ $file = $run/export/* ]]; then
+      attempt "$VORONOI" "${evaluate[@]}" --model "$run/export"
+      exits 3 "eval of the export, $what"
+      named "$file" || complain "eval does not name the file: $what"
+    fi
+  fi
+  attempt "$VORONOI" "${quantize[@]}"
+  ended_well "resume, $what"
+  if [ "$code" = 0 ]; then
+    same_result "$what"
+    diff -rq "$work/reference/hessians" "$run/hessians" || fail "other Hessians: $what"
+    attempt "$VORONOI" verify "$run"
+    exits 0 "verify behind the resume, $what"
+  else
+    named "$file" || complain "the resume does not name the file: $what"
+  fi
+}
+
+for state in finished half; do
+  mapfile -t kinds < <(cd "$work/$state" && find . -type f -size +0 | grep -v 'layers/\|hessians/\|staging/' | sort)
+  for _ in 1 2 3; do
+    kinds+=("$(cd "$work/$state" && find layers -type f | shuf -n 1 --random-source=<(yes "$RANDOM"))")
+  done
+  for _ in 1 2; do
+    kinds+=("$(cd "$work/$state" && find hessians -type f | shuf -n 1 --random-source=<(yes "$RANDOM"))")
+  done
+  for name in "${kinds[@]}"; do
+    for _ in $(seq "$flips"); do
+      rm -rf "$run"
+      cp -a "$work/$state" "$run"
+      flip "$run/${name#./}"
+      check_commands "$run/${name#./}" $state
+    done
+  done
+done
+[ "$wanted_export" = "$wanted" ] || [ -n "$wanted_export" ] || fail "the export was not evaluated"
+
+# Kept Hessians are another run's input.
+rm -rf "$run"
+cp -a "$work/finished" "$work/donor"
+flip "$work/donor/hessians/block_001.down.h5"
+attempt "$VORONOI" "${quantize[@]}" --hessians-from "$work/donor"
+exits 3 "a damaged Hessian of another run"
+says "donor/hessians/block_001.down.h5"
