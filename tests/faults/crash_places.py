@@ -65,6 +65,7 @@ PLACES = (
                              ("open", "/crashed/", ANY)), "export"),
     Place("report", file("/report/")),
     Place("report by hand", file("/report/"), "report"),
+    Place("any file call", (("any,open,read", "/crashed", ANY),)),
     Place("MPI_Init", (("open,truncate", "vader_segment", ANY), ("open", "pci.ids", ANY)), ranks=2),
     Place("MPI_Finalize", (("unlink", "vader_segment", ANY),), ranks=2),
     Signal("random rank", "rank", ranks=2),
