@@ -148,7 +148,7 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
   if (world.rank() != 0) {
     const core::Json json = core::parse_json(text, "state of the run");
     run.attempt = std::make_unique<store::Attempt>(run.paths, json.at("id").get<std::string>(), world.rank());
-    run.state.attempt = json.at("attempt").get<std::int64_t>();
+    run.state.attempt = core::whole_number(json.at("attempt"));
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
     for (const core::Json& entry : json.at("layers")) {
       LayerRecord layer = layer_from_json(entry);
