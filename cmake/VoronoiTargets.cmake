@@ -2,7 +2,7 @@
 add_library(voronoi_options INTERFACE)
 # No fused multiply-adds by the compiler's choice: decoded weights and sums must not depend on the machine.
 target_compile_options(voronoi_options INTERFACE -ffp-contract=off -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
-                       -Wno-restrict -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual)
+                       $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual)
 if(VORONOI_WERROR)
   target_compile_options(voronoi_options INTERFACE -Werror)
 endif()

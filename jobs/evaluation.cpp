@@ -55,9 +55,9 @@ Evaluation evaluation_from_json(const core::Json& json) {
   e.text = json.at("text").get<std::string>();
   e.text_sha256 = json.at("text_sha256").get<std::string>();
   e.join = json.at("join").get<std::string>();
-  e.context = json.at("context").get<std::int64_t>();
-  e.windows = json.at("windows").get<std::int64_t>();
-  e.tokens = json.at("tokens").get<std::int64_t>();
+  e.context = core::whole_number(json.at("context"));
+  e.windows = core::whole_number(json.at("windows"));
+  e.tokens = core::whole_number(json.at("tokens"));
   e.bos = json.at("bos").get<std::string>();
   e.dtype = json.at("dtype").get<std::string>();
   e.nll = json.at("nll").get<double>();

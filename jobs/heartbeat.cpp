@@ -28,10 +28,10 @@ std::optional<Heartbeat> read_heartbeat(const store::RunPaths& paths) {
   try {
     const core::Json json = core::read_sealed_json(file, "a live run writes it anew");
     Heartbeat heartbeat;
-    heartbeat.attempt = json.at("attempt").get<std::int64_t>();
+    heartbeat.attempt = core::whole_number(json.at("attempt"));
     heartbeat.stage = json.at("stage").get<std::string>();
     heartbeat.updated = json.at("updated").get<double>();
-    heartbeat.layers = json.at("layers").get<std::size_t>();
+    heartbeat.layers = core::whole_number(json.at("layers"));
     heartbeat.eta_seconds = json.at("eta_seconds").get<double>();
     heartbeat.workers = json.at("workers");
     return heartbeat;

@@ -1,7 +1,6 @@
 // status.json: what `status` shows of a live run.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -15,7 +14,7 @@ struct Heartbeat {
   std::int64_t attempt = 0;
   std::string stage;
   double updated = 0;  ///< unix_time()
-  std::size_t layers = 0;
+  std::int64_t layers = 0;
   double eta_seconds = 0;                    ///< 0: unknown
   core::Json workers = core::Json::array();  ///< rank, task, since_seconds, busy_seconds each
 };

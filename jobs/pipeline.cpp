@@ -318,7 +318,8 @@ class Pipeline {
   void write_status(const char* stage, core::Json workers) {
     const double done = remaining_seconds_ - left_seconds_;
     const double eta = left_seconds_ >= 0 && done > 0 ? elapsed() * left_seconds_ / done : 0;
-    run_.heartbeat->write({run_.state.attempt, stage, unix_time(), n_layers_, eta, std::move(workers)});
+    run_.heartbeat->write(
+        {run_.state.attempt, stage, unix_time(), static_cast<std::int64_t>(n_layers_), eta, std::move(workers)});
   }
 
   /// Those of a window whose tasks are over.

@@ -162,7 +162,7 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
   if (world.rank() != 0) {
     const core::Json json = core::parse_json(text, "state of the run");
     run.attempt = std::make_unique<store::Attempt>(run.paths, json.at("id").get<std::string>(), world.rank());
-    run.state.attempt = json.at("attempt").get<std::int64_t>();
+    run.state.attempt = core::whole_number(json.at("attempt"));
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
     run.done = json.at("done").get<std::set<std::string>>();
   }

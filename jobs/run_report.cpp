@@ -39,7 +39,7 @@ validation::RunSection section_of(const store::RunPaths& run) {
   section.true_bits = true_bits(state);
   section.nominal_bits = nominal_bits(state);
   section.stage_seconds = state.stage_seconds;
-  section.ranks = state.last_attempt.is_object() ? state.last_attempt.value("ranks", std::int64_t{0}) : 0;
+  section.ranks = state.last_attempt.is_object() ? core::whole_number_or(state.last_attempt, "ranks", 0) : 0;
   section.attempts = state.attempt;
   section.peak_memory_bytes = state.peak_memory_bytes;
   section.failures = failures(state);

@@ -29,17 +29,17 @@ LayerRecord layer_from_json(const core::Json& json) {
   LayerRecord layer;
   layer.name = json.at("name").get<std::string>();
   layer.sha256 = json.at("sha256").get<std::string>();
-  layer.weights = json.at("weights").get<std::int64_t>();
-  layer.stored_bits = json.at("stored_bits").get<std::int64_t>();
+  layer.weights = core::whole_number(json.at("weights"));
+  layer.stored_bits = core::whole_number(json.at("stored_bits"));
   layer.nominal_bits = json.at("nominal_bits").get<double>();
   layer.relative_error = json.at("relative_error").get<double>();
   layer.seconds = json.at("seconds").get<double>();
   // Journals of earlier versions do not have them.
-  layer.calibration_tokens = json.value("calibration_tokens", std::int64_t{0});
-  layer.left_out_tokens = json.value("left_out_tokens", std::int64_t{0});
-  layer.pooled_tokens = json.value("pooled_tokens", std::int64_t{0});
-  layer.rank = json.at("rank").get<int>();
-  layer.attempt = json.at("attempt").get<std::int64_t>();
+  layer.calibration_tokens = core::whole_number_or(json, "calibration_tokens", 0);
+  layer.left_out_tokens = core::whole_number_or(json, "left_out_tokens", 0);
+  layer.pooled_tokens = core::whole_number_or(json, "pooled_tokens", 0);
+  layer.rank = static_cast<int>(core::whole_number(json.at("rank")));
+  layer.attempt = core::whole_number(json.at("attempt"));
   layer.statistics = json.at("statistics");
   return layer;
 }
@@ -48,7 +48,7 @@ void apply(RunState& state, const core::Json& record, const std::string& file) {
   try {
     const auto type = record.at("type").get<std::string>();
     if (type == "attempt") {
-      state.attempt = record.at("number").get<std::int64_t>();
+      state.attempt = core::whole_number(record.at("number"));
       state.last_attempt = record;
       state.finished = false;
     } else if (type == "set") {
@@ -62,7 +62,7 @@ void apply(RunState& state, const core::Json& record, const std::string& file) {
     } else if (type == "layer_failed") {
       state.failed_layers[record.at("name").get<std::string>()] = record.at("error").get<std::string>();
     } else if (type == "damaged_tensor") {
-      state.damaged[record.at("tensor").get<std::string>()] = {record.at("values").get<std::int64_t>(),
+      state.damaged[record.at("tensor").get<std::string>()] = {core::whole_number(record.at("values")),
                                                                record.at("error").get<std::string>()};
     } else if (type == "quarantined") {
       state.quarantined[record.at("task").get<std::string>()] = record.at("error").get<std::string>();
@@ -71,12 +71,12 @@ void apply(RunState& state, const core::Json& record, const std::string& file) {
     } else if (type == "stage") {
       state.stage_seconds[record.at("stage").get<std::string>()] += record.at("seconds").get<double>();
     } else if (type == "scheduling") {
-      state.scheduling.n_tasks += record.at("tasks").get<std::int64_t>();
+      state.scheduling.n_tasks += core::whole_number(record.at("tasks"));
       state.scheduling.task_seconds += record.at("task_seconds").get<double>();
       state.scheduling.waiting_seconds += record.at("waiting_seconds").get<double>();
       state.scheduling.coordinator_seconds += record.at("coordinator_cpu_seconds").get<double>();
     } else if (type == "memory") {
-      state.peak_memory_bytes = std::max(state.peak_memory_bytes, record.at("peak_bytes").get<std::int64_t>());
+      state.peak_memory_bytes = std::max(state.peak_memory_bytes, core::whole_number(record.at("peak_bytes")));
     } else if (type == "finished") {
       state.finished = true;
     }

@@ -47,10 +47,10 @@ core::Json collect_status(const store::RunPaths& paths) {
 std::string describe(const core::Json& status) {
   std::string text = fmt::format("{}: {}, method {}, attempt {} on {} rank(s)\n", status.at("run").get<std::string>(),
                                  status.at("state").get<std::string>(), status.at("method").get<std::string>(),
-                                 status.at("attempt").get<std::int64_t>(), status.at("ranks").get<std::int64_t>());
+                                 core::whole_number(status.at("attempt")), core::whole_number(status.at("ranks")));
   text += fmt::format(
-      "  layers  {}{} done, {:.3f} true bits a weight\n", status.at("layers_done").get<std::int64_t>(),
-      status.contains("layers_total") ? fmt::format(" of {}", status.at("layers_total").get<std::int64_t>()) : "",
+      "  layers  {}{} done, {:.3f} true bits a weight\n", core::whole_number(status.at("layers_done")),
+      status.contains("layers_total") ? fmt::format(" of {}", core::whole_number(status.at("layers_total"))) : "",
       status.at("bits_true").get<double>());
   for (const auto& [stage, seconds] : status.at("stage_seconds").items())
     text += fmt::format("  {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
@@ -60,7 +60,7 @@ std::string describe(const core::Json& status) {
   if (status.contains("workers"))
     for (const core::Json& worker : status.at("workers")) {
       const auto task = worker.at("task").get<std::string>();
-      text += fmt::format("  rank {:<4}{}\n", worker.at("rank").get<int>(), task.empty() ? "idle" : task);
+      text += fmt::format("  rank {:<4}{}\n", core::whole_number(worker.at("rank")), task.empty() ? "idle" : task);
     }
   for (const auto& [task, error] : status.at("failures").items())
     text += fmt::format("  FAILED  {}: {}\n", task, error.get<std::string>());

@@ -39,8 +39,8 @@ void append_rows(std::string& text, const Report& report) {
     std::string line = fmt::format(
         "- {} (SHA-256 {}...): join {}, bos {}, context {}, {} windows, {} predictions, dtype {}\n",
         file_name(e.at("text").get<std::string>()), e.at("text_sha256").get<std::string>().substr(0, 16),
-        e.at("join").get<std::string>(), e.at("bos").get<std::string>(), e.at("context").get<std::int64_t>(),
-        e.at("windows").get<std::int64_t>(), e.at("tokens").get<std::int64_t>(), e.at("dtype").get<std::string>());
+        e.at("join").get<std::string>(), e.at("bos").get<std::string>(), core::whole_number(e.at("context")),
+        core::whole_number(e.at("windows")), core::whole_number(e.at("tokens")), e.at("dtype").get<std::string>());
     if (std::find(seen.begin(), seen.end(), line) != seen.end()) continue;
     text += line;
     seen.push_back(std::move(line));

@@ -1,7 +1,11 @@
 #include "core/error.h"
 
+#include "core/printable.h"
+
 namespace voronoi::core {
 namespace {
+
+constexpr std::size_t kMaxMessageBytes = 2000;
 
 std::string joined(const std::vector<std::string>& problems) {
   std::string text;
@@ -13,6 +17,11 @@ std::string joined(const std::vector<std::string>& problems) {
 }
 
 }  // namespace
+
+FormatError::FormatError(std::string_view file, std::string_view message)
+    : Error(ExitCode::data, std::string(file) + ": " + printable(message, kMaxMessageBytes)) {}
+FormatError::FormatError(std::string_view file, std::uint64_t offset, std::string_view message)
+    : FormatError(file, "byte " + std::to_string(offset) + ": " + std::string(message)) {}
 
 ConfigError::ConfigError(const std::vector<std::string>& problems) : Error(ExitCode::usage, joined(problems)) {}
 

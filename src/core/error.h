@@ -33,13 +33,12 @@ class ConfigError : public Error {
   explicit ConfigError(const std::vector<std::string>& problems);
 };
 
-/// A file whose content is not what its format demands; the message starts with the file's path.
+/// A file whose content is not what its format demands; the message starts with the file's path. Whatever of the file
+/// stands in it, it is one printable line of bounded length.
 class FormatError : public Error {
  public:
-  FormatError(std::string_view file, std::string_view message)
-      : Error(ExitCode::data, std::string(file) + ": " + std::string(message)) {}
-  FormatError(std::string_view file, std::uint64_t offset, std::string_view message)
-      : Error(ExitCode::data, std::string(file) + ": byte " + std::to_string(offset) + ": " + std::string(message)) {}
+  FormatError(std::string_view file, std::string_view message);
+  FormatError(std::string_view file, std::uint64_t offset, std::string_view message);
 };
 
 /// Arithmetic that cannot go on: not positive definite, not finite.

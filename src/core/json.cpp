@@ -9,45 +9,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/printable.h"
 
 namespace voronoi::core {
 namespace {
-
-/// Bytes of the UTF-8 character at the start of a text that is not empty; 0 when there is no valid one (Unicode 15,
-/// table 3-7).
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) {
-    return i < text.size() ? static_cast<unsigned>(static_cast<unsigned char>(text[i])) : 0U;
-  };
-  const auto in = [&](std::size_t i, unsigned low, unsigned high) { return byte(i) >= low && byte(i) <= high; };
-  const unsigned first = byte(0);
-  if (first < 0x80) return 1;
-  if (in(0, 0xC2, 0xDF)) return in(1, 0x80, 0xBF) ? 2 : 0;
-  if (in(0, 0xE0, 0xEF)) {
-    const bool second = in(1, first == 0xE0 ? 0xA0 : 0x80, first == 0xED ? 0x9F : 0xBF);
-    return second && in(2, 0x80, 0xBF) ? 3 : 0;
-  }
-  if (in(0, 0xF0, 0xF4)) {
-    const bool second = in(1, first == 0xF0 ? 0x90 : 0x80, first == 0xF4 ? 0x8F : 0xBF);
-    return second && in(2, 0x80, 0xBF) && in(3, 0x80, 0xBF) ? 4 : 0;
-  }
-  return 0;
-}
-
-/// Control characters and invalid UTF-8 as \xHH.
-std::string escaped(std::string_view text) {
-  std::string out;
-  while (!text.empty()) {
-    const auto byte = static_cast<unsigned char>(text.front());
-    const std::size_t length = utf8_length(text);
-    if (length == 0 || byte < 0x20 || byte == 0x7F)
-      out += fmt::format("\\x{:02x}", byte);
-    else
-      out += text.substr(0, length);
-    text.remove_prefix(std::max<std::size_t>(length, 1));
-  }
-  return out;
-}
 
 /// Builds the value. nlohmann's own builder looks every new key of an ordered object up by linear search, quadratic in
 /// a vocabulary's size, keeps the last of duplicates and does not bound depth (destroying a deep value recurses).
@@ -89,7 +54,7 @@ class Builder : public nlohmann::json_sax<Json> {
       reason.remove_prefix(name_end + 2);
     if (last_token.size() > 60 || reason.size() > 300)
       throw FormatError(file_, position, "not valid JSON: syntax error near " + quote_text(last_token));
-    throw FormatError(file_, position, "not valid JSON: " + escaped(reason));
+    throw FormatError(file_, position, "not valid JSON: " + printable(reason));
   }
 
  private:
@@ -164,9 +129,16 @@ Json read_sealed_json(const std::string& path, std::string_view remedy) {
   return object;
 }
 
-std::string quote_text(std::string_view text) {
-  constexpr std::size_t kMaxBytes = 120;
-  return fmt::format("\"{}{}\"", escaped(text.substr(0, kMaxBytes)), text.size() > kMaxBytes ? "..." : "");
+std::int64_t whole_number(const Json& value) {
+  const bool fits =
+      value.is_number_unsigned() ? std::in_range<std::int64_t>(value.get<std::uint64_t>()) : value.is_number_integer();
+  if (!fits) throw Json::type_error::create(302, "is no whole number of 64 bits", &value);
+  return value.get<std::int64_t>();
+}
+
+std::int64_t whole_number_or(const Json& value, const char* key, std::int64_t otherwise) {
+  const auto found = value.find(key);
+  return found == value.end() ? otherwise : whole_number(*found);
 }
 
 }  // namespace voronoi::core

@@ -1,9 +1,12 @@
 // Strict JSON for files that may be hostile: no duplicate keys, bounded depth, no NaN, nothing after the value.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+
+#include "core/printable.h"
 
 namespace voronoi::core {
 
@@ -22,8 +25,10 @@ Json seal_json(Json object);
 /// read_json_file of a sealed object, checked and without its seal. Every FormatError ends in "; remedy".
 Json read_sealed_json(const std::string& path, std::string_view remedy);
 
-/// A text from a file as messages show it: in double quotes, control characters and invalid UTF-8
-/// escaped, cut after 120 bytes.
-std::string quote_text(std::string_view text);
+/// A whole number of 64 bits with sign. Throws Json::exception for anything else: get<std::int64_t>() converts floats,
+/// which is undefined beyond 64 bits, and wraps.
+std::int64_t whole_number(const Json& value);
+/// value[key], or `otherwise` where it is absent.
+std::int64_t whole_number_or(const Json& value, const char* key, std::int64_t otherwise);
 
 }  // namespace voronoi::core

@@ -1,6 +1,7 @@
 #include "core/types.h"
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -67,17 +68,32 @@ std::optional<std::int64_t> element_count(const Shape& shape) {
   return count;
 }
 
+// Not with _Float16, which not every compiler has on every machine; the same bits. Exponents of the two types lie 112
+// apart.
 float half_to_float(std::uint16_t bits) {
-  _Float16 half;
-  std::memcpy(&half, &bits, sizeof half);
-  return static_cast<float>(half);
+  const std::uint32_t sign = (bits & 0x8000U) << 16, magnitude = (bits & 0x7FFFU) << 13;
+  constexpr std::uint32_t kInfinity = 0x7C00U << 13, kQuiet = 0x00400000U;
+  if (magnitude >= kInfinity)
+    return std::bit_cast<float>(sign | 0x7F800000U | magnitude | (magnitude > kInfinity ? kQuiet : 0U));
+  const float value = std::bit_cast<float>(magnitude) * 0x1p112F;  // exact, subnormals too
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
 }
 
 std::uint16_t float_to_half(float value) {
-  const auto half = static_cast<_Float16>(value);
-  std::uint16_t bits;
-  std::memcpy(&bits, &half, sizeof bits);
-  return bits;
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = (bits & 0x80000000U) >> 16, magnitude = bits & 0x7FFFFFFFU;
+  constexpr std::uint32_t kOverflow = 0x477FF000U;  // 65520, halfway to 65536
+  constexpr std::uint32_t kNormal = 0x38800000U;    // 2^-14
+  std::uint32_t half;
+  if (magnitude > 0x7F800000U)
+    half = 0x7E00U | (magnitude >> 13 & 0x3FFU);
+  else if (magnitude >= kOverflow)
+    half = 0x7C00U;
+  else if (magnitude < kNormal)  // multiples of 2^-24, the spacing of floats in [0.5, 1)
+    half = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3F000000U;
+  else
+    half = (magnitude + 0xFFFU + (magnitude >> 13 & 1U) - (112U << 23)) >> 13;
+  return static_cast<std::uint16_t>(sign | half);
 }
 
 std::uint16_t float_to_bfloat(float value) {

@@ -58,7 +58,7 @@ std::optional<Manifest> read_manifest(const fs::path& directory) {
     manifest.profile = *profile;
     for (const core::Json& file : json.at("files")) {
       manifest.files.push_back({file.at("name").get<std::string>(), file.at("sha256").get<std::string>(),
-                                file.at("bytes").get<std::int64_t>()});
+                                core::whole_number(file.at("bytes"))});
       if (!is_plain_name(manifest.files.back().name))
         throw FormatError(path, "names " + core::quote_text(manifest.files.back().name) + ", no file of its directory");
     }

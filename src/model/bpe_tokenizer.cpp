@@ -15,6 +15,10 @@ constexpr std::string_view kMetaspace = "\xE2\x96\x81";
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 constexpr std::size_t kLongestCachedWord = 64;
 constexpr std::size_t kMostCachedWords = std::size_t{1} << 18;
+// A few dozen replacements of "a" by "aa" would make gigabytes of a word.
+constexpr std::size_t kMostGrowth = 64, kFreeGrowth = 4096;
+// Each is a level of recursion; known tokenizers have up to five.
+constexpr std::size_t kMostSteps = 64;
 
 std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content) {
   std::string out;
@@ -26,6 +30,13 @@ std::string replace_all(std::string_view text, std::string_view pattern, std::st
     out.append(content);
     at = found + pattern.size();
   }
+}
+
+std::size_t count_of(std::string_view text, std::string_view pattern) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(pattern); at != std::string_view::npos; at = text.find(pattern, at + pattern.size()))
+    ++count;
+  return count;
 }
 
 /// First place after `at` where U+2581 follows something else, or npos.
@@ -130,6 +141,9 @@ BpeTokenizer::BpeTokenizer(BpeSpec spec) : spec_(std::move(spec)), merges_(spec_
       throw FormatError(spec_.file, std::string("the id ") + std::to_string(id) + " of " + what +
                                         " is not in the vocabulary of " + std::to_string(n) + " ids");
   };
+  if (spec_.steps.size() > kMostSteps)
+    throw FormatError(spec_.file, "the pre-tokenizer has " + std::to_string(spec_.steps.size()) + " steps; at most " +
+                                      std::to_string(kMostSteps) + " are read");
   const bool bytes = spec_.alphabet == BpeSpec::Alphabet::bytes;
   byte_ids_.fill(-1);
   id_of_.reserve(spec_.tokens.size());
@@ -169,14 +183,23 @@ BpeTokenizer::BpeTokenizer(BpeSpec spec) : spec_(std::move(spec)), merges_(spec_
 
 std::string BpeTokenizer::normalize(std::string_view text) const {
   std::string out(text);
+  const std::size_t limit = kMostGrowth * text.size() + kFreeGrowth;
+  const auto grow = [&](std::size_t times, std::size_t bytes) {
+    if (times > 0 && bytes > (limit - std::min(limit, out.size())) / times)
+      throw FormatError(spec_.file, "the normalizer makes more than " + std::to_string(kMostGrowth) +
+                                        " times its length of a text, which no tokenizer needs");
+  };
   for (const BpeSpec::Normalizer& step : spec_.normalizers) switch (step.kind) {
       case BpeSpec::Normalizer::Kind::nfc:
         out = to_nfc(out);
         break;
       case BpeSpec::Normalizer::Kind::prepend:
+        grow(1, step.content.size());
         if (!out.empty()) out.insert(0, step.content);
         break;
       case BpeSpec::Normalizer::Kind::replace:
+        if (step.content.size() > step.pattern.size())
+          grow(count_of(out, step.pattern), step.content.size() - step.pattern.size());
         out = replace_all(out, step.pattern, step.content);
         break;
     }

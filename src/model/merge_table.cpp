@@ -80,7 +80,9 @@ void MergeTable::apply_short(std::vector<std::int32_t>& ids, Scratch& scratch) c
 void MergeTable::apply_long(std::vector<std::int32_t>& ids, Scratch& scratch) const {
   VORONOI_REQUIRE(ids.size() < kNone, "a word of 2^32 symbols");
   const auto n = static_cast<std::uint32_t>(ids.size());
-  auto& [merges, previous, next, heap] = scratch;
+  auto& merges = scratch.merges;
+  auto &previous = scratch.previous, &next = scratch.next;
+  auto& heap = scratch.heap;
   merges.assign(n, {});
   previous.resize(n);
   next.resize(n);

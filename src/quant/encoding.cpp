@@ -76,12 +76,12 @@ std::string extent_problem(const VqEncoding& e) {
            ", neither 0 nor a power of two in 2..centroids";
   if (!inside(e.outlier_size, 0, e.in_features - 1))
     return out_of("outlier_size", e.outlier_size, 0, e.in_features - 1);
-  if (e.outlier_size > 0) {
-    if (!inside(e.outlier_vector_length, 1, kMaxVectorLength))
-      return out_of("outlier_vector_length", e.outlier_vector_length, 1, kMaxVectorLength);
-    if (!inside(e.outlier_centroids, 1, kMaxCodebook))
-      return out_of("outlier_centroids", e.outlier_centroids, 1, kMaxCodebook);
-  }
+  // Without outliers nothing reads the extents of their codebook, but products of them are formed.
+  const std::int64_t least = e.outlier_size > 0 ? 1 : 0;
+  if (!inside(e.outlier_vector_length, least, kMaxVectorLength))
+    return out_of("outlier_vector_length", e.outlier_vector_length, least, kMaxVectorLength);
+  if (!inside(e.outlier_centroids, least, kMaxCodebook))
+    return out_of("outlier_centroids", e.outlier_centroids, least, kMaxCodebook);
   if (!inside(e.groups, 1, e.in_features - e.outlier_size) || (e.in_features - e.outlier_size) % e.groups != 0)
     return "groups is " + std::to_string(e.groups) + " and does not divide the " +
            std::to_string(e.in_features - e.outlier_size) + " columns that are no outliers";

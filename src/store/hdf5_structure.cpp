@@ -1,9 +1,12 @@
 #include "store/hdf5_structure.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kUndefined = ~std::uint64_t{0};
 constexpr std::size_t kSuperblockBytes = 44;  ///< without its checksum, for addresses of 8 bytes
-constexpr std::size_t kMaxChunks = 1 << 16;
+constexpr std::uint64_t kMaxRank = 32;
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
 
@@ -95,10 +98,14 @@ class Walk {
     if (base != base_ || extension != kUndefined || end != base_ + image_.size())
       refuse("is not laid out as a shard (HDF5 superblock)");
     is_root_ = true;
-    header(block.number(8));
+    const std::uint64_t root = block.number(8);
+    header(root);
     is_root_ = false;
+    std::set<std::string> names;
+    std::set<std::uint64_t> headers{root};
     for (const Link& link : std::exchange(links_, {})) {
       try {
+        if (!names.insert(link.name).second || !headers.insert(link.header).second) refuse("stands twice");
         header(link.header);
       } catch (const std::runtime_error& error) {
         refuse("array \"" + link.name + "\": " + error.what());
@@ -122,106 +129,178 @@ class Walk {
     const std::size_t before = prefix.left();
     if (prefix.text(4) != "OHDR" || prefix.number(1) != 2) refuse("HDF5 object header is missing");
     const auto flags = static_cast<unsigned>(prefix.number(1));
-    if ((flags & 0xC0U) != 0) refuse("HDF5 object header holds unknown fields");
+    if ((flags & 0xCCU) != 0) refuse("HDF5 object header holds fields that shards do not use");
     if ((flags & 0x20U) != 0) prefix.take(16);  // times
     if ((flags & 0x10U) != 0) prefix.take(4);   // phase change values
     const std::uint64_t size = prefix.number(std::size_t{1} << (flags & 3U));
     const std::uint64_t start = before - prefix.left();
     if (size > image_.size()) refuse("HDF5 metadata lies outside the file");
     check_sum(range(address, start + size), range(address + start + size, 4));
-    with_order_ = (flags & 0x04U) != 0;
+    seen_.fill(0);
+    attributes_.clear();
     std::vector<Chunk> more;
     messages(Cursor(range(address + start, size)), more);
     for (std::size_t i = 0; i < more.size(); ++i) {
-      if (++chunks_ > kMaxChunks) refuse("HDF5 object headers have too many pieces");
       const Chunk chunk = more[i];
+      if (!chunks_.insert(chunk.address).second) refuse("HDF5 object headers share a piece");
       const auto bytes = range(chunk.address, chunk.size);
       if (bytes.size() < 8 || Cursor(bytes).text(4) != "OCHK") refuse("HDF5 object header continuation is missing");
       check_sum(bytes.first(bytes.size() - 4), bytes.last(4));
       messages(Cursor(bytes.subspan(4, bytes.size() - 8)), more);
     }
+    if (is_root_ ? seen_[kLinkInfo] == 0 : seen_[kDataspace] == 0 || seen_[kDatatype] == 0 || seen_[kLayout] == 0)
+      refuse(is_root_ ? "is not laid out as a shard (HDF5 root group)" : "is not an array");
   }
 
   void messages(Cursor cursor, std::vector<Chunk>& more) {
-    const std::size_t prefix = with_order_ ? 6 : 4;
-    while (cursor.left() >= prefix) {  // what is less is a gap
+    constexpr std::size_t kPrefix = 4;
+    while (cursor.left() >= kPrefix) {  // what is less is a gap
       const std::uint64_t type = cursor.number(1), size = cursor.number(2), flags = cursor.number(1);
-      if (with_order_) cursor.take(2);
       if ((flags & 0x02U) != 0) refuse("HDF5 message is stored elsewhere");
+      if ((flags & ~std::uint64_t{0x05}) != 0) refuse("HDF5 message has flags that shards do not use");
       message(type, Cursor(cursor.take(size)), more);
     }
   }
 
-  /// IV.A.2: the messages by their type.
+  enum Type : std::uint64_t {
+    kNothing = 0x00,
+    kDataspace = 0x01,
+    kLinkInfo = 0x02,
+    kDatatype = 0x03,
+    kFillValue = 0x05,
+    kLink = 0x06,
+    kExternalFiles = 0x07,
+    kLayout = 0x08,
+    kGroupInfo = 0x0A,
+    kFilters = 0x0B,
+    kAttribute = 0x0C,
+    kContinuation = 0x10,
+    kAttributeInfo = 0x15,
+  };
+
+  /// IV.A.2: the messages by their type. Each is taken apart to its last byte: what HDF5 decodes is what was judged.
   void message(std::uint64_t type, Cursor body, std::vector<Chunk>& more) {
+    if (type == kNothing) return;
+    if (type == kExternalFiles || type == kFilters) refuse("is not stored in one piece inside the file");
+    if (type >= seen_.size()) refuse_type(type);
+    const bool of_root = type == kLink || type == kLinkInfo || type == kGroupInfo;
+    const bool of_array = type == kDataspace || type == kDatatype || type == kFillValue || type == kLayout;
+    if (of_root && !is_root_) refuse("is not an array");
+    if (of_array && is_root_) refuse("is not laid out as a shard (HDF5 root group)");
+    const bool many = type == kLink || type == kAttribute || type == kContinuation;
+    if (++seen_[type] > 1 && !many) refuse("HDF5 message of type " + std::to_string(type) + " stands twice");
     switch (type) {
-      case 0x00:  // nothing
-      case 0x01:  // dataspace
-      case 0x05:  // fill value
-      case 0x0A:  // group info
-        return;
-      case 0x02:  // link info
-        if (!is_root_) refuse("is not an array");
-        return inside_header(body, 8);
-      case 0x15:  // attribute info
-        return inside_header(body, 2);
-      case 0x03:
-        return datatype(body);
-      case 0x06:
-        return link(body);
-      case 0x07:  // external files
-      case 0x0B:  // filters
-        refuse("is not stored in one piece inside the file");
-      case 0x08: {  // layout
-        const std::uint64_t version = body.number(1), layout = body.number(1);
-        if (version != 3 || layout != 1) refuse("is not stored in one piece inside the file");
-        return;
+      case kDataspace:
+        dataspace(body);
+        break;
+      case kDatatype:
+        datatype(body);
+        break;
+      case kFillValue:  // version 3, without a value
+        if (body.number(1) != 3 || (body.number(1) & 0xE0U) != 0) refuse("HDF5 fill value that shards do not use");
+        break;
+      case kLayout:
+        if (body.number(1) != 3 || body.number(1) != 1) refuse("is not stored in one piece inside the file");
+        body.take(16);  // address and size, which the reader compares with the shape
+        break;
+      case kGroupInfo: {
+        if (body.number(1) != 0) refuse_version();
+        const std::uint64_t flags = body.number(1);
+        if (flags > 3) refuse_version();
+        body.take(4 * static_cast<std::uint64_t>(std::popcount(flags)));  // phase change values, estimates
+        break;
       }
-      case 0x0C:
-        return attribute(body);
-      case 0x10: {  // continuation
+      case kLinkInfo:
+        inside_header(body, 8);
+        break;
+      case kAttributeInfo:
+        inside_header(body, 2);
+        break;
+      case kLink:
+        link(body);
+        break;
+      case kAttribute:
+        attribute(body);
+        break;
+      case kContinuation: {
         const std::uint64_t address = body.number(8);
         more.push_back({address, body.number(8)});
-        return;
+        break;
       }
       default:
-        refuse("HDF5 message of type " + std::to_string(type) + " has no place in a shard");
+        refuse_type(type);
     }
+    if (body.left() != 0) refuse("HDF5 message of type " + std::to_string(type) + " has another size than its content");
   }
+
+  [[noreturn]] static void refuse_type(std::uint64_t type) {
+    refuse("HDF5 message of type " + std::to_string(type) + " has no place in a shard");
+  }
+  [[noreturn]] static void refuse_version() { refuse("HDF5 message of an unknown version"); }
 
   /// Link info and attribute info: neither heap nor tree may exist. Bit 0 of the flags: a counter of `counter_bytes`
-  /// follows.
-  static void inside_header(Cursor body, std::size_t counter_bytes) {
-    if (body.number(1) != 0) refuse("HDF5 message of an unknown version");
-    if ((body.number(1) & 1U) != 0) body.take(counter_bytes);
-    if (body.number(8) != kUndefined || body.number(8) != kUndefined)
-      refuse("HDF5 links or attributes lie outside their header");
+  /// follows; bit 1: the address of one more tree.
+  static void inside_header(Cursor& body, std::size_t counter_bytes) {
+    if (body.number(1) != 0) refuse_version();
+    const std::uint64_t flags = body.number(1);
+    if (flags > 3) refuse_version();
+    if ((flags & 1U) != 0) body.take(counter_bytes);
+    for (int i = 0; i < ((flags & 2U) != 0 ? 3 : 2); ++i)
+      if (body.number(8) != kUndefined) refuse("HDF5 links or attributes lie outside their header");
   }
 
-  /// Integers, floats and texts have no parts; their properties are checked by HDF5.
-  static void datatype(Cursor body) {
-    const std::uint64_t form = body.number(1) & 15U;
-    if (form != 0 && form != 1 && form != 3) refuse("is of an HDF5 type that shards do not use");
+  /// Version 2: rank, whether largest extents follow, kind (0 scalar, 1 extents, 2 nothing).
+  static void dataspace(Cursor& body) {
+    if (body.number(1) != 2) refuse_version();
+    const std::uint64_t rank = body.number(1), flags = body.number(1), kind = body.number(1);
+    if (rank > kMaxRank) refuse("has more than 32 dimensions");
+    if (flags > 1 || kind > 2 || (kind != 1 && (rank != 0 || flags != 0))) refuse("HDF5 dataspace of an unknown form");
+    const auto extents = body.take(8 * rank);
+    if (flags == 1 && !std::ranges::equal(body.take(8 * rank), extents)) refuse("can change its shape");
   }
 
-  static void attribute(Cursor body) {
-    const std::uint64_t version = body.number(1), flags = body.number(1), name = body.number(2), type = body.number(2);
-    const std::uint64_t space = body.number(2);
-    if (version == 3) body.take(1);  // character set
-    if (version < 2 || version > 3 || flags != 0) refuse("HDF5 attribute of an unknown form");
+  /// Version 1 of little-endian integers (class 0) of all their bits, and of three floats (class 1).
+  static void datatype(Cursor& body) {
+    static constexpr std::array<std::string_view, 3> kFloats{
+        std::string_view("\x11\x20\x3F\x00\x08\x00\x00\x00\x00\x00\x40\x00\x34\x0B\x00\x34\xFF\x03\x00\x00", 20),
+        std::string_view("\x11\x20\x1F\x00\x04\x00\x00\x00\x00\x00\x20\x00\x17\x08\x00\x17\x7F\x00\x00\x00", 20),
+        std::string_view("\x11\x20\x0F\x00\x02\x00\x00\x00\x00\x00\x10\x00\x0A\x05\x00\x0A\x0F\x00\x00\x00", 20)};
+    const std::string whole = body.text(body.left());
+    if (std::find(kFloats.begin(), kFloats.end(), whole) != kFloats.end()) return;
+    Cursor integer(std::as_bytes(std::span(whole)));
+    const bool known = whole.size() == 12 && integer.number(1) == 0x10 && (integer.number(3) & ~std::uint64_t{8}) == 0;
+    const std::uint64_t size = known ? integer.number(4) : 0;
+    if (!std::has_single_bit(size) || size > 8 || integer.number(2) != 0 || integer.number(2) != 8 * size)
+      refuse("is of an HDF5 type that shards do not use");
+  }
+
+  /// A text of fixed length, alone or not there at all.
+  void attribute(Cursor& body) {
+    const std::uint64_t version = body.number(1), flags = body.number(1), name = body.number(2);
+    const std::uint64_t type_bytes = body.number(2), space_bytes = body.number(2);
+    if (version != 3 || flags != 0 || body.number(1) > 1) refuse("HDF5 attribute of an unknown form");
     const std::string text = body.text(name);
-    if (text.empty() || text.find('\0') != text.size() - 1) refuse("HDF5 attribute without a name");
-    datatype(Cursor(body.take(type)));
-    body.take(space);
+    if (text.size() < 2 || text.find('\0') != text.size() - 1) refuse("HDF5 attribute without a name");
+    if (!attributes_.insert(text).second) refuse("HDF5 attribute stands twice");
+    Cursor type(body.take(type_bytes)), space(body.take(space_bytes));
+    // Class 3, version 1; padding and character set; size.
+    if (type_bytes != 8 || type.number(1) != 0x13) refuse("HDF5 attribute that is no text of fixed length");
+    const std::uint64_t form = type.number(3), size = type.number(4);
+    if ((form & 0x0FU) > 2 || form >> 4 > 1 || size == 0) refuse("HDF5 attribute that is no text of fixed length");
+    if (space_bytes != 4 || space.number(1) != 2 || space.number(2) != 0)
+      refuse("HDF5 attribute that is no single text");
+    const std::uint64_t kind = space.number(1);
+    if (kind != 0 && kind != 2) refuse("HDF5 attribute that is no single text");
+    if (kind == 0) body.take(size);
   }
 
-  void link(Cursor body) {
-    if (!is_root_) refuse("is not an array");
+  void link(Cursor& body) {
     if (body.number(1) != 1) refuse("HDF5 link of an unknown version");
     const std::uint64_t flags = body.number(1);
+    if ((flags & 0xE0U) != 0) refuse("HDF5 link of an unknown version");
     const std::uint64_t type = (flags & 0x08U) != 0 ? body.number(1) : 0;
     if ((flags & 0x04U) != 0) body.take(8);  // creation order
-    if ((flags & 0x10U) != 0) body.take(1);  // character set
+    if ((flags & 0x10U) != 0 && body.number(1) > 1) refuse("HDF5 link of an unknown character set");
     Link found;
     found.name = body.text(body.number(std::size_t{1} << (flags & 3U)));
     // Soft and external links lead elsewhere, even to other files.
@@ -233,8 +312,9 @@ class Walk {
   std::span<const std::byte> image_;
   std::uint64_t base_;
   bool is_root_ = false;
-  bool with_order_ = false;  ///< messages of the present header carry their creation order
-  std::size_t chunks_ = 0;
+  std::array<int, 0x16> seen_{};      ///< of the present header: messages by their type
+  std::set<std::string> attributes_;  ///< and names of attributes
+  std::set<std::uint64_t> chunks_;
   std::vector<Link> links_;
 };
 

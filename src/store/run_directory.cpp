@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/printable.h"
 #include "store/attempt.h"
 
 namespace voronoi::store {
@@ -119,7 +120,8 @@ std::vector<std::string> differences(const Json& was, const Json& now) {
   std::vector<std::string> lines;
   for (const auto& [key, pair] : pairs)
     if (!pair.first || !pair.second || *pair.first != *pair.second)
-      lines.push_back(fmt::format("{}: was {}, is {}", key, show(pair.first), show(pair.second)));
+      lines.push_back(
+          core::printable(fmt::format("{}: was {}, is {}", key, show(pair.first), show(pair.second)), 1000));
   return lines;
 }
 

@@ -26,6 +26,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/printable.h"
 
 namespace voronoi::store {
 namespace {
@@ -106,12 +107,12 @@ std::optional<Holder> read_holder(const std::string& record, const fs::path& fil
     const Json json = core::parse_json(record, file.string(), 4);
     Holder holder;
     holder.host = json.at("host").get<std::string>();
-    holder.pid = json.at("pid").get<std::int64_t>();
+    holder.pid = core::whole_number(json.at("pid"));
     holder.boot = json.at("boot").get<std::string>();
     holder.namespace_id = json.at("pid_namespace").get<std::string>();
     holder.cluster = json.at("cluster").get<std::string>();
     holder.job = json.at("job").get<std::string>();
-    holder.restart = json.at("restart").get<std::int64_t>();
+    holder.restart = core::whole_number(json.at("restart"));
     holder.start = json.at("start").get<std::string>();
     return holder;
   } catch (const std::exception&) {
@@ -126,7 +127,8 @@ std::string describe(const std::optional<Holder>& holder) {
   if (!holder->job.empty())
     job = fmt::format(" (Slurm job {}{})", holder->job,
                       holder->restart > 0 ? fmt::format(", restart {}", holder->restart) : "");
-  return fmt::format("process {} on {}{}, started {}", holder->pid, holder->host, job, holder->start);
+  return core::printable(fmt::format("process {} on {}{}, started {}", holder->pid, holder->host, job, holder->start),
+                         500);
 }
 
 bool is_number(const std::string& text) {

@@ -30,6 +30,14 @@ TEST(Error, FormatErrorNamesFileAndByte) {
   EXPECT_THAT(FormatError("a/b.bin", std::uint64_t{42}, "is short").what(), StrEq("a/b.bin: byte 42: is short"));
 }
 
+TEST(Error, FormatErrorIsOneShortPrintableLine) {
+  EXPECT_THAT(FormatError("f", "key \"\x1B[2J\n\x7F\xFF\" \xC3\xA9").what(),
+              StrEq("f: key \"\\x1b[2J\\x0a\\x7f\\xff\" \xC3\xA9"));
+  const std::string message = FormatError("f", std::string(100'000, 'x')).what();
+  EXPECT_LT(message.size(), 2100U);
+  EXPECT_TRUE(message.ends_with("x..."));
+}
+
 TEST(Error, ConfigErrorListsEveryProblem) {
   const ConfigError error(std::vector<std::string>{"one", "two", "three"});
   EXPECT_THAT(error.what(), StrEq("one\ntwo\nthree"));

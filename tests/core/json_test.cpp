@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <array>
+#include <limits>
 #include <string>
 
 #include "core/error.h"
@@ -103,6 +104,14 @@ TEST(QuoteText, EscapesControlCharactersAndInvalidBytesAndCuts) {
   EXPECT_EQ(quote_text("\xFF\xC0\xAF\xED\xA0\x80\xF4\x90\x80\x80 \xC3"),
             "\"\\xff\\xc0\\xaf\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80 \\xc3\"");
   EXPECT_EQ(quote_text(std::string(121, 'x')), "\"" + std::string(120, 'x') + "...\"");
+}
+
+TEST(Json, WholeNumbersAreNeverConverted) {
+  EXPECT_EQ(whole_number(parse_json("-7", "f")), -7);
+  EXPECT_EQ(whole_number(parse_json("9223372036854775807", "f")), std::numeric_limits<std::int64_t>::max());
+  for (const char* text : {"1e300", "1.0", "9223372036854775808", "\"1\"", "null"})
+    EXPECT_THROW(whole_number(parse_json(text, "f")), Json::exception) << text;
+  EXPECT_EQ(whole_number_or(parse_json("{\"a\": 1}", "f"), "b", 5), 5);
 }
 
 }  // namespace

@@ -101,6 +101,23 @@ TEST_F(TokenizerFile, SmallJsonMergesAndMatchesAddedTokens) {
   EXPECT_EQ(tokenizer->bos_id(), std::nullopt);
 }
 
+TEST_F(TokenizerFile, NormalizerThatMultipliesATextIsRefused) {
+  core::Json json = small_characters();
+  const core::Json twice{{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  for (int i = 0; i < 40; ++i) json["normalizer"]["normalizers"].push_back(twice);
+  const auto tokenizer = open_tokenizer(write(json));
+  EXPECT_EQ(tokenizer->encode("b").size(), 2U);
+  EXPECT_THROW(tokenizer->encode("a"), core::FormatError);
+}
+
+TEST_F(TokenizerFile, EndlessPreTokenizerIsRefused) {
+  core::Json json = small_json();
+  core::Json steps = core::Json::array();
+  for (int i = 0; i < 65; ++i) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", steps}};
+  expect_refused(write(json), "the pre-tokenizer has 65 steps");
+}
+
 TEST_F(TokenizerFile, IgnoreMergesTakesWholeWords) {
   core::Json json = small_json();
   json["model"]["vocab"]["bc"] = 7;

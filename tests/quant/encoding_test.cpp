@@ -212,6 +212,9 @@ const std::vector<Damage>& vq_damages() {
       {"perm out of range", [](auto&, auto& m) { set16(m["perm"], 1, 5); }, "perm is no permutation: entry 1 is 5"},
       {"perm repeats", [](auto&, auto& m) { set16(m["perm"], 4, 2); }, "perm is no permutation: entry 4 is 2"},
       {"perm short", [](auto&, auto& m) { m["perm"] = resized(m["perm"], {4}); }, "perm has 4 elements where 5"},
+      {"book of no outliers without bounds",
+       [](auto& a, auto&) { a["outlier_size"] = "0", a["outlier_vector_length"] = "-274877906945"; },
+       "outlier_vector_length is -274877906945, not 0..4096"},
       {"scale missing", [](auto&, auto& m) { m.erase("scale"); }, "scale has 0 elements where 5"}};
   return damages;
 }

@@ -168,6 +168,18 @@ TEST(RunLock, UnreadableRecordIsNoObstacle) {
   }
 }
 
+TEST(RunLock, RecordOfAnotherHandCannotSteerATerminal) {
+  const TemporaryFolder folder;
+  const RunPaths paths{folder.path()};
+  test::write_bytes(paths.lock(),
+                    R"({"host":"\u001b[2J\n","pid":1e300,"boot":"","pid_namespace":"","cluster":"","job":"",)"
+                    R"("restart":0,"start":""})");
+  EXPECT_THAT(RunLock(paths).stale_holder().value_or(""), HasSubstr("unreadable"));
+  test::write_bytes(paths.lock(), R"({"host":"\u001b[2J\n","pid":7,"boot":"","pid_namespace":"","cluster":"","job":"",)"
+                                  R"("restart":0,"start":""})");
+  EXPECT_THAT(RunLock(paths).stale_holder().value_or(""), HasSubstr("process 7 on \\x1b[2J\\x0a"));
+}
+
 TEST(RunLock, EarlierRunOfTheSameJobIsTakenOver) {
   const TemporaryFolder folder;
   const RunPaths paths{folder.path()};

@@ -1,0 +1,153 @@
+// A quantized layer as a shard's attributes and arrays, made from the input with sizes that nearly fit: through the
+// checks behind the shard's checksums to the decoder, and through the file: written and read it is the same, with a
+// byte changed it is refused.
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "fuzz/shard_use.h"
+#include "quant/footprint.h"
+
+namespace voronoi::fuzz {
+namespace {
+
+class Source {
+ public:
+  explicit Source(std::string_view bytes) : bytes_(bytes) {}
+  std::uint8_t byte() {
+    if (bytes_.empty()) return 0;
+    const auto value = static_cast<std::uint8_t>(bytes_.front());
+    bytes_.remove_prefix(1);
+    return value;
+  }
+  /// Mostly small, sometimes any number.
+  std::int64_t extent() {
+    const std::uint8_t first = byte();
+    if (first < 200) return first % 48;
+    if (first < 240) return std::int64_t{1} << (first % 40);
+    std::uint64_t value = 0;
+    for (int i = 0; i < 8; ++i) value = value << 8 | byte();
+    return static_cast<std::int64_t>(value);
+  }
+  std::vector<std::byte> take(std::size_t n) {
+    std::vector<std::byte> out(n);
+    for (std::byte& value : out) value = static_cast<std::byte>(byte());
+    return out;
+  }
+
+ private:
+  std::string_view bytes_;
+};
+
+constexpr std::array<core::DType, 4> kTypes{core::DType::f16, core::DType::bf16, core::DType::f32, core::DType::u16};
+
+void add(store::Shard& shard, Source& source, const std::string& name, core::DType dtype, core::Shape shape) {
+  const std::uint8_t how = source.byte();
+  if (how == 255) return;
+  if (how == 254) dtype = kTypes[source.byte() % kTypes.size()];
+  if (how == 253 && !shape.empty()) shape.back() += 1;
+  if (how == 252) shape.push_back(1);
+  const auto count = core::element_count(shape);
+  if (!count || *count > kMaxElements / 16) return;
+  const auto bytes = static_cast<std::size_t>(*count * core::dtype_size(dtype));
+  // A few bytes of the input, over and over: large arrays from short inputs.
+  std::vector<std::byte> pattern = source.take(std::min<std::size_t>(bytes, 1 + how % 64));
+  store::ShardArray array{name, dtype, shape, std::vector<std::byte>(bytes)};
+  for (std::size_t i = 0; i < bytes; ++i) array.bytes[i] = pattern[i % pattern.size()];
+  if (name == "perm" && how < 200)
+    for (std::size_t i = 0; 2 * i + 1 < bytes; ++i) {
+      array.bytes[2 * i] = static_cast<std::byte>(i & 0xFF);
+      array.bytes[2 * i + 1] = static_cast<std::byte>(i >> 8 & 0xFF);
+    }
+  shard.arrays.push_back(std::move(array));
+}
+
+store::Shard make_vq(Source& source) {
+  quant::VqEncoding e;
+  e.out_features = source.extent();
+  e.in_features = source.extent();
+  e.vector_length = source.extent();
+  e.centroids = std::int64_t{1} << source.byte() % 10;
+  e.residual_centroids = std::int64_t{1} << source.byte() % 10 >> 1;
+  e.groups = 1 + source.byte() % 4;
+  e.outlier_size = source.byte() % 4;
+  e.outlier_vector_length = source.extent();
+  e.outlier_centroids = source.extent();
+  e.dtype = kTypes[source.byte() % 16 == 0 ? 2 : source.byte() % 2];
+  store::Shard shard;
+  shard.attributes = {{"encoding", "vq"},
+                      {"dtype", std::string(core::dtype_name(e.dtype))},
+                      {"out_features", std::to_string(e.out_features)},
+                      {"in_features", std::to_string(e.in_features)},
+                      {"vector_length", std::to_string(e.vector_length)},
+                      {"centroids", std::to_string(e.centroids)},
+                      {"residual_centroids", std::to_string(e.residual_centroids)},
+                      {"groups", std::to_string(e.groups)},
+                      {"outlier_size", std::to_string(e.outlier_size)},
+                      {"outlier_vector_length", std::to_string(e.outlier_vector_length)},
+                      {"outlier_centroids", std::to_string(e.outlier_centroids)}};
+  if (!quant::find_extent_problem(e).empty()) return shard;
+  add(shard, source, "indices", core::DType::u32, {e.groups, e.vector_rows(), e.row_words()});
+  add(shard, source, "codebook", e.dtype, {e.groups, e.centroids, e.vector_length});
+  if (e.residual_centroids > 0)
+    add(shard, source, "residual_codebook", e.dtype, {e.groups, e.residual_centroids, e.vector_length});
+  if (e.outlier_size > 0) {
+    add(shard, source, "outlier_codebook", e.dtype, {e.outlier_centroids, e.outlier_vector_length});
+    add(shard, source, "outlier_indices", core::DType::u16, {e.outlier_vector_rows(), e.outlier_size});
+  }
+  for (const char* name : {"scale", "bias"}) add(shard, source, name, e.dtype, {e.in_features});
+  if (e.groups > 1 || e.outlier_size > 0) add(shard, source, "perm", core::DType::u16, {e.in_features});
+  return shard;
+}
+
+store::Shard make_uniform(Source& source) {
+  quant::UniformEncoding e;
+  e.out_features = source.extent();
+  e.in_features = source.extent();
+  e.bits = source.byte() % 18;
+  e.group_size = source.extent();
+  e.dtype = kTypes[source.byte() % 2];
+  store::Shard shard;
+  shard.attributes = {{"encoding", "uniform"},
+                      {"dtype", std::string(core::dtype_name(e.dtype))},
+                      {"out_features", std::to_string(e.out_features)},
+                      {"in_features", std::to_string(e.in_features)},
+                      {"bits", std::to_string(e.bits)},
+                      {"group_size", std::to_string(e.group_size)}};
+  const auto fits = [](std::int64_t value) { return value >= 1 && value <= 1 << 20; };
+  if (!fits(e.out_features) || !fits(e.in_features) || !fits(e.group_size)) return shard;
+  const quant::UniformElements due = quant::elements_due(e, true);
+  const std::int64_t out = e.out_features;
+  add(shard, source, "codes", core::DType::u32, {out, due.codes / out});
+  add(shard, source, "scale", e.dtype, {out, due.scale / out});
+  add(shard, source, "zeros", core::DType::u32, {out, due.zeros / out});
+  if (source.byte() % 2 == 0) add(shard, source, "perm", core::DType::u16, {e.in_features});
+  return shard;
+}
+
+void run(std::string_view input) {
+  Source source(input);
+  const std::uint8_t kind = source.byte();
+  const std::size_t place = source.byte() | std::size_t{source.byte()} << 8;
+  store::Shard shard = kind % 2 == 0 ? make_vq(source) : make_uniform(source);
+  if (kind >= 254) shard.attributes["encoding"] = "other";
+  use_layer(shard);
+  if (kind % 16 > 1) return;  // the file costs much more time than the rest
+
+  static const Folder folder;
+  std::vector<std::byte> bytes = store::serialize(shard);
+  const std::string path = folder.write("layer.h5", text_of(bytes));
+  require(accepts([&] { require(same(store::read_shard(path), shard), "a shard written and read is another one"); }),
+          "a shard that was just written is refused");
+  bytes[(place * bytes.size()) >> 16] ^= static_cast<std::byte>(1 + kind / 2);
+  folder.write("layer.h5", text_of(bytes));
+  require(!accepts([&] { store::read_shard(path); }), "a shard with a wrong byte is read");
+}
+
+}  // namespace
+}  // namespace voronoi::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  voronoi::fuzz::run(voronoi::fuzz::text_of(data, size));
+  return 0;
+}

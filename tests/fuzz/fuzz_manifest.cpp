@@ -1,0 +1,50 @@
+// voronoi_export.json of a directory with one other file.
+#include "core/hash.h"
+#include "core/json.h"
+#include "export/manifest.h"
+#include "fuzz/fuzz.h"
+
+namespace voronoi::fuzz {
+namespace {
+
+void run(std::string_view input) {
+  static const Folder folder;
+  folder.write("config.json", "{}");
+  folder.write(exporting::kManifestName, input);
+  accepts([&] {
+    const auto manifest = exporting::read_manifest(folder.path());
+    require(manifest.has_value(), "a manifest is not seen");
+    for (const exporting::Manifest::File& file : manifest->files)
+      require(std::filesystem::path(file.name).filename() == file.name, "a file outside the directory");
+    for (const bool sizes_only : {true, false}) exporting::check_files(folder.path(), *manifest, sizes_only);
+  });
+}
+
+/// The object with its own sum put right.
+std::string sealed(std::string_view text) {
+  try {
+    core::Json json = core::parse_json(text, "manifest");
+    if (json.is_object()) {
+      json.erase("sha256");
+      json["sha256"] = core::sha256(json.dump());
+      return json.dump();
+    }
+  } catch (const core::FormatError&) {  // stays as it is
+  }
+  return std::string(text);
+}
+
+}  // namespace
+}  // namespace voronoi::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  voronoi::fuzz::run(voronoi::fuzz::text_of(data, size));
+  return 0;
+}
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned seed) {
+  size = LLVMFuzzerMutate(data, size, max_size);
+  if (seed % 8 == 0) return size;
+  return voronoi::fuzz::give_back(voronoi::fuzz::sealed(voronoi::fuzz::text_of(data, size)), data, max_size);
+}

@@ -1,0 +1,45 @@
+// Shards compared, and the layer that one holds.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "core/file.h"
+#include "fuzz/fuzz.h"
+#include "quant/encoding.h"
+#include "store/shard.h"
+
+namespace voronoi::fuzz {
+
+inline bool same(const store::Shard& a, const store::Shard& b) {
+  return a.attributes == b.attributes && std::equal(a.arrays.begin(), a.arrays.end(), b.arrays.begin(), b.arrays.end(),
+                                                    [](const store::ShardArray& x, const store::ShardArray& y) {
+                                                      return x.name == y.name && x.dtype == y.dtype &&
+                                                             x.shape == y.shape && x.bytes == y.bytes;
+                                                    });
+}
+
+inline std::string_view text_of(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+/// As a run reads a layer; an accepted one is decoded and stored again as the same.
+inline void use_layer(const store::Shard& shard) {
+  std::vector<quant::NamedArray> arrays;
+  for (const store::ShardArray& array : shard.arrays)
+    arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
+  accepts([&] {
+    const quant::Encoding encoding = quant::from_arrays(shard.attributes, arrays, "layer.h5");
+    const core::Shape shape{quant::out_features(encoding), quant::in_features(encoding)};
+    if (is_small(shape)) {
+      std::vector<float> weight(static_cast<std::size_t>(shape[0] * shape[1]));
+      quant::decode(encoding, weight);
+    }
+    const quant::Encoding again =
+        quant::from_arrays(quant::to_attributes(encoding), quant::to_arrays(encoding), "layer.h5");
+    require(again == encoding, "an encoding stored and read is another one");
+    require(quant::stored_bits(again) > 0, "a layer of no bits");
+  });
+}
+
+}  // namespace voronoi::fuzz
