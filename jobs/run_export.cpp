@@ -91,7 +91,8 @@ class StageProgress {
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
     core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
-    run_.heartbeat->write({run_.state.attempt, "export", unix_time(), total, 0, core::Json::array()});
+    run_.heartbeat->write(
+        {run_.state.attempt, "export", unix_time(), static_cast<std::int64_t>(total), 0, core::Json::array()});
   }
 
  private:
