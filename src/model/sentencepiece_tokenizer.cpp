@@ -15,10 +15,20 @@ using core::FormatError;
 
 struct SentencepieceTokenizer::Impl {
   sentencepiece::SentencePieceProcessor processor;
+  std::string path;
+
+  /// A model that loads may still contradict itself, which shows on some text only.
+  template <class Status>
+  void require(const Status& status) const {
+    if (!status.ok())
+      throw FormatError(path, "sentencepiece fails on a text with this model: " + status.ToString() +
+                                  "; get the model's tokenizer.model again");
+  }
 };
 
 SentencepieceTokenizer::SentencepieceTokenizer(const std::string& path, bool add_bos)
     : impl_(std::make_unique<Impl>()), add_bos_(add_bos) {
+  impl_->path = path;
   const std::string bytes = core::read_text_file(path);
   check_sentencepiece_model(std::as_bytes(std::span(bytes)), path);
   std::string problem;
@@ -35,8 +45,7 @@ SentencepieceTokenizer::~SentencepieceTokenizer() = default;
 std::vector<std::int32_t> SentencepieceTokenizer::encode(std::string_view text) const {
   std::string storage;
   std::vector<int> ids;
-  const auto status = impl_->processor.Encode(valid_utf8(text, storage), &ids);
-  if (!status.ok()) throw core::InternalError("sentencepiece: " + status.ToString());
+  impl_->require(impl_->processor.Encode(valid_utf8(text, storage), &ids));
   return ids;
 }
 
@@ -45,8 +54,7 @@ std::string SentencepieceTokenizer::decode(std::span<const std::int32_t> ids) co
   for (int& id : known)
     if (id < 0 || id >= impl_->processor.GetPieceSize()) id = impl_->processor.unk_id();
   std::string text;
-  const auto status = impl_->processor.Decode(known, &text);
-  if (!status.ok()) throw core::InternalError("sentencepiece: " + status.ToString());
+  impl_->require(impl_->processor.Decode(known, &text));
   return text;
 }
 

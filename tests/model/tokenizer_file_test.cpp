@@ -326,6 +326,28 @@ TEST_F(TokenizerFile, BrokenSentencepieceModelsAreRefused) {
   expect_refused(write("t.model", std::string(1000000, '[')), "not a sentencepiece model");
 }
 
+/// A control token that a text can hold: the library loads the model and fails on the text.
+TEST_F(TokenizerFile, SentencepieceModelThatFailsOnATextIsTheFilesFault) {
+  const auto field = [](int number, const std::string& content) {
+    return static_cast<char>(number << 3 | 2) + std::string(1, static_cast<char>(content.size())) + content;
+  };
+  const auto piece = [&](const std::string& text, char type) {
+    return field(1, field(1, text) + std::string("\x15\0\0\0\0\x18", 6) + type);
+  };
+  const std::string model = piece("<unk>", 2) + piece("<s>", 3) + piece("x", 3) + piece("\xE2\x96\x81", 1) +
+                            piece("a", 1) + field(2, "\x18\x02") + field(3, field(1, "identity") + "\x18\x01");
+  const std::string path = write("t.model", model);
+  const auto tokenizer = open_tokenizer(path);
+  EXPECT_FALSE(tokenizer->encode("a a").empty());
+  try {
+    tokenizer->encode("axa");
+    ADD_FAILURE() << "encoded";
+  } catch (const core::FormatError& error) {
+    EXPECT_NE(std::string(error.what()).find(path + ": sentencepiece fails on a text"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(TokenizerFile, DamagedSentencepieceModelsNeverCrash) {
   VORONOI_NEEDS_DATA("models/stories260K/tok512.model");
   const std::string model = core::read_text_file(data_path("models/stories260K/tok512.model"));
