@@ -35,6 +35,10 @@ validation::RunSection section_of(const store::RunPaths& run) {
   section.ranks = state.last_attempt.is_object() ? state.last_attempt.value("ranks", std::int64_t{0}) : 0;
   section.attempts = state.attempt;
   section.peak_memory_bytes = state.peak_memory_bytes;
+  section.n_tasks = state.scheduling.n_tasks;
+  section.task_seconds = state.scheduling.task_seconds;
+  section.waiting_seconds = state.scheduling.waiting_seconds;
+  section.coordinator_seconds = state.scheduling.coordinator_seconds;
   section.failures = state.quarantined;
   for (const auto& [name, layer] : state.layers) {
     section.layers.push_back({name, layer.weights,

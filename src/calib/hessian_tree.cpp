@@ -11,12 +11,19 @@ HessianTree::HessianTree(backend::Context& context, std::int64_t n) : context_(&
 
 void HessianTree::add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens) {
   VORONOI_REQUIRE(sum.size() == n_ * n_, "a full matrix is wanted");
-  Node node{n_tokens, backend::Array<double>(*context_, packed_size(n_))};
+  Node node{n_tokens, {}};
+  if (spares_.empty()) {
+    node.lower = backend::Array<double>(*context_, packed_size(n_));
+  } else {
+    node.lower = std::move(spares_.back());
+    spares_.pop_back();
+  }
   context_->linalg().pack_lower_f64(context_->exec(), n_, sum.data(), node.lower.data());
-  insert(0, chunk, std::move(node));
+  insert(0, chunk, std::move(node), &spares_);
 }
 
-void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
+void HessianTree::insert(std::int64_t level, std::int64_t index, Node node,
+                         std::vector<backend::Array<double>>* spares) {
   for (;;) {
     const std::int64_t sibling = index ^ 1;
     const auto found = nodes_.find({sibling << level, level});
@@ -24,6 +31,7 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
     // Addition commutes exactly, so left + right and right + left give the same bits.
     context_->linalg().add_f64(context_->exec(), node.lower.size(), found->second.lower.data(), node.lower.data());
     node.n_tokens += found->second.n_tokens;
+    if (spares != nullptr) spares->push_back(std::move(found->second.lower));
     nodes_.erase(found);
     index >>= 1;
     ++level;
@@ -33,6 +41,7 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
 }
 
 HessianNode HessianTree::pop_node() {
+  spares_.clear();
   VORONOI_REQUIRE(!nodes_.empty(), "no node is left");
   const auto lowest = nodes_.begin();
   HessianNode node{lowest->first.first, lowest->first.second, lowest->second.n_tokens, std::move(lowest->second.lower)};
@@ -41,9 +50,10 @@ HessianNode HessianTree::pop_node() {
 }
 
 void HessianTree::absorb(HessianNode node) {
+  spares_.clear();
   VORONOI_REQUIRE(node.lower.size() == packed_size(n_) && node.level >= 0 && node.level < 62 && node.first_chunk >= 0,
                   "a damaged tree node");
-  insert(node.level, node.first_chunk >> node.level, {node.n_tokens, std::move(node.lower)});
+  insert(node.level, node.first_chunk >> node.level, {node.n_tokens, std::move(node.lower)}, nullptr);
 }
 
 std::int64_t HessianTree::n_tokens() const {
@@ -52,7 +62,8 @@ std::int64_t HessianTree::n_tokens() const {
   return total;
 }
 
-std::vector<float> HessianTree::mean() const {
+std::vector<float> HessianTree::mean() {
+  spares_.clear();
   backend::Array<double> total(*context_, packed_size(n_));
   total.zero();
   for (const auto& [key, node] : nodes_)
