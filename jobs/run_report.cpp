@@ -42,6 +42,10 @@ validation::RunSection section_of(const store::RunPaths& run) {
   section.ranks = state.last_attempt.is_object() ? core::whole_number_or(state.last_attempt, "ranks", 0) : 0;
   section.attempts = state.attempt;
   section.peak_memory_bytes = state.peak_memory_bytes;
+  section.n_tasks = state.scheduling.n_tasks;
+  section.task_seconds = state.scheduling.task_seconds;
+  section.waiting_seconds = state.scheduling.waiting_seconds;
+  section.coordinator_seconds = state.scheduling.coordinator_seconds;
   section.failures = failures(state);
   for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.n_values});
   for (const auto& [name, layer] : state.layers) {

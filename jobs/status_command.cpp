@@ -28,6 +28,11 @@ core::Json collect_status(const store::RunPaths& paths) {
                     {"layers_done", state.layers.size()},
                     {"bits_true", true_bits(state)},
                     {"stage_seconds", state.stage_seconds},
+                    {"scheduling",
+                     {{"tasks", state.scheduling.n_tasks},
+                      {"task_seconds", state.scheduling.task_seconds},
+                      {"waiting_seconds", state.scheduling.waiting_seconds},
+                      {"coordinator_cpu_seconds", state.scheduling.coordinator_seconds}}},
                     {"failures", failures(state)},
                     {"state", state.finished ? "finished" : "not running"}};
   const std::optional<Heartbeat> live = read_heartbeat(paths);
@@ -54,6 +59,13 @@ std::string describe(const core::Json& status) {
       status.at("bits_true").get<double>());
   for (const auto& [stage, seconds] : status.at("stage_seconds").items())
     text += fmt::format("  {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
+  const core::Json& scheduling = status.at("scheduling");
+  if (const double tasks = scheduling.at("task_seconds").get<double>(); tasks > 0)
+    text += fmt::format(
+        "  tasks   {} in {}; of that time ranks waited {:.2g} % between tasks, the coordinator took {:.2g} %\n",
+        scheduling.at("tasks").get<std::int64_t>(), core::format_duration(tasks),
+        100 * scheduling.at("waiting_seconds").get<double>() / tasks,
+        100 * scheduling.at("coordinator_cpu_seconds").get<double>() / tasks);
   if (status.contains("stage")) text += fmt::format("  now     {}\n", status.at("stage").get<std::string>());
   if (status.contains("eta_seconds") && status.at("eta_seconds").get<double>() > 0)
     text += fmt::format("  left    about {}\n", core::format_duration(status.at("eta_seconds").get<double>()));

@@ -92,6 +92,12 @@ void append_run(std::string& text, const RunSection& run) {
                       run.layers.size(), run.true_bits, run.nominal_bits, run.mean_relative_error);
   for (const auto& [stage, seconds] : run.stage_seconds)
     text += fmt::format("- {}: {}\n", stage, core::format_duration(seconds));
+  if (run.task_seconds > 0)
+    text += fmt::format(
+        "- {} tasks in {} of all ranks; of that time ranks waited {:.2g} % between tasks, the coordinator took {:.2g} "
+        "%\n",
+        run.n_tasks, core::format_duration(run.task_seconds), 100 * run.waiting_seconds / run.task_seconds,
+        100 * run.coordinator_seconds / run.task_seconds);
   const auto calibration = run.identity.find("calibration");
   if (calibration != run.identity.end())
     text += fmt::format("- calibration: {} sequences x {} tokens, {}\n", calibration->value("sequences", 0),
@@ -151,6 +157,11 @@ core::Json report_json(const Report& report) {
                     {"ranks", run.ranks},
                     {"attempts", run.attempts},
                     {"peak_memory_bytes", run.peak_memory_bytes},
+                    {"scheduling",
+                     {{"tasks", run.n_tasks},
+                      {"task_seconds", run.task_seconds},
+                      {"waiting_seconds", run.waiting_seconds},
+                      {"coordinator_cpu_seconds", run.coordinator_seconds}}},
                     {"failures", run.failures},
                     {"damaged_tensors", damaged},
                     {"layers", layers}});

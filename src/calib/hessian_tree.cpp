@@ -12,12 +12,19 @@ HessianTree::HessianTree(backend::Context& context, std::int64_t n) : context_(&
 void HessianTree::add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens,
                             std::int64_t n_left_out) {
   VORONOI_REQUIRE(sum.size() == n_ * n_, "a full matrix is wanted");
-  Node node{n_tokens, n_left_out, backend::Array<double>(*context_, packed_size(n_))};
+  Node node{n_tokens, n_left_out, {}};
+  if (spares_.empty()) {
+    node.lower = backend::Array<double>(*context_, packed_size(n_));
+  } else {
+    node.lower = std::move(spares_.back());
+    spares_.pop_back();
+  }
   context_->linalg().pack_lower_f64(context_->exec(), n_, sum.data(), node.lower.data());
-  insert(0, chunk, std::move(node));
+  insert(0, chunk, std::move(node), &spares_);
 }
 
-void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
+void HessianTree::insert(std::int64_t level, std::int64_t index, Node node,
+                         std::vector<backend::Array<double>>* spares) {
   for (;;) {
     const std::int64_t sibling = index ^ 1;
     const auto found = nodes_.find({sibling << level, level});
@@ -26,6 +33,7 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
     context_->linalg().add_f64(context_->exec(), node.lower.size(), found->second.lower.data(), node.lower.data());
     node.n_tokens += found->second.n_tokens;
     node.n_left_out += found->second.n_left_out;
+    if (spares != nullptr) spares->push_back(std::move(found->second.lower));
     nodes_.erase(found);
     index >>= 1;
     ++level;
@@ -35,6 +43,7 @@ void HessianTree::insert(std::int64_t level, std::int64_t index, Node node) {
 }
 
 HessianNode HessianTree::pop_node() {
+  spares_.clear();
   VORONOI_REQUIRE(!nodes_.empty(), "no node is left");
   const auto lowest = nodes_.begin();
   HessianNode node{lowest->first.first, lowest->first.second, lowest->second.n_tokens, lowest->second.n_left_out,
@@ -44,9 +53,10 @@ HessianNode HessianTree::pop_node() {
 }
 
 void HessianTree::absorb(HessianNode node) {
+  spares_.clear();
   VORONOI_REQUIRE(node.lower.size() == packed_size(n_) && node.level >= 0 && node.level < 62 && node.first_chunk >= 0,
                   "a damaged tree node");
-  insert(node.level, node.first_chunk >> node.level, {node.n_tokens, node.n_left_out, std::move(node.lower)});
+  insert(node.level, node.first_chunk >> node.level, {node.n_tokens, node.n_left_out, std::move(node.lower)}, nullptr);
 }
 
 std::int64_t HessianTree::n_tokens() const {
@@ -61,7 +71,8 @@ std::int64_t HessianTree::n_left_out() const {
   return total;
 }
 
-std::vector<float> HessianTree::mean() const {
+std::vector<float> HessianTree::mean() {
+  spares_.clear();
   backend::Array<double> total(*context_, packed_size(n_));
   total.zero();
   for (const auto& [key, node] : nodes_)

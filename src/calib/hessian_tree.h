@@ -30,7 +30,9 @@ class HessianTree {
 
   std::int64_t n() const { return n_; }
   /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix; n_tokens: rows it summed; n_left_out:
-  /// rows of the chunk besides.
+  /// rows of the chunk besides. Takes over the memory of nodes that were merged away, which is given back by the first
+  /// of the calls below: as many matrices as there are nodes at most at a time are allocated, and no holes are left
+  /// between those of several trees.
   void add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens,
                  std::int64_t n_left_out = 0);
 
@@ -44,7 +46,7 @@ class HessianTree {
   std::int64_t n_left_out() const;
   /// E[x x^T]: packed lower triangle of the sum over all nodes, from the lowest chunk on, divided by the tokens, as
   /// float.
-  std::vector<float> mean() const;
+  std::vector<float> mean();
 
  private:
   struct Node {
@@ -52,11 +54,13 @@ class HessianTree {
     backend::Array<double> lower;
   };
   using Key = std::pair<std::int64_t, std::int64_t>;  // first chunk, level
-  void insert(std::int64_t level, std::int64_t index, Node node);
+  /// spares: where the memory of merged nodes goes; null: back.
+  void insert(std::int64_t level, std::int64_t index, Node node, std::vector<backend::Array<double>>* spares);
 
   backend::Context* context_;
   std::int64_t n_;
   std::map<Key, Node> nodes_;
+  std::vector<backend::Array<double>> spares_;
 };
 
 }  // namespace voronoi::calib

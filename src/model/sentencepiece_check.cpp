@@ -18,8 +18,10 @@ using core::FormatError;
 // Field numbers of sentencepiece_model.proto.
 enum ModelField : std::uint64_t { kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3, kDenormalizerSpec = 5 };
 enum PieceField : std::uint64_t { kText = 1, kScore = 2, kType = 3 };
-constexpr std::uint64_t kModelType = 3;     // of the trainer spec: 1 unigram, 2 BPE, 3 word, 4 character
-constexpr std::uint64_t kCharacterMap = 2;  // of a normalizer spec
+// Of the trainer spec; types: 1 unigram, 2 BPE, 3 word, 4 character.
+constexpr std::uint64_t kModelType = 3, kSpaceAsSuffix = 24, kBpe = 2;
+enum NormalizerField : std::uint64_t { kCharacterMap = 2, kDummyPrefix = 3, kEscapeSpaces = 5 };
+constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, as pieces write a space
 constexpr std::uint64_t kSmallestType = 1, kLargestType = 6;
 
 /// A message of Protocol Buffers' wire format, field by field.
@@ -114,17 +116,35 @@ void check_character_map(std::string_view map, const Message& spec) {
   }
 }
 
-void check_normalizer(Message spec) {
-  while (const auto field = spec.next())
-    if (field->number == kCharacterMap) {
-      if (field->kind != 2) spec.fail("the normalizer's map is not a string of bytes");
-      check_character_map(field->bytes, spec);
-    }
+/// Whether it takes texts as they are, but for runs of spaces and spaces at the ends, with a space before.
+bool check_normalizer(Message spec) {
+  bool plain = true, prefix = true, escapes = true;  // the defaults of the format
+  while (const auto field = spec.next()) {
+    if (field->number == kDummyPrefix) prefix = field->value != 0;
+    if (field->number == kEscapeSpaces) escapes = field->value != 0;
+    if (field->number != kCharacterMap) continue;
+    if (field->kind != 2) spec.fail("the normalizer's map is not a string of bytes");
+    check_character_map(field->bytes, spec);
+    plain &= field->bytes.empty();
+  }
+  return plain && prefix && escapes;
+}
+
+/// Characters of a piece that have a space behind them. False when it has one that is not escaped.
+bool add_joined(std::string_view piece, std::set<std::string, std::less<>>& joined) {
+  std::string_view before;
+  for (std::size_t at = 0; at < piece.size();) {
+    const std::string_view character = piece.substr(at, utf8_length(piece, at));
+    if (character == kSpace && !before.empty()) joined.emplace(before);
+    before = character;
+    at += character.size();
+  }
+  return piece.find(' ') == std::string_view::npos;
 }
 
 }  // namespace
 
-void check_sentencepiece_model(std::span<const std::byte> bytes, const std::string& file) {
+SentencepieceCuts check_sentencepiece_model(std::span<const std::byte> bytes, const std::string& file) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.empty()) throw FormatError(file, "is empty; get the model's tokenizer.model again");
   // tiktoken's files are lines of base64 and a number.
@@ -135,17 +155,23 @@ void check_sentencepiece_model(std::span<const std::byte> bytes, const std::stri
     throw FormatError(file, "is a tiktoken vocabulary, not a sentencepiece model; use the model's tokenizer.json");
   Message model(text, 0, file);
   std::unordered_set<std::string_view> pieces;
-  bool trained = false, normalized = false;
+  bool trained = false, normalized = false, bpe = false, plain = true;
+  SentencepieceCuts cuts;
   while (const auto field = model.next()) {
     if (field->number == kNormalizerSpec) normalized = true;
-    if (field->number == kNormalizerSpec || field->number == kDenormalizerSpec) check_normalizer(model.inside(*field));
+    if (field->number == kNormalizerSpec) plain &= check_normalizer(model.inside(*field));
+    if (field->number == kDenormalizerSpec) check_normalizer(model.inside(*field));
     if (field->number == kTrainerSpec) {
       trained = true;
       Message spec = model.inside(*field);
-      while (const auto inner = spec.next())
-        if (inner->number == kModelType && (inner->value < 1 || inner->value > 2))
+      while (const auto inner = spec.next()) {
+        if (inner->number == kSpaceAsSuffix) plain &= inner->value == 0;
+        if (inner->number != kModelType) continue;
+        if (inner->value < 1 || inner->value > 2)
           throw FormatError(file, "sentencepiece model type " + std::to_string(inner->value) +
                                       " is not supported (supported: unigram, BPE)");
+        bpe = inner->value == kBpe;
+      }
     }
     if (field->number != kPieces) continue;
     const std::string name = "piece " + std::to_string(pieces.size());
@@ -166,9 +192,13 @@ void check_sentencepiece_model(std::span<const std::byte> bytes, const std::stri
         piece_text->find('\0') != std::string_view::npos)
       piece.fail(name + " is empty or not text");
     if (!pieces.insert(*piece_text).second) piece.fail(name + " stands twice");
+    plain &= add_joined(*piece_text, cuts.joined);
   }
   if (pieces.empty()) model.fail("it has no pieces");
   if (!trained || !normalized) model.fail("its trainer's or normalizer's part is missing");
+  cuts.at_spaces = bpe && plain;
+  cuts.joined.emplace(kSpace);  // at the end of a text it is taken away like a space
+  return cuts;
 }
 
 }  // namespace voronoi::model

@@ -13,10 +13,36 @@ namespace voronoi::model {
 
 using core::FormatError;
 
+namespace {
+
+// The library takes 130 bytes of memory a byte of text.
+constexpr std::size_t kPartBytes = std::size_t{1} << 16;
+
+/// The place of a space from `at` on where the text may be cut; the text's size when there is none.
+std::size_t find_cut(std::string_view text, std::size_t at, const SentencepieceCuts& cuts) {
+  for (at = text.find(' ', at); at != std::string_view::npos; at = text.find(' ', at + 1)) {
+    std::size_t before = at;
+    while (before > 0 && (static_cast<unsigned char>(text[--before]) & 0xC0U) == 0x80U) {
+    }
+    const std::string_view character = text.substr(before, at - before);
+    const bool single = character != " " && at + 1 < text.size() && text[at + 1] != ' ';
+    if (single && !cuts.joined.contains(character)) return at;
+  }
+  return text.size();
+}
+
+}  // namespace
+
 struct SentencepieceTokenizer::Impl {
   sentencepiece::SentencePieceProcessor processor;
+  SentencepieceCuts cuts;
   std::string path;
 
+  void encode(std::string_view text, std::vector<std::int32_t>& ids) const {
+    std::vector<int> part;
+    require(processor.Encode(text, &part));
+    ids.insert(ids.end(), part.begin(), part.end());
+  }
   /// A model that loads may still contradict itself, which shows on some text only.
   template <class Status>
   void require(const Status& status) const {
@@ -30,7 +56,7 @@ SentencepieceTokenizer::SentencepieceTokenizer(const std::string& path, bool add
     : impl_(std::make_unique<Impl>()), add_bos_(add_bos) {
   impl_->path = path;
   const std::string bytes = core::read_text_file(path);
-  check_sentencepiece_model(std::as_bytes(std::span(bytes)), path);
+  impl_->cuts = check_sentencepiece_model(std::as_bytes(std::span(bytes)), path);
   std::string problem;
   try {
     const auto status = impl_->processor.LoadFromSerializedProto(bytes);
@@ -44,8 +70,15 @@ SentencepieceTokenizer::~SentencepieceTokenizer() = default;
 
 std::vector<std::int32_t> SentencepieceTokenizer::encode(std::string_view text) const {
   std::string storage;
-  std::vector<int> ids;
-  impl_->require(impl_->processor.Encode(valid_utf8(text, storage), &ids));
+  std::vector<std::int32_t> ids;
+  text = valid_utf8(text, storage);
+  while (impl_->cuts.at_spaces && text.size() > kPartBytes) {
+    const std::size_t cut = find_cut(text, kPartBytes, impl_->cuts);
+    if (cut == text.size()) break;
+    impl_->encode(text.substr(0, cut), ids);
+    text.remove_prefix(cut + 1);
+  }
+  impl_->encode(text, ids);
   return ids;
 }
 
