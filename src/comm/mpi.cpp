@@ -11,7 +11,6 @@
 #include <thread>
 #include <utility>
 
-#include "comm/launcher_watch.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -179,8 +178,6 @@ Environment::Environment(int* argc, char*** argv) {
   // Without a launcher Open MPI forks a daemon and looks for ssh, which a container may lack.
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && std::getenv("PMIX_RANK") == nullptr)
     setenv("OMPI_MCA_plm", "isolated", 0);
-  else
-    watch_ = std::make_unique<LauncherWatch>();
   int provided = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,11 +12,8 @@
 
 namespace voronoi::comm {
 
-class LauncherWatch;
-
 /// MPI_Init_thread(MPI_THREAD_MULTIPLE) ... MPI_Finalize. A program started without mpirun is one rank. The destructor
-/// waits for all ranks: a rank that leaves alone because of an error calls abort() before. A rank whose launcher dies
-/// ends.
+/// waits for all ranks: a rank that leaves alone because of an error calls abort() before.
 class Environment {
  public:
   Environment(int* argc, char*** argv);
@@ -26,9 +22,6 @@ class Environment {
   Environment& operator=(const Environment&) = delete;
   /// Ends every rank at once (MPI_Abort): for errors after which the others would wait for ever.
   [[noreturn]] static void abort(int exit_code);
-
- private:
-  std::unique_ptr<LauncherWatch> watch_;  ///< none without a launcher
 };
 
 struct MessageInfo {

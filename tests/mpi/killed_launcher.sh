@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# killed_launcher.sh PROGRAM: when mpirun alone is killed, its ranks end within 10 seconds, though they neither print nor compute.
+# killed_launcher.sh PROGRAM: when mpirun alone is killed, its ranks end within 10 seconds, though they neither print nor call MPI. Open MPI does that;
+# its documentation does not promise it.
 set -eu
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp OMPI_MCA_mpi_yield_when_idle=1
