@@ -10,6 +10,8 @@ namespace {
 
 constexpr std::int64_t kErrorRows = 128;  // rows of one product; fixed, so that the sums do not depend on threads
 
+constexpr double kRoundedError = 1e-4;  // of the energy: an error below zero by no more is rounding
+
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 }  // namespace
@@ -49,8 +51,16 @@ double relative_hessian_error(backend::Context& context, std::int64_t out_featur
       energy += row_sums[index(rows + row)];
     }
   }
-  // Rounding may leave a vanishing error below zero.
-  return energy > 0 ? std::max(error, 0.0) / energy : 0;
+  return relative_error_of(error, energy);
+}
+
+double relative_error_of(double error, double energy) {
+  if (!(energy > 0)) return 0;
+  if (error < -kRoundedError * energy)
+    throw core::NumericError("the error tr((W-Q) H (W-Q)^T) is " + std::to_string(error / energy) +
+                             " of tr(W H W^T): the Hessian is not positive semidefinite; raise --damping, or calibrate "
+                             "again with more text");
+  return std::max(error, 0.0) / energy;
 }
 
 }  // namespace voronoi::quant

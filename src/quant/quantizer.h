@@ -108,7 +108,11 @@ QuantResult quantize(backend::Context& context, core::Team& team, const QuantInp
 const Quantizer& find_quantizer(std::string_view method);
 std::vector<std::string> quantizer_names();
 
-/// tr((W-Q) H (W-Q)^T) / tr(W H W^T); 0 when W H W^T vanishes. weight and quantized on the host, h [n, n] in the
+/// error / energy for error = tr((W-Q) H (W-Q)^T) and energy = tr(W H W^T); 0 when the energy vanishes. Throws
+/// NumericError when the error is below zero by more than rounding.
+double relative_error_of(double error, double energy);
+
+/// The same of given matrices. weight and quantized on the host, h [n, n] in the
 /// context's memory.
 double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
                               std::span<const float> weight, std::span<const float> quantized,

@@ -323,8 +323,8 @@ TEST(Soundness, ACodebookThatF16CannotHoldIsNamedWithTheRemedy) {
   parameters.centroids = 32;
   parameters.residual_centroids = 16;
   Raw raw = healthy();
-  // All but the first channel repeat the first one, much smaller: the first one's errors are fed back to them many million
-  // times over.
+  // All but the first channel repeat the first one, much smaller: the first one's errors are fed back to them many
+  // million times over.
   hessian_of_samples(raw, 400, [](std::vector<double>& x) {
     for (std::size_t i = 1; i < x.size(); ++i) x[i] = 1e-9 * (x[0] + 0.05 * x[i]);
   });
@@ -334,6 +334,14 @@ TEST(Soundness, ACodebookThatF16CannotHoldIsNamedWithTheRemedy) {
       test::message_of<core::NumericError>([&] { quantize(context, alone, layer.input(), parameters); });
   EXPECT_THAT(message, HasSubstr("model.layers.0.mlp.up_proj: codebook residual: a centroid is beyond what F16 holds"));
   EXPECT_THAT(message, HasSubstr("--damping"));
+}
+
+TEST(Soundness, AnErrorBelowZeroByMoreThanRoundingIsNoFigure) {
+  EXPECT_EQ(relative_error_of(1, 4), 0.25);
+  EXPECT_EQ(relative_error_of(-1e-6, 1), 0);
+  EXPECT_EQ(relative_error_of(1, 0), 0);
+  EXPECT_THAT(test::message_of<core::NumericError>([] { relative_error_of(-0.5, 2); }),
+              testing::AllOf(HasSubstr("is -0.25"), HasSubstr("--damping")));
 }
 
 TEST(Soundness, ADiagonalFarBelowZeroIsStillRefused) {

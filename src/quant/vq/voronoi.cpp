@@ -52,7 +52,8 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
       if (gain < kSweepTolerance * swept) break;
     }
     now = refiner.update();
-    if (!(now < error)) {
+    // Below zero it is no error: in an indefinite metric a fit runs away.
+    if (!(now >= 0 && now < error)) {
       before.restore(run);
       error = refiner.update();
       break;

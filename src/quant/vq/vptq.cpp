@@ -65,8 +65,8 @@ ColumnScale column_scales(backend::Context& context, const QuantInput& input) {
     const auto column = static_cast<std::size_t>(input.hessian->perm[p]);
     const float scale = core::round_to(input.stored_dtype, static_cast<float>(std::sqrt(deviation[column])));
     const float bias = core::round_to(input.stored_dtype, static_cast<float>(mean[column]));
-    // A column of equal weights, or one that the stored type cannot hold, keeps its own units; so does one so small that
-    // 1 / scale is not finite.
+    // A column of equal weights, or one that the stored type cannot hold, keeps its own units; so does one so small
+    // that 1 / scale is not finite.
     columns.scale.push_back(std::isnormal(scale) ? scale : 1.0F);
     columns.bias.push_back(std::isfinite(bias) ? bias : 0.0F);
   }
@@ -235,8 +235,7 @@ QuantResult VqRun::finish(double error) {
     for (const std::int32_t column : prepared.perm) encoding.perm.push_back(static_cast<std::uint16_t>(column));
 
   pack(encoding);
-  // Rounding may leave a vanishing error below zero.
-  return {Encoding(std::move(encoding)), weight_norm > 0 ? std::max(error, 0.0) / weight_norm : 0.0, statistics};
+  return {Encoding(std::move(encoding)), relative_error_of(error, weight_norm), statistics};
 }
 
 namespace {
