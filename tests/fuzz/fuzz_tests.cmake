@@ -8,7 +8,7 @@ if(VORONOI_FUZZ)
   set(src ${PROJECT_SOURCE_DIR}/src)
   file(GLOB sources CONFIGURE_DEPENDS ${src}/core/*.cpp ${src}/model/*.cpp ${src}/store/*.cpp)
   list(FILTER sources EXCLUDE REGEX "/model/(transformer.*|generator|block_prefetcher|linear_weight)\\.cpp$")
-  foreach(name quant/encoding quant/encoding_arrays quant/footprint quant/vq/layout quant/baselines/uniform
+  foreach(name quant/encoding quant/encoding_arrays quant/footprint quant/vq/layout
                export/checkpoint export/layer_format export/manifest export/profile)
     list(APPEND sources ${src}/${name}.cpp)
   endforeach()

@@ -69,10 +69,6 @@ UniformGrid UniformGrid::fit(float low, float high, float max_code, core::DType 
   return grid;
 }
 
-std::int64_t effective_group_size(std::int64_t group_size, std::int64_t in_features) {
-  return group_size <= 0 || group_size >= in_features ? in_features : group_size;
-}
-
 RowRange team_rows(const core::Team& team, std::int64_t out_features) {
   return member_rows(team.rank(), team.size(), out_features);
 }

@@ -45,7 +45,9 @@ struct UniformCodes {
 };
 
 /// Columns a group in effect: group_size <= 0 or beyond the row means one group a row.
-std::int64_t effective_group_size(std::int64_t group_size, std::int64_t in_features);
+constexpr std::int64_t effective_group_size(std::int64_t group_size, std::int64_t in_features) {
+  return group_size <= 0 || group_size >= in_features ? in_features : group_size;
+}
 
 /// Rows [begin, end) of a team member: whole tiles, so that a tile's arithmetic does not depend on the team.
 struct RowRange {
