@@ -19,6 +19,7 @@
 #include <ctime>
 #include <memory>
 #include <sstream>
+#include <thread>
 #include <utility>
 
 #include "core/error.h"
@@ -31,6 +32,9 @@ namespace {
 namespace fs = std::filesystem;
 using core::Json;
 using core::StoreError;
+
+constexpr int kRecordTries = 50;
+constexpr std::chrono::milliseconds kRecordPause{20};
 
 /// What lock.json says of a holder.
 struct Holder {
@@ -215,9 +219,15 @@ bool is_still(int descriptor, const fs::path& path) {
 RunLock::RunLock(const RunPaths& paths) {
   const fs::path path = paths.lock();
   try {
-    for (;;) {
+    for (int tries = 0;; ++tries) {
       descriptor_ = open_lock(path, 0);
       if (!try_lock(descriptor_, path)) {
+        // Without a record its holder has just come or is about to leave.
+        if (tries < kRecordTries && read_descriptor(descriptor_).empty()) {
+          ::close(std::exchange(descriptor_, -1));
+          std::this_thread::sleep_for(kRecordPause);
+          continue;
+        }
         take_over(paths);
         return;
       }
