@@ -79,7 +79,9 @@ void refuse_foreign_folder(const RunPaths& paths) {
   auto entry = fs::directory_iterator(paths.root, error);
   if (error) throw StoreError(reason(paths.root, "list", error.value()));
   for (; entry != fs::directory_iterator(); entry.increment(error)) {
-    if (!is_left_by_interrupted_start(paths, *entry))
+    const bool known = is_left_by_interrupted_start(paths, *entry);
+    if (fs::exists(paths.identity(), error)) return;  // another start has made it meanwhile; the lock decides
+    if (!known)
       throw ConfigError(
           fmt::format("{}: is neither empty nor a run directory (no run.json, but \"{}\"); choose an empty or new "
                       "directory with --run",

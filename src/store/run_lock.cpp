@@ -21,6 +21,7 @@
 #include <sstream>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "core/error.h"
@@ -33,9 +34,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using core::Json;
+using core::StoreError;
 
 constexpr std::string_view kReplacement = ".tmp-";  ///< behind the lock's name: a new one in the making
-using core::StoreError;
+
+constexpr int kRecordTries = 50;
+constexpr std::chrono::milliseconds kRecordPause{20};
 
 /// What lock.json says of a holder.
 struct Holder {
@@ -246,9 +250,15 @@ void remove_abandoned_replacements(const fs::path& path) {
 RunLock::RunLock(const RunPaths& paths) {
   const fs::path path = paths.lock();
   try {
-    for (;;) {
+    for (int tries = 0;; ++tries) {
       descriptor_ = open_lock(path, 0);
       if (!try_lock(descriptor_, path)) {
+        // Without a record its holder has just come or is about to leave.
+        if (tries < kRecordTries && read_descriptor(descriptor_).empty()) {
+          ::close(std::exchange(descriptor_, -1));
+          std::this_thread::sleep_for(kRecordPause);
+          continue;
+        }
         take_over(paths);
         remove_abandoned_replacements(path);
         return;

