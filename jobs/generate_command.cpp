@@ -75,13 +75,13 @@ class Printer {
     const std::string text = tokenizer_.decode(ids_);
     if (!whole(text)) return;
     fmt::print("{}", text.size() > text_.size() ? text.substr(text_.size()) : "");
-    std::fflush(stdout);
+    flush_output();
     text_ = text;
   }
   void finish() {
     const std::string text = tokenizer_.decode(ids_);
     fmt::print("{}\n", text.size() > text_.size() ? text.substr(text_.size()) : "");
-    std::fflush(stdout);
+    flush_output();
   }
 
  private:
