@@ -181,8 +181,8 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
       if (subject.quantized && reference) result.reference_perplexity = reference->perplexity;
       on_root(world, [&] {
         print(result, options.json);
-        std::fflush(stdout);  // each figure as it comes, also into a file
         if (subject.run) keep(*subject.run, result, reference, unkept);
+        flush_output();  // each figure as it comes, also into a file
       });
     }
   }

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -62,15 +61,6 @@ int run_command(const comm::Communicator& world, const jobs::Arguments& argument
   return code;
 }
 
-std::string output_lost(int error) { return core::system_error("standard output", "write the result", error).what(); }
-
-/// A result that did not reach its reader whole is a failure, whatever else went well.
-int flush_result(int code) {
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
-  core::log_error("{}", output_lost(errno != 0 ? errno : EIO));
-  return code == 0 ? static_cast<int>(core::ExitCode::system) : code;
-}
-
 /// The error as a person should read it; the exit code.
 int report_error(const std::exception_ptr& error) {
   try {
@@ -86,7 +76,8 @@ int report_error(const std::exception_ptr& error) {
     core::log_error("{}", core::system_error(place, "be used", unknown.code().value()).what());
   } catch (const std::system_error& unknown) {
     // The only one of our own is of printing a result.
-    core::log_error("{}", std::ferror(stdout) != 0 ? output_lost(unknown.code().value()) : unknown.what());
+    core::log_error("{}",
+                    std::ferror(stdout) != 0 ? jobs::output_error(unknown.code().value()).what() : unknown.what());
   } catch (const std::bad_alloc&) {
     core::log_error("out of memory; use more ranks or a machine with more of it");
   } catch (const std::exception& unknown) {
@@ -109,6 +100,7 @@ int main(int argc, char** argv) {
     core::report_lost_pages(world.size() > 1 ? world.rank() : -1);
     try {
       code = run_command(world, jobs::Arguments(argv + 1, argv + argc));
+      jobs::flush_output();
     } catch (const jobs::FailedElsewhere& elsewhere) {
       code = elsewhere.exit_code;  // the rank that failed has said why
     } catch (const jobs::AgreedError& agreed) {
@@ -118,7 +110,6 @@ int main(int argc, char** argv) {
       // The other ranks may be waiting for this one.
       if (world.size() > 1) comm::Environment::abort(code);
     }
-    code = flush_result(code);
   } catch (...) {
     code = report_error(std::current_exception());
   }

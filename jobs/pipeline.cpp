@@ -107,8 +107,11 @@ class Pipeline {
     try {
       read_hessian(hessians_, task.block, task.site.name, task.site.in_features, inputs_.calibration);
       return true;
-    } catch (const core::Error& error) {
-      if (foreign) throw;
+    } catch (core::Error& error) {
+      if (foreign) {
+        error.add_context("--hessians-from (another run with --keep-hessians makes them again)");
+        throw;
+      }
       core::log_warning("{}; moved to {}, it will be made again", error.what(),
                         run_.attempt->quarantine(file).string());
       return false;

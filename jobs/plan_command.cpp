@@ -12,6 +12,7 @@
 #include "jobs/commands.h"
 #include "jobs/model_sizes.h"
 #include "jobs/plan.h"
+#include "jobs/process.h"
 #include "jobs/quantize_options.h"
 
 namespace voronoi::jobs {
@@ -163,7 +164,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   }
   const Plan plan = make_plan(request);
   fmt::print("{}", json ? plan_json(request, plan).dump() + "\n" : plan_text(request, plan));
-  std::fflush(stdout);
+  flush_output();
   if (!plan.refusals.empty()) throw core::ConfigError(plan.refusals);
   return 0;
 }

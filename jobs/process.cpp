@@ -4,13 +4,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <limits>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "core/log.h"
 #include "jobs/gpus.h"
 #include "model/transformer.h"
@@ -119,6 +122,13 @@ void on_root(const comm::Communicator& world, const std::function<void()>& work)
   together(world, [&] {
     if (world.rank() == 0) work();
   });
+}
+
+core::StoreError output_error(int error) { return core::system_error("standard output", "write the result", error); }
+
+void flush_output() {
+  if (std::fflush(stdout) != 0) throw output_error(errno);
+  if (std::ferror(stdout) != 0) throw output_error(EIO);  // an earlier write; its reason is gone
 }
 
 double unix_time() {

@@ -10,6 +10,7 @@
 
 #include "backend/device.h"
 #include "comm/mpi.h"
+#include "core/error.h"
 #include "core/types.h"
 #include "model/config.h"
 
@@ -49,6 +50,11 @@ struct AgreedError {
 void together(const comm::Communicator& world, const std::function<void()>& work);
 /// The same with work for rank 0 alone.
 void on_root(const comm::Communicator& world, const std::function<void()>& work);
+
+/// Flushes stdout. Throws StoreError when what was printed did not get through: a result that its reader lacks is a
+/// failure, whatever else went well.
+void flush_output();
+core::StoreError output_error(int error);
 
 /// Seconds since 1970, for records.
 double unix_time();

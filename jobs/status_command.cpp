@@ -99,7 +99,7 @@ int status_main(const comm::Communicator& world, const Arguments& arguments) {
   for (;;) {
     const core::Json status = collect_status(store::RunPaths{run});
     fmt::print("{}", json ? status.dump() + "\n" : describe(status));
-    std::fflush(stdout);
+    flush_output();
     if (!watch || status.at("state") != "running") return 0;
     std::this_thread::sleep_for(std::chrono::seconds(2));
   }

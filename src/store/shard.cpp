@@ -388,9 +388,9 @@ void check_user_block(const std::string& file, std::span<const std::byte> bytes)
   }
   if (bytes.size() < kUserBlock) throw FormatError(file, bytes.size(), "is cut off inside its header");
   if (head != user_block(core::sha256(bytes.subspan(kUserBlock)), bytes.size()))
-    throw FormatError(
-        file,
-        "is damaged: length or SHA-256 is not the one in its header; remove the file, a resumed run makes it again");
+    throw FormatError(file,
+                      "is damaged: length or SHA-256 is not the one in its header; a resumed run that needs it sets it "
+                      "aside and makes it again");
 }
 
 }  // namespace

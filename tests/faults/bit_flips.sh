@@ -28,8 +28,6 @@ wanted=$(figure)
 cp -a "$work/reference" "$run"
 attempt "$VORONOI" "${evaluate[@]}" --model "$run/export"
 exits 0 "the undisturbed evaluation of the export"
-[ "$(figure)" = "$wanted" ] || echo "the export's figure differs from the run's in its last digits"
-wanted_export=$(figure)
 # A copy is another file tree with the manifest of the first: what is compared lies at one place.
 rm -rf "$run"
 mv "$work/reference" "$run"
@@ -69,9 +67,15 @@ check_commands() {
   ended_well "resume, $what"
   if [ "$code" = 0 ]; then
     same_result "$what"
-    diff -rq "$work/reference/hessians" "$run/hessians" || fail "other Hessians: $what"
     attempt "$VORONOI" verify "$run"
-    exits 0 "verify behind the resume, $what"
+    if [ "$code" != 0 ] && [[ $file = $run/hessians/* ]]; then
+      # Nothing is left to do with it, so it was not made again; who wants it as an input is told.
+      exits 3 "verify behind the resume, $what"
+      named "$file" || complain "verify behind the resume does not name: $what"
+    else
+      exits 0 "verify behind the resume, $what"
+      diff -rq "$work/reference/hessians" "$run/hessians" || fail "other Hessians: $what"
+    fi
   else
     named "$file" || complain "the resume does not name the file: $what"
   fi
@@ -94,8 +98,6 @@ for state in finished half; do
     done
   done
 done
-[ "$wanted_export" = "$wanted" ] || [ -n "$wanted_export" ] || fail "the export was not evaluated"
-
 # Kept Hessians are another run's input.
 rm -rf "$run"
 cp -a "$work/finished" "$work/donor"

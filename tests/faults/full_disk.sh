@@ -81,7 +81,7 @@ says "evaluations/.*No space left on device.*not kept in the run"
 grep -q '"perplexity"' "$work/stdout" || fail "the figure was not printed"
 
 # A result that its reader does not get is a failure.
-for command in "report $run" "plan --model $work/model --bits 2 --json" "inspect $run" "inspect $run --json" "verify $run" "status $run" \
+for command in "report $run" "plan --model $work/model --method rtn --json" "inspect $run" "inspect $run --json" "verify $run" "status $run" \
   "generate --model $run --prompt One --max-tokens 4" "--help" "--version" "${evaluate[*]} --model $run"; do
   code=0
   # shellcheck disable=SC2086  # no path has a blank
