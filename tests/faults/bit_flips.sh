@@ -36,9 +36,9 @@ exits 0 "the undisturbed run"
 cp -a "$run" "$work/finished"
 cp -a "$run" "$work/reference"
 
-# A run that died between two records.
+# A run that died in its second window of blocks.
 rm -rf "$run"
-under "write journal.log 20 kill" "$VORONOI" "${quantize[@]}"
+under "rename layers/model.layers.3 1 kill" "$VORONOI" "${quantize[@]}"
 exits 137 "the run that dies"
 mv "$run" "$work/half"
 
