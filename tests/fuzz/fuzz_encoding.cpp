@@ -48,7 +48,7 @@ void add(store::Shard& shard, Source& source, const std::string& name, core::DTy
   if (how == 253 && !shape.empty()) shape.back() += 1;
   if (how == 252) shape.push_back(1);
   const auto count = core::element_count(shape);
-  if (!count || *count > kMaxElements / 16) return;
+  if (!count || *count > kMaxElements / 256) return;
   const auto bytes = static_cast<std::size_t>(*count * core::dtype_size(dtype));
   // A few bytes of the input, over and over: large arrays from short inputs.
   std::vector<std::byte> pattern = source.take(std::min<std::size_t>(bytes, 1 + how % 64));
