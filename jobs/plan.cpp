@@ -18,8 +18,9 @@ namespace {
 
 /// Tokens of WikiText-2's test split under a vocabulary of 32,000, about: the evaluation that papers quote.
 constexpr double kEvaluationTokens = 340e3;
-/// Memory a byte of text: while it is tokenized (measured with texts of 0.1 to 8 MB), and after.
-constexpr std::int64_t kSentencepieceBytes = 134, kBpeBytes = 4, kTextBytes = 2;
+/// Memory a byte of text: while it is tokenized, and after; and of the part that sentencepiece is at, where it can take
+/// a text in parts (BPE models without a map of characters; others take 134 a byte).
+constexpr std::int64_t kSentencepieceBytes = 7, kBpeBytes = 4, kTextBytes = 2, kSentencepiecePart = 134 << 16;
 /// A longer window must save this share of the time to be suggested.
 constexpr double kWorthAWindow = 0.05;
 
@@ -205,8 +206,10 @@ class Planner {
     const calib::CalibrationMemory calibration = calib::calibration_memory(
         config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks);
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
-    plan_.tokenizing = {program + request_.text_bytes * (request_.sentencepiece ? kSentencepieceBytes : kBpeBytes),
-                        "tokenizing the calibration texts"};
+    const std::int64_t part = request_.sentencepiece ? std::min(kSentencepiecePart, 134 * request_.text_bytes) : 0;
+    plan_.tokenizing = {
+        program + part + request_.text_bytes * (request_.sentencepiece ? kSentencepieceBytes : kBpeBytes),
+        "tokenizing the calibration texts"};
     const std::int64_t base = program + kTextBytes * request_.text_bytes +
                               4 * request_.options.calibration_sequences * request_.options.calibration_context;
     const bool collects = request_.options.hessians_from.empty();

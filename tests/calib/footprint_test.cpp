@@ -28,7 +28,7 @@ TEST(CalibrationFootprint, CountsTheOperationsOfABlockByHand) {
   EXPECT_DOUBLE_EQ(block_work(small_config(), 1, 3, 32).gemm, 2 * tokens * linears + 4 * tokens * 64 * 8 / 2);
 }
 
-TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerPaysForThem) {
+TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerHoldsNoMore) {
   const model::ModelConfig config = small_config();
   const CalibrationMemory one = calibration_memory(config, 64, 128, 1), eight = calibration_memory(config, 64, 128, 8);
   EXPECT_GT(one.lasting, 4 * (64 * 128 * 64 + 100 * 64));
@@ -37,8 +37,7 @@ TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerPaysForThem) {
   EXPECT_GT(one.every.bytes, one.lasting + 8 * (3 * 64 * 64 + 96 * 96));
   EXPECT_NE(one.every.where.find("down"), std::string::npos);
   const CalibrationMemory many = calibration_memory(config, 64, 128, 64);
-  EXPECT_GT(many.owner.bytes, many.every.bytes);
-  EXPECT_NE(many.owner.where.find("gathering"), std::string::npos);
+  EXPECT_EQ(many.owner.bytes, many.every.bytes);  // it gets one node at a time, when the chunks' sums are gone
   EXPECT_LT(one.on_device, one.every.bytes);
 }
 

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The peak of a rank is what the plan says within a tenth, on one rank and on two, for a model whose matrices outweigh the program; and it does
+# not grow with the number of blocks.
+. "$(dirname "$0")/common.sh"
+command -v python3 >/dev/null || { echo "SKIP: no python3"; exit 77; }
+random_model=$(dirname "$0")/../support/random_model.py
+text=$work/text.txt
+head -c 100000 "$DATA/calibration/wiki.utf8" >"$text"
+peak() { sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$1/journal.log"; }
+
+python3 "$random_model" "$work/wide" num_hidden_layers=3 hidden_size=1024 intermediate_size=2816 num_attention_heads=16 num_key_value_heads=4
+options=(--model "$work/wide" --calibration-text "$text" --calibration-sequences 8 --calibration-context 64 --method rtn --bits 4)
+for n in 1 2; do
+  expect 0 "$VORONOI" plan "${options[@]}" --ranks $n --json
+  cp "$work/stdout" "$work/plan.json"
+  rm -rf "$work/run"
+  expect 0 ranks $n quantize --run "$work/run" "${options[@]}"
+  python3 - "$work/plan.json" "$(peak "$work/run")" <<'PY' || fail "$n rank(s): the plan's memory is not the run's"
+import json, sys
+memory, peak = json.load(open(sys.argv[1]))["memory"], int(sys.argv[2])
+parts = ("host_tokenizing", "host_calibrating", "host_gathering", "host_quantizing")
+planned = max(memory[part]["bytes"] for part in parts) + memory["mapped_bytes"]
+print(f"planned {planned / 2**20:.1f} MiB, measured {peak / 2**20:.1f} MiB")
+assert 0.9 < planned / peak < 1.1, (planned, peak)
+PY
+done
+
+# 80 more blocks: their pages of the model's file, and 2 KiB a layer in the lists of what is done; nothing else.
+for blocks in 16 96; do
+  python3 "$random_model" "$work/deep$blocks" num_hidden_layers=$blocks
+  expect 0 ranks 2 quantize --run "$work/run$blocks" --model "$work/deep$blocks" --calibration-text "$text" --calibration-sequences 4 \
+    --calibration-context 32 --method rtn --bits 4
+done
+size() { stat -c %s "$work/deep$1/model.safetensors"; }
+growth=$(($(peak "$work/run96") - $(peak "$work/run16") - $(size 96) + $(size 16)))
+echo "growth over 80 blocks: $((growth / 1024)) KiB"
+[ $growth -lt $((80 * 7 * 2048 + (1 << 21))) ] || fail "80 more blocks took $growth bytes more"
