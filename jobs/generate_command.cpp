@@ -81,34 +81,32 @@ class Printer {
     n_printed_ = ids_.size();
   }
   void finish() { print(unprinted() + "\n"); }
-}
 
-private :
-    /// Whether the text does not end inside a UTF-8 character.
-    static bool
-    whole(const std::string& text) {
-  std::size_t start = text.size();
-  while (start > 0 && (static_cast<unsigned char>(text[start - 1]) & 0xC0U) == 0x80U) --start;
-  if (start == 0) return true;
-  const auto lead = static_cast<unsigned char>(text[start - 1]);
-  const std::size_t length = lead >= 0xF0U ? 4 : lead >= 0xE0U ? 3 : lead >= 0xC0U ? 2 : 1;
-  return text.size() - start + 1 >= length;
-}
+ private:
+  /// Whether the text does not end inside a UTF-8 character.
+  static bool whole(const std::string& text) {
+    std::size_t start = text.size();
+    while (start > 0 && (static_cast<unsigned char>(text[start - 1]) & 0xC0U) == 0x80U) --start;
+    if (start == 0) return true;
+    const auto lead = static_cast<unsigned char>(text[start - 1]);
+    const std::size_t length = lead >= 0xF0U ? 4 : lead >= 0xE0U ? 3 : lead >= 0xC0U ? 2 : 1;
+    return text.size() - start + 1 >= length;
+  }
 
-std::string unprinted() const {
-  const std::span ids(ids_);
-  const std::size_t n_before = tokenizer_.decode(ids.first(n_printed_)).size();
-  const std::string text = tokenizer_.decode(ids);
-  return text.size() > n_before ? text.substr(n_before) : "";
-}
-static void print(const std::string& text) {
-  fmt::print("{}", text);
-  flush_output();
-}
+  std::string unprinted() const {
+    const std::span ids(ids_);
+    const std::size_t n_before = tokenizer_.decode(ids.first(n_printed_)).size();
+    const std::string text = tokenizer_.decode(ids);
+    return text.size() > n_before ? text.substr(n_before) : "";
+  }
+  static void print(const std::string& text) {
+    fmt::print("{}", text);
+    flush_output();
+  }
 
-const model::Tokenizer& tokenizer_;
-std::vector<std::int32_t> ids_;  ///< what is not printed, behind some that are
-std::size_t n_printed_;
+  const model::Tokenizer& tokenizer_;
+  std::vector<std::int32_t> ids_;  ///< what is not printed, behind some that are
+  std::size_t n_printed_;
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
