@@ -8,7 +8,7 @@ text=$work/text.txt
 head -c 100000 "$DATA/calibration/wiki.utf8" >"$text"
 peak() { sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$1/journal.log"; }
 
-python3 "$random_model" "$work/wide" num_hidden_layers=3 hidden_size=1024 intermediate_size=2816 num_attention_heads=16 num_key_value_heads=4
+python3 "$random_model" "$work/wide" num_hidden_layers=2 hidden_size=768 intermediate_size=2048 num_attention_heads=12 num_key_value_heads=4
 options=(--model "$work/wide" --calibration-text "$text" --calibration-sequences 8 --calibration-context 64 --method rtn --bits 4)
 for n in 1 2; do
   expect 0 "$VORONOI" plan "${options[@]}" --ranks $n --json
