@@ -116,21 +116,28 @@ class Job:
         """The lines that the preloaded library left: the faults that struck, or its counts."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
+    def deaths(self):
+        return [line for line in self.struck() if not line.startswith("count ")]
+
     def wait(self, died=None):
         """Until mpirun and all ranks have ended. Seconds from the death (given, or told by the library) to there, less what
         they waited for a core."""
         began, starved = time.time(), Starved(self.process.pid)
         while self.process.poll() is None or processes(self.token):
-            if died is None and self.struck():
-                died = self.log.stat().st_mtime
-            if died:
-                starved.look()
+            if died is None:
+                now = Starved(self.process.pid)
+                if self.deaths():
+                    died = self.log.stat().st_mtime
+                else:
+                    starved = now
+            starved.look()
             if time.time() - (died or began) - starved.seconds() > (LIMIT if died else UNDISTURBED):
                 self.end_all(died)
                 return LIMIT
-            time.sleep(0.01)
-        if died is None and self.struck():
+            time.sleep(0.01 if died else 0.03)
+        if died is None and self.deaths():
             died = self.log.stat().st_mtime
+        starved.look()
         took = max(0.0, time.time() - died - starved.seconds()) if died else 0.0
         if took > LIMIT:
             raise Hung(f"the job took {took:.1f} s to end after a process had died")
@@ -156,14 +163,16 @@ class Job:
 
 
 class Starved:
-    """How long mpirun and its ranks wanted to run and had no core: on a busy machine that is not the program's time."""
+    """How long mpirun, its ranks and this program, which watches them, wanted to run and had no core: on a busy machine
+    that is not the job's time."""
 
     def __init__(self, launcher):
-        self.launcher = launcher
+        self.launcher, self.own = launcher, os.getpid()
         self.first, self.last = {}, {}  # by process and thread
+        self.look()
 
     def look(self):
-        for pid in (self.launcher, *self.children()):
+        for pid in (self.own, self.launcher, *self.children()):
             try:
                 for thread in os.scandir(f"/proc/{pid}/task"):
                     waited = int(pathlib.Path(thread.path, "schedstat").read_text().split()[1]) / 1e9
@@ -180,7 +189,8 @@ class Starved:
             return []
 
     def seconds(self):
-        """mpirun's threads wait for each other; the ranks end side by side."""
+        """mpirun's threads wait for each other, this program for them; the ranks end side by side."""
         waits = {key: self.last[key] - first for key, first in self.first.items()}
-        launcher = sum(wait for (pid, _), wait in waits.items() if pid == self.launcher)
-        return launcher + max((wait for (pid, _), wait in waits.items() if pid != self.launcher), default=0.0)
+        in_turn = sum(wait for (pid, _), wait in waits.items() if pid in (self.own, self.launcher))
+        ranks = (wait for (pid, _), wait in waits.items() if pid not in (self.own, self.launcher))
+        return in_turn + max(ranks, default=0.0)
