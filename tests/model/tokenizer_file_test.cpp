@@ -114,6 +114,7 @@ TEST_F(TokenizerFile, EndlessPreTokenizerIsRefused) {
   core::Json json = small_json();
   core::Json steps = core::Json::array();
   for (int i = 0; i < 65; ++i) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+  steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
   json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", steps}};
   expect_refused(write(json), "the pre-tokenizer has 65 steps");
 }
