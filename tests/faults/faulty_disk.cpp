@@ -12,9 +12,11 @@
 //       kill: SIGKILL instead of the call; done-kill: SIGKILL after it; torn-kill: SIGKILL after half of the bytes;
 //       count: nothing happens.
 //   VORONOI_FAULT_RANK=R: only on that rank of the job.
-//   VORONOI_FAULT_LOG=FILE: one line for every fault that struck; with "count" one when the process ends: "count <number
+//   VORONOI_FAULT_LOG=FILE: one line for every fault that struck; with "count" one when the process ends: "count
+//   <number
 //     of calls> CALLS PATH".
-//   VORONOI_FAULT_ORDER=PATH: a file there that is renamed before what was written to it is synced ends the process with
+//   VORONOI_FAULT_ORDER=PATH: a file there that is renamed before what was written to it is synced ends the process
+//   with
 //     a message and exit code 97, and so does a line for the journal while the directory of a rename is not synced that
 //     the same thread made or that the line is about.
 // What the C library does inside itself (stdio, opendir, mmap) is not seen.
