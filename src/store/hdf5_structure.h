@@ -15,8 +15,8 @@ void repair_superblock(std::span<std::byte> image);
 
 /// Walks superblock, root group and datasets of an image whose addresses count from its first byte (`base` in the
 /// file). Passes the subset that shards use: version 2 superblock and headers, links and attributes inside the headers,
-/// right checksums, numbers and texts of fixed length, every message taken apart to its last byte. What shapes, sizes and
-/// contents say is not judged. Throws std::runtime_error.
+/// right checksums, numbers and texts of fixed length, every message taken apart to its last byte. What shapes, sizes
+/// and contents say is not judged. Throws std::runtime_error.
 void check_structure(std::span<const std::byte> image, std::uint64_t base);
 
 }  // namespace voronoi::store::hdf5
