@@ -5,7 +5,8 @@ import json
 
 TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", "status.json", "quarantine", "export",
        "evaluations", "report", "logs"}
-TIMES = {"stage_seconds", "seconds", "ranks", "attempts", "peak_memory_bytes"}  # of a report: not of the result
+# Of a report: not of the result.
+TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "attempts", "peak_memory_bytes", "sha256", "markdown_sha256"}
 
 
 class Broken(Exception):

@@ -4,9 +4,3 @@ voronoi_add_mpi_test(left_out_rows_test RANKS 1 2 3 LIBRARIES voronoi_calib GTes
 add_test(NAME faults.numeric COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/faults/numeric.sh)
 set_tests_properties(faults.numeric PROPERTIES LABELS "e2e;faults" TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77
                      ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA}")
-
-find_program(SHELLCHECK shellcheck)
-if(SHELLCHECK)
-  add_test(NAME house.shellcheck_numeric COMMAND ${SHELLCHECK} -x ${CMAKE_CURRENT_SOURCE_DIR}/faults/numeric.sh)
-  set_tests_properties(house.shellcheck_numeric PROPERTIES LABELS "house;faults")
-endif()
