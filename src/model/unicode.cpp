@@ -13,31 +13,6 @@ namespace {
 
 unsigned char byte_at(std::string_view text, std::size_t at) { return static_cast<unsigned char>(text[at]); }
 
-/// Bytes of the character or of the maximal ill-formed part at text[at]. Ranges of the second byte: The Unicode
-/// Standard, table 3-7.
-std::size_t scan(std::string_view text, std::size_t at, bool& valid) {
-  const unsigned char lead = byte_at(text, at);
-  valid = true;
-  if (lead < 0x80) return 1;
-  valid = false;
-  if (lead < 0xC2 || lead > 0xF4) return 1;
-  const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  unsigned char low = 0x80, high = 0xBF;
-  if (lead == 0xE0) low = 0xA0;
-  if (lead == 0xED) high = 0x9F;
-  if (lead == 0xF0) low = 0x90;
-  if (lead == 0xF4) high = 0x8F;
-  for (std::size_t i = 1; i < length; ++i) {
-    if (at + i >= text.size()) return i;
-    const unsigned char next = byte_at(text, at + i);
-    if (next < low || next > high) return i;
-    low = 0x80;
-    high = 0xBF;
-  }
-  valid = true;
-  return length;
-}
-
 /// First byte at or after `at` that is not ASCII.
 std::size_t skip_ascii(std::string_view text, std::size_t at) {
   for (; at + 8 <= text.size(); at += 8) {
@@ -52,7 +27,7 @@ std::size_t skip_ascii(std::string_view text, std::size_t at) {
 std::size_t first_invalid(std::string_view text) {
   for (std::size_t at = skip_ascii(text, 0); at < text.size(); at = skip_ascii(text, at)) {
     bool valid;
-    const std::size_t length = scan(text, at, valid);
+    const std::size_t length = core::scan_utf8(text, at, valid);
     if (!valid) return at;
     at += length;
   }
@@ -70,12 +45,6 @@ void append_composed(std::string_view text, std::string& out) {
 }
 
 }  // namespace
-
-std::size_t utf8_length(std::string_view text, std::size_t at) {
-  bool valid;
-  const std::size_t length = scan(text, at, valid);
-  return valid ? length : 0;
-}
 
 char32_t utf8_code_point(std::string_view text, std::size_t at, std::size_t length) {
   const char32_t lead = byte_at(text, at);
@@ -99,7 +68,7 @@ std::string_view valid_utf8(std::string_view text, std::string& storage) {
   storage.assign(text.substr(0, at));
   while (at < text.size()) {
     bool valid;
-    const std::size_t length = scan(text, at, valid);
+    const std::size_t length = core::scan_utf8(text, at, valid);
     storage.append(valid ? text.substr(at, length) : std::string_view("\xEF\xBF\xBD"));
     at += length;
   }

@@ -6,10 +6,12 @@
 #include <string>
 #include <string_view>
 
+#include "core/utf8.h"
+
 namespace voronoi::model {
 
-/// Bytes of the well-formed character at text[at], or 0 when there is none (at < text.size()).
-std::size_t utf8_length(std::string_view text, std::size_t at);
+using core::utf8_length;
+
 /// Code point of the well-formed character of `length` bytes at text[at].
 char32_t utf8_code_point(std::string_view text, std::size_t at, std::size_t length);
 std::string utf8_encode(char32_t code_point);
