@@ -96,8 +96,11 @@ void Collector::collect_range(const model::BlockWeights& weights, const std::vec
         "block " + std::to_string(weights.layer) + ", Hessian of " + sites[i].name,
         [&] { sums.emplace_back(context_, sites[i].in_features, transformer_.dtype()); });
   for (Chunk& chunk : chunks_) {
-    model::HiddenStates hidden = sum_chunk(weights, sites, chunk, range, sums);
-    if (advance) chunk.hidden = std::move(hidden);
+    const model::HiddenStates hidden = sum_chunk(weights, sites, chunk, range, sums);
+    // Into its own memory: arrays that change places leave holes between them, as large as the stream in the end.
+    if (advance)
+      context_.memory().copy_on_device(context_.exec(), hidden.values.data(),
+                                       hidden.values.size() * std::int64_t{sizeof(float)}, chunk.hidden.values.data());
   }
 
   for (SiteSum& sum : sums) sum.release_chunk();
