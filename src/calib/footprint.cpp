@@ -17,8 +17,8 @@ constexpr std::int64_t kBatchTokens = 256, kFeedForwardRows = 2048;
 // Panels that the sums of x x^T are packed into (kernels/cpu/gemm.cpp): columns of at most so many rows.
 constexpr std::int64_t kGramRows = 2048, kGramFloats = 4 << 20;
 // What the allocator holds beyond what is asked for: holes that freed blocks and matrices leave. Seen with
-// blocks of hidden size 1024 (4 to 6 %) on one and two ranks.
-constexpr double kHeapSlack = 0.05;
+// two blocks of hidden size 1024 (4 to 6 %) on one and two ranks, and with eight of 512 (more than 10 %).
+constexpr double kHeapSlack = 0.1;
 
 std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t context) {
   const std::int64_t rows = context * std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / context);

@@ -8,13 +8,14 @@ text=$work/text.txt
 head -c 100000 "$DATA/calibration/wiki.utf8" >"$text"
 peak() { sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$1/journal.log"; }
 
-python3 "$random_model" "$work/wide" num_hidden_layers=2 hidden_size=768 intermediate_size=2048 num_attention_heads=12 num_key_value_heads=4
-options=(--model "$work/wide" --calibration-text "$text" --calibration-sequences 8 --calibration-context 64 --method rtn --bits 4)
-for n in 1 2; do
-  expect 0 "$VORONOI" plan "${options[@]}" --ranks $n --json
+# as_planned RANKS OPTIONS...
+as_planned() {
+  local n=$1
+  shift
+  expect 0 "$VORONOI" plan "$@" --ranks "$n" --json
   cp "$work/stdout" "$work/plan.json"
   rm -rf "$work/run"
-  expect 0 ranks $n quantize --run "$work/run" "${options[@]}"
+  expect 0 ranks "$n" quantize --run "$work/run" "$@"
   python3 - "$work/plan.json" "$(peak "$work/run")" <<'PY' || fail "$n rank(s): the plan's memory is not the run's"
 import json, sys
 memory, peak = json.load(open(sys.argv[1]))["memory"], int(sys.argv[2])
@@ -23,7 +24,13 @@ planned = max(memory[part]["bytes"] for part in parts) + memory["mapped_bytes"]
 print(f"planned {planned / 2**20:.1f} MiB, measured {peak / 2**20:.1f} MiB")
 assert 0.9 < planned / peak < 1.1, (planned, peak)
 PY
-done
+}
+options=(--calibration-text "$text" --method rtn --bits 4)
+python3 "$random_model" "$work/wide" num_hidden_layers=2 hidden_size=768 intermediate_size=2048 num_attention_heads=12 num_key_value_heads=4
+for n in 1 2; do as_planned $n --model "$work/wide" "${options[@]}" --calibration-sequences 8 --calibration-context 64; done
+# Many chunks through several blocks: their arrays may not wander through the heap.
+python3 "$random_model" "$work/stream" num_hidden_layers=6 hidden_size=512 intermediate_size=1024 num_attention_heads=8 num_key_value_heads=4
+as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256
 
 # 80 more blocks: their pages of the model's file, and 2 KiB a layer in the lists of what is done; nothing else.
 for blocks in 16 96; do
