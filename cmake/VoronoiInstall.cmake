@@ -41,8 +41,7 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
-set(CPACK_DEBIAN_VORONOI_DESCRIPTION "${PROJECT_DESCRIPTION}
-A model goes in (safetensors or GGUF); MPI ranks calibrate and quantize it layer by layer; out come a run directory with the packed
+set(CPACK_DEBIAN_VORONOI_DESCRIPTION "A model goes in (safetensors or GGUF); MPI ranks calibrate and quantize it layer by layer; out come a run directory with the packed
 codes, a journal from which a killed run goes on, and a checkpoint in VPTQ's public format.")
 set(CPACK_DEBIAN_VORONOI_PACKAGE_NAME voronoi)
 # The libraries' own packages bring no mpirun.
@@ -50,8 +49,7 @@ set(CPACK_DEBIAN_VORONOI_PACKAGE_DEPENDS openmpi-bin)
 set(CPACK_DEBIAN_VORONOI_PACKAGE_SUGGESTS "bash-completion, slurm-client")
 if(TARGET voronoi_cuda)
   list(APPEND CPACK_COMPONENTS_ALL cuda)
-  set(CPACK_DEBIAN_CUDA_DESCRIPTION "${PROJECT_DESCRIPTION}: NVIDIA GPUs
-The CUDA module of voronoi, for GPUs of compute capability 8.0 and up. It needs cuBLAS and cuSOLVER of CUDA ${CUDAToolkit_VERSION_MAJOR}.")
+  set(CPACK_DEBIAN_CUDA_DESCRIPTION "The CUDA module of voronoi, for GPUs of compute capability 8.0 and up. It needs cuBLAS and cuSOLVER of CUDA ${CUDAToolkit_VERSION_MAJOR}.")
   set(CPACK_DEBIAN_CUDA_PACKAGE_NAME voronoi-cuda)
   set(CPACK_DEBIAN_CUDA_PACKAGE_DEPENDS "voronoi (= ${PROJECT_VERSION})")
 endif()
