@@ -7,6 +7,7 @@ command -v dpkg-shlibdeps >/dev/null || skip "dpkg-shlibdeps is not installed (a
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 [ "$suite" = bookworm ] || skip "the packages of this build are this system's ($suite), not Debian 12's"
 # From where this machine takes its own packages.
+# shellcheck disable=SC2016  # for apt-get
 mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages' |
   awk -v suite="$suite" '$2 == suite && $3 == "main" && !found { print $1; found = 1 }')
 [ -n "$mirror" ] || skip "apt has no list of Debian 12's packages (apt-get update)"
@@ -29,6 +30,8 @@ if [ ! -d "$kept/base" ]; then
   mv "$kept/base.part" "$kept/base"
 fi
 cp -a --reflink=auto "$kept/base" "$root"
+# MPI asks for the host's name, which no name server may know.
+echo "127.0.0.1 localhost $(hostname)" >"$root/etc/hosts"
 # No daemon is started.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
@@ -40,6 +43,7 @@ inside() {
     root=$1 archives=$2
     shift 2
     mount --rbind /dev "$root/dev"
+    mount --rbind /sys "$root/sys"
     mount --bind "$archives" "$root/var/cache/apt/archives"
     exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
       OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_pml=ob1 \

@@ -20,8 +20,9 @@ echo "installed after $SECONDS s"
 [ "$(inside voronoi --version)" = "$version" ] || fail "another version"
 inside dpkg -L voronoi | sort >"$work/files"
 check_man_page "$root/usr/share/man/man1/voronoi.1.gz" "$BUILD/voronoi"
-cp "$(dirname "$0")/completion.sh" "$root/root"
-inside bash /root/completion.sh /usr/share/bash-completion/completions/voronoi voronoi
+# shellcheck disable=SC2016  # for the inner shell
+offered=$(inside bash -c '. /usr/share/bash-completion/completions/voronoi; COMP_WORDS=(voronoi quan); COMP_CWORD=1; _voronoi; echo "${COMPREPLY[*]}"')
+[ "$offered" = quantize ] || fail "completion offers '$offered'"
 
 tiny_model "$root/root"
 inside mpirun --bind-to none -n 2 voronoi quantize --model /root/model --run /root/run --calibration-text /root/text.txt "${calibration[@]}" \

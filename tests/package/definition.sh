@@ -8,7 +8,9 @@ definition=$ROOT/cmake/package/voronoi.def
 section() { awk -v name="%$1" '/^%/ { on = $1 == name; next } on' "$definition"; }
 [ "$(sed -n 's/^From: debian:\([a-z]*\).*/\1/p' "$definition")" = "$suite" ] || fail "the definition is not of Debian's $suite"
 known=" %files %post %environment %test %runscript "
-for name in $(grep -o '^%[a-z]*' "$definition"); do case $known in *" $name "*) ;; *) fail "$name is in the definition and not in this test" ;; esac; done
+while read -r name; do
+  case $known in *" $name "*) ;; *) fail "$name is in the definition and not in this test" ;; esac
+done < <(grep -o '^%[a-z]*' "$definition")
 
 make_deb "$work/packages"
 while read -r from to; do
@@ -26,7 +28,7 @@ step() {  # NAME ARGUMENTS...: a section as a script; errors end it, as in appta
 step post
 step test
 grep -q "^voronoi [0-9]" "$work/test" || fail "%test printed no version"
-[ -z "$(ls -A "$root/opt" "$root/var/lib/apt/lists" | grep -v '^/' | grep .)" ] || fail "%post leaves packages or lists in the image"
+[ -z "$(find "$root/opt" "$root/var/lib/apt/lists" -mindepth 1)" ] || fail "%post leaves packages or lists in the image"
 tiny_model "$root/root"
 step runscript quantize --model /root/model --run /root/run --calibration-text /root/text.txt "${calibration[@]}"
 inside voronoi verify /root/run >/dev/null 2>&1 || fail "no whole run"
