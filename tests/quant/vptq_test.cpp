@@ -237,7 +237,8 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
   const QuantResult groups = quantize(layer, parameters);
   EXPECT_LT(groups.relative_error, plain);
   EXPECT_EQ(vq(groups).codebook.size(), 4U * 64U * 6U);
-  EXPECT_EQ(std::set<std::uint16_t>(vq(groups).perm.begin(), vq(groups).perm.end()).size(), 128U);
+  const std::vector<std::uint16_t> perm = vq(groups).perm;
+  EXPECT_EQ(std::set<std::uint16_t>(perm.begin(), perm.end()).size(), 128U);
 }
 
 TEST(Vptq, TailRowsInfluenceNoWholeVector) {
