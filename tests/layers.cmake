@@ -1,10 +1,10 @@
 # The include rule: rooms may include only what their row allows, and outside headers stand only where they belong.
 # cmake -DROOT=<project> -P layers.cmake; fails with the list of offences.
 cmake_minimum_required(VERSION 3.25)
-set(rooms core kernels backend format comm model calib quant export store sched validation jobs)
+set(rooms core kernels backend format comm model calib quant export store sched run planning stages validation jobs)
 set(may_core "core")
 set(may_kernels "kernels core")
-set(may_backend "backend core kernels")
+set(may_backend "backend core kernels comm")
 set(may_format "format core kernels backend")
 set(may_comm "comm core")
 set(may_model "model core backend format")
@@ -13,8 +13,11 @@ set(may_quant "quant core backend format")
 set(may_export "export core format model quant")
 set(may_store "store core")
 set(may_sched "sched core comm")
-set(may_validation "validation core backend comm model quant")
-set(may_jobs "jobs core backend format comm model calib quant export store sched validation")
+set(may_run "run core format comm model calib quant export store sched")
+set(may_planning "planning core backend model calib quant sched run")
+set(may_stages "stages core backend comm model calib quant export store sched run planning")
+set(may_validation "validation core backend comm model quant export store run")
+set(may_jobs "jobs core backend comm model quant export store run planning stages validation")
 
 # header prefix -> path prefixes that may include it
 set(outside_headers "mpi\\.h" "nccl\\.h" "hdf5\\.h|H5" "boost/" "spdlog/" "cblas\\.h|lapack" "hwy/" "cuda|cublas|cusolver" "pcre2" "sentencepiece" "utf8proc"
