@@ -109,17 +109,7 @@ core::Json inspect_checkpoint(const std::string& path, bool headers_only) {
                   {"bits_nominal", checkpoint.nominal_bits()}};
   json.update(model_json(checkpoint));
   core::Json layers = core::Json::array();
-  for (const std::string& name : checkpoint.linears()) {
-    const quant::VqEncoding& e = checkpoint.extents(name);
-    layers.push_back({{"name", name},
-                      {"shape", {e.out_features, e.in_features}},
-                      {"dtype", core::dtype_name(e.dtype)},
-                      {"vector_length", e.vector_length},
-                      {"centroids", e.centroids},
-                      {"residual_centroids", e.residual_centroids},
-                      {"groups", e.groups},
-                      {"outlier_columns", e.outlier_size}});
-  }
+  for (const std::string& name : checkpoint.linears()) layers.push_back(checkpoint.description(name));
   json["layers"] = std::move(layers);
   if (!headers_only) json["problems"] = bad_tensors(checkpoint);
   return json;

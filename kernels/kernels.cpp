@@ -54,7 +54,8 @@ const Kernels& cpu() {
     parts.slice = cpu_vq_slice_kernels();
     parts.hessian = cpu_hessian_kernels();
     parts.collective = no_collective_kernels();
-    parts.dequant = cpu_dequant_kernels();
+    parts.vptq = cpu_vptq_kernels();
+    parts.uniform = cpu_uniform_kernels();
     return parts;
   }();
   return table;

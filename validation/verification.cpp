@@ -22,20 +22,20 @@
 namespace voronoi::validation {
 namespace {
 
-std::vector<float> decode_finite(const quant::Encoding& encoding, const std::string& place) {
-  std::vector<float> weight(static_cast<std::size_t>(quant::out_features(encoding) * quant::in_features(encoding)));
-  quant::decode(encoding, weight);
+std::vector<float> decode_finite(const format::Encoding& encoding, const std::string& place) {
+  std::vector<float> weight(static_cast<std::size_t>(encoding.out_features * encoding.in_features));
+  format::decode(encoding, weight);
   if (!std::all_of(weight.begin(), weight.end(), [](float value) { return std::isfinite(value); }))
     throw core::FormatError(place, "decodes to numbers that are not finite");
   return weight;
 }
 
-void add_layer(Verification& result, const std::string& name, const quant::Encoding& encoding,
+void add_layer(Verification& result, const std::string& name, const format::Encoding& encoding,
                const std::vector<float>& weight) {
   result.layers.push_back(
       {{"name", name},
-       {"shape", {quant::out_features(encoding), quant::in_features(encoding)}},
-       {"bits_true", static_cast<double>(quant::stored_bits(encoding)) / static_cast<double>(weight.size())},
+       {"shape", {encoding.out_features, encoding.in_features}},
+       {"bits_true", static_cast<double>(format::stored_bits(encoding)) / static_cast<double>(weight.size())},
        {"decoded_sha256", core::sha256(std::as_bytes(std::span(weight)))}});
 }
 
@@ -47,10 +47,10 @@ void verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer, V
   const std::string file = paths.layer(layer.name).string();
   require_sum(file, layer.sha256,
               "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
-  const quant::Encoding encoding = run::read_layer(paths, layer.name);
-  if (quant::stored_bits(encoding) != layer.stored_bits)
+  const format::Encoding encoding = run::read_layer(paths, layer.name);
+  if (format::stored_bits(encoding) != layer.stored_bits)
     throw core::FormatError(file, "holds another number of bits than journalled");
-  if (quant::out_features(encoding) * quant::in_features(encoding) != layer.weights)
+  if (encoding.out_features * encoding.in_features != layer.weights)
     throw core::FormatError(file, "has another shape than journalled");
   add_layer(result, layer.name, encoding, decode_finite(encoding, file));
 }
@@ -135,7 +135,7 @@ Verification verify_checkpoint(const std::string& path) {
   result.n_layers = checkpoint.linears().size();
   for (const std::string& name : checkpoint.linears()) {
     try {
-      const quant::Encoding encoding = checkpoint.encoding(name);
+      const format::Encoding encoding = checkpoint.encoding(name);
       const std::vector<float> weight = decode_finite(encoding, path + ": " + name);
       if (run) compare_with_run(*run, name, *manifest, weight, path);
       add_layer(result, name, encoding, weight);

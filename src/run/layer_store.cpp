@@ -51,27 +51,27 @@ std::string publish_shard(const store::Attempt& attempt, const std::filesystem::
 
 std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result) {
   store::Shard shard;
-  shard.attributes = quant::to_attributes(result.encoding);
+  shard.attributes = format::to_attributes(result.encoding);
   shard.attributes["kind"] = kLayerKind;
   shard.attributes["name"] = name;
   shard.attributes["relative_error"] = fmt::format("{:.17g}", result.relative_error);
   for (const auto& [key, value] : result.statistics)
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
-  for (quant::NamedArray& array : quant::to_arrays(result.encoding))
-    shard.arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
+  for (const format::NamedArray& array : result.encoding.arrays)
+    shard.arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
   return publish_shard(attempt, attempt.paths().layer(name), shard);
 }
 
-quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name) {
+format::Encoding read_layer(const store::RunPaths& paths, const std::string& name) {
   const std::string file = paths.layer(name).string();
   store::Shard shard = store::read_shard(file);
   require_kind(shard, kLayerKind, file);
   if (shard.attributes["name"] != name)
     throw core::FormatError(file, fmt::format("holds '{}' instead of '{}'", shard.attributes["name"], name));
-  std::vector<quant::NamedArray> arrays;
+  std::vector<format::NamedArray> arrays;
   for (store::ShardArray& array : shard.arrays)
     arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
-  return quant::from_arrays(shard.attributes, arrays, file);
+  return format::from_arrays(shard.attributes, std::move(arrays), file);
 }
 
 void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
@@ -120,13 +120,13 @@ RunSource::RunSource(const model::WeightSource& original, store::RunPaths paths,
   std::sort(linears_.begin(), linears_.end());
 }
 
-std::optional<quant::Encoding> RunSource::stored(const model::TensorSpec& spec) const {
+std::optional<format::Encoding> RunSource::stored(const model::TensorSpec& spec) const {
   constexpr std::string_view kSuffix = ".weight";
   if (!spec.name.ends_with(kSuffix)) return std::nullopt;
   const std::string linear = spec.name.substr(0, spec.name.size() - kSuffix.size());
   if (!std::binary_search(linears_.begin(), linears_.end(), linear)) return std::nullopt;
-  quant::Encoding encoding = read_layer(paths_, linear);
-  const core::Shape shape{quant::out_features(encoding), quant::in_features(encoding)};
+  format::Encoding encoding = read_layer(paths_, linear);
+  const core::Shape shape{encoding.out_features, encoding.in_features};
   if (shape != spec.shape)
     throw core::FormatError(
         paths_.layer(linear).string(),
@@ -136,15 +136,14 @@ std::optional<quant::Encoding> RunSource::stored(const model::TensorSpec& spec) 
 
 void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const {
   if (const auto encoding = stored(spec))
-    quant::decode(*encoding, out);
+    format::decode(*encoding, out);
   else
     original_.read(spec, out);
 }
 
 model::PackedTensor RunSource::packed(const model::TensorSpec& spec) const {
   auto encoding = stored(spec);
-  auto* vq = encoding ? std::get_if<quant::VqEncoding>(&*encoding) : nullptr;
-  return vq != nullptr ? quant::share_packed(std::move(*vq)) : nullptr;
+  return encoding ? std::make_shared<const format::Encoding>(std::move(*encoding)) : nullptr;
 }
 
 }  // namespace voronoi::run

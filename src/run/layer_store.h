@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "calib/collector.h"
+#include "format/encoding.h"
 #include "model/weights.h"
 #include "quant/quantizer.h"
 #include "store/attempt.h"
@@ -16,7 +17,7 @@ namespace voronoi::run {
 /// Publishes a quantized linear as layers/NAME.h5; returns the SHA-256 of the file. Only deterministic content goes in.
 std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result);
 /// Reads it back with every check; throws FormatError.
-quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name);
+format::Encoding read_layer(const store::RunPaths& paths, const std::string& name);
 
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
 void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
@@ -44,7 +45,7 @@ class RunSource final : public model::WeightSource {
 
  private:
   /// The stored layer behind a tensor, of its shape; nothing when it is none of the quantized linears.
-  std::optional<quant::Encoding> stored(const model::TensorSpec& spec) const;
+  std::optional<format::Encoding> stored(const model::TensorSpec& spec) const;
 
   const model::WeightSource& original_;
   store::RunPaths paths_;

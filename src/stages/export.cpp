@@ -25,7 +25,7 @@ constexpr const char* kExportTask = "export";
 
 using Clock = std::chrono::steady_clock;
 
-quant::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
+format::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
   const std::string file = source.paths.layer(name).string();
   if (core::sha256_of_file(file) != source.state.layers.at(name).sha256)
     throw core::FormatError(

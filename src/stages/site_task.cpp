@@ -37,8 +37,8 @@ run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::P
   run::LayerRecord layer;
   layer.name = linear.name;
   layer.weights = linear.out_features * linear.in_features;
-  layer.stored_bits = quant::stored_bits(result.encoding);
-  layer.nominal_bits = quant::nominal_bits(result.encoding);
+  layer.stored_bits = format::stored_bits(result.encoding);
+  layer.nominal_bits = format::nominal_bits(result.encoding);
   layer.relative_error = result.relative_error;
   layer.statistics = core::Json::object();
   for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
