@@ -125,7 +125,7 @@ core::Json inspect_gguf(const std::string& path) {
 
 core::Json inspect_run(const std::string& path) {
   const store::RunPaths paths{path};
-  const run::RunState state = run::replay(store::Journal::read(paths.journal()), paths.journal().string());
+  const run::RunState state = run::read_state(paths);
   core::Json layers = core::Json::array();
   for (const auto& [name, layer] : state.layers)
     layers.push_back({{"name", name},
@@ -134,11 +134,12 @@ core::Json inspect_run(const std::string& path) {
                       {"calibration_tokens", layer.calibration_tokens},
                       {"left_out_tokens", layer.left_out_tokens},
                       {"pooled_tokens", layer.pooled_tokens},
+                      {"generation", layer.generation},
                       {"statistics", layer.statistics}});
   return {{"kind", "run directory"},
           {"path", path},
           {"identity", store::read_identity(paths)},
-          {"attempts", state.attempt},
+          {"attempts", state.start},
           {"finished", state.finished},
           {"bits_true", true_bits(state)},
           {"failures", run::failures(state)},

@@ -15,7 +15,7 @@ set(may_store "store core")
 set(may_sched "sched core comm")
 set(may_run "run core format comm model calib quant export store sched")
 set(may_planning "planning core backend model calib quant sched run")
-set(may_stages "stages core backend comm model calib quant export store sched run planning")
+set(may_stages "stages core backend comm model calib quant export store sched run planning validation")
 set(may_validation "validation core backend comm model quant export store run")
 set(may_jobs "jobs core backend comm model quant export store run planning stages validation")
 

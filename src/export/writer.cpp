@@ -193,7 +193,7 @@ class Writer {
   /// A tensor that is not quantized, in the model's 16-bit type; the embedding also as the tied head.
   void write_plain(TensorFiles& files, const model::TensorSpec& spec) {
     std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value_or(0)));
-    source_.read(spec, values);
+    (request_.tensors != nullptr ? *request_.tensors : source_).read(spec, values);
     const bool twice = source_.config().tied_embeddings && spec.name == "model.embed_tokens.weight";
     std::vector<std::uint16_t> narrow;
     bool exact = true;

@@ -18,7 +18,8 @@ inline constexpr std::int64_t kMaxFileBytes = 5'000'000'000;
 
 struct ExportRequest {
   const model::WeightSource* original = nullptr;
-  std::string tokenizer;  ///< directory or file that open_tokenizer() takes
+  const model::WeightSource* tensors = nullptr;  ///< values of what is no linear; null: the original's
+  std::string tokenizer;                         ///< directory or file that open_tokenizer() takes
   /// A quantized linear by its full name; called twice for each: to check and plan, then to write.
   std::function<format::Encoding(const std::string& linear)> encoding;
   Manifest origin;  ///< run, method, profile and the layers with the sums of their shards

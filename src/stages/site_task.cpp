@@ -44,7 +44,7 @@ run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::P
   for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
   if (team.rank() == 0) {
     try {
-      layer.sha256 = run::write_layer(*run.attempt, linear.name, result);
+      layer.sha256 = run::write_layer(*run.attempt, linear.name, layer.generation, result);
     } catch (const store::Superseded&) {
       throw;
     } catch (const core::StoreError& error) {
@@ -80,7 +80,7 @@ std::string run_site_task(const planning::SiteTask& task, backend::Context& cont
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
-          layers.push_back(run::layer_to_json(layer));
+          layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {
           give_up(linear, error);
         } catch (const model::BadValues& error) {
