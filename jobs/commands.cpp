@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/log.h"
+#include "core/option.h"
 
 namespace voronoi::jobs {
 
@@ -23,11 +25,18 @@ const std::vector<Command>& commands() {
 
 bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
                    bool with_config_file, const std::vector<std::string>& further_problems) {
-  const ParseResult result = parse(command, arguments, with_config_file);
+  std::string log_format = "text";
+  CommandSpec whole = command;
+  whole.options.push_back(core::choice_option(
+      "log-format", "lines on stderr and in logs; json: one object a line with time, level, rank and message",
+      log_format, {"text", "json"}));
+  const ParseResult result = parse(whole, arguments, with_config_file);
   if (result.help) {
-    if (world.rank() == 0) fmt::print("{}", help_text(command, with_config_file));
+    if (world.rank() == 0) fmt::print("{}", help_text(whole, with_config_file));
     return true;
   }
+  // Before the problems are told.
+  core::set_log_format(log_format == "json" ? core::LogFormat::json : core::LogFormat::text);
   std::vector<std::string> problems = result.problems;
   problems.insert(problems.end(), further_problems.begin(), further_problems.end());
   if (!problems.empty()) throw core::ConfigError(problems);
