@@ -1,5 +1,3 @@
-#include <sys/resource.h>
-
 #include "backend/placement.h"
 #include "comm/agreement.h"
 #include "core/error.h"
@@ -22,12 +20,6 @@ core::LogLevel level_of(const std::string& name) {
   if (name == "warning") return core::LogLevel::warning;
   if (name == "error") return core::LogLevel::error;
   return core::LogLevel::info;
-}
-
-std::int64_t peak_memory_bytes() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
 }
 
 void print_summary(const run::Run& run) {
@@ -71,12 +63,13 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
                    run.state.layers.size());
 
   const stages::PipelineResult result = stages::run_pipeline(world, *context, options, inputs, run);
-  const std::int64_t peak = world.all_max(peak_memory_bytes());
+  const std::int64_t peak = world.all_max(run::peak_memory_bytes());
   if (!result.stopped) comm::on_root(world, [&] { stages::run_export_stage(run, inputs, options); });
   std::int64_t failed = 0;
   comm::on_root(world, [&] {
     run.append({{"type", "memory"}, {"peak_bytes", peak}});
     run.append({{"type", result.stopped ? "stopped" : "finished"}, {"time", core::unix_time()}});
+    run.heartbeat->end(result.stopped ? "stopped" : "finished");
     if (result.stopped) return;
     run.attempt->require_current();
     core::show_progress("quantization finished", true);

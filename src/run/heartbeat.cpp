@@ -85,8 +85,7 @@ std::string metrics_text(const Heartbeat& h, const std::string& run) {
     text += fmt::format("voronoi_stage_eta_seconds{{{},stage=\"{}\"}} {}\n", labels, label_text(stage), seconds);
   gauge("ranks_alive", "Ranks that take part; 0 once the start is over.", static_cast<double>(h.ranks));
   family("stage", "The stage at work, 1 for it.");
-  text += fmt::format("voronoi_stage{{{},stage=\"{}\"}} 1\n", labels,
-                      label_text(h.ended.empty() ? h.stage : h.ended));
+  text += fmt::format("voronoi_stage{{{},stage=\"{}\"}} 1\n", labels, label_text(h.ended.empty() ? h.stage : h.ended));
   gauge("last_update_timestamp_seconds", "When this was written, seconds since 1970.", h.updated);
   gauge("peak_memory_bytes", "Largest resident set of rank 0.", static_cast<double>(h.peak_memory_bytes));
   return text;

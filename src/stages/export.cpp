@@ -4,7 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <chrono>
+#include <map>
 #include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -15,6 +17,7 @@
 #include "export/writer.h"
 #include "run/layer_store.h"
 #include "run/run_model.h"
+#include "stages/progress.h"
 
 namespace voronoi::stages {
 namespace {

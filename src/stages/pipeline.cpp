@@ -6,9 +6,11 @@
 #include <chrono>
 #include <exception>
 #include <functional>
+#include <map>
 #include <set>
 
 #include "calib/collector.h"
+#include "calib/footprint.h"
 #include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -21,6 +23,7 @@
 #include "run/run.h"
 #include "run/settings.h"
 #include "sched/scheduler.h"
+#include "stages/progress.h"
 #include "stages/site_task.h"
 
 namespace voronoi::stages {
@@ -48,9 +51,10 @@ class Pipeline {
         done_(run.done) {
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       for (const planning::SiteTask& task : all_tasks(block)) n_layers_ += task.site.linears.size();
-      for (const planning::SiteTask& task : pending_tasks(block))
-        remaining_seconds_ += planning::task_seconds(task, run.parameters, rates_);
+      for (const planning::SiteTask& task : pending_tasks(block)) predicted_quantize_[block] += task_wall_seconds(task);
     }
+    if (quantize_)
+      for (const auto& [block, seconds] : predicted_quantize_) clock_.expect("quantize", seconds);
   }
 
   PipelineResult run() {
@@ -92,8 +96,24 @@ class Pipeline {
     needed_ = world_.broadcast(needed, 0);
     const std::size_t last = needed_.rfind('1');
     last_needed_ = last == std::string::npos ? -1 : static_cast<std::int64_t>(last);
-    if (last_needed_ >= 0 || (sequential_ && remaining_seconds_ > 0))
+    for (std::int64_t block = 0; calibrate_ && block <= last_needed_; ++block)
+      clock_.expect("calibrate", block_seconds(block));
+    if (last_needed_ >= 0 || (sequential_ && !predicted_quantize_.empty()))
       collector_.emplace(transformer_, context_, world_, inputs_.windows);
+  }
+
+  /// Predicted, on all ranks.
+  double task_wall_seconds(const planning::SiteTask& task) const {
+    return planning::task_seconds(task, run_.parameters, rates_) / world_.size();
+  }
+
+  /// Predicted for a block's pass over the calibration windows, on all ranks.
+  double block_seconds(std::int64_t block) const {
+    const bool needed = needed_[static_cast<std::size_t>(block)] == '1';
+    if (sequential_ && !needed) return 0;
+    const calib::BlockWork work = calib::block_work(config_, block, inputs_.windows.count, inputs_.windows.context);
+    const double forward = inputs_.dtype == core::DType::f32 ? rates_.gemm : rates_.forward;
+    return (work.gemm / forward + (needed ? work.gram / rates_.gram : 0)) / world_.size();
   }
 
   bool hessian_ready(const planning::SiteTask& task) const {
@@ -137,6 +157,8 @@ class Pipeline {
     model::BlockPrefetcher prefetcher(transformer_, context_, blocks);
     for (const std::int64_t block : blocks) {
       if (stop_agreed()) return;
+      const Clock::time_point block_start = Clock::now();
+      if (world_.rank() == 0) show_calibration(block);
       const model::BlockWeights weights = prefetcher.next();
       if (needed_[static_cast<std::size_t>(block)] == '1') {
         const bool advance = !sequential_ && block < last_needed_;
@@ -148,7 +170,10 @@ class Pipeline {
       } else {
         collector_->advance(weights);
       }
-      if (world_.rank() == 0) show_calibration(block, last);
+      const double seconds = seconds_since(block_start);
+      clock_.done("calibrate", block_seconds(block), seconds);
+      tokens_per_second_ = static_cast<double>(inputs_.windows.count * inputs_.windows.context) / seconds;
+      if (world_.rank() == 0) tell("calibrate", core::Json::array());
       tell_damage();
     }
     world_.barrier();  // every Hessian of the window is on disk
@@ -191,20 +216,20 @@ class Pipeline {
     }
   }
 
-  void show_calibration(std::int64_t block, std::int64_t last) {
-    core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1,
-                                    config_.n_layers, last, run_.state.layers.size(), n_layers_, eta_text()));
-    write_status("calibrate", core::Json::array());
+  /// As the block begins.
+  void show_calibration(std::int64_t block) {
+    const double predicted = block_seconds(block);
+    clock_.under_way("calibrate", predicted, 0, clock_.corrected("calibrate", predicted));
+    doing_ = fmt::format("block {}/{}", block + 1, config_.n_layers);
+    core::show_progress(fmt::format("calibrating: {}{}, {} of {} layers done{}", doing_,
+                                    tokens_per_second_ > 0 ? fmt::format(", {:.0f} tokens/s", tokens_per_second_) : "",
+                                    run_.state.layers.size(), n_layers_, left_text(clock_.left())));
+    tell("calibrate", core::Json::array());
   }
 
-  /// By the share of quantization work done since this start, calibration included in the elapsed time.
-  std::string eta_text() const {
-    const double done = remaining_seconds_ - left_seconds_;
-    if (left_seconds_ < 0 || done <= 0) return "";
-    return ", about " + core::format_duration(elapsed() * left_seconds_ / done) + " left";
+  static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
   }
-
-  double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
 
   void quantize(std::int64_t first, std::int64_t last) {
     const Clock::time_point start = Clock::now();
@@ -216,6 +241,10 @@ class Pipeline {
       drop_hessians(first, last);
       return;
     }
+    window_predicted_ = 0;
+    for (std::int64_t block = first; block < last; ++block)
+      if (const auto found = predicted_quantize_.find(block); found != predicted_quantize_.end())
+        window_predicted_ += found->second;
     const std::vector<sched::Task> tasks =
         planning::window_tasks(site_tasks, run_.parameters, rates_, world_.size(), options_.team_size);
 
@@ -225,9 +254,10 @@ class Pipeline {
     sched::SchedulerOptions scheduler;
     scheduler.max_attempts = options_.max_attempts;
     const sched::PhaseResult phase = agreed([&] {
-      return sched::run_phase(world_, tasks, callback, coordinator_events(site_tasks), cost_model_, scheduler,
+      return sched::run_phase(world_, tasks, callback, coordinator_events(), cost_model_, scheduler,
                               [] { return core::stop_requested(); });
     });
+    clock_.done("quantize", window_predicted_, seconds_since(start));
     const std::set<std::string> given_up = agree_on_failures(site_tasks);
     if (world_.rank() == 0)
       run_.add({{"type", "scheduling"},
@@ -273,7 +303,7 @@ class Pipeline {
     }
   }
 
-  sched::CoordinatorEvents coordinator_events(const std::vector<planning::SiteTask>& site_tasks) {
+  sched::CoordinatorEvents coordinator_events() {
     sched::CoordinatorEvents events;
     events.task_done = [&](const sched::Task& task, const sched::Outcome& outcome, int rank) {
       SiteReport report = read_report(outcome.report);
@@ -281,6 +311,9 @@ class Pipeline {
       for (run::LayerRecord& layer : report.layers) {
         layer.rank = rank;
         layer.attempt = run_.state.attempt;
+        core::log_debug("{}: {:.3f} bits a weight, relative error {:.5f}, {} on rank {}", layer.name,
+                        static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights),
+                        layer.relative_error, core::format_duration(layer.seconds), rank);
         run_.add(run::layer_to_json(layer));
       }
       run_.add({{"type", "task_done"},
@@ -289,9 +322,7 @@ class Pipeline {
                 {"width", task.width},
                 {"seconds", outcome.seconds},
                 {"end", core::unix_time()}});
-      const double predicted =
-          planning::task_seconds(site_tasks[static_cast<std::size_t>(task.id)], run_.parameters, rates_);
-      left_seconds_ = (left_seconds_ < 0 ? remaining_seconds_ : left_seconds_) - predicted;
+      ++tasks_done_;
     };
     events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int attempt) {
       core::log_warning("{}: failed on rank {} (attempt {}): {}", task.name, rank, attempt, outcome.report);
@@ -308,10 +339,11 @@ class Pipeline {
   }
 
   void show_tasks(const sched::Progress& progress) {
-    core::show_progress(
-        fmt::format("quantizing ({}): {} of {} layers, tasks {}/{} of this window{}{}", run_.parameters.method,
-                    run_.state.layers.size(), n_layers_, progress.done, progress.total,
-                    progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", eta_text()));
+    clock_.under_way("quantize", window_predicted_, progress.elapsed_seconds, progress.eta_seconds);
+    doing_ = fmt::format("tasks {}/{} of this window", progress.done, progress.total);
+    core::show_progress(fmt::format(
+        "quantizing ({}): {} of {} layers, {}{}{}", run_.parameters.method, run_.state.layers.size(), n_layers_, doing_,
+        progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", left_text(clock_.left())));
     core::Json workers = core::Json::array();
     for (std::size_t rank = 0; rank < progress.workers.size(); ++rank) {
       const sched::WorkerState& worker = progress.workers[rank];
@@ -320,15 +352,25 @@ class Pipeline {
                          {"since_seconds", worker.since_seconds},
                          {"busy_seconds", worker.busy_seconds}});
     }
-    write_status("quantize", std::move(workers));
+    tokens_per_second_ = 0;
+    tell("quantize", std::move(workers));
   }
 
-  /// The heartbeat that `status` reads.
-  void write_status(const char* stage, core::Json workers) {
-    const double done = remaining_seconds_ - left_seconds_;
-    const double eta = left_seconds_ >= 0 && done > 0 ? elapsed() * left_seconds_ / done : 0;
-    run_.heartbeat->write(
-        {run_.state.attempt, stage, core::unix_time(), static_cast<std::int64_t>(n_layers_), eta, std::move(workers)});
+  /// What the heartbeat says from now on.
+  void tell(const char* stage, core::Json workers) {
+    run::Heartbeat heartbeat;
+    heartbeat.attempt = run_.state.attempt;
+    heartbeat.stage = stage;
+    heartbeat.doing = doing_;
+    heartbeat.layers = static_cast<std::int64_t>(n_layers_);
+    heartbeat.layers_done = std::ssize(run_.state.layers);
+    heartbeat.tasks_done = tasks_done_;
+    heartbeat.tasks_failed = std::ssize(run_.state.quarantined);
+    heartbeat.ranks = world_.size();
+    heartbeat.tokens_per_second = tokens_per_second_;
+    heartbeat.stages = clock_.left();
+    heartbeat.workers = std::move(workers);
+    run_.heartbeat->update(std::move(heartbeat));
   }
 
   /// Those of a window whose tasks are over.
@@ -382,10 +424,13 @@ class Pipeline {
   std::set<std::string> told_;  // on rank 0: faults that the log has explained
   std::string needed_;          // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;
-  std::size_t n_layers_ = 0;      // linears of the model
-  double remaining_seconds_ = 0;  // predicted for the quantization tasks open at this start
-  double left_seconds_ = -1;      // of them still open; unknown before the first task
-  Clock::time_point start_ = Clock::now();
+  std::size_t n_layers_ = 0;                           // linears of the model
+  std::map<std::int64_t, double> predicted_quantize_;  // by block with open tasks, on all ranks, at this start
+  StageClock clock_;                                   // from here on what rank 0 tells of its progress
+  double window_predicted_ = 0;
+  std::string doing_;
+  double tokens_per_second_ = 0;  // of the last calibration block
+  std::int64_t tasks_done_ = 0;
   PipelineResult result_;
 };
 

@@ -24,8 +24,8 @@ class StageClock {
 
  private:
   struct Stage {
-    double open = 0;                         ///< predicted, the piece under way included
-    double finished = 0, measured = 0;       ///< predicted and measured of the pieces that are over
+    double open = 0;                          ///< predicted, the piece under way included
+    double finished = 0, measured = 0;        ///< predicted and measured of the pieces that are over
     double piece = 0, elapsed = 0, rest = 0;  ///< predicted, measured, thought to be left of the piece under way
     double ratio() const;
   };
