@@ -12,7 +12,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> table{
       {"plan", "bits, memory, time and sbatch command of a run before it is made", false, plan_main},
       {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main, true},
-      {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main},
+      {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main, true},
       {"generate", "continue a text with a model, a run or a VPTQ checkpoint", false, generate_main},
       {"status", "progress of a live or dead run", false, status_main},
       {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},

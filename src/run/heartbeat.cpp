@@ -10,9 +10,9 @@
 #include <string_view>
 #include <utility>
 
-#include "core/clock.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/whereabouts.h"
 
 namespace voronoi::run {
 namespace {
