@@ -42,7 +42,7 @@ std::string window_key(const std::string& content, const model::Windows& windows
   core::Sha256 hash;
   hash.update(content + "\n" + std::to_string(windows.count) + "\n" + std::to_string(windows.context) + "\n");
   hash.update(std::as_bytes(std::span(windows.ids)));
-  hash.update(std::string("\n") + model::product_dtype_name(dtype) +
+  hash.update("\n" + std::string(model::product_dtype_name(dtype)) +
               (device == backend::Device::cuda ? "\ncuda\n" : "\ncpu\n") + VORONOI_VERSION);
   return hash.hex();
 }

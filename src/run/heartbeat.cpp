@@ -53,7 +53,7 @@ core::Json to_json(const Heartbeat& h) {
 
 double Heartbeat::eta_seconds() const {
   double sum = 0;
-  for (const auto& [stage, seconds] : stages) sum += seconds;
+  for (const auto& left : stages) sum += left.second;
   return sum;
 }
 
