@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 #include <system_error>
 #include <utility>
 
@@ -61,6 +62,11 @@ RunSection section_of(const store::RunPaths& run) {
   return section;
 }
 
+std::vector<std::byte> as_bytes(const std::string& text) {
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
+}
+
 }  // namespace
 
 RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
@@ -95,9 +101,20 @@ std::filesystem::path write_run_report(const RunReport& report, const std::files
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw core::system_error(directory, "create the directory", error.value());
-  core::write_file_atomic(directory / kJson, report.json.dump(2) + "\n", "report");
-  core::write_file_atomic(directory / kMarkdown, report.markdown, "report");
+  core::write_file_atomic(directory / kJson, report.json.dump(2) + "\n", core::unique_tag());
+  core::write_file_atomic(directory / kMarkdown, report.markdown, core::unique_tag());
   return directory / kMarkdown;
+}
+
+void refresh_run_report(const store::RunPaths& run) {
+  constexpr int kTries = 10;
+  for (int tries = 0; tries < kTries; ++tries) {
+    write_run_report(make_run_report({run}), run.report());
+    // Whoever writes last looks last: then both files are one report, of all evaluations.
+    if (check_run_report(run.report()).empty() &&
+        core::read_file(run.report() / kMarkdown) == as_bytes(make_run_report({run}).markdown))
+      return;
+  }
 }
 
 std::vector<std::string> check_run_report(const std::filesystem::path& directory) {
