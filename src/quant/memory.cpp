@@ -26,7 +26,7 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
   // Packed triangle, both triangles, fp64 work and the factor that is made from it.
   peak.consider((2 + 4 + 8 + 4) * square, "factoring the Hessian");
   for (const OperatorShape& shape : operators) {
-    const std::int64_t held = (2 + 4 + 4) * square + 4 * shape.out_features * in_features;
+    const std::int64_t held = (4 + 4) * square + 4 * shape.out_features * in_features;
     method.consider_memory(parameters, {shape.name, shape.out_features, in_features, n_threads, team_size, held}, peak);
     // Encoding, its arrays, and the file's image twice.
     peak.consider(held + 4 * bytes_stored(parameters, shape.out_features, in_features), "writing " + shape.name);

@@ -7,6 +7,7 @@
 #include "core/team.h"
 #include "core/types.h"
 #include "quant/cost.h"
+#include "quant/method.h"
 #include "quant/quantizer.h"
 #include "quant/vq/vector_parameters.h"
 

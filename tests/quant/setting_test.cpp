@@ -56,9 +56,11 @@ TEST(Setting, LargerModelsGetLargerCodebooks) {
   const auto small = choose_setting(base, 2, block(576, 1536, 192)),
              large = choose_setting(base, 2, block(16384, 53248, 1024));
   ASSERT_TRUE(small && large);
-  EXPECT_GT(large->centroids, small->centroids);
-  EXPECT_GT(expected_gain_db(large->vector_length, large->centroids, large->residual_centroids),
-            expected_gain_db(small->vector_length, small->centroids, small->residual_centroids));
+  EXPECT_GT(large->get<VectorParameters>().centroids, small->get<VectorParameters>().centroids);
+  EXPECT_GT(expected_gain_db(large->get<VectorParameters>().vector_length, large->get<VectorParameters>().centroids,
+                             large->get<VectorParameters>().residual_centroids),
+            expected_gain_db(small->get<VectorParameters>().vector_length, small->get<VectorParameters>().centroids,
+                             small->get<VectorParameters>().residual_centroids));
 }
 
 TEST(Setting, NothingFitsBelowTheLeastTrueBits) {

@@ -12,6 +12,7 @@
 #include "quant/vq/vector_parameters.h"
 #include "quant/vq/voronoi_method.h"
 #include "quant/vq/vptq.h"
+#include "quant/vq/vptq_method.h"
 #include "quant/vq_layer.h"
 #include "support/thread_team.h"
 
@@ -22,10 +23,10 @@ Layer make_layer(std::int64_t out, std::int64_t in) {
   return make_named_layer("model.layers.0.mlp.down_proj", 11, out, in);
 }
 
-QuantResult quantize(const Quantizer& quantizer, const Layer& layer, const QuantParameters& parameters) {
+QuantResult quantize(const Method& method, const Layer& layer, const QuantParameters& parameters) {
   backend::Context context(backend::Device::cpu, 2);
   core::SoloTeam team;
-  return quantizer.quantize(context, team, layer.input(), parameters);
+  return method.quantize(context, team, layer.input(), parameters);
 }
 
 double decoded_error(const Layer& layer, const QuantResult& result) {

@@ -46,7 +46,7 @@ const std::vector<Parameter>& VectorMethod::parameters() const {
 
 void VectorMethod::check(const QuantParameters& parameters, Problems& problems) const {
   const auto& p = parameters.get<VectorParameters>();
-  if (p.residual_centroids > p.centroids)
+  if (p.residual_centroids != 0 && p.residual_centroids > p.centroids)
     problems.push_back(
         fmt::format("--residual-centroids {} is above --centroids {}: VPTQ's client reads such a layer wrongly",
                     p.residual_centroids, p.centroids));
