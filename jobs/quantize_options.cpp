@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -56,13 +57,15 @@ namespace {
 /// `own`: the option of the methods that have bits as a parameter.
 OptionSpec bits_option(QuantizeOptions& o, const OptionSpec& own) {
   constexpr double kLeast = 0.5, kMost = 8;
-  std::string help = own.help;
+  std::map<std::vector<std::string>, std::vector<std::string_view>> choosers;  // methods by what they choose
   for (const quant::Method* method : quant::methods())
-    if (const auto chosen = method->chosen_by_bits(); !chosen.empty())
-      help += fmt::format(
-          "; {}: chooses {} for the model's size, so that true bits, all that is stored included, are at most this and "
-          "{:g} %",
-          method->name(), fmt::join(chosen, ", "), 100 * quant::kBitsMargin);
+    if (auto chosen = method->chosen_by_bits(); !chosen.empty()) choosers[std::move(chosen)].push_back(method->name());
+  std::string help = own.help;
+  for (const auto& [chosen, names] : choosers)
+    help += fmt::format(
+        "; {}: chooses {} for the model's size, so that true bits, all that is stored included, are at most this and "
+        "{:g} %",
+        fmt::join(names, ", "), fmt::join(chosen, ", "), 100 * quant::kBitsMargin);
   return {own.name, "X", std::move(help),
           [&o, assign = own.assign](const std::string& text) -> std::string {
             double value = 0;
