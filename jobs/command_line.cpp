@@ -19,7 +19,7 @@ constexpr const char* kStray = "stray-argument";
 po::options_description describe(const CommandSpec& command, bool with_config_file) {
   po::options_description description("Options", 118, 60);
   auto add = description.add_options();
-  for (const OptionSpec& option : command.options) {
+  for (const core::OptionSpec& option : command.options) {
     if (option.argument.empty())
       add(option.name.c_str(), po::value<Values>()->implicit_value(Values{"true"}, "")->zero_tokens(),
           option.help.c_str());
@@ -44,8 +44,9 @@ void assign_all(const CommandSpec& command, const std::vector<po::option>& optio
                          command.name + " --help lists them");
       continue;
     }
-    const auto spec = std::find_if(command.options.begin(), command.options.end(),
-                                   [&](const OptionSpec& candidate) { return candidate.name == option.string_key; });
+    const auto spec =
+        std::find_if(command.options.begin(), command.options.end(),
+                     [&](const core::OptionSpec& candidate) { return candidate.name == option.string_key; });
     if (spec == command.options.end()) continue;  // --config, --help
     if (taken.contains(spec->name)) continue;
     if (!here.insert(spec->name).second && !spec->repeatable) {

@@ -8,18 +8,10 @@
 
 namespace voronoi::jobs {
 
-using core::choice_option;
-using core::integer_option;
-using core::list_option;
-using core::number_option;
-using core::OptionSpec;
-using core::switch_option;
-using core::text_option;
-
 struct CommandSpec {
   std::string name, summary, usage;
   std::string positional;  ///< name of the option that takes arguments without a dash; empty: none
-  std::vector<OptionSpec> options;
+  std::vector<core::OptionSpec> options;
   std::string examples;
 };
 

@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include "export/profile.h"
-#include "jobs/model_sizes.h"
-#include "jobs/plan.h"
+#include "jobs/quantize_options.h"
+#include "planning/bits.h"
+#include "planning/model_sizes.h"
+#include "planning/plan.h"
 #include "support/toy_method.h"
 
 namespace voronoi::jobs {
@@ -27,7 +29,7 @@ class ToyMethod : public ::testing::Test {
   }
   test::Toy toy_;
   quant::MethodRegistration registration_{toy_};
-  QuantizeOptions options_;
+  run::Settings options_;
 };
 
 TEST_F(ToyMethod, TakesItsOptionsFromTheCommandLineAndNoOthersWords) {
@@ -43,20 +45,20 @@ TEST_F(ToyMethod, TakesItsOptionsFromTheCommandLineAndNoOthersWords) {
 TEST_F(ToyMethod, IsNotExportedWhenItsLayersAreOfAnotherFormat) {
   EXPECT_THAT(problems_of({"--stages", "calibrate,quantize,export"}), Contains(HasSubstr("--method toy")));
   EXPECT_THAT(problems_of({}), IsEmpty());
-  EXPECT_FALSE(has_stage(options_, "export"));
+  EXPECT_FALSE(run::has_stage(options_, "export"));
 }
 
 TEST_F(ToyMethod, IsPlannedForAWholeModel) {
-  PlanRequest request;
+  planning::PlanRequest request;
   request.options.model = "llama-2-7b";
-  request.config = read_model_config(request.options.model);
+  request.config = planning::read_model_config(request.options.model);
   request.options.parameters.method = "toy";
   request.options.bits = 3.4;
-  resolve_bits(request.options, request.config);
+  planning::resolve_bits(request.options, request.config);
   EXPECT_EQ(request.options.parameters.get<test::ToyParameters>().levels, 8);
-  request.rates = table_rates(backend::Device::cpu, 2);
+  request.rates = planning::table_rates(backend::Device::cpu, 2);
   request.threads = 2;
-  const Plan plan = make_plan(request);
+  const planning::Plan plan = planning::make_plan(request);
   EXPECT_EQ(plan.nominal_bits, 3);
   EXPECT_NEAR(plan.true_bits(), 3, 0.02);
   EXPECT_THAT(plan.quantizing.where, HasSubstr("the toys of "));

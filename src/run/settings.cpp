@@ -1,0 +1,85 @@
+#include "run/settings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <sstream>
+
+#include "export/profile.h"
+#include "quant/method.h"
+
+namespace voronoi::run {
+namespace {
+
+constexpr std::array<std::string_view, 4> kStages{"calibrate", "quantize", "export", "report"};
+
+std::vector<std::string> split_stages(const std::string& stages) {
+  std::vector<std::string> list;
+  std::stringstream text(stages);
+  for (std::string stage; std::getline(text, stage, ',');) list.push_back(stage);
+  return list;
+}
+
+exporting::Profile profile_of(const Settings& options) {
+  return *exporting::profile_from_name(options.export_profile);  // the option takes known names only
+}
+
+}  // namespace
+
+bool asks_for_stage(const Settings& options, std::string_view stage) {
+  const std::vector<std::string> stages = split_stages(options.stages);
+  return std::find(stages.begin(), stages.end(), stage) != stages.end();
+}
+
+bool has_stage(const Settings& options, std::string_view stage) {
+  if (!options.stages.empty()) return asks_for_stage(options, stage);
+  return stage != "export" || exporting::check_exportable(options.parameters, {}, profile_of(options)).empty();
+}
+
+std::vector<std::string> check_bits(const Settings& o) {
+  std::vector<std::string> problems;
+  if (!o.bits) return problems;
+  const quant::Method& method = quant::find_method(o.parameters.method);
+  const std::vector<std::string> chosen = method.chosen_by_bits();
+  for (const std::string& name : chosen)
+    if (o.given.contains(name))
+      problems.push_back(fmt::format("--bits {:g} chooses what --{} says too: give one or the other", *o.bits, name));
+  if (!chosen.empty()) return problems;
+  const auto& own = method.parameters();
+  if (std::none_of(own.begin(), own.end(), [](const auto& parameter) { return parameter.name == "bits"; }))
+    problems.push_back(fmt::format("--bits: means nothing to --method {}; leave it out", method.name()));
+  else if (*o.bits != std::floor(*o.bits))
+    problems.push_back(fmt::format("--bits: {} codes have whole bits from 1 to 8, not {:g}", method.name(), *o.bits));
+  return problems;
+}
+
+std::vector<std::string> check(const Settings& o) {
+  std::vector<std::string> problems;
+  if (o.model.empty()) problems.emplace_back("--model: is missing; give a Hugging Face directory or a GGUF file");
+  if (o.run.empty()) problems.emplace_back("--run: is missing; give the directory to write to");
+  if (o.calibration_texts.empty()) problems.emplace_back("--calibration-text: is missing; give at least one text file");
+  if (static_cast<std::int64_t>(o.calibration_texts.size()) > o.calibration_sequences)
+    problems.emplace_back("--calibration-sequences: fewer windows than texts");
+  for (const std::string& stage : split_stages(o.stages))
+    if (std::find(kStages.begin(), kStages.end(), stage) == kStages.end())
+      problems.push_back("--stages: '" + stage + "' is no stage; there are calibrate, quantize, export, report");
+  if (o.calibration == "sequential" && has_stage(o, "calibrate") != has_stage(o, "quantize"))
+    problems.emplace_back("--stages: sequential calibration needs calibrate and quantize together, block by block");
+  quant::QuantParameters changed = o.parameters;
+  for (const std::string& assignment : o.set)
+    if (const std::string problem = apply_set(changed, assignment); !problem.empty())
+      problems.push_back("--set: " + problem);
+  if (o.calibration == "sequential" && !o.hessians_from.empty())
+    problems.emplace_back(
+        "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
+  for (const std::string& problem : check_bits(o)) problems.push_back(problem);
+  for (const std::string& problem : quant::check_parameters(changed)) problems.push_back(problem);
+  if (asks_for_stage(o, "export"))
+    for (const std::string& problem : exporting::check_exportable(changed, {}, profile_of(o)))
+      problems.push_back(problem);
+  return problems;
+}
+
+}  // namespace voronoi::run

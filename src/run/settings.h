@@ -1,0 +1,48 @@
+// What a quantization run was asked to do.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quant/parameters.h"
+
+namespace voronoi::run {
+
+struct Settings {
+  std::string model, run, tokenizer;
+  std::vector<std::string> calibration_texts;
+  std::int64_t calibration_sequences = 64, calibration_context = 2048;
+  std::string calibration = "independent";
+  std::string device = "auto", dtype = "auto";
+  std::string stages;  ///< separated by commas; empty: all that apply, see has_stage()
+  std::string export_profile = "safe";
+  std::int64_t hessian_window = 4;
+  bool keep_hessians = false;
+  std::string hessians_from;
+  std::int64_t team_size = 0;
+  int threads = 0;
+  int max_attempts = 2;
+  std::vector<std::string> set;
+  std::string log_level = "info";
+  quant::QuantParameters parameters;
+  std::optional<double> bits;   ///< --bits, when given
+  std::set<std::string> given;  ///< names of the parameters of quantization that were given
+};
+
+/// Whether a stage is to run. Without --stages that is every one; export, however, only where the format can hold what
+/// the parameters make.
+bool has_stage(const Settings& options, std::string_view stage);
+/// Whether the user asked for the stage by name.
+bool asks_for_stage(const Settings& options, std::string_view stage);
+
+/// Problems of --bits with the method and with options that say the same.
+std::vector<std::string> check_bits(const Settings& options);
+
+/// Problems of values that depend on each other and of missing options.
+std::vector<std::string> check(const Settings& options);
+
+}  // namespace voronoi::run
