@@ -63,7 +63,7 @@ Inputs open_inputs(run::Settings& options, const backend::Context& context) {
                                               options.calibration_context);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
-  const core::Json parameters = run::parameters_json(options.parameters);
+  const core::Json parameters = quant::parameters_json(options.parameters);
   // With sequential calibration the Hessians also depend on how the blocks before were quantized.
   core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
   if (options.calibration == "sequential") decides["parameters"] = parameters;

@@ -12,6 +12,7 @@
 #include "planning/model_sizes.h"
 #include "planning/window_schedule.h"
 #include "quant/setting.h"
+#include "quant/vq/vector_parameters.h"
 #include "run/settings.h"
 #include "support/temporary.h"
 
@@ -23,9 +24,9 @@ using ::testing::HasSubstr;
 
 quant::QuantParameters vector_parameters(std::int64_t v, std::int64_t k, std::int64_t kr) {
   quant::QuantParameters p;
-  p.vector_length = v;
-  p.centroids = k;
-  p.residual_centroids = kr;
+  p.get<quant::VectorParameters>().vector_length = v;
+  p.get<quant::VectorParameters>().centroids = k;
+  p.get<quant::VectorParameters>().residual_centroids = kr;
   return p;
 }
 

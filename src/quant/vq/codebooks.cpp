@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "quant/vq/kmeans.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::quant {
 namespace {
@@ -62,8 +63,8 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
   KmeansParameters run;
   run.k = k;
   run.dim = set.dim;
-  run.max_iterations = parameters.kmeans_iterations;
-  run.tolerance = parameters.kmeans_tolerance;
+  run.max_iterations = parameters.get<VectorParameters>().kmeans_iterations;
+  run.tolerance = parameters.get<VectorParameters>().kmeans_tolerance;
   run.seed = parameters.seed;
   run.stream = random_stream(input.name + ":" + name);
 

@@ -32,22 +32,25 @@ struct Snapshot {
   backend::Array<std::int32_t> codes, residual_codes;
 };
 
+}  // namespace
+
 QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input,
                         const QuantParameters& parameters) {
+  const auto& own = parameters.get<VoronoiParameters>();
   VqRun run(context, team, input, parameters);
-  run.quantize(parameters.candidates);
+  run.quantize(own.candidates);
   Refiner refiner(run);
   double error = refiner.update();
   int steps = 0, sweeps = 0, rounds = 0;
   const auto relative = [&](double value) { return run.weight_norm > 0 ? value / run.weight_norm : 0.0; };
-  for (int round = 1; round <= parameters.rounds; ++round) {
+  for (int round = 1; round <= own.rounds; ++round) {
     Snapshot before(run);
     steps += refiner.fit_codebooks(kFitSteps);
     refiner.update();
     steps += refiner.fit_columns(kFitSteps);
     double now = refiner.update();
     for (int sweep = 0; sweep < kSweeps; ++sweep, ++sweeps) {
-      const double swept = refiner.sweep(parameters.candidates), gain = now - swept;
+      const double swept = refiner.sweep(own.candidates), gain = now - swept;
       now = swept;
       if (gain < kSweepTolerance * swept) break;
     }
@@ -66,21 +69,6 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
   run.statistics["fit_steps"] = steps;
   run.statistics["sweeps"] = sweeps;
   return run.finish(error);
-}
-
-class VoronoiQuantizer final : public Quantizer {
- public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
-                       const QuantParameters& parameters) const override {
-    return run_voronoi(context, team, input, parameters);
-  }
-};
-
-}  // namespace
-
-const Quantizer& voronoi_quantizer() {
-  static const VoronoiQuantizer quantizer;
-  return quantizer;
 }
 
 }  // namespace voronoi::quant

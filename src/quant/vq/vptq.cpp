@@ -238,23 +238,4 @@ QuantResult VqRun::finish(double error) {
   return {format::to_encoding(encoding), relative_error_of(error, weight_norm), statistics};
 }
 
-namespace {
-
-class VptqQuantizer final : public Quantizer {
- public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
-                       const QuantParameters& parameters) const override {
-    VqRun run(context, team, input, parameters);
-    run.quantize(1);
-    return run.finish(run.error());
-  }
-};
-
-}  // namespace
-
-const Quantizer& vptq_quantizer() {
-  static const VptqQuantizer quantizer;
-  return quantizer;
-}
-
 }  // namespace voronoi::quant

@@ -15,8 +15,6 @@
 
 namespace voronoi::quant {
 
-const Quantizer& vptq_quantizer();
-
 /// Everything one operator's quantization holds, from the weights to the codes: what vptq and voronoi share.
 class VqRun {
  public:
