@@ -30,20 +30,16 @@ struct CollectiveKernels {
 
 /// Of backends without such a transport.
 inline CollectiveKernels no_collective_kernels() {
-  CollectiveKernels table{};
-  table.available = []() noexcept { return false; };
-  table.make_id = []() -> GroupId { throw core::InternalError("no transport between devices"); };
-  table.join = [](const Exec&, const GroupId&, int, int) -> void* {
-    throw core::InternalError("no transport between devices");
-  };
-  table.leave = [](void*) noexcept {};
-  table.send_f64 = [](const Exec&, void*, std::int64_t, const double*, int) {
-    throw core::InternalError("no transport between devices");
-  };
-  table.receive_f64 = [](const Exec&, void*, std::int64_t, double*, int) {
-    throw core::InternalError("no transport between devices");
-  };
-  return table;
+  return {.available = []() noexcept { return false; },
+          .make_id = []() -> GroupId { throw core::InternalError("no transport between devices"); },
+          .join = [](const Exec&, const GroupId&, int, int) -> void* {
+            throw core::InternalError("no transport between devices");
+          },
+          .leave = [](void*) noexcept {},
+          .send_f64 = [](const Exec&, void*, std::int64_t, const double*,
+                         int) { throw core::InternalError("no transport between devices"); },
+          .receive_f64 = [](const Exec&, void*, std::int64_t, double*,
+                            int) { throw core::InternalError("no transport between devices"); }};
 }
 
 }  // namespace voronoi::kernels

@@ -176,6 +176,8 @@ void fused_matmul(const Exec& exec, const PackedLinear& packed, std::int64_t n_t
 
 }  // namespace
 
-DequantKernels cpu_dequant_kernels() { return {decode_f32, decode_16, fused_matmul}; }
+DequantKernels cpu_dequant_kernels() {
+  return {.decode_f32 = decode_f32, .decode_16 = decode_16, .fused_matmul = fused_matmul};
+}
 
 }  // namespace voronoi::kernels

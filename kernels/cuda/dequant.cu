@@ -73,6 +73,8 @@ void decode(const Exec& exec, const PackedLinear& p, Out* weight) {
 }  // namespace
 }  // namespace gpu
 
-DequantKernels cuda_dequant_kernels() { return {gpu::decode<float>, gpu::decode<std::uint16_t>, gpu::fused_matmul}; }
+DequantKernels cuda_dequant_kernels() {
+  return {.decode_f32 = gpu::decode<float>, .decode_16 = gpu::decode<std::uint16_t>, .fused_matmul = gpu::fused_matmul};
+}
 
 }  // namespace voronoi::kernels

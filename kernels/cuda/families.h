@@ -12,7 +12,6 @@ VqKernels cuda_vq_kernels();
 VqSliceKernels cuda_vq_slice_kernels();
 HessianKernels cuda_hessian_kernels();
 DequantKernels cuda_dequant_kernels();
-HessianKernels cuda_hessian_kernels();
 CollectiveKernels cuda_collective_kernels();
 
 }  // namespace voronoi::kernels

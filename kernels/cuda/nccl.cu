@@ -55,14 +55,12 @@ void receive_f64(const Exec& exec, void* group, std::int64_t n, double* values, 
 }  // namespace
 
 CollectiveKernels cuda_collective_kernels() {
-  CollectiveKernels table{};
-  table.available = []() noexcept { return true; };
-  table.make_id = make_id;
-  table.join = join;
-  table.leave = leave;
-  table.send_f64 = send_f64;
-  table.receive_f64 = receive_f64;
-  return table;
+  return {.available = []() noexcept { return true; },
+          .make_id = make_id,
+          .join = join,
+          .leave = leave,
+          .send_f64 = send_f64,
+          .receive_f64 = receive_f64};
 }
 
 }  // namespace voronoi::kernels

@@ -11,10 +11,6 @@
 namespace voronoi::quant {
 namespace {
 
-// Lloyd steps start on a share of the vectors: this many a centroid place it well enough for the last steps, over all
-// vectors, to be few.
-constexpr std::int64_t kCoarsePointsACentroid = 64;
-
 std::uint64_t random_stream(const std::string& name) {
   return std::stoull(core::sha256(name).substr(0, 16), nullptr, 16);
 }

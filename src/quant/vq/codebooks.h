@@ -14,6 +14,10 @@
 
 namespace voronoi::quant {
 
+/// Lloyd steps start on a share of the vectors: this many a centroid place it well enough for the last steps, over all
+/// vectors, to be few.
+inline constexpr std::int64_t kCoarsePointsACentroid = 64;
+
 /// Values as stored (rounded to the stored type before any code is chosen), so that feedback sees the decoder's
 /// numbers.
 struct Codebooks {
