@@ -96,11 +96,6 @@ VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const co
                                                                   static_cast<std::size_t>(rows.parts.rows * n)));
   const backend::DeviceView<std::int32_t> order(context, perm);
   context.slice().transpose(context.exec(), rows.slice, source.data(), order.data(), rows.weight.data());
-  rows.quantized = backend::Array<float>(context, rows.weight.size());
-  rows.quantized.zero();
-  rows.codes = backend::Array<std::int32_t>(context, n * rows.slice.code_stride);
-  rows.codes.zero();
-  if (geometry.kr > 0) rows.residual_codes = rows.codes.clone();
   return rows;
 }
 
