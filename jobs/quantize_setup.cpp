@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "core/log.h"
 #include "export/profile.h"
+#include "jobs/model_sizes.h"
 #include "jobs/process.h"
 
 namespace voronoi::jobs {
@@ -30,18 +31,9 @@ core::Json calibration_json(const QuantizeOptions& options, const Inputs& inputs
 }
 
 void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
-  std::vector<std::string> problems;
-  std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  std::vector<std::string> problems = shape_problems(options.parameters, config);
   std::vector<exporting::LayerShape> shapes;
-  for (std::int64_t block = 0; block < config.n_layers; ++block)
-    for (const model::SiteSpec& site : model::block_sites(config, block))
-      for (const model::LinearSpec& linear : site.linears)
-        if (seen.insert({linear.out_features, linear.in_features}).second) {
-          shapes.push_back({linear.out_features, linear.in_features});
-          for (const std::string& problem :
-               quant::check_shape(options.parameters, linear.out_features, linear.in_features))
-            problems.push_back(linear.name + ": " + problem);
-        }
+  for (const quant::LayerCount& layer : layer_counts(config)) shapes.push_back({layer.out_features, layer.in_features});
   if (asks_for_stage(options, "export"))
     for (std::string& problem :
          exporting::check_exportable(options.parameters, shapes, *exporting::profile_from_name(options.export_profile)))

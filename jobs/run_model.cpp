@@ -1,15 +1,15 @@
 #include "jobs/run_model.h"
 
 #include "core/error.h"
+#include "model/each_linear.h"
 #include "store/journal.h"
 
 namespace voronoi::jobs {
 
 std::vector<model::LinearSpec> block_linears(const model::ModelConfig& config) {
   std::vector<model::LinearSpec> linears;
-  for (std::int64_t block = 0; block < config.n_layers; ++block)
-    for (model::SiteSpec& site : model::block_sites(config, block))
-      for (model::LinearSpec& linear : site.linears) linears.push_back(std::move(linear));
+  model::for_each_linear(config,
+                         [&](const model::SiteSpec&, const model::LinearSpec& linear) { linears.push_back(linear); });
   return linears;
 }
 
