@@ -12,7 +12,7 @@
 #include "jobs/quantize_options.h"
 #include "jobs/rates.h"
 #include "model/config.h"
-#include "quant/footprint.h"
+#include "quant/method.h"
 #include "sched/simulation.h"
 
 namespace voronoi::jobs {

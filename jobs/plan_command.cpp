@@ -135,8 +135,8 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   request.program_bytes = resident_bytes();
   request.config = read_model_config(options.model);
   resolve_bits(options, request.config);
-  if (const auto problems = shape_problems(options.parameters, request.config); !problems.empty())
-    throw core::ConfigError(problems);
+  problems = shape_problems(options.parameters, request.config);
+  if (!problems.empty()) throw core::ConfigError(problems);
   request.file_bytes = weight_file_bytes(options.model);
   request.tokenizer_bytes = tokenizer_allowance(request.config);
   request.text_bytes = text_bytes(options.calibration_texts);

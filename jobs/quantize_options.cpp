@@ -1,6 +1,7 @@
 #include "jobs/quantize_options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -13,7 +14,7 @@
 #include "export/profile.h"
 #include "jobs/model_sizes.h"
 #include "jobs/process.h"
-#include "quant/footprint.h"
+#include "quant/method.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -43,35 +44,6 @@ bool has_stage(const QuantizeOptions& options, std::string_view stage) {
   return stage != "export" || exporting::check_exportable(options.parameters, {}, profile_of(options)).empty();
 }
 
-std::vector<OptionSpec> parameter_options(quant::QuantParameters& p) {
-  return {
-      integer_option("vector-length", "vptq, voronoi: rows of a column that share an index (v)", p.vector_length, 1,
-                     32),
-      integer_option("centroids", "vptq, voronoi: main codebook size (k), a power of two", p.centroids, 2, 65536),
-      integer_option("residual-centroids", "vptq, voronoi: residual codebook size, a power of two, 0 for none",
-                     p.residual_centroids, 0, 65536),
-      number_option("outlier-percent", "vptq, voronoi: share of columns with a codebook of their own",
-                    p.outlier_percent, 0, 50),
-      integer_option("outlier-vector-length", "vptq, voronoi: vector length of the outlier columns",
-                     p.outlier_vector_length, 1, 32),
-      integer_option("outlier-centroids", "vptq, voronoi: codebook size of the outlier columns", p.outlier_centroids, 2,
-                     65536),
-      integer_option("groups", "vptq, voronoi: column groups with a codebook each", p.groups, 1, 65535),
-      integer_option("kmeans-iterations", "vptq, voronoi: at most so many k-means steps", p.kmeans_iterations, 1,
-                     10000),
-      number_option("kmeans-tolerance", "vptq, voronoi: k-means stops when the objective falls by less than this share",
-                    p.kmeans_tolerance, 0, 1),
-      integer_option("rounds", "voronoi: rounds of codebook refit and column sweeps", p.rounds, 0, 100),
-      integer_option("candidates", "voronoi: main candidates in the joint residual search", p.candidates, 1, 16),
-      integer_option("bits", "rtn, gptq: bits a weight", p.bits, 1, 8),
-      integer_option("group-size", "rtn, gptq: columns that share a scale; 0 for whole rows", p.group_size, 0, 1 << 20),
-      number_option("damping", "share of the mean diagonal that is added to the Hessian before it is factored",
-                    p.damping, 0, 1),
-      OptionSpec{"act-order", "BOOL", "columns in order of falling Hessian diagonal [true]",
-                 switch_option("act-order", "", p.act_order).assign, false},
-  };
-}
-
 OptionSpec export_profile_option(std::string& profile) {
   return choice_option("export-profile",
                        "what an export may use; safe: what every loader of the format reads; full: also --groups and "
@@ -81,24 +53,25 @@ OptionSpec export_profile_option(std::string& profile) {
 
 namespace {
 
-bool is_uniform(const quant::QuantParameters& p) { return p.method == "rtn" || p.method == "gptq"; }
-
-OptionSpec bits_option(QuantizeOptions& o) {
+/// `own`: the option of the methods that have bits as a parameter.
+OptionSpec bits_option(QuantizeOptions& o, const OptionSpec& own) {
   constexpr double kLeast = 0.5, kMost = 8;
-  return {
-      "bits", "X",
-      fmt::format("bits a weight. rtn, gptq: of a code [{}]. vptq, voronoi: chooses vector length and codebooks for "
-                  "the model's size, so that true bits, codebooks included, are at most this and {:g} %",
-                  o.parameters.bits, 100 * quant::kBitsMargin),
-      [&o](const std::string& text) -> std::string {
-        double value = 0;
-        const std::string problem = number_option("bits", "", value, kLeast, kMost).assign(text);
-        if (!problem.empty()) return problem;
-        o.bits = value;
-        if (value == std::floor(value)) o.parameters.bits = static_cast<int>(value);
-        return {};
-      },
-      false};
+  std::string help = own.help;
+  for (const quant::Method* method : quant::methods())
+    if (const auto chosen = method->chosen_by_bits(); !chosen.empty())
+      help += fmt::format(
+          "; {}: chooses {} for the model's size, so that true bits, all that is stored included, are at most this and "
+          "{:g} %",
+          method->name(), fmt::join(chosen, ", "), 100 * quant::kBitsMargin);
+  return {own.name, "X", std::move(help),
+          [&o, assign = own.assign](const std::string& text) -> std::string {
+            double value = 0;
+            const std::string problem = number_option("bits", "", value, kLeast, kMost).assign(text);
+            if (!problem.empty()) return problem;
+            o.bits = value;
+            return value == std::floor(value) ? assign(fmt::format("{:g}", value)) : std::string();
+          },
+          false};
 }
 
 }  // namespace
@@ -118,17 +91,7 @@ CommandSpec quantize_command(QuantizeOptions& o) {
       integer_option("calibration-context", "tokens a window", o.calibration_context, 2, 1 << 24),
       choice_option("calibration", "inputs of a block come from the original or from the quantized blocks before it",
                     o.calibration, {"independent", "sequential"}),
-      choice_option("method", "quantization method", o.parameters.method, quant::quantizer_names()),
-      OptionSpec{"seed", "N", "seed of all random choices [0]",
-                 [&o](const std::string& text) -> std::string {
-                   std::istringstream stream(text);
-                   std::uint64_t value = 0;
-                   if (text.empty() || text[0] == '-' || !(stream >> value) || !stream.eof())
-                     return "must be an integer from 0 to 2^64 - 1, not '" + text + "'";
-                   o.parameters.seed = value;
-                   return {};
-                 },
-                 false},
+      quant::method_option(o.parameters),
       choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
       choice_option("dtype",
                     "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
@@ -153,15 +116,12 @@ CommandSpec quantize_command(QuantizeOptions& o) {
                   "on resume: change a parameter for the layers that are not done yet; recorded in the journal", o.set),
       choice_option("log-level", "what to print", o.log_level, {"debug", "info", "warning", "error"}),
   };
-  for (OptionSpec& option : parameter_options(o.parameters)) {
-    if (option.name == "bits") option = bits_option(o);
-    if (option.name == "vector-length" || option.name == "centroids" || option.name == "residual-centroids" ||
-        option.name == "outlier-percent" || option.name == "groups")
-      option.assign = [&o, name = option.name, assign = option.assign](const std::string& text) {
-        o.codebook_options.insert(name);
-        return assign(text);
-      };
-    command.options.push_back(std::move(option));
+  for (OptionSpec& option : quant::parameter_options(o.parameters)) {
+    option.assign = [&o, name = option.name, assign = std::move(option.assign)](const std::string& text) {
+      o.given.insert(name);
+      return assign(text);
+    };
+    command.options.push_back(option.name == "bits" ? bits_option(o, option) : std::move(option));
   }
   command.examples =
       "  # about 2 bits, two ranks; run it again after any interruption to resume\n"
@@ -180,74 +140,37 @@ CommandSpec quantize_command(QuantizeOptions& o) {
   return command;
 }
 
-std::string apply_set(quant::QuantParameters& parameters, const std::string& assignment) {
-  const std::size_t equals = assignment.find('=');
-  if (equals == std::string::npos) return "must be NAME=VALUE, not '" + assignment + "'";
-  const std::string name = assignment.substr(0, equals);
-  for (const OptionSpec& option : parameter_options(parameters))
-    if (option.name == name) {
-      const std::string problem = option.assign(assignment.substr(equals + 1));
-      return problem.empty() ? problem : name + " " + problem;
-    }
-  std::string known;
-  for (const OptionSpec& option : parameter_options(parameters)) known += (known.empty() ? "" : ", ") + option.name;
-  return "'" + name + "' cannot be set on resume; these can: " + known;
-}
-
-core::Json parameters_json(const quant::QuantParameters& p) {
-  core::Json json{{"method", p.method}, {"seed", p.seed}, {"damping", p.damping}, {"act-order", p.act_order}};
-  if (!is_uniform(p)) {
-    json["vector-length"] = p.vector_length;
-    json["centroids"] = p.centroids;
-    json["residual-centroids"] = p.residual_centroids;
-    json["outlier-percent"] = p.outlier_percent;
-    json["outlier-vector-length"] = p.outlier_vector_length;
-    json["outlier-centroids"] = p.outlier_centroids;
-    json["groups"] = p.groups;
-    json["kmeans-iterations"] = p.kmeans_iterations;
-    json["kmeans-tolerance"] = p.kmeans_tolerance;
-  } else {
-    json["bits"] = p.bits;
-    json["group-size"] = p.group_size;
-  }
-  if (p.method == "voronoi") {
-    json["rounds"] = p.rounds;
-    json["candidates"] = p.candidates;
-  }
-  return json;
-}
-
 std::vector<std::string> check_bits(const QuantizeOptions& o) {
   std::vector<std::string> problems;
   if (!o.bits) return problems;
-  if (is_uniform(o.parameters)) {
-    if (*o.bits != std::floor(*o.bits))
-      problems.push_back(
-          fmt::format("--bits: {} codes have whole bits from 1 to 8, not {:g}", o.parameters.method, *o.bits));
-  } else {
-    for (const std::string& name : o.codebook_options)
-      problems.push_back(
-          fmt::format("--bits {:g} chooses the codebooks, and --{} does: give one or the other", *o.bits, name));
-  }
+  const quant::Method& method = quant::find_method(o.parameters.method);
+  const std::vector<std::string> chosen = method.chosen_by_bits();
+  for (const std::string& name : chosen)
+    if (o.given.contains(name))
+      problems.push_back(fmt::format("--bits {:g} chooses what --{} says too: give one or the other", *o.bits, name));
+  if (!chosen.empty()) return problems;
+  const auto& own = method.parameters();
+  if (std::none_of(own.begin(), own.end(), [](const auto& parameter) { return parameter.name == "bits"; }))
+    problems.push_back(fmt::format("--bits: means nothing to --method {}; leave it out", method.name()));
+  else if (*o.bits != std::floor(*o.bits))
+    problems.push_back(fmt::format("--bits: {} codes have whole bits from 1 to 8, not {:g}", method.name(), *o.bits));
   return problems;
 }
 
 void resolve_bits(QuantizeOptions& o, const model::ModelConfig& config) {
-  if (!o.bits || is_uniform(o.parameters)) return;
+  const quant::Method& method = quant::find_method(o.parameters.method);
+  if (!o.bits || method.chosen_by_bits().empty()) return;
   const std::vector<quant::LayerCount> layers = layer_counts(config);
-  const auto chosen = quant::choose_setting(o.parameters, *o.bits, layers);
+  const auto chosen = method.choose_setting(o.parameters, *o.bits, layers);
   if (!chosen) {
-    const auto least = quant::least_true_bits(o.parameters, layers);
+    const auto least = method.least_true_bits(o.parameters, layers);
     throw core::ConfigError(
-        fmt::format("--bits {:g}: no codebooks make this model so small; {}", *o.bits,
+        fmt::format("--bits {:g}: no setting of {} makes this model so small; {}", *o.bits, method.name(),
                     least ? fmt::format("the least is {:.3f} true bits", *least) : "its layers are too small for any"));
   }
   o.parameters = *chosen;
-  const quant::QuantParameters& p = o.parameters;
-  core::log_info("--bits {:g}: vector length {}, {} centroids{}: {:.3f} true bits a weight (nominal {:.3f})", *o.bits,
-                 p.vector_length, p.centroids,
-                 p.residual_centroids > 0 ? fmt::format(" and {} for residuals", p.residual_centroids) : "",
-                 quant::true_bits(p, layers), quant::planned_nominal_bits(p));
+  core::log_info("--bits {:g}: {}: {:.3f} true bits a weight (nominal {:.3f})", *o.bits, method.setting(o.parameters),
+                 quant::true_bits(o.parameters, layers), method.nominal_bits(o.parameters));
 }
 
 std::vector<std::string> check(const QuantizeOptions& o) {

@@ -8,10 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/json.h"
 #include "jobs/command_line.h"
 #include "model/config.h"
-#include "quant/quantizer.h"
+#include "quant/parameters.h"
 
 namespace voronoi::jobs {
 
@@ -32,15 +31,11 @@ struct QuantizeOptions {
   std::vector<std::string> set;
   std::string log_level = "info";
   quant::QuantParameters parameters;
-  std::optional<double> bits;              ///< --bits, when given
-  std::set<std::string> codebook_options;  ///< of the options that --bits stands for, those given
+  std::optional<double> bits;   ///< --bits, when given
+  std::set<std::string> given;  ///< names of the method parameters that were given
 };
 
 CommandSpec quantize_command(QuantizeOptions& options);
-
-/// Options that --set may change for layers that are not done yet: those of the method, without the method and the
-/// seed.
-std::vector<OptionSpec> parameter_options(quant::QuantParameters& parameters);
 
 OptionSpec export_profile_option(std::string& profile);
 
@@ -50,17 +45,11 @@ bool has_stage(const QuantizeOptions& options, std::string_view stage);
 /// Whether the user asked for the stage by name.
 bool asks_for_stage(const QuantizeOptions& options, std::string_view stage);
 
-/// Applies "NAME=VALUE" to the parameters; returns the problem, or an empty string.
-std::string apply_set(quant::QuantParameters& parameters, const std::string& assignment);
-
-/// What of the options decides the result, for run.json.
-core::Json parameters_json(const quant::QuantParameters& parameters);
-
 /// Problems of --bits with the method and with options that say the same.
 std::vector<std::string> check_bits(const QuantizeOptions& options);
 
-/// For vptq and voronoi: puts the codebooks that fit the wanted --bits on this model into the parameters and says in a
-/// line what they are; does nothing without --bits. Throws ConfigError when none fits.
+/// For methods that choose by --bits: puts the setting that fits the wanted bits on this model into the parameters and
+/// says in a line what it is; does nothing without --bits. Throws ConfigError when none fits.
 void resolve_bits(QuantizeOptions& options, const model::ModelConfig& config);
 
 /// Problems of values that depend on each other and of missing options.

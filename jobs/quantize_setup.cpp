@@ -137,7 +137,7 @@ Inputs open_inputs(QuantizeOptions& options, const backend::Context& context) {
                                               options.calibration_context);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
-  const core::Json parameters = parameters_json(options.parameters);
+  const core::Json parameters = quant::parameters_json(options.parameters);
   // With sequential calibration the Hessians also depend on how the blocks before were quantized.
   core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
   if (options.calibration == "sequential") decides["parameters"] = parameters;
@@ -162,7 +162,7 @@ Run open_run(const comm::Communicator& world, const QuantizeOptions& options, co
   run.parameters = options.parameters;
   together(world, [&] {
     for (const std::string& assignment : run.state.sets)
-      if (const std::string problem = apply_set(run.parameters, assignment); !problem.empty())
+      if (const std::string problem = quant::apply_set(run.parameters, assignment); !problem.empty())
         throw core::ConfigError("--set: " + problem);
     if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty())
       throw core::ConfigError(problems);

@@ -8,8 +8,12 @@
 #include <vector>
 
 #include "gpu/gpu_fixture.h"
+#include "quant/baselines/uniform_method.h"
+#include "quant/method.h"
 #include "quant/quantizer.h"
 #include "quant/vq/second_order.h"
+#include "quant/vq/vector_parameters.h"
+#include "quant/vq/voronoi.h"
 #include "quant/vq_layer.h"
 #include "support/thread_team.h"
 
@@ -25,22 +29,22 @@ struct Case {
 Case case_of(std::string name, const std::string& method, QuantParameters parameters, std::int64_t out,
              std::int64_t in) {
   parameters.method = method;
-  parameters.kmeans_iterations = 4;
-  parameters.rounds = 1;
-  parameters.candidates = 3;
+  parameters.get<VectorParameters>().kmeans_iterations = 4;
+  parameters.get<VoronoiParameters>().rounds = 1;
+  parameters.get<VoronoiParameters>().candidates = 3;
   return {std::move(name), parameters, out, in};
 }
 
 /// Two parts of rows each, so that a team of two has work for both.
 std::vector<Case> cases() {
   QuantParameters everything = parameters_of(4, 8, 8);
-  everything.groups = 2;
-  everything.outlier_percent = 4;
-  everything.outlier_vector_length = 2;
-  everything.outlier_centroids = 4;
+  everything.get<VectorParameters>().groups = 2;
+  everything.get<VectorParameters>().outlier_percent = 4;
+  everything.get<VectorParameters>().outlier_vector_length = 2;
+  everything.get<VectorParameters>().outlier_centroids = 4;
   QuantParameters uniform;
-  uniform.bits = 3;
-  uniform.group_size = 16;
+  uniform.get<UniformParameters>().bits = 3;
+  uniform.get<UniformParameters>().group_size = 16;
   return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
           case_of("voronoi", "voronoi", parameters_of(4, 8, 4), 192, 10),
           case_of("voronoi_groups_outliers_tail", "voronoi", everything, 195, 10),
@@ -52,7 +56,7 @@ Layer layer_of(const Case& wanted, backend::Device device) {
 }
 
 QuantResult quantize(const Case& wanted, const Layer& layer, core::Team& team) {
-  return find_quantizer(wanted.parameters.method).quantize(layer.own->context, team, layer.input(), wanted.parameters);
+  return find_method(wanted.parameters.method).quantize(layer.own->context, team, layer.input(), wanted.parameters);
 }
 
 class GpuQuant : public test::GpuTest, public ::testing::WithParamInterface<Case> {};

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "jobs/quantize_options.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -42,7 +43,7 @@ TEST_F(CommandLine, TakesValuesOfEveryKind) {
   EXPECT_EQ(options_.model, "m");
   EXPECT_EQ(options_.run, "r");
   EXPECT_EQ(options_.calibration_texts, (std::vector<std::string>{"a", "b"}));
-  EXPECT_EQ(options_.parameters.centroids, 512);
+  EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().centroids, 512);
   EXPECT_EQ(options_.parameters.damping, 0.05);
   EXPECT_TRUE(options_.keep_hessians);
   EXPECT_FALSE(options_.parameters.act_order);
@@ -52,8 +53,8 @@ TEST_F(CommandLine, TakesValuesOfEveryKind) {
 TEST_F(CommandLine, WinsOverTheConfigFile) {
   const std::string file = config("centroids = 64\nvector-length = 6\ncalibration-text = a\ncalibration-text = b\n");
   EXPECT_THAT(parse_arguments({"--config", file, "--centroids", "128", "--calibration-text", "c"}).problems, IsEmpty());
-  EXPECT_EQ(options_.parameters.centroids, 128);
-  EXPECT_EQ(options_.parameters.vector_length, 6);
+  EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().centroids, 128);
+  EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().vector_length, 6);
   EXPECT_EQ(options_.calibration_texts, std::vector<std::string>{"c"});
 }
 
@@ -90,7 +91,7 @@ TEST_F(CommandLine, HelpNamesEveryOptionAndHasExamples) {
 TEST(QuantizeOptions, SetChangesParametersOnly) {
   quant::QuantParameters parameters;
   EXPECT_EQ(apply_set(parameters, "centroids=128"), "");
-  EXPECT_EQ(parameters.centroids, 128);
+  EXPECT_EQ(parameters.get<quant::VectorParameters>().centroids, 128);
   EXPECT_THAT(apply_set(parameters, "centroids=many"), HasSubstr("many"));
   EXPECT_THAT(apply_set(parameters, "model=other"), HasSubstr("cannot be set"));
   EXPECT_THAT(apply_set(parameters, "centroids"), HasSubstr("NAME=VALUE"));

@@ -9,7 +9,10 @@
 
 #include "quant/encoding.h"
 #include "quant/vq/refine.h"
+#include "quant/vq/vector_parameters.h"
+#include "quant/vq/voronoi_method.h"
 #include "quant/vq/vptq.h"
+#include "quant/vq/vptq_method.h"
 #include "quant/vq_layer.h"
 #include "support/thread_team.h"
 
@@ -20,10 +23,10 @@ Layer make_layer(std::int64_t out, std::int64_t in) {
   return make_named_layer("model.layers.0.mlp.down_proj", 11, out, in);
 }
 
-QuantResult quantize(const Quantizer& quantizer, const Layer& layer, const QuantParameters& parameters) {
+QuantResult quantize(const Method& method, const Layer& layer, const QuantParameters& parameters) {
   backend::Context context(backend::Device::cpu, 2);
   core::SoloTeam team;
-  return quantizer.quantize(context, team, layer.input(), parameters);
+  return method.quantize(context, team, layer.input(), parameters);
 }
 
 double decoded_error(const Layer& layer, const QuantResult& result) {
@@ -42,7 +45,7 @@ struct Started {
         problem(context, team, input, parameters),
         state(make_state(context, problem.rows, column_scales(context, input))) {
     std::map<std::string, double> statistics;
-    vptq_passes(problem, parameters.candidates, state, statistics);
+    vptq_passes(problem, parameters.get<VoronoiParameters>().candidates, state, statistics);
   }
   Layer layer;
   QuantParameters parameters;
@@ -55,29 +58,29 @@ struct Started {
 
 TEST(Voronoi, BeatsGreedyVptq) {
   const Layer layer = make_layer(192, 128);
-  const double one_book = quantize(vptq_quantizer(), layer, parameters_of(4, 64)).relative_error;
-  const double two_books = quantize(vptq_quantizer(), layer, parameters_of(4, 64, 16)).relative_error;
-  EXPECT_LT(quantize(voronoi_quantizer(), layer, parameters_of(4, 64)).relative_error, 0.93 * one_book);
-  EXPECT_LT(quantize(voronoi_quantizer(), layer, parameters_of(4, 64, 16)).relative_error, 0.8 * two_books);
+  const double one_book = quantize(vptq_method(), layer, parameters_of(4, 64)).relative_error;
+  const double two_books = quantize(vptq_method(), layer, parameters_of(4, 64, 16)).relative_error;
+  EXPECT_LT(quantize(voronoi_method(), layer, parameters_of(4, 64)).relative_error, 0.93 * one_book);
+  EXPECT_LT(quantize(voronoi_method(), layer, parameters_of(4, 64, 16)).relative_error, 0.8 * two_books);
 }
 
 TEST(Voronoi, JointChoiceOfMainAndResidualBeatsGreedy) {
   const Layer layer = make_layer(192, 128);
   QuantParameters parameters = parameters_of(4, 64, 16);
-  parameters.rounds = 0;
-  const QuantResult joint = quantize(voronoi_quantizer(), layer, parameters);
-  parameters.candidates = 1;
-  const QuantResult greedy = quantize(voronoi_quantizer(), layer, parameters);
+  parameters.get<VoronoiParameters>().rounds = 0;
+  const QuantResult joint = quantize(voronoi_method(), layer, parameters);
+  parameters.get<VoronoiParameters>().candidates = 1;
+  const QuantResult greedy = quantize(voronoi_method(), layer, parameters);
   EXPECT_LT(joint.relative_error, 0.95 * greedy.relative_error);
   // Without candidates and rounds nothing is left but vptq.
   EXPECT_EQ(std::get<VqEncoding>(greedy.encoding).indices,
-            std::get<VqEncoding>(quantize(vptq_quantizer(), layer, parameters).encoding).indices);
+            std::get<VqEncoding>(quantize(vptq_method(), layer, parameters).encoding).indices);
 }
 
 TEST(Voronoi, EveryRoundKeptLowersTheError) {
   QuantParameters parameters = parameters_of(4, 64, 16);
   const Layer layer = make_layer(192, 128);
-  const QuantResult result = quantize(voronoi_quantizer(), layer, parameters);
+  const QuantResult result = quantize(voronoi_method(), layer, parameters);
   double before = result.statistics.at("error_pass2");
   const int rounds = static_cast<int>(result.statistics.at("rounds_kept"));
   ASSERT_GE(rounds, 2);
@@ -94,14 +97,14 @@ class VoronoiDeterminism : public ::testing::TestWithParam<QuantParameters> {};
 
 TEST_P(VoronoiDeterminism, SameBytesAtAnyThreadAndTeamSize) {
   const Layer layer = make_layer(302, 96);
-  const QuantResult alone = quantize(voronoi_quantizer(), layer, GetParam());
+  const QuantResult alone = quantize(voronoi_method(), layer, GetParam());
   EXPECT_NEAR(alone.relative_error, decoded_error(layer, alone), 1e-4 * alone.relative_error);
   for (const int members : {1, 2, 3}) {
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context context(backend::Device::cpu, 1 + team.rank());
       results[static_cast<std::size_t>(team.rank())] =
-          voronoi_quantizer().quantize(context, team, layer.input(), GetParam());
+          voronoi_method().quantize(context, team, layer.input(), GetParam());
     });
     for (const QuantResult& result : results) {
       const auto &a = std::get<VqEncoding>(alone.encoding), &b = std::get<VqEncoding>(result.encoding);
@@ -120,10 +123,10 @@ TEST_P(VoronoiDeterminism, SameBytesAtAnyThreadAndTeamSize) {
 
 QuantParameters with_groups_and_outliers() {
   QuantParameters parameters = parameters_of(6, 32, 8);
-  parameters.groups = 4;
-  parameters.outlier_percent = 3;
-  parameters.outlier_centroids = 64;
-  parameters.rounds = 2;
+  parameters.get<VectorParameters>().groups = 4;
+  parameters.get<VectorParameters>().outlier_percent = 3;
+  parameters.get<VectorParameters>().outlier_centroids = 64;
+  parameters.get<VoronoiParameters>().rounds = 2;
   return parameters;
 }
 

@@ -11,6 +11,8 @@
 
 #include "quant/encoding.h"
 #include "quant/vq/second_order.h"
+#include "quant/vq/vector_parameters.h"
+#include "quant/vq/vptq_method.h"
 #include "quant/vq_layer.h"
 #include "support/thread_team.h"
 
@@ -24,7 +26,7 @@ Layer make_layer(std::int64_t out, std::int64_t in, bool act_order = true, test:
 QuantResult quantize(const Layer& layer, const QuantParameters& parameters, int n_threads = 2) {
   backend::Context context(backend::Device::cpu, n_threads);
   core::SoloTeam team;
-  return vptq_quantizer().quantize(context, team, layer.input(), parameters);
+  return vptq_method().quantize(context, team, layer.input(), parameters);
 }
 
 std::vector<float> decoded(const QuantResult& result) {
@@ -181,8 +183,7 @@ TEST_P(VptqDeterminism, SameBytesAtAnyThreadAndTeamSize) {
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context context(backend::Device::cpu, 1 + team.rank() % 2);
-      results[static_cast<std::size_t>(team.rank())] =
-          vptq_quantizer().quantize(context, team, layer.input(), GetParam());
+      results[static_cast<std::size_t>(team.rank())] = vptq_method().quantize(context, team, layer.input(), GetParam());
     });
     for (const QuantResult& result : results) expect_same_bytes(alone, result);
   }
@@ -204,10 +205,10 @@ TEST_P(VptqDeterminism, FeedbackSawWhatTheDecoderGives) {
 
 QuantParameters with_groups_and_outliers() {
   QuantParameters parameters = parameters_of(6, 32, 8);
-  parameters.groups = 4;
-  parameters.outlier_percent = 3;
-  parameters.outlier_vector_length = 4;
-  parameters.outlier_centroids = 64;
+  parameters.get<VectorParameters>().groups = 4;
+  parameters.get<VectorParameters>().outlier_percent = 3;
+  parameters.get<VectorParameters>().outlier_vector_length = 4;
+  parameters.get<VectorParameters>().outlier_centroids = 64;
   return parameters;
 }
 
@@ -229,8 +230,8 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
   const Layer layer = make_layer(192, 128);
   QuantParameters parameters = parameters_of(6, 64);
   const double plain = quantize(layer, parameters).relative_error;
-  parameters.outlier_percent = 5;
-  parameters.outlier_centroids = 256;
+  parameters.get<VectorParameters>().outlier_percent = 5;
+  parameters.get<VectorParameters>().outlier_centroids = 256;
   const QuantResult outliers = quantize(layer, parameters);
   EXPECT_LT(outliers.relative_error, plain);
   EXPECT_EQ(vq(outliers).outlier_size, 7);
@@ -243,7 +244,7 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
     EXPECT_GE(diagonal(p - 1), diagonal(p));
   }
   parameters = parameters_of(6, 64);
-  parameters.groups = 4;
+  parameters.get<VectorParameters>().groups = 4;
   const QuantResult groups = quantize(layer, parameters);
   EXPECT_LT(groups.relative_error, plain);
   EXPECT_EQ(vq(groups).codebook.size(), 4U * 64U * 6U);

@@ -10,6 +10,7 @@
 #include "quant/quantizer.h"
 #include "quant/vq/layout.h"
 #include "quant/vq/state.h"
+#include "quant/vq/vector_parameters.h"
 #include "support/synthetic_layer.h"
 
 namespace voronoi::quant {
@@ -49,9 +50,9 @@ inline Layer make_named_layer(std::string name, std::uint64_t seed, std::int64_t
 
 inline QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_t kr = 0) {
   QuantParameters parameters;
-  parameters.vector_length = v;
-  parameters.centroids = k;
-  parameters.residual_centroids = kr;
+  parameters.get<VectorParameters>().vector_length = v;
+  parameters.get<VectorParameters>().centroids = k;
+  parameters.get<VectorParameters>().residual_centroids = kr;
   return parameters;
 }
 

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "quant/vq/kmeans.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::quant {
 namespace {
@@ -58,8 +59,8 @@ std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& c
   KmeansParameters run;
   run.k = k;
   run.dim = set.dim;
-  run.max_iterations = problem.parameters.kmeans_iterations;
-  run.tolerance = problem.parameters.kmeans_tolerance;
+  run.max_iterations = problem.parameters.get<VectorParameters>().kmeans_iterations;
+  run.tolerance = problem.parameters.get<VectorParameters>().kmeans_tolerance;
   run.seed = problem.parameters.seed;
   run.stream = random_stream(problem.input.name + ":" + name);
 

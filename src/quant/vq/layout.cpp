@@ -8,6 +8,7 @@
 #include "core/bytes.h"
 #include "core/error.h"
 #include "core/types.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::quant {
 namespace {
@@ -48,21 +49,22 @@ std::int64_t VqGeometry::row_begin(std::int64_t part) const {
 }
 
 VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
+  const auto& p = parameters.get<VectorParameters>();
   VqGeometry geometry;
   geometry.out_features = out_features;
   geometry.in_features = in_features;
-  geometry.v = parameters.vector_length;
-  geometry.k = parameters.centroids;
-  geometry.kr = parameters.residual_centroids;
-  geometry.groups = parameters.groups;
+  geometry.v = p.vector_length;
+  geometry.k = p.centroids;
+  geometry.kr = p.residual_centroids;
+  geometry.groups = p.groups;
   VORONOI_REQUIRE(out_features > 0 && in_features > 0 && geometry.v > 0 && geometry.groups > 0,
                   "an operator has rows, columns and groups");
-  if (parameters.outlier_percent > 0) {
+  if (p.outlier_percent > 0) {
     const auto wanted =
-        static_cast<std::int64_t>(std::ceil(parameters.outlier_percent / 100 * static_cast<double>(in_features)));
+        static_cast<std::int64_t>(std::ceil(p.outlier_percent / 100 * static_cast<double>(in_features)));
     geometry.outlier_size = wanted + (in_features - wanted) % geometry.groups;
-    geometry.v0 = parameters.outlier_vector_length;
-    geometry.k0 = parameters.outlier_centroids;
+    geometry.v0 = p.outlier_vector_length;
+    geometry.k0 = p.outlier_centroids;
   }
   const std::int64_t rest = in_features - geometry.outlier_size;
   VORONOI_REQUIRE(rest > 0 && rest % geometry.groups == 0, "groups must divide the columns that are no outliers");

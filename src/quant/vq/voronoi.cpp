@@ -15,24 +15,27 @@ constexpr int kFitSteps = 12;
 constexpr int kSweeps = 4;
 constexpr double kSweepTolerance = 1e-3;
 
+}  // namespace
+
 QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input,
                         const QuantParameters& parameters) {
+  const auto& own = parameters.get<VoronoiParameters>();
   const VqProblem problem(context, team, input, parameters);
   VqState state = make_state(context, problem.rows, column_scales(context, input));
   std::map<std::string, double> statistics;
-  vptq_passes(problem, parameters.candidates, state, statistics);
+  vptq_passes(problem, own.candidates, state, statistics);
   Refiner refiner(problem, state);
   double error = refiner.update();
   int steps = 0, sweeps = 0, rounds = 0;
   const auto relative = [&](double value) { return problem.weight_norm > 0 ? value / problem.weight_norm : 0.0; };
-  for (int round = 1; round <= parameters.rounds; ++round) {
+  for (int round = 1; round <= own.rounds; ++round) {
     VqState before = state.keep();
     steps += refiner.fit_codebooks(kFitSteps);
     refiner.update();
     steps += refiner.fit_columns(kFitSteps);
     double now = refiner.update();
     for (int sweep = 0; sweep < kSweeps; ++sweep, ++sweeps) {
-      const double swept = refiner.sweep(parameters.candidates), gain = now - swept;
+      const double swept = refiner.sweep(own.candidates), gain = now - swept;
       now = swept;
       if (gain < kSweepTolerance * swept) break;
     }
@@ -51,21 +54,6 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
   statistics["fit_steps"] = steps;
   statistics["sweeps"] = sweeps;
   return pack_result(problem, std::move(state), error, std::move(statistics));
-}
-
-class VoronoiQuantizer final : public Quantizer {
- public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
-                       const QuantParameters& parameters) const override {
-    return run_voronoi(context, team, input, parameters);
-  }
-};
-
-}  // namespace
-
-const Quantizer& voronoi_quantizer() {
-  static const VoronoiQuantizer quantizer;
-  return quantizer;
 }
 
 }  // namespace voronoi::quant

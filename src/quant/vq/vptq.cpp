@@ -195,21 +195,4 @@ QuantResult run_vptq(backend::Context& context, core::Team& team, const QuantInp
   return pack_result(problem, std::move(state), error, std::move(statistics));
 }
 
-namespace {
-
-class VptqQuantizer final : public Quantizer {
- public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
-                       const QuantParameters& parameters) const override {
-    return run_vptq(context, team, input, parameters);
-  }
-};
-
-}  // namespace
-
-const Quantizer& vptq_quantizer() {
-  static const VptqQuantizer quantizer;
-  return quantizer;
-}
-
 }  // namespace voronoi::quant

@@ -12,8 +12,6 @@
 
 namespace voronoi::quant {
 
-const Quantizer& vptq_quantizer();
-
 /// The method: passes with one main candidate. Collective.
 QuantResult run_vptq(backend::Context& context, core::Team& team, const QuantInput& input,
                      const QuantParameters& parameters);
