@@ -42,7 +42,10 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
 
 /// Largest magnitude of a weight, and of a weight that an encoding decodes to: that of F16, in which any loader may
 /// hold it.
-inline constexpr float kLargestWeight = 65504.0F;
+inline constexpr float kLargestWeight = core::kLargestF16;
+
+/// Rows of one product of relative_hessian_error; fixed, so that the sums do not depend on threads.
+inline constexpr std::int64_t kErrorRows = 128;
 
 struct SiteState;
 

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "gpu/gpu_fixture.h"
+#include "support/kernel_table.h"
 
 namespace voronoi {
 namespace {
@@ -16,6 +17,8 @@ TEST(Module, OpensAndHasTheTransportItWasBuiltWith) {
   EXPECT_FALSE(kernels::cpu().collective.available());
   EXPECT_THROW(kernels::cpu().collective.make_id(), core::InternalError);
 }
+
+TEST(Module, HasEveryEntry) { EXPECT_EQ(test::null_entries(kernels::cuda()), std::vector<std::size_t>{}); }
 
 TEST_F(CollectiveTest, AGroupOfOneOpensAndCloses) {
   const kernels::CollectiveKernels& collective = kernels::cuda().collective;

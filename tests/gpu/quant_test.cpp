@@ -119,11 +119,13 @@ TEST_F(GpuColumnLoop, WhereArithmeticIsExactTheCodesAreTheHosts) {
   for (backend::Context* context : {&cpu(), &gpu()}) {
     const PreparedHessian hessian = prepare_hessian(*context, in, lower, 0, true);
     for (const std::int64_t candidates : {1, 4}) {
-      VqRows rows = make_rows(*context, geometry, team, weight, hessian.perm);
-      run_column_loop(*context, rows, hessian.factor, books, columns, {{candidates, true, false}, false});
-      codes.push_back(rows.codes.to_host());
-      codes.push_back(rows.residual_codes.to_host());
-      quantized.push_back(rows.quantized.to_host());
+      const VqRows rows = make_rows(*context, geometry, team, weight, hessian.perm);
+      VqState state = make_state(*context, rows, columns);
+      state.books = books;
+      run_column_loop(*context, rows, hessian.factor, {.candidates = candidates}, false, state);
+      codes.push_back(state.codes.to_host());
+      codes.push_back(state.residual_codes.to_host());
+      quantized.push_back(state.quantized.to_host());
     }
   }
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(codes[i], codes[i + 4]) << i;

@@ -9,6 +9,7 @@
 #include "planning/bits.h"
 #include "planning/model_sizes.h"
 #include "planning/plan.h"
+#include "stages/stage.h"
 #include "support/toy_method.h"
 
 namespace voronoi::jobs {

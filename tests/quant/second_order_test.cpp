@@ -62,9 +62,12 @@ Answer run_loop(const Golden& golden, const Way& way) {
   const ColumnScale columns{std::vector<float>(n, 1.0F), std::vector<float>(n, 0.0F)};
   Codebooks books{golden.floats("centroids"), {}, {}};
   if (second_pass) books.residual = golden.floats("res_centroids");
-  VqRows rows = make_rows(context, geometry, team, weight, perm);
+  const VqRows rows = make_rows(context, geometry, team, weight, perm);
+  VqState state = make_state(context, rows, columns);
+  state.books = books;
   const backend::Array<float> factor(context, golden.floats("factor"));
-  run_column_loop(context, rows, factor, books, columns, {{1, way.feedback, way.padding_counts}, true});
+  const backend::Array<float> residual =
+      run_column_loop(context, rows, factor, {1, way.feedback, way.padding_counts}, true, state);
 
   Answer answer;
   answer.quantized.resize(weight.size());
@@ -76,14 +79,14 @@ Answer run_loop(const Golden& golden, const Way& way) {
     for (std::int64_t r = 0; r < golden.out; ++r) {
       const auto to = static_cast<std::size_t>(r * golden.in + column),
                  from = static_cast<std::size_t>(p * rows.slice.width + r);
-      answer.quantized[to] = rows.quantized.span()[from];
-      answer.residual[to] = rows.residual.span()[from];
+      answer.quantized[to] = state.quantized.span()[from];
+      answer.residual[to] = residual.span()[from];
     }
     for (std::int64_t i = 0; i * geometry.v < golden.out; ++i) {
       const auto to = static_cast<std::size_t>(i * golden.in + column),
                  from = static_cast<std::size_t>(p * rows.slice.code_stride + i);
-      answer.codes[to] = rows.codes.span()[from];
-      if (second_pass) answer.residual_codes[to] = rows.residual_codes.span()[from];
+      answer.codes[to] = state.codes.span()[from];
+      if (second_pass) answer.residual_codes[to] = state.residual_codes.span()[from];
     }
   }
   return answer;

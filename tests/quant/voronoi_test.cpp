@@ -36,18 +36,24 @@ double decoded_error(const Layer& layer, const QuantResult& result) {
   return relative_hessian_error(context, layer.out, layer.in, layer.weight, weight, layer.hessian().h);
 }
 
-/// A run with its codes chosen, for tests of the refiner's parts.
+/// A problem with its codes chosen, for tests of the refiner's parts.
 struct Started {
   explicit Started(const Layer& the_layer, const QuantParameters& the_parameters)
-      : layer(the_layer), parameters(the_parameters), input(layer.input()), run(context, team, input, parameters) {
-    run.quantize(parameters.get<VoronoiParameters>().candidates);
+      : layer(the_layer),
+        parameters(the_parameters),
+        input(layer.input()),
+        problem(context, team, input, parameters),
+        state(make_state(context, problem.rows, column_scales(context, input))) {
+    std::map<std::string, double> statistics;
+    vptq_passes(problem, parameters.get<VoronoiParameters>().candidates, state, statistics);
   }
   Layer layer;
   QuantParameters parameters;
   backend::Context context{backend::Device::cpu, 2};
   core::SoloTeam team;
   QuantInput input;
-  VqRun run;
+  VqProblem problem;
+  VqState state;
 };
 
 TEST(Voronoi, BeatsGreedyVptq) {
@@ -132,7 +138,7 @@ TEST(Refiner, FittedCodebooksAreTheLeastSquaresSolution) {
   Started started(make_layer(96, 48), parameters_of(4, 16, 4));
   started.layer.dtype = core::DType::f32;  // no rounding: the optimum itself
   started.input.stored_dtype = core::DType::f32;
-  Refiner refiner(started.run);
+  Refiner refiner(started.problem, started.state);
   const double before = refiner.update();
   for (int i = 0; i < 20; ++i) {
     refiner.fit_codebooks(50);
@@ -141,7 +147,7 @@ TEST(Refiner, FittedCodebooksAreTheLeastSquaresSolution) {
   const double fitted = refiner.update();
   EXPECT_LT(fitted, 0.999 * before);
   // No single entry can be moved to a lower error.
-  for (std::vector<float>* book : {&started.run.books.main, &started.run.books.residual})
+  for (std::vector<float>* book : {&started.state.books.main, &started.state.books.residual})
     for (std::size_t i = 0; i < book->size(); i += 3)
       for (const float step : {-0.02F, 0.02F}) {
         const float kept = (*book)[i];
@@ -154,7 +160,7 @@ TEST(Refiner, FittedCodebooksAreTheLeastSquaresSolution) {
 TEST(Refiner, FittedColumnsAreTheLeastSquaresSolution) {
   Started started(make_layer(96, 48), parameters_of(4, 16));
   started.input.stored_dtype = core::DType::f32;
-  Refiner refiner(started.run);
+  Refiner refiner(started.problem, started.state);
   const double before = refiner.update();
   for (int i = 0; i < 20; ++i) {
     refiner.fit_columns(50);
@@ -162,7 +168,7 @@ TEST(Refiner, FittedColumnsAreTheLeastSquaresSolution) {
   }
   const double fitted = refiner.update();
   EXPECT_LT(fitted, 0.99 * before);
-  for (std::vector<float>* values : {&started.run.columns.scale, &started.run.columns.bias})
+  for (std::vector<float>* values : {&started.state.columns.scale, &started.state.columns.bias})
     for (float& value : *values)
       for (const float factor : {0.98F, 1.02F}) {
         const float kept = value;
@@ -172,22 +178,54 @@ TEST(Refiner, FittedColumnsAreTheLeastSquaresSolution) {
       }
 }
 
+TEST(VqState, WhatWasKeptComesBackWhole) {
+  Started started(make_layer(96, 48), parameters_of(4, 16, 4));
+  VqState& state = started.state;
+  VqState kept = state.keep();
+  const Codebooks books = state.books;
+  const ColumnScale columns = state.columns;
+  const std::vector<std::int32_t> codes = state.codes.to_host(), residual_codes = state.residual_codes.to_host();
+  const std::vector<float> quantized = state.quantized.to_host();
+  Refiner refiner(started.problem, state);
+  const double before = refiner.update();
+  refiner.fit_codebooks(5);
+  refiner.update();
+  refiner.fit_columns(5);
+  refiner.update();
+  refiner.sweep(4);
+  EXPECT_NE(state.books.main, books.main);
+  EXPECT_NE(state.books.residual, books.residual);
+  EXPECT_NE(state.columns.scale, columns.scale);
+  EXPECT_NE(state.columns.bias, columns.bias);
+  EXPECT_NE(state.codes.to_host(), codes);
+  EXPECT_NE(state.residual_codes.to_host(), residual_codes);
+  state.restore(std::move(kept));
+  EXPECT_EQ(state.books.main, books.main);
+  EXPECT_EQ(state.books.residual, books.residual);
+  EXPECT_EQ(state.columns.scale, columns.scale);
+  EXPECT_EQ(state.columns.bias, columns.bias);
+  EXPECT_EQ(state.codes.to_host(), codes);
+  EXPECT_EQ(state.residual_codes.to_host(), residual_codes);
+  EXPECT_EQ(refiner.update(), before);
+  EXPECT_EQ(state.quantized.to_host(), quantized);
+}
+
 TEST(Refiner, FitsRoundToTheStoredType) {
   Started started(make_layer(96, 48), parameters_of(4, 16, 4));
-  Refiner refiner(started.run);
+  Refiner refiner(started.problem, started.state);
   refiner.update();
   refiner.fit_codebooks(10);
   refiner.update();
   refiner.fit_columns(10);
-  for (const std::vector<float>* values :
-       {&started.run.books.main, &started.run.books.residual, &started.run.columns.scale, &started.run.columns.bias})
+  for (const std::vector<float>* values : {&started.state.books.main, &started.state.books.residual,
+                                           &started.state.columns.scale, &started.state.columns.bias})
     for (const float value : *values) ASSERT_EQ(value, core::round_to(core::DType::f16, value));
 }
 
 TEST(Refiner, SweepsEndWhereNoSingleCodeLowersTheError) {
   // More columns than a block has: gradients must reach the other blocks.
   Started started(make_layer(16, 150), parameters_of(4, 16));
-  Refiner refiner(started.run);
+  Refiner refiner(started.problem, started.state);
   double error = refiner.update();
   for (int i = 0; i < 60; ++i) {
     const double swept = refiner.sweep(1);
@@ -195,7 +233,7 @@ TEST(Refiner, SweepsEndWhereNoSingleCodeLowersTheError) {
     error = swept;
   }
   EXPECT_NEAR(refiner.update(), error, 1e-4 * error);
-  const std::span<std::int32_t> codes = started.run.rows.codes.span();
+  const std::span<std::int32_t> codes = started.state.codes.span();
   for (std::size_t at = 0; at < codes.size(); at += 7) {
     const std::int32_t kept = codes[at];
     for (std::int32_t other = 0; other < 16; ++other) {

@@ -123,9 +123,9 @@ class Toy : public quant::Method {
     std::vector<std::uint16_t> perm;  // undoes the turn where the layer is decoded
     for (std::int64_t i = 0; i < in; ++i) perm.push_back(static_cast<std::uint16_t>(turned ? (i + 1) % in : i));
     quant::QuantResult result;
-    result.encoding = quant::gather_encoding(team, input, bits(p), in, perm, codes);
+    result.encoding = format::to_encoding(quant::gather_encoding(team, input, bits(p), in, perm, codes));
     std::vector<float> decoded(input.weight.size());
-    quant::decode(result.encoding, decoded);
+    format::decode(result.encoding, decoded);
     if (turned) input.site->rotation->apply(input.out_features, decoded);
     result.relative_error =
         quant::relative_hessian_error(context, input.out_features, in, input.weight, decoded, input.hessian->h);

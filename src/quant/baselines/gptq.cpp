@@ -6,14 +6,16 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/index.h"
 #include "quant/baselines/uniform_method.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
 constexpr std::int64_t kBlock = 128;  // columns whose errors are spread at once over the rest
-
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 /// One tile of rows, transposed: w [in, rows] in processing order, so that a column's rows are contiguous. Tiles are
 /// independent.

@@ -3,13 +3,15 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/index.h"
 #include "quant/baselines/uniform.h"
 #include "quant/baselines/uniform_method.h"
 
 namespace voronoi::quant {
-namespace {
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+using core::index;
+
+namespace {
 
 class Rtn final : public UniformMethod {
  public:

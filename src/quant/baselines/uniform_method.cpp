@@ -7,12 +7,6 @@
 #include "format/uniform.h"
 
 namespace voronoi::quant {
-namespace {
-
-// Rows of a product of relative_hessian_error, weight and difference.
-constexpr std::int64_t kErrorRows = 256;
-
-}  // namespace
 
 const std::vector<Parameter>& UniformMethod::parameters() const {
   static const std::vector<Parameter> parameters{
@@ -80,8 +74,10 @@ void UniformMethod::consider_memory(const QuantParameters& parameters, const Ope
   const std::int64_t codes = code_bytes(parameters, r),
                      stored = stored_bits(parameters, r.out_features, r.in_features).total() / 8;
   peak.consider(r.held_bytes + codes + 4 * stored, "packing of " + r.name);
-  peak.consider(r.held_bytes + codes + stored + 4 * r.out_features * r.in_features + 16 * kErrorRows * r.in_features,
-                "error of " + r.name);
+  // Tile and product hold weight above difference, on the device and on the host.
+  peak.consider(
+      r.held_bytes + codes + stored + 4 * r.out_features * r.in_features + 16 * 2 * kErrorRows * r.in_features,
+      "error of " + r.name);
 }
 
 }  // namespace voronoi::quant

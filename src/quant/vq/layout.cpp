@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
+#include "core/bytes.h"
 #include "core/error.h"
 #include "core/types.h"
 #include "quant/vq/vector_parameters.h"
@@ -98,11 +98,6 @@ VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const co
                                                                   static_cast<std::size_t>(rows.parts.rows * n)));
   const backend::DeviceView<std::int32_t> order(context, perm);
   context.slice().transpose(context.exec(), rows.slice, source.data(), order.data(), rows.weight.data());
-  rows.quantized = backend::Array<float>(context, rows.weight.size());
-  rows.quantized.zero();
-  rows.codes = backend::Array<std::int32_t>(context, n * rows.slice.code_stride);
-  rows.codes.zero();
-  if (geometry.kr > 0) rows.residual_codes = rows.codes.clone();
   return rows;
 }
 
@@ -117,10 +112,8 @@ std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, 
   std::vector<double> total(static_cast<std::size_t>(size), 0.0);
   std::int64_t seen = 0;
   for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine)))) {
-    std::vector<double> theirs(bytes.size() / sizeof(double));
-    VORONOI_REQUIRE(bytes.size() == theirs.size() * sizeof(double) && theirs.size() % total.size() == 0,
-                    "a member sent part of an array");
-    if (!bytes.empty()) std::memcpy(theirs.data(), bytes.data(), bytes.size());
+    const auto theirs = core::values_of<double>(bytes);
+    VORONOI_REQUIRE(theirs.size() % total.size() == 0, "a member sent part of an array");
     for (std::size_t at = 0; at < theirs.size(); at += total.size(), ++seen)
       for (std::size_t i = 0; i < total.size(); ++i) total[i] += theirs[at + i];
   }

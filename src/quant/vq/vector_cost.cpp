@@ -4,15 +4,14 @@
 #include <cmath>
 
 #include "core/types.h"
+#include "quant/vq/codebooks.h"
+#include "quant/vq/kmeans_start.h"
 #include "quant/vq/vector_method.h"
 
 namespace voronoi::quant {
 namespace {
 
-// Bounds of vq/kmeans.cpp, vq/kmeans_start.cpp and vq/codebooks.cpp, and how many steps were seen before the relative
-// rules stopped them, on the layers of SmolLM2-135M at 2 to 4 bits.
-constexpr double kCoarsePointsACentroid = 64, kSamplePointsACentroid = 16, kLeastSample = 32768;
-constexpr std::int64_t kGreedySeeds = 1024;
+// How many steps were seen before the relative rules stopped them, on the layers of SmolLM2-135M at 2 to 4 bits.
 constexpr double kSampleSteps = 20, kCoarseSteps = 22, kSteps = 40;
 
 Work lloyd(double points, double dim, double k, double steps) {
@@ -27,8 +26,7 @@ Work seeding(double points, double dim, std::int64_t k) {
   Work work;
   const auto seeds = static_cast<double>(k);
   if (k <= kGreedySeeds) {
-    const double candidates = 2 + std::floor(std::log(seeds));
-    work.seeding = 3 * points * dim * seeds * (candidates + 1);
+    work.seeding = 3 * points * dim * seeds * static_cast<double>(seed_candidates(k) + 1);
   } else {
     work.nearest = 2 * points * seeds * dim;
   }
@@ -37,9 +35,9 @@ Work seeding(double points, double dim, std::int64_t k) {
 
 Work training(double points, std::int64_t v, std::int64_t codebook) {
   const auto dim = static_cast<double>(v), k = static_cast<double>(codebook);
-  const double stride = std::floor(points / (kCoarsePointsACentroid * k));
+  const double stride = std::floor(points / (static_cast<double>(kCoarsePointsACentroid) * k));
   const double coarse = stride > 1 ? points / stride : points;
-  const double sample = std::max(kSamplePointsACentroid * k, kLeastSample);
+  const auto sample = static_cast<double>(sample_size(codebook));
   Work work = seeding(std::min(coarse, sample), dim, codebook);
   if (coarse > sample) work += lloyd(sample, dim, k, kSampleSteps);
   if (stride > 1) work += lloyd(coarse, dim, k, kCoarseSteps);

@@ -1,30 +1,26 @@
 #include <algorithm>
 
 #include "core/types.h"
+#include "quant/vq/codebooks.h"
+#include "quant/vq/kmeans_start.h"
 #include "quant/vq/vector_cost.h"
 #include "quant/vq/vector_method.h"
 
 namespace voronoi::quant {
 namespace {
 
-// kmeans.cpp and kmeans_start.cpp: points a piece of a chunk has, pieces a chunk has, points of the sample a centroid
-// has; codebooks.cpp: points of the coarse training set.
-constexpr std::int64_t kPiecePoints = 8192, kPiecesAtMost = 8, kSamplePoints = 16, kLeastSample = 32768;
-constexpr std::int64_t kCoarsePoints = 64;
-
 /// What k-means over `points` vectors in n_chunks chunks holds.
 std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64_t dim, std::int64_t k,
                           std::int64_t team_size) {
   const auto steps = [&](std::int64_t n, std::int64_t chunks) {
-    const std::int64_t pieces =
-        chunks * std::clamp<std::int64_t>(n / chunks / std::max(kPiecePoints, 4 * k), 1, kPiecesAtMost);
+    const std::int64_t pieces = chunks * kernels::cpu_sum_pieces(n / chunks, k);
     const std::int64_t sums = 8 * (k * (dim + 1) + 1);
     // A team exchanges the sums of all chunks: what is sent, what arrives, and its numbers.
     return 8 * n + sums * (pieces + (team_size > 1 ? chunks * (1 + 2 * team_size) : 0));
   };
-  const std::int64_t stride = points * team_size / (kCoarsePoints * k);
+  const std::int64_t stride = points * team_size / (kCoarsePointsACentroid * k);
   const std::int64_t coarse = stride > 1 ? points / stride : points;
-  const std::int64_t sample = std::min(coarse * team_size, std::max(kSamplePoints * k, kLeastSample));
+  const std::int64_t sample = std::min(coarse * team_size, sample_size(k));
   const std::int64_t training = 4 * (dim + 1);
   // The sample's rows exist three times while they are gathered, its columns beside it while seeds are drawn.
   const std::int64_t starting =

@@ -12,9 +12,7 @@ class Vptq final : public VectorMethod {
   std::string_view summary() const override { return "vectors of a column by k-means, columns as in gptq"; }
   QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                        const QuantParameters& parameters) const override {
-    VqRun run(context, team, input, parameters);
-    run.quantize(1);
-    return run.finish(run.error());
+    return run_vptq(context, team, input, parameters);
   }
 };
 
