@@ -48,9 +48,10 @@ validation::RunSection section_of(const store::RunPaths& run) {
   section.coordinator_seconds = state.scheduling.coordinator_seconds;
   section.failures = failures(state);
   for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.n_values});
-  for (const auto& [name, layer] : state.layers) {
+  for (const auto& entry : state.layers) {
+    const auto& layer = entry.second;
     validation::LayerRow row;
-    row.name = name;
+    row.name = entry.first;
     row.weights = layer.weights;
     row.true_bits = static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights);
     row.relative_error = layer.relative_error;

@@ -24,6 +24,30 @@ expect() {
   "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
   if [ "$code" != "$wanted" ]; then cat "$work/stderr"; fail "exit $code instead of $wanted: $*"; fi
 }
+# ranks_of RUN: its processes of the program on this machine.
+ranks_of() {
+  local pid
+  for pid in $(pgrep -f -- "--run $1 " || true); do
+    if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$(basename "$VORONOI")" ]; then echo "$pid"; fi
+  done
+}
+layers_done() { grep -c '"type":"layer"' "$1/journal.log" 2>/dev/null || true; }
+# hold RUN CONDITION...: stops the run's processes in their tracks once the condition holds, so that what follows hits the middle; false when
+# it is over before.
+hold() {
+  local run=$1 end=$((SECONDS + 60))
+  shift
+  until "$@" && [ -n "$(ranks_of "$run")" ]; do
+    ! grep -q '"type":"finished"' "$run/journal.log" 2>/dev/null || return 1
+    [ $SECONDS -lt $end ] || fail "not within the time: $*"
+    sleep 0.005
+  done
+  ranks_of "$run" | xargs -r kill -STOP 2>/dev/null || true
+  [ -n "$(ranks_of "$run")" ]
+}
+release() { ranks_of "$1" | xargs -r kill -CONT 2>/dev/null || true; }
+has_layers() { local n; n=$(layers_done "$1"); [ "${n:-0}" -ge "$2" ]; }
+has_begun() { grep -q '"type":"attempt"' "$1/journal.log" 2>/dev/null; }
 same_layers() { diff -rq "$1/layers" "$2/layers" || fail "$1 and $2 differ"; }
 # tiny_model NAME: the directory of a small random model of that architecture.
 tiny_model() {
