@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Every architecture through the program: quantized on 1, 2 and 3 ranks to the same bytes, evaluated, inspected, reported.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 tokenizer=$work/tokenizer.json
 character_tokenizer "$tokenizer"
@@ -12,8 +13,9 @@ n_models=0
 while read -r -u 3 name layers; do  # mpirun reads the standard input
   model=$(tiny_model "$name")
   for method in "voronoi --vector-length 2 --centroids 16 --residual-centroids 4" "gptq --bits 8 --group-size 0"; do
+    read -ra words <<<"--method $method"
     options=(--model "$model" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 12
-      --calibration-context 48 --method ${method})
+      --calibration-context 48 "${words[@]}")
     rm -rf "$work"/run*
     expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --threads 1
     expect 0 ranks 2 quantize --run "$work/run2" "${options[@]}"
@@ -49,7 +51,7 @@ END
 # Starved experts are named while it runs, in the journal, in the report; and sequential calibration has them too.
 for calibration in independent sequential; do
   options=(--model "$(tiny_model qwen3-moe)" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 2
-    --calibration-context 3 --method rtn --bits 4 --calibration $calibration)
+    --calibration-context 3 --method rtn --bits 4 --calibration "$calibration")
   rm -rf "$work"/run*
   expect 0 ranks 2 quantize --run "$work/run" "${options[@]}"
   grep -q "pool of the layer's experts" "$work/stderr" || { cat "$work/stderr"; fail "no word of starved experts"; }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Two starts of one run at the same moment, many times: one at a time works there, the other one is told who does and what to do, and nothing
 # is damaged. A lock that a dead host has left is explained.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 options=("${common[@]}" --method rtn)
 expect 0 "$VORONOI" quantize --run "$work/reference" "${options[@]}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Bad input: one clear error that names file and remedy, the right exit code, nothing left behind.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 quantize() { expect "$1" "$VORONOI" quantize --run "$work/run" "${@:2}"; [ ! -e "$work/run" ] || fail "a run directory was left behind: ${*:2}"; }

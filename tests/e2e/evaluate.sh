@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Evaluation: the golden perplexity, the same figure on any number of ranks, and everything that eval, report and status promise.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 text=(--text "$evaluation_text" --join wikitext --context 512 --windows 16 --bos never)
 field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Export to VPTQ's public format: the same numbers as the run, read by an independent reader, every change found, and what the
 # format cannot hold refused before any work.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 python=
 for candidate in python3 /usr/bin/python3; do

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Text: of the original as the real implementation writes it, of a run straight from its packed indices, the same from its checkpoint and
 # on the emulated GPU.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 write() { expect 0 "$VORONOI" generate --prompt "Once upon a time" "$@"; }
 write --model "$work/model" --max-tokens 60

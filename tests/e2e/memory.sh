@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The peak of a rank is what the plan says within a tenth, on one rank and on two, for a model whose matrices outweigh the program; and it does
 # not grow with the number of blocks.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 random_model=$support/random_model.py
 text=$work/text.txt

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A plan against the run it is of: the bits of every layer to the last one, the memory of a rank within a tenth.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 options=(--calibration-sequences 12 --calibration-context 128 --method voronoi --centroids 16 --residual-centroids 4 --rounds 1)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A run that is killed or told to stop at any moment resumes, on another number of ranks, to the bytes of an undisturbed run.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 seed=${VORONOI_TEST_SEED:-1}
 RANDOM=$seed
@@ -24,12 +25,12 @@ for round in 1 2 3 4 5 6; do
   wait $launcher || true
   [ $((SECONDS - started)) -le 10 ] || fail "the job hung for $((SECONDS - started)) s after a rank was killed"
   done_before=$(layers_done "$run")
-  if [ "${done_before:-0}" -gt 0 ] && [ "${done_before:-0}" -lt $n_linears ]; then partial=$((partial + 1)); fi
+  if [ "${done_before:-0}" -gt 0 ] && [ "${done_before:-0}" -lt "$n_linears" ]; then partial=$((partial + 1)); fi
   expect 0 ranks $((RANDOM % 3 + 1)) quantize --run "$run" "${options[@]}"
   same_layers "$work/reference" "$run"
   expect 0 "$VORONOI" verify "$run"
   # What was journalled before is not made again: each layer stands once in the journal.
-  [ "$(grep -c '"type":"layer"' "$run/journal.log")" = $n_linears ] || fail "round $round: finished layers were made again"
+  [ "$(grep -c '"type":"layer"' "$run/journal.log")" = "$n_linears" ] || fail "round $round: finished layers were made again"
   echo "round $round: $n ranks, ${done_before:-0} layers before the resume"
 done
 [ $interrupted -ge 4 ] || fail "only $interrupted of 6 runs were caught alive"

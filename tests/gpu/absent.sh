@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Where no GPU is: the module opens, finds no device, and the program says so; auto computes on the CPU.
+# shellcheck source=../e2e/common.sh
 . "$(dirname "$0")/../e2e/common.sh"
 if ls /dev/nvidia[0-9]* >/dev/null 2>&1; then skip machine "there is a GPU"; fi
 unset VORONOI_CUDA_MODULE

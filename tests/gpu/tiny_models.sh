@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Whole runs of small random models of several architectures on the GPU's context (or its emulation), held against the CPU's: the same
 # linears, nearly the same error, and the perplexity of the stored indices is the CPU's in fp32.
+# shellcheck source=../e2e/common.sh
 . "$(dirname "$0")/../e2e/common.sh"
 character_tokenizer "$work/tokenizer.json"
 text=$work/text.txt

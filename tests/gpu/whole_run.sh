@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A whole run on the GPU's context (or its emulation): calibration gives the same bytes on one and two ranks, quantize and eval go
 # through, and the perplexity in fp32 is the CPU's. Tiny settings: an emulated GPU computes a million times slower.
+# shellcheck source=../e2e/common.sh
 . "$(dirname "$0")/../e2e/common.sh"
 ranks() { local n=$1; shift; timeout -k 5 600 mpirun --bind-to none -n "$n" "$VORONOI" "$@"; }
 if ! "$VORONOI" eval --model "$work/model" --text "$evaluation_text" --context 16 --windows 1 --device cuda >"$work/out" 2>&1; then

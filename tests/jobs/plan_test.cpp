@@ -132,13 +132,17 @@ TEST(Plan, SeventyBillionOnSixtyFourRanksComesWithinFivePercentOfTheBound) {
     }
 }
 
-TEST(Plan, MoreRanksTakeLessTimeAndFewerHaveALongerWindow) {
-  double last = 1e30;
-  for (const int ranks : {1, 4, 16, 64}) {
-    const Plan plan = make_plan(request_of("llama-3.1-8b", ranks, true));
-    EXPECT_LT(plan.total_seconds, last) << ranks;
-    last = plan.total_seconds;
+TEST(Plan, RanksShareTheWorkUntilTheLongestPartIsLeft) {
+  const auto seconds = [](int ranks) { return make_plan(request_of("llama-3.1-8b", ranks, true)).total_seconds; };
+  const double alone = seconds(1);
+  double last = alone;
+  for (const int ranks : {4, 16, 64, 256, 1024}) {
+    const double shared = seconds(ranks);
+    EXPECT_LE(shared, last) << ranks;
+    EXPECT_GE(shared, alone / ranks) << ranks;
+    last = shared;
   }
+  EXPECT_GT(seconds(4096), 0.99 * last);
 }
 
 TEST(Plan, RefusesWhatCannotFitAndSaysWhere) {

@@ -8,9 +8,9 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/packing.h"
 #include "quant/baselines/uniform.h"
 #include "quant/layers.h"
-#include "core/packing.h"
 #include "support/thread_team.h"
 
 namespace voronoi::quant {
@@ -99,8 +99,8 @@ TEST(Rtn, EveryWeightGoesToTheNearestPointItsGroupHas) {
       for (std::int64_t row = 0; row < 20; ++row) {
         std::vector<std::uint32_t> zeros(4);
         core::unpack_row(std::span(e.zeros).subspan(static_cast<std::size_t>(row * core::packed_words(4, bits)),
-                                              static_cast<std::size_t>(core::packed_words(4, bits))),
-                   bits, zeros);
+                                                    static_cast<std::size_t>(core::packed_words(4, bits))),
+                         bits, zeros);
         for (std::int64_t c = 0; c < 100; ++c) {
           const auto place = static_cast<std::size_t>(row * 100 + c), group = static_cast<std::size_t>(c / 32);
           const float step = core::from_bits16(dtype, e.scale[static_cast<std::size_t>(row * 4) + group]);
