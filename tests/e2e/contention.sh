@@ -45,7 +45,7 @@ for round in $(seq 8); do
   [ "$(grep -c '"type":"attempt"' "$run/journal.log")" = $finished ] || fail "round $round: a refused start is in the journal"
   same_layers "$work/reference" "$run"
   expect 0 "$VORONOI" verify "$run"
-  [ -z "$(ls "$run/staging" "$run/quarantine" | grep -v :)" ] || fail "round $round: something is left in staging or quarantine"
+  [ -z "$(find "$run/staging" "$run/quarantine" -mindepth 1)" ] || fail "round $round: something is left in staging or quarantine"
 done
 [ $met -ge 2 ] || fail "only $met of 4 second starts met the first one at work"
 echo "$refused of 8 pairs met, $met of them at work"
