@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/file.h"
+#include "core/whereabouts.h"
 
 namespace voronoi::store {
 namespace {
@@ -65,7 +66,8 @@ Superseded::Superseded(const RunPaths& paths)
                  ": superseded: another start has taken this run over; what this one had not published is dropped") {}
 
 std::unique_ptr<Attempt> Attempt::begin(const RunPaths& paths) {
-  std::string directory = (paths.staging() / fmt::format("{}{}-{}-XXXXXX", kPrefix, host_name(), ::getpid())).string();
+  std::string directory =
+      (paths.staging() / fmt::format("{}{}-{}-XXXXXX", kPrefix, core::host_name(), ::getpid())).string();
   if (::mkdtemp(directory.data()) == nullptr) throw core::system_error(directory, "create", errno);
   if (::chmod(directory.c_str(), 0755) != 0) throw core::system_error(directory, "open to other users", errno);
   auto attempt = std::make_unique<Attempt>(paths, fs::path(directory).filename().string(), 0);
@@ -106,7 +108,7 @@ void Attempt::publish(const fs::path& path, std::string_view text) const {
 
 /// Renames the file into the staging directory; an empty path when there is none.
 fs::path Attempt::take(const fs::path& path) const {
-  const fs::path taken = temporary(path);
+  fs::path taken = temporary(path);
   if (::rename(path.c_str(), taken.c_str()) == 0) return taken;
   const int error = errno;
   require_current();
@@ -123,7 +125,7 @@ fs::path Attempt::quarantine(const fs::path& path) const {
   const fs::path taken = take(path);
   if (taken.empty()) throw core::system_error(path, "set aside", ENOENT);
   for (int n = 1;; ++n) {
-    const fs::path target = paths_.quarantine() / fmt::format("{}.{}", path.filename().string(), n);
+    fs::path target = paths_.quarantine() / fmt::format("{}.{}", path.filename().string(), n);
     std::error_code error;
     if (fs::exists(fs::symlink_status(target, error))) continue;
     if (::rename(taken.c_str(), target.c_str()) != 0)

@@ -108,7 +108,7 @@ void flatten(const Json& value, const std::string& prefix, std::map<std::string,
     out[prefix] = &value;
     return;
   }
-  for (const auto& [key, child] : value.items()) flatten(child, prefix.empty() ? key : prefix + "." + key, out);
+  for (const auto& [key, child] : value.items()) flatten(child, prefix.empty() ? key : fmt::format("{}.{}", prefix, key), out);
 }
 
 std::vector<std::string> differences(const Json& was, const Json& now) {
@@ -211,12 +211,6 @@ Json read_identity(const RunPaths& paths) {
   text.replace(at, kDigestDigits, kDigestDigits, '0');
   if (core::sha256(text) != digest) throw damaged("is damaged (its checksum does not match)");
   return json["identity"];
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
-  return name.data();
 }
 
 }  // namespace voronoi::store
