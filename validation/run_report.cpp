@@ -40,9 +40,10 @@ RunSection section_of(const store::RunPaths& run) {
   section.coordinator_seconds = state.scheduling.coordinator_seconds;
   section.failures = run::failures(state);
   for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.values});
-  for (const auto& [name, layer] : state.layers) {
+  for (const auto& entry : state.layers) {
+    const auto& layer = entry.second;  // no structured binding: clang 14 lets no lambda capture one
     LayerRow row;
-    row.name = name;
+    row.name = entry.first;
     row.weights = layer.weights;
     row.true_bits = static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights);
     row.relative_error = layer.relative_error;

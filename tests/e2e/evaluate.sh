@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
 # Evaluation: the golden perplexity, the same figure on any number of ranks, and everything that eval, report and status promise.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
-text=(--text "$DATA/wikitext2/wiki.test.raw" --join wikitext --context 512 --windows 16 --bos never)
-[ -f "$DATA/wikitext2/wiki.test.raw" ] || { echo "SKIP: no WikiText-2"; exit 77; }
+text=(--text "$evaluation_text" --join wikitext --context 512 --windows 16 --bos never)
 field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }
 expect 0 "$VORONOI" eval --model "$work/model" "${text[@]}" --json
-golden=107.7473531525854
-awk -v a="$(field perplexity)" -v b=$golden 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "perplexity $(field perplexity), golden $golden"
+golden=$(field perplexity)
+if [ "$kind" = trained ]; then
+  golden=107.7473531525854
+  awk -v a="$(field perplexity)" -v b=$golden 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "perplexity $(field perplexity), golden $golden"
+fi
 [ "$(field bits_true)" = null ] || fail "bits of an unquantized model"
 expect 0 "$VORONOI" quantize --run "$work/run" "${common[@]}" --method voronoi --residual-centroids 16
 cp "$work/stdout" "$work/quantize-stdout"
 expect 0 "$VORONOI" eval --model "$work/run" "${text[@]}" --json
 one=$(cat "$work/stdout")
 quantized=$(field perplexity)
-awk -v a="$quantized" -v b=$golden 'BEGIN { exit !(a > b && a < 1.3 * b) }' || fail "quantized perplexity $quantized"
-awk -v a="$(field reference_perplexity)" -v b=$golden 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "no reference beside it"
+# A random model knows nothing of the text that it could lose.
+awk -v a="$quantized" -v b="$golden" -v kind="$kind" 'BEGIN { exit !(a < 1.3 * b && (a > b || kind == "random" && a != b && a > b / 1.3)) }' || fail "quantized perplexity $quantized"
+awk -v a="$(field reference_perplexity)" -v b="$golden" 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "no reference beside it"
 awk -v a="$(field bits_true)" 'BEGIN { exit !(a > 3 && a < 8) }' || fail "true bits $(field bits_true)"
 expect 0 ranks 3 eval --model "$work/run" "${text[@]}" --json
 [ "$(field nll)" = "$(sed -n 's/.*"nll":\([^,]*\).*/\1/p' <<<"$one")" ] || fail "another figure on 3 ranks"
@@ -22,7 +26,7 @@ for name in model text text_sha256 join context windows tokens bos dtype nll per
   grep -q "\"$name\":" <<<"$one" || fail "eval --json lacks $name"
 done
 expect 0 "$VORONOI" report "$work/run" --out "$work/report"
-grep -q "107.747" "$work/report/report.md" || fail "the report lacks the reference"
+grep -q "$(awk -v a="$golden" 'BEGIN { printf "%.3f", a }')" "$work/report/report.md" || fail "the report lacks the reference"
 grep -q '"method": "voronoi"' "$work/report/report.json" || fail "report.json lacks the method"
 expect 0 "$VORONOI" status "$work/run"
 grep -q "finished" "$work/stdout" || fail "status does not say finished"
