@@ -124,7 +124,7 @@ void on_root(const comm::Communicator& world, const std::function<void()>& work)
   });
 }
 
-core::StoreError output_error(int error) { return core::system_error("standard output", "write the result", error); }
+core::StoreError output_error(int error) { return core::StoreError(core::system_error("standard output", "write the result", error).what()); }
 
 void flush_output() {
   if (std::fflush(stdout) != 0) throw output_error(errno);

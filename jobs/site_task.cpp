@@ -102,7 +102,8 @@ std::string run_site_task(const SiteTask& task, backend::Context& context, core:
 
 SiteReport read_report(const std::string& report) {
   const core::Json json = core::parse_json(report, "a task's report");
-  if (json.contains(kUnwritten)) throw core::StoreError(json.at(kUnwritten).get<std::string>());
+  if (json.contains(kUnwritten))
+    throw core::StoreError(json.at(kUnwritten).get<std::string>(), static_cast<core::ExitCode>(json.at("code").get<int>()));
   SiteReport result;
   for (const core::Json& entry : json.at("layers")) result.layers.push_back(layer_from_json(entry));
   for (const core::Json& entry : json.at("failures"))
