@@ -4,15 +4,19 @@
 #include <cstdio>
 #include <map>
 
+#include "backend/placement.h"
+#include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/option.h"
+#include "core/output.h"
 #include "jobs/commands.h"
-#include "jobs/evaluation.h"
-#include "jobs/process.h"
-#include "jobs/run_report.h"
-#include "jobs/subject.h"
 #include "model/corpus.h"
+#include "model/precision.h"
+#include "run/subject.h"
+#include "validation/evaluation.h"
 #include "validation/perplexity.h"
+#include "validation/run_report.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -35,20 +39,23 @@ CommandSpec eval_command(EvalOptions& o) {
   command.usage =
       "[mpirun -n RANKS] voronoi eval --model MODEL|RUN|CHECKPOINT [--model ...] --text FILE [--text ...] [options]";
   command.options = {
-      list_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.models),
-      list_option("text", "FILE", "evaluation text", o.texts),
-      choice_option("join", "how the file becomes one text; auto: jsonl by name, else raw", o.join,
-                    {"auto", "raw", "wikitext", "jsonl"}),
-      integer_option("context", "tokens a window", o.context, 2, 1 << 24),
-      integer_option("windows", "at most so many windows from the start; 0 for all", o.windows, 0,
-                     std::int64_t{1} << 40),
-      choice_option("bos", "BOS before the text; auto: the tokenizer's own rule", o.bos, {"auto", "always", "never"}),
-      text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
-      choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
-      choice_option("dtype", "operands of matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
-                    o.dtype, dtype_choices()),
-      integer_option("threads", "threads a rank; 0 divides the host's cores by its ranks", o.threads, 0, 1024),
-      switch_option("json", "print one JSON object a line, for each model and text", o.json),
+      core::list_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.models),
+      core::list_option("text", "FILE", "evaluation text", o.texts),
+      core::choice_option("join", "how the file becomes one text; auto: jsonl by name, else raw", o.join,
+                          {"auto", "raw", "wikitext", "jsonl"}),
+      core::integer_option("context", "tokens a window", o.context, 2, 1 << 24),
+      core::integer_option("windows", "at most so many windows from the start; 0 for all", o.windows, 0,
+                           std::int64_t{1} << 40),
+      core::choice_option("bos", "BOS before the text; auto: the tokenizer's own rule", o.bos,
+                          {"auto", "always", "never"}),
+      core::text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model",
+                        o.tokenizer),
+      core::choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
+      core::choice_option("dtype",
+                          "operands of matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
+                          o.dtype, model::dtype_choices()),
+      core::integer_option("threads", "threads a rank; 0 divides the host's cores by its ranks", o.threads, 0, 1024),
+      core::switch_option("json", "print one JSON object a line, for each model and text", o.json),
   };
   command.examples =
       "  voronoi eval --model SmolLM2-135M --text wiki.test.raw --join wikitext --windows 16\n"
@@ -65,7 +72,7 @@ struct PreparedText {
   std::string bos;
 };
 
-PreparedText prepare(const EvalOptions& options, const std::string& path, const Subject& subject) {
+PreparedText prepare(const EvalOptions& options, const std::string& path, const run::Subject& subject) {
   const auto join = options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
   PreparedText prepared{model::load_text(path, join), {}, ""};
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
@@ -80,17 +87,18 @@ PreparedText prepare(const EvalOptions& options, const std::string& path, const 
   return prepared;
 }
 
-Evaluation evaluate(const model::WeightSource& source, const Subject& subject, const PreparedText& prepared,
-                    backend::Context& context, core::DType dtype, const comm::Communicator& world) {
+validation::Evaluation evaluate(const model::WeightSource& source, const run::Subject& subject,
+                                const PreparedText& prepared, backend::Context& context, core::DType dtype,
+                                const comm::Communicator& world) {
   const auto start = std::chrono::steady_clock::now();
   const validation::PerplexityResult result = validation::perplexity(source, context, world, prepared.windows, dtype);
-  Evaluation e;
+  validation::Evaluation e;
   e.model = source.path();
   e.text = prepared.text.path;
   e.text_sha256 = prepared.text.sha256;
   e.join = model::join_name(prepared.text.join);
   e.bos = prepared.bos;
-  e.dtype = product_dtype_name(dtype);
+  e.dtype = model::product_dtype_name(dtype);
   e.context = prepared.windows.context;
   e.windows = result.windows;
   e.tokens = result.predictions;
@@ -107,14 +115,14 @@ Evaluation evaluate(const model::WeightSource& source, const Subject& subject, c
   return e;
 }
 
-void print(const Evaluation& e, bool json) {
+void print(const validation::Evaluation& e, bool json) {
   if (json) {
     fmt::print("{}\n", to_json(e).dump());
     return;
   }
   fmt::print("{}\n  text        {} (SHA-256 {}...)\n  protocol    {}\n  perplexity  {:.4f}   (mean nll {:.6f}, {})\n",
-             e.label + ": " + e.model, e.text, e.text_sha256.substr(0, 16), protocol_text(e), e.perplexity, e.nll,
-             core::format_duration(e.seconds));
+             e.label + ": " + e.model, e.text, e.text_sha256.substr(0, 16), validation::protocol_text(e), e.perplexity,
+             e.nll, core::format_duration(e.seconds));
   if (e.bits_true)
     fmt::print("  bits        {:.4f} true (everything stored is counted), {:.3f} nominal\n", *e.bits_true,
                *e.bits_nominal);
@@ -124,15 +132,15 @@ void print(const Evaluation& e, bool json) {
 
 /// Into the run, with its report made anew. The figures are printed and may have taken hours: what cannot be kept is an
 /// error only behind the last of them. `unkept`: the first such error.
-void keep(const store::RunPaths& run, const Evaluation& evaluation, const std::optional<Evaluation>& reference,
-          std::string& unkept) {
-  if (is_read_only(run)) {
+void keep(const store::RunPaths& run, const validation::Evaluation& evaluation,
+          const std::optional<validation::Evaluation>& reference, std::string& unkept) {
+  if (validation::is_read_only(run)) {
     core::log_info("{}: is read-only, so the figures are printed but not kept there", run.root.string());
     return;
   }
   try {
-    store_evaluation(run, evaluation, reference);
-    write_run_report(make_run_report({run}), run.report());
+    validation::store_evaluation(run, evaluation, reference);
+    validation::write_run_report(validation::make_run_report({run}), run.report());
   } catch (const core::StoreError& error) {
     if (unkept.empty()) unkept = error.what();
   }
@@ -145,48 +153,48 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
   const CommandSpec command = eval_command(options);
   bool help = false;
   std::unique_ptr<backend::Context> context;
-  std::vector<Subject> subjects;
-  together(world, [&] {
+  std::vector<run::Subject> subjects;
+  comm::together(world, [&] {
     help = parse_or_help(world, command, arguments, true);
     if (help) return;
     std::vector<std::string> problems;
     if (options.models.empty()) problems.emplace_back("--model: is missing; give a model or a run directory");
     if (options.texts.empty()) problems.emplace_back("--text: is missing; give at least one text file");
     if (!problems.empty()) throw core::ConfigError(problems);
-    context = make_context(options.device, options.threads, world);
-    for (const std::string& path : options.models) subjects.push_back(open_subject(path));
+    context = backend::make_context(options.device, options.threads, world);
+    for (const std::string& path : options.models) subjects.push_back(run::open_subject(path));
   });
   if (help) return 0;
-  on_root(world, [&] {
-    for (const std::string& path : options.models) require_whole_export(path);
+  comm::on_root(world, [&] {
+    for (const std::string& path : options.models) run::require_whole_export(path);
   });
 
   std::string unkept;
   for (const std::string& path : options.texts) {
-    std::map<std::string, Evaluation> references;  // by fingerprint of the original and BOS
-    for (const Subject& subject : subjects) {
+    std::map<std::string, validation::Evaluation> references;  // by fingerprint of the original and BOS
+    for (const run::Subject& subject : subjects) {
       PreparedText prepared;
-      together(world, [&] { prepared = prepare(options, path, subject); });
+      comm::together(world, [&] { prepared = prepare(options, path, subject); });
       const model::WeightSource& base = subject.original ? *subject.original : *subject.quantized;
-      const core::DType dtype = product_dtype(options.dtype, *context, base.config());
-      std::optional<Evaluation> reference;
+      const core::DType dtype = model::product_dtype(options.dtype, *context, base.config());
+      std::optional<validation::Evaluation> reference;
       if (subject.original) {
         const std::string key = subject.original->fingerprint() + prepared.bos;
         if (!references.contains(key))
           references[key] = evaluate(*subject.original, subject, prepared, *context, dtype, world);
         reference = references[key];
       }
-      Evaluation result =
+      validation::Evaluation result =
           subject.quantized ? evaluate(*subject.quantized, subject, prepared, *context, dtype, world) : *reference;
       if (subject.quantized && reference) result.reference_perplexity = reference->perplexity;
-      on_root(world, [&] {
+      comm::on_root(world, [&] {
         print(result, options.json);
         if (subject.run) keep(*subject.run, result, reference, unkept);
-        flush_output();  // each figure as it comes, also into a file
+        core::flush_output();  // each figure as it comes, also into a file
       });
     }
   }
-  on_root(world, [&] {
+  comm::on_root(world, [&] {
     if (!unkept.empty()) throw core::StoreError(unkept + "; the figures above were not kept in the run");
   });
   return 0;

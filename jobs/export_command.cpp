@@ -5,12 +5,14 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/option.h"
+#include "core/stop.h"
+#include "core/whereabouts.h"
 #include "export/writer.h"
 #include "jobs/commands.h"
-#include "jobs/process.h"
 #include "jobs/quantize_options.h"
-#include "jobs/run_export.h"
-#include "jobs/run_model.h"
+#include "run/run_model.h"
+#include "stages/export.h"
 
 namespace voronoi::jobs {
 
@@ -22,8 +24,8 @@ int export_main(const comm::Communicator& world, const Arguments& arguments) {
       "Writes a run as a Hugging Face checkpoint in VPTQ's public format, which transformers and vptq load.";
   command.usage = "voronoi export RUN --out DIR [--export-profile safe|full]";
   command.positional = "run";
-  command.options = {text_option("run", "DIR", "run directory", path),
-                     text_option("out", "DIR", "directory to write: new, or empty", out),
+  command.options = {core::text_option("run", "DIR", "run directory", path),
+                     core::text_option("out", "DIR", "directory to write: new, or empty", out),
                      export_profile_option(profile)};
   command.examples =
       "  voronoi export runs/2bit --out SmolLM2-135M-vptq\n"
@@ -35,20 +37,21 @@ int export_main(const comm::Communicator& world, const Arguments& arguments) {
   if (out.empty()) problems.emplace_back("--out: is missing; give the directory to write");
   if (!problems.empty()) throw core::ConfigError(problems);
 
-  install_stop_handlers();
-  const RunModel run = open_run_model(path);
+  core::install_stop_handlers();
+  const run::RunModel run = run::open_run_model(path);
   // A trailing slash would make the temporary directory one inside.
   std::filesystem::path directory = std::filesystem::path(out).lexically_normal();
   if (directory.filename().empty()) directory = directory.parent_path();
   if (directory.has_parent_path()) std::filesystem::create_directories(directory.parent_path());
-  const std::string temporaries = directory.string() + fmt::format(".tmp-{}.", store::host_name());
+  const std::string temporaries = directory.string() + fmt::format(".tmp-{}.", core::host_name());
   exporting::remove_abandoned(temporaries);
-  export_run({run.paths, run.state, *run.original, run.tokenizer, run.method()}, *exporting::profile_from_name(profile),
-             directory, temporaries + std::to_string(::getpid()),
-             [](const std::string& what, std::size_t done, std::size_t total) {
-               if (stop_requested()) throw core::StopRequested();
-               core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total), done == total);
-             });
+  stages::export_run({run.paths, run.state, *run.original, run.tokenizer, run.method()},
+                     *exporting::profile_from_name(profile), directory, temporaries + std::to_string(::getpid()),
+                     [](const std::string& what, std::size_t done, std::size_t total) {
+                       if (core::stop_requested()) throw core::StopRequested();
+                       core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total),
+                                           done == total);
+                     });
   fmt::print("{}: {} layers exported\n", directory.string(), run.linears.size());
   return 0;
 }

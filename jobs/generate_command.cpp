@@ -6,16 +6,19 @@
 #include <memory>
 #include <span>
 
+#include "backend/placement.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "core/option.h"
+#include "core/output.h"
 #include "core/random.h"
 #include "jobs/commands.h"
-#include "jobs/process.h"
-#include "jobs/subject.h"
 #include "model/corpus.h"
 #include "model/generator.h"
+#include "model/precision.h"
 #include "model/tokenizer.h"
+#include "run/subject.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -38,21 +41,24 @@ CommandSpec generate_command(GenerateOptions& o) {
       "from their packed indices. The text goes to stdout, tokens per second to stderr.";
   command.usage = "voronoi generate --model MODEL|RUN|CHECKPOINT --prompt TEXT [options]";
   command.options = {
-      text_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.model),
-      text_option("prompt", "TEXT", "what the text begins with", o.prompt),
-      integer_option("max-tokens", "most tokens to add; fewer when the model ends the text", o.max_tokens, 1, 1 << 20),
-      number_option("temperature", "0: the likeliest token; else tokens are drawn from softmax(logits / temperature)",
-                    o.temperature, 0, 100),
-      integer_option("seed", "of the draws", o.seed, 0, INT64_MAX),
-      text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model", o.tokenizer),
-      choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
-      choice_option("dtype",
-                    "operands of products with layers that are not packed; auto: f32 on the CPU, the model's "
-                    "16-bit type on a GPU",
-                    o.dtype, dtype_choices()),
-      integer_option("threads", "threads; 0: all cores of the host", o.threads, 0, 1024),
-      switch_option("json", "print one JSON object instead of the text: ids, text, and the logits behind the prompt",
-                    o.json),
+      core::text_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.model),
+      core::text_option("prompt", "TEXT", "what the text begins with", o.prompt),
+      core::integer_option("max-tokens", "most tokens to add; fewer when the model ends the text", o.max_tokens, 1,
+                           1 << 20),
+      core::number_option("temperature",
+                          "0: the likeliest token; else tokens are drawn from softmax(logits / temperature)",
+                          o.temperature, 0, 100),
+      core::integer_option("seed", "of the draws", o.seed, 0, INT64_MAX),
+      core::text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model",
+                        o.tokenizer),
+      core::choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
+      core::choice_option("dtype",
+                          "operands of products with layers that are not packed; auto: f32 on the CPU, the model's "
+                          "16-bit type on a GPU",
+                          o.dtype, model::dtype_choices()),
+      core::integer_option("threads", "threads; 0: all cores of the host", o.threads, 0, 1024),
+      core::switch_option(
+          "json", "print one JSON object instead of the text: ids, text, and the logits behind the prompt", o.json),
   };
   command.examples =
       "  voronoi generate --model runs/2bit --prompt 'Once upon a time'\n"
@@ -101,7 +107,7 @@ class Printer {
   }
   static void print(const std::string& text) {
     fmt::print("{}", text);
-    flush_output();
+    core::flush_output();
   }
 
   const model::Tokenizer& tokenizer_;
@@ -123,9 +129,9 @@ int generate_main(const comm::Communicator& world, const Arguments& arguments) {
   if (world.size() > 1) problems.emplace_back("generate runs on one rank: start it without mpirun");
   if (!problems.empty()) throw core::ConfigError(problems);
 
-  const std::unique_ptr<backend::Context> context = make_context(options.device, options.threads, world);
-  require_whole_export(options.model);
-  const Subject subject = open_subject(options.model);
+  const std::unique_ptr<backend::Context> context = backend::make_context(options.device, options.threads, world);
+  run::require_whole_export(options.model);
+  const run::Subject subject = run::open_subject(options.model);
   const model::ModelConfig& config = subject.source().config();
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
   std::vector<std::int32_t> ids = tokenizer->encode(options.prompt);
@@ -134,7 +140,7 @@ int generate_main(const comm::Communicator& world, const Arguments& arguments) {
 
   const Clock::time_point loading = Clock::now();
   const auto n_prompt = static_cast<std::int64_t>(ids.size());
-  model::Generator generator(subject.source(), *context, product_dtype(options.dtype, *context, config),
+  model::Generator generator(subject.source(), *context, model::product_dtype(options.dtype, *context, config),
                              n_prompt + options.max_tokens);
   const double load_seconds = seconds_since(loading);
   Printer printer(*tokenizer, ids, options.json ? "" : options.prompt);

@@ -6,12 +6,13 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "core/option.h"
 #include "export/checkpoint.h"
 #include "jobs/commands.h"
-#include "jobs/run_state.h"
 #include "model/gguf.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
+#include "run/run_state.h"
 #include "store/journal.h"
 #include "store/shard.h"
 
@@ -134,7 +135,7 @@ core::Json inspect_gguf(const std::string& path) {
 
 core::Json inspect_run(const std::string& path) {
   const store::RunPaths paths{path};
-  const RunState state = replay(store::Journal::read(paths.journal()), paths.journal().string());
+  const run::RunState state = run::replay(store::Journal::read(paths.journal()), paths.journal().string());
   core::Json layers = core::Json::array();
   for (const auto& [name, layer] : state.layers)
     layers.push_back({{"name", name},
@@ -150,7 +151,7 @@ core::Json inspect_run(const std::string& path) {
           {"attempts", state.attempt},
           {"finished", state.finished},
           {"bits_true", true_bits(state)},
-          {"failures", failures(state)},
+          {"failures", run::failures(state)},
           {"layers", layers}};
 }
 
@@ -202,9 +203,9 @@ int inspect_main(const comm::Communicator& world, const Arguments& arguments) {
   command.usage = "voronoi inspect PATH [--json]";
   command.positional = "path";
   command.options = {
-      text_option("path", "PATH", "model or run directory, *.safetensors, *.gguf, *.h5, journal.log", path),
-      switch_option("headers-only", "of a model: do not read the weights to look for bad values", headers_only),
-      switch_option("json", "print JSON", json)};
+      core::text_option("path", "PATH", "model or run directory, *.safetensors, *.gguf, *.h5, journal.log", path),
+      core::switch_option("headers-only", "of a model: do not read the weights to look for bad values", headers_only),
+      core::switch_option("json", "print JSON", json)};
   command.examples =
       "  voronoi inspect SmolLM2-135M\n  voronoi inspect runs/2bit/layers/model.layers.0.mlp.down_proj.h5\n";
   if (parse_or_help(world, command, arguments, false)) return 0;

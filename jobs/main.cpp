@@ -8,13 +8,15 @@
 #include <new>
 #include <system_error>
 
+#include "comm/agreement.h"
 #include "comm/mpi.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/mapped_file.h"
+#include "core/output.h"
+#include "core/stop.h"
 #include "jobs/commands.h"
-#include "jobs/process.h"
 
 namespace {
 
@@ -51,13 +53,13 @@ int run_command(const comm::Communicator& world, const jobs::Arguments& argument
   }
   const jobs::Command* command = find_command(arguments[0]);
   int code = 0;
-  jobs::together(world, [&] {
+  comm::together(world, [&] {
     if (command == nullptr)
       throw core::ConfigError("there is no command '" + arguments[0] + "'; voronoi --help lists them");
   });
   const jobs::Arguments rest(arguments.begin() + 1, arguments.end());
   if (command->parallel) return command->run(world, rest);
-  jobs::on_root(world, [&] { code = command->run(world, rest); });
+  comm::on_root(world, [&] { code = command->run(world, rest); });
   return code;
 }
 
@@ -77,7 +79,7 @@ int report_error(const std::exception_ptr& error) {
   } catch (const std::system_error& unknown) {
     // The only one of our own is of printing a result.
     core::log_error("{}",
-                    std::ferror(stdout) != 0 ? jobs::output_error(unknown.code().value()).what() : unknown.what());
+                    std::ferror(stdout) != 0 ? core::output_error(unknown.code().value()).what() : unknown.what());
   } catch (const std::bad_alloc&) {
     core::log_error("out of memory; use more ranks or a machine with more of it");
   } catch (const std::exception& unknown) {
@@ -93,17 +95,17 @@ int main(int argc, char** argv) {
   try {
     // Before MPI starts, which takes its time: a signal must not end one rank and leave the others waiting for it.
     if (const jobs::Command* command = argc > 1 ? find_command(argv[1]) : nullptr; command && command->stops_on_request)
-      jobs::install_stop_handlers();
+      core::install_stop_handlers();
     const comm::Environment environment(&argc, &argv);
     const comm::Communicator world = comm::Communicator::world();
     core::configure_log(world.size() > 1 ? world.rank() : -1, core::LogLevel::info);
     core::report_lost_pages(world.size() > 1 ? world.rank() : -1);
     try {
       code = run_command(world, jobs::Arguments(argv + 1, argv + argc));
-      jobs::flush_output();
-    } catch (const jobs::FailedElsewhere& elsewhere) {
+      core::flush_output();
+    } catch (const comm::FailedElsewhere& elsewhere) {
       code = elsewhere.exit_code;  // the rank that failed has said why
-    } catch (const jobs::AgreedError& agreed) {
+    } catch (const comm::AgreedError& agreed) {
       code = report_error(agreed.error);
     } catch (...) {
       code = report_error(std::current_exception());

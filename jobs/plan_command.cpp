@@ -9,17 +9,20 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/option.h"
+#include "core/output.h"
 #include "jobs/commands.h"
-#include "jobs/model_sizes.h"
-#include "jobs/plan.h"
-#include "jobs/process.h"
 #include "jobs/quantize_options.h"
+#include "planning/bits.h"
+#include "planning/model_sizes.h"
+#include "planning/plan.h"
+#include "run/settings.h"
 
 namespace voronoi::jobs {
 namespace {
 
 /// "80GiB", "512 MiB", "80G" (the same as GiB), "1000" (bytes).
-OptionSpec size_option(std::string name, std::string help, std::int64_t& target) {
+core::OptionSpec size_option(std::string name, std::string help, std::int64_t& target) {
   return {std::move(name), "SIZE", std::move(help),
           [&target](const std::string& text) -> std::string {
             double value = 0;
@@ -71,16 +74,16 @@ std::int64_t text_bytes(const std::vector<std::string>& files) {
   return total;
 }
 
-bool has_sentencepiece(const QuantizeOptions& options) {
+bool has_sentencepiece(const run::Settings& options) {
   const std::filesystem::path place(options.tokenizer.empty() ? options.model : options.tokenizer);
   std::error_code error;
   return place.extension() == ".model" || (std::filesystem::exists(place / "tokenizer.model", error) &&
                                            !std::filesystem::exists(place / "tokenizer.json", error));
 }
 
-void check_shapes(const QuantizeOptions& options, const model::ModelConfig& config) {
+void check_shapes(const run::Settings& options, const model::ModelConfig& config) {
   std::vector<std::string> problems;
-  for (const quant::LayerCount& layer : layer_counts(config))
+  for (const quant::LayerCount& layer : planning::layer_counts(config))
     for (const std::string& problem : quant::check_shape(options.parameters, layer.out_features, layer.in_features))
       problems.push_back(problem);
   if (!problems.empty()) throw core::ConfigError(problems);
@@ -89,8 +92,8 @@ void check_shapes(const QuantizeOptions& options, const model::ModelConfig& conf
 }  // namespace
 
 int plan_main(const comm::Communicator& world, const Arguments& arguments) {
-  PlanRequest request;
-  QuantizeOptions& options = request.options;
+  planning::PlanRequest request;
+  run::Settings& options = request.options;
   bool json = false, probe = false;
   std::string rates_file;
   CommandSpec command = quantize_command(options);
@@ -102,23 +105,23 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
       "voronoi plan --model DIR|config.json|NAME [quantize's options] [--ranks N] [--gpu-memory SIZE] [--probe | "
       "--rates FILE] "
       "[--json]";
-  for (OptionSpec& option : command.options)
+  for (core::OptionSpec& option : command.options)
     if (option.name == "model")
       option.help = fmt::format("Hugging Face directory or its config.json, GGUF file, or one of {}",
-                                fmt::join(known_model_names(), ", "));
+                                fmt::join(planning::known_model_names(), ", "));
   int ranks = 1, ranks_per_node = 0;
-  command.options.push_back(integer_option("ranks", "MPI ranks; on GPUs, one a GPU", ranks, 1, 1 << 20));
-  command.options.push_back(integer_option(
+  command.options.push_back(core::integer_option("ranks", "MPI ranks; on GPUs, one a GPU", ranks, 1, 1 << 20));
+  command.options.push_back(core::integer_option(
       "ranks-per-node", "ranks of a node; 0: 8 on GPUs, else the cores here by the threads", ranks_per_node, 0, 1024));
   command.options.push_back(
       size_option("gpu-memory", "memory of a GPU: a plan that needs more is refused [80GiB]", request.gpu_memory));
   command.options.push_back(size_option(
       "node-memory", "memory of a node: a plan that needs more is refused [not checked]", request.node_memory));
   command.options.push_back(
-      switch_option("probe", "time the kernels on this machine for some seconds and predict by that", probe));
+      core::switch_option("probe", "time the kernels on this machine for some seconds and predict by that", probe));
   command.options.push_back(
-      text_option("rates", "FILE", "predict by the rates of this file, which bench_gpu writes", rates_file));
-  command.options.push_back(switch_option("json", "print JSON", json));
+      core::text_option("rates", "FILE", "predict by the rates of this file, which bench_gpu writes", rates_file));
+  command.options.push_back(core::switch_option("json", "print JSON", json));
   command.examples =
       "  # Llama-3.1-405B at about 2 bits on 8 nodes of 8 H100\n"
       "  voronoi plan --model llama-3.1-405b --method voronoi --bits 2 --device cuda --ranks 64 --gpu-memory 80GiB\n"
@@ -131,8 +134,8 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   std::vector<std::string> problems;
   if (options.model.empty())
     problems.push_back(fmt::format("--model: is missing; give a directory, a config.json or one of {}",
-                                   fmt::join(known_model_names(), ", ")));
-  for (std::string& problem : check_bits(options)) problems.push_back(std::move(problem));
+                                   fmt::join(planning::known_model_names(), ", ")));
+  for (std::string& problem : run::check_bits(options)) problems.push_back(std::move(problem));
   for (std::string& problem : quant::check_parameters(options.parameters)) problems.push_back(std::move(problem));
   if (!problems.empty()) throw core::ConfigError(problems);
 
@@ -141,8 +144,8 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
     throw core::ConfigError("--probe: times the kernels of a CPU only; a plan for GPUs goes by the table of rates");
   if (probe && !rates_file.empty()) throw core::ConfigError("--rates: not together with --probe");
   request.program_bytes = resident_bytes();
-  request.config = read_model_config(options.model);
-  resolve_bits(options, request.config);
+  request.config = planning::read_model_config(options.model);
+  planning::resolve_bits(options, request.config);
   check_shapes(options, request.config);
   request.file_bytes = weight_file_bytes(options.model);
   request.tokenizer_bytes = tokenizer_allowance(request.config);
@@ -156,15 +159,15 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
                            : request.cuda     ? 8
                                               : std::max(1, cores / request.threads);
   const backend::Device device = request.cuda ? backend::Device::cuda : backend::Device::cpu;
-  request.rates = table_rates(device, request.threads);
-  if (!rates_file.empty()) request.rates = read_rates(rates_file);
+  request.rates = planning::table_rates(device, request.threads);
+  if (!rates_file.empty()) request.rates = planning::read_rates(rates_file);
   if (probe) {
     backend::Context context(device, request.threads);
-    request.rates = probe_rates(context, options.parameters);
+    request.rates = planning::probe_rates(context, options.parameters);
   }
-  const Plan plan = make_plan(request);
-  fmt::print("{}", json ? plan_json(request, plan).dump() + "\n" : plan_text(request, plan));
-  flush_output();
+  const planning::Plan plan = planning::make_plan(request);
+  fmt::print("{}", json ? planning::plan_json(request, plan).dump() + "\n" : planning::plan_text(request, plan));
+  core::flush_output();
   if (!plan.refusals.empty()) throw core::ConfigError(plan.refusals);
   return 0;
 }

@@ -2,9 +2,10 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/option.h"
 #include "jobs/commands.h"
-#include "jobs/evaluation.h"
-#include "jobs/run_report.h"
+#include "validation/evaluation.h"
+#include "validation/run_report.h"
 
 namespace voronoi::jobs {
 
@@ -17,23 +18,23 @@ int report_main(const comm::Communicator& world, const Arguments& arguments) {
   command.usage = "voronoi report RUN [RUN ...] [--out DIR]";
   command.positional = "run";
   command.options = {
-      list_option("run", "DIR", "run directory", runs),
-      text_option("out", "DIR", "where to write; the first run's report directory unless given, if it can be written",
-                  out)};
+      core::list_option("run", "DIR", "run directory", runs),
+      core::text_option("out", "DIR",
+                        "where to write; the first run's report directory unless given, if it can be written", out)};
   command.examples = "  voronoi report runs/rtn runs/gptq runs/vptq runs/voronoi --out comparison\n";
   if (parse_or_help(world, command, arguments, false)) return 0;
   if (runs.empty()) throw core::ConfigError("report: which runs? give their directories");
   std::vector<store::RunPaths> paths;
   for (const std::string& run : runs) paths.push_back(store::RunPaths{run});
-  const RunReport report = make_run_report(paths);
+  const validation::RunReport report = validation::make_run_report(paths);
   fmt::print("{}", report.markdown);
-  if (out.empty() && is_read_only(paths.front())) {
+  if (out.empty() && validation::is_read_only(paths.front())) {
     core::log_info("{}: is read-only, so the report is printed but not kept there; --out keeps it elsewhere",
                    paths.front().root.string());
     return 0;
   }
   const std::filesystem::path file =
-      write_run_report(report, out.empty() ? paths.front().report() : std::filesystem::path(out));
+      validation::write_run_report(report, out.empty() ? paths.front().report() : std::filesystem::path(out));
   fmt::print("written: {} and report.json beside it\n", file.string());
   return 0;
 }

@@ -6,10 +6,12 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/option.h"
+#include "core/output.h"
+#include "core/whereabouts.h"
 #include "jobs/commands.h"
-#include "jobs/heartbeat.h"
-#include "jobs/process.h"
-#include "jobs/run_state.h"
+#include "run/heartbeat.h"
+#include "run/run_state.h"
 #include "store/journal.h"
 
 namespace voronoi::jobs {
@@ -20,7 +22,7 @@ constexpr double kHeartbeatSeconds = 30;
 
 core::Json collect_status(const store::RunPaths& paths) {
   const core::Json identity = store::read_identity(paths);
-  const RunState state = replay(store::Journal::read(paths.journal()), paths.journal().string());
+  const run::RunState state = run::replay(store::Journal::read(paths.journal()), paths.journal().string());
   core::Json status{{"run", paths.root.string()},
                     {"method", identity.at("quantization").at("method")},
                     {"attempt", state.attempt},
@@ -33,13 +35,13 @@ core::Json collect_status(const store::RunPaths& paths) {
                       {"task_seconds", state.scheduling.task_seconds},
                       {"waiting_seconds", state.scheduling.waiting_seconds},
                       {"coordinator_cpu_seconds", state.scheduling.coordinator_seconds}}},
-                    {"failures", failures(state)},
+                    {"failures", run::failures(state)},
                     {"state", state.finished ? "finished" : "not running"}};
-  const std::optional<Heartbeat> live = read_heartbeat(paths);
+  const std::optional<run::Heartbeat> live = run::read_heartbeat(paths);
   if (!live) return status;
   status["layers_total"] = live->layers;
   if (state.finished || live->attempt != state.attempt) return status;
-  const double age = unix_time() - live->updated;
+  const double age = core::unix_time() - live->updated;
   status["heartbeat_age_seconds"] = age;
   if (age > kHeartbeatSeconds) return status;
   status["state"] = "running";
@@ -90,16 +92,16 @@ int status_main(const comm::Communicator& world, const Arguments& arguments) {
   command.summary = "Progress of a run, live or dead, from any shell.";
   command.usage = "voronoi status RUN [--watch] [--json]";
   command.positional = "run";
-  command.options = {text_option("run", "DIR", "run directory", run),
-                     switch_option("watch", "again every two seconds until the run ends", watch),
-                     switch_option("json", "print JSON", json)};
+  command.options = {core::text_option("run", "DIR", "run directory", run),
+                     core::switch_option("watch", "again every two seconds until the run ends", watch),
+                     core::switch_option("json", "print JSON", json)};
   command.examples = "  voronoi status runs/2bit --watch\n";
   if (parse_or_help(world, command, arguments, false)) return 0;
   if (run.empty()) throw core::ConfigError("status: which run? give its directory");
   for (;;) {
     const core::Json status = collect_status(store::RunPaths{run});
     fmt::print("{}", json ? status.dump() + "\n" : describe(status));
-    flush_output();
+    core::flush_output();
     if (!watch || status.at("state") != "running") return 0;
     std::this_thread::sleep_for(std::chrono::seconds(2));
   }

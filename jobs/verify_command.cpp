@@ -3,17 +3,18 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/option.h"
 #include "export/checkpoint.h"
 #include "jobs/commands.h"
-#include "jobs/verification.h"
 #include "store/run_directory.h"
+#include "validation/verification.h"
 
 namespace voronoi::jobs {
 namespace {
 
-Verification verify_path(const std::string& path) {
-  if (std::filesystem::exists(store::RunPaths{path}.identity())) return verify_run(path);
-  if (exporting::is_checkpoint(path)) return verify_checkpoint(path);
+validation::Verification verify_path(const std::string& path) {
+  if (std::filesystem::exists(store::RunPaths{path}.identity())) return validation::verify_run(path);
+  if (exporting::is_checkpoint(path)) return validation::verify_checkpoint(path);
   throw core::FormatError(path, "is neither a run directory (no run.json) nor a VPTQ checkpoint");
 }
 
@@ -29,13 +30,13 @@ int verify_main(const comm::Communicator& world, const Arguments& arguments) {
       "from.";
   command.usage = "voronoi verify RUN|DIR [--json]";
   command.positional = "path";
-  command.options = {text_option("path", "DIR", "run directory or VPTQ checkpoint", path),
-                     switch_option("json", "print JSON with the checksum of each decoded layer", json)};
+  command.options = {core::text_option("path", "DIR", "run directory or VPTQ checkpoint", path),
+                     core::switch_option("json", "print JSON with the checksum of each decoded layer", json)};
   command.examples = "  voronoi verify runs/2bit\n  voronoi verify SmolLM2-135M-vptq --json\n";
   if (parse_or_help(world, command, arguments, false)) return 0;
   if (path.empty()) throw core::ConfigError("verify: what? give a directory");
 
-  const Verification result = verify_path(path);
+  const validation::Verification result = verify_path(path);
   if (json) {
     fmt::print("{}\n", core::Json{{"path", path},
                                   {"kind", result.kind},

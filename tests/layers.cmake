@@ -1,10 +1,10 @@
 # The include rule: rooms may include only what their row allows, and outside headers stand only where they belong.
 # cmake -DROOT=<project> -P layers.cmake; fails with the list of offences.
 cmake_minimum_required(VERSION 3.25)
-set(rooms core kernels backend comm model calib quant export store sched validation jobs)
+set(rooms core kernels backend comm model calib quant export store sched run planning stages validation jobs)
 set(may_core "core")
 set(may_kernels "kernels core")
-set(may_backend "backend core kernels")
+set(may_backend "backend core kernels comm")
 set(may_comm "comm core")
 set(may_model "model core backend")
 set(may_calib "calib core backend comm model")
@@ -12,8 +12,11 @@ set(may_quant "quant core backend")
 set(may_export "export core model quant")
 set(may_store "store core")
 set(may_sched "sched core comm")
-set(may_validation "validation core backend comm model quant")
-set(may_jobs "jobs core backend comm model calib quant export store sched validation")
+set(may_run "run core comm model calib quant export store sched")
+set(may_planning "planning core backend model calib quant sched run")
+set(may_stages "stages core backend comm model calib quant export store sched run planning")
+set(may_validation "validation core backend comm model quant export store run")
+set(may_jobs "jobs core backend comm model quant export store run planning stages validation")
 
 # header prefix -> path prefixes that may include it
 set(outside_headers "mpi\\.h" "nccl\\.h" "hdf5\\.h|H5" "boost/" "spdlog/" "cblas\\.h|lapack" "hwy/" "cuda|cublas|cusolver" "pcre2" "sentencepiece" "utf8proc"

@@ -60,7 +60,8 @@ class CommError : public Error {
   explicit CommError(const std::string& message) : Error(ExitCode::node, message) {}
 };
 
-/// Reading or writing the file system: open, write, sync, rename, lock. Code node when the way to it fails (EIO, ESTALE).
+/// Reading or writing the file system: open, write, sync, rename, lock. Code node when the way to it fails (EIO,
+/// ESTALE).
 class StoreError : public Error {
  public:
   explicit StoreError(const std::string& message, ExitCode code = ExitCode::system) : Error(code, message) {}

@@ -122,9 +122,9 @@ Bytes read_whole(const std::string& path, std::size_t max_bytes) {
 }  // namespace
 
 StoreError system_error(const std::filesystem::path& path, std::string_view what, int error) {
-  return StoreError(path.string() + ": cannot " + std::string(what) + ": " + std::strerror(error) +
-                        std::string(remedy(error)),
-                    is_of_the_node(error) ? ExitCode::node : ExitCode::system);
+  return StoreError(
+      path.string() + ": cannot " + std::string(what) + ": " + std::strerror(error) + std::string(remedy(error)),
+      is_of_the_node(error) ? ExitCode::node : ExitCode::system);
 }
 
 int write_fully(int descriptor, std::span<const std::byte> bytes, std::int64_t offset) {

@@ -94,4 +94,12 @@ std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
   return tensors;
 }
 
+std::vector<LinearSpec> block_linears(const ModelConfig& config) {
+  std::vector<LinearSpec> linears;
+  for (std::int64_t block = 0; block < config.n_layers; ++block)
+    for (SiteSpec& site : block_sites(config, block))
+      for (LinearSpec& linear : site.linears) linears.push_back(std::move(linear));
+  return linears;
+}
+
 }  // namespace voronoi::model

@@ -96,6 +96,8 @@ bool is_mixture(const ModelConfig& config, std::int64_t layer);
 
 /// The sites of a block in execution order.
 std::vector<SiteSpec> block_sites(const ModelConfig& config, std::int64_t layer);
+/// Linears of all blocks, in the order of the model.
+std::vector<LinearSpec> block_linears(const ModelConfig& config);
 
 struct TensorSpec {
   std::string name;

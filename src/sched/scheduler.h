@@ -112,11 +112,11 @@ class CostModel {
 };
 
 /// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every
-/// rank; once it is true anywhere no further task is handed out, the tasks in flight finish, and `stopped` is set on
-/// every rank. Tasks go out longest-first, short ones several at a time; a task of width w waits until w ranks are
-/// free, wide ones first; meanwhile free ranks run what is predicted to end in time. Every rank returns the same result
-/// (but for the cost), or every rank throws the same PhaseError; any other exception is this rank's alone. On rank 0
-/// `stop` is called from two threads.
+/// rank; once it is true anywhere no further task is handed out, the tasks in flight finish or leave by the
+/// check_stop() of their team (which counts as no try), and `stopped` is set on every rank. Tasks go out longest-first,
+/// short ones several at a time; a task of width w waits until w ranks are free, wide ones first; meanwhile free ranks
+/// run what is predicted to end in time. Every rank returns the same result (but for the cost), or every rank throws
+/// the same PhaseError; any other exception is this rank's alone. On rank 0 `stop` is called from two threads.
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);

@@ -29,9 +29,11 @@ Failure current_failure() {
   }
 }
 
-void run_alone(const Task& task, const TaskCallback& callback, WorkerMessage& message) {
+void run_alone(const Task& task, const TaskCallback& callback, const std::function<bool()>& stop,
+               WorkerMessage& message) {
   try {
     core::SoloTeam team;
+    team.stop_when(stop);
     message.text = callback(task, team);
     message.status = TaskStatus::ok;
   } catch (...) {
@@ -43,9 +45,10 @@ void run_alone(const Task& task, const TaskCallback& callback, WorkerMessage& me
 }
 
 void run_together(const comm::Communicator& parent, const Command& command, const Task& task,
-                  const TaskCallback& callback, WorkerMessage& message) {
+                  const TaskCallback& callback, const std::function<bool()>& stop, WorkerMessage& message) {
   // Tags recur after 32,768 hand-outs; two teams with one tag would have to be formed at the same time to meet.
   comm::MpiTeam team(parent, command.members, static_cast<int>(command.sequence % 32768));
+  team.stop_when(stop);
   try {
     message.text = callback(task, team);
     team.finish();
@@ -106,9 +109,9 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
     if (command.members.size() == 1 && stop && stop())
       message.status = TaskStatus::stopped;  // it may be one of several that were handed out together
     else if (command.members.size() > 1)
-      run_together(channels.teams, command, task, callback, message);
+      run_together(channels.teams, command, task, callback, stop, message);
     else
-      run_alone(task, callback, message);
+      run_alone(task, callback, stop, message);
     free_since = Clock::now();
     message.seconds = seconds(*free_since - start);
     tell(message);

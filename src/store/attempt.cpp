@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/file.h"
+#include "core/whereabouts.h"
 
 namespace voronoi::store {
 namespace {
@@ -65,7 +66,8 @@ Superseded::Superseded(const RunPaths& paths)
                  ": superseded: another start has taken this run over; what this one had not published is dropped") {}
 
 std::unique_ptr<Attempt> Attempt::begin(const RunPaths& paths) {
-  std::string directory = (paths.staging() / fmt::format("{}{}-{}-XXXXXX", kPrefix, host_name(), ::getpid())).string();
+  std::string directory =
+      (paths.staging() / fmt::format("{}{}-{}-XXXXXX", kPrefix, core::host_name(), ::getpid())).string();
   if (::mkdtemp(directory.data()) == nullptr) throw core::system_error(directory, "create", errno);
   if (::chmod(directory.c_str(), 0755) != 0) throw core::system_error(directory, "open to other users", errno);
   auto attempt = std::make_unique<Attempt>(paths, fs::path(directory).filename().string(), 0);

@@ -213,10 +213,4 @@ Json read_identity(const RunPaths& paths) {
   return json["identity"];
 }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (::gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
-  return name.data();
-}
-
 }  // namespace voronoi::store

@@ -40,7 +40,4 @@ class Attempt;
 void check_or_write_identity(const Attempt& attempt, const core::Json& identity);
 core::Json read_identity(const RunPaths& paths);
 
-/// Host name as records carry it.
-std::string host_name();
-
 }  // namespace voronoi::store

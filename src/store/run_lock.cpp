@@ -28,6 +28,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/printable.h"
+#include "core/whereabouts.h"
 
 namespace voronoi::store {
 namespace {
@@ -79,14 +80,8 @@ std::string process_namespace() {
 }
 
 Holder this_process() {
-  Holder self{host_name(),
-              boot_id(),
-              process_namespace(),
-              environment("SLURM_CLUSTER_NAME"),
-              environment("SLURM_JOB_ID"),
-              now_utc(),
-              ::getpid(),
-              0};
+  Holder self{core::host_name(),           boot_id(), process_namespace(), environment("SLURM_CLUSTER_NAME"),
+              environment("SLURM_JOB_ID"), now_utc(), ::getpid(),          0};
   const std::string restart = environment("SLURM_RESTART_COUNT");  // unset in a job's first run
   std::from_chars(restart.data(), restart.data() + restart.size(), self.restart);
   return self;
@@ -283,7 +278,7 @@ void RunLock::take_over(const RunPaths& paths) {
   const std::optional<std::string> proof = holder ? proof_of_end(*holder) : std::nullopt;
   if (!proof) throw StoreError(refusal(paths, holder));
   ::close(std::exchange(descriptor_, -1));
-  const fs::path mine = fmt::format("{}{}{}-{}", path.string(), kReplacement, host_name(), ::getpid());
+  const fs::path mine = fmt::format("{}{}{}-{}", path.string(), kReplacement, core::host_name(), ::getpid());
   descriptor_ = open_lock(mine, 0);
   if (!try_lock(descriptor_, mine)) throw StoreError(mine.string() + ": is in use; run the same command again");
   write_record(mine);

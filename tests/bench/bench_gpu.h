@@ -9,7 +9,7 @@
 
 #include "backend/tensor.h"
 #include "core/json.h"
-#include "jobs/rates.h"
+#include "planning/rates.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::bench {
@@ -102,13 +102,13 @@ OperatorCase operator_case(const Bench& bench);
 
 /// What was measured, as the cost model takes it for codebooks of that shape; what was not is the table's, and `origin`
 /// names it.
-jobs::Rates measured_rates(const Bench& bench, std::int64_t vector_length, std::int64_t centroids);
+planning::Rates measured_rates(const Bench& bench, std::int64_t vector_length, std::int64_t centroids);
 std::vector<Prediction> predict(const Bench& bench);
 
 /// table.md and results.json.
 std::string table_text(const Bench& bench, const std::vector<Prediction>& predictions,
-                       const std::vector<std::string>& failures);
+                       const std::vector<std::string>& run::failures);
 core::Json results_json(const Bench& bench, const std::vector<Prediction>& predictions,
-                        const std::vector<std::string>& failures);
+                        const std::vector<std::string>& run::failures);
 
 }  // namespace voronoi::bench

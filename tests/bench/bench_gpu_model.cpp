@@ -10,8 +10,8 @@
 #include "bench/bench_gpu.h"
 #include "calib/footprint.h"
 #include "core/random.h"
-#include "jobs/model_sizes.h"
 #include "model/transformer.h"
+#include "planning/model_sizes.h"
 #include "support/random_packed.h"
 
 namespace voronoi::bench {
@@ -29,7 +29,7 @@ constexpr Setting kSettings[] = {{2, 6, 12, 0}, {2, 8, 16, 0}, {3, 8, 16, 8}, {4
 /// One decoder block of a known model with random weights.
 class RandomBlock : public model::WeightSource {
  public:
-  RandomBlock(const std::string& model, bool tiny) : config_(jobs::read_model_config(model)), path_(model) {
+  RandomBlock(const std::string& model, bool tiny) : config_(planning::read_model_config(model)), path_(model) {
     config_.n_layers = 1;
     config_.window.resize(1);
     config_.vocab_size = 256;  // embedding and head are no part of a block

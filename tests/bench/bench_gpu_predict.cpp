@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "bench/bench_gpu.h"
-#include "jobs/model_sizes.h"
-#include "jobs/plan.h"
+#include "planning/model_sizes.h"
+#include "planning/plan.h"
 
 namespace voronoi::bench {
 namespace {
@@ -23,22 +23,22 @@ constexpr Job kJobs[] = {{"llama-3.1-70b", "voronoi", 1.5},
                          {"llama-3.1-405b", "voronoi", 0},
                          {"llama-3.1-405b", "vptq", 0}};
 
-jobs::PlanRequest request_of(const char* model, const char* method) {
-  jobs::PlanRequest request;
+planning::PlanRequest request_of(const char* model, const char* method) {
+  planning::PlanRequest request;
   request.options.model = model;
   request.options.parameters.method = method;
   request.options.bits = kBits;
   request.options.calibration_sequences = 128;
   request.options.calibration_context = 4096;
-  request.config = jobs::read_model_config(model);
-  jobs::resolve_bits(request.options, request.config);
+  request.config = planning::read_model_config(model);
+  planning::resolve_bits(request.options, request.config);
   request.threads = 8;
   request.cuda = true;
   return request;
 }
 
-jobs::Rates kernel_rates(const Bench& bench, std::int64_t vector_length, std::int64_t centroids) {
-  jobs::Rates rates = jobs::table_rates(backend::Device::cuda, 1);
+planning::Rates kernel_rates(const Bench& bench, std::int64_t vector_length, std::int64_t centroids) {
+  planning::Rates rates = planning::table_rates(backend::Device::cuda, 1);
   std::vector<std::string> assumed;
   const auto take = [&](const char* name, double& rate, const char* part, const std::string& operation,
                         double a_unit = 1) {
@@ -74,18 +74,18 @@ double sustained_share(const Bench& bench) {
   const std::vector<Measurement> whole = bench.find("operator", "operator by voronoi");
   if (whole.empty()) return 1;
   const auto& [parameters, out, in] = operator_case(bench);
-  const jobs::Rates rates = kernel_rates(bench, parameters.vector_length, parameters.centroids);
+  const planning::Rates rates = kernel_rates(bench, parameters.vector_length, parameters.centroids);
   quant::Work work = quant::operator_work(parameters, out, in).total();
   const double waiting = work.steps / rates.steps;
   work.steps = 0;
-  const double busy = jobs::seconds(work, rates), left = whole.front().seconds - waiting;
+  const double busy = seconds(work, rates), left = whole.front().seconds - waiting;
   return left > busy ? busy / left : 1;
 }
 
 }  // namespace
 
-jobs::Rates measured_rates(const Bench& bench, std::int64_t vector_length, std::int64_t centroids) {
-  jobs::Rates rates = kernel_rates(bench, vector_length, centroids);
+planning::Rates measured_rates(const Bench& bench, std::int64_t vector_length, std::int64_t centroids) {
+  planning::Rates rates = kernel_rates(bench, vector_length, centroids);
   rates.sustained = sustained_share(bench);
   return rates;
 }
@@ -93,10 +93,10 @@ jobs::Rates measured_rates(const Bench& bench, std::int64_t vector_length, std::
 std::vector<Prediction> predict(const Bench& bench) {
   std::vector<Prediction> predictions;
   for (const Job& job : kJobs) {
-    jobs::PlanRequest request = request_of(job.model, job.method);
+    planning::PlanRequest request = request_of(job.model, job.method);
     const quant::QuantParameters& p = request.options.parameters;
     request.rates = measured_rates(bench, p.vector_length, p.centroids);
-    const jobs::Plan plan = jobs::make_plan(request);
+    const planning::Plan plan = planning::make_plan(request);
     Prediction prediction;
     prediction.model = job.model;
     prediction.setting =
@@ -106,7 +106,7 @@ std::vector<Prediction> predict(const Bench& bench) {
     prediction.rates = request.rates.origin;
     prediction.stages = core::Json::object();
     fmt::print("{}: {} ({})\n", job.model, prediction.setting, prediction.rates);
-    for (const jobs::PlannedStage& stage : plan.stages) {
+    for (const planning::PlannedStage& stage : plan.stages) {
       prediction.stages[stage.name] = stage.seconds;
       fmt::print("  {:<28} {:>10.1f} s\n", stage.name, stage.seconds);
     }

@@ -7,7 +7,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/option.h"
 #include "jobs/quantize_options.h"
+#include "run/settings.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -30,7 +32,7 @@ class CommandLine : public ::testing::Test {
     std::ofstream(path) << content;
     return path.string();
   }
-  QuantizeOptions options_;
+  run::Settings options_;
 };
 
 TEST_F(CommandLine, TakesValuesOfEveryKind) {
@@ -82,23 +84,23 @@ TEST_F(CommandLine, RefusesAbbreviationsAndRepeatedSingleOptions) {
 TEST_F(CommandLine, HelpNamesEveryOptionAndHasExamples) {
   const CommandSpec command = quantize_command(options_);
   const std::string text = help_text(command, true);
-  for (const OptionSpec& option : command.options) EXPECT_THAT(text, HasSubstr("--" + option.name));
+  for (const core::OptionSpec& option : command.options) EXPECT_THAT(text, HasSubstr("--" + option.name));
   EXPECT_THAT(text, HasSubstr("mpirun -n 2 voronoi quantize"));
   EXPECT_TRUE(parse_arguments({"--bogus", "--help"}).help);
 }
 
-TEST(QuantizeOptions, SetChangesParametersOnly) {
+TEST(Settings, SetChangesParametersOnly) {
   quant::QuantParameters parameters;
-  EXPECT_EQ(apply_set(parameters, "centroids=128"), "");
+  EXPECT_EQ(run::apply_set(parameters, "centroids=128"), "");
   EXPECT_EQ(parameters.centroids, 128);
-  EXPECT_THAT(apply_set(parameters, "centroids=many"), HasSubstr("many"));
-  EXPECT_THAT(apply_set(parameters, "model=other"), HasSubstr("cannot be set"));
-  EXPECT_THAT(apply_set(parameters, "centroids"), HasSubstr("NAME=VALUE"));
+  EXPECT_THAT(run::apply_set(parameters, "centroids=many"), HasSubstr("many"));
+  EXPECT_THAT(run::apply_set(parameters, "model=other"), HasSubstr("cannot be set"));
+  EXPECT_THAT(run::apply_set(parameters, "centroids"), HasSubstr("NAME=VALUE"));
 }
 
-TEST(QuantizeOptions, CheckNamesWhatIsMissing) {
-  EXPECT_THAT(check(QuantizeOptions{}), AllOf(Contains(HasSubstr("--model")), Contains(HasSubstr("--run")),
-                                              Contains(HasSubstr("--calibration-text"))));
+TEST(Settings, CheckNamesWhatIsMissing) {
+  EXPECT_THAT(run::check(run::Settings{}), AllOf(Contains(HasSubstr("--model")), Contains(HasSubstr("--run")),
+                                                 Contains(HasSubstr("--calibration-text"))));
 }
 
 }  // namespace

@@ -1,0 +1,19 @@
+// Which cores and which device a rank computes with.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/device.h"
+#include "comm/mpi.h"
+
+namespace voronoi::backend {
+
+/// Context for this rank. requested_threads 0: the host's cores divided by its ranks. mpirun binds each of up to two
+/// ranks to a single core by default; outside of a batch system, whose binding is deliberate, the rank takes its share
+/// of the others too. device "auto" takes a GPU for every rank or else the CPU for all, and a line says which and why.
+/// Collective. Throws DeviceError when "cuda" cannot be had.
+std::unique_ptr<Context> make_context(const std::string& device, int requested_threads,
+                                      const comm::Communicator& world);
+
+}  // namespace voronoi::backend

@@ -1,0 +1,55 @@
+#include "planning/model_sizes.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "model/weights.h"
+#include "planning/known_models.h"
+
+namespace voronoi::planning {
+
+model::ModelConfig read_model_config(const std::string& model) {
+  const std::filesystem::path path(model);
+  if (std::filesystem::is_directory(path)) {
+    const std::string file = (path / "config.json").string();
+    return model::parse_config(core::read_json_file(file), file);
+  }
+  if (std::filesystem::exists(path)) {
+    if (path.extension() == ".json") return model::parse_config(core::read_json_file(model), model);
+    return model::open_model(model)->config();
+  }
+  for (const KnownModel& known : known_models())
+    if (known.name == model) return model::parse_config(core::parse_json(known.json, model), model);
+  throw core::ConfigError(fmt::format("--model: there is no file or directory '{}', and it is no known name; known: {}",
+                                      model, fmt::join(known_model_names(), ", ")));
+}
+
+std::vector<std::string> known_model_names() {
+  std::vector<std::string> names;
+  for (const KnownModel& known : known_models()) names.emplace_back(known.name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::vector<quant::LayerCount> layer_counts(const model::ModelConfig& config) {
+  std::vector<quant::LayerCount> counts;
+  for (std::int64_t block = 0; block < config.n_layers; ++block)
+    for (const model::SiteSpec& site : model::block_sites(config, block))
+      for (const model::LinearSpec& linear : site.linears) {
+        const auto same = std::find_if(counts.begin(), counts.end(), [&](const quant::LayerCount& other) {
+          return other.out_features == linear.out_features && other.in_features == linear.in_features;
+        });
+        if (same == counts.end())
+          counts.push_back({linear.out_features, linear.in_features, 1});
+        else
+          ++same->count;
+      }
+  return counts;
+}
+
+}  // namespace voronoi::planning

@@ -1,0 +1,21 @@
+// Sizes of a model without its weights: for plans and for settings that depend on its size.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "quant/setting.h"
+
+namespace voronoi::planning {
+
+/// Configuration of a Hugging Face directory (its config.json alone is read), a config.json file, a GGUF file, or a
+/// model that the program knows by name. Throws ConfigError listing the known names, FormatError, StoreError.
+model::ModelConfig read_model_config(const std::string& model);
+/// Rising.
+std::vector<std::string> known_model_names();
+
+/// Shapes of all quantized linears with how often they occur, in order of first occurrence.
+std::vector<quant::LayerCount> layer_counts(const model::ModelConfig& config);
+
+}  // namespace voronoi::planning

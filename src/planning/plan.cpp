@@ -1,0 +1,288 @@
+#include "planning/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "calib/collector.h"
+#include "calib/footprint.h"
+#include "core/log.h"
+#include "core/types.h"
+#include "planning/window_schedule.h"
+#include "quant/memory.h"
+
+namespace voronoi::planning {
+namespace {
+
+/// Tokens of WikiText-2's test split under a vocabulary of 32,000, about: the evaluation that papers quote.
+constexpr double kEvaluationTokens = 340e3;
+/// Memory a byte of text: while it is tokenized, and after; and of the part that sentencepiece is at, where it can take
+/// a text in parts (BPE models without a map of characters; others take 134 a byte).
+constexpr std::int64_t kSentencepieceBytes = 7, kBpeBytes = 4, kTextBytes = 2, kSentencepiecePart = 134 << 16;
+/// A longer window must save this share of the time to be suggested.
+constexpr double kWorthAWindow = 0.05;
+
+std::string role_of(const std::string& name) {
+  // "model.layers.7.mlp.down_proj" -> "mlp.down_proj"; numbers inside (experts) become "*".
+  std::string role;
+  std::size_t begin = 0, part = 0;
+  while (begin <= name.size()) {
+    const std::size_t end = std::min(name.find('.', begin), name.size());
+    std::string word = name.substr(begin, end - begin);
+    if (part++ >= 3) {
+      if (!word.empty() && std::all_of(word.begin(), word.end(), [](char c) { return c >= '0' && c <= '9'; }))
+        word = "*";
+      role += (role.empty() ? "" : ".") + word;
+    }
+    begin = end + 1;
+  }
+  return role.empty() ? name : role;
+}
+
+std::string size_text(std::int64_t bytes) { return core::format_bytes(static_cast<double>(bytes)); }
+
+std::vector<quant::OperatorShape> operators_of(const model::SiteSpec& site) {
+  std::vector<quant::OperatorShape> operators;
+  for (const model::LinearSpec& linear : site.linears) operators.push_back({linear.name, linear.out_features});
+  return operators;
+}
+
+std::vector<SiteTask> tasks_of(const model::ModelConfig& config, std::int64_t first, std::int64_t last) {
+  std::vector<SiteTask> tasks;
+  for (std::int64_t block = first; block < last; ++block)
+    for (model::SiteSpec& site : model::block_sites(config, block)) tasks.push_back({block, std::move(site)});
+  return tasks;
+}
+
+class Planner {
+ public:
+  explicit Planner(const PlanRequest& request)
+      : request_(request), config_(request.config), parameters_(request.options.parameters), rates_(request.rates) {}
+
+  Plan make() {
+    count_bits();
+    const std::int64_t window = request_.options.calibration == "sequential" ? 1 : request_.options.hessian_window;
+    plan_.windows = simulate(window);
+    suggest_window();
+    count_stages();
+    count_memory();
+    return std::move(plan_);
+  }
+
+ private:
+  void count_bits() {
+    std::int64_t all_elements = 0;
+    for (const model::TensorSpec& tensor : model::expected_tensors(config_))
+      all_elements += core::element_count(tensor.shape).value_or(0);
+    std::map<std::string, std::size_t> known;
+    for (std::int64_t block = 0; block < config_.n_layers; ++block)
+      for (const model::SiteSpec& site : model::block_sites(config_, block))
+        for (const model::LinearSpec& linear : site.linears) {
+          const std::string role = role_of(linear.name);
+          const auto [entry, fresh] = known.try_emplace(
+              fmt::format("{} {} {}", role, linear.out_features, linear.in_features), plan_.linears.size());
+          if (fresh)
+            plan_.linears.push_back({role, site.name, linear.name, linear.out_features, linear.in_features, 0,
+                                     quant::planned_bits(parameters_, linear.out_features, linear.in_features)});
+          ++plan_.linears[entry->second].count;
+        }
+    for (const PlannedLinear& linear : plan_.linears) {
+      plan_.quantized_weights += linear.count * linear.weights();
+      plan_.quantized_bits += linear.count * linear.stored.total();
+    }
+    plan_.nominal_bits = quant::planned_nominal_bits(parameters_);
+    plan_.rest_bytes = 2 * (all_elements - plan_.quantized_weights);
+    plan_.original_bytes = 2 * all_elements;
+    for (std::int64_t block = 0; block < config_.n_layers; ++block) {
+      std::int64_t bytes = 0;
+      for (const model::SiteSpec& site : model::block_sites(config_, block))
+        bytes += 2 * site.in_features * (site.in_features + 1);
+      all_hessian_bytes_ += bytes;
+      plan_.hessian_bytes = std::max(plan_.hessian_bytes, bytes);
+    }
+  }
+
+  PlannedWindows simulate(std::int64_t blocks) const {
+    blocks = std::clamp<std::int64_t>(blocks, 1, config_.n_layers);
+    PlannedWindows windows;
+    windows.blocks = blocks;
+    windows.count = core::ceil_div(config_.n_layers, blocks);
+    const auto run = [&](std::int64_t n_blocks) {
+      const std::vector<sched::Task> tasks = window_tasks(tasks_of(config_, 0, n_blocks), parameters_, rates_,
+                                                          request_.n_ranks, request_.options.team_size);
+      sched::Simulation simulation(tasks, request_.n_ranks);
+      simulation.run();
+      windows.tasks = std::ssize(tasks);
+      windows.widest = 1;
+      for (const sched::Task& task : tasks) windows.widest = std::max<std::int64_t>(windows.widest, task.width);
+      return sched::summarize(simulation, tasks, request_.n_ranks);
+    };
+    const std::int64_t left = config_.n_layers % blocks;
+    if (left > 0) windows.seconds += run(left).seconds;
+    windows.window = run(blocks);
+    windows.seconds += windows.window.seconds * static_cast<double>(config_.n_layers / blocks);
+    return windows;
+  }
+
+  void suggest_window() {
+    if (request_.options.calibration == "sequential") return;
+    double best = plan_.windows.seconds;
+    for (std::int64_t blocks = 2 * plan_.windows.blocks; blocks <= config_.n_layers; blocks *= 2) {
+      const double seconds = simulate(blocks).seconds;
+      if (seconds > (1 - kWorthAWindow) * best) continue;
+      best = seconds;
+      plan_.suggested_window = blocks;
+    }
+  }
+
+  double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
+
+  void add_stage(const char* name, double flops, double bytes, double seconds) {
+    plan_.stages.push_back({name, flops, bytes, seconds});
+    plan_.total_seconds += seconds;
+  }
+
+  void count_stages() {
+    const auto ranks = static_cast<double>(request_.n_ranks);
+    const std::int64_t sequences = request_.options.calibration_sequences,
+                       context = request_.options.calibration_context;
+    calib::BlockWork forward;
+    quant::Work factor;
+    quant::OperatorWork operators;
+    for (std::int64_t block = 0; block < config_.n_layers; ++block) {
+      const calib::BlockWork one = calib::block_work(config_, block, sequences, context);
+      forward.gemm += one.gemm;
+      forward.gram += one.gram;
+      for (const model::SiteSpec& site : model::block_sites(config_, block)) {
+        factor += quant::hessian_work(site.in_features);
+        for (const model::LinearSpec& linear : site.linears) {
+          const quant::OperatorWork work = quant::operator_work(parameters_, linear.out_features, linear.in_features);
+          operators.kmeans += work.kmeans;
+          operators.column_loop += work.column_loop;
+          operators.refine += work.refine;
+        }
+      }
+    }
+    // The rank with the most chunks sets the pace; every rank loads every block.
+    const std::int64_t chunks = calib::calibration_chunks(sequences);
+    const double pace =
+        static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
+    const auto original = static_cast<double>(plan_.original_bytes);
+    const auto hessians = static_cast<double>(all_hessian_bytes_);
+    add_stage("calibrate: forward", forward.gemm, original * ranks,
+              forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
+    // Each Hessian goes to its owner in fp64 from every rank, and to disk.
+    const double reduced = request_.n_ranks > 1 ? 2 * hessians / rates_.link_bytes : 0;
+    add_stage("calibrate: Hessians", forward.gram, hessians,
+              forward.gram * pace / rates_.gram + reduced + hessians / ranks / rates_.disk_bytes);
+
+    // The wall time of the tasks, shared out by the work of their parts.
+    const double loading = static_cast<double>(2 * plan_.quantized_weights) + hessians;
+    const double alone_factor = seconds(factor, rates_), alone_kmeans = seconds(operators.kmeans, rates_),
+                 alone_loop = seconds(operators.column_loop, rates_), alone_refine = seconds(operators.refine, rates_);
+    const double alone = alone_factor + alone_kmeans + alone_loop + alone_refine;
+    const double wall = alone > 0 ? plan_.windows.seconds / alone : 0;
+    add_stage("quantize: factor Hessians", factor.flops(), loading, alone_factor * wall);
+    if (operators.kmeans.flops() > 0) add_stage("quantize: k-means", operators.kmeans.flops(), 0, alone_kmeans * wall);
+    add_stage("quantize: column loop", operators.column_loop.flops(), 0, alone_loop * wall);
+    if (operators.refine.flops() > 0)
+      add_stage("quantize: refits, sweeps", operators.refine.flops(), 0, alone_refine * wall);
+    const double output = static_cast<double>(plan_.quantized_bits) / 8;
+    add_stage("write layers", 0, output, output / ranks / rates_.disk_bytes);
+    quant::Work decoding;
+    decoding.bytes = output + 4 * static_cast<double>(plan_.quantized_weights);
+    double evaluation = 0;
+    for (std::int64_t block = 0; block < config_.n_layers; ++block)
+      evaluation += calib::block_work(config_, block, 1, context).gemm;
+    evaluation *= kEvaluationTokens / static_cast<double>(context);
+    evaluation += 2 * kEvaluationTokens * static_cast<double>(config_.hidden_size * config_.vocab_size);
+    add_stage("decode, evaluate", evaluation, output,
+              evaluation / ranks / forward_rate() + seconds(decoding, rates_) + output / rates_.disk_bytes);
+  }
+
+  void count_memory() {
+    const calib::CalibrationMemory calibration = calib::calibration_memory(
+        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks);
+    const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
+    const std::int64_t part = request_.sentencepiece ? std::min(kSentencepiecePart, 134 * request_.text_bytes) : 0;
+    plan_.tokenizing = {
+        program + part + request_.text_bytes * (request_.sentencepiece ? kSentencepieceBytes : kBpeBytes),
+        "tokenizing the calibration texts"};
+    const std::int64_t base = program + kTextBytes * request_.text_bytes +
+                              4 * request_.options.calibration_sequences * request_.options.calibration_context;
+    const bool collects = request_.options.hessians_from.empty();
+    const std::int64_t lasting = collects ? calibration.lasting : 0;
+    if (collects) {
+      const bool cuda = request_.cuda;
+      plan_.calibrating = {base + (cuda ? calibration.every_on_host : calibration.every.bytes),
+                           calibration.every.where};
+      plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
+      if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
+    }
+    // Sites of one shape once, at the least width that tasks of that kind have in a whole window.
+    std::map<std::string, int> width;
+    for (const sched::Task& task : window_tasks(tasks_of(config_, 0, plan_.windows.blocks), parameters_, rates_,
+                                                request_.n_ranks, request_.options.team_size)) {
+      const auto entry = width.try_emplace(task.kind, task.width).first;
+      entry->second = std::min(entry->second, task.width);
+    }
+    std::set<std::vector<std::int64_t>> seen;
+    for (const SiteTask& site_task : tasks_of(config_, 0, config_.n_layers)) {
+      const model::SiteSpec& site = site_task.site;
+      std::vector<std::int64_t> shape{site.in_features};
+      for (const model::LinearSpec& linear : site.linears) shape.push_back(linear.out_features);
+      if (!seen.insert(shape).second) continue;
+      const std::vector<quant::OperatorShape> operators = operators_of(site);
+      const auto known = width.find(site_task.kind());
+      const core::MemoryPeak task = quant::site_memory(parameters_, site.in_features, operators, request_.threads,
+                                                       known == width.end() ? 1 : known->second);
+      const std::string where = task.where + " (site " + site.name + ")";
+      if (request_.cuda) {
+        plan_.device.consider(lasting + task.bytes, where);
+        plan_.quantizing.consider(base + quant::host_staging(parameters_, site.in_features, operators), where);
+      } else {
+        plan_.quantizing.consider(base + lasting + task.bytes, where);
+      }
+    }
+    plan_.mapped_bytes = request_.file_bytes > 0 ? request_.file_bytes : plan_.original_bytes;
+    if (!collects) {  // nobody looks at the embedding
+      const double share =
+          2 * static_cast<double>(config_.vocab_size * config_.hidden_size) / static_cast<double>(plan_.original_bytes);
+      plan_.mapped_bytes -= static_cast<std::int64_t>(share * static_cast<double>(plan_.mapped_bytes));
+    }
+    refuse("a GPU", plan_.device, request_.gpu_memory);
+    const int ranks = std::min(request_.ranks_per_node, request_.n_ranks);
+    refuse(ranks == 1 ? "a node of one rank" : fmt::format("a node of {} ranks", ranks), plan_.node(ranks),
+           request_.node_memory);
+  }
+
+  void refuse(const std::string& what, const core::MemoryPeak& peak, std::int64_t memory) {
+    if (memory <= 0 || peak.bytes <= memory) return;
+    plan_.refusals.push_back(fmt::format("does not fit: {} has {} and would have to hold {}: {}", what,
+                                         size_text(memory), size_text(peak.bytes), peak.where));
+  }
+
+  const PlanRequest& request_;
+  const model::ModelConfig& config_;
+  const quant::QuantParameters& parameters_;
+  const Rates& rates_;
+  std::int64_t all_hessian_bytes_ = 0;
+  Plan plan_;
+};
+
+}  // namespace
+
+core::MemoryPeak Plan::node(int ranks) const {
+  core::MemoryPeak peak;
+  peak.consider(tokenizing.bytes * ranks, tokenizing.where);
+  peak.consider(calibrating.bytes * ranks, calibrating.where);
+  peak.consider(gathering.bytes + calibrating.bytes * (ranks - 1), gathering.where);
+  peak.consider(quantizing.bytes * ranks, quantizing.where);
+  return peak;
+}
+
+Plan make_plan(const PlanRequest& request) { return Planner(request).make(); }
+
+}  // namespace voronoi::planning

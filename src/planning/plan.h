@@ -1,0 +1,86 @@
+// What a quantization run would store, hold, compute and take: `voronoi plan`. Nothing of the model is read but its
+// configuration.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "core/memory_peak.h"
+#include "model/config.h"
+#include "planning/rates.h"
+#include "quant/footprint.h"
+#include "run/settings.h"
+#include "sched/simulation.h"
+
+namespace voronoi::planning {
+
+struct PlanRequest {
+  run::Settings options;  ///< --bits resolved
+  model::ModelConfig config;
+  int n_ranks = 1, ranks_per_node = 1, threads = 1;
+  bool cuda = false;
+  std::int64_t gpu_memory = 0;       ///< bytes a GPU, 0: not told
+  std::int64_t node_memory = 0;      ///< bytes a node, 0: not told
+  std::int64_t file_bytes = 0;       ///< of the model's weights on disk, 0: not there
+  std::int64_t program_bytes = 0;    ///< resident memory of a rank that has done nothing
+  std::int64_t tokenizer_bytes = 0;  ///< an allowance for vocabulary and merges
+  std::int64_t text_bytes = 0;       ///< of the calibration texts that are there
+  bool sentencepiece = false;        ///< which takes far more memory a byte of text than byte-level BPE
+  Rates rates;
+};
+
+/// All linears of one role ("self_attn.q_proj") and shape.
+struct PlannedLinear {
+  std::string role, site, example;
+  std::int64_t out_features = 0, in_features = 0, count = 0;
+  quant::StoredBits stored;  ///< of one
+  std::int64_t weights() const { return out_features * in_features; }
+};
+
+struct PlannedStage {
+  std::string name;
+  double flops = 0, bytes = 0;  ///< over all ranks; bytes read from or written to disk
+  double seconds = 0;           ///< wall
+};
+
+/// A window of blocks under the coordinator, simulated.
+struct PlannedWindows {
+  std::int64_t blocks = 0, count = 0;  ///< blocks a window, windows
+  std::int64_t tasks = 0, widest = 1;  ///< of a window
+  double seconds = 0;                  ///< all windows
+  sched::SimulationSummary window;     ///< a whole one
+};
+
+struct Plan {
+  std::vector<PlannedLinear> linears;
+  std::int64_t quantized_weights = 0, quantized_bits = 0, rest_bytes = 0, original_bytes = 0, hessian_bytes = 0;
+  double nominal_bits = 0;
+  std::vector<PlannedStage> stages;
+  PlannedWindows windows;
+  std::int64_t suggested_window = 0;  ///< blocks a window that would be clearly quicker; 0: none
+  core::MemoryPeak tokenizing, calibrating, gathering,
+      quantizing;                 ///< a rank, on the host; gathering: one rank at a time
+  core::MemoryPeak device;        ///< a rank's GPU; empty on a CPU
+  std::int64_t mapped_bytes = 0;  ///< of the model's file, which the system keeps while memory is free
+  double total_seconds = 0;
+  std::vector<std::string> refusals;  ///< why the job cannot fit
+
+  double true_bits() const {
+    return quantized_weights > 0 ? static_cast<double>(quantized_bits) / static_cast<double>(quantized_weights) : 0;
+  }
+  /// Of a node with so many ranks.
+  core::MemoryPeak node(int ranks) const;
+};
+
+Plan make_plan(const PlanRequest& request);
+
+/// Tables with units, for people.
+std::string plan_text(const PlanRequest& request, const Plan& plan);
+core::Json plan_json(const PlanRequest& request, const Plan& plan);
+/// sbatch command whose flags fit the plan.
+std::string sbatch_line(const PlanRequest& request, const Plan& plan);
+
+}  // namespace voronoi::planning

@@ -1,0 +1,57 @@
+#include "planning/window_schedule.h"
+
+#include <algorithm>
+
+namespace voronoi::planning {
+namespace {
+
+/// A task so short is not worth forming a team for.
+constexpr double kLeastSharedSeconds = 0.5;
+
+/// The packed Hessian's reading and factoring, which every member of a team does by itself.
+double hessian_seconds(const SiteTask& task, const Rates& rates) {
+  const auto n = static_cast<double>(task.site.in_features);
+  return seconds(quant::hessian_work(task.site.in_features), rates) + 2 * n * n / rates.disk_bytes;
+}
+
+}  // namespace
+
+double task_seconds(const SiteTask& task, const quant::QuantParameters& parameters, const Rates& rates) {
+  double total = hessian_seconds(task, rates);
+  for (const model::LinearSpec& linear : task.site.linears)
+    total += seconds(quant::operator_work(parameters, linear.out_features, linear.in_features).total(), rates);
+  return total;
+}
+
+std::vector<sched::Task> window_tasks(const std::vector<SiteTask>& site_tasks, const quant::QuantParameters& parameters,
+                                      const Rates& rates, int n_ranks, std::int64_t team_size) {
+  std::vector<sched::Task> tasks;
+  for (const SiteTask& site_task : site_tasks) {
+    sched::Task task;
+    task.id = static_cast<std::int64_t>(tasks.size());
+    task.name = site_task.name();
+    task.kind = site_task.kind();
+    task.predicted_seconds = task_seconds(site_task, parameters, rates);
+    task.serial_seconds = hessian_seconds(site_task, rates);
+    for (const model::LinearSpec& linear : site_task.site.linears)
+      task.serial_seconds +=
+          quant::operator_work(parameters, linear.out_features, linear.in_features).total().steps / rates.steps;
+    task.pieces = 1;
+    if (task.predicted_seconds >= kLeastSharedSeconds)
+      for (const model::LinearSpec& linear : site_task.site.linears) {
+        task.pieces = std::max(task.pieces, quant::row_pieces(parameters, linear.out_features, linear.in_features));
+        task.team_seconds +=
+            quant::team_exchange_bytes(parameters, linear.out_features, linear.in_features) / rates.link_bytes;
+      }
+    tasks.push_back(std::move(task));
+  }
+  if (team_size > 0) {
+    for (sched::Task& task : tasks) task.width = static_cast<int>(std::min<std::int64_t>(team_size, n_ranks));
+    return tasks;
+  }
+  const std::vector<int> widths = sched::choose_widths(tasks, n_ranks);
+  for (std::size_t i = 0; i < tasks.size(); ++i) tasks[i].width = widths[i];
+  return tasks;
+}
+
+}  // namespace voronoi::planning

@@ -1,0 +1,30 @@
+// Site tasks as the scheduler sees them: what `quantize` runs and what `plan` simulates.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "planning/rates.h"
+#include "sched/scheduler.h"
+
+namespace voronoi::planning {
+
+/// A task of the quantization stage: a block's site, that is one Hessian and the operators that share it.
+struct SiteTask {
+  std::int64_t block = 0;
+  model::SiteSpec site;  ///< its linears are those that are not done yet
+  /// Tasks of one kind cost alike: experts are not told apart.
+  std::string kind() const { return site.expert < 0 ? site.name : "expert" + site.name.substr(site.name.rfind('.')); }
+  std::string name() const { return "block " + std::to_string(block) + " " + site.name; }
+};
+
+/// One task a site task, ids by place in the list, seconds by the rates. team_size 0 chooses widths by cost.
+std::vector<sched::Task> window_tasks(const std::vector<SiteTask>& site_tasks, const quant::QuantParameters& parameters,
+                                      const Rates& rates, int n_ranks, std::int64_t team_size);
+
+/// Predicted seconds of one rank alone with the task, reading the Hessian included.
+double task_seconds(const SiteTask& task, const quant::QuantParameters& parameters, const Rates& rates);
+
+}  // namespace voronoi::planning

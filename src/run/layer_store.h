@@ -1,0 +1,55 @@
+// Quantized linears and Hessians as files of a run directory.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calib/collector.h"
+#include "model/weights.h"
+#include "quant/quantizer.h"
+#include "store/attempt.h"
+
+namespace voronoi::run {
+
+/// Publishes a quantized linear as layers/NAME.h5; returns the SHA-256 of the file. Only deterministic content goes in.
+std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result);
+/// Reads it back with every check; throws FormatError.
+quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name);
+
+/// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
+void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
+                   const std::string& calibration);
+struct StoredHessian {
+  std::vector<float> lower;                                      ///< packed lower triangle, n(n+1)/2 values
+  std::int64_t n_tokens = 0, n_left_out = 0, pooled_tokens = 0;  ///< as of calib::SiteHessian
+  std::string fault;
+};
+/// Throws FormatError / StoreError.
+StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
+                           const std::string& calibration);
+
+/// A model whose quantized linears are decoded from the stored indices of a run; everything else comes from the
+/// original.
+class RunSource final : public model::WeightSource {
+ public:
+  /// `linears`: those that are quantized. `original` must outlive this.
+  RunSource(const model::WeightSource& original, store::RunPaths paths, std::vector<std::string> linears);
+  const model::ModelConfig& config() const override { return original_.config(); }
+  void read(const model::TensorSpec& spec, std::span<float> out) const override;
+  model::PackedTensor packed(const model::TensorSpec& spec) const override;
+  std::string fingerprint() const override { return original_.fingerprint(); }
+  const std::string& path() const override { return path_; }
+
+ private:
+  /// The stored layer behind a tensor, of its shape; nothing when it is none of the quantized linears.
+  std::optional<quant::Encoding> stored(const model::TensorSpec& spec) const;
+
+  const model::WeightSource& original_;
+  store::RunPaths paths_;
+  std::vector<std::string> linears_;  // sorted
+  std::string path_;
+};
+
+}  // namespace voronoi::run

@@ -1,0 +1,32 @@
+// A run with its original model, opened for reading.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "model/weights.h"
+#include "run/run_state.h"
+#include "store/run_directory.h"
+
+namespace voronoi::run {
+
+struct RunModel {
+  store::RunPaths paths;
+  core::Json identity;
+  RunState state;
+  std::unique_ptr<model::WeightSource> original;
+  std::string tokenizer;                      ///< path for open_tokenizer()
+  std::vector<std::string> linears, missing;  ///< quantized, and not (yet), in the order of the model
+  std::string method() const { return identity.at("quantization").at("method").get<std::string>(); }
+};
+
+/// Reads identity and journal and opens the original model, which must still be the one the run was made from. Throws
+/// FormatError / StoreError.
+RunModel open_run_model(const std::string& path);
+
+/// "voronoi 2.08 bits": how a run is called in tables.
+std::string run_label(const core::Json& identity, const RunState& state);
+
+}  // namespace voronoi::run

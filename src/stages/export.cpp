@@ -1,0 +1,161 @@
+#include "stages/export.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <chrono>
+#include <set>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "core/stop.h"
+#include "core/whereabouts.h"
+#include "export/writer.h"
+#include "run/layer_store.h"
+#include "run/run_model.h"
+
+namespace voronoi::stages {
+namespace {
+
+namespace fs = std::filesystem;
+/// What the journal calls the stage where it was given up.
+constexpr const char* kExportTask = "export";
+
+using Clock = std::chrono::steady_clock;
+
+quant::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
+  const std::string file = source.paths.layer(name).string();
+  if (core::sha256_of_file(file) != source.state.layers.at(name).sha256)
+    throw core::FormatError(
+        file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+  return run::read_layer(source.paths, name);
+}
+
+std::vector<std::string> missing_layers(const ExportSource& source) {
+  std::vector<std::string> missing;
+  for (const model::LinearSpec& linear : model::block_linears(source.original.config()))
+    if (!source.state.layers.contains(linear.name)) missing.push_back(linear.name);
+  return missing;
+}
+
+/// Every reason, when layers are missing: the writer itself would stop at the first of those.
+void refuse_incomplete(const ExportSource& source, exporting::Profile profile,
+                       const std::vector<std::string>& missing) {
+  std::vector<std::string> problems{
+      fmt::format("export: {} of {} layers are not quantized ({} first); run the quantize command again",
+                  missing.size(), missing.size() + source.state.layers.size(), missing.front())};
+  const std::vector<std::string> given_up = run::describe_failures(source.state);
+  if (!given_up.empty())
+    problems.back() += ", and where a cause is named below, put that right first (a corrected model needs a new --run)";
+  problems.insert(problems.end(), given_up.begin(), given_up.end());
+  std::set<std::string> others;
+  for (const auto& [name, layer] : source.state.layers)
+    for (std::string& problem : exporting::check_exportable(read_journalled_layer(source, name), profile))
+      others.insert(std::move(problem));
+  problems.insert(problems.end(), others.begin(), others.end());
+  throw core::ConfigError(problems);
+}
+
+std::map<std::string, std::string> shard_sums(const run::RunState& state) {
+  std::map<std::string, std::string> sums;
+  for (const auto& [name, layer] : state.layers) sums[name] = layer.sha256;
+  return sums;
+}
+
+bool whole(const std::vector<std::string>& problems) {
+  if (!problems.empty()) core::log_warning("{}; exported again", problems.front());
+  return problems.empty();
+}
+
+/// Whether RUN/export is whole and holds the layers of the run.
+bool up_to_date(const run::Run& run, exporting::Profile profile) {
+  try {
+    const auto manifest = exporting::read_manifest(run.paths.exported());
+    return manifest && manifest->profile == profile && manifest->layers == shard_sums(run.state) &&
+           whole(exporting::check_files(run.paths.exported(), *manifest));
+  } catch (const core::FormatError& error) {
+    core::log_warning("{}; exported again", error.what());
+    return false;
+  }
+}
+
+/// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
+class StageProgress {
+ public:
+  explicit StageProgress(const run::Run& run) : run_(run) {}
+
+  void operator()(const std::string& what, std::size_t done, std::size_t total) {
+    if (core::stop_requested()) throw core::StopRequested();
+    run_.attempt->require_current();
+    if (Clock::now() < next_) return;
+    next_ = Clock::now() + std::chrono::seconds(1);
+    core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
+    run_.heartbeat->write(
+        {run_.state.attempt, "export", core::unix_time(), static_cast<std::int64_t>(total), 0, core::Json::array()});
+  }
+
+ private:
+  const run::Run& run_;
+  Clock::time_point next_ = Clock::now();
+};
+
+}  // namespace
+
+void export_run(const ExportSource& source, exporting::Profile profile, const fs::path& out, const fs::path& temporary,
+                const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
+  if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, profile, missing);
+  exporting::ExportRequest request;
+  request.original = &source.original;
+  request.tokenizer = source.tokenizer;
+  request.encoding = [&source](const std::string& name) { return read_journalled_layer(source, name); };
+  request.origin.run = fs::absolute(source.paths.root).lexically_normal().string();
+  request.origin.method = source.method;
+  request.origin.profile = profile;
+  request.origin.layers = shard_sums(source.state);
+  request.progress = progress;
+  exporting::write_checkpoint(request, out, temporary);
+}
+
+void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& options) {
+  const exporting::Profile profile = *exporting::profile_from_name(options.export_profile);
+  if (!run::has_stage(options, "export")) {
+    if (options.stages.empty())  // left out by itself: say why
+      core::log_info("not exported: {}", fmt::join(exporting::check_exportable(options.parameters, {}, profile), "; "));
+    return;
+  }
+  const ExportSource source{run.paths, run.state, *inputs.model,
+                            options.tokenizer.empty() ? options.model : options.tokenizer, run.parameters.method};
+  if (const auto missing = missing_layers(source); !missing.empty()) {
+    core::log_warning("not exported: {} layers are not quantized, {} first", missing.size(), missing.front());
+    return;
+  }
+  const auto give_up = [&](const std::string& error) {
+    core::log_error("not exported: {}", error);
+    run.append({{"type", "quarantined"}, {"task", kExportTask}, {"error", error}});
+  };
+  if (up_to_date(run, profile)) {
+    core::log_info("{}: is there already", run.paths.exported().string());
+    return;
+  }
+  const Clock::time_point start = Clock::now();
+  run.attempt->remove(run.paths.exported());
+  try {
+    export_run(source, profile, run.paths.exported(), run.attempt->temporary(run.paths.exported()), StageProgress(run));
+  } catch (const model::BadValues& error) {
+    // Of a tensor that is stored as it is: the layers of the run are as good as they were.
+    return give_up(error.what());
+  } catch (const core::ConfigError& error) {
+    if (run::asks_for_stage(options, "export")) throw;
+    core::log_warning("not exported: {}", error.what());
+    return;
+  }
+  if (run.state.quarantined.contains(kExportTask)) run.append({{"type", "task_done"}, {"task", kExportTask}});
+  run.append({{"type", "stage"},
+              {"stage", "export"},
+              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+  core::log_info("exported: {}", run.paths.exported().string());
+}
+
+}  // namespace voronoi::stages

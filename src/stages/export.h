@@ -1,0 +1,38 @@
+// A run as a checkpoint in VPTQ's public format: `export`, and the stage of that name.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "export/profile.h"
+#include "model/weights.h"
+#include "run/run.h"
+#include "run/run_state.h"
+#include "run/settings.h"
+#include "stages/inputs.h"
+#include "store/run_directory.h"
+
+namespace voronoi::stages {
+
+/// What is exported; everything referred to must outlive the call.
+struct ExportSource {
+  const store::RunPaths& paths;
+  const run::RunState& state;
+  const model::WeightSource& original;
+  std::string tokenizer, method;
+};
+
+/// Writes the checkpoint to `out`; throws ConfigError with every reason against it: layers that are not quantized, and
+/// what the format cannot hold. Each shard must be the one that was journalled. `progress` is told after each layer.
+void export_run(const ExportSource& source, exporting::Profile profile, const std::filesystem::path& out,
+                const std::filesystem::path& temporary,
+                const std::function<void(const std::string&, std::size_t, std::size_t)>& progress);
+
+/// The stage, when it is to run: RUN/export, made again unless it holds what the run holds. Layers that were given up
+/// keep it from being made, which is a warning; so do damaged tensors that it would hold as they are, which is
+/// journalled, and what the format cannot hold, unless the stage was asked for by name. Throws StopRequested between
+/// layers when a stop was asked for.
+void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& options);
+
+}  // namespace voronoi::stages

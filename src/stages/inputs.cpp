@@ -1,0 +1,75 @@
+#include "stages/inputs.h"
+
+#include <fmt/format.h>
+
+#include <set>
+#include <span>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "export/profile.h"
+#include "model/precision.h"
+#include "planning/bits.h"
+
+namespace voronoi::stages {
+namespace {
+
+core::Json calibration_json(const run::Settings& options, const Inputs& inputs) {
+  core::Json texts = core::Json::array();
+  for (const model::Text& text : inputs.texts)
+    texts.push_back({{"sha256", text.sha256}, {"join", model::join_name(text.join)}});
+  core::Json json{{"texts", texts},
+                  {"sequences", options.calibration_sequences},
+                  {"context", options.calibration_context},
+                  {"mode", options.calibration},
+                  {"ids", core::sha256(std::as_bytes(std::span(inputs.windows.ids)))}};
+  // Named only where it is not the CPU's own, so that runs of fp32 keep the identity they always had.
+  if (inputs.dtype != core::DType::f32) json["dtype"] = model::product_dtype_name(inputs.dtype);
+  return json;
+}
+
+void check_shapes(const run::Settings& options, const model::ModelConfig& config) {
+  std::vector<std::string> problems;
+  std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  std::vector<exporting::LayerShape> shapes;
+  for (std::int64_t block = 0; block < config.n_layers; ++block)
+    for (const model::SiteSpec& site : model::block_sites(config, block))
+      for (const model::LinearSpec& linear : site.linears)
+        if (seen.insert({linear.out_features, linear.in_features}).second) {
+          shapes.push_back({linear.out_features, linear.in_features});
+          for (const std::string& problem :
+               quant::check_shape(options.parameters, linear.out_features, linear.in_features))
+            problems.push_back(linear.name + ": " + problem);
+        }
+  if (run::asks_for_stage(options, "export"))
+    for (std::string& problem :
+         exporting::check_exportable(options.parameters, shapes, *exporting::profile_from_name(options.export_profile)))
+      problems.push_back(std::move(problem));
+  if (!problems.empty()) throw core::ConfigError(problems);
+}
+
+}  // namespace
+
+Inputs open_inputs(run::Settings& options, const backend::Context& context) {
+  Inputs inputs;
+  inputs.model = model::open_model(options.model);
+  planning::resolve_bits(options, inputs.model->config());
+  inputs.dtype = model::product_dtype(options.dtype, context, inputs.model->config());
+  check_shapes(options, inputs.model->config());
+  inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
+  for (const std::string& path : options.calibration_texts)
+    inputs.texts.push_back(model::load_text(path, model::default_join(path)));
+  inputs.windows = model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences,
+                                              options.calibration_context);
+  const core::Json calibration = calibration_json(options, inputs);
+  const std::string fingerprint = inputs.model->fingerprint();
+  const core::Json parameters = run::parameters_json(options.parameters);
+  // With sequential calibration the Hessians also depend on how the blocks before were quantized.
+  core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
+  if (options.calibration == "sequential") decides["parameters"] = parameters;
+  inputs.calibration = core::sha256(decides.dump());
+  inputs.identity = {{"format", 1}, {"model", fingerprint}, {"calibration", calibration}, {"quantization", parameters}};
+  return inputs;
+}
+
+}  // namespace voronoi::stages

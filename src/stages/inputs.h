@@ -1,0 +1,31 @@
+// What a quantization run works on: opened and checked before any computing.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/device.h"
+#include "core/json.h"
+#include "core/types.h"
+#include "model/corpus.h"
+#include "model/weights.h"
+#include "run/settings.h"
+
+namespace voronoi::stages {
+
+struct Inputs {
+  std::unique_ptr<model::WeightSource> model;
+  std::unique_ptr<model::Tokenizer> tokenizer;
+  std::vector<model::Text> texts;
+  model::Windows windows;                ///< calibration
+  core::DType dtype = core::DType::f32;  ///< of the forward pass of calibration
+  std::string calibration;               ///< fingerprint of all that decides the Hessians
+  core::Json identity;                   ///< for run.json
+};
+
+/// Opens and checks everything that can be checked before any computing; every problem of the settings at once. Puts
+/// into the options what --bits leaves to the model's size.
+Inputs open_inputs(run::Settings& options, const backend::Context& context);
+
+}  // namespace voronoi::stages

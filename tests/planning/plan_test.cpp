@@ -1,0 +1,308 @@
+#include "planning/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "planning/bits.h"
+#include "planning/model_sizes.h"
+#include "planning/window_schedule.h"
+#include "quant/setting.h"
+#include "run/settings.h"
+#include "support/temporary.h"
+
+namespace voronoi::planning {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
+quant::QuantParameters vector_parameters(std::int64_t v, std::int64_t k, std::int64_t kr) {
+  quant::QuantParameters p;
+  p.vector_length = v;
+  p.centroids = k;
+  p.residual_centroids = kr;
+  return p;
+}
+
+PlanRequest request_of(const std::string& model, int ranks, bool cuda) {
+  PlanRequest request;
+  request.options.model = model;
+  request.config = read_model_config(model);
+  request.options.parameters = vector_parameters(6, 4096, 0);
+  request.options.parameters.method = "voronoi";
+  request.n_ranks = ranks;
+  request.ranks_per_node = 8;
+  request.threads = 8;
+  request.cuda = cuda;
+  request.rates = table_rates(cuda ? backend::Device::cuda : backend::Device::cpu, request.threads);
+  return request;
+}
+
+TEST(KnownModels, AreThereAndHaveTheirNumbersOfWeights) {
+  const std::map<std::string, double> billions{
+      {"llama-2-7b", 6.738},     {"llama-2-13b", 13.016},     {"llama-2-70b", 68.977}, {"llama-3.1-8b", 8.030},
+      {"llama-3.1-70b", 70.554}, {"llama-3.1-405b", 405.853}, {"mistral-7b", 7.242},   {"qwen2.5-72b", 72.706}};
+  for (const auto& [name, count] : billions) {
+    double elements = 0;
+    for (const model::TensorSpec& tensor : model::expected_tensors(read_model_config(name)))
+      elements += static_cast<double>(core::element_count(tensor.shape).value_or(0));
+    EXPECT_NEAR(elements / 1e9, count, 0.001) << name;
+    EXPECT_THAT(known_model_names(), Contains(name));
+  }
+}
+
+TEST(KnownModels, MixtralPlansOnceItsArchitectureIsSupported) {
+  ASSERT_THAT(known_model_names(), Contains("mixtral-8x7b"));
+  try {
+    read_model_config("mixtral-8x7b");
+  } catch (const core::FormatError& error) {
+    ASSERT_THAT(error.what(), HasSubstr("mixtral"));
+    GTEST_SKIP() << error.what();
+  }
+  const Plan plan = make_plan(request_of("mixtral-8x7b", 8, true));
+  EXPECT_NEAR(static_cast<double>(plan.original_bytes) / 2e9, 46.703, 0.001);
+  std::int64_t linears = 0;
+  for (const PlannedLinear& linear : plan.linears) linears += linear.count;
+  EXPECT_EQ(linears, 32 * (4 + 8 * 3));
+  EXPECT_NEAR(plan.true_bits(), 2.02, 0.02);
+}
+
+TEST(KnownModels, AnUnknownNameListsThem) {
+  try {
+    read_model_config("llama-2-8b");
+    FAIL();
+  } catch (const core::ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("llama-2-7b"));
+    EXPECT_THAT(error.what(), HasSubstr("qwen2.5-72b"));
+  }
+}
+
+struct PublishedBits {
+  std::int64_t v, k, kr;
+  double bits[4];
+};
+
+TEST(Plan, TrueBitsAreThoseKnownForThePublicSettings) {
+  // VPTQ's settings, codebook, scales and a permutation counted, in printed digits: Llama-2 7B, Llama-3.1 8B, 70B,
+  // 405B.
+  const std::vector<PublishedBits> rows{
+      {6, 4096, 0, {2.02, 2.02, 2.01, 2.00}},    {12, 4096, 4096, {2.07, 2.06, 2.02, 2.01}},
+      {8, 65536, 0, {2.30, 2.28, 2.07, 2.02}},   {16, 65536, 65536, {3.17, 3.09, 2.28, 2.08}},
+      {8, 65536, 256, {3.30, 3.28, 3.07, 3.02}}, {8, 65536, 65536, {4.59, 4.55, 4.14, 4.04}}};
+  const std::vector<std::string> models{"llama-2-7b", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"};
+  for (std::size_t m = 0; m < models.size(); ++m) {
+    const auto layers = layer_counts(read_model_config(models[m]));
+    double weights = 0, columns = 0;
+    for (const quant::LayerCount& layer : layers) {
+      weights += static_cast<double>(layer.count * layer.out_features * layer.in_features);
+      columns += static_cast<double>(layer.count * layer.in_features);
+    }
+    for (const PublishedBits& row : rows) {
+      // Ours stores columns in natural order and needs no permutation of 16 bits a column.
+      const double ours = quant::true_bits(vector_parameters(row.v, row.k, row.kr), layers);
+      EXPECT_NEAR(ours + 16 * columns / weights, row.bits[m], 0.00501) << models[m] << " v " << row.v << " k " << row.k;
+      EXPECT_LE(ours, row.bits[m] + 0.005);
+    }
+  }
+}
+
+TEST(Plan, SumsOfItsPartsAreItsTotals) {
+  const Plan plan = make_plan(request_of("llama-2-7b", 4, false));
+  std::int64_t bits = 0, count = 0;
+  for (const PlannedLinear& linear : plan.linears) {
+    bits += linear.count * linear.stored.total();
+    count += linear.count;
+  }
+  EXPECT_EQ(plan.quantized_bits, bits);
+  EXPECT_EQ(count, 32 * 7);
+  EXPECT_EQ(plan.quantized_weights, 32 * (4LL * 4096 * 4096 + 3LL * 4096 * 11008));
+  EXPECT_EQ(plan.rest_bytes, 2 * (2LL * 32000 * 4096 + 65 * 4096));
+  EXPECT_EQ(plan.hessian_bytes, 2 * (3LL * 4096 * 4097 + 11008LL * 11009));
+  double seconds = 0;
+  for (const PlannedStage& stage : plan.stages) seconds += stage.seconds;
+  EXPECT_DOUBLE_EQ(plan.total_seconds, seconds);
+  EXPECT_GT(plan.calibrating.bytes, 4LL * 4096 * 4096);
+  EXPECT_TRUE(plan.refusals.empty());
+  EXPECT_EQ(plan.device.bytes, 0);
+}
+
+TEST(Plan, SeventyBillionOnSixtyFourRanksComesWithinFivePercentOfTheBound) {
+  for (const bool cuda : {true, false})
+    for (const std::int64_t window : {16, 80}) {
+      PlanRequest request = request_of("llama-3.1-70b", 64, cuda);
+      request.options.hessian_window = window;
+      const Plan plan = make_plan(request);
+      EXPECT_GE(plan.windows.window.efficiency(), 0.95) << (cuda ? "cuda" : "cpu") << " window " << window;
+    }
+}
+
+TEST(Plan, MoreRanksTakeLessTimeAndFewerHaveALongerWindow) {
+  double last = 1e30;
+  for (const int ranks : {1, 4, 16, 64}) {
+    const Plan plan = make_plan(request_of("llama-3.1-8b", ranks, true));
+    EXPECT_LT(plan.total_seconds, last) << ranks;
+    last = plan.total_seconds;
+  }
+}
+
+TEST(Plan, RefusesWhatCannotFitAndSaysWhere) {
+  PlanRequest request = request_of("llama-3.1-405b", 8, true);
+  request.gpu_memory = std::int64_t{24} << 30;
+  request.node_memory = std::int64_t{16} << 30;
+  const Plan plan = make_plan(request);
+  EXPECT_THAT(plan.refusals, Contains(::testing::AllOf(HasSubstr("a GPU"), HasSubstr("down"))));
+  EXPECT_THAT(plan.refusals, Contains(HasSubstr("a node")));
+  EXPECT_THAT(plan_text(request, plan), HasSubstr("does not fit"));
+  EXPECT_THAT(plan_text(request, plan), ::testing::Not(HasSubstr("sbatch")));
+  EXPECT_FALSE(plan_json(request, plan).at("fits").get<bool>());
+  request.gpu_memory = std::int64_t{1} << 40;
+  request.node_memory = std::int64_t{4} << 40;
+  EXPECT_TRUE(make_plan(request).refusals.empty());
+}
+
+TEST(Plan, TextAndJsonSayTheSame) {
+  const PlanRequest request = request_of("mistral-7b", 16, true);
+  const Plan plan = make_plan(request);
+  const core::Json json = plan_json(request, plan);
+  EXPECT_EQ(json.at("quantized_bits").get<std::int64_t>(), plan.quantized_bits);
+  EXPECT_EQ(json.at("linears").size(), plan.linears.size());
+  EXPECT_EQ(json.at("stages").size(), plan.stages.size());
+  EXPECT_TRUE(json.at("rates").at("assumed").get<bool>());
+  const std::string text = plan_text(request, plan);
+  EXPECT_THAT(text, HasSubstr("assumed, not measured"));
+  EXPECT_THAT(text, HasSubstr("mlp.down_proj"));
+  EXPECT_THAT(text, HasSubstr("sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8"));
+  EXPECT_THAT(text, HasSubstr("--vector-length 6 --centroids 4096"));
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = text.find('\n', begin);
+    EXPECT_EQ(text.find('\t', begin) < end, false);
+    begin = end + 1;
+  }
+}
+
+TEST(Plan, TheProbeMeasuresEveryRate) {
+  backend::Context context(backend::Device::cpu, 1);
+  const Rates rates = probe_rates(context, vector_parameters(4, 256, 0));
+  EXPECT_FALSE(rates.assumed);
+  for (const double rate : {rates.gemm, rates.forward, rates.nearest, rates.gram, rates.factor, rates.seeding,
+                            rates.scattered, rates.bytes}) {
+    EXPECT_GT(rate, 1e6);
+    EXPECT_LT(rate, 1e14);
+  }
+  quant::Work work;
+  work.gemm = 3 * rates.gemm;
+  work.factor = 2 * rates.factor;
+  EXPECT_DOUBLE_EQ(seconds(work, rates), 5 / rates.sustained);
+}
+
+TEST(Plan, TakesRatesFromAFile) {
+  const test::TemporaryFolder folder;
+  const std::string path = (folder.path() / "rates.json").string();
+  Rates rates = table_rates(backend::Device::cuda, 1);
+  rates.device = "a \"GPU\"";
+  rates.forward = 123.5e12;
+  core::write_file_atomic(path, rates_json(rates).dump(), "test");
+  EXPECT_EQ(rates_json(read_rates(path)), rates_json(rates));
+
+  // Twice as fast at the forward pass: that stage alone is shorter, by what is no reading from disk.
+  PlanRequest request = request_of("llama-2-7b", 1, true);
+  const Plan before = make_plan(request);
+  request.rates.forward *= 2;
+  const Plan after = make_plan(request);
+  EXPECT_LT(after.stages[0].seconds, before.stages[0].seconds);
+  EXPECT_EQ(after.stages[1].seconds, before.stages[1].seconds);
+  request.options.dtype = "f32";
+  EXPECT_GT(make_plan(request).stages[0].seconds, before.stages[0].seconds);
+
+  for (const char* broken : {"[]", "{}", R"({"device": 1})"}) {
+    core::write_file_atomic(path, broken, "test");
+    EXPECT_THROW(read_rates(path), core::FormatError) << broken;
+  }
+  core::Json zero = rates_json(rates);
+  zero["nearest"] = 0;
+  core::write_file_atomic(path, zero.dump(), "test");
+  try {
+    read_rates(path);
+    FAIL();
+  } catch (const core::FormatError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("'nearest'"));
+  }
+}
+
+TEST(Bits, ChoosesByTheModelsSize) {
+  for (const char* name :
+       {"llama-2-7b", "llama-2-13b", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "mistral-7b", "qwen2.5-72b"})
+    for (const double wanted : {1.5, 2.0, 2.3, 3.0, 4.0}) {
+      run::Settings options;
+      options.parameters.method = "voronoi";
+      options.bits = wanted;
+      const model::ModelConfig config = read_model_config(name);
+      resolve_bits(options, config);
+      const double bits = quant::true_bits(options.parameters, layer_counts(config));
+      EXPECT_LE(bits, wanted * 1.02) << name;
+      EXPECT_GE(bits, wanted * 0.95) << name;
+    }
+}
+
+/// Linears of a block of a Llama-like model.
+std::vector<quant::LayerCount> block_of(std::int64_t hidden, std::int64_t inner, std::int64_t kv) {
+  return {{hidden, hidden, 2}, {kv, hidden, 2}, {inner, hidden, 2}, {hidden, inner, 1}};
+}
+
+TEST(Bits, ReadyConfigsAreWhatBitsChoosesAndKeepToTheirBits) {
+  const std::map<std::string, std::vector<std::vector<quant::LayerCount>>> classes{
+      {"small", {block_of(576, 1536, 192)}},
+      {"1b", {block_of(2048, 8192, 512), block_of(3072, 8192, 1024)}},
+      {"7b",
+       {layer_counts(read_model_config("llama-2-7b")), layer_counts(read_model_config("llama-2-13b")),
+        layer_counts(read_model_config("llama-3.1-8b")), layer_counts(read_model_config("mistral-7b"))}},
+      {"30b", {layer_counts(read_model_config("llama-2-70b")), layer_counts(read_model_config("qwen2.5-72b"))}},
+      {"400b", {layer_counts(read_model_config("llama-3.1-405b"))}}};
+  for (const auto& [size, models] : classes)
+    for (const char* bits : {"1.5", "2", "2.3", "3", "4"}) {
+      const std::string file = std::string(VORONOI_CONFIGS) + "/voronoi-" + bits + "bit-" + size + ".cfg";
+      run::Settings options;
+      EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+      EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+      const double wanted = std::stod(bits);
+      const auto chosen = quant::choose_setting(options.parameters, wanted, models.front());
+      ASSERT_TRUE(chosen.has_value());
+      EXPECT_EQ(options.parameters.vector_length, chosen->vector_length) << file;
+      EXPECT_EQ(options.parameters.centroids, chosen->centroids) << file;
+      EXPECT_EQ(options.parameters.residual_centroids, chosen->residual_centroids) << file;
+      for (const auto& layers : models) {
+        const double true_bits = quant::true_bits(options.parameters, layers);
+        EXPECT_LE(true_bits, wanted * (1 + quant::kBitsMargin)) << file;
+        EXPECT_GE(true_bits, 0.9 * wanted) << file;
+      }
+    }
+}
+
+TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
+  run::Settings options;
+  EXPECT_THAT(
+      parse(quantize_command(options), {"--method", "voronoi", "--bits", "2.3", "--centroids", "256"}, true).problems,
+      ::testing::IsEmpty());
+  EXPECT_THAT(run::check_bits(options), Contains(::testing::AllOf(HasSubstr("--centroids"), HasSubstr("--bits 2.3"))));
+  options = {};
+  EXPECT_THAT(parse(quantize_command(options), {"--method", "gptq", "--bits", "2.3"}, true).problems,
+              ::testing::IsEmpty());
+  EXPECT_THAT(run::check_bits(options), Contains(HasSubstr("whole bits")));
+  options = {};
+  EXPECT_THAT(parse(quantize_command(options), {"--method", "gptq", "--bits", "3"}, true).problems,
+              ::testing::IsEmpty());
+  EXPECT_THAT(run::check_bits(options), ::testing::IsEmpty());
+  EXPECT_EQ(options.parameters.bits, 3);
+  options = {};
+  EXPECT_THAT(parse(quantize_command(options), {"--bits", "9"}, true).problems, Contains(HasSubstr("--bits")));
+  options.bits = 0.4;
+  EXPECT_THROW(resolve_bits(options, read_model_config("llama-2-7b")), core::ConfigError);
+}
+
+}  // namespace
+}  // namespace voronoi::planning

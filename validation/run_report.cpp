@@ -1,0 +1,123 @@
+#include "validation/run_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "run/run_model.h"
+#include "store/journal.h"
+#include "validation/evaluation.h"
+#include "validation/report.h"
+
+namespace voronoi::validation {
+namespace {
+
+constexpr const char *kJson = "report.json", *kMarkdown = "report.md";
+constexpr const char* kRemedy = "`voronoi report` makes it again";
+
+run::RunState state_of(const store::RunPaths& run) {
+  return run::replay(store::Journal::read(run.journal()), run.journal().string());
+}
+
+RunSection section_of(const store::RunPaths& run) {
+  RunSection section;
+  section.identity = store::read_identity(run);
+  const run::RunState state = state_of(run);
+  section.label = run::run_label(section.identity, state);
+  section.directory = run.root.string();
+  section.method = section.identity.at("quantization").at("method").get<std::string>();
+  section.true_bits = true_bits(state);
+  section.nominal_bits = nominal_bits(state);
+  section.stage_seconds = state.stage_seconds;
+  section.ranks = state.last_attempt.is_object() ? core::whole_number_or(state.last_attempt, "ranks", 0) : 0;
+  section.attempts = state.attempt;
+  section.peak_memory_bytes = state.peak_memory_bytes;
+  section.n_tasks = state.scheduling.n_tasks;
+  section.task_seconds = state.scheduling.task_seconds;
+  section.waiting_seconds = state.scheduling.waiting_seconds;
+  section.coordinator_seconds = state.scheduling.coordinator_seconds;
+  section.failures = run::failures(state);
+  for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.n_values});
+  for (const auto& [name, layer] : state.layers) {
+    LayerRow row;
+    row.name = name;
+    row.weights = layer.weights;
+    row.true_bits = static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights);
+    row.relative_error = layer.relative_error;
+    row.seconds = layer.seconds;
+    row.calibration_tokens = layer.calibration_tokens;
+    row.pooled_tokens = layer.pooled_tokens;
+    row.left_out_tokens = layer.left_out_tokens;
+    const auto count = [&](const char* figure) {
+      return static_cast<std::int64_t>(layer.statistics.value(figure, 0.0));
+    };
+    row.damping = layer.statistics.value("damping", 0.0);
+    row.damping_steps = count("damping_steps");
+    row.dead_inputs = count("dead_columns");
+    section.layers.push_back(std::move(row));
+    section.mean_relative_error += layer.relative_error / static_cast<double>(state.layers.size());
+  }
+  return section;
+}
+
+}  // namespace
+
+RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
+  Report report;
+  std::set<std::string> references;
+  for (const store::RunPaths& run : runs) {
+    report.runs.push_back(section_of(run));
+    double seconds = 0;
+    for (const auto& [stage, spent] : report.runs.back().stage_seconds) seconds += spent;
+    for (const StoredEvaluation& stored : stored_evaluations(run)) {
+      if (stored.reference &&
+          references.insert(stored.reference->text_sha256 + protocol_text(*stored.reference) + stored.reference->model)
+              .second)
+        report.rows.push_back({to_json(*stored.reference), std::nullopt});
+      report.rows.push_back({to_json(stored.quantized), seconds});
+    }
+  }
+  // By text, the unquantized model first, then as the runs were named.
+  std::stable_sort(report.rows.begin(), report.rows.end(), [](const ReportRow& a, const ReportRow& b) {
+    const auto key = [](const ReportRow& row) {
+      return std::pair(row.evaluation.at("text").get<std::string>(), !row.evaluation.at("bits_true").is_null());
+    };
+    return key(a) < key(b);
+  });
+  RunReport made{report_markdown(report), report_json(report)};
+  made.json["markdown_sha256"] = core::sha256(made.markdown);
+  made.json = core::seal_json(std::move(made.json));
+  return made;
+}
+
+std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) throw core::system_error(directory, "create the directory", error.value());
+  core::write_file_atomic(directory / kJson, report.json.dump(2) + "\n", "report");
+  core::write_file_atomic(directory / kMarkdown, report.markdown, "report");
+  return directory / kMarkdown;
+}
+
+std::vector<std::string> check_run_report(const std::filesystem::path& directory) {
+  const std::filesystem::path json = directory / kJson, markdown = directory / kMarkdown;
+  if (!std::filesystem::exists(json)) return {};
+  try {
+    if (core::read_sealed_json(json.string(), kRemedy).at("markdown_sha256") != core::sha256_of_file(markdown))
+      return {fmt::format("{}: is not the one that {} was written with (checksum); {}", markdown.string(),
+                          json.string(), kRemedy)};
+  } catch (const core::Error& error) {
+    return {error.what()};
+  } catch (const core::Json::exception&) {
+    return {fmt::format("{}: has no checksum of report.md; {}", json.string(), kRemedy)};
+  }
+  return {};
+}
+
+}  // namespace voronoi::validation

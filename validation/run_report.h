@@ -1,0 +1,25 @@
+// Reports of runs from what their journals and evaluations say.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "run/run_model.h"
+#include "store/run_directory.h"
+
+namespace voronoi::validation {
+
+struct RunReport {
+  std::string markdown;
+  core::Json json;  ///< with `markdown_sha256`, sealed (core::seal_json)
+};
+/// Of one or many runs. Throws FormatError / StoreError.
+RunReport make_run_report(const std::vector<store::RunPaths>& runs);
+/// Writes report.md and report.json into `directory` (created); returns the Markdown file's path. Throws StoreError.
+std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory);
+/// What is wrong with the two files of a directory; nothing when there are none.
+std::vector<std::string> check_run_report(const std::filesystem::path& directory);
+
+}  // namespace voronoi::validation

@@ -1,0 +1,149 @@
+#include "validation/verification.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <system_error>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "export/checkpoint.h"
+#include "export/manifest.h"
+#include "run/layer_store.h"
+#include "run/run_state.h"
+#include "store/journal.h"
+#include "store/shard.h"
+#include "validation/evaluation.h"
+#include "validation/run_report.h"
+
+namespace voronoi::validation {
+namespace {
+
+std::vector<float> decode_finite(const quant::Encoding& encoding, const std::string& place) {
+  std::vector<float> weight(static_cast<std::size_t>(quant::out_features(encoding) * quant::in_features(encoding)));
+  quant::decode(encoding, weight);
+  if (!std::all_of(weight.begin(), weight.end(), [](float value) { return std::isfinite(value); }))
+    throw core::FormatError(place, "decodes to numbers that are not finite");
+  return weight;
+}
+
+void add_layer(Verification& result, const std::string& name, const quant::Encoding& encoding,
+               const std::vector<float>& weight) {
+  result.layers.push_back(
+      {{"name", name},
+       {"shape", {quant::out_features(encoding), quant::in_features(encoding)}},
+       {"bits_true", static_cast<double>(quant::stored_bits(encoding)) / static_cast<double>(weight.size())},
+       {"decoded_sha256", core::sha256(std::as_bytes(std::span(weight)))}});
+}
+
+void require_sum(const std::string& file, const std::string& sha256, const char* what) {
+  if (core::sha256_of_file(file) != sha256) throw core::FormatError(file, what);
+}
+
+void verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer, Verification& result) {
+  const std::string file = paths.layer(layer.name).string();
+  require_sum(file, layer.sha256,
+              "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+  const quant::Encoding encoding = run::read_layer(paths, layer.name);
+  if (quant::stored_bits(encoding) != layer.stored_bits)
+    throw core::FormatError(file, "holds another number of bits than journalled");
+  if (quant::out_features(encoding) * quant::in_features(encoding) != layer.weights)
+    throw core::FormatError(file, "has another shape than journalled");
+  add_layer(result, layer.name, encoding, decode_finite(encoding, file));
+}
+
+void add_problems(const std::vector<std::string>& problems, Verification& result) {
+  result.problems.insert(result.problems.end(), problems.begin(), problems.end());
+}
+
+/// Those of the window in work, or all that --keep-hessians left.
+void add_hessian_problems(const store::RunPaths& paths, Verification& result) {
+  std::error_code error;
+  std::vector<std::filesystem::path> files;
+  for (auto entry = std::filesystem::directory_iterator(paths.hessians(), error);
+       !error && entry != std::filesystem::directory_iterator(); entry.increment(error))
+    files.push_back(entry->path());
+  if (error && error != std::errc::no_such_file_or_directory)
+    throw core::system_error(paths.hessians(), "list", error.value());
+  std::sort(files.begin(), files.end());
+  for (const std::filesystem::path& file : files) {
+    try {
+      store::read_shard(file);
+    } catch (const core::Error& problem) {
+      result.problems.emplace_back(problem.what());
+    }
+  }
+}
+
+/// The layer of the run a checkpoint comes from must decode to the same numbers.
+void compare_with_run(const store::RunPaths& run, const std::string& name, const exporting::Manifest& manifest,
+                      const std::vector<float>& weight, const std::string& path) {
+  const auto sum = manifest.layers.find(name);
+  if (sum == manifest.layers.end()) throw core::FormatError(path, name + ": is not in the manifest");
+  const std::string file = run.layer(name).string();
+  require_sum(file, sum->second, "is not the file that was exported (checksum)");
+  const std::vector<float> expected = decode_finite(run::read_layer(run, name), file);
+  const auto bits = [](const std::vector<float>& values) { return std::as_bytes(std::span(values)); };
+  if (!std::ranges::equal(bits(expected), bits(weight)))
+    throw core::FormatError(path, name + ": decodes to other numbers than " + file);
+}
+
+}  // namespace
+
+Verification verify_run(const std::string& path) {
+  const store::RunPaths paths{path};
+  store::read_identity(paths);
+  const run::RunState state = run::replay(store::Journal::read(paths.journal()), paths.journal().string());
+  Verification result;
+  result.kind = "run directory";
+  result.n_layers = state.layers.size();
+  for (const auto& [name, layer] : state.layers) {
+    try {
+      verify_layer(paths, layer, result);
+    } catch (const core::Error& error) {
+      result.problems.emplace_back(error.what());
+    }
+  }
+  add_hessian_problems(paths, result);
+  if (const auto manifest = exporting::read_manifest(paths.exported()))
+    add_problems(exporting::check_files(paths.exported(), *manifest), result);
+  add_problems(check_run_report(paths.report()), result);
+  stored_evaluations(paths);
+  if (!state.finished) result.notes.emplace_back("the run is not finished");
+  if (const std::size_t n_failures = run::failures(state).size(); n_failures > 0)
+    result.notes.push_back(fmt::format("{} layers or tensors were given up (voronoi status lists them)", n_failures));
+  return result;
+}
+
+Verification verify_checkpoint(const std::string& path) {
+  Verification result;
+  result.kind = "VPTQ checkpoint";
+  const std::optional<exporting::Manifest> manifest = exporting::read_manifest(path);
+  std::optional<store::RunPaths> run;
+  if (manifest) {
+    result.problems = exporting::check_files(path, *manifest);
+    result.notes.push_back(fmt::format("{} files summed", manifest->files.size()));
+    if (std::filesystem::exists(store::RunPaths{manifest->run}.identity())) run = store::RunPaths{manifest->run};
+    result.notes.push_back((run ? "compared with the run " : "the run is not at hand: ") + manifest->run);
+  } else {
+    result.notes.emplace_back("no manifest: nothing to compare checksums with");
+  }
+  const exporting::VptqCheckpoint checkpoint(path);
+  result.n_layers = checkpoint.linears().size();
+  for (const std::string& name : checkpoint.linears()) {
+    try {
+      const quant::Encoding encoding = checkpoint.encoding(name);
+      const std::vector<float> weight = decode_finite(encoding, path + ": " + name);
+      if (run) compare_with_run(*run, name, *manifest, weight, path);
+      add_layer(result, name, encoding, weight);
+    } catch (const core::Error& error) {
+      result.problems.emplace_back(error.what());
+    }
+  }
+  return result;
+}
+
+}  // namespace voronoi::validation
