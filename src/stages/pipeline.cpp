@@ -302,6 +302,16 @@ class Pipeline {
       core::log_error("{}: given up: {}", task.name, error);
       run_.add({{"type", "quarantined"}, {"task", task.name}, {"error", error}});
     };
+    events.rank_left_out = [&](int rank, const std::string& error) {
+      core::log_warning("rank {}: left out of this window after failing one task after another; the last error: {}",
+                        rank, error);
+      run_.add({{"type", "rank_left_out"}, {"rank", rank}, {"error", error}});
+    };
+    events.task_overdue = [&](const sched::Task& task, int rank, double seconds, int other) {
+      core::log_warning("{}: has taken rank {} {}, far more than predicted; rank {} runs it too", task.name, rank,
+                        core::format_duration(seconds), other);
+      run_.add({{"type", "task_overdue"}, {"task", task.name}, {"rank", rank}, {"seconds", seconds}, {"other", other}});
+    };
     events.commit = [&] { run_.journal->commit(); };
     events.progress = [&](const sched::Progress& progress) { show_tasks(progress); };
     return events;
