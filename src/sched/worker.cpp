@@ -93,7 +93,7 @@ class Inbox {
     comm::MessageInfo info;
     const auto bytes = replies_.receive_any(info, give_up);
     if (!bytes) return false;
-    const Command& command = *next;
+    Command command = decode_command(*bytes);
     if (command.kind == Command::Kind::cancel)
       cancelled_.insert(command.sequence);
     else
@@ -132,12 +132,12 @@ Command run_worker(const Channels& channels, const std::vector<Task>& tasks, con
       tell(message);
       continue;
     }
-    Command command = decode_command(*bytes);
+    const Command& command = *next;
     if (command.kind == Command::Kind::finish) {
       WorkerMessage left;
       left.kind = WorkerMessage::Kind::left;
       tell(left);
-      return command;
+      return *next;
     }
     if (command.task < 0 || command.task >= std::ssize(tasks))
       throw core::CommError("a command names a task that does not exist");
