@@ -36,13 +36,13 @@ po::options_description describe(const CommandSpec& command, bool with_config_fi
 
 /// Assigns the values of one source; names already given by a stronger source are left alone.
 void assign_all(const CommandSpec& command, const std::vector<po::option>& options, const std::string& where, bool file,
-                std::set<std::string>& taken, std::vector<std::string>& problems) {
+                std::set<std::string>& taken, ParseResult& result) {
   std::set<std::string> here;
   for (const po::option& option : options) {
     const auto shown = [&](const std::string& name) { return where + (file ? name : "--" + name); };
     if (option.unregistered) {
-      problems.push_back(shown(option.string_key) + (file ? ": unknown key" : ": unknown option") + "; voronoi " +
-                         command.name + " --help lists them");
+      result.problems.push_back(shown(option.string_key) + (file ? ": unknown key" : ": unknown option") +
+                                "; voronoi " + command.name + " --help lists them");
       continue;
     }
     const auto spec =
@@ -51,20 +51,36 @@ void assign_all(const CommandSpec& command, const std::vector<po::option>& optio
     if (spec == command.options.end()) continue;  // --config, --help
     if (taken.contains(spec->name)) continue;
     if (!here.insert(spec->name).second && !spec->repeatable) {
-      problems.push_back(shown(spec->name) + ": given more than once");
+      result.problems.push_back(shown(spec->name) + ": given more than once");
       continue;
     }
     const Values values = option.value.empty() ? Values{"true"} : Values(option.value.begin(), option.value.end());
-    for (const std::string& value : values)
+    for (const std::string& value : values) {
       if (std::string problem = spec->assign(value); !problem.empty())
-        problems.push_back(shown(spec->name) + ": " + problem);
+        result.problems.push_back(shown(spec->name) + ": " + problem);
+      result.given.push_back({spec->name, value, spec->path});
+    }
   }
   taken.insert(here.begin(), here.end());
 }
 
+void assign_before(const CommandSpec& command, const std::vector<run::GivenOption>& before,
+                   const std::set<std::string>& taken, ParseResult& result) {
+  for (const run::GivenOption& option : before) {
+    if (taken.contains(option.name)) continue;
+    const auto spec = std::find_if(command.options.begin(), command.options.end(),
+                                   [&](const core::OptionSpec& candidate) { return candidate.name == option.name; });
+    const std::string problem =
+        spec == command.options.end() ? "is no option of this version" : spec->assign(option.value);
+    if (!problem.empty()) result.problems.push_back("--" + option.name + " of an earlier start: " + problem);
+    result.given.push_back(option);
+  }
+}
+
 }  // namespace
 
-ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file) {
+ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file,
+                  const std::vector<run::GivenOption>& before) {
   ParseResult result;
   if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) {
     result.help = true;
@@ -90,22 +106,24 @@ ParseResult parse(const CommandSpec& command, const std::vector<std::string>& ar
       if (option.string_key == kStray) result.problems.push_back("unexpected argument '" + option.value.front() + "'");
     }
     std::erase_if(options, [](const po::option& option) { return option.string_key == kStray; });
-    assign_all(command, options, "", false, taken, result.problems);
+    assign_all(command, options, "", false, taken, result);
   } catch (const po::error& error) {
     result.problems.push_back(error.what());
   }
-  if (config_file.empty()) return result;
-  std::ifstream file(config_file);
-  if (!file) {
-    result.problems.push_back("--config: cannot read '" + config_file + "'; check the path");
-    return result;
+  if (!config_file.empty()) {
+    std::ifstream file(config_file);
+    if (!file) {
+      result.problems.push_back("--config: cannot read '" + config_file + "'; check the path");
+      return result;
+    }
+    try {
+      assign_all(command, po::parse_config_file(file, description, true).options, config_file + ": ", true, taken,
+                 result);
+    } catch (const po::error& error) {
+      result.problems.push_back(config_file + ": " + error.what());
+    }
   }
-  try {
-    assign_all(command, po::parse_config_file(file, description, true).options, config_file + ": ", true, taken,
-               result.problems);
-  } catch (const po::error& error) {
-    result.problems.push_back(config_file + ": " + error.what());
-  }
+  assign_before(command, before, taken, result);
   return result;
 }
 

@@ -21,9 +21,8 @@ const std::vector<Command>& commands() {
   return table;
 }
 
-bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
-                   bool with_config_file, const std::vector<std::string>& further_problems) {
-  const ParseResult result = parse(command, arguments, with_config_file);
+bool help_or_problems(const comm::Communicator& world, const CommandSpec& command, const ParseResult& result,
+                      bool with_config_file, const std::vector<std::string>& further_problems) {
   if (result.help) {
     if (world.rank() == 0) fmt::print("{}", help_text(command, with_config_file));
     return true;
@@ -32,6 +31,12 @@ bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, 
   problems.insert(problems.end(), further_problems.begin(), further_problems.end());
   if (!problems.empty()) throw core::ConfigError(problems);
   return false;
+}
+
+bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
+                   bool with_config_file, const std::vector<std::string>& further_problems) {
+  return help_or_problems(world, command, parse(command, arguments, with_config_file), with_config_file,
+                          further_problems);
 }
 
 }  // namespace voronoi::jobs

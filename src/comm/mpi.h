@@ -24,6 +24,9 @@ class Environment {
   [[noreturn]] static void abort(int exit_code);
 };
 
+/// Of the MPI library in use, as it calls itself: "Open MPI v4.1.4".
+std::string library_version();
+
 struct MessageInfo {
   int source = 0, tag = 0;
 };

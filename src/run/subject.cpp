@@ -31,7 +31,7 @@ Subject open_run_subject(const std::string& path) {
   subject.run = run.paths;
   subject.tokenizer = run.tokenizer;
   subject.original = std::move(run.original);
-  subject.quantized = std::make_unique<RunSource>(*subject.original, run.paths, run.linears);
+  subject.quantized = std::make_unique<RunSource>(*subject.original, run.paths, published(run.state));
   subject.method = run.method();
   subject.label = run_label(run.identity, run.state);
   if (!run.missing.empty()) subject.label += fmt::format(", {} layers left unquantized", run.missing.size());
