@@ -312,6 +312,7 @@ TEST(RunPhase, AnOverdueTaskIsDoneByAnotherRankAndTheFirstLeavesIt) {
     overdue.push_back(other);
   };
   // All begin with the wide task; the one that comes after it never ends on rank 1.
+  bool cancelled = false;
   const auto result = phase.run(
       make_tasks(
           3 * phase.world.size(), [](int) { return 0.05; }, [&](int i) { return i == 0 ? phase.world.size() : 1; }),
