@@ -22,7 +22,8 @@ foreach(name requeue node_death cut_off compare)
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};ROOT=${PROJECT_SOURCE_DIR}")
 endforeach()
 add_test(NAME slurm.bind_gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/bind_gpu.sh ${PROJECT_SOURCE_DIR}/slurm/bind_gpu.sh)
-set_tests_properties(slurm.bind_gpu PROPERTIES LABELS slurm TIMEOUT 60)
+add_test(NAME slurm.launch COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/launch.sh ${PROJECT_SOURCE_DIR}/slurm)
+set_tests_properties(slurm.bind_gpu slurm.launch PROPERTIES LABELS slurm TIMEOUT 120)
 
 include(${CMAKE_CURRENT_SOURCE_DIR}/package/package_tests.cmake)
 

@@ -41,6 +41,25 @@ std::string_view remedy(int error) {
   }
 }
 
+/// A disk or the way to a file server that fails: another node may have none of it.
+bool is_of_the_node(int error) {
+  switch (error) {
+    case EIO:
+    case ESTALE:
+    case EREMOTEIO:
+    case ENODEV:
+    case ENXIO:
+    case ENOTCONN:
+    case ESHUTDOWN:
+    case ETIMEDOUT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+      return true;
+    default:
+      return false;
+  }
+}
+
 [[noreturn]] void fail(const std::string& path, const char* what, int error) { throw system_error(path, what, error); }
 
 class Descriptor {
@@ -104,8 +123,9 @@ Bytes read_whole(const std::string& path, std::size_t max_bytes) {
 }  // namespace
 
 StoreError system_error(const std::filesystem::path& path, std::string_view what, int error) {
-  return StoreError(path.string() + ": cannot " + std::string(what) + ": " + std::strerror(error) +
-                    std::string(remedy(error)));
+  return StoreError(
+      path.string() + ": cannot " + std::string(what) + ": " + std::strerror(error) + std::string(remedy(error)),
+      is_of_the_node(error) ? ExitCode::node : ExitCode::system);
 }
 
 int write_fully(int descriptor, std::span<const std::byte> bytes, std::int64_t offset) {

@@ -129,6 +129,16 @@ class Quantization {
       core::log_error("{}: given up: {}", task.name, error);
       work_.run.add(run::Quarantined{task.name, error});
     };
+    events.rank_left_out = [&](int rank, const std::string& error) {
+      core::log_warning("rank {}: left out of this window after failing one task after another; the last error: {}",
+                        rank, error);
+      work_.run.add(run::RankLeftOut{rank, error});
+    };
+    events.task_overdue = [&](const sched::Task& task, int rank, double seconds, int other) {
+      core::log_warning("{}: has taken rank {} {}, far more than predicted; rank {} runs it too", task.name, rank,
+                        core::format_duration(seconds), other);
+      work_.run.add(run::TaskOverdue{task.name, rank, other, seconds});
+    };
     events.commit = [&] { work_.run.journal->commit(); };
     events.progress = [&](const sched::Progress& progress) { show_tasks(progress); };
     return events;

@@ -1,6 +1,7 @@
 #include "stages/site_task.h"
 
 #include <chrono>
+#include <optional>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -38,10 +39,10 @@ quant::SiteInput site_input(const planning::SiteTask& task, std::vector<float> h
   return site;
 }
 
-/// `unwritten`: set to the error when the result cannot be published.
+/// `unwritten`: the error when the result cannot be published.
 run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::PreparedSite& site,
                                  backend::Context& context, core::Team& team, const Inputs& inputs, const run::Run& run,
-                                 std::string& unwritten) {
+                                 std::optional<core::StoreError>& unwritten) {
   const Clock::time_point start = Clock::now();
   const std::vector<float> weight = read_weight(inputs, linear.name, linear.out_features, linear.in_features);
   quant::QuantInput input;
@@ -68,7 +69,7 @@ run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::P
     } catch (const store::Superseded&) {
       throw;
     } catch (const core::StoreError& error) {
-      unwritten = error.what();
+      unwritten = error;
     }
   }
   layer.seconds = seconds_since(start);
@@ -81,7 +82,7 @@ std::string run_site_task(const planning::SiteTask& task, backend::Context& cont
                           const Inputs& inputs, const run::Run& run, const store::RunPaths& hessians) {
   try {
     core::Json layers = core::Json::array(), failures = core::Json::array();
-    std::string unwritten;
+    std::optional<core::StoreError> unwritten;
     const auto give_up = [&](const model::LinearSpec& linear, const core::Error& error) {
       failures.push_back({{"name", linear.name}, {"error", error.what()}});
     };
@@ -95,6 +96,7 @@ std::string run_site_task(const planning::SiteTask& task, backend::Context& cont
         core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(),
                           site.hessian.damping);
       for (const model::LinearSpec& linear : task.site.linears) {
+        team.check_stop();
         try {
           run::LayerRecord layer = quantize_linear(linear, site, context, team, inputs, run, unwritten);
           layer.calibration_tokens = stored.n_tokens;
@@ -112,7 +114,8 @@ std::string run_site_task(const planning::SiteTask& task, backend::Context& cont
     } catch (const model::BadValues& error) {  // of a weight that the method looked at for the whole site
       for (const model::LinearSpec& linear : task.site.linears) give_up(linear, error);
     }
-    if (!unwritten.empty()) return core::Json{{kUnwritten, unwritten}}.dump();
+    if (unwritten)
+      return core::Json{{kUnwritten, unwritten->what()}, {"code", static_cast<int>(unwritten->exit_code())}}.dump();
     return core::Json{{"layers", layers}, {"failures", failures}}.dump();
   } catch (const store::Superseded& error) {
     // No other rank could do better, and the coordinator may be out of reach.
@@ -126,7 +129,9 @@ std::string run_site_task(const planning::SiteTask& task, backend::Context& cont
 
 SiteReport read_report(const std::string& report) {
   const core::Json json = core::parse_json(report, "a task's report");
-  if (json.contains(kUnwritten)) throw core::StoreError(json.at(kUnwritten).get<std::string>());
+  if (json.contains(kUnwritten))
+    throw core::StoreError(json.at(kUnwritten).get<std::string>(),
+                           static_cast<core::ExitCode>(json.at("code").get<int>()));
   SiteReport result;
   for (const core::Json& entry : json.at("layers")) result.layers.push_back(run::layer_from_json(entry));
   for (const core::Json& entry : json.at("failures"))

@@ -8,7 +8,7 @@ evaluate=("$VORONOI" eval --model "$work/model" --text "$evaluation_text" --cont
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 
 reason="there is no GPU"
-expect 5 "${evaluate[@]}" --device cuda
+expect 74 "${evaluate[@]}" --device cuda
 says "$reason"
 says "use --device cpu"
 expect 0 "${evaluate[@]}" --device auto
@@ -17,9 +17,9 @@ says "$reason"
 expect 0 "${evaluate[@]}" --device cpu
 
 # A module that is not there, and one that is none.
-VORONOI_CUDA_MODULE=$work/nowhere.so expect 5 "${evaluate[@]}" --device cuda
+VORONOI_CUDA_MODULE=$work/nowhere.so expect 74 "${evaluate[@]}" --device cuda
 says "cannot be loaded"
 says "nowhere.so"
 echo "no library" >"$work/broken.so"
-VORONOI_CUDA_MODULE=$work/broken.so expect 5 "${evaluate[@]}" --device cuda
+VORONOI_CUDA_MODULE=$work/broken.so expect 74 "${evaluate[@]}" --device cuda
 says "broken.so"

@@ -201,6 +201,7 @@ KmeansResult kmeans(backend::Context& context, core::Team& team, std::int64_t n_
   std::vector<float> initial = seed_centroids(context, sample, parameters);
   if (!sample.complete) {
     core::SoloTeam alone;
+    alone.stop_when([&] { return team.stop_requested(); });
     const backend::DeviceView<float> sample_points(context, sample.points), sample_weights(context, sample.weights);
     const std::array<std::int64_t, 2> whole{0, sample.n()};
     started.initial = initial;

@@ -104,6 +104,7 @@ VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const co
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
                                    std::int64_t my_parts, std::int64_t size,
                                    const std::function<void(bool combined, double* sums)>& fill) {
+  team.check_stop();
   const bool alone = team.size() == 1;
   backend::Array<double> sums(context, alone ? size : my_parts * size);
   fill(alone, sums.data());

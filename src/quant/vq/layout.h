@@ -56,6 +56,7 @@ VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const co
 
 /// Sums over all parts of the team, in order, of an array that fill(combined, sums) makes for this member's parts as
 /// the kernels do: one array of `size`, or one a part. The same bits on every member of any team.
+/// Every pass over a layer ends here, so this is where a request to stop is looked at: throws StopRequested.
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
                                    std::int64_t my_parts, std::int64_t size,
                                    const std::function<void(bool combined, double* sums)>& fill);
