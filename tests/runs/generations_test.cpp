@@ -20,11 +20,13 @@ class Generations : public testing::Test {
   Generations() { store::create_run_directory(paths_); }
 
   /// What is not journalled by the start before is lost to it.
-  void start() {
-    run_ = std::make_unique<Run>();
+  void start(const std::string& version = "1.0") {
+    run_ = std::make_unique<run::Run>();
     run_->paths = paths_;
     run_->attempt = store::Attempt::begin(paths_);
-    take_up(*run_, {.version = "1.0"}, {});
+    StartRecord record;
+    record.version = version;
+    take_up(*run_, record, {});
   }
 
   /// As a stage does: first the file, then the record.
@@ -44,7 +46,7 @@ class Generations : public testing::Test {
 
   test::TemporaryFolder folder_;
   store::RunPaths paths_{folder_ / "run"};
-  std::unique_ptr<Run> run_;
+  std::unique_ptr<run::Run> run_;
 };
 
 TEST_F(Generations, FilesHaveNamesOfTheirOwn) {
@@ -162,11 +164,8 @@ TEST_F(Generations, LayersOfAnotherVersionAreNamed) {
   testing::internal::CaptureStderr();
   start();
   EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::Not(HasSubstr("version")));
-  run_ = std::make_unique<Run>();
-  run_->paths = paths_;
-  run_->attempt = store::Attempt::begin(paths_);
   testing::internal::CaptureStderr();
-  take_up(*run_, {.version = "2.0"}, {});
+  start("2.0");
   EXPECT_THAT(testing::internal::GetCapturedStderr(),
               testing::AllOf(HasSubstr("version 1.0"), HasSubstr("version 2.0")));
 }

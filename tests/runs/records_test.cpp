@@ -21,6 +21,13 @@ std::vector<core::Json> parse(std::initializer_list<const char*> lines) {
   return records;
 }
 
+StartRecord start_record(std::int64_t number, std::int64_t ranks) {
+  StartRecord start;
+  start.number = number;
+  start.ranks = ranks;
+  return start;
+}
+
 /// As version 0.1.0 wrote it.
 const std::initializer_list<const char*> kOldJournal{
     R"({"type":"attempt","number":1,"ranks":2,"host":"h","pid":7,"time":1.5,"model":"/m","tokenizer":""})",
@@ -68,7 +75,11 @@ TEST(Records, JournalOfTheFirstVersionIsRead) {
 }
 
 TEST(Records, EveryTypeComesBackAsItWas) {
-  StartRecord start{.number = 3, .ranks = 2, .pid = 9, .host = "h", .time = 1.5, .model = "/m"};
+  StartRecord start = start_record(3, 2);
+  start.pid = 9;
+  start.host = "h";
+  start.time = 1.5;
+  start.model = "/m";
   start.version = "1.2.3";
   start.packages = {{"mpi", "Open MPI v4"}};
   start.directory = "/d";
@@ -113,7 +124,7 @@ TEST(Records, StagesThatEndedStandUntilSomethingIsTakenBack) {
   // Of a journal of an earlier version the end of the start tells.
   apply(state, StageTime{"calibrate", 1}, "journal.log");
   apply(state, Finished{}, "journal.log");
-  apply(state, StartRecord{.number = 2}, "journal.log");
+  apply(state, start_record(2, 1), "journal.log");
   EXPECT_THAT(state.stages_done, ElementsAre("calibrate"));
 }
 
@@ -123,7 +134,7 @@ TEST(Resume, PathsAreOfTheDirectoryThatTheyWereGivenIn) {
   EXPECT_THAT(test::message_of<core::ConfigError>([&] { resume_options(paths, state); }),
               AllOf(HasSubstr("/r/it's mine"), HasSubstr("--model")));
   EXPECT_EQ(describe_resume(paths, state), "run the same quantize command again");
-  StartRecord start{.number = 1, .ranks = 3};
+  StartRecord start = start_record(1, 3);
   start.directory = "/d/e";
   start.options = {{"model", "../m", true}, {"calibration-text", "/t", true}, {"method", "../rtn", false}};
   apply(state, start, "journal.log");
