@@ -17,6 +17,14 @@ using Values = std::vector<std::string>;
 /// Takes the arguments without a dash of commands that want none, so that they are reported with all other problems.
 constexpr const char* kStray = "stray-argument";
 
+/// With what all commands share.
+CommandSpec with_log_format(CommandSpec command, std::string& format) {
+  command.options.push_back(core::choice_option(
+      "log-format", "lines on stderr and in logs; json: one object a line with time, level, rank and message", format,
+      {"text", "json"}));
+  return command;
+}
+
 po::options_description describe(const CommandSpec& command, bool with_config_file) {
   po::options_description description("Options", 118, 60);
   auto add = description.add_options();
@@ -36,13 +44,13 @@ po::options_description describe(const CommandSpec& command, bool with_config_fi
 
 /// Assigns the values of one source; names already given by a stronger source are left alone.
 void assign_all(const CommandSpec& command, const std::vector<po::option>& options, const std::string& where, bool file,
-                std::set<std::string>& taken, std::vector<std::string>& problems) {
+                std::set<std::string>& taken, ParseResult& result) {
   std::set<std::string> here;
   for (const po::option& option : options) {
     const auto shown = [&](const std::string& name) { return where + (file ? name : "--" + name); };
     if (option.unregistered) {
-      problems.push_back(shown(option.string_key) + (file ? ": unknown key" : ": unknown option") + "; voronoi " +
-                         command.name + " --help lists them");
+      result.problems.push_back(shown(option.string_key) + (file ? ": unknown key" : ": unknown option") +
+                                "; voronoi " + command.name + " --help lists them");
       continue;
     }
     const auto spec =
@@ -51,25 +59,43 @@ void assign_all(const CommandSpec& command, const std::vector<po::option>& optio
     if (spec == command.options.end()) continue;  // --config, --help
     if (taken.contains(spec->name)) continue;
     if (!here.insert(spec->name).second && !spec->repeatable) {
-      problems.push_back(shown(spec->name) + ": given more than once");
+      result.problems.push_back(shown(spec->name) + ": given more than once");
       continue;
     }
     const Values values = option.value.empty() ? Values{"true"} : Values(option.value.begin(), option.value.end());
-    for (const std::string& value : values)
+    for (const std::string& value : values) {
       if (std::string problem = spec->assign(value); !problem.empty())
-        problems.push_back(shown(spec->name) + ": " + problem);
+        result.problems.push_back(shown(spec->name) + ": " + problem);
+      result.given.push_back({spec->name, value, spec->path});
+    }
   }
   taken.insert(here.begin(), here.end());
 }
 
+void assign_before(const CommandSpec& command, const std::vector<run::GivenOption>& before,
+                   const std::set<std::string>& taken, ParseResult& result) {
+  for (const run::GivenOption& option : before) {
+    if (taken.contains(option.name)) continue;
+    const auto spec = std::find_if(command.options.begin(), command.options.end(),
+                                   [&](const core::OptionSpec& candidate) { return candidate.name == option.name; });
+    const std::string problem =
+        spec == command.options.end() ? "is no option of this version" : spec->assign(option.value);
+    if (!problem.empty()) result.problems.push_back("--" + option.name + " of an earlier start: " + problem);
+    result.given.push_back(option);
+  }
+}
+
 }  // namespace
 
-ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file) {
+ParseResult parse(const CommandSpec& own, const std::vector<std::string>& arguments, bool with_config_file,
+                  const std::vector<run::GivenOption>& before) {
   ParseResult result;
   if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) {
     result.help = true;
     return result;
   }
+  std::string log_format = "text";
+  const CommandSpec command = with_log_format(own, log_format);
   const po::options_description description = describe(command, with_config_file);
   po::positional_options_description positional;
   if (!command.positional.empty()) positional.add(command.positional.c_str(), -1);
@@ -90,22 +116,25 @@ ParseResult parse(const CommandSpec& command, const std::vector<std::string>& ar
       if (option.string_key == kStray) result.problems.push_back("unexpected argument '" + option.value.front() + "'");
     }
     std::erase_if(options, [](const po::option& option) { return option.string_key == kStray; });
-    assign_all(command, options, "", false, taken, result.problems);
+    assign_all(command, options, "", false, taken, result);
   } catch (const po::error& error) {
     result.problems.push_back(error.what());
   }
-  if (config_file.empty()) return result;
-  std::ifstream file(config_file);
-  if (!file) {
-    result.problems.push_back("--config: cannot read '" + config_file + "'; check the path");
-    return result;
+  if (!config_file.empty()) {
+    std::ifstream file(config_file);
+    if (!file) {
+      result.problems.push_back("--config: cannot read '" + config_file + "'; check the path");
+      return result;
+    }
+    try {
+      assign_all(command, po::parse_config_file(file, description, true).options, config_file + ": ", true, taken,
+                 result);
+    } catch (const po::error& error) {
+      result.problems.push_back(config_file + ": " + error.what());
+    }
   }
-  try {
-    assign_all(command, po::parse_config_file(file, description, true).options, config_file + ": ", true, taken,
-               result.problems);
-  } catch (const po::error& error) {
-    result.problems.push_back(config_file + ": " + error.what());
-  }
+  assign_before(command, before, taken, result);
+  result.log_format = log_format == "json" ? core::LogFormat::json : core::LogFormat::text;
   return result;
 }
 
@@ -113,7 +142,8 @@ std::string help_text(const CommandSpec& command, bool with_config_file) {
   std::string options;
   {
     std::ostringstream stream;
-    stream << describe(command, with_config_file);
+    std::string format;
+    stream << describe(with_log_format(command, format), with_config_file);
     options = stream.str();
   }
   return fmt::format("{}\n\nUsage: {}\n\n{}\nExamples:\n{}", command.summary, command.usage, options, command.examples);

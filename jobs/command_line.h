@@ -4,7 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "core/log.h"
 #include "core/option.h"
+#include "run/records.h"
 
 namespace voronoi::jobs {
 
@@ -16,12 +18,16 @@ struct CommandSpec {
 };
 
 struct ParseResult {
-  bool help = false;                  ///< --help was asked: nothing else was looked at
-  std::vector<std::string> problems;  ///< one a line, as a person should read them
+  core::LogFormat log_format = core::LogFormat::text;
+  bool help = false;                    ///< --help was asked: nothing else was looked at
+  std::vector<std::string> problems;    ///< one a line, as a person should read them
+  std::vector<run::GivenOption> given;  ///< all that were assigned, those of `before` included
 };
 
-/// Assigns all values. Adds --help and, when `with_config_file`, --config FILE by itself.
-ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file);
+/// Assigns all values. Adds --log-format, --help and, when `with_config_file`, --config FILE by itself. `before`:
+/// options that were given to an earlier start; what is given now takes their place.
+ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file,
+                  const std::vector<run::GivenOption>& before = {});
 
 std::string help_text(const CommandSpec& command, bool with_config_file);
 

@@ -4,7 +4,6 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "core/option.h"
 
 namespace voronoi::jobs {
 
@@ -23,24 +22,24 @@ const std::vector<Command>& commands() {
   return table;
 }
 
-bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
-                   bool with_config_file, const std::vector<std::string>& further_problems) {
-  std::string log_format = "text";
-  CommandSpec whole = command;
-  whole.options.push_back(core::choice_option(
-      "log-format", "lines on stderr and in logs; json: one object a line with time, level, rank and message",
-      log_format, {"text", "json"}));
-  const ParseResult result = parse(whole, arguments, with_config_file);
+bool help_or_problems(const comm::Communicator& world, const CommandSpec& command, const ParseResult& result,
+                      bool with_config_file, const std::vector<std::string>& further_problems) {
   if (result.help) {
-    if (world.rank() == 0) fmt::print("{}", help_text(whole, with_config_file));
+    if (world.rank() == 0) fmt::print("{}", help_text(command, with_config_file));
     return true;
   }
   // Before the problems are told.
-  core::set_log_format(log_format == "json" ? core::LogFormat::json : core::LogFormat::text);
+  core::set_log_format(result.log_format);
   std::vector<std::string> problems = result.problems;
   problems.insert(problems.end(), further_problems.begin(), further_problems.end());
   if (!problems.empty()) throw core::ConfigError(problems);
   return false;
+}
+
+bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
+                   bool with_config_file, const std::vector<std::string>& further_problems) {
+  return help_or_problems(world, command, parse(command, arguments, with_config_file), with_config_file,
+                          further_problems);
 }
 
 }  // namespace voronoi::jobs

@@ -34,8 +34,11 @@ int verify_main(const comm::Communicator& world, const Arguments& arguments);
 int plan_main(const comm::Communicator& world, const Arguments& arguments);
 int report_main(const comm::Communicator& world, const Arguments& arguments);
 
-/// Adds the option that all commands share, --log-format, and parses, or throws ConfigError with every problem; returns
-/// true when --help was asked for and printed (on rank 0).
+/// Sets the format of the log. Throws ConfigError with every problem; returns true when --help was asked for and
+/// printed (on rank 0).
+bool help_or_problems(const comm::Communicator& world, const CommandSpec& command, const ParseResult& result,
+                      bool with_config_file, const std::vector<std::string>& further_problems = {});
+/// The same of arguments.
 bool parse_or_help(const comm::Communicator& world, const CommandSpec& command, const Arguments& arguments,
                    bool with_config_file, const std::vector<std::string>& further_problems = {});
 

@@ -109,17 +109,7 @@ core::Json inspect_checkpoint(const std::string& path, bool headers_only) {
                   {"bits_nominal", checkpoint.nominal_bits()}};
   json.update(model_json(checkpoint));
   core::Json layers = core::Json::array();
-  for (const std::string& name : checkpoint.linears()) {
-    const quant::VqEncoding& e = checkpoint.extents(name);
-    layers.push_back({{"name", name},
-                      {"shape", {e.out_features, e.in_features}},
-                      {"dtype", core::dtype_name(e.dtype)},
-                      {"vector_length", e.vector_length},
-                      {"centroids", e.centroids},
-                      {"residual_centroids", e.residual_centroids},
-                      {"groups", e.groups},
-                      {"outlier_columns", e.outlier_size}});
-  }
+  for (const std::string& name : checkpoint.linears()) layers.push_back(checkpoint.description(name));
   json["layers"] = std::move(layers);
   if (!headers_only) json["problems"] = bad_tensors(checkpoint);
   return json;
@@ -135,7 +125,7 @@ core::Json inspect_gguf(const std::string& path) {
 
 core::Json inspect_run(const std::string& path) {
   const store::RunPaths paths{path};
-  const run::RunState state = run::replay(store::Journal::read(paths.journal()), paths.journal().string());
+  const run::RunState state = run::read_state(paths);
   core::Json layers = core::Json::array();
   for (const auto& [name, layer] : state.layers)
     layers.push_back({{"name", name},
@@ -144,11 +134,12 @@ core::Json inspect_run(const std::string& path) {
                       {"calibration_tokens", layer.calibration_tokens},
                       {"left_out_tokens", layer.left_out_tokens},
                       {"pooled_tokens", layer.pooled_tokens},
+                      {"generation", layer.generation},
                       {"statistics", layer.statistics}});
   return {{"kind", "run directory"},
           {"path", path},
           {"identity", store::read_identity(paths)},
-          {"attempts", state.attempt},
+          {"attempts", state.start},
           {"finished", state.finished},
           {"bits_true", true_bits(state)},
           {"failures", run::failures(state)},

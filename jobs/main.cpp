@@ -17,6 +17,7 @@
 #include "core/mapped_file.h"
 #include "core/output.h"
 #include "core/stop.h"
+#include "core/version.h"
 #include "jobs/commands.h"
 
 namespace {
@@ -55,7 +56,7 @@ int run_command(const comm::Communicator& world, const jobs::Arguments& argument
     return arguments.empty() ? static_cast<int>(core::ExitCode::usage) : 0;
   }
   if (arguments[0] == "--version") {
-    if (root) fmt::print("voronoi {}\n", VORONOI_VERSION);
+    if (root) fmt::print("voronoi {}\n", core::program_version());
     return 0;
   }
   const jobs::Command* command = find_command(arguments[0]);

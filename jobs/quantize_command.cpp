@@ -1,3 +1,7 @@
+#include <filesystem>
+#include <memory>
+#include <utility>
+
 #include "backend/placement.h"
 #include "comm/agreement.h"
 #include "core/error.h"
@@ -5,12 +9,12 @@
 #include "core/whereabouts.h"
 #include "jobs/commands.h"
 #include "jobs/quantize_options.h"
+#include "run/resume.h"
 #include "run/run.h"
 #include "run/settings.h"
-#include "stages/export.h"
 #include "stages/inputs.h"
-#include "stages/pipeline.h"
-#include "validation/run_report.h"
+#include "stages/stage.h"
+#include "stages/work.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -22,6 +26,16 @@ core::LogLevel level_of(const std::string& name) {
   return core::LogLevel::info;
 }
 
+/// Arguments that name a run, but not both model and texts, go on with the options of its last start.
+std::vector<run::GivenOption> options_of_run(const Arguments& arguments) {
+  run::Settings settings;
+  if (parse(quantize_command(settings), arguments, true).help || settings.run.empty()) return {};
+  if (!settings.model.empty() && !settings.calibration_texts.empty()) return {};
+  const store::RunPaths paths{settings.run};
+  if (!std::filesystem::exists(paths.journal())) return {};
+  return run::resume_options(paths, run::read_state(paths));
+}
+
 void print_summary(const run::Run& run) {
   const run::RunState& state = run.state;
   double error = 0;
@@ -31,7 +45,7 @@ void print_summary(const run::Run& run) {
   for (const auto& [stage, spent] : state.stage_seconds) seconds += spent;
   core::log_info(
       "{}: {} layers, {:.3f} true bits a weight (nominal {:.2f}), mean relative Hessian error {:.5f}, {} in all "
-      "attempts",
+      "starts",
       run.paths.root.string(), state.layers.size(), true_bits(state), nominal_bits(state), error,
       core::format_duration(seconds));
   for (const std::string& line : run::describe_failures(state)) core::log_warning("not done: {}", line);
@@ -40,49 +54,54 @@ void print_summary(const run::Run& run) {
 }  // namespace
 
 int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
-  run::Settings options;
-  const CommandSpec command = quantize_command(options);
+  run::Settings settings;
+  const CommandSpec command = quantize_command(settings);
   bool help = false;
   comm::together(world, [&] {
-    help = parse_or_help(world, command, arguments, true);
+    const ParseResult parsed = parse(command, arguments, true, options_of_run(arguments));
+    help = help_or_problems(world, command, parsed, true);
     if (help) return;
-    if (std::vector<std::string> problems = run::check(options); !problems.empty()) throw core::ConfigError(problems);
+    for (const run::GivenOption& option : parsed.given)
+      if (option.name != "run" && option.name != "set") settings.given.push_back(option);
+    std::vector<std::string> problems = run::check(settings);
+    for (std::string& problem : stages::check_stages(settings)) problems.push_back(std::move(problem));
+    if (!problems.empty()) throw core::ConfigError(problems);
   });
   if (help) return 0;
-  core::configure_log(world.size() > 1 ? world.rank() : -1, level_of(options.log_level));
+  core::configure_log(world.size() > 1 ? world.rank() : -1, level_of(settings.log_level));
 
   std::unique_ptr<backend::Context> context;
   stages::Inputs inputs;
   comm::together(world, [&] {
-    context = backend::make_context(options.device, options.threads, world);
-    inputs = stages::open_inputs(options, *context);
+    context = backend::make_context(settings.device, settings.threads, world);
+    inputs = stages::open_inputs(settings, *context);
   });
-  run::Run run = run::open_run(world, options, inputs.identity);
-  if (world.rank() == 0 && run.state.attempt > 1)
-    core::log_info("{}: attempt {}, {} layers are done already", options.run, run.state.attempt,
-                   run.state.layers.size());
+  run::Run run = run::open_run(world, settings, inputs.identity);
+  if (world.rank() == 0 && run.state.start > 1)
+    core::log_info("{}: start {}, {} layers are done already", settings.run, run.state.start, run.state.layers.size());
 
-  const stages::PipelineResult result = stages::run_pipeline(world, *context, options, inputs, run);
-  const std::int64_t peak = world.all_max(run::peak_memory_bytes());
-  if (!result.stopped) comm::on_root(world, [&] { stages::run_export_stage(run, inputs, options); });
+  stages::Work work(world, *context, settings, inputs, run);
+  stages::run_stages(work);
+  const std::int64_t peak = work.peak_memory();
   std::int64_t failed = 0;
   comm::on_root(world, [&] {
-    run.append({{"type", "memory"}, {"peak_bytes", peak}});
-    run.append({{"type", result.stopped ? "stopped" : "finished"}, {"time", core::unix_time()}});
-    run.heartbeat->end(result.stopped ? "stopped" : "finished");
-    if (result.stopped) return;
+    run.append(run::PeakMemory{peak});
+    if (work.stopped)
+      run.append(run::Stopped{core::unix_time()});
+    else
+      run.append(run::Finished{core::unix_time()});
+    run.heartbeat->end(work.stopped ? "stopped" : "finished");
+    if (work.stopped) return;
     run.attempt->require_current();
     core::show_progress("quantization finished", true);
     print_summary(run);
     failed = run::failures(run.state).empty() ? 0 : 1;
     core::log_info("peak memory of a rank: {}", core::format_bytes(static_cast<double>(peak)));
-    if (run::has_stage(options, "report"))
-      core::log_info(
-          "report: {}",
-          validation::write_run_report(validation::make_run_report({run.paths}), run.paths.report()).string());
   });
-  if (result.stopped) {
-    if (world.rank() == 0) core::log_info("stopped on request; run the same command again to resume");
+  if (work.stopped) {
+    if (world.rank() == 0)
+      core::log_info("stopped on request; run the same command again to resume, or: {}",
+                     run::describe_resume(run.paths, run.state));
     return static_cast<int>(core::ExitCode::stopped);
   }
   return static_cast<int>(world.all_max(failed) == 0 ? core::ExitCode::ok : core::ExitCode::partial);

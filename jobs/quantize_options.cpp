@@ -8,6 +8,7 @@
 #include "core/option.h"
 #include "model/precision.h"
 #include "quant/setting.h"
+#include "stages/stage.h"
 
 namespace voronoi::jobs {
 
@@ -44,13 +45,16 @@ core::OptionSpec bits_option(run::Settings& o) {
 CommandSpec quantize_command(run::Settings& o) {
   CommandSpec command;
   command.name = "quantize";
-  command.summary = "Calibrates and quantizes a model into a run directory, or resumes the run that is there.";
+  command.summary =
+      "Calibrates and quantizes a model into a run directory, or resumes the run that is there; --run alone resumes it "
+      "with "
+      "the options of its last start.";
   command.usage = "[mpirun -n RANKS] voronoi quantize --model MODEL --run RUN --calibration-text FILE [options]";
   command.options = {
-      core::text_option("model", "PATH", "Hugging Face directory (safetensors) or GGUF file", o.model),
+      core::as_path(core::text_option("model", "PATH", "Hugging Face directory (safetensors) or GGUF file", o.model)),
       core::text_option("run", "DIR", "run directory: created, or resumed when it is there", o.run),
-      core::list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl)",
-                        o.calibration_texts),
+      core::as_path(core::list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl)",
+                                      o.calibration_texts)),
       core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
                            o.calibration_sequences, 1, 1 << 24),
       core::integer_option("calibration-context", "tokens a window", o.calibration_context, 2, 1 << 24),
@@ -72,22 +76,21 @@ CommandSpec quantize_command(run::Settings& o) {
       core::choice_option(
           "dtype", "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
           o.dtype, model::dtype_choices()),
-      core::text_option(
-          "stages", "LIST",
-          "stages to run, separated by commas: calibrate, quantize, export, report [all; export where VPTQ's "
-          "format can hold the layers]",
-          o.stages),
+      core::text_option("stages", "LIST",
+                        "stages to run, separated by commas: " + stages::stage_names() +
+                            " [all; export where VPTQ's format can hold the layers]",
+                        o.stages),
       export_profile_option(o.export_profile),
-      core::text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model",
-                        o.tokenizer),
+      core::as_path(core::text_option("tokenizer", "PATH",
+                                      "tokenizer file or directory, when it is not beside the model", o.tokenizer)),
       core::integer_option("hessian-window", "blocks whose Hessians are on disk at a time (independent calibration)",
                            o.hessian_window, 1, 1 << 20),
       core::switch_option("keep-hessians",
                           "do not delete Hessians after use, so that other runs can take them by --hessians-from",
                           o.keep_hessians),
-      core::text_option("hessians-from", "RUN",
-                        "take the Hessians that another run with the same model and calibration has kept",
-                        o.hessians_from),
+      core::as_path(core::text_option("hessians-from", "RUN",
+                                      "take the Hessians that another run with the same model and calibration has kept",
+                                      o.hessians_from)),
       core::integer_option("team-size", "ranks that share the rows of one operator; 0 chooses by cost", o.team_size, 0,
                            1024),
       core::integer_option("threads", "threads a rank; 0 divides the host's cores by its ranks", o.threads, 0, 1024),
@@ -112,6 +115,8 @@ CommandSpec quantize_command(run::Settings& o) {
       "  # about 2 bits, two ranks; run it again after any interruption to resume\n"
       "  mpirun -n 2 voronoi quantize --model SmolLM2-135M --run runs/2bit --calibration-text wiki.txt --method "
       "voronoi\n"
+      "  # goes on with that run from its directory alone\n"
+      "  mpirun -n 2 voronoi quantize --run runs/2bit\n"
       "  # the best codebooks of at most 2.3 true bits for this model's size\n"
       "  voronoi quantize --model SmolLM2-135M --run runs/2.3bit --calibration-text wiki.txt --method voronoi --bits "
       "2.3\n"

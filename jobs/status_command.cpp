@@ -11,8 +11,8 @@
 #include "core/whereabouts.h"
 #include "jobs/commands.h"
 #include "run/heartbeat.h"
+#include "run/resume.h"
 #include "run/run_state.h"
-#include "store/journal.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -22,11 +22,11 @@ constexpr double kHeartbeatSeconds = 30;
 
 core::Json collect_status(const store::RunPaths& paths) {
   const core::Json identity = store::read_identity(paths);
-  const run::RunState state = run::replay(store::Journal::read(paths.journal()), paths.journal().string());
+  const run::RunState state = run::read_state(paths);
   core::Json status{{"run", paths.root.string()},
                     {"method", identity.at("quantization").at("method")},
-                    {"attempt", state.attempt},
-                    {"ranks", state.last_attempt.is_object() ? state.last_attempt.at("ranks") : core::Json(0)},
+                    {"attempt", state.start},
+                    {"ranks", state.last_start ? state.last_start->ranks : 0},
                     {"layers_done", state.layers.size()},
                     {"bits_true", true_bits(state)},
                     {"stage_seconds", state.stage_seconds},
@@ -36,11 +36,12 @@ core::Json collect_status(const store::RunPaths& paths) {
                       {"waiting_seconds", state.scheduling.waiting_seconds},
                       {"coordinator_cpu_seconds", state.scheduling.coordinator_seconds}}},
                     {"failures", run::failures(state)},
+                    {"resume", run::describe_resume(paths, state)},
                     {"state", state.finished ? "finished" : "not running"}};
   const std::optional<run::Heartbeat> live = run::read_heartbeat(paths);
   if (!live) return status;
   status["layers_total"] = live->layers;
-  if (state.finished || live->attempt != state.attempt) return status;
+  if (state.finished || live->attempt != state.start) return status;
   const double age = core::unix_time() - live->updated;
   status["heartbeat_age_seconds"] = age;
   if (!live->ended.empty()) status["state"] = live->ended;
@@ -92,7 +93,7 @@ std::string describe(const core::Json& status) {
   for (const auto& [task, error] : status.at("failures").items())
     text += fmt::format("  FAILED  {}: {}\n", task, error.get<std::string>());
   if (status.at("state") != "running" && status.at("state") != "finished")
-    text += "  run the same quantize command again to resume\n";
+    text += fmt::format("  resume  {}\n", status.at("resume").get<std::string>());
   return text;
 }
 

@@ -18,11 +18,13 @@ std::string find_module() {
   if (const char* named = std::getenv("VORONOI_CUDA_MODULE"); named != nullptr && *named != '\0') return named;
   std::error_code unreadable;
   const std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe", unreadable).parent_path();
-  for (const auto& candidate : {folder / kModule, folder.parent_path() / "lib" / kModule})
+  // As built; as installed (cmake/VoronoiInstall.cmake).
+  const std::filesystem::path installed = folder.parent_path() / "lib" / "voronoi";
+  for (const auto& candidate : {folder / kModule, installed / kModule})
     if (std::filesystem::exists(candidate, unreadable)) return candidate.string();
   throw core::NotCompiled(std::string("this build has no CUDA backend: ") + kModule + " is neither in " +
-                          folder.string() + " nor in " + (folder.parent_path() / "lib").string() +
-                          "; build where a CUDA toolkit is (cmake -DVORONOI_CUDA=ON)");
+                          folder.string() + " nor in " + installed.string() +
+                          "; build where a CUDA toolkit is (cmake -DVORONOI_CUDA=ON), or install voronoi-cuda");
 }
 
 const Kernels& load_module() {
@@ -52,7 +54,8 @@ const Kernels& cpu() {
     parts.slice = cpu_vq_slice_kernels();
     parts.hessian = cpu_hessian_kernels();
     parts.collective = no_collective_kernels();
-    parts.dequant = cpu_dequant_kernels();
+    parts.vptq = cpu_vptq_kernels();
+    parts.uniform = cpu_uniform_kernels();
     return parts;
   }();
   return table;

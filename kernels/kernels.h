@@ -3,11 +3,12 @@
 #pragma once
 
 #include "kernels/collective.h"
-#include "kernels/dequant.h"
 #include "kernels/device.h"
 #include "kernels/hessian.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
+#include "kernels/uniform.h"
+#include "kernels/vptq.h"
 #include "kernels/vq.h"
 #include "kernels/vq_slice.h"
 
@@ -21,7 +22,8 @@ struct Kernels {
   VqSliceKernels slice;
   HessianKernels hessian;
   CollectiveKernels collective;
-  DequantKernels dequant;
+  VptqKernels vptq;
+  UniformKernels uniform;
 };
 
 const Kernels& cpu();
@@ -36,6 +38,7 @@ NnKernels cpu_nn_kernels();
 VqKernels cpu_vq_kernels();
 VqSliceKernels cpu_vq_slice_kernels();
 HessianKernels cpu_hessian_kernels();
-DequantKernels cpu_dequant_kernels();
+VptqKernels cpu_vptq_kernels();
+UniformKernels cpu_uniform_kernels();
 
 }  // namespace voronoi::kernels

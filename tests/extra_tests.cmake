@@ -24,9 +24,12 @@ endforeach()
 add_test(NAME slurm.bind_gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/bind_gpu.sh ${PROJECT_SOURCE_DIR}/slurm/bind_gpu.sh)
 set_tests_properties(slurm.bind_gpu PROPERTIES LABELS slurm TIMEOUT 60)
 
+include(${CMAKE_CURRENT_SOURCE_DIR}/package/package_tests.cmake)
+
 find_program(SHELLCHECK shellcheck)
 if(SHELLCHECK)
-  file(GLOB scripts ${PROJECT_SOURCE_DIR}/slurm/* ${CMAKE_CURRENT_SOURCE_DIR}/slurm/*)
+  file(GLOB scripts ${PROJECT_SOURCE_DIR}/slurm/* ${CMAKE_CURRENT_SOURCE_DIR}/slurm/*
+       ${CMAKE_CURRENT_SOURCE_DIR}/package/*.sh ${PROJECT_SOURCE_DIR}/cmake/package/document)
   list(APPEND scripts ${CMAKE_CURRENT_SOURCE_DIR}/mpi/killed_launcher.sh ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/run)
   foreach(name run bundle launch)
     list(APPEND scripts ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name})

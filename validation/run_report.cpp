@@ -12,7 +12,6 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "run/run_model.h"
-#include "store/journal.h"
 #include "validation/evaluation.h"
 #include "validation/report.h"
 
@@ -22,29 +21,25 @@ namespace {
 constexpr const char *kJson = "report.json", *kMarkdown = "report.md";
 constexpr const char* kRemedy = "`voronoi report` makes it again";
 
-run::RunState state_of(const store::RunPaths& run) {
-  return run::replay(store::Journal::read(run.journal()), run.journal().string());
-}
-
 RunSection section_of(const store::RunPaths& run) {
   RunSection section;
   section.identity = store::read_identity(run);
-  const run::RunState state = state_of(run);
+  const run::RunState state = run::read_state(run);
   section.label = run::run_label(section.identity, state);
   section.directory = run.root.string();
   section.method = section.identity.at("quantization").at("method").get<std::string>();
   section.true_bits = true_bits(state);
   section.nominal_bits = nominal_bits(state);
   section.stage_seconds = state.stage_seconds;
-  section.ranks = state.last_attempt.is_object() ? core::whole_number_or(state.last_attempt, "ranks", 0) : 0;
-  section.attempts = state.attempt;
+  section.ranks = state.last_start ? state.last_start->ranks : 0;
+  section.attempts = state.start;
   section.peak_memory_bytes = state.peak_memory_bytes;
   section.n_tasks = state.scheduling.n_tasks;
   section.task_seconds = state.scheduling.task_seconds;
   section.waiting_seconds = state.scheduling.waiting_seconds;
   section.coordinator_seconds = state.scheduling.coordinator_seconds;
   section.failures = run::failures(state);
-  for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.n_values});
+  for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.values});
   for (const auto& [name, layer] : state.layers) {
     LayerRow row;
     row.name = name;

@@ -14,7 +14,6 @@
 #include "export/manifest.h"
 #include "run/layer_store.h"
 #include "run/run_state.h"
-#include "store/journal.h"
 #include "store/shard.h"
 #include "validation/evaluation.h"
 #include "validation/run_report.h"
@@ -22,20 +21,20 @@
 namespace voronoi::validation {
 namespace {
 
-std::vector<float> decode_finite(const quant::Encoding& encoding, const std::string& place) {
-  std::vector<float> weight(static_cast<std::size_t>(quant::out_features(encoding) * quant::in_features(encoding)));
-  quant::decode(encoding, weight);
+std::vector<float> decode_finite(const format::Encoding& encoding, const std::string& place) {
+  std::vector<float> weight(static_cast<std::size_t>(encoding.out_features * encoding.in_features));
+  format::decode(encoding, weight);
   if (!std::all_of(weight.begin(), weight.end(), [](float value) { return std::isfinite(value); }))
     throw core::FormatError(place, "decodes to numbers that are not finite");
   return weight;
 }
 
-void add_layer(Verification& result, const std::string& name, const quant::Encoding& encoding,
+void add_layer(Verification& result, const std::string& name, const format::Encoding& encoding,
                const std::vector<float>& weight) {
   result.layers.push_back(
       {{"name", name},
-       {"shape", {quant::out_features(encoding), quant::in_features(encoding)}},
-       {"bits_true", static_cast<double>(quant::stored_bits(encoding)) / static_cast<double>(weight.size())},
+       {"shape", {encoding.out_features, encoding.in_features}},
+       {"bits_true", static_cast<double>(format::stored_bits(encoding)) / static_cast<double>(weight.size())},
        {"decoded_sha256", core::sha256(std::as_bytes(std::span(weight)))}});
 }
 
@@ -43,14 +42,33 @@ void require_sum(const std::string& file, const std::string& sha256, const char*
   if (core::sha256_of_file(file) != sha256) throw core::FormatError(file, what);
 }
 
+constexpr const char* kNotJournalled =
+    "is not the file that was journalled (checksum); run the quantize command again, it will be made again";
+
+/// Generations of a layer or tensor before the newest: their files, and that each was made from the one before it.
+/// Of one that was lost the journal tells, and nothing is left to compare with.
+template <class T>
+void verify_parents(const store::RunPaths& paths, const T& newest,
+                    const std::map<std::string, std::vector<T>>& all_earlier) {
+  const auto earlier = all_earlier.find(newest.name);
+  if (earlier == all_earlier.end()) return;
+  const T* child = &newest;
+  for (auto record = earlier->second.rbegin(); record != earlier->second.rend(); ++record) {
+    const std::string file = paths.layer(record->name, record->generation).string();
+    require_sum(file, record->sha256, kNotJournalled);
+    if (child->generation == record->generation + 1 && child->parent != record->sha256)
+      throw core::FormatError(paths.layer(child->name, child->generation).string(), "was not made from " + file);
+    child = &*record;
+  }
+}
+
 void verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer, Verification& result) {
-  const std::string file = paths.layer(layer.name).string();
-  require_sum(file, layer.sha256,
-              "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
-  const quant::Encoding encoding = run::read_layer(paths, layer.name);
-  if (quant::stored_bits(encoding) != layer.stored_bits)
+  const std::string file = paths.layer(layer.name, layer.generation).string();
+  require_sum(file, layer.sha256, kNotJournalled);
+  const format::Encoding encoding = run::read_layer(paths, layer.name, layer.generation);
+  if (format::stored_bits(encoding) != layer.stored_bits)
     throw core::FormatError(file, "holds another number of bits than journalled");
-  if (quant::out_features(encoding) * quant::in_features(encoding) != layer.weights)
+  if (encoding.out_features * encoding.in_features != layer.weights)
     throw core::FormatError(file, "has another shape than journalled");
   add_layer(result, layer.name, encoding, decode_finite(encoding, file));
 }
@@ -78,14 +96,24 @@ void add_hessian_problems(const store::RunPaths& paths, Verification& result) {
   }
 }
 
+/// The generation of a layer whose shard has this digest; the newest when none has.
+std::int64_t generation_of(const run::RunState& state, const std::string& name, const std::string& sha256) {
+  if (const auto earlier = state.earlier_layers.find(name); earlier != state.earlier_layers.end())
+    for (const run::LayerRecord& layer : earlier->second)
+      if (layer.sha256 == sha256) return layer.generation;
+  const auto newest = state.layers.find(name);
+  return newest == state.layers.end() ? 0 : newest->second.generation;
+}
+
 /// The layer of the run a checkpoint comes from must decode to the same numbers.
-void compare_with_run(const store::RunPaths& run, const std::string& name, const exporting::Manifest& manifest,
-                      const std::vector<float>& weight, const std::string& path) {
+void compare_with_run(const store::RunPaths& run, const run::RunState& state, const std::string& name,
+                      const exporting::Manifest& manifest, const std::vector<float>& weight, const std::string& path) {
   const auto sum = manifest.layers.find(name);
   if (sum == manifest.layers.end()) throw core::FormatError(path, name + ": is not in the manifest");
-  const std::string file = run.layer(name).string();
+  const std::int64_t generation = generation_of(state, name, sum->second);
+  const std::string file = run.layer(name, generation).string();
   require_sum(file, sum->second, "is not the file that was exported (checksum)");
-  const std::vector<float> expected = decode_finite(run::read_layer(run, name), file);
+  const std::vector<float> expected = decode_finite(run::read_layer(run, name, generation), file);
   const auto bits = [](const std::vector<float>& values) { return std::as_bytes(std::span(values)); };
   if (!std::ranges::equal(bits(expected), bits(weight)))
     throw core::FormatError(path, name + ": decodes to other numbers than " + file);
@@ -96,13 +124,22 @@ void compare_with_run(const store::RunPaths& run, const std::string& name, const
 Verification verify_run(const std::string& path) {
   const store::RunPaths paths{path};
   store::read_identity(paths);
-  const run::RunState state = run::replay(store::Journal::read(paths.journal()), paths.journal().string());
+  const run::RunState state = run::read_state(paths);
   Verification result;
   result.kind = "run directory";
   result.n_layers = state.layers.size();
   for (const auto& [name, layer] : state.layers) {
     try {
+      verify_parents(paths, layer, state.earlier_layers);
       verify_layer(paths, layer, result);
+    } catch (const core::Error& error) {
+      result.problems.emplace_back(error.what());
+    }
+  }
+  for (const auto& [name, tensor] : state.tensors) {
+    try {
+      verify_parents(paths, tensor, state.earlier_tensors);
+      require_sum(paths.layer(name, tensor.generation).string(), tensor.sha256, kNotJournalled);
     } catch (const core::Error& error) {
       result.problems.emplace_back(error.what());
     }
@@ -123,6 +160,7 @@ Verification verify_checkpoint(const std::string& path) {
   result.kind = "VPTQ checkpoint";
   const std::optional<exporting::Manifest> manifest = exporting::read_manifest(path);
   std::optional<store::RunPaths> run;
+  run::RunState state;
   if (manifest) {
     result.problems = exporting::check_files(path, *manifest);
     result.notes.push_back(fmt::format("{} files summed", manifest->files.size()));
@@ -131,13 +169,14 @@ Verification verify_checkpoint(const std::string& path) {
   } else {
     result.notes.emplace_back("no manifest: nothing to compare checksums with");
   }
+  if (run) state = run::read_state(*run);
   const exporting::VptqCheckpoint checkpoint(path);
   result.n_layers = checkpoint.linears().size();
   for (const std::string& name : checkpoint.linears()) {
     try {
-      const quant::Encoding encoding = checkpoint.encoding(name);
+      const format::Encoding encoding = checkpoint.encoding(name);
       const std::vector<float> weight = decode_finite(encoding, path + ": " + name);
-      if (run) compare_with_run(*run, name, *manifest, weight, path);
+      if (run) compare_with_run(*run, state, name, *manifest, weight, path);
       add_layer(result, name, encoding, weight);
     } catch (const core::Error& error) {
       result.problems.emplace_back(error.what());

@@ -18,8 +18,8 @@ struct Verification {
   std::size_t n_layers = 0;
 };
 
-/// Identity, journal, every shard against its journalled sum, the Hessians that are there, export, report and
-/// evaluations against their own. Throws FormatError when identity or journal are damaged.
+/// Identity, journal, every shard against its journalled sum and its parent, the Hessians that are there, export,
+/// report and evaluations against their own. Throws FormatError when identity or journal are damaged.
 Verification verify_run(const std::string& path);
 
 /// Every file against the manifest, when there is one; every packed layer decoded and, when its run is at hand,

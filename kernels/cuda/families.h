@@ -11,7 +11,8 @@ NnKernels cuda_nn_kernels();
 VqKernels cuda_vq_kernels();
 VqSliceKernels cuda_vq_slice_kernels();
 HessianKernels cuda_hessian_kernels();
-DequantKernels cuda_dequant_kernels();
+VptqKernels cuda_vptq_kernels();
+UniformKernels cuda_uniform_kernels();
 HessianKernels cuda_hessian_kernels();
 CollectiveKernels cuda_collective_kernels();
 

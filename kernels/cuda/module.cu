@@ -12,7 +12,8 @@ Kernels make_table() {
   table.vq = cuda_vq_kernels();
   table.slice = cuda_vq_slice_kernels();
   table.hessian = cuda_hessian_kernels();
-  table.dequant = cuda_dequant_kernels();
+  table.vptq = cuda_vptq_kernels();
+  table.uniform = cuda_uniform_kernels();
 #ifdef VORONOI_NCCL
   table.collective = cuda_collective_kernels();
 #else

@@ -1,10 +1,9 @@
-// Reading packed linears in device code: codes out of the bit stream, centroids out of 16-bit codebooks.
+// Packed linears in device code: codes out of the bit stream, centroids out of 16-bit codebooks, decoded weights.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cuda/device_ops.cuh"
-#include "kernels/dequant.h"
 
 namespace voronoi::kernels::gpu {
 
@@ -21,6 +20,16 @@ __device__ __forceinline__ std::uint32_t packed_value(const std::uint32_t* words
 template <bool kBf16>
 __device__ __forceinline__ float widen16(std::uint32_t bits) {
   return kBf16 ? bf16_to_float(static_cast<std::uint16_t>(bits)) : f16_to_float(static_cast<std::uint16_t>(bits));
+}
+
+/// A decoded weight in fp32, or rounded to the type of the packed values.
+template <bool kBf16>
+__device__ __forceinline__ void store(float value, float* target) {
+  *target = value;
+}
+template <bool kBf16>
+__device__ __forceinline__ void store(float value, std::uint16_t* target) {
+  *target = kBf16 ? float_to_bf16(value) : float_to_f16(value);
 }
 
 /// 16-bit values between two centroids of a staged codebook: such that one starts at a multiple of its widest load.

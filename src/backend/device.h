@@ -37,7 +37,8 @@ class Context {
   const kernels::LinalgKernels& linalg() const { return table_->linalg; }
   const kernels::NnKernels& nn() const { return table_->nn; }
   const kernels::VqKernels& vq() const { return table_->vq; }
-  const kernels::DequantKernels& dequant() const { return table_->dequant; }
+  const kernels::VptqKernels& vptq() const { return table_->vptq; }
+  const kernels::UniformKernels& uniform() const { return table_->uniform; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }
   const kernels::CollectiveKernels& collective() const { return table_->collective; }

@@ -17,7 +17,7 @@ namespace {
 std::unique_ptr<Context> open_gpu(int n_threads, int local_rank, GpuOffer& offer) {
   try {
     const int n = count_devices(Device::cuda);
-    if (n == 0) throw core::DeviceError("there is no GPU, or no driver (580 or later) for it");
+    if (n == 0) throw core::DeviceError("there is no GPU, or no driver (570 or later, 580 for CUDA 13) for it");
     auto context = std::make_unique<Context>(Device::cuda, n_threads, local_rank % n);
     offer.identity = context->memory().facts(context->exec()).identity;
     return context;

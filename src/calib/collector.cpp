@@ -15,7 +15,6 @@
 namespace voronoi::calib {
 namespace {
 
-constexpr std::int64_t kMaxChunks = 64;
 constexpr std::int64_t kStarvedShare = 4;
 
 /// Where a rank met its first fault in a block, as it is sent.
@@ -30,29 +29,19 @@ bool is_starved(const model::SiteSpec& site, std::int64_t n_tokens) {
   return site.expert >= 0 && kStarvedShare * n_tokens < site.in_features;
 }
 
-std::int64_t calibration_chunks(std::int64_t n_sequences) { return std::min(n_sequences, kMaxChunks); }
-
 Collector::Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
-                     const model::Windows& windows, std::int64_t hessian_bytes)
+                     ResidualStream& stream, std::int64_t hessian_bytes)
     : transformer_(transformer),
       context_(context),
       communicator_(communicator),
+      stream_(stream),
       transport_(context, communicator),
-      n_chunks_(calibration_chunks(windows.count)),
-      hessian_bytes_(hessian_bytes) {
-  const std::int64_t rank = communicator.rank(), size = communicator.size();
-  for (std::int64_t chunk = n_chunks_ * rank / size; chunk < n_chunks_ * (rank + 1) / size; ++chunk) {
-    const std::int64_t first = windows.count * chunk / n_chunks_, last = windows.count * (chunk + 1) / n_chunks_;
-    const std::span ids(windows.ids.data() + first * windows.context,
-                        static_cast<std::size_t>((last - first) * windows.context));
-    chunks_.push_back({chunk, first, transformer.embed(ids, last - first, windows.context)});
-  }
-}
+      hessian_bytes_(hessian_bytes) {}
 
 std::vector<Collector::SiteRange> Collector::passes(const std::vector<model::SiteSpec>& sites) const {
   // A tree over a run of chunks holds about one node of each level at once. At n = 28672 (down_proj of a 70 B model)
   // the sum of a chunk is 6.6 GB and a node 3.3 GB: 8 chunks a rank take 20 GB, 64 take 30 GB.
-  const auto chunks_a_rank = static_cast<std::uint64_t>(core::ceil_div(n_chunks_, communicator_.size()));
+  const auto chunks_a_rank = static_cast<std::uint64_t>(core::ceil_div(stream_.n_chunks(), communicator_.size()));
   const auto n_nodes = static_cast<std::int64_t>(std::bit_width(chunks_a_rank));
   std::vector<SiteRange> ranges{{0, 0}};
   std::int64_t spent = 0;
@@ -95,12 +84,9 @@ void Collector::collect_range(const model::BlockWeights& weights, const std::vec
     core::with_context<core::DeviceError>(
         "block " + std::to_string(weights.layer) + ", Hessian of " + sites[i].name,
         [&] { sums.emplace_back(context_, sites[i].in_features, transformer_.dtype()); });
-  for (Chunk& chunk : chunks_) {
-    const model::HiddenStates hidden = sum_chunk(weights, sites, chunk, range, sums);
-    // Into its own memory: arrays that change places leave holes between them, as large as the stream in the end.
-    if (advance)
-      context_.memory().copy_on_device(context_.exec(), hidden.values.data(),
-                                       hidden.values.size() * std::int64_t{sizeof(float)}, chunk.hidden.values.data());
+  for (std::size_t i = 0; i < stream_.chunks().size(); ++i) {
+    const model::HiddenStates hidden = sum_chunk(weights, sites, stream_.chunks()[i], range, sums);
+    if (advance) stream_.replace(i, hidden);
   }
 
   for (SiteSum& sum : sums) sum.release_chunk();
@@ -223,10 +209,6 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
         hessian->pooled_tokens = pooled_tokens;
       }
   }
-}
-
-void Collector::advance(const model::BlockWeights& weights) {
-  for (Chunk& chunk : chunks_) transformer_.run_block(weights, chunk.hidden);
 }
 
 }  // namespace voronoi::calib

@@ -1,4 +1,4 @@
-// Drives the blocks over the calibration windows, data-parallel over ranks, and collects one Hessian a site.
+// Runs blocks over a residual stream, data-parallel over ranks, and collects one Hessian a site.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 #include "backend/device.h"
 #include "calib/hessian_tree.h"
 #include "calib/node_transport.h"
+#include "calib/residual_stream.h"
 #include "calib/site_sum.h"
 #include "comm/mpi.h"
-#include "model/corpus.h"
 #include "model/transformer.h"
 
 namespace voronoi::calib {
@@ -32,36 +32,27 @@ struct SiteHessian {
 /// for down it says little more than the usual scale, since the inner channels of two experts are unrelated.
 bool is_starved(const model::SiteSpec& site, std::int64_t n_tokens);
 
-/// Number of chunks the windows are divided into: a function of the calibration set alone, never of the ranks.
-std::int64_t calibration_chunks(std::int64_t n_sequences);
-
 /// Memory (of the device that computes) a rank may spend on the sums of one pass over a block; a block of many experts
 /// takes more than one pass. The Hessians do not depend on it.
 constexpr std::int64_t kHessianBytes = std::int64_t{32} << 30;
 
-/// Holds this rank's share of the residual stream. All calls are collective over the communicator, with the same
-/// arguments.
+/// All calls are collective over the communicator, with the same arguments.
 class Collector {
  public:
-  /// Embeds this rank's windows. The references must outlive the collector.
+  /// The references must outlive the collector.
   Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
-            const model::Windows& windows, std::int64_t hessian_bytes = kHessianBytes);
+            ResidualStream& stream, std::int64_t hessian_bytes = kHessianBytes);
 
   /// Runs the block's weights over the residual stream and returns the Hessians of the sites that this rank owns (sites
   /// are dealt to ranks in turn). `advance`: whether the stream leaves the block; without it the stream stays as it
   /// was. Rows with an input that is too large or not finite enter no sum, and are counted.
   std::vector<SiteHessian> collect(const model::BlockWeights& weights, bool advance);
-  /// Only moves the residual stream through the block.
-  void advance(const model::BlockWeights& weights);
   /// The first input that was left out, of all blocks collected so far: block, site, place and value, as text; empty:
   /// none. The same on every rank.
   const std::string& first_fault() const { return first_fault_; }
 
  private:
-  struct Chunk {
-    std::int64_t id = 0, first_sequence = 0;
-    model::HiddenStates hidden;
-  };
+  using Chunk = ResidualStream::Chunk;
   /// Sites [first, last) of a block.
   struct SiteRange {
     std::size_t first = 0, last = 0;
@@ -88,9 +79,9 @@ class Collector {
   model::Transformer& transformer_;
   backend::Context& context_;
   const comm::Communicator& communicator_;
+  ResidualStream& stream_;
   NodeTransport transport_;
-  std::int64_t n_chunks_, hessian_bytes_;
-  std::vector<Chunk> chunks_;
+  std::int64_t hessian_bytes_;
   std::string first_fault_;
   /// Of this rank in the block at hand, with its site and chunk; the chunk is negative when there is none.
   std::size_t fault_site_ = 0;

@@ -204,6 +204,14 @@ int launched_rank() {
   return 0;
 }
 
+std::string library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  if (MPI_Get_library_version(text.data(), &length) != MPI_SUCCESS) return "unknown";
+  const std::string whole(text.data());
+  return whole.substr(0, whole.find_first_of(",\n"));  // the rest tells who built it
+}
+
 void Environment::abort(int exit_code) {
   std::fflush(nullptr);
   int initialized = 0, finalized = 0;

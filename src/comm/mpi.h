@@ -27,6 +27,9 @@ class Environment {
 /// The rank that mpirun or srun gave this process, told without MPI; 0 when nobody did.
 int launched_rank();
 
+/// Of the MPI library in use, as it calls itself: "Open MPI v4.1.4".
+std::string library_version();
+
 struct MessageInfo {
   int source = 0, tag = 0;
 };

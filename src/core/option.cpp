@@ -96,4 +96,9 @@ OptionSpec switch_option(std::string name, std::string help, bool& target) {
           false};
 }
 
+OptionSpec as_path(OptionSpec option) {
+  option.path = true;
+  return option;
+}
+
 }  // namespace voronoi::core

@@ -16,6 +16,7 @@ struct OptionSpec {
   /// Takes one value in; returns a problem ("must be ..."), or an empty string.
   std::function<std::string(const std::string&)> assign;
   bool repeatable = false;
+  bool path = false;  ///< the value is a path, relative to the working directory
 };
 
 // Assignments with their checks; `target` must outlive parsing.
@@ -27,5 +28,7 @@ OptionSpec integer_option(std::string name, std::string help, int& target, int l
 OptionSpec number_option(std::string name, std::string help, double& target, double least, double most);
 OptionSpec choice_option(std::string name, std::string help, std::string& target, std::vector<std::string> choices);
 OptionSpec switch_option(std::string name, std::string help, bool& target);
+/// The same option, whose value is a path.
+OptionSpec as_path(OptionSpec option);
 
 }  // namespace voronoi::core

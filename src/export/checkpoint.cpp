@@ -117,7 +117,7 @@ void VptqCheckpoint::parse_layers(const Json& quantization) {
         LayerSettings settings =
             parse_layer_entry(has_own ? *own->second : *common->second, linear, config_file_, where);
         bits += static_cast<double>(check_layer_tensors(folder_, linear.name, settings));
-        nominal += quant::nominal_bits(settings.extents) * count;
+        nominal += format::nominal_bits(settings.extents) * count;
         quantized_weights += count;
         names_.push_back(linear.name);
         layers_.emplace(linear.name, std::move(settings));
@@ -128,18 +128,30 @@ void VptqCheckpoint::parse_layers(const Json& quantization) {
   nominal_bits_ = nominal / quantized_weights;
 }
 
-quant::VqEncoding VptqCheckpoint::encoding(const std::string& linear) const {
+format::Encoding VptqCheckpoint::encoding(const std::string& linear) const {
   const auto layer = layers_.find(linear);
   VORONOI_REQUIRE(layer != layers_.end(), linear + " is not quantized");
-  return read_layer(folder_, linear, layer->second);
+  return format::to_encoding(read_layer(folder_, linear, layer->second));
 }
 
-std::optional<quant::VqEncoding> VptqCheckpoint::stored(const model::TensorSpec& spec) const {
+Json VptqCheckpoint::description(const std::string& linear) const {
+  const format::VqExtents& e = layers_.at(linear).extents;
+  return {{"name", linear},
+          {"shape", {e.out_features, e.in_features}},
+          {"dtype", core::dtype_name(e.dtype)},
+          {"vector_length", e.vector_length},
+          {"centroids", e.centroids},
+          {"residual_centroids", e.residual_centroids},
+          {"groups", e.groups},
+          {"outlier_columns", e.outlier_size}};
+}
+
+std::optional<format::Encoding> VptqCheckpoint::stored(const model::TensorSpec& spec) const {
   if (!spec.name.ends_with(kWeight)) return std::nullopt;
   const std::string linear = spec.name.substr(0, spec.name.size() - kWeight.size());
   const auto layer = layers_.find(linear);
   if (layer == layers_.end()) return std::nullopt;
-  quant::VqEncoding encoded = read_layer(folder_, linear, layer->second);
+  format::Encoding encoded = format::to_encoding(read_layer(folder_, linear, layer->second));
   const core::Shape shape{encoded.out_features, encoded.in_features};
   if (shape != spec.shape)
     throw FormatError(folder_.name(), fmt::format("{}: has shape {}, the model wants {}", linear,
@@ -150,7 +162,7 @@ std::optional<quant::VqEncoding> VptqCheckpoint::stored(const model::TensorSpec&
 void VptqCheckpoint::read(const model::TensorSpec& spec, std::span<float> out) const {
   const auto encoded = stored(spec);
   if (!encoded) return folder_.read(spec, out);
-  quant::decode(*encoded, out);
+  format::decode(*encoded, out);
   if (!model::all_finite(out))
     throw model::bad_values(folder_.name(), spec.name + " (decoded)", spec.shape,
                             [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
@@ -158,7 +170,7 @@ void VptqCheckpoint::read(const model::TensorSpec& spec, std::span<float> out) c
 
 model::PackedTensor VptqCheckpoint::packed(const model::TensorSpec& spec) const {
   auto encoded = stored(spec);
-  return encoded ? quant::share_packed(std::move(*encoded)) : nullptr;
+  return encoded ? std::make_shared<const format::Encoding>(std::move(*encoded)) : nullptr;
 }
 
 std::string VptqCheckpoint::fingerprint() const {

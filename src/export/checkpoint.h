@@ -33,10 +33,10 @@ class VptqCheckpoint final : public model::WeightSource {
   const std::vector<std::string>& linears() const { return names_; }
   /// The packed layer as it is stored; InternalError when `linear` is not one of linears(). Throws FormatError when an
   /// index or number of it cannot be.
-  quant::VqEncoding encoding(const std::string& linear) const;
+  format::Encoding encoding(const std::string& linear) const;
 
-  /// Its extents and type without its arrays.
-  const quant::VqEncoding& extents(const std::string& linear) const { return layers_.at(linear).extents; }
+  /// What its entry says of a linear: shape, type and settings, for people.
+  core::Json description(const std::string& linear) const;
 
   /// All bits stored for the linears of the blocks over their weights (16 a weight for one that is not quantized), and
   /// index bits alone.
@@ -45,7 +45,7 @@ class VptqCheckpoint final : public model::WeightSource {
 
  private:
   /// The packed layer behind a tensor, of its shape; nothing when it is none of the quantized linears.
-  std::optional<quant::VqEncoding> stored(const model::TensorSpec& spec) const;
+  std::optional<format::Encoding> stored(const model::TensorSpec& spec) const;
   void parse_layers(const core::Json& quantization);
 
   std::string path_, config_file_, config_text_;

@@ -18,7 +18,8 @@ using core::DType;
 using core::FormatError;
 using core::Json;
 using core::Shape;
-using quant::VqEncoding;
+using format::VqEncoding;
+using format::VqView;
 
 enum class Kind { words, number, code };  // 32-bit words, 16-bit floats, 16-bit unsigned integers
 
@@ -157,7 +158,7 @@ void read_wide_perm(const model::SafetensorsFolder::Stored& stored, const std::s
 
 }  // namespace
 
-std::vector<LayerTensor> layer_tensors(const std::string& linear, const VqEncoding& encoding) {
+std::vector<LayerTensor> layer_tensors(const std::string& linear, const VqView& encoding) {
   std::vector<LayerTensor> tensors;
   for_each_tensor(encoding, true, !encoding.perm.empty(),
                   [&](const char* suffix, const char*, const auto& array, Kind kind, const Shape& shape) {
@@ -169,7 +170,7 @@ std::vector<LayerTensor> layer_tensors(const std::string& linear, const VqEncodi
   return tensors;
 }
 
-Json layer_entry(const VqEncoding& e, bool has_bias) {
+Json layer_entry(const VqView& e, bool has_bias) {
   const auto pair = [](std::int64_t outliers, std::int64_t rest) {
     Json list = Json::array();
     list.push_back(outliers);
@@ -233,7 +234,7 @@ LayerSettings parse_layer_entry(const Json& json, const model::LinearSpec& linea
     entry.refuse("group_size", fmt::format("is {}; {} columns in {} groups are {} each",
                                            core::quote_text(entry.at("group_size").dump()),
                                            e.in_features - e.outlier_size, e.groups, e.group_size()));
-  if (const std::string problem = quant::find_extent_problem(e); !problem.empty())
+  if (const std::string problem = format::find_extent_problem(e); !problem.empty())
     throw FormatError(file, fmt::format("key \"{}\": {}", where, problem));
   return settings;
 }
@@ -301,7 +302,7 @@ VqEncoding read_layer(const model::SafetensorsFolder& folder, const std::string&
     e.scale.assign(static_cast<std::size_t>(e.in_features), core::to_bits16(e.dtype, 1.0F));
     e.bias.assign(static_cast<std::size_t>(e.in_features), 0);
   }
-  if (const std::string problem = quant::find_problem(e); !problem.empty()) {
+  if (const std::string problem = format::find_problem(e.view()); !problem.empty()) {
     for (const auto& [field, tensor] : fields)
       if (problem.starts_with(field + "[") || problem.starts_with(field + " "))
         throw FormatError(folder.find(tensor)->file->path(), "tensor " + tensor + ": " + problem);

@@ -16,9 +16,9 @@
 
 #include "core/json.h"
 #include "core/types.h"
+#include "format/vptq.h"
 #include "model/config.h"
 #include "model/safetensors_folder.h"
-#include "quant/encoding.h"
 
 namespace voronoi::exporting {
 
@@ -30,15 +30,15 @@ struct LayerTensor {
   std::span<const std::byte> bytes;
 };
 
-std::vector<LayerTensor> layer_tensors(const std::string& linear, const quant::VqEncoding& encoding);
+std::vector<LayerTensor> layer_tensors(const std::string& linear, const format::VqView& encoding);
 
 /// Exactly the keys that `vptq`'s own loader takes.
-core::Json layer_entry(const quant::VqEncoding& encoding, bool has_bias);
+core::Json layer_entry(const format::VqView& encoding, bool has_bias);
 
 /// What config.json says of a layer.
 struct LayerSettings {
   /// Extents only: arrays are empty, dtype is that of the centroids once the tensors were checked.
-  quant::VqEncoding extents;
+  format::VqEncoding extents;
   bool norm = true, perm = false, packed = true;
 };
 
@@ -56,7 +56,7 @@ std::vector<std::string> layer_tensor_names(const std::string& linear, const Lay
 
 /// The layer whole, packed, every index and number checked; settings as check_layer_tensors() left them. A layer
 /// without stored scales gets scales 1 and biases 0. Throws FormatError naming file and tensor.
-quant::VqEncoding read_layer(const model::SafetensorsFolder& folder, const std::string& linear,
-                             const LayerSettings& settings);
+format::VqEncoding read_layer(const model::SafetensorsFolder& folder, const std::string& linear,
+                              const LayerSettings& settings);
 
 }  // namespace voronoi::exporting

@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <array>
-#include <variant>
 
 #include "core/packing.h"
+#include "format/vptq.h"
 
 namespace voronoi::exporting {
 namespace {
@@ -107,14 +107,14 @@ std::vector<std::string> check_exportable(const quant::QuantParameters& p, std::
   return problems;
 }
 
-std::vector<std::string> check_exportable(const quant::Encoding& encoding, Profile profile) {
-  const auto* e = std::get_if<quant::VqEncoding>(&encoding);
-  if (e == nullptr) return {method_problem("rtn or gptq")};
+std::vector<std::string> check_exportable(const format::Encoding& encoding, Profile profile) {
+  if (encoding.format != &format::vptq_format()) return {method_problem("rtn or gptq")};
+  const format::VqView e = format::vq_view(encoding);
   std::vector<std::string> problems = problems_of(
-      {e->vector_length, e->centroids, e->residual_centroids, e->groups, e->outlier_size > 0, e->outlier_vector_length},
+      {e.vector_length, e.centroids, e.residual_centroids, e.groups, e.outlier_size > 0, e.outlier_vector_length},
       profile);
-  if (!e->perm.empty() && e->in_features > kMaxStoredOrder) problems.push_back(order_problem(e->in_features));
-  if (profile == Profile::safe && !e->perm.empty() && e->groups == 1 && e->outlier_size == 0)
+  if (!e.perm.empty() && e.in_features > kMaxStoredOrder) problems.push_back(order_problem(e.in_features));
+  if (profile == Profile::safe && !e.perm.empty() && e.groups == 1 && e.outlier_size == 0)
     problems.emplace_back("export: a stored column order is outside of the safe profile; use --export-profile full");
   return problems;
 }

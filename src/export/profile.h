@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "format/encoding.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::exporting {
@@ -29,7 +30,7 @@ std::vector<std::string> check_exportable(const quant::QuantParameters& paramete
                                           Profile profile);
 
 /// The same for a layer that is there.
-std::vector<std::string> check_exportable(const quant::Encoding& encoding, Profile profile);
+std::vector<std::string> check_exportable(const format::Encoding& encoding, Profile profile);
 
 /// The client's fused product (fewer than 3 tokens on a GPU) wants more input columns than this; other paths do not.
 inline constexpr std::int64_t kFusedProductColumns = 256;

@@ -23,7 +23,6 @@ namespace voronoi::exporting {
 namespace {
 
 namespace fs = std::filesystem;
-using quant::VqEncoding;
 
 constexpr std::string_view kWeight = ".weight";
 constexpr const char* kHead = "lm_head.weight";
@@ -144,19 +143,19 @@ class Writer {
         plan_.push_back({spec.name, core::dtype_name(dtype_), spec.shape, 2 * count});
         continue;
       }
-      const quant::Encoding encoding = request_.encoding(linear->name);
+      const format::Encoding encoding = request_.encoding(linear->name);
       std::vector<std::string> reasons = check_exportable(encoding, request_.origin.profile);
-      if (quant::out_features(encoding) != linear->out_features || quant::in_features(encoding) != linear->in_features)
+      if (encoding.out_features != linear->out_features || encoding.in_features != linear->in_features)
         reasons.emplace_back("export: a layer has another shape than the model's");
-      const auto* vq = std::get_if<VqEncoding>(&encoding);
-      if (vq != nullptr && vq->dtype != dtype_)
-        reasons.push_back(fmt::format("export: codebooks of type {} in a model of type {}", core::dtype_name(vq->dtype),
-                                      core::dtype_name(dtype_)));
+      if (encoding.dtype != dtype_)
+        reasons.push_back(fmt::format("export: codebooks of type {} in a model of type {}",
+                                      core::dtype_name(encoding.dtype), core::dtype_name(dtype_)));
       for (const std::string& reason : reasons) problems[reason].push_back(linear->name);
       if (reasons.empty()) {
-        for (const LayerTensor& tensor : layer_tensors(linear->name, *vq))
+        const format::VqView vq = format::vq_view(encoding);
+        for (const LayerTensor& tensor : layer_tensors(linear->name, vq))
           plan_.push_back({tensor.name, tensor.dtype, tensor.shape, static_cast<std::int64_t>(tensor.bytes.size())});
-        entries_.push_back(core::Json::object_t::value_type(linear->name, layer_entry(*vq, linear->has_bias)));
+        entries_.push_back(core::Json::object_t::value_type(linear->name, layer_entry(vq, linear->has_bias)));
       }
       if (linear->in_features <= kFusedProductColumns) ++narrow;
       report("checking", ++done);
@@ -178,8 +177,8 @@ class Writer {
     std::size_t done = 0;
     for (const model::TensorSpec& spec : tensors_) {
       if (const model::LinearSpec* linear = linear_of(spec)) {
-        const quant::Encoding encoding = request_.encoding(linear->name);
-        for (const LayerTensor& tensor : layer_tensors(linear->name, std::get<VqEncoding>(encoding)))
+        const format::Encoding encoding = request_.encoding(linear->name);
+        for (const LayerTensor& tensor : layer_tensors(linear->name, format::vq_view(encoding)))
           files.write(tensor.name, 0, tensor.bytes);
         report("writing", ++done);
       } else if (spec.name != kHead || !source_.config().tied_embeddings) {
@@ -194,7 +193,7 @@ class Writer {
   /// A tensor that is not quantized, in the model's 16-bit type; the embedding also as the tied head.
   void write_plain(TensorFiles& files, const model::TensorSpec& spec) {
     std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value_or(0)));
-    source_.read(spec, values);
+    (request_.tensors != nullptr ? *request_.tensors : source_).read(spec, values);
     const bool twice = source_.config().tied_embeddings && spec.name == "model.embed_tokens.weight";
     std::vector<std::uint16_t> narrow;
     bool exact = true;

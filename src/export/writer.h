@@ -9,8 +9,8 @@
 #include <string>
 
 #include "export/manifest.h"
+#include "format/encoding.h"
 #include "model/weights.h"
-#include "quant/encoding.h"
 
 namespace voronoi::exporting {
 
@@ -18,9 +18,10 @@ inline constexpr std::int64_t kMaxFileBytes = 5'000'000'000;
 
 struct ExportRequest {
   const model::WeightSource* original = nullptr;
-  std::string tokenizer;  ///< directory or file that open_tokenizer() takes
+  const model::WeightSource* tensors = nullptr;  ///< values of what is no linear; null: the original's
+  std::string tokenizer;                         ///< directory or file that open_tokenizer() takes
   /// A quantized linear by its full name; called twice for each: to check and plan, then to write.
-  std::function<quant::Encoding(const std::string& linear)> encoding;
+  std::function<format::Encoding(const std::string& linear)> encoding;
   Manifest origin;  ///< run, method, profile and the layers with the sums of their shards
   std::int64_t max_file_bytes = kMaxFileBytes;
   /// Told after each layer, checked or written; may throw to give up.

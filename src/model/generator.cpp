@@ -6,6 +6,12 @@
 #include "core/error.h"
 
 namespace voronoi::model {
+namespace {
+
+// Behind others: what attention over a cache and products with packed weights are made for.
+constexpr std::size_t kTokensAtOnce = 16;
+
+}  // namespace
 
 Generator::Generator(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype,
                      std::int64_t capacity)
@@ -19,7 +25,7 @@ std::vector<float> Generator::feed(std::span<const std::int32_t> ids) {
   std::vector<float> logits;
   // The first tokens all at once; behind them a few at a time.
   while (!ids.empty()) {
-    const std::size_t limit = cache_.n_tokens == 0 ? ids.size() : std::size_t{kernels::kMaxFusedTokens};
+    const std::size_t limit = cache_.n_tokens == 0 ? ids.size() : kTokensAtOnce;
     const std::span<const std::int32_t> part = ids.first(std::min(limit, ids.size()));
     ids = ids.subspan(part.size());
     const auto n = static_cast<std::int64_t>(part.size());

@@ -24,28 +24,28 @@ HostTensor host_tensor(core::DType dtype, std::vector<float> values) {
   return tensor;
 }
 
-LinearWeight decoded(backend::Context& context, const backend::PackedWeight& packed, core::DType dtype) {
-  const std::int64_t n = packed.view().out_features * packed.view().in_features;
+LinearWeight decoded(backend::Context& context, const format::PackedMatrix& packed, core::DType dtype) {
+  const std::int64_t n = packed.out_features() * packed.in_features();
   LinearWeight weight;
   weight.dtype = dtype;
   if (dtype == core::DType::f32) {
     weight.wide = backend::Array<float>(context, n);
-    context.dequant().decode_f32(context.exec(), packed.view(), weight.wide.data());
+    packed.decode_f32(context, weight.wide.data());
   } else {
-    VORONOI_REQUIRE(dtype == packed.view().dtype, "a packed matrix is decoded into its own 16-bit type");
+    VORONOI_REQUIRE(dtype == packed.dtype(), "a packed matrix is decoded into its own 16-bit type");
     weight.narrow = backend::Array<std::uint16_t>(context, n);
-    context.dequant().decode_16(context.exec(), packed.view(), weight.narrow.data());
+    packed.decode_16(context, weight.narrow.data());
   }
   return weight;
 }
 
 void multiply(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
               std::int64_t n_in, const float* x, bool accumulate, float* out) {
-  if (!weight.packed.empty()) {
-    if (n_rows <= kernels::kMaxFusedTokens && kernels::fused_length(weight.packed.view()))
-      context.dequant().fused_matmul(context.exec(), weight.packed.view(), n_rows, x, accumulate, out);
+  if (weight.packed) {
+    if (n_rows <= weight.packed->max_tokens())
+      weight.packed->multiply(context, n_rows, x, accumulate, out);
     else
-      multiply(context, decoded(context, weight.packed, weight.dtype), n_rows, n_out, n_in, x, accumulate, out);
+      multiply(context, decoded(context, *weight.packed, weight.dtype), n_rows, n_out, n_in, x, accumulate, out);
     return;
   }
   const float beta = accumulate ? 1.0F : 0.0F;

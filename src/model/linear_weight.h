@@ -6,14 +6,14 @@
 #include <span>
 #include <vector>
 
-#include "backend/packed_weight.h"
 #include "backend/tensor.h"
 #include "core/types.h"
+#include "format/format.h"
 
 namespace voronoi::model {
 
-/// A linear's weight as it is stored packed, in host memory that the pointer keeps; null: it is not.
-using PackedTensor = std::shared_ptr<const backend::PackedLinear>;
+/// A linear's weight as it is stored packed, sound, in host memory; null: it is not.
+using PackedTensor = std::shared_ptr<const format::Encoding>;
 
 /// A tensor in host memory: fp32, bits of a 16-bit type, or packed.
 struct HostTensor {
@@ -27,19 +27,19 @@ struct HostTensor {
 HostTensor host_tensor(core::DType dtype, std::vector<float> values);
 
 /// A matrix [out, in], row-major, in device memory. f32: products in fp32. f16, bf16: the other operand is rounded to
-/// the type too, products are exact and summed in fp32. Packed: a few rows are multiplied straight from the indices, in
-/// fp32; for more it is decoded first and then as above.
+/// the type too, products are exact and summed in fp32. Packed: as many rows as its format serves are multiplied
+/// straight from the codes, in fp32; for more it is decoded first and then as above.
 struct LinearWeight {
   core::DType dtype = core::DType::f32;
-  backend::Array<float> wide;            ///< f32
-  backend::Array<std::uint16_t> narrow;  ///< f16, bf16
-  backend::PackedWeight packed;          ///< instead of both
+  backend::Array<float> wide;                    ///< f32
+  backend::Array<std::uint16_t> narrow;          ///< f16, bf16
+  std::unique_ptr<format::PackedMatrix> packed;  ///< instead of both
 
-  bool empty() const { return wide.empty() && narrow.empty() && packed.empty(); }
+  bool empty() const { return wide.empty() && narrow.empty() && !packed; }
 };
 
 /// A packed matrix decoded on the device into `dtype`.
-LinearWeight decoded(backend::Context& context, const backend::PackedWeight& packed, core::DType dtype);
+LinearWeight decoded(backend::Context& context, const format::PackedMatrix& packed, core::DType dtype);
 
 /// out [n_rows, n_out] = x [n_rows, n_in] W^T, added to out when `accumulate`; all contiguous.
 void multiply(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,

@@ -136,8 +136,6 @@ void Transformer::extend_block(const BlockWeights& weights, HiddenStates& hidden
   impl_->check_hidden(hidden);
   VORONOI_REQUIRE(hidden.n_sequences == 1 && cache.n_tokens + hidden.n_tokens <= cache.capacity,
                   "the cache has room for the tokens of one sequence");
-  VORONOI_REQUIRE(cache.n_tokens == 0 || hidden.n_tokens <= kernels::kMaxFusedTokens,
-                  "a sequence is continued by a few tokens at a time");
   if (hidden.values.empty()) return;
   float* rows = hidden.values.data();
   in_block(weights.layer, [&] {

@@ -82,7 +82,7 @@ class Transformer {
   void run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer = nullptr);
   KvCache make_cache(std::int64_t capacity) const;
   /// run_block for the tokens of one sequence that follow those of the cache. Adds their keys and values; the caller
-  /// adds to cache.n_tokens once all blocks have run. Behind other tokens at most kernels::kMaxFusedTokens at a time.
+  /// adds to cache.n_tokens once all blocks have run.
   void extend_block(const BlockWeights& weights, HiddenStates& hidden, KvCache& cache);
   /// Logits [n_rows, vocab] of chosen rows of the hidden states (final norm and head applied), to host memory.
   std::vector<float> logits(const HiddenStates& hidden, std::span<const std::int64_t> rows);

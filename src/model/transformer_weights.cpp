@@ -109,8 +109,8 @@ LinearWeight Transformer::Impl::load_matrix(const std::string& name, StagedBlock
   }
   const HostTensor tensor = take_matrix(name, staged);
   if (tensor.packed) {
-    backend::PackedWeight on_device(context, *tensor.packed);
-    if (packed_linears == PackedLinears::decode) return decoded(context, on_device, dtype);
+    std::unique_ptr<format::PackedMatrix> on_device = tensor.packed->format->upload(context, *tensor.packed);
+    if (packed_linears == PackedLinears::decode) return decoded(context, *on_device, dtype);
     if (dtype != core::DType::f32) weight.dtype = tensor.packed->dtype;
     weight.packed = std::move(on_device);
   } else if (dtype == core::DType::f32) {

@@ -12,7 +12,7 @@
 #include "backend/tensor.h"
 #include "core/team.h"
 #include "core/types.h"
-#include "quant/encoding.h"
+#include "format/encoding.h"
 
 namespace voronoi::quant {
 
@@ -80,7 +80,7 @@ struct QuantInput {
 };
 
 struct QuantResult {
-  Encoding encoding;
+  format::Encoding encoding;
   /// tr((W-Q) H (W-Q)^T) / tr(W H W^T) with the undamped H and Q as decoded from the encoding; 0 for W = 0.
   double relative_error = 0;
   /// Further figures for the report (k-means iterations, error after each pass or round, damping ...): name -> value,

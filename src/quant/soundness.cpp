@@ -6,27 +6,10 @@
 
 #include "core/error.h"
 #include "core/types.h"
+#include "format/format.h"
 
 namespace voronoi::quant {
 namespace {
-
-/// Largest magnitude of 16-bit numbers.
-double largest(core::DType dtype, const std::vector<std::uint16_t>& bits) {
-  std::uint16_t most = 0;  // magnitudes order like their bits
-  for (const std::uint16_t value : bits) most = std::max(most, static_cast<std::uint16_t>(value & 0x7FFFU));
-  return static_cast<double>(core::from_bits16(dtype, most));
-}
-
-/// No decoded weight is above it.
-double decoded_bound(const VqEncoding& e) {
-  const double vectors = std::max(largest(e.dtype, e.codebook) + largest(e.dtype, e.residual_codebook),
-                                  largest(e.dtype, e.outlier_codebook));
-  return vectors * largest(e.dtype, e.scale) + largest(e.dtype, e.bias);
-}
-
-double decoded_bound(const UniformEncoding& e) {
-  return largest(e.dtype, e.scale) * static_cast<double>((std::int64_t{1} << e.bits) - 1);
-}
 
 [[noreturn]] void refuse(const std::string& what) {
   throw core::NumericError(what +
@@ -61,18 +44,17 @@ void require_sound_weight(const QuantInput& input) {
 }
 
 void require_sound_result(const QuantResult& result) {
-  if (const std::string problem = find_problem(result.encoding); !problem.empty()) refuse(problem);
+  if (const std::string problem = format::find_problem(result.encoding); !problem.empty()) refuse(problem);
   if (!std::isfinite(result.relative_error)) refuse("the relative Hessian error is not finite");
   for (const auto& [name, value] : result.statistics)
     if (!std::isfinite(value)) refuse("the figure " + name + " is not finite");
   // Decoding costs time; next to no encoding comes near the bound.
-  if (std::visit([](const auto& e) { return decoded_bound(e); }, result.encoding) <=
-      static_cast<double>(kLargestWeight))
-    return;
-  std::vector<float> weight(static_cast<std::size_t>(out_features(result.encoding) * in_features(result.encoding)));
-  decode(result.encoding, weight);
+  const format::Encoding& encoding = result.encoding;
+  if (encoding.format->decoded_bound(encoding) <= static_cast<double>(kLargestWeight)) return;
+  std::vector<float> weight(static_cast<std::size_t>(encoding.out_features * encoding.in_features));
+  format::decode(encoding, weight);
   if (const std::size_t bad = find_unsound(weight); bad != weight.size())
-    refuse("weight " + place_of(bad, in_features(result.encoding)) + " decodes to " + std::to_string(weight[bad]) +
+    refuse("weight " + place_of(bad, encoding.in_features) + " decodes to " + std::to_string(weight[bad]) +
            ", above 65504 (the range of F16)");
 }
 

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cstring>
 
@@ -14,12 +13,29 @@ namespace voronoi::run {
 namespace {
 
 constexpr std::string_view kLayerKind = "voronoi quantized linear, version 1";
+constexpr std::string_view kTensorKind = "voronoi tensor, version 1";
 constexpr std::string_view kHessianKind = "voronoi hessian, version 1";
 
 void require_kind(const store::Shard& shard, std::string_view kind, const std::string& file) {
   const auto found = shard.attributes.find("kind");
   if (found == shard.attributes.end() || found->second != kind)
     throw core::FormatError(file, fmt::format("is not a file of kind '{}'", kind));
+}
+
+/// One file of layers/, of this kind and name.
+store::Shard read_named(const std::string& file, std::string_view kind, const std::string& name) {
+  store::Shard shard = store::read_shard(file);
+  require_kind(shard, kind, file);
+  if (shard.attributes["name"] != name)
+    throw core::FormatError(file, fmt::format("holds '{}' instead of '{}'", shard.attributes["name"], name));
+  return shard;
+}
+
+store::ShardArray float_array(const char* name, core::Shape shape, std::span<const float> values) {
+  store::ShardArray array{name, core::DType::f32, std::move(shape), {}};
+  array.bytes.resize(values.size_bytes());
+  std::memcpy(array.bytes.data(), values.data(), array.bytes.size());
+  return array;
 }
 
 /// A decimal number from 0 on; 0 when the attribute is absent.
@@ -49,29 +65,47 @@ std::string publish_shard(const store::Attempt& attempt, const std::filesystem::
 
 }  // namespace
 
-std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result) {
+std::string write_layer(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+                        const quant::QuantResult& result) {
   store::Shard shard;
-  shard.attributes = quant::to_attributes(result.encoding);
+  shard.attributes = format::to_attributes(result.encoding);
   shard.attributes["kind"] = kLayerKind;
   shard.attributes["name"] = name;
   shard.attributes["relative_error"] = fmt::format("{:.17g}", result.relative_error);
   for (const auto& [key, value] : result.statistics)
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
-  for (quant::NamedArray& array : quant::to_arrays(result.encoding))
-    shard.arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
-  return publish_shard(attempt, attempt.paths().layer(name), shard);
+  for (const format::NamedArray& array : result.encoding.arrays)
+    shard.arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
+  return publish_shard(attempt, attempt.paths().layer(name, generation), shard);
 }
 
-quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name) {
-  const std::string file = paths.layer(name).string();
-  store::Shard shard = store::read_shard(file);
-  require_kind(shard, kLayerKind, file);
-  if (shard.attributes["name"] != name)
-    throw core::FormatError(file, fmt::format("holds '{}' instead of '{}'", shard.attributes["name"], name));
-  std::vector<quant::NamedArray> arrays;
+format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation) {
+  const std::string file = paths.layer(name, generation).string();
+  store::Shard shard = read_named(file, kLayerKind, name);
+  std::vector<format::NamedArray> arrays;
   for (store::ShardArray& array : shard.arrays)
     arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
-  return quant::from_arrays(shard.attributes, arrays, file);
+  return format::from_arrays(shard.attributes, std::move(arrays), file);
+}
+
+std::string write_tensor(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+                         const core::Shape& shape, std::span<const float> values) {
+  VORONOI_REQUIRE(generation > 0, "generation 0 of a tensor is the model's own");
+  store::Shard shard;
+  shard.attributes["kind"] = kTensorKind;
+  shard.attributes["name"] = name;
+  shard.arrays.push_back(float_array("values", shape, values));
+  return publish_shard(attempt, attempt.paths().layer(name, generation), shard);
+}
+
+void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
+                 std::span<float> out) {
+  const std::string file = paths.layer(spec.name, generation).string();
+  const store::Shard shard = read_named(file, kTensorKind, spec.name);
+  if (shard.arrays.size() != 1 || shard.arrays[0].dtype != core::DType::f32 || shard.arrays[0].shape != spec.shape)
+    throw core::FormatError(file, fmt::format("does not hold one F32 array of shape {}", core::to_string(spec.shape)));
+  VORONOI_REQUIRE(out.size_bytes() == shard.arrays[0].bytes.size(), "room for the whole tensor is wanted");
+  std::memcpy(out.data(), shard.arrays[0].bytes.data(), out.size_bytes());
 }
 
 void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
@@ -85,10 +119,7 @@ void write_hessian(const store::Attempt& attempt, std::int64_t block, const cali
   if (site.n_left_out > 0) shard.attributes["left_out_tokens"] = std::to_string(site.n_left_out);
   if (site.pooled_tokens > 0) shard.attributes["pooled_tokens"] = std::to_string(site.pooled_tokens);
   if (!site.fault.empty()) shard.attributes["fault"] = site.fault;
-  store::ShardArray array{"lower", core::DType::f32, {static_cast<std::int64_t>(site.lower.size())}, {}};
-  array.bytes.resize(site.lower.size() * sizeof(float));
-  std::memcpy(array.bytes.data(), site.lower.data(), array.bytes.size());
-  shard.arrays.push_back(std::move(array));
+  shard.arrays.push_back(float_array("lower", {static_cast<std::int64_t>(site.lower.size())}, site.lower));
   publish_shard(attempt, attempt.paths().hessian(block, site.site), shard);
 }
 
@@ -115,36 +146,36 @@ StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, con
   return hessian;
 }
 
-RunSource::RunSource(const model::WeightSource& original, store::RunPaths paths, std::vector<std::string> linears)
-    : original_(original), paths_(std::move(paths)), linears_(std::move(linears)), path_(paths_.root.string()) {
-  std::sort(linears_.begin(), linears_.end());
-}
+RunSource::RunSource(const model::WeightSource& original, store::RunPaths paths, Published published)
+    : original_(original), paths_(std::move(paths)), published_(std::move(published)), path_(paths_.root.string()) {}
 
-std::optional<quant::Encoding> RunSource::stored(const model::TensorSpec& spec) const {
+std::optional<format::Encoding> RunSource::stored(const model::TensorSpec& spec) const {
   constexpr std::string_view kSuffix = ".weight";
   if (!spec.name.ends_with(kSuffix)) return std::nullopt;
   const std::string linear = spec.name.substr(0, spec.name.size() - kSuffix.size());
-  if (!std::binary_search(linears_.begin(), linears_.end(), linear)) return std::nullopt;
-  quant::Encoding encoding = read_layer(paths_, linear);
-  const core::Shape shape{quant::out_features(encoding), quant::in_features(encoding)};
+  const auto found = published_.linears.find(linear);
+  if (found == published_.linears.end()) return std::nullopt;
+  format::Encoding encoding = read_layer(paths_, linear, found->second);
+  const core::Shape shape{encoding.out_features, encoding.in_features};
   if (shape != spec.shape)
     throw core::FormatError(
-        paths_.layer(linear).string(),
+        paths_.layer(linear, found->second).string(),
         fmt::format("has shape {}, the model wants {}", core::to_string(shape), core::to_string(spec.shape)));
   return encoding;
 }
 
 void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const {
   if (const auto encoding = stored(spec))
-    quant::decode(*encoding, out);
+    format::decode(*encoding, out);
+  else if (const auto tensor = published_.tensors.find(spec.name); tensor != published_.tensors.end())
+    read_tensor(paths_, spec, tensor->second, out);
   else
     original_.read(spec, out);
 }
 
 model::PackedTensor RunSource::packed(const model::TensorSpec& spec) const {
   auto encoding = stored(spec);
-  auto* vq = encoding ? std::get_if<quant::VqEncoding>(&*encoding) : nullptr;
-  return vq != nullptr ? quant::share_packed(std::move(*vq)) : nullptr;
+  return encoding ? std::make_shared<const format::Encoding>(std::move(*encoding)) : nullptr;
 }
 
 }  // namespace voronoi::run

@@ -3,20 +3,32 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "calib/collector.h"
+#include "format/encoding.h"
 #include "model/weights.h"
 #include "quant/quantizer.h"
+#include "run/run_state.h"
 #include "store/attempt.h"
 
 namespace voronoi::run {
 
-/// Publishes a quantized linear as layers/NAME.h5; returns the SHA-256 of the file. Only deterministic content goes in.
-std::string write_layer(const store::Attempt& attempt, const std::string& name, const quant::QuantResult& result);
+/// Publishes a generation of a quantized linear (RunPaths::layer); returns the SHA-256 of the file. Only deterministic
+/// content goes in.
+std::string write_layer(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+                        const quant::QuantResult& result);
 /// Reads it back with every check; throws FormatError.
-quant::Encoding read_layer(const store::RunPaths& paths, const std::string& name);
+format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation);
+
+/// Publishes a generation, from 1 on, of a tensor that is no quantized linear; returns the SHA-256 of the file.
+std::string write_tensor(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+                         const core::Shape& shape, std::span<const float> values);
+/// Into `out`, which has the size of `spec`; throws FormatError.
+void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
+                 std::span<float> out);
 
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
 void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
@@ -30,12 +42,12 @@ struct StoredHessian {
 StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
                            const std::string& calibration);
 
-/// A model whose quantized linears are decoded from the stored indices of a run; everything else comes from the
-/// original.
+/// A model whose quantized linears are decoded from the stored indices of a run, and whose tensors are the generation
+/// that the run published; everything else comes from the original.
 class RunSource final : public model::WeightSource {
  public:
-  /// `linears`: those that are quantized. `original` must outlive this.
-  RunSource(const model::WeightSource& original, store::RunPaths paths, std::vector<std::string> linears);
+  /// `published`: what is taken from the run. `original` must outlive this.
+  RunSource(const model::WeightSource& original, store::RunPaths paths, Published published);
   const model::ModelConfig& config() const override { return original_.config(); }
   void read(const model::TensorSpec& spec, std::span<float> out) const override;
   model::PackedTensor packed(const model::TensorSpec& spec) const override;
@@ -44,11 +56,11 @@ class RunSource final : public model::WeightSource {
 
  private:
   /// The stored layer behind a tensor, of its shape; nothing when it is none of the quantized linears.
-  std::optional<quant::Encoding> stored(const model::TensorSpec& spec) const;
+  std::optional<format::Encoding> stored(const model::TensorSpec& spec) const;
 
   const model::WeightSource& original_;
   store::RunPaths paths_;
-  std::vector<std::string> linears_;  // sorted
+  Published published_;
   std::string path_;
 };
 

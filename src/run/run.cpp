@@ -3,13 +3,20 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <regex>
+#include <set>
+#include <utility>
+#include <variant>
 
 #include "comm/agreement.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "core/version.h"
 #include "core/whereabouts.h"
+#include "store/shard.h"
 
 namespace voronoi::run {
 namespace {
@@ -23,21 +30,69 @@ std::string damage_of(const std::filesystem::path& file, const std::string& sha2
   }
 }
 
-/// Journalled layers whose file no longer is what was journalled.
-void drop_lost_layers(Run& run) {
-  std::vector<std::string> lost;
-  for (const auto& [name, layer] : run.state.layers) {
-    const std::filesystem::path file = run.paths.layer(name);
-    std::string problem = file.string() + ": is missing";
-    if (std::filesystem::exists(file)) {
-      problem = damage_of(file, layer.sha256);
-      if (problem.empty()) continue;
-      problem += ", moved to " + run.attempt->quarantine(file).string();
-    }
-    core::log_warning("{}; it will be made again", problem);
-    lost.push_back(name);
+/// Whether the file of a journalled generation is gone or no longer what was journalled; what is left is set aside.
+bool is_lost(const Run& run, const std::string& name, std::int64_t generation, const std::string& sha256) {
+  const std::filesystem::path file = run.paths.layer(name, generation);
+  std::string problem = file.string() + ": is missing";
+  if (std::filesystem::exists(file)) {
+    problem = damage_of(file, sha256);
+    if (problem.empty()) return false;
+    problem += ", moved to " + run.attempt->quarantine(file).string();
   }
-  for (const std::string& name : lost) run.append({{"type", "layer_lost"}, {"name", name}});
+  core::log_warning("{}; it will be made again", problem);
+  return true;
+}
+
+template <class T>
+void find_lost(const Run& run, const std::map<std::string, T>& newest,
+               const std::map<std::string, std::vector<T>>& earlier, std::vector<LayerLost>& lost) {
+  const auto look_at = [&](const T& record) {
+    if (is_lost(run, record.name, record.generation, record.sha256)) lost.push_back({record.name, record.generation});
+  };
+  for (const auto& [name, record] : newest) look_at(record);
+  for (const auto& [name, records] : earlier)
+    for (const T& record : records) look_at(record);
+}
+
+void drop_lost(Run& run) {
+  std::vector<LayerLost> lost;
+  find_lost(run, run.state.layers, run.state.earlier_layers, lost);
+  find_lost(run, run.state.tensors, run.state.earlier_tensors, lost);
+  for (const LayerLost& record : lost) run.append(record);
+}
+
+/// Whether a file's name is that of a generation from 1 on.
+bool names_generation(const std::string& file) {
+  static const std::regex pattern(R"(.+\.g[1-9][0-9]*\.h5)");
+  return std::regex_match(file, pattern);
+}
+
+void remove_unjournalled(const Run& run) {
+  std::set<std::filesystem::path> known;
+  const auto keep = [&](const auto& record) { known.insert(run.paths.layer(record.name, record.generation)); };
+  const auto keep_all = [&](const auto& newest, const auto& earlier) {
+    for (const auto& [name, record] : newest) keep(record);
+    for (const auto& [name, records] : earlier) std::for_each(records.begin(), records.end(), keep);
+  };
+  keep_all(run.state.layers, run.state.earlier_layers);
+  keep_all(run.state.tensors, run.state.earlier_tensors);
+  std::vector<std::filesystem::path> unknown;
+  for (const auto& entry : std::filesystem::directory_iterator(run.paths.layers()))
+    if (names_generation(entry.path().filename().string()) && !known.contains(entry.path()))
+      unknown.push_back(entry.path());
+  for (const std::filesystem::path& file : unknown) {
+    core::log_info("{}: no record names it: removed", file.string());
+    run.attempt->remove(file);
+  }
+}
+
+void warn_of_other_versions(const RunState& state, const std::string& version) {
+  for (const std::string& other : state.versions)
+    if (other != version)
+      core::log_warning(
+          "layers of this run were made by {}, this is version {}: the others may differ from them; for "
+          "layers of one version go on with that one, or start a new run directory",
+          other.empty() ? "a version of the program that did not tell its number" : "version " + other, version);
 }
 
 /// Rank 0's part of open_run.
@@ -48,53 +103,65 @@ void open_on_root(Run& run, const comm::Communicator& world, const Settings& opt
     core::log_info("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
   run.attempt = store::Attempt::begin(run.paths);
   store::check_or_write_identity(*run.attempt, identity);
+  take_up(run,
+          {.ranks = world.size(),
+           .pid = ::getpid(),
+           .host = core::host_name(),
+           .time = core::unix_time(),
+           .model = std::filesystem::absolute(options.model).string(),
+           .tokenizer = options.tokenizer.empty() ? "" : std::filesystem::absolute(options.tokenizer).string(),
+           .version = core::program_version(),
+           .packages = {{"hdf5", store::library_version()}, {"mpi", comm::library_version()}},
+           .directory = std::filesystem::current_path().string(),
+           .options = options.given},
+          options.set);
+  for (const auto& [name, layer] : run.state.layers) {
+    const auto earlier = run.state.earlier_layers.find(name);
+    run.done[name] = (earlier == run.state.earlier_layers.end() ? layer : earlier->second.front()).generation;
+  }
+}
+
+/// What the other ranks have to know.
+core::Json state_to_json(const Run& run) {
+  return {{"start", run.state.start}, {"id", run.attempt->id()}, {"done", run.done}, {"sets", run.state.sets}};
+}
+
+}  // namespace
+
+void Run::add(const Record& record) {
+  journal->add(to_json(record));
+  take_into_account(record);
+}
+
+void Run::append(const Record& record) {
+  journal->append(to_json(record));
+  take_into_account(record);
+}
+
+void Run::take_into_account(const Record& record) {
+  apply(state, record, paths.journal().string());
+  // Nobody looks at them here, and they are most of a record.
+  if (const auto* layer = std::get_if<LayerRecord>(&record)) state.layers.at(layer->name).statistics = nullptr;
+}
+
+void take_up(Run& run, StartRecord start, const std::vector<std::string>& set) {
+  const std::string file = run.paths.journal().string();
   try {
     run.journal = std::make_unique<store::Journal>(run.paths.journal(), run.attempt->temporary(run.paths.journal()));
   } catch (const core::StoreError&) {
     run.attempt->require_current();
     throw;
   }
-  if (run.journal->dropped_torn_tail())
-    core::log_warning("{}: dropped a record that was cut short", run.paths.journal().string());
-  for (const core::Json& record : run.journal->take_records()) run.take_into_account(record);
-
-  const std::int64_t attempt = run.state.attempt + 1;
-  const core::Json record{
-      {"type", "attempt"},
-      {"number", attempt},
-      {"ranks", world.size()},
-      {"host", core::host_name()},
-      {"pid", ::getpid()},
-      {"time", core::unix_time()},
-      {"model", std::filesystem::absolute(options.model).string()},
-      {"tokenizer", options.tokenizer.empty() ? "" : std::filesystem::absolute(options.tokenizer).string()}};
-  run.append(record);
-  for (const std::string& assignment : options.set) run.append({{"type", "set"}, {"assignment", assignment}});
-  drop_lost_layers(run);
-  for (const auto& [name, layer] : run.state.layers) run.done.insert(name);
-}
-
-/// What the other ranks have to know.
-core::Json state_to_json(const Run& run) {
-  return {{"attempt", run.state.attempt}, {"id", run.attempt->id()}, {"done", run.done}, {"sets", run.state.sets}};
-}
-
-}  // namespace
-
-void Run::add(const core::Json& record) {
-  journal->add(record);
-  take_into_account(record);
-}
-
-void Run::append(const core::Json& record) {
-  journal->append(record);
-  take_into_account(record);
-}
-
-void Run::take_into_account(const core::Json& record) {
-  apply(state, record, paths.journal().string());
-  // Nobody looks at them here, and they are most of a record.
-  if (record.at("type") == "layer") state.layers.at(record.at("name").get<std::string>()).statistics = nullptr;
+  if (run.journal->dropped_torn_tail()) core::log_warning("{}: dropped a record that was cut short", file);
+  std::size_t line = 0;
+  for (const core::Json& record : run.journal->take_records())
+    run.take_into_account(record_from_json(record, file, ++line));
+  warn_of_other_versions(run.state, start.version);
+  start.number = run.state.start + 1;
+  run.append(start);
+  for (const std::string& assignment : set) run.append(SetRecord{assignment});
+  drop_lost(run);
+  remove_unjournalled(run);
 }
 
 Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity) {
@@ -105,9 +172,9 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
   if (world.rank() != 0) {
     const core::Json json = core::parse_json(text, "state of the run");
     run.attempt = std::make_unique<store::Attempt>(run.paths, json.at("id").get<std::string>(), world.rank());
-    run.state.attempt = core::whole_number(json.at("attempt"));
+    run.state.start = core::whole_number(json.at("start"));
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
-    run.done = json.at("done").get<std::set<std::string>>();
+    run.done = json.at("done").get<std::map<std::string, std::int64_t>>();
   }
   run.heartbeat = std::make_unique<HeartbeatWriter>(*run.attempt);
   run.parameters = options.parameters;

@@ -1,9 +1,11 @@
 // A run directory opened for writing, and its state.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <memory>
-#include <set>
 #include <string>
+#include <vector>
 
 #include "comm/mpi.h"
 #include "core/json.h"
@@ -23,21 +25,28 @@ struct Run {
   std::unique_ptr<store::Attempt> attempt;     ///< on every rank
   std::unique_ptr<HeartbeatWriter> heartbeat;  ///< rank 0 uses it
   std::unique_ptr<store::Journal> journal;
-  RunState state;                     ///< as the journal says it, without the layers' statistics
-  std::set<std::string> done;         ///< linears that were finished when it was opened, on every rank
+  RunState state;  ///< as the journal says it, without the layers' statistics
+  /// Linears that were finished when it was opened -> the oldest generation that is there, on every rank.
+  std::map<std::string, std::int64_t> done;
   quant::QuantParameters parameters;  ///< with all --set applied
 
   /// Into the state, and into the journal with the next commit.
-  void add(const core::Json& record);
+  void add(const Record& record);
   /// The same, and on disk when this returns.
-  void append(const core::Json& record);
+  void append(const Record& record);
   /// A record that stands in the journal.
-  void take_into_account(const core::Json& record);
+  void take_into_account(const Record& record);
 };
 
+/// Rank 0's part of open_run, once `run.attempt` has begun. Replays the journal and journals `start` under the next
+/// number, with the assignments of --set. Then files and journal are made to agree: a journalled layer or tensor whose
+/// file is missing or damaged is quarantined and journalled as lost, so that it is made again or the generation before
+/// counts; files of generations that no record names are removed: they were published by a start that ended before it
+/// could say so. Warns of layers that another version of the program made.
+void take_up(Run& run, StartRecord start, const std::vector<std::string>& set);
+
 /// `identity`: what run.json says, see store::check_or_write_identity.
-/// Creates or resumes the run directory; collective. Layers whose file is missing or damaged are taken out of the state
-/// (quarantined, journalled), so that they are made again.
+/// Creates or resumes the run directory; collective. See take_up for what it finds there.
 Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity);
 
 }  // namespace voronoi::run

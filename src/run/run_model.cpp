@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "store/journal.h"
 
 namespace voronoi::run {
 
@@ -11,14 +10,13 @@ RunModel open_run_model(const std::string& path) {
   RunModel run;
   run.paths = store::RunPaths{path};
   run.identity = store::read_identity(run.paths);
-  run.state = replay(store::Journal::read(run.paths.journal()), run.paths.journal().string());
-  const core::Json& attempt = run.state.last_attempt;
-  if (!attempt.is_object()) throw core::FormatError(path, "the run was never started; run quantize first");
-  run.original = model::open_model(attempt.at("model").get<std::string>());
+  run.state = read_state(run.paths);
+  if (!run.state.last_start) throw core::FormatError(path, "the run was never started; run quantize first");
+  run.original = model::open_model(run.state.last_start->model);
   if (run.original->fingerprint() != run.identity.at("model").get<std::string>())
     throw core::FormatError(run.original->path(),
                             "is no longer the model that " + path + " was made from; put it back");
-  run.tokenizer = attempt.at("tokenizer").get<std::string>();
+  run.tokenizer = run.state.last_start->tokenizer;
   if (run.tokenizer.empty()) run.tokenizer = run.original->path();
   for (const model::LinearSpec& linear : model::block_linears(run.original->config()))
     (run.state.layers.contains(linear.name) ? run.linears : run.missing).push_back(linear.name);

@@ -5,91 +5,143 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "store/journal.h"
 
 namespace voronoi::run {
 
-core::Json layer_to_json(const LayerRecord& layer) {
-  return {{"type", "layer"},
-          {"name", layer.name},
-          {"sha256", layer.sha256},
-          {"weights", layer.weights},
-          {"stored_bits", layer.stored_bits},
-          {"nominal_bits", layer.nominal_bits},
-          {"relative_error", layer.relative_error},
-          {"seconds", layer.seconds},
-          {"calibration_tokens", layer.calibration_tokens},
-          {"left_out_tokens", layer.left_out_tokens},
-          {"pooled_tokens", layer.pooled_tokens},
-          {"rank", layer.rank},
-          {"attempt", layer.attempt},
-          {"statistics", layer.statistics}};
-}
+namespace {
 
-LayerRecord layer_from_json(const core::Json& json) {
-  LayerRecord layer;
-  layer.name = json.at("name").get<std::string>();
-  layer.sha256 = json.at("sha256").get<std::string>();
-  layer.weights = core::whole_number(json.at("weights"));
-  layer.stored_bits = core::whole_number(json.at("stored_bits"));
-  layer.nominal_bits = json.at("nominal_bits").get<double>();
-  layer.relative_error = json.at("relative_error").get<double>();
-  layer.seconds = json.at("seconds").get<double>();
-  // Journals of earlier versions do not have them.
-  layer.calibration_tokens = core::whole_number_or(json, "calibration_tokens", 0);
-  layer.left_out_tokens = core::whole_number_or(json, "left_out_tokens", 0);
-  layer.pooled_tokens = core::whole_number_or(json, "pooled_tokens", 0);
-  layer.rank = static_cast<int>(core::whole_number(json.at("rank")));
-  layer.attempt = core::whole_number(json.at("attempt"));
-  layer.statistics = json.at("statistics");
-  return layer;
-}
+/// Newest and earlier generations of one kind of thing.
+template <class T>
+struct Generations {
+  std::map<std::string, T>& newest;
+  std::map<std::string, std::vector<T>>& earlier;
 
-void apply(RunState& state, const core::Json& record, const std::string& file) {
-  try {
-    const auto type = record.at("type").get<std::string>();
-    if (type == "attempt") {
-      state.attempt = core::whole_number(record.at("number"));
-      state.last_attempt = record;
-      state.finished = false;
-    } else if (type == "set") {
-      state.sets.push_back(record.at("assignment").get<std::string>());
-    } else if (type == "layer") {
-      LayerRecord layer = layer_from_json(record);
-      state.failed_layers.erase(layer.name);
-      state.layers[layer.name] = std::move(layer);
-    } else if (type == "layer_lost") {
-      state.layers.erase(record.at("name").get<std::string>());
-    } else if (type == "layer_failed") {
-      state.failed_layers[record.at("name").get<std::string>()] = record.at("error").get<std::string>();
-    } else if (type == "damaged_tensor") {
-      state.damaged[record.at("tensor").get<std::string>()] = {core::whole_number(record.at("values")),
-                                                               record.at("error").get<std::string>()};
-    } else if (type == "quarantined") {
-      state.quarantined[record.at("task").get<std::string>()] = record.at("error").get<std::string>();
-    } else if (type == "task_done") {
-      state.quarantined.erase(record.at("task").get<std::string>());
-    } else if (type == "stage") {
-      state.stage_seconds[record.at("stage").get<std::string>()] += record.at("seconds").get<double>();
-    } else if (type == "scheduling") {
-      state.scheduling.n_tasks += core::whole_number(record.at("tasks"));
-      state.scheduling.task_seconds += record.at("task_seconds").get<double>();
-      state.scheduling.waiting_seconds += record.at("waiting_seconds").get<double>();
-      state.scheduling.coordinator_seconds += record.at("coordinator_cpu_seconds").get<double>();
-    } else if (type == "memory") {
-      state.peak_memory_bytes = std::max(state.peak_memory_bytes, core::whole_number(record.at("peak_bytes")));
-    } else if (type == "finished") {
-      state.finished = true;
+  /// `first`: number of the generation that has no parent.
+  void add(const T& record, std::int64_t first, const std::string& file) {
+    if (record.generation == first) {
+      earlier.erase(record.name);
+    } else {
+      const auto parent = newest.find(record.name);
+      if (parent == newest.end() || parent->second.sha256 != record.parent ||
+          parent->second.generation + 1 != record.generation)
+        throw core::FormatError(
+            file, fmt::format("generation {} of {} was not made from the one that was there; the journal was edited: "
+                              "restore it from a copy, or start a new run directory",
+                              record.generation, core::quote_text(record.name)));
+      earlier[record.name].push_back(parent->second);
     }
-  } catch (const core::Json::exception& error) {
-    throw core::FormatError(file, std::string("a record lacks what its type needs: ") + error.what() +
-                                      "; the journal is of another version or was edited: start a new run directory");
+    newest.insert_or_assign(record.name, record);
   }
-}
+
+  /// The generation before takes the place of the newest.
+  void lose(const std::string& name, std::int64_t generation) {
+    const auto found = newest.find(name);
+    if (found == newest.end()) return;
+    const auto before = earlier.find(name);
+    if (before != earlier.end()) {
+      std::vector<T>& list = before->second;
+      if (found->second.generation == generation) {
+        found->second = list.back();
+        list.pop_back();
+      } else {
+        std::erase_if(list, [&](const T& record) { return record.generation == generation; });
+      }
+      if (list.empty()) earlier.erase(before);
+    } else if (found->second.generation == generation) {
+      newest.erase(found);
+    }
+  }
+};
+
+constexpr std::int64_t kFirstLayer = 0, kFirstTensor = 1;
+
+Generations<LayerRecord> layers_of(RunState& state) { return {state.layers, state.earlier_layers}; }
+Generations<TensorRecord> tensors_of(RunState& state) { return {state.tensors, state.earlier_tensors}; }
+
+/// One record into the state.
+struct Applier {
+  RunState& state;
+  const std::string& file;
+
+  void operator()(const StartRecord& start) const {
+    // Journals of earlier versions have no record of a stage's end.
+    if (state.finished)
+      for (const auto& [stage, seconds] : state.stage_seconds) state.stages_done.insert(stage);
+    state.start = start.number;
+    state.last_start = start;
+    state.finished = false;
+  }
+  void operator()(const SetRecord& set) const { state.sets.push_back(set.assignment); }
+  void operator()(const LayerRecord& layer) const {
+    layers_of(state).add(layer, kFirstLayer, file);
+    state.failed_layers.erase(layer.name);
+    if (state.last_start) state.versions.insert(state.last_start->version);
+  }
+  void operator()(const LayerLost& lost) const {
+    layers_of(state).lose(lost.name, lost.generation);
+    tensors_of(state).lose(lost.name, lost.generation);
+    state.stages_done.clear();
+  }
+  void operator()(const LayerFailed& failed) const { state.failed_layers[failed.name] = failed.error; }
+  void operator()(const TensorRecord& tensor) const { tensors_of(state).add(tensor, kFirstTensor, file); }
+  void operator()(const DamagedTensor& damage) const { state.damaged[damage.tensor] = damage; }
+  void operator()(const Quarantined& given_up) const { state.quarantined[given_up.task] = given_up.error; }
+  void operator()(const TaskDone& done) const { state.quarantined.erase(done.task); }
+  void operator()(const TaskFailed&) const {}
+  void operator()(const StageTime& spent) const { state.stage_seconds[spent.stage] += spent.seconds; }
+  void operator()(const StageDone& done) const { state.stages_done.insert(done.stage); }
+  void operator()(const SchedulingCost& cost) const {
+    state.scheduling.n_tasks += cost.tasks;
+    state.scheduling.task_seconds += cost.task_seconds;
+    state.scheduling.waiting_seconds += cost.waiting_seconds;
+    state.scheduling.coordinator_seconds += cost.coordinator_seconds;
+  }
+  void operator()(const PeakMemory& memory) const {
+    state.peak_memory_bytes = std::max(state.peak_memory_bytes, memory.peak_bytes);
+  }
+  void operator()(const Stopped&) const {}
+  void operator()(const Finished&) const { state.finished = true; }
+};
+
+}  // namespace
+
+void apply(RunState& state, const Record& record, const std::string& file) { std::visit(Applier{state, file}, record); }
 
 RunState replay(const std::vector<core::Json>& records, const std::string& file) {
   RunState state;
-  for (const core::Json& record : records) apply(state, record, file);
+  for (std::size_t i = 0; i < records.size(); ++i) apply(state, record_from_json(records[i], file, i + 1), file);
   return state;
+}
+
+RunState read_state(const store::RunPaths& paths) {
+  return replay(store::Journal::read(paths.journal()), paths.journal().string());
+}
+
+NextGeneration next_layer_generation(const RunState& state, const std::string& linear) {
+  const auto layer = state.layers.find(linear);
+  if (layer == state.layers.end()) return {kFirstLayer, ""};
+  return {layer->second.generation + 1, layer->second.sha256};
+}
+
+NextGeneration next_tensor_generation(const RunState& state, const std::string& tensor) {
+  const auto found = state.tensors.find(tensor);
+  if (found == state.tensors.end()) return {kFirstTensor, ""};
+  return {found->second.generation + 1, found->second.sha256};
+}
+
+Published published(const RunState& state) {
+  Published newest;
+  for (const auto& [name, layer] : state.layers) newest.linears[name] = layer.generation;
+  for (const auto& [name, tensor] : state.tensors) newest.tensors[name] = tensor.generation;
+  return newest;
+}
+
+std::map<std::string, std::string> published_sums(const RunState& state) {
+  std::map<std::string, std::string> sums;
+  for (const auto& [name, layer] : state.layers) sums[name] = layer.sha256;
+  for (const auto& [name, tensor] : state.tensors) sums[name] = tensor.sha256;
+  return sums;
 }
 
 std::map<std::string, std::string> failures(const RunState& state) {

@@ -3,40 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <sstream>
 
-#include "export/profile.h"
-
 namespace voronoi::run {
-namespace {
 
-constexpr std::array<std::string_view, 4> kStages{"calibrate", "quantize", "export", "report"};
+bool has_whole_bits(const quant::QuantParameters& p) { return p.method == "rtn" || p.method == "gptq"; }
 
-std::vector<std::string> split_stages(const std::string& stages) {
+std::vector<std::string> stage_list(const Settings& options) {
   std::vector<std::string> list;
-  std::stringstream text(stages);
+  std::stringstream text(options.stages);
   for (std::string stage; std::getline(text, stage, ',');) list.push_back(stage);
   return list;
 }
 
-exporting::Profile profile_of(const Settings& options) {
-  return *exporting::profile_from_name(options.export_profile);  // the option takes known names only
-}
-
-}  // namespace
-
-bool has_whole_bits(const quant::QuantParameters& p) { return p.method == "rtn" || p.method == "gptq"; }
-
 bool asks_for_stage(const Settings& options, std::string_view stage) {
-  const std::vector<std::string> stages = split_stages(options.stages);
-  return std::find(stages.begin(), stages.end(), stage) != stages.end();
-}
-
-bool has_stage(const Settings& options, std::string_view stage) {
-  if (!options.stages.empty()) return asks_for_stage(options, stage);
-  return stage != "export" || exporting::check_exportable(options.parameters, {}, profile_of(options)).empty();
+  const std::vector<std::string> list = stage_list(options);
+  return std::find(list.begin(), list.end(), stage) != list.end();
 }
 
 std::vector<core::OptionSpec> parameter_options(quant::QuantParameters& p) {
@@ -69,8 +52,6 @@ std::vector<core::OptionSpec> parameter_options(quant::QuantParameters& p) {
                        core::switch_option("act-order", "", p.act_order).assign, false},
   };
 }
-
-namespace {}  // namespace
 
 std::string apply_set(quant::QuantParameters& parameters, const std::string& assignment) {
   const std::size_t equals = assignment.find('=');
@@ -132,10 +113,7 @@ std::vector<std::string> check(const Settings& o) {
   if (o.calibration_texts.empty()) problems.emplace_back("--calibration-text: is missing; give at least one text file");
   if (static_cast<std::int64_t>(o.calibration_texts.size()) > o.calibration_sequences)
     problems.emplace_back("--calibration-sequences: fewer windows than texts");
-  for (const std::string& stage : split_stages(o.stages))
-    if (std::find(kStages.begin(), kStages.end(), stage) == kStages.end())
-      problems.push_back("--stages: '" + stage + "' is no stage; there are calibrate, quantize, export, report");
-  if (o.calibration == "sequential" && has_stage(o, "calibrate") != has_stage(o, "quantize"))
+  if (o.calibration == "sequential" && asks_for_stage(o, "calibrate") != asks_for_stage(o, "quantize"))
     problems.emplace_back("--stages: sequential calibration needs calibrate and quantize together, block by block");
   quant::QuantParameters changed = o.parameters;
   for (const std::string& assignment : o.set)
@@ -146,9 +124,6 @@ std::vector<std::string> check(const Settings& o) {
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
   for (const std::string& problem : quant::check_parameters(changed)) problems.push_back(problem);
-  if (asks_for_stage(o, "export"))
-    for (const std::string& problem : exporting::check_exportable(changed, {}, profile_of(o)))
-      problems.push_back(problem);
   return problems;
 }
 

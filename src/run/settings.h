@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "core/option.h"
 #include "quant/quantizer.h"
+#include "run/records.h"
 
 namespace voronoi::run {
 
@@ -20,7 +21,7 @@ struct Settings {
   std::int64_t calibration_sequences = 64, calibration_context = 2048;
   std::string calibration = "independent";
   std::string device = "auto", dtype = "auto";
-  std::string stages;  ///< separated by commas; empty: all that apply, see has_stage()
+  std::string stages;  ///< separated by commas; empty: all that apply
   std::string export_profile = "safe";
   std::int64_t hessian_window = 4;
   bool keep_hessians = false;
@@ -33,15 +34,15 @@ struct Settings {
   quant::QuantParameters parameters;
   std::optional<double> bits;              ///< --bits, when given
   std::set<std::string> codebook_options;  ///< of the options that --bits stands for, those given
+  std::vector<GivenOption> given;          ///< what a resume from the directory alone takes, see StartRecord
 };
 
 /// Options that --set may change for layers that are not done yet: those of the method, without the method and the
 /// seed.
 std::vector<core::OptionSpec> parameter_options(quant::QuantParameters& parameters);
 
-/// Whether a stage is to run. Without --stages that is every one; export, however, only where the format can hold what
-/// the parameters make.
-bool has_stage(const Settings& options, std::string_view stage);
+/// Those of --stages, in the order given.
+std::vector<std::string> stage_list(const Settings& options);
 /// Whether the user asked for the stage by name.
 bool asks_for_stage(const Settings& options, std::string_view stage);
 

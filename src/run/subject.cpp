@@ -30,12 +30,12 @@ Subject open_run_subject(const std::string& path) {
   }
   Subject subject;
   std::string content = run.original->fingerprint();
-  for (const std::string& linear : run.linears) content += "\n" + linear + " " + run.state.layers.at(linear).sha256;
+  for (const auto& [name, sha256] : published_sums(run.state)) content += "\n" + name + " " + sha256;
   subject.content = core::sha256(content);
   subject.run = run.paths;
   subject.tokenizer = run.tokenizer;
   subject.original = std::move(run.original);
-  subject.quantized = std::make_unique<RunSource>(*subject.original, run.paths, run.linears);
+  subject.quantized = std::make_unique<RunSource>(*subject.original, run.paths, published(run.state));
   subject.method = run.method();
   subject.label = run_label(run.identity, run.state);
   if (!run.missing.empty()) subject.label += fmt::format(", {} layers left unquantized", run.missing.size());

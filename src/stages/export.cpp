@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <chrono>
 #include <map>
 #include <set>
 #include <utility>
 
+#include "comm/agreement.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
@@ -18,6 +18,7 @@
 #include "run/layer_store.h"
 #include "run/run_model.h"
 #include "stages/progress.h"
+#include "stages/stage.h"
 
 namespace voronoi::stages {
 namespace {
@@ -26,14 +27,13 @@ namespace fs = std::filesystem;
 /// What the journal calls the stage where it was given up.
 constexpr const char* kExportTask = "export";
 
-using Clock = std::chrono::steady_clock;
-
-quant::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
-  const std::string file = source.paths.layer(name).string();
-  if (core::sha256_of_file(file) != source.state.layers.at(name).sha256)
+format::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
+  const run::LayerRecord& layer = source.state.layers.at(name);
+  const std::string file = source.paths.layer(name, layer.generation).string();
+  if (core::sha256_of_file(file) != layer.sha256)
     throw core::FormatError(
         file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
-  return run::read_layer(source.paths, name);
+  return run::read_layer(source.paths, name, layer.generation);
 }
 
 std::vector<std::string> missing_layers(const ExportSource& source) {
@@ -61,12 +61,6 @@ void refuse_incomplete(const ExportSource& source, exporting::Profile profile,
   throw core::ConfigError(problems);
 }
 
-std::map<std::string, std::string> shard_sums(const run::RunState& state) {
-  std::map<std::string, std::string> sums;
-  for (const auto& [name, layer] : state.layers) sums[name] = layer.sha256;
-  return sums;
-}
-
 bool whole(const std::vector<std::string>& problems) {
   if (!problems.empty()) core::log_warning("{}; exported again", problems.front());
   return problems.empty();
@@ -76,7 +70,7 @@ bool whole(const std::vector<std::string>& problems) {
 bool up_to_date(const run::Run& run, exporting::Profile profile) {
   try {
     const auto manifest = exporting::read_manifest(run.paths.exported());
-    return manifest && manifest->profile == profile && manifest->layers == shard_sums(run.state) &&
+    return manifest && manifest->profile == profile && manifest->layers == run::published_sums(run.state) &&
            whole(exporting::check_files(run.paths.exported(), *manifest));
   } catch (const core::FormatError& error) {
     core::log_warning("{}; exported again", error.what());
@@ -87,8 +81,7 @@ bool up_to_date(const run::Run& run, exporting::Profile profile) {
 /// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
 class StageProgress {
  public:
-  explicit StageProgress(const run::Run& run)
-      : run_(run), n_ranks_(core::whole_number(run.state.last_attempt.at("ranks"))) {}
+  explicit StageProgress(const run::Run& run) : run_(run), n_ranks_(run.state.last_start->ranks) {}
 
   void operator()(const std::string& what, std::size_t done, std::size_t total) {
     if (core::stop_requested()) throw core::StopRequested();
@@ -101,7 +94,7 @@ class StageProgress {
                        static_cast<double>(total - done);
     core::show_progress(fmt::format("exporting ({}): {} of {} layers{}", what, done, total, left_text(left)));
     run::Heartbeat heartbeat;
-    heartbeat.attempt = run_.state.attempt;
+    heartbeat.attempt = run_.state.start;
     heartbeat.stage = "export";
     heartbeat.doing = fmt::format("layer {}/{}", done, total);
     heartbeat.layers = heartbeat.layers_done = static_cast<std::int64_t>(total);
@@ -122,33 +115,35 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
   if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, profile, missing);
   exporting::ExportRequest request;
+  const run::RunSource tensors(source.original, source.paths, {{}, run::published(source.state).tensors});
   request.original = &source.original;
+  request.tensors = &tensors;
   request.tokenizer = source.tokenizer;
   request.encoding = [&source](const std::string& name) { return read_journalled_layer(source, name); };
   request.origin.run = fs::absolute(source.paths.root).lexically_normal().string();
   request.origin.method = source.method;
   request.origin.profile = profile;
-  request.origin.layers = shard_sums(source.state);
+  request.origin.layers = run::published_sums(source.state);
   request.progress = progress;
   exporting::write_checkpoint(request, out, temporary);
 }
 
-void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& options) {
-  const exporting::Profile profile = *exporting::profile_from_name(options.export_profile);
-  if (!run::has_stage(options, "export")) {
-    if (options.stages.empty())  // left out by itself: say why
-      core::log_info("not exported: {}", fmt::join(exporting::check_exportable(options.parameters, {}, profile), "; "));
-    return;
-  }
+namespace {
+
+/// RUN/export, made again unless it holds what the run holds. Layers that were given up keep it from being made, which
+/// is a warning; so do damaged tensors that it would hold as they are, which is journalled, and what the format cannot
+/// hold, unless the stage was asked for by name. Throws StopRequested between layers when a stop was asked for.
+void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& settings) {
+  const exporting::Profile profile = *exporting::profile_from_name(settings.export_profile);
   const ExportSource source{run.paths, run.state, *inputs.model,
-                            options.tokenizer.empty() ? options.model : options.tokenizer, run.parameters.method};
+                            settings.tokenizer.empty() ? settings.model : settings.tokenizer, run.parameters.method};
   if (const auto missing = missing_layers(source); !missing.empty()) {
     core::log_warning("not exported: {} layers are not quantized, {} first", missing.size(), missing.front());
     return;
   }
   const auto give_up = [&](const std::string& error) {
     core::log_error("not exported: {}", error);
-    run.append({{"type", "quarantined"}, {"task", kExportTask}, {"error", error}});
+    run.append(run::Quarantined{kExportTask, error});
   };
   if (up_to_date(run, profile)) {
     core::log_info("{}: is there already", run.paths.exported().string());
@@ -162,15 +157,21 @@ void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& 
     // Of a tensor that is stored as it is: the layers of the run are as good as they were.
     return give_up(error.what());
   } catch (const core::ConfigError& error) {
-    if (run::asks_for_stage(options, "export")) throw;
+    if (run::asks_for_stage(settings, "export")) throw;
     core::log_warning("not exported: {}", error.what());
     return;
   }
-  if (run.state.quarantined.contains(kExportTask)) run.append({{"type", "task_done"}, {"task", kExportTask}});
-  run.append({{"type", "stage"},
-              {"stage", "export"},
-              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+  if (run.state.quarantined.contains(kExportTask)) run.append(run::TaskDone{kExportTask});
+  run.append(run::StageTime{"export", std::chrono::duration<double>(Clock::now() - start).count()});
   core::log_info("exported: {}", run.paths.exported().string());
+}
+
+}  // namespace
+
+StageRun begin_export(Work& work) {
+  return [&work](const Window&) {
+    comm::on_root(work.world, [&] { run_export_stage(work.run, work.inputs, work.settings); });
+  };
 }
 
 }  // namespace voronoi::stages

@@ -1,4 +1,4 @@
-// A run as a checkpoint in VPTQ's public format: `export`, and the stage of that name.
+// A run as a checkpoint in VPTQ's public format, for the command and the stage of that name.
 #pragma once
 
 #include <filesystem>
@@ -28,11 +28,5 @@ struct ExportSource {
 void export_run(const ExportSource& source, exporting::Profile profile, const std::filesystem::path& out,
                 const std::filesystem::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress);
-
-/// The stage, when it is to run: RUN/export, made again unless it holds what the run holds. Layers that were given up
-/// keep it from being made, which is a warning; so do damaged tensors that it would hold as they are, which is
-/// journalled, and what the format cannot hold, unless the stage was asked for by name. Throws StopRequested between
-/// layers when a stop was asked for.
-void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& options);
 
 }  // namespace voronoi::stages

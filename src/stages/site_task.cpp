@@ -37,14 +37,14 @@ run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::P
   run::LayerRecord layer;
   layer.name = linear.name;
   layer.weights = linear.out_features * linear.in_features;
-  layer.stored_bits = quant::stored_bits(result.encoding);
-  layer.nominal_bits = quant::nominal_bits(result.encoding);
+  layer.stored_bits = format::stored_bits(result.encoding);
+  layer.nominal_bits = format::nominal_bits(result.encoding);
   layer.relative_error = result.relative_error;
   layer.statistics = core::Json::object();
   for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
   if (team.rank() == 0) {
     try {
-      layer.sha256 = run::write_layer(*run.attempt, linear.name, result);
+      layer.sha256 = run::write_layer(*run.attempt, linear.name, layer.generation, result);
     } catch (const store::Superseded&) {
       throw;
     } catch (const core::StoreError& error) {
@@ -80,7 +80,7 @@ std::string run_site_task(const planning::SiteTask& task, backend::Context& cont
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
-          layers.push_back(run::layer_to_json(layer));
+          layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {
           give_up(linear, error);
         } catch (const model::BadValues& error) {

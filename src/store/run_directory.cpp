@@ -142,9 +142,10 @@ std::string identity_text(const Json& identity, const std::string& digest) {
 
 }  // namespace
 
-fs::path RunPaths::layer(const std::string& linear) const {
-  VORONOI_REQUIRE(is_plain_name(linear), "\"" + linear + "\" is not the name of a linear");
-  return layers() / (linear + ".h5");
+fs::path RunPaths::layer(const std::string& name, std::int64_t generation) const {
+  VORONOI_REQUIRE(is_plain_name(name), "\"" + name + "\" is not the name of a linear or tensor");
+  VORONOI_REQUIRE(generation >= 0, "generations count from 0");
+  return layers() / (generation == 0 ? name + ".h5" : fmt::format("{}.g{}.h5", name, generation));
 }
 
 fs::path RunPaths::hessian(std::int64_t block, const std::string& site) const {

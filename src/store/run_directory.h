@@ -19,7 +19,8 @@ struct RunPaths {
   std::filesystem::path metrics() const { return root / "metrics.prom"; }
   std::filesystem::path staging() const { return root / "staging"; }
   std::filesystem::path layers() const { return root / "layers"; }
-  std::filesystem::path layer(const std::string& linear) const;  ///< layers/<linear>.h5; a name with a slash is refused
+  /// layers/<name>.h5, from generation 1 on layers/<name>.g<generation>.h5; a name with a slash is refused.
+  std::filesystem::path layer(const std::string& name, std::int64_t generation = 0) const;
   std::filesystem::path hessians() const { return root / "hessians"; }
   std::filesystem::path hessian(std::int64_t block, const std::string& site)
       const;  ///< hessians/block_007.down.h5, block_007.expert.3.down.h5; no slash

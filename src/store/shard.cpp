@@ -420,4 +420,10 @@ Shard read_shard(const std::filesystem::path& path) {
   }
 }
 
+std::string library_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
 }  // namespace voronoi::store

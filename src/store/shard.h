@@ -28,5 +28,7 @@ struct Shard {
 std::vector<std::byte> serialize(const Shard& shard);
 /// Reads and verifies all checksums; throws FormatError naming file and dataset. Sizes are checked before allocation.
 Shard read_shard(const std::filesystem::path& path);
+/// Version of the HDF5 library in use, "1.10.8".
+std::string library_version();
 
 }  // namespace voronoi::store

@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "backend/packed_weight.h"
 #include "bench/bench_gpu.h"
 #include "calib/footprint.h"
 #include "core/random.h"
@@ -60,40 +61,50 @@ class RandomBlock : public model::WeightSource {
 
 }  // namespace
 
-void measure_gemv(Bench& bench) {
+namespace {
+
+/// Product for one token and decoding of a linear, by what they read and write.
+void measure_packed(Bench& bench, const format::Encoding& encoding, double bits, const std::string& what) {
   backend::Context& context = bench.context();
   // Several copies in turn: one of 2 bits would stay in an H100's cache of 50 MB for the most part.
-  const std::size_t n_copies = bench.tiny() ? 1 : 4;
+  std::vector<std::unique_ptr<format::PackedMatrix>> copies(bench.tiny() ? 1 : 4);
+  for (auto& copy : copies) copy = encoding.format->upload(context, encoding);
+  const auto packed_bytes = static_cast<double>(copies.front()->size_bytes());
+  const std::int64_t n_weights = encoding.out_features * encoding.in_features;
+  const std::string text = fmt::format("{}, {}", shape_text(encoding.out_features, encoding.in_features), what);
+  std::size_t turn = 0;
+  const auto next = [&]() -> const format::PackedMatrix& { return *copies[turn++ % copies.size()]; };
+  {
+    const backend::Array<float> x = bench.values(encoding.in_features);
+    backend::Array<float> out(context, encoding.out_features);
+    bench.measure({"gemv", fmt::format("GEMV at {:g} bits", bits), text, Unit::bytes, packed_bytes, kCopy, kGemvTarget},
+                  [&] { next().multiply(context, 1, x.data(), false, out.data()); });
+  }
+  backend::Array<std::uint16_t> weight(context, n_weights);
+  bench.measure({"gemv", fmt::format("dequantization at {:g} bits", bits), text, Unit::bytes,
+                 packed_bytes + 2 * static_cast<double>(n_weights), kCopy},
+                [&] { next().decode_16(context, weight.data()); });
+}
+
+}  // namespace
+
+void measure_gemv(Bench& bench) {
+  const std::int64_t out_features = bench.size(8192, 50), in_features = bench.size(28672, 72);
   for (const Setting& setting : kSettings) {
     test::PackedShape shape;
-    shape.out_features = bench.size(8192, 50);
-    shape.in_features = bench.size(28672, 72);
+    shape.out_features = out_features;
+    shape.in_features = in_features;
     shape.v = setting.v;
     shape.main_bits = bench.tiny() ? setting.main_bits / 2 : setting.main_bits;
     shape.residual_bits = bench.tiny() ? setting.residual_bits / 2 : setting.residual_bits;
     shape.permuted = true;
     shape.dtype = core::DType::bf16;
-    const test::RandomPacked host(shape);
-    std::vector<backend::PackedWeight> copies;
-    for (std::size_t i = 0; i < n_copies; ++i) copies.emplace_back(context, host.view);
-    const auto packed_bytes = static_cast<double>(copies.front().size_bytes());
-    const auto weights = static_cast<double>(shape.out_features * shape.in_features);
-    const std::string text =
-        fmt::format("{}, v {}, {} + {} bits of index", shape_text(shape.out_features, shape.in_features), shape.v,
-                    shape.main_bits, shape.residual_bits);
-    std::size_t turn = 0;
-    const auto next = [&]() -> const backend::PackedLinear& { return copies[turn++ % n_copies].view(); };
-    {
-      const backend::Array<float> x = bench.values(shape.in_features);
-      backend::Array<float> out(context, shape.out_features);
-      bench.measure(
-          {"gemv", fmt::format("GEMV at {:g} bits", setting.bits), text, Unit::bytes, packed_bytes, kCopy, kGemvTarget},
-          [&] { context.dequant().fused_matmul(context.exec(), next(), 1, x.data(), false, out.data()); });
-    }
-    backend::Array<std::uint16_t> weight(context, shape.out_features * shape.in_features);
-    bench.measure({"gemv", fmt::format("dequantization at {:g} bits", setting.bits), text, Unit::bytes,
-                   packed_bytes + 2 * weights, kCopy},
-                  [&] { context.dequant().decode_16(context.exec(), next(), weight.data()); });
+    measure_packed(bench, test::random_packed(shape), setting.bits,
+                   fmt::format("v {}, {} + {} bits of index", shape.v, shape.main_bits, shape.residual_bits));
+  }
+  for (const int bits : {2, 3, 4}) {
+    const test::UniformShape shape{out_features, in_features, bits, bench.tiny() ? 16 : 64, false, core::DType::bf16};
+    measure_packed(bench, test::random_packed(shape), bits, fmt::format("uniform, groups of {}", shape.group_size));
   }
 }
 

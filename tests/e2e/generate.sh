@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Text: of the original as the real implementation writes it, of a run straight from its packed indices, the same from its checkpoint and
-# on the emulated GPU.
+# Text: of the original as the real implementation writes it, of runs straight from their packed codes, the same from a checkpoint and on
+# the emulated GPU.
 . "$(dirname "$0")/common.sh"
 write() { expect 0 "$VORONOI" generate --prompt "Once upon a time" "$@"; }
 write --model "$work/model" --max-tokens 60
@@ -28,6 +28,20 @@ if [ -n "$EMULATED_CUDA" ]; then
   [[ $text == "$(cat "$work/stdout")"* ]] || fail "the emulated GPU writes another text"
   unset VORONOI_CUDA_MODULE
 fi
+
+# Uniform codes, in natural order and with a permutation.
+for method in rtn gptq; do
+  expect 0 "$VORONOI" quantize --run "$work/$method" "${common[@]}" --method $method --bits 4 --group-size 32
+  write --model "$work/$method" --max-tokens 24
+  text=$(cat "$work/stdout")
+  [ "${#text}" -gt 40 ] || fail "$method writes next to nothing: $text"
+  if [ -n "$EMULATED_CUDA" ]; then
+    export VORONOI_CUDA_MODULE=$EMULATED_CUDA
+    write --model "$work/$method" --max-tokens 6 --device cuda --dtype f32
+    [[ $text == "$(cat "$work/stdout")"* ]] || fail "the emulated GPU writes another text of $method"
+    unset VORONOI_CUDA_MODULE
+  fi
+done
 
 expect 2 "$VORONOI" generate --model "$work/run"
 expect 2 "$VORONOI" generate --model "$work/run" --prompt x --temperature -1

@@ -13,9 +13,9 @@
 #include "core/random.h"
 #include "core/types.h"
 #include "export/writer.h"
+#include "format/vptq.h"
 #include "model/config.h"
 #include "model/weights.h"
-#include "quant/encoding.h"
 #include "support/temporary.h"
 
 namespace voronoi::test {
@@ -43,10 +43,10 @@ class Draw {
 };
 
 /// Random indices (whole packed words, so codes of every width), codebooks and scales.
-inline quant::VqEncoding random_encoding(const model::LinearSpec& linear, LayerKind kind, core::DType dtype,
-                                         std::uint64_t stream) {
+inline format::Encoding random_encoding(const model::LinearSpec& linear, LayerKind kind, core::DType dtype,
+                                        std::uint64_t stream) {
   Draw draw(stream);
-  quant::VqEncoding e;
+  format::VqEncoding e;
   e.out_features = linear.out_features;
   e.in_features = linear.in_features;
   e.vector_length = kind.v;
@@ -76,7 +76,7 @@ inline quant::VqEncoding random_encoding(const model::LinearSpec& linear, LayerK
     for (std::int64_t i = 0; i < e.in_features; ++i) e.perm.push_back(static_cast<std::uint16_t>(i));
     for (std::size_t i = e.perm.size() - 1; i > 0; --i) std::swap(e.perm[i], e.perm[draw.below(i + 1)]);
   }
-  return e;
+  return format::to_encoding(e);
 }
 
 /// One safetensors file taken apart, to be changed and written again.
@@ -185,7 +185,7 @@ class SmallExport {
   std::filesystem::path folder(const std::string& name) const { return folder_ / name; }
 
   std::unique_ptr<model::WeightSource> source;
-  std::map<std::string, quant::Encoding> encodings;
+  std::map<std::string, format::Encoding> encodings;
   exporting::ExportRequest request;
 
  private:

@@ -7,6 +7,7 @@
 #include "core/packing.h"
 #include "export/checkpoint.h"
 #include "export/checkpoints.h"
+#include "support/typed_encoding.h"
 
 namespace voronoi::exporting {
 namespace {
@@ -163,7 +164,7 @@ TEST_F(Hostile, DecodedNumbersMustBeWeights) {
 }
 
 TEST_F(Hostile, UnpackedIndicesAreTakenAndTheirRangeChecked) {
-  const auto unpack = [](core::Json& config, test::TensorSet& set, const quant::VqEncoding& e) {
+  const auto unpack = [](core::Json& config, test::TensorSet& set, const format::VqEncoding& e) {
     config["quantization_config"]["config_for_layers"][kLayer]["is_indice_packed"] = false;
     const auto width = static_cast<std::size_t>(e.group_size()), words = static_cast<std::size_t>(e.row_words());
     test::TensorSet::Tensor main{"I16", {1, e.vector_rows(), e.group_size()}, ""}, residual = main;
@@ -185,12 +186,13 @@ TEST_F(Hostile, UnpackedIndicesAreTakenAndTheirRangeChecked) {
       perm.bytes.append(reinterpret_cast<const char*>(&wide), 8);
     }
   };
-  const auto& encoding = std::get<quant::VqEncoding>(small_.encodings.at(kLayer));
-  EXPECT_EQ(after([&](core::Json& config, test::TensorSet& set) { unpack(config, set, encoding); }), "accepted");
+  const format::Encoding& encoding = small_.encodings.at(kLayer);
+  EXPECT_EQ(after([&](core::Json& config, test::TensorSet& set) { unpack(config, set, test::vq_of(encoding)); }),
+            "accepted");
   EXPECT_EQ(VptqCheckpoint(out_.string()).encoding(kLayer), encoding);
   const auto broken = [&](const std::string& suffix, std::size_t byte) {
     return after([&](core::Json& config, test::TensorSet& set) {
-      unpack(config, set, encoding);
+      unpack(config, set, test::vq_of(encoding));
       set.tensors.at(kLayer + suffix).bytes[byte] = 1;
     });
   };
@@ -206,10 +208,10 @@ TEST_F(Hostile, ALayerWithoutScalesDecodesItsCodebooks) {
               set.tensors.erase(kLayer + ".weight_bias");
             }),
             "accepted");
-  auto plain = std::get<quant::VqEncoding>(small_.encodings.at(kLayer));
+  format::VqEncoding plain = test::vq_of(small_.encodings.at(kLayer));
   plain.scale.assign(44, core::float_to_half(1));
   plain.bias.assign(44, 0);
-  EXPECT_EQ(VptqCheckpoint(out_.string()).encoding(kLayer), plain);
+  EXPECT_EQ(VptqCheckpoint(out_.string()).encoding(kLayer), format::to_encoding(plain));
 }
 
 TEST_F(Hostile, ALayerLeftOutIsReadAsItIs) {

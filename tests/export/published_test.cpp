@@ -30,11 +30,11 @@ TEST_P(Published, EveryMatrixIsTheClientsBitForBit) {
   ASSERT_EQ(checkpoint_->linears().size(), 35U);
   ASSERT_EQ(golden_.at("layers").size(), 35U);
   for (const auto& [name, layer] : golden_.at("layers").items()) {
-    const quant::Encoding encoding = checkpoint_->encoding(name);
+    const format::Encoding encoding = checkpoint_->encoding(name);
     const auto shape = layer.at("shape").get<core::Shape>();
-    ASSERT_EQ((core::Shape{quant::out_features(encoding), quant::in_features(encoding)}), shape) << name;
+    ASSERT_EQ((core::Shape{encoding.out_features, encoding.in_features}), shape) << name;
     std::vector<float> weight(static_cast<std::size_t>(shape[0] * shape[1])), read(weight.size());
-    quant::decode(encoding, weight);
+    format::decode(encoding, weight);
     EXPECT_EQ(core::sha256(std::as_bytes(std::span(weight))), layer.at("sha256").get<std::string>()) << name;
     checkpoint_->read({name + ".weight", shape}, read);
     EXPECT_EQ(read, weight) << name;
@@ -85,8 +85,8 @@ TEST(Checkpoint, BitsCountWhatIsStored) {
   EXPECT_EQ(checkpoint.nominal_bits(), 2);
   double bits = 0, weights = 0;
   for (const std::string& name : checkpoint.linears()) {
-    const quant::VqEncoding e = checkpoint.encoding(name);
-    bits += static_cast<double>(quant::stored_bits(e));
+    const format::Encoding e = checkpoint.encoding(name);
+    bits += static_cast<double>(format::stored_bits(e));
     weights += static_cast<double>(e.out_features * e.in_features);
   }
   EXPECT_DOUBLE_EQ(checkpoint.true_bits(), bits / weights);

@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "export/checkpoint.h"
 #include "export/checkpoints.h"
+#include "support/typed_encoding.h"
 
 namespace voronoi::exporting {
 namespace {
@@ -34,8 +35,7 @@ std::vector<float> read(const model::WeightSource& source, const model::TensorSp
 void expect_round_trip(const SmallExport& small, const std::filesystem::path& out) {
   const VptqCheckpoint written(out.string());
   EXPECT_EQ(written.linears().size(), small.encodings.size());
-  for (const auto& [name, encoding] : small.encodings)
-    EXPECT_EQ(written.encoding(name), std::get<quant::VqEncoding>(encoding)) << name;
+  for (const auto& [name, encoding] : small.encodings) EXPECT_EQ(written.encoding(name), encoding) << name;
   for (const model::TensorSpec& spec : model::expected_tensors(small.source->config())) {
     if (small.encodings.contains(spec.name.substr(0, spec.name.rfind('.'))) && spec.name.ends_with(".weight")) continue;
     EXPECT_EQ(read(written, spec), read(*small.source, spec)) << spec.name;
@@ -175,10 +175,12 @@ TEST(Writer, WhatTheFormatCannotHoldIsRefusedAllAtOnce) {
   EXPECT_FALSE(std::filesystem::exists(small.folder("out")));
 
   SmallExport other({{4, 256, 0}});
-  auto& first = std::get<quant::VqEncoding>(other.encodings.begin()->second);
-  first.dtype = core::DType::bf16;
+  format::Encoding& first = other.encodings.begin()->second;
+  format::VqEncoding narrow = test::vq_of(first);
+  narrow.dtype = core::DType::bf16;
+  first = format::to_encoding(narrow);
   EXPECT_THAT(test::message_of<core::ConfigError>([&] { other.write(); }), HasSubstr("BF16 in a model of type F16"));
-  other.encodings.begin()->second = quant::UniformEncoding{24, 24, 2, 8, core::DType::f16, {}, {}, {}, {}};
+  first = format::to_encoding(format::UniformEncoding{{24, 24, 2, 8, core::DType::f16}, {}, {}, {}, {}});
   EXPECT_THAT(test::message_of<core::ConfigError>([&] { other.write(); }), HasSubstr("--method"));
 }
 

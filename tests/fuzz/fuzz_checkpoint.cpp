@@ -11,8 +11,8 @@ void read(const exporting::VptqCheckpoint& checkpoint) {
   checkpoint.fingerprint();
   for (const std::string& linear : checkpoint.linears())
     accepts([&] {
-      const quant::VqEncoding encoding = checkpoint.encoding(linear);
-      require(quant::find_problem(encoding).empty(), "an encoding with a problem");
+      const format::Encoding encoding = checkpoint.encoding(linear);
+      require(format::find_problem(encoding).empty(), "an encoding with a problem");
     });
   for (const model::TensorSpec& spec : model::expected_tensors(checkpoint.config())) {
     if (!is_small(spec.shape)) continue;

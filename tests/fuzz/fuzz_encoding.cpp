@@ -6,7 +6,8 @@
 #include <string>
 
 #include "fuzz/shard_use.h"
-#include "quant/footprint.h"
+#include "format/uniform.h"
+#include "format/vptq.h"
 
 namespace voronoi::fuzz {
 namespace {
@@ -63,7 +64,7 @@ void add(store::Shard& shard, Source& source, const std::string& name, core::DTy
 }
 
 store::Shard make_vq(Source& source) {
-  quant::VqEncoding e;
+  format::VqExtents e;
   e.out_features = source.extent();
   e.in_features = source.extent();
   e.vector_length = source.extent();
@@ -86,7 +87,7 @@ store::Shard make_vq(Source& source) {
                       {"outlier_size", std::to_string(e.outlier_size)},
                       {"outlier_vector_length", std::to_string(e.outlier_vector_length)},
                       {"outlier_centroids", std::to_string(e.outlier_centroids)}};
-  if (!quant::find_extent_problem(e).empty()) return shard;
+  if (!format::find_extent_problem(e).empty()) return shard;
   add(shard, source, "indices", core::DType::u32, {e.groups, e.vector_rows(), e.row_words()});
   add(shard, source, "codebook", e.dtype, {e.groups, e.centroids, e.vector_length});
   if (e.residual_centroids > 0)
@@ -101,7 +102,7 @@ store::Shard make_vq(Source& source) {
 }
 
 store::Shard make_uniform(Source& source) {
-  quant::UniformEncoding e;
+  format::UniformExtents e;
   e.out_features = source.extent();
   e.in_features = source.extent();
   e.bits = source.byte() % 18;
@@ -116,7 +117,7 @@ store::Shard make_uniform(Source& source) {
                       {"group_size", std::to_string(e.group_size)}};
   const auto fits = [](std::int64_t value) { return value >= 1 && value <= 1 << 20; };
   if (!fits(e.out_features) || !fits(e.in_features) || !fits(e.group_size)) return shard;
-  const quant::UniformElements due = quant::elements_due(e, true);
+  const format::UniformElements due = format::elements_due(e, true);
   const std::int64_t out = e.out_features;
   add(shard, source, "codes", core::DType::u32, {out, due.codes / out});
   add(shard, source, "scale", e.dtype, {out, due.scale / out});

@@ -1,4 +1,4 @@
-// The CPU's table with its decoder alone: readers use nothing else of it, and the rest takes minutes to compile under
+// The CPU's table with its decoders alone: readers use nothing else of it, and the rest takes minutes to compile under
 // the sanitizers.
 #include "kernels/kernels.h"
 
@@ -7,7 +7,8 @@ namespace voronoi::kernels {
 const Kernels& cpu() {
   static const Kernels table = [] {
     Kernels parts{};
-    parts.dequant = cpu_dequant_kernels();
+    parts.vptq = cpu_vptq_kernels();
+    parts.uniform = cpu_uniform_kernels();
     return parts;
   }();
   return table;

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/file.h"
+#include "format/encoding.h"
 #include "fuzz/fuzz.h"
-#include "quant/encoding.h"
 #include "store/shard.h"
 
 namespace voronoi::fuzz {
@@ -25,20 +25,19 @@ inline std::string_view text_of(const std::vector<std::byte>& bytes) {
 
 /// As a run reads a layer; an accepted one is decoded and stored again as the same.
 inline void use_layer(const store::Shard& shard) {
-  std::vector<quant::NamedArray> arrays;
+  std::vector<format::NamedArray> arrays;
   for (const store::ShardArray& array : shard.arrays)
     arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
   accepts([&] {
-    const quant::Encoding encoding = quant::from_arrays(shard.attributes, arrays, "layer.h5");
-    const core::Shape shape{quant::out_features(encoding), quant::in_features(encoding)};
+    const format::Encoding encoding = format::from_arrays(shard.attributes, arrays, "layer.h5");
+    const core::Shape shape{encoding.out_features, encoding.in_features};
     if (is_small(shape)) {
       std::vector<float> weight(static_cast<std::size_t>(shape[0] * shape[1]));
-      quant::decode(encoding, weight);
+      format::decode(encoding, weight);
     }
-    const quant::Encoding again =
-        quant::from_arrays(quant::to_attributes(encoding), quant::to_arrays(encoding), "layer.h5");
+    const format::Encoding again = format::from_arrays(format::to_attributes(encoding), encoding.arrays, "layer.h5");
     require(again == encoding, "an encoding stored and read is another one");
-    require(quant::stored_bits(again) > 0, "a layer of no bits");
+    require(format::stored_bits(again) > 0, "a layer of no bits");
   });
 }
 

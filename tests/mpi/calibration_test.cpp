@@ -63,7 +63,8 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
   /// Hessians of blocks 0 and 1 as this communicator's ranks own them, by "block site".
   std::map<std::string, SiteHessian> collect(const comm::Communicator& communicator, const model::Windows& windows,
                                              std::int64_t hessian_bytes = kHessianBytes) {
-    Collector collector(*transformer_, context_, communicator, windows, hessian_bytes);
+    ResidualStream stream(*transformer_, context_, communicator, windows);
+    Collector collector(*transformer_, context_, communicator, stream, hessian_bytes);
     std::map<std::string, SiteHessian> all;
     for (std::int64_t block = 0; block < 2; ++block)
       for (SiteHessian& hessian : collector.collect(transformer_->load_block(block), block == 0))

@@ -81,7 +81,8 @@ class LeftOut : public ::testing::TestWithParam<const char*> {
     std::string first_fault;
   };
   Result collect(const comm::Communicator& communicator, std::int64_t hessian_bytes = kHessianBytes) {
-    Collector collector(*transformer_, context_, communicator, windows(), hessian_bytes);
+    ResidualStream stream(*transformer_, context_, communicator, windows());
+    Collector collector(*transformer_, context_, communicator, stream, hessian_bytes);
     Result result;
     for (std::int64_t block = 0; block < 2; ++block)
       for (SiteHessian& site : collector.collect(transformer_->load_block(block), block == 0))

@@ -11,6 +11,7 @@
 #include "support/data.h"
 #include "support/safetensors_lite.h"
 #include "support/thread_team.h"
+#include "support/typed_encoding.h"
 
 namespace voronoi::quant {
 namespace {
@@ -54,9 +55,7 @@ std::vector<float> plain_gptq(const test::Layer& layer, int bits, std::int64_t g
 }
 
 std::vector<float> decoded(const QuantResult& result) {
-  std::vector<float> weight(static_cast<std::size_t>(out_features(result.encoding) * in_features(result.encoding)));
-  decode(result.encoding, weight);
-  return weight;
+  return test::decoded(result.encoding);
 }
 
 std::int64_t count_different(const std::vector<float>& a, const std::vector<float>& b, float tolerance) {
@@ -174,7 +173,7 @@ TEST(Gptq, WeightsOnTheGridAreKept) {
   const auto result = gptq_quantizer().quantize(context, team, layer.input(), parameters(4, -1));
   EXPECT_EQ(decoded(result), layer.weight);
   EXPECT_EQ(result.relative_error, 0);
-  EXPECT_FALSE(std::get<UniformEncoding>(result.encoding).perm.empty());
+  EXPECT_FALSE(format::uniform_view(result.encoding).perm.empty());
 }
 
 }  // namespace

@@ -12,11 +12,13 @@
 #include "quant/layers.h"
 #include "core/packing.h"
 #include "support/thread_team.h"
+#include "support/typed_encoding.h"
 
 namespace voronoi::quant {
 namespace {
 
 using core::DType;
+using test::decoded;
 using testing::ElementsAre;
 
 QuantParameters parameters(int bits, std::int64_t group_size) {
@@ -25,12 +27,6 @@ QuantParameters parameters(int bits, std::int64_t group_size) {
   p.bits = bits;
   p.group_size = group_size;
   return p;
-}
-
-std::vector<float> decoded(const Encoding& encoding) {
-  std::vector<float> weight(static_cast<std::size_t>(out_features(encoding) * in_features(encoding)));
-  decode(encoding, weight);
-  return weight;
 }
 
 TEST(UniformGrid, HoldsZeroExactlyAndBothEnds) {
@@ -74,7 +70,7 @@ TEST(Rtn, CodesOfOneRowAreThoseWorkedOutByHand) {
   const QuantInput input{"layer", 1, 5, weight, &hessian, DType::f16};
   core::SoloTeam team;
   const auto result = rtn_quantizer().quantize(context, team, input, parameters(2, 3));
-  const auto& e = std::get<UniformEncoding>(result.encoding);
+  const format::UniformEncoding e = test::uniform_of(result.encoding);
   // Group 0: range -1..2, scale 1, zero 1. Group 1: range -0.3..0.75, scale half(0.35) = 0.35009766, zero 1.
   EXPECT_THAT(e.scale, ElementsAre(core::float_to_half(1), core::float_to_half(0.35F)));
   EXPECT_THAT(e.zeros, ElementsAre(1U | 1U << 2));
@@ -93,7 +89,7 @@ TEST(Rtn, EveryWeightGoesToTheNearestPointItsGroupHas) {
   for (const DType dtype : {DType::f16, DType::bf16})
     for (const int bits : {1, 2, 3, 4, 8}) {
       const auto result = rtn_quantizer().quantize(context, team, layer.input(dtype), parameters(bits, 32));
-      const auto& e = std::get<UniformEncoding>(result.encoding);
+      const format::UniformEncoding e = test::uniform_of(result.encoding);
       ASSERT_EQ(find_problem(result.encoding), "");
       const auto weight = decoded(result.encoding);
       for (std::int64_t row = 0; row < 20; ++row) {

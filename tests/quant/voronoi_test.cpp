@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "quant/encoding.h"
 #include "quant/vq/refine.h"
 #include "quant/vq/vptq.h"
 #include "quant/vq_layer.h"
 #include "support/thread_team.h"
+#include "support/typed_encoding.h"
 
 namespace voronoi::quant {
 namespace {
@@ -64,8 +64,8 @@ TEST(Voronoi, JointChoiceOfMainAndResidualBeatsGreedy) {
   const QuantResult greedy = quantize(voronoi_quantizer(), layer, parameters);
   EXPECT_LT(joint.relative_error, 0.95 * greedy.relative_error);
   // Without candidates and rounds nothing is left but vptq.
-  EXPECT_EQ(std::get<VqEncoding>(greedy.encoding).indices,
-            std::get<VqEncoding>(quantize(vptq_quantizer(), layer, parameters).encoding).indices);
+  EXPECT_EQ(test::vq_of(greedy.encoding).indices,
+            test::vq_of(quantize(vptq_quantizer(), layer, parameters).encoding).indices);
 }
 
 TEST(Voronoi, EveryRoundKeptLowersTheError) {
@@ -98,7 +98,7 @@ TEST_P(VoronoiDeterminism, SameBytesAtAnyThreadAndTeamSize) {
           voronoi_quantizer().quantize(context, team, layer.input(), GetParam());
     });
     for (const QuantResult& result : results) {
-      const auto &a = std::get<VqEncoding>(alone.encoding), &b = std::get<VqEncoding>(result.encoding);
+      const format::VqEncoding a = test::vq_of(alone.encoding), b = test::vq_of(result.encoding);
       EXPECT_EQ(a.indices, b.indices);
       EXPECT_EQ(a.codebook, b.codebook);
       EXPECT_EQ(a.residual_codebook, b.residual_codebook);

@@ -9,10 +9,10 @@
 #include <span>
 #include <vector>
 
-#include "quant/encoding.h"
 #include "quant/vq/second_order.h"
 #include "quant/vq_layer.h"
 #include "support/thread_team.h"
+#include "support/typed_encoding.h"
 
 namespace voronoi::quant {
 namespace {
@@ -28,9 +28,7 @@ QuantResult quantize(const Layer& layer, const QuantParameters& parameters, int 
 }
 
 std::vector<float> decoded(const QuantResult& result) {
-  std::vector<float> weight(static_cast<std::size_t>(out_features(result.encoding) * in_features(result.encoding)));
-  decode(result.encoding, weight);
-  return weight;
+  return test::decoded(result.encoding);
 }
 
 double error_of(const Layer& layer, std::span<const float> quantized) {
@@ -38,7 +36,7 @@ double error_of(const Layer& layer, std::span<const float> quantized) {
   return relative_hessian_error(context, layer.out, layer.in, layer.weight, quantized, layer.hessian().h);
 }
 
-const VqEncoding& vq(const QuantResult& result) { return std::get<VqEncoding>(result.encoding); }
+format::VqEncoding vq(const QuantResult& result) { return test::vq_of(result.encoding); }
 
 void expect_same_bytes(const QuantResult& a, const QuantResult& b) {
   EXPECT_EQ(vq(a).indices, vq(b).indices);
@@ -239,7 +237,8 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
   const QuantResult groups = quantize(layer, parameters);
   EXPECT_LT(groups.relative_error, plain);
   EXPECT_EQ(vq(groups).codebook.size(), 4U * 64U * 6U);
-  EXPECT_EQ(std::set<std::uint16_t>(vq(groups).perm.begin(), vq(groups).perm.end()).size(), 128U);
+  const std::vector<std::uint16_t> perm = vq(groups).perm;
+  EXPECT_EQ(std::set<std::uint16_t>(perm.begin(), perm.end()).size(), 128U);
 }
 
 TEST(Vptq, TailRowsInfluenceNoWholeVector) {

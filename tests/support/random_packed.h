@@ -1,13 +1,15 @@
-// A packed linear with random contents, host memory.
+// Quantized linears with random codes, of either format: what packed products and decoding are tested and measured on.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "core/packing.h"
-#include "kernels/dequant.h"
+#include "format/uniform.h"
+#include "format/vptq.h"
 
 namespace voronoi::test {
 
@@ -19,67 +21,96 @@ struct PackedShape {
   core::DType dtype = core::DType::f16;
 };
 
-struct RandomPacked {
-  explicit RandomPacked(const PackedShape& s) {
-    std::mt19937 engine(static_cast<std::uint32_t>(s.out_features * 31 + s.in_features));
-    const auto values = [&](std::int64_t n, float mean, float deviation) {
-      std::normal_distribution<float> normal(mean, deviation);
-      std::vector<std::uint16_t> bits(static_cast<std::size_t>(n));
-      for (std::uint16_t& value : bits) value = core::to_bits16(s.dtype, normal(engine));
-      return bits;
-    };
-    view.out_features = s.out_features;
-    view.in_features = s.in_features;
-    view.v = s.v;
-    view.main_bits = s.main_bits;
-    view.residual_bits = s.residual_bits;
-    view.groups = s.groups;
-    view.group_size = (s.in_features - s.outlier_size) / s.groups;
-    view.outlier_size = s.outlier_size;
-    view.v0 = s.v0;
-    view.k0 = s.k0;
-    view.dtype = s.dtype;
-    const int bits = s.main_bits + s.residual_bits;
-    const std::int64_t rows = s.groups * core::ceil_div(s.out_features, s.v);
-    const std::int64_t words = core::packed_words(view.group_size, bits);
-    std::vector<std::uint32_t> codes(static_cast<std::size_t>(view.group_size));
-    indices.resize(static_cast<std::size_t>(rows * words));
-    for (std::int64_t row = 0; row < rows; ++row) {
-      for (std::uint32_t& code : codes) code = static_cast<std::uint32_t>(engine() & ((std::uint64_t{1} << bits) - 1));
-      core::pack_row(
-          codes, bits,
-          std::span(indices).subspan(static_cast<std::size_t>(row * words), static_cast<std::size_t>(words)));
-    }
-    codebook = values(s.groups * s.v << s.main_bits, 0.1F, 1.0F);
-    if (s.residual_bits > 0) residual_codebook = values(s.groups * s.v << s.residual_bits, 0.0F, 0.1F);
-    outlier_codebook = values(s.k0 * s.v0, 0.0F, 2.0F);
-    if (s.outlier_size > 0) {
-      outlier_indices.resize(static_cast<std::size_t>(core::ceil_div(s.out_features, s.v0) * s.outlier_size));
-      for (std::uint16_t& code : outlier_indices)
-        code = static_cast<std::uint16_t>(engine() % static_cast<std::uint32_t>(s.k0));
-    }
-    scale = values(s.in_features, 1.0F, 0.3F);
-    bias = values(s.in_features, 0.0F, 0.1F);
-    if (s.permuted) {
-      for (std::int64_t i = 0; i < s.in_features; ++i) perm.push_back(static_cast<std::uint16_t>(i));
-      std::shuffle(perm.begin(), perm.end(), engine);
-    }
-    const auto pointer = [](const auto& array) { return array.empty() ? nullptr : array.data(); };
-    view.indices = pointer(indices);
-    view.codebook = pointer(codebook);
-    view.residual_codebook = pointer(residual_codebook);
-    view.outlier_codebook = pointer(outlier_codebook);
-    view.outlier_indices = pointer(outlier_indices);
-    view.scale = pointer(scale);
-    view.bias = pointer(bias);
-    view.perm = pointer(perm);
-  }
-  RandomPacked(const RandomPacked&) = delete;
-  RandomPacked& operator=(const RandomPacked&) = delete;
-
-  std::vector<std::uint32_t> indices;
-  std::vector<std::uint16_t> codebook, residual_codebook, outlier_codebook, outlier_indices, scale, bias, perm;
-  kernels::PackedLinear view;
+struct UniformShape {
+  std::int64_t out_features = 0, in_features = 0;
+  int bits = 0;
+  std::int64_t group_size = 0;
+  bool permuted = false;
+  core::DType dtype = core::DType::f16;
 };
+
+class RandomFields {
+ public:
+  RandomFields(std::int64_t out_features, std::int64_t in_features, core::DType dtype)
+      : engine_(static_cast<std::uint32_t>(out_features * 31 + in_features)), dtype_(dtype) {}
+
+  /// Bits of normal numbers.
+  std::vector<std::uint16_t> values(std::int64_t n, float mean, float deviation) {
+    std::normal_distribution<float> normal(mean, deviation);
+    std::vector<std::uint16_t> bits(static_cast<std::size_t>(n));
+    for (std::uint16_t& value : bits) value = core::to_bits16(dtype_, normal(engine_));
+    return bits;
+  }
+  /// Rows of n codes, each packed on its own.
+  std::vector<std::uint32_t> codes(std::int64_t rows, std::int64_t n, int bits) {
+    const std::int64_t words = core::packed_words(n, bits);
+    std::vector<std::uint32_t> row_codes(static_cast<std::size_t>(n)), packed(static_cast<std::size_t>(rows * words));
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::uint32_t& code : row_codes)
+        code = static_cast<std::uint32_t>(engine_() & ((std::uint64_t{1} << bits) - 1));
+      core::pack_row(row_codes, bits,
+                     std::span(packed).subspan(static_cast<std::size_t>(row * words), static_cast<std::size_t>(words)));
+    }
+    return packed;
+  }
+  std::vector<std::uint16_t> below(std::int64_t n, std::int64_t limit) {
+    std::vector<std::uint16_t> numbers(static_cast<std::size_t>(n));
+    for (std::uint16_t& number : numbers)
+      number = static_cast<std::uint16_t>(engine_() % static_cast<std::uint32_t>(limit));
+    return numbers;
+  }
+  std::vector<std::uint16_t> permutation(std::int64_t n) {
+    std::vector<std::uint16_t> perm;
+    for (std::int64_t i = 0; i < n; ++i) perm.push_back(static_cast<std::uint16_t>(i));
+    std::shuffle(perm.begin(), perm.end(), engine_);
+    return perm;
+  }
+
+ private:
+  std::mt19937 engine_;
+  core::DType dtype_;
+};
+
+inline format::Encoding random_packed(const PackedShape& s) {
+  RandomFields random(s.out_features, s.in_features, s.dtype);
+  format::VqEncoding e;
+  e.out_features = s.out_features;
+  e.in_features = s.in_features;
+  e.vector_length = s.v;
+  e.centroids = std::int64_t{1} << s.main_bits;
+  e.residual_centroids = s.residual_bits > 0 ? std::int64_t{1} << s.residual_bits : 0;
+  e.groups = s.groups;
+  e.outlier_size = s.outlier_size;
+  e.outlier_vector_length = s.v0;
+  e.outlier_centroids = s.k0;
+  e.dtype = s.dtype;
+  e.indices = random.codes(s.groups * e.vector_rows(), e.group_size(), s.main_bits + s.residual_bits);
+  e.codebook = random.values(s.groups * e.centroids * s.v, 0.1F, 1.0F);
+  e.residual_codebook = random.values(s.groups * e.residual_centroids * s.v, 0.0F, 0.1F);
+  if (s.outlier_size > 0) {
+    e.outlier_codebook = random.values(s.k0 * s.v0, 0.0F, 2.0F);
+    e.outlier_indices = random.below(e.outlier_vector_rows() * s.outlier_size, s.k0);
+  }
+  e.scale = random.values(s.in_features, 1.0F, 0.3F);
+  e.bias = random.values(s.in_features, 0.0F, 0.1F);
+  if (s.permuted) e.perm = random.permutation(s.in_features);
+  return format::to_encoding(e);
+}
+
+inline format::Encoding random_packed(const UniformShape& s) {
+  RandomFields random(s.out_features, s.in_features, s.dtype);
+  const std::int64_t n_groups = core::ceil_div(s.in_features, s.group_size);
+  format::UniformEncoding e;
+  e.out_features = s.out_features;
+  e.in_features = s.in_features;
+  e.bits = s.bits;
+  e.group_size = s.group_size;
+  e.dtype = s.dtype;
+  e.codes = random.codes(s.out_features, s.in_features, s.bits);
+  e.zeros = random.codes(s.out_features, n_groups, s.bits);
+  e.scale = random.values(s.out_features * n_groups, 0.1F, 0.03F);
+  if (s.permuted) e.perm = random.permutation(s.in_features);
+  return format::to_encoding(e);
+}
 
 }  // namespace voronoi::test

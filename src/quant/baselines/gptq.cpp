@@ -119,7 +119,8 @@ class Gptq final : public Quantizer {
       stored_perm.assign(perm.begin(), perm.end());
     }
     QuantResult result;
-    result.encoding = gather_encoding(team, input, settings.bits, settings.group_size, stored_perm, codes);
+    result.encoding =
+        format::to_encoding(gather_encoding(team, input, settings.bits, settings.group_size, stored_perm, codes));
     result.relative_error = encoding_error(context, input, result.encoding);
     result.statistics["damping"] = input.hessian->damping;
     result.statistics["damping_steps"] = input.hessian->damping_steps;

@@ -39,7 +39,7 @@ class Rtn final : public Quantizer {
       }
     });
     QuantResult result;
-    result.encoding = gather_encoding(team, input, parameters.bits, group_size, {}, codes);
+    result.encoding = format::to_encoding(gather_encoding(team, input, parameters.bits, group_size, {}, codes));
     result.relative_error = encoding_error(context, input, result.encoding);
     return result;
   }

@@ -73,9 +73,9 @@ RowRange team_rows(const core::Team& team, std::int64_t out_features) {
   return member_rows(team.rank(), team.size(), out_features);
 }
 
-UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
-                                const std::vector<std::uint16_t>& perm, const UniformCodes& mine) {
-  UniformEncoding encoding;
+format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
+                                        const std::vector<std::uint16_t>& perm, const UniformCodes& mine) {
+  format::UniformEncoding encoding;
   encoding.out_features = input.out_features;
   encoding.in_features = input.in_features;
   encoding.bits = bits;
@@ -105,9 +105,9 @@ UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int b
   return encoding;
 }
 
-double encoding_error(backend::Context& context, const QuantInput& input, const Encoding& encoding) {
+double encoding_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding) {
   std::vector<float> decoded(input.weight.size());
-  decode(encoding, decoded);
+  format::decode(encoding, decoded);
   return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded,
                                 input.hessian->h);
 }

@@ -8,7 +8,7 @@
 
 #include "core/team.h"
 #include "core/types.h"
-#include "quant/encoding.h"
+#include "format/uniform.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
@@ -57,11 +57,11 @@ inline constexpr std::int64_t kRowTile = 128;
 RowRange team_rows(const core::Team& team, std::int64_t out_features);
 
 /// Packs this member's rows (team_rows) and gathers everyone's. Collective.
-UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
-                                const std::vector<std::uint16_t>& perm, const UniformCodes& mine);
+format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
+                                        const std::vector<std::uint16_t>& perm, const UniformCodes& mine);
 
 /// relative_hessian_error of the decoded encoding.
-double encoding_error(backend::Context& context, const QuantInput& input, const Encoding& encoding);
+double encoding_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding);
 
 /// Throws InternalError unless extents, weight and Hessian of the input fit each other.
 void check_input(const QuantInput& input);

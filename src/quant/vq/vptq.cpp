@@ -167,7 +167,7 @@ double VqRun::error() {
 }
 
 /// Each member packs its rows; their words stand one after another.
-void VqRun::pack(VqEncoding& encoding) {
+void VqRun::pack(format::VqEncoding& encoding) {
   const VqGeometry& g = geometry;
   const int bits = core::index_bits(g.k) + core::index_bits(g.kr);
   const std::int64_t vectors = core::ceil_div(g.out_features, g.v), row_words = core::packed_words(g.group_size, bits);
@@ -203,7 +203,7 @@ void VqRun::pack(VqEncoding& encoding) {
 QuantResult VqRun::finish(double error) {
   const VqGeometry& g = geometry;
   const PreparedHessian& prepared = *input.hessian;
-  VqEncoding encoding;
+  format::VqEncoding encoding;
   encoding.out_features = g.out_features;
   encoding.in_features = g.in_features;
   encoding.vector_length = g.v;
@@ -235,7 +235,7 @@ QuantResult VqRun::finish(double error) {
     for (const std::int32_t column : prepared.perm) encoding.perm.push_back(static_cast<std::uint16_t>(column));
 
   pack(encoding);
-  return {Encoding(std::move(encoding)), relative_error_of(error, weight_norm), statistics};
+  return {format::to_encoding(encoding), relative_error_of(error, weight_norm), statistics};
 }
 
 namespace {

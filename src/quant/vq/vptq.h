@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "format/vptq.h"
 #include "quant/quantizer.h"
 #include "quant/vq/codebooks.h"
 #include "quant/vq/layout.h"
@@ -46,7 +47,7 @@ class VqRun {
   void train(TrainingSource source, std::int64_t k, const std::string& name, std::vector<float>& book);
   void run_loop(std::int64_t candidates, bool feedback, bool keep_residual);
   double hessian_norm(const backend::Array<float>& x);
-  void pack(VqEncoding& encoding);
+  void pack(format::VqEncoding& encoding);
   backend::Array<float> permuted_hessian_;  ///< empty when the processing order is the natural one
   std::vector<float> factor_diagonal_;
 };

@@ -1,4 +1,4 @@
-#include "quant/encoding.h"
+#include "format/encoding.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,10 +14,12 @@
 #include "core/json.h"
 #include "core/packing.h"
 #include "core/random.h"
+#include "format/uniform.h"
+#include "format/vptq.h"
 #include "support/data.h"
 #include "support/safetensors_lite.h"
 
-namespace voronoi::quant {
+namespace voronoi::format {
 namespace {
 
 using core::DType;
@@ -28,7 +30,7 @@ std::uint16_t half(float value) { return core::float_to_half(value); }
 
 /// v 2, k 4, kr 2, two groups, one outlier column, 3 rows (a tail), perm: everything at once, small enough to decode by
 /// hand.
-VqEncoding small_vq() {
+VqEncoding vq_fields() {
   VqEncoding e;
   e.out_features = 3;
   e.in_features = 5;
@@ -52,7 +54,7 @@ VqEncoding small_vq() {
   return e;
 }
 
-UniformEncoding small_uniform() {
+UniformEncoding uniform_fields() {
   UniformEncoding e;
   e.out_features = 2;
   e.in_features = 5;
@@ -65,8 +67,11 @@ UniformEncoding small_uniform() {
   return e;
 }
 
+Encoding small_vq() { return to_encoding(vq_fields()); }
+Encoding small_uniform() { return to_encoding(uniform_fields()); }
+
 std::vector<float> decoded(const Encoding& e) {
-  std::vector<float> weight(static_cast<std::size_t>(out_features(e) * in_features(e)),
+  std::vector<float> weight(static_cast<std::size_t>(e.out_features * e.in_features),
                             std::numeric_limits<float>::quiet_NaN());
   decode(e, weight);
   return weight;
@@ -104,7 +109,7 @@ TEST(Encoding, EveryFiniteHalfIsWidenedExactly) {
   }
   e.indices.resize(32768);
   core::pack_row(codes, 16, e.indices);
-  const auto weight = decoded(e);
+  const auto weight = decoded(to_encoding(e));
   for (std::size_t i = 0; i < 65536; ++i) ASSERT_EQ(weight[i], core::half_to_float(e.codebook[i])) << i;
 }
 
@@ -117,7 +122,7 @@ TEST(Encoding, StoredBitsCountEveryArrayWithPadding) {
 }
 
 TEST(Encoding, ArraysAndAttributesGiveTheSameEncodingBack) {
-  VqEncoding plain = small_vq();
+  VqEncoding plain = vq_fields();
   plain.outlier_size = plain.outlier_vector_length = plain.outlier_centroids = 0;
   plain.outlier_codebook.clear();
   plain.outlier_indices.clear();
@@ -128,12 +133,14 @@ TEST(Encoding, ArraysAndAttributesGiveTheSameEncodingBack) {
   plain.codebook.resize(8);
   plain.indices.resize(2);
   plain.dtype = DType::bf16;
-  UniformEncoding ordered = small_uniform();
+  UniformEncoding ordered = uniform_fields();
   ordered.perm.clear();
-  for (const Encoding& e : {Encoding(small_vq()), Encoding(plain), Encoding(small_uniform()), Encoding(ordered)}) {
+  for (const Encoding& e : {small_vq(), to_encoding(plain), small_uniform(), to_encoding(ordered)}) {
     auto attributes = to_attributes(e);
     attributes["elapsed"] = "of someone else";
-    EXPECT_TRUE(from_arrays(attributes, to_arrays(e), "shard") == e);
+    EXPECT_TRUE(from_arrays(attributes, e.arrays, "shard") == e);
+    std::vector<NamedArray> backwards(e.arrays.rbegin(), e.arrays.rend());
+    EXPECT_TRUE(from_arrays(attributes, backwards, "shard") == e);
   }
 }
 
@@ -155,7 +162,7 @@ void set16(NamedArray& array, std::size_t at, std::uint16_t value) {
 
 const std::vector<Damage>& vq_damages() {
   static const std::vector<Damage> damages{
-      {"kind", [](auto& a, auto&) { a["encoding"] = "trellis"; }, "neither 'vq' nor 'uniform'"},
+      {"kind", [](auto& a, auto&) { a["encoding"] = "trellis"; }, "none of 'vq', 'uniform'"},
       {"attribute missing", [](auto& a, auto&) { a.erase("groups"); }, "'groups' of the quantized layer is missing"},
       {"attribute no number", [](auto& a, auto&) { a["groups"] = "2x"; }, "not a whole number"},
       {"attribute past 64 bits", [](auto& a, auto&) { a["out_features"] = "99999999999999999999"; },
@@ -223,7 +230,7 @@ const std::vector<Damage>& uniform_damages() {
   static const std::vector<Damage> damages{
       {"bits zero", [](auto& a, auto&) { a["bits"] = "0"; }, "bits"},
       {"bits 17", [](auto& a, auto&) { a["bits"] = "17"; }, "bits"},
-      {"bits past an int", [](auto& a, auto&) { a["bits"] = "4294967299"; }, "not a whole number"},
+      {"bits past an int", [](auto& a, auto&) { a["bits"] = "4294967299"; }, "bits is 4294967299"},
       {"group zero", [](auto& a, auto&) { a["group_size"] = "0"; }, "group_size"},
       {"group huge", [](auto& a, auto&) { a["group_size"] = "9223372036854775807"; }, "group_size"},
       {"group other", [](auto& a, auto&) { a["group_size"] = "5"; }, "scale has 6 elements where 2"},
@@ -241,7 +248,7 @@ TEST(Encoding, DamagedArraysAreRefusedWithTheFileAndTheFault) {
     for (const Damage& damage : *damages) {
       auto attributes = to_attributes(encoding);
       std::map<std::string, NamedArray> by_name;
-      for (const NamedArray& array : to_arrays(encoding)) by_name[array.name] = array;
+      for (const NamedArray& array : encoding.arrays) by_name[array.name] = array;
       damage.apply(attributes, by_name);
       std::vector<NamedArray> arrays;
       for (const auto& [name, array] : by_name) arrays.push_back(array);
@@ -256,23 +263,24 @@ TEST(Encoding, DamagedArraysAreRefusedWithTheFileAndTheFault) {
 }
 
 TEST(Encoding, ATwiceGivenArrayIsRefused) {
-  auto arrays = to_arrays(small_vq());
+  auto arrays = small_vq().arrays;
   arrays.push_back(arrays.front());
   EXPECT_THROW(from_arrays(to_attributes(small_vq()), arrays, "f"), core::FormatError);
 }
 
 TEST(Encoding, DecodingRefusesWhatWouldReadOutOfBounds) {
-  VqEncoding e = small_vq();
+  VqEncoding e = vq_fields();
   e.codebook.pop_back();
   std::vector<float> weight(15);
-  EXPECT_THROW(decode(Encoding(e), weight), core::InternalError);
+  EXPECT_THROW(decode(to_encoding(e), weight), core::InternalError);
   weight.pop_back();
-  EXPECT_THROW(decode(Encoding(small_vq()), weight), core::InternalError);
+  EXPECT_THROW(decode(small_vq(), weight), core::InternalError);
+  EXPECT_THROW(decode(Encoding{}, weight), core::InternalError);
 }
 
 /// A layer of a checkpoint in VPTQ's public format, by its configuration.
-VqEncoding from_checkpoint(const std::vector<std::unique_ptr<SafetensorsLite>>& shards, const std::string& prefix,
-                           const core::Json& config) {
+Encoding from_checkpoint(const std::vector<std::unique_ptr<SafetensorsLite>>& shards, const std::string& prefix,
+                         const core::Json& config) {
   const auto integer = [](const core::Json& value) { return std::max<std::int64_t>(value.get<std::int64_t>(), 0); };
   const auto shard_of = [&](const std::string& name) {
     const auto found =
@@ -302,7 +310,7 @@ VqEncoding from_checkpoint(const std::vector<std::unique_ptr<SafetensorsLite>>& 
   e.scale = bits(".weight_scale");
   e.bias = bits(".weight_bias");
   e.perm = bits(".perm");
-  return e;
+  return to_encoding(e);
 }
 
 TEST(Encoding, LayersOfThePublicClientDecodeBitForBit) {
@@ -325,7 +333,7 @@ TEST(Encoding, LayersOfThePublicClientDecodeBitForBit) {
       const std::vector<float> weight = decoded(encoding);
       EXPECT_EQ(core::sha256(std::as_bytes(std::span(weight))), expected.at("sha256").get<std::string>())
           << folder.path() << " " << name;
-      EXPECT_TRUE(from_arrays(to_attributes(encoding), to_arrays(encoding), "f") == Encoding(encoding));
+      EXPECT_TRUE(from_arrays(to_attributes(encoding), encoding.arrays, "f") == encoding);
       ++layers;
     }
   }
@@ -334,4 +342,4 @@ TEST(Encoding, LayersOfThePublicClientDecodeBitForBit) {
 }
 
 }  // namespace
-}  // namespace voronoi::quant
+}  // namespace voronoi::format

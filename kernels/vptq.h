@@ -1,4 +1,5 @@
-// Products with a linear that stays packed in VPTQ's public layout, and its decoding. Device memory throughout.
+// A linear packed in VPTQ's public layout: its decoding, and products straight from the indices. Device memory
+// throughout.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,8 @@
 
 namespace voronoi::kernels {
 
-/// A quantized linear in device memory, arrays as quant::VqEncoding lays them out (bits of `dtype`, f16 or bf16).
-struct PackedLinear {
+/// A quantized linear in device memory, arrays as format::VqEncoding lays them out (bits of `dtype`, f16 or bf16).
+struct PackedVptq {
   std::int64_t out_features = 0, in_features = 0;
   std::int64_t v = 0;                    ///< vector length, 2..16
   int main_bits = 0, residual_bits = 0;  ///< log2 k in 1..16, log2 kr in 0..16 (0: no residual)
@@ -26,21 +27,20 @@ struct PackedLinear {
   const std::uint16_t* perm = nullptr;              ///< [in] stored column -> natural column; null: identity
 };
 
-inline constexpr std::int64_t kMaxFusedTokens = 16;
+inline constexpr std::int64_t kMaxVptqTokens = 16;
 /// Whether fused_matmul takes the linear's vector lengths.
-constexpr bool fused_length(const PackedLinear& p) {
+constexpr bool fused_length(const PackedVptq& p) {
   return (p.v == 4 || p.v == 6 || p.v == 8 || p.v == 12 || p.v == 16) && p.v0 <= 16;
 }
 
-struct DequantKernels {
-  /// weight [out, in] row-major, fp32 arithmetic on the stored values as quant::decode: the same bits on every device.
-  void (*decode_f32)(const Exec&, const PackedLinear&, float* weight);
+struct VptqKernels {
+  /// weight [out, in] row-major, fp32 arithmetic on the stored values as format::decode: the same bits on every device.
+  void (*decode_f32)(const Exec&, const PackedVptq&, float* weight);
   /// The same rounded to the packed linear's 16-bit type.
-  void (*decode_16)(const Exec&, const PackedLinear&, std::uint16_t* weight);
+  void (*decode_16)(const Exec&, const PackedVptq&, std::uint16_t* weight);
   /// out [n_tokens, out] = x [n_tokens, in] W^T (+ out when accumulate), straight from the packed indices, 1 <=
-  /// n_tokens
-  /// <= kMaxFusedTokens, fused_length(packed); fp32 x and sums in a fixed order.
-  void (*fused_matmul)(const Exec&, const PackedLinear&, std::int64_t n_tokens, const float* x, bool accumulate,
+  /// n_tokens <= kMaxVptqTokens, fused_length(packed); fp32 x and sums in a fixed order.
+  void (*fused_matmul)(const Exec&, const PackedVptq&, std::int64_t n_tokens, const float* x, bool accumulate,
                        float* out);
 };
 

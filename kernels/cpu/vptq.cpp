@@ -1,32 +1,19 @@
 // Linears packed in VPTQ's public layout: a vector row (v rows of the matrix) is decoded at a time, into a stripe that
 // stays in cache, and either written out or multiplied at once.
 #include <algorithm>
-#include <bit>
 #include <vector>
 
 #include "core/error.h"
 #include "core/packing.h"
+#include "kernels/cpu/packed.h"
 #include "kernels/kernels.h"
 
 namespace voronoi::kernels {
 namespace {
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
-
-/// n values of `dtype` widened. Half precision without a branch a value, so that compilers vectorise it: the exponent
-/// is moved into place and rebiased by an exact multiplication, which also normalises subnormals. Finite values only.
-std::vector<float> widen(core::DType dtype, const std::uint16_t* bits, std::int64_t n) {
-  std::vector<float> values(index(bits == nullptr ? 0 : n));
-  const bool half = dtype == core::DType::f16;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::uint32_t sign = static_cast<std::uint32_t>(bits[i] & 0x8000U) << 16;
-    const std::uint32_t rest = bits[i] & 0x7FFFU;
-    values[i] =
-        half ? std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112F) | sign)
-             : std::bit_cast<float>(sign | rest << 16);
-  }
-  return values;
-}
+using packed::dot;
+using packed::index;
+using packed::widen;
 
 /// One group's columns of v rows: stripe [v, in]. kLength > 0 fixes v at compile time.
 template <int kLength, bool kResidual>
@@ -68,7 +55,7 @@ FillStripe stripe_filler(std::int64_t vector_length) {
 /// What decoding needs of a packed linear, widened once a call.
 class Decoder {
  public:
-  explicit Decoder(const PackedLinear& packed)
+  explicit Decoder(const PackedVptq& packed)
       : p_(packed),
         bits_(packed.main_bits + packed.residual_bits),
         vector_rows_(core::ceil_div(packed.out_features, packed.v)),
@@ -113,7 +100,7 @@ class Decoder {
   std::int64_t main_size() const { return p_.v << p_.main_bits; }
   std::int64_t residual_size() const { return p_.residual_bits == 0 ? 0 : p_.v << p_.residual_bits; }
 
-  const PackedLinear& p_;
+  const PackedVptq& p_;
   int bits_;
   std::int64_t vector_rows_, words_;
   std::vector<float> main_, residual_, outlier_, scale_, bias_;
@@ -123,7 +110,7 @@ class Decoder {
 
 /// use(r, first, rows, stripe) for every vector row, over the threads.
 template <class Use>
-void for_vector_rows(const Exec& exec, const PackedLinear& packed, const Use& use) {
+void for_vector_rows(const Exec& exec, const PackedVptq& packed, const Use& use) {
   const Decoder decoder(packed);
   exec.pool->parallel_for(decoder.vector_rows(), [&](std::int64_t r) {
     std::vector<float> stripe(index(packed.v * packed.in_features));
@@ -132,14 +119,14 @@ void for_vector_rows(const Exec& exec, const PackedLinear& packed, const Use& us
   });
 }
 
-void decode_f32(const Exec& exec, const PackedLinear& packed, float* weight) {
+void decode_f32(const Exec& exec, const PackedVptq& packed, float* weight) {
   const std::int64_t n = packed.in_features;
   for_vector_rows(exec, packed, [&](std::int64_t first, std::int64_t rows, const float* stripe) {
     std::copy_n(stripe, rows * n, weight + first * n);
   });
 }
 
-void decode_16(const Exec& exec, const PackedLinear& packed, std::uint16_t* weight) {
+void decode_16(const Exec& exec, const PackedVptq& packed, std::uint16_t* weight) {
   const std::int64_t n = packed.in_features;
   for_vector_rows(exec, packed, [&](std::int64_t first, std::int64_t rows, const float* stripe) {
     std::transform(stripe, stripe + rows * n, weight + first * n,
@@ -147,22 +134,9 @@ void decode_16(const Exec& exec, const PackedLinear& packed, std::uint16_t* weig
   });
 }
 
-/// Sixteen running sums, added in a fixed tree.
-float dot(std::int64_t n, const float* a, const float* b) {
-  constexpr std::int64_t kLanes = 16;
-  float sums[kLanes] = {};
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
-  for (; i < n; ++i) sums[i % kLanes] += a[i] * b[i];
-  for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (std::int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  return sums[0];
-}
-
-void fused_matmul(const Exec& exec, const PackedLinear& packed, std::int64_t n_tokens, const float* x, bool accumulate,
+void fused_matmul(const Exec& exec, const PackedVptq& packed, std::int64_t n_tokens, const float* x, bool accumulate,
                   float* out) {
-  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxFusedTokens, "a fused product has 1 to 16 tokens");
+  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxVptqTokens, "a fused product has 1 to 16 tokens");
   const std::int64_t n = packed.in_features;
   for_vector_rows(exec, packed, [&](std::int64_t first, std::int64_t rows, const float* stripe) {
     for (std::int64_t i = 0; i < rows; ++i)
@@ -176,6 +150,6 @@ void fused_matmul(const Exec& exec, const PackedLinear& packed, std::int64_t n_t
 
 }  // namespace
 
-DequantKernels cpu_dequant_kernels() { return {decode_f32, decode_16, fused_matmul}; }
+VptqKernels cpu_vptq_kernels() { return {decode_f32, decode_16, fused_matmul}; }
 
 }  // namespace voronoi::kernels

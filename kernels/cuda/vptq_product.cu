@@ -1,4 +1,4 @@
-// y = x W^T for a few tokens, W packed. With u the decoded centroids, W = u * scale + bias a column, so that
+// y = x W^T for a few tokens, W packed in VPTQ's layout. With u the decoded centroids, W = u * scale + bias a column, so that
 //   y_row = sum_j u[row, j] (scale_j x_j)  +  sum_j bias_j x_j:
 // tokens are scaled (and permuted into stored order) first, one sum of x * bias serves all rows.
 //
@@ -10,7 +10,7 @@
 
 #include "core/error.h"
 #include "core/packing.h"
-#include "kernels/cuda/fused_matmul.h"
+#include "kernels/cuda/vptq_product.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
 
@@ -27,7 +27,7 @@ constexpr std::int64_t kWarpsWanted = 4096, kLeastColumns = 512;
 
 /// scaled [n_tokens, in] in stored order; bias_parts [n_tokens, chunks].
 template <bool kBf16>
-__global__ void scale_tokens_kernel(PackedLinear p, const float* x, float* scaled, float* bias_parts) {
+__global__ void scale_tokens_kernel(PackedVptq p, const float* x, float* scaled, float* bias_parts) {
   __shared__ float partial[kWarpSize];
   const std::int64_t token = blockIdx.y, n = p.in_features;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kColumnsAChunk;
@@ -62,7 +62,7 @@ __device__ __forceinline__ void stage(const std::uint16_t* from, std::int64_t n,
 /// partials [groups * splits, n_tokens, out].
 template <int kV, int kTokens, bool kBf16, bool kStaged>
 __global__ void __launch_bounds__(kThreads)
-    product_kernel(PackedLinear p, Split s, int n_tokens, const float* scaled, float* partials) {
+    product_kernel(PackedVptq p, Split s, int n_tokens, const float* scaled, float* partials) {
   const std::int64_t group = blockIdx.z, split = blockIdx.y;
   const std::int64_t n_main = std::int64_t{1} << p.main_bits;
   const std::int64_t n_residual = p.residual_bits > 0 ? std::int64_t{1} << p.residual_bits : 0;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads)
 
 /// A warp takes v0 rows of the outlier columns. partials [n_tokens, out].
 template <bool kBf16>
-__global__ void outlier_kernel(PackedLinear p, std::int64_t vector_rows, const float* scaled, float* partials) {
+__global__ void outlier_kernel(PackedVptq p, std::int64_t vector_rows, const float* scaled, float* partials) {
   const std::int64_t r = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / kWarpSize) + warp_id();
   const std::int64_t token = blockIdx.y;
   if (r >= vector_rows) return;  // a whole warp
@@ -156,7 +156,7 @@ __global__ void finish_kernel(std::int64_t n_rows, std::int64_t n_tokens, std::i
 
 /// The parts of one pass of at most kTokens tokens.
 template <int kV, int kTokens, bool kBf16>
-void product(Native& gpu, const PackedLinear& p, Split s, std::int64_t n_tokens, const float* scaled, float* partials) {
+void product(Native& gpu, const PackedVptq& p, Split s, std::int64_t n_tokens, const float* scaled, float* partials) {
   const std::int64_t centroids =
       (std::int64_t{1} << p.main_bits) + (p.residual_bits > 0 ? std::int64_t{1} << p.residual_bits : 0);
   const std::int64_t staged_bytes = centroids * staged_stride<kV>() * std::int64_t{sizeof(std::uint16_t)};
@@ -180,7 +180,7 @@ constexpr int kPass = kV == 4   ? 8
                                 : 2;
 
 template <int kV>
-void product(Native& gpu, const PackedLinear& p, const Split& s, std::int64_t n_tokens, const float* scaled,
+void product(Native& gpu, const PackedVptq& p, const Split& s, std::int64_t n_tokens, const float* scaled,
              float* partials) {
   const bool bf16 = p.dtype == core::DType::bf16;
   const auto pass = n_tokens == 1 ? (bf16 ? product<kV, 1, true> : product<kV, 1, false>)
@@ -188,7 +188,7 @@ void product(Native& gpu, const PackedLinear& p, const Split& s, std::int64_t n_
   pass(gpu, p, s, n_tokens, scaled, partials);
 }
 
-using Product = void (*)(Native&, const PackedLinear&, const Split&, std::int64_t, const float*, float*);
+using Product = void (*)(Native&, const PackedVptq&, const Split&, std::int64_t, const float*, float*);
 
 struct Length {
   Product product = nullptr;
@@ -213,7 +213,7 @@ Length of_length(std::int64_t v) {
 }
 
 /// Tokens [first, first + n) of the caller.
-void multiply(Native& gpu, const PackedLinear& p, const Length& length, std::int64_t n, const float* x, bool accumulate,
+void multiply(Native& gpu, const PackedVptq& p, const Length& length, std::int64_t n, const float* x, bool accumulate,
               float* out) {
   const bool bf16 = p.dtype == core::DType::bf16, outliers = p.outlier_size > 0;
   Split s;
@@ -242,9 +242,9 @@ void multiply(Native& gpu, const PackedLinear& p, const Length& length, std::int
 
 }  // namespace
 
-void fused_matmul(const Exec& exec, const PackedLinear& packed, std::int64_t n_tokens, const float* x, bool accumulate,
+void fused_matmul(const Exec& exec, const PackedVptq& packed, std::int64_t n_tokens, const float* x, bool accumulate,
                   float* out) {
-  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxFusedTokens, "a fused product has 1 to 16 tokens");
+  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxVptqTokens, "a fused product has 1 to 16 tokens");
   const Length length = of_length(packed.v);
   VORONOI_REQUIRE(fused_length(packed),
                   "a fused product has vectors of 4, 6, 8, 12 or 16, outlier vectors of at most 16");

@@ -1,8 +1,8 @@
-// Decoding of packed linears. Bound by the write of the matrix: 2 or 4 bytes a weight.
+// Decoding of linears packed in VPTQ's layout. Bound by the write of the matrix: 2 or 4 bytes a weight.
 #include "core/error.h"
 #include "core/packing.h"
 #include "kernels/cuda/families.h"
-#include "kernels/cuda/fused_matmul.h"
+#include "kernels/cuda/vptq_product.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
 
@@ -13,19 +13,10 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::int64_t kColumnsABlock = 1024;
 
-template <bool kBf16>
-__device__ __forceinline__ void store(float value, float* target) {
-  *target = value;
-}
-template <bool kBf16>
-__device__ __forceinline__ void store(float value, std::uint16_t* target) {
-  *target = kBf16 ? float_to_bf16(value) : float_to_f16(value);
-}
-
 /// Block (r, chunk): columns of vector row r. Neighbouring threads take neighbouring stored columns, so that the rows
 /// are written in whole lines unless a permutation scatters them.
 template <bool kBf16, class Out>
-__global__ void decode_kernel(PackedLinear p, std::int64_t vector_rows, std::int64_t words, Out* weight) {
+__global__ void decode_kernel(PackedVptq p, std::int64_t vector_rows, std::int64_t words, Out* weight) {
   const std::int64_t r = blockIdx.x, first_row = r * p.v;
   const std::int64_t rows = first_row + p.v <= p.out_features ? p.v : p.out_features - first_row;
   const int bits = p.main_bits + p.residual_bits;
@@ -61,7 +52,7 @@ __global__ void decode_kernel(PackedLinear p, std::int64_t vector_rows, std::int
 }
 
 template <class Out>
-void decode(const Exec& exec, const PackedLinear& p, Out* weight) {
+void decode(const Exec& exec, const PackedVptq& p, Out* weight) {
   Native& gpu = native(exec);
   const std::int64_t vector_rows = core::ceil_div(p.out_features, p.v);
   const std::int64_t words = core::packed_words(p.group_size, p.main_bits + p.residual_bits);
@@ -73,6 +64,6 @@ void decode(const Exec& exec, const PackedLinear& p, Out* weight) {
 }  // namespace
 }  // namespace gpu
 
-DequantKernels cuda_dequant_kernels() { return {gpu::decode<float>, gpu::decode<std::uint16_t>, gpu::fused_matmul}; }
+VptqKernels cuda_vptq_kernels() { return {gpu::decode<float>, gpu::decode<std::uint16_t>, gpu::fused_matmul}; }
 
 }  // namespace voronoi::kernels

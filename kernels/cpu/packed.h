@@ -1,0 +1,43 @@
+// What the CPU twins of packed products share.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/types.h"
+
+namespace voronoi::kernels::packed {
+
+inline std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+/// n values of `dtype` widened. Half precision without a branch a value, so that compilers vectorise it: the exponent
+/// is moved into place and rebiased by an exact multiplication, which also normalises subnormals. Finite values only.
+inline std::vector<float> widen(core::DType dtype, const std::uint16_t* bits, std::int64_t n) {
+  std::vector<float> values(index(bits == nullptr ? 0 : n));
+  const bool half = dtype == core::DType::f16;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits[i] & 0x8000U) << 16;
+    const std::uint32_t rest = bits[i] & 0x7FFFU;
+    values[i] =
+        half ? std::bit_cast<float>(std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112F) | sign)
+             : std::bit_cast<float>(sign | rest << 16);
+  }
+  return values;
+}
+
+/// Sixteen running sums, added in a fixed tree.
+inline float dot(std::int64_t n, const float* a, const float* b) {
+  constexpr std::int64_t kLanes = 16;
+  float sums[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+  for (; i < n; ++i) sums[i % kLanes] += a[i] * b[i];
+  for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (std::int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  return sums[0];
+}
+
+}  // namespace voronoi::kernels::packed

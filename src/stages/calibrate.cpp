@@ -1,0 +1,172 @@
+// The stage that makes Hessians. independent: the inputs of a block come from the original blocks before it, and only
+// as far as Hessians are wanted. sequential: the residual stream leaves each block through its quantized weights.
+#include <fmt/format.h>
+
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "calib/collector.h"
+#include "calib/footprint.h"
+#include "calib/residual_stream.h"
+#include "comm/agreement.h"
+#include "core/log.h"
+#include "model/block_prefetcher.h"
+#include "model/mended_source.h"
+#include "run/layer_store.h"
+#include "stages/stage.h"
+
+namespace voronoi::stages {
+namespace {
+
+class Calibration {
+ public:
+  explicit Calibration(Work& work)
+      : work_(work), mended_(*work.inputs.model), transformer_(mended_, work.context, work.inputs.dtype) {
+    find_needed();
+    for (std::int64_t block = 0; block <= last_needed_; ++block) work.clock.expect("calibrate", seconds(block));
+    if (last_needed_ < 0 && !(work.sequential() && work.has_pending_from(0))) return;
+    stream_.emplace(transformer_, work.context, work.world, work.inputs.windows);
+    collector_.emplace(transformer_, work.context, work.world, *stream_);
+  }
+
+  void run(const Window& window) {
+    if (!stream_) return;
+    const Clock::time_point start = Clock::now();
+    if (work_.sequential() && window.first > 0 && work_.has_pending_from(window.first)) leave_block(window.first - 1);
+    std::vector<std::int64_t> blocks;
+    for (std::int64_t block = window.first; block < window.last; ++block)
+      if (work_.sequential() ? is_needed(block) : block <= last_needed_) blocks.push_back(block);
+    model::BlockPrefetcher prefetcher(transformer_, work_.context, blocks);
+    for (const std::int64_t block : blocks) {
+      if (work_.stop_agreed()) return;
+      const Clock::time_point block_start = Clock::now();
+      if (work_.world.rank() == 0) show(block);
+      const model::BlockWeights weights = prefetcher.next();
+      if (is_needed(block))
+        collect(weights);
+      else
+        stream_->advance(weights);
+      const double measured = std::chrono::duration<double>(Clock::now() - block_start).count();
+      work_.clock.done("calibrate", seconds(block), measured);
+      const model::Windows& windows = work_.inputs.windows;
+      tokens_per_second_ = static_cast<double>(windows.count * windows.context) / measured;
+      if (work_.world.rank() == 0) tell(block);
+      tell_damage();
+    }
+    work_.world.barrier();  // every Hessian of the window is on disk
+    work_.journal_time("calibrate", start);
+  }
+
+ private:
+  /// Which blocks need their Hessians computed: decided by rank 0, which looks at the files.
+  void find_needed() {
+    std::string needed(static_cast<std::size_t>(work_.config().n_layers), '0');
+    comm::on_root(work_.world, [&] {
+      for (std::int64_t block = 0; block < work_.config().n_layers; ++block)
+        for (const planning::SiteTask& task : work_.pending_tasks(block))
+          if (!work_.is_hessian_ready(task)) needed[static_cast<std::size_t>(block)] = '1';
+    });
+    needed_ = work_.world.broadcast(needed, 0);
+    const std::size_t last = needed_.rfind('1');
+    last_needed_ = last == std::string::npos ? -1 : static_cast<std::int64_t>(last);
+  }
+
+  bool is_needed(std::int64_t block) const { return needed_[static_cast<std::size_t>(block)] == '1'; }
+
+  /// Predicted for a block's pass over the windows, on all ranks.
+  double seconds(std::int64_t block) const {
+    if (work_.sequential() && !is_needed(block)) return 0;
+    const model::Windows& windows = work_.inputs.windows;
+    const calib::BlockWork work = calib::block_work(work_.config(), block, windows.count, windows.context);
+    const planning::Rates& rates = work_.rates;
+    const double forward = work_.inputs.dtype == core::DType::f32 ? rates.gemm : rates.forward;
+    return (work.gemm / forward + (is_needed(block) ? work.gram / rates.gram : 0)) / work_.world.size();
+  }
+
+  void collect(const model::BlockWeights& weights) {
+    const bool advance = !work_.sequential() && weights.layer < last_needed_;
+    const std::vector<calib::SiteHessian> hessians = collector_->collect(weights, advance);
+    for (const calib::SiteHessian& site : hessians)
+      run::write_hessian(*work_.run.attempt, weights.layer, site, work_.inputs.calibration);
+    warn_of_starved(weights.layer, hessians);
+    warn_of_left_out(weights.layer, hessians);
+  }
+
+  /// The residual stream leaves the block as the quantized model computes it: in its first generation, which is what
+  /// the layers behind it were calibrated on.
+  void leave_block(std::int64_t block) {
+    const run::RunSource quantized(mended_, work_.run.paths, {work_.done, {}});
+    stream_->advance(model::Transformer(quantized, work_.context, work_.inputs.dtype).load_block(block));
+    tell_damage();
+  }
+
+  static void warn_of_starved(std::int64_t block, const std::vector<calib::SiteHessian>& hessians) {
+    std::string sites;
+    for (const calib::SiteHessian& site : hessians)
+      if (site.pooled_tokens > 0)
+        sites += fmt::format("{}{} ({} tokens)", sites.empty() ? "" : ", ", site.site, site.n_tokens);
+    if (!sites.empty())
+      core::log_warning(
+          "block {}: too few tokens for a Hessian of their own, the pool of the layer's experts is taken: {}; more "
+          "--calibration-sequences may help",
+          block, sites);
+  }
+
+  void warn_of_left_out(std::int64_t block, const std::vector<calib::SiteHessian>& hessians) const {
+    std::string sites;
+    for (const calib::SiteHessian& site : hessians)
+      if (site.n_left_out > 0)
+        sites += fmt::format("{}{} ({} of {} tokens)", sites.empty() ? "" : ", ", site.site, site.n_left_out,
+                             site.n_left_out + site.n_tokens);
+    if (!sites.empty())
+      core::log_warning(
+          "block {}: inputs that are not finite or above {:g} were left out of the Hessian: {}; the first of the run: "
+          "{}",
+          block, calib::largest_input(work_.inputs.dtype), sites, collector_->first_fault());
+  }
+
+  /// Tensors whose bad values calibration took for 0, once each.
+  void tell_damage() {
+    if (work_.world.rank() != 0) return;
+    for (auto& [tensor, damage] : mended_.damage()) {
+      if (!told_.insert(tensor).second) continue;
+      core::log_warning("{}; {} such value(s) count as 0 in calibration", damage.error, damage.n_values);
+      work_.run.append(run::DamagedTensor{tensor, damage.n_values, damage.error});
+    }
+  }
+
+  std::string place(std::int64_t block) const { return fmt::format("block {}/{}", block + 1, work_.config().n_layers); }
+
+  /// As the block begins.
+  void show(std::int64_t block) {
+    const double predicted = seconds(block);
+    work_.clock.under_way("calibrate", predicted, 0, work_.clock.corrected("calibrate", predicted));
+    core::show_progress(fmt::format("calibrating: {}{}, {} of {} layers done{}", place(block),
+                                    tokens_per_second_ > 0 ? fmt::format(", {:.0f} tokens/s", tokens_per_second_) : "",
+                                    work_.run.state.layers.size(), work_.n_layers, left_text(work_.clock.left())));
+    tell(block);
+  }
+
+  void tell(std::int64_t block) const {
+    work_.tell("calibrate", place(block), tokens_per_second_, core::Json::array());
+  }
+
+  Work& work_;
+  model::MendedSource mended_;
+  model::Transformer transformer_;
+  std::string needed_;  // '1' for each block whose Hessians are to be computed
+  std::int64_t last_needed_ = -1;
+  double tokens_per_second_ = 0;  // through the block before
+  std::optional<calib::ResidualStream> stream_;
+  std::optional<calib::Collector> collector_;
+  std::set<std::string> told_;  // on rank 0: damaged tensors that the log has explained
+};
+
+}  // namespace
+
+StageRun begin_calibrate(Work& work) {
+  return [calibration = std::make_shared<Calibration>(work)](const Window& window) { calibration->run(window); };
+}
+
+}  // namespace voronoi::stages

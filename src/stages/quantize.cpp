@@ -1,0 +1,175 @@
+// The stage that quantizes: a task a site over all ranks, window by window.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <set>
+
+#include "comm/agreement.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/stop.h"
+#include "core/whereabouts.h"
+#include "sched/scheduler.h"
+#include "stages/site_task.h"
+#include "stages/stage.h"
+
+namespace voronoi::stages {
+namespace {
+
+class Quantization {
+ public:
+  explicit Quantization(Work& work) : work_(work) {
+    // Otherwise calibration makes those that are not there.
+    if (!is_wanted(work.settings, "calibrate")) comm::on_root(work.world, [&] { require_hessians(); });
+  }
+
+  void run(const Window& window) {
+    const Clock::time_point start = Clock::now();
+    std::vector<planning::SiteTask> site_tasks;
+    for (std::int64_t block = window.first; block < window.last; ++block)
+      for (planning::SiteTask& task : work_.pending_tasks(block)) site_tasks.push_back(std::move(task));
+    if (site_tasks.empty()) {
+      // An earlier start may have ended while it removed them.
+      drop_hessians(window);
+      return;
+    }
+    predicted_ = 0;
+    for (std::int64_t block = window.first; block < window.last; ++block) predicted_ += work_.quantize_seconds(block);
+    const sched::PhaseResult phase = run_tasks(site_tasks);
+    work_.clock.done("quantize", predicted_, std::chrono::duration<double>(Clock::now() - start).count());
+    const std::set<std::string> given_up = agree_on_failures(site_tasks);
+    if (work_.world.rank() == 0)
+      work_.run.add(run::SchedulingCost{phase.cost.n_tasks, phase.cost.task_seconds, phase.cost.waiting_seconds,
+                                        phase.cost.coordinator_seconds});
+    if (phase.stopped) {
+      work_.stopped = true;
+    } else {
+      for (std::size_t i = 0; i < site_tasks.size(); ++i)
+        if (!std::binary_search(phase.quarantined.begin(), phase.quarantined.end(), static_cast<std::int64_t>(i)))
+          for (const model::LinearSpec& linear : site_tasks[i].site.linears)
+            if (!given_up.contains(linear.name)) work_.done[linear.name] = 0;
+      drop_hessians(window);
+    }
+    work_.journal_time("quantize", start);
+  }
+
+ private:
+  void require_hessians() const {
+    for (std::int64_t block = 0; block < work_.config().n_layers; ++block)
+      for (const planning::SiteTask& task : work_.pending_tasks(block))
+        if (!work_.is_hessian_ready(task))
+          throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " +
+                                  work_.hessians.hessian(task.block, task.site.name).string() + " is not");
+  }
+
+  sched::PhaseResult run_tasks(const std::vector<planning::SiteTask>& site_tasks) {
+    const std::vector<sched::Task> tasks = planning::window_tasks(site_tasks, work_.run.parameters, work_.rates,
+                                                                  work_.world.size(), work_.settings.team_size);
+    const auto callback = [&](const sched::Task& task, core::Team& team) {
+      return run_site_task(site_tasks[static_cast<std::size_t>(task.id)], work_.context, team, work_.inputs, work_.run,
+                           work_.hessians);
+    };
+    sched::SchedulerOptions scheduler;
+    scheduler.max_attempts = work_.settings.max_attempts;
+    // Every rank has a PhaseError: rank 0 tells it, all end in order.
+    try {
+      return sched::run_phase(work_.world, tasks, callback, coordinator_events(), cost_model_, scheduler,
+                              [] { return core::stop_requested(); });
+    } catch (const sched::PhaseError& error) {
+      if (work_.world.rank() == 0) throw comm::AgreedError{std::current_exception()};
+      throw comm::FailedElsewhere{static_cast<int>(error.exit_code())};
+    }
+  }
+
+  /// Linears of these tasks that were given up within a task: rank 0 knows.
+  std::set<std::string> agree_on_failures(const std::vector<planning::SiteTask>& site_tasks) const {
+    core::Json names = core::Json::array();
+    for (const planning::SiteTask& task : site_tasks)
+      for (const model::LinearSpec& linear : task.site.linears)
+        if (work_.run.state.failed_layers.contains(linear.name)) names.push_back(linear.name);
+    return core::parse_json(work_.world.broadcast(names.dump(), 0), "names of layers").get<std::set<std::string>>();
+  }
+
+  void give_up(const sched::Task& task, const std::string& error, const std::vector<std::string>& linears) {
+    const bool known = !told_.insert(error).second;
+    core::log_error("{}: given up: {}: {}", task.name, fmt::join(linears, ", "), known ? "for the same reason" : error);
+    for (const std::string& linear : linears) work_.run.add(run::LayerFailed{linear, task.name, error});
+  }
+
+  sched::CoordinatorEvents coordinator_events() {
+    sched::CoordinatorEvents events;
+    events.task_done = [&](const sched::Task& task, const sched::Outcome& outcome, int rank) {
+      SiteReport report = read_report(outcome.report);
+      for (const auto& [error, linears] : report.failures) give_up(task, error, linears);
+      for (run::LayerRecord& layer : report.layers) {
+        layer.rank = rank;
+        layer.start = work_.run.state.start;
+        core::log_debug("{}: {:.3f} bits a weight, relative error {:.5f}, {} on rank {}", layer.name,
+                        static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights),
+                        layer.relative_error, core::format_duration(layer.seconds), rank);
+        work_.run.add(layer);
+      }
+      work_.run.add(run::TaskDone{task.name, rank, task.width, outcome.seconds, core::unix_time()});
+      ++work_.tasks_done;
+    };
+    events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int number) {
+      core::log_warning("{}: failed on rank {} (try {}): {}", task.name, rank, number, outcome.report);
+      work_.run.add(run::TaskFailed{task.name, outcome.report, rank, number});
+    };
+    events.task_quarantined = [&](const sched::Task& task, const std::string& error) {
+      core::log_error("{}: given up: {}", task.name, error);
+      work_.run.add(run::Quarantined{task.name, error});
+    };
+    events.commit = [&] { work_.run.journal->commit(); };
+    events.progress = [&](const sched::Progress& progress) { show_tasks(progress); };
+    return events;
+  }
+
+  void show_tasks(const sched::Progress& progress) const {
+    work_.clock.under_way("quantize", predicted_, progress.elapsed_seconds, progress.eta_seconds);
+    const std::string doing = fmt::format("tasks {}/{} of this window", progress.done, progress.total);
+    core::show_progress(fmt::format("quantizing ({}): {} of {} layers, {}{}{}", work_.run.parameters.method,
+                                    work_.run.state.layers.size(), work_.n_layers, doing,
+                                    progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "",
+                                    left_text(work_.clock.left())));
+    core::Json workers = core::Json::array();
+    for (std::size_t rank = 0; rank < progress.workers.size(); ++rank) {
+      const sched::WorkerState& worker = progress.workers[rank];
+      workers.push_back({{"rank", rank},
+                         {"task", worker.task},
+                         {"since_seconds", worker.since_seconds},
+                         {"busy_seconds", worker.busy_seconds}});
+    }
+    work_.tell("quantize", doing, 0, std::move(workers));
+  }
+
+  /// Those of a window whose layers are done. What was given up keeps its own, so that the next start tries it again
+  /// without a new calibration.
+  void drop_hessians(const Window& window) const {
+    if (work_.settings.keep_hessians || work_.has_foreign_hessians()) return;
+    comm::on_root(work_.world, [&] {
+      for (std::int64_t block = window.first; block < window.last; ++block) {
+        std::set<std::string> kept;
+        for (const planning::SiteTask& task : work_.pending_tasks(block)) kept.insert(task.site.name);
+        for (const planning::SiteTask& task : work_.all_tasks(block))
+          if (!kept.contains(task.site.name)) work_.run.attempt->remove(work_.run.paths.hessian(block, task.site.name));
+      }
+    });
+  }
+
+  Work& work_;
+  sched::CostModel cost_model_;
+  double predicted_ = 0;        // of the window at work
+  std::set<std::string> told_;  // on rank 0: faults that the log has explained
+};
+
+}  // namespace
+
+StageRun begin_quantize(Work& work) {
+  return [quantization = std::make_shared<Quantization>(work)](const Window& window) { quantization->run(window); };
+}
+
+}  // namespace voronoi::stages

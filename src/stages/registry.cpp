@@ -1,0 +1,124 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "comm/agreement.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/whereabouts.h"
+#include "export/profile.h"
+#include "stages/stage.h"
+
+namespace voronoi::stages {
+namespace {
+
+std::vector<std::string> nothing(const run::Settings&) { return {}; }
+
+std::vector<std::string> not_exportable(const run::Settings& settings) {
+  return exporting::check_exportable(settings.parameters, {}, *exporting::profile_from_name(settings.export_profile));
+}
+
+const Stage* find(std::string_view name) {
+  const auto found =
+      std::find_if(stages().begin(), stages().end(), [&](const Stage& stage) { return stage.name == name; });
+  return found == stages().end() ? nullptr : &*found;
+}
+
+std::vector<const Stage*> wanted_stages(const run::Settings& settings) {
+  std::vector<const Stage*> wanted;
+  for (const Stage& stage : stages())
+    if (is_wanted(settings, stage.name)) wanted.push_back(&stage);
+  return wanted;
+}
+
+/// Rank 0: the state is its alone.
+void check_needs(const std::vector<const Stage*>& wanted, const run::RunState& state) {
+  std::set<std::string, std::less<>> met(state.stages_done.begin(), state.stages_done.end());
+  std::vector<std::string> problems;
+  for (const Stage* stage : wanted) {
+    for (const std::string_view need : stage->needs)
+      if (!met.contains(need))
+        problems.push_back(fmt::format("--stages: {} needs {}, which has not come to its end in this run; name it too",
+                                       stage->name, need));
+    met.emplace(stage->name);
+  }
+  if (!problems.empty()) throw core::ConfigError(problems);
+}
+
+std::vector<Window> windows_of(const Work& work, bool by_windows) {
+  const std::int64_t n_layers = work.config().n_layers;
+  std::vector<Window> windows;
+  const std::int64_t step = !by_windows ? n_layers : work.sequential() ? 1 : work.settings.hessian_window;
+  for (std::int64_t first = 0; first < n_layers; first += step)
+    windows.push_back({first, std::min(first + step, n_layers)});
+  return windows;
+}
+
+/// Stages that take the windows in turn, or one that does not.
+void run_together(Work& work, const std::vector<const Stage*>& group) {
+  std::vector<StageRun> runs;
+  for (const Stage* stage : group) runs.push_back(stage->begin(work));
+  for (const Window& window : windows_of(work, group.front()->by_windows))
+    for (const StageRun& run : runs) {
+      run(window);
+      if (work.stopped) return;
+    }
+  comm::on_root(work.world, [&] {
+    for (const Stage* stage : group) work.run.append(run::StageDone{std::string(stage->name), core::unix_time()});
+  });
+}
+
+}  // namespace
+
+const std::vector<Stage>& stages() {
+  static const std::vector<Stage> list{
+      {"calibrate", {}, true, nothing, begin_calibrate},
+      {"quantize", {}, true, nothing, begin_quantize},  // needs Hessians, whoever made them: looks for the files
+      {"export", {"quantize"}, false, not_exportable, begin_export},
+      {"report", {}, false, nothing, begin_report},
+  };
+  return list;
+}
+
+std::string stage_names() {
+  std::vector<std::string_view> names;
+  for (const Stage& stage : stages()) names.push_back(stage.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+bool is_wanted(const run::Settings& settings, std::string_view name) {
+  if (!settings.stages.empty()) return run::asks_for_stage(settings, name);
+  const Stage* stage = find(name);
+  VORONOI_REQUIRE(stage != nullptr, "a stage of the registry is wanted");
+  return stage->reasons_against(settings).empty();
+}
+
+std::vector<std::string> check_stages(const run::Settings& settings) {
+  std::vector<std::string> problems;
+  for (const std::string& name : run::stage_list(settings)) {
+    const Stage* stage = find(name);
+    if (stage == nullptr)
+      problems.push_back("--stages: '" + name + "' is no stage; there are " + stage_names());
+    else
+      for (std::string& problem : stage->reasons_against(settings)) problems.push_back(std::move(problem));
+  }
+  return problems;
+}
+
+void run_stages(Work& work) {
+  const std::vector<const Stage*> wanted = wanted_stages(work.settings);
+  comm::on_root(work.world, [&] { check_needs(wanted, work.run.state); });
+  if (work.settings.stages.empty() && work.world.rank() == 0)
+    for (const Stage& stage : stages())
+      if (const std::vector<std::string> reasons = stage.reasons_against(work.settings); !reasons.empty())
+        core::log_info("{} is left out: {}", stage.name, fmt::join(reasons, "; "));
+  for (std::size_t i = 0; i < wanted.size() && !work.stopped;) {
+    std::vector<const Stage*> group{wanted[i++]};
+    while (group.front()->by_windows && i < wanted.size() && wanted[i]->by_windows) group.push_back(wanted[i++]);
+    run_together(work, group);
+  }
+}
+
+}  // namespace voronoi::stages

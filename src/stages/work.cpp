@@ -1,0 +1,109 @@
+#include "stages/work.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "comm/agreement.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/stop.h"
+#include "core/whereabouts.h"
+#include "run/layer_store.h"
+#include "stages/stage.h"
+
+namespace voronoi::stages {
+
+Work::Work(const comm::Communicator& the_world, backend::Context& the_context, const run::Settings& the_settings,
+           const Inputs& the_inputs, run::Run& the_run)
+    : world(the_world),
+      context(the_context),
+      settings(the_settings),
+      inputs(the_inputs),
+      run(the_run),
+      rates(planning::table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
+      hessians(has_foreign_hessians() ? store::RunPaths{settings.hessians_from} : run.paths),
+      done(run.done) {
+  for (std::int64_t block = 0; block < config().n_layers; ++block) {
+    for (const planning::SiteTask& task : all_tasks(block)) n_layers += task.site.linears.size();
+    for (const planning::SiteTask& task : pending_tasks(block))
+      quantize_seconds_[block] += planning::task_seconds(task, run.parameters, rates) / world.size();
+    if (is_wanted(settings, "quantize")) clock.expect("quantize", quantize_seconds(block));
+  }
+}
+
+std::vector<planning::SiteTask> Work::all_tasks(std::int64_t block) const {
+  std::vector<planning::SiteTask> tasks;
+  for (model::SiteSpec& site : model::block_sites(config(), block)) tasks.push_back({block, std::move(site)});
+  return tasks;
+}
+
+std::vector<planning::SiteTask> Work::pending_tasks(std::int64_t block) const {
+  std::vector<planning::SiteTask> tasks = all_tasks(block);
+  for (planning::SiteTask& task : tasks)
+    std::erase_if(task.site.linears, [&](const model::LinearSpec& linear) { return done.contains(linear.name); });
+  std::erase_if(tasks, [](const planning::SiteTask& task) { return task.site.linears.empty(); });
+  return tasks;
+}
+
+bool Work::has_pending_from(std::int64_t block) const {
+  for (; block < config().n_layers; ++block)
+    if (!pending_tasks(block).empty()) return true;
+  return false;
+}
+
+bool Work::is_hessian_ready(const planning::SiteTask& task) const {
+  const std::filesystem::path file = hessians.hessian(task.block, task.site.name);
+  if (!std::filesystem::exists(file)) {
+    if (has_foreign_hessians())
+      throw core::StoreError(file.string() +
+                             ": is not there; make that run with --keep-hessians, or leave --hessians-from out");
+    return false;
+  }
+  try {
+    run::read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
+    return true;
+  } catch (core::Error& error) {
+    if (has_foreign_hessians()) {
+      error.add_context("--hessians-from (another run with --keep-hessians makes them again)");
+      throw;
+    }
+    core::log_warning("{}; moved to {}, it will be made again", error.what(), run.attempt->quarantine(file).string());
+    return false;
+  }
+}
+
+bool Work::stop_agreed() {
+  if (world.all_max(core::stop_requested() ? 1 : 0) != 0) stopped = true;
+  return stopped;
+}
+
+void Work::journal_time(const char* stage, Clock::time_point begin) {
+  comm::on_root(world, [&] {
+    run.append(run::StageTime{stage, std::chrono::duration<double>(Clock::now() - begin).count()});
+  });
+}
+
+std::int64_t Work::peak_memory() const { return world.all_max(run::peak_memory_bytes()); }
+
+double Work::quantize_seconds(std::int64_t block) const {
+  const auto found = quantize_seconds_.find(block);
+  return found == quantize_seconds_.end() ? 0 : found->second;
+}
+
+void Work::tell(const char* stage, const std::string& doing, double tokens_per_second, core::Json workers) const {
+  run::Heartbeat heartbeat;
+  heartbeat.attempt = run.state.start;
+  heartbeat.stage = stage;
+  heartbeat.doing = doing;
+  heartbeat.layers = static_cast<std::int64_t>(n_layers);
+  heartbeat.layers_done = std::ssize(run.state.layers);
+  heartbeat.tasks_done = tasks_done;
+  heartbeat.tasks_failed = std::ssize(run.state.quarantined);
+  heartbeat.ranks = world.size();
+  heartbeat.tokens_per_second = tokens_per_second;
+  heartbeat.stages = clock.left();
+  heartbeat.workers = std::move(workers);
+  run.heartbeat->update(std::move(heartbeat));
+}
+
+}  // namespace voronoi::stages

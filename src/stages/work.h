@@ -1,0 +1,75 @@
+// What the stages of one start work on together, and what they tell of their progress.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "backend/device.h"
+#include "comm/mpi.h"
+#include "core/json.h"
+#include "planning/rates.h"
+#include "planning/window_schedule.h"
+#include "run/run.h"
+#include "run/settings.h"
+#include "stages/inputs.h"
+#include "stages/progress.h"
+#include "store/run_directory.h"
+
+namespace voronoi::stages {
+
+using Clock = std::chrono::steady_clock;
+
+/// On every rank. The references must outlive it.
+class Work {
+ public:
+  Work(const comm::Communicator& world, backend::Context& context, const run::Settings& settings, const Inputs& inputs,
+       run::Run& run);
+
+  const model::ModelConfig& config() const { return inputs.model->config(); }
+  bool sequential() const { return settings.calibration == "sequential"; }
+  /// The Hessians are those of another run (--hessians-from).
+  bool has_foreign_hessians() const { return !settings.hessians_from.empty(); }
+
+  std::vector<planning::SiteTask> all_tasks(std::int64_t block) const;
+  /// Sites of the block with linears that are not done, holding only those.
+  std::vector<planning::SiteTask> pending_tasks(std::int64_t block) const;
+  bool has_pending_from(std::int64_t block) const;
+  /// Whether a site's Hessian is on disk and fits. One of this run that is damaged is set aside; one of another run
+  /// that is missing or damaged throws.
+  bool is_hessian_ready(const planning::SiteTask& task) const;
+
+  /// Collective: whether a stop was requested on any rank; then sets `stopped`.
+  bool stop_agreed();
+  /// Wall time since `begin` spent in a stage; collective.
+  void journal_time(const char* stage, Clock::time_point begin);
+
+  /// Largest resident set of any rank so far, in bytes; collective.
+  std::int64_t peak_memory() const;
+
+  /// Predicted wall time of quantizing the block's open tasks, as they were at this start.
+  double quantize_seconds(std::int64_t block) const;
+  /// What the heartbeat says from now on; rank 0. `doing`: "block 3/32".
+  void tell(const char* stage, const std::string& doing, double tokens_per_second, core::Json workers) const;
+
+  const comm::Communicator& world;
+  backend::Context& context;
+  const run::Settings& settings;
+  const Inputs& inputs;
+  run::Run& run;
+  planning::Rates
+      rates;  ///< first guesses, the same on every rank; the cost model corrects them from the first task on
+  store::RunPaths hessians;                  ///< the run directory that holds the Hessians
+  std::map<std::string, std::int64_t> done;  ///< linears, with the oldest generation that is there
+  std::size_t n_layers = 0;                  ///< linears of the model
+  StageClock clock;                          ///< on rank 0 alone it is right
+  std::int64_t tasks_done = 0;               ///< by this start, on rank 0
+  bool stopped = false;                      ///< on request, resumable; the same on every rank
+
+ private:
+  std::map<std::int64_t, double> quantize_seconds_;
+};
+
+}  // namespace voronoi::stages

@@ -1,0 +1,126 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <ostream>
+#include <string>
+#include <utility>
+
+#include "gpu/gpu_fixture.h"
+#include "support/random_packed.h"
+
+namespace voronoi::test {
+namespace {
+
+struct Case {
+  std::string text;
+  format::Encoding encoding;
+};
+void PrintTo(const Case& tested, std::ostream* out) { *out << tested.text; }
+
+std::string ending(bool permuted, core::DType dtype) {
+  return std::string(permuted ? ", perm" : "") + (dtype == core::DType::bf16 ? ", bf16" : ", f16");
+}
+
+Case case_of(const PackedShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", v " + std::to_string(s.v) +
+              ", bits " + std::to_string(s.main_bits) + " + " + std::to_string(s.residual_bits) + ", groups " +
+              std::to_string(s.groups) + ", outliers " + std::to_string(s.outlier_size) + ending(s.permuted, s.dtype),
+          random_packed(s)};
+}
+
+Case case_of(const UniformShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", uniform, bits " +
+              std::to_string(s.bits) + ", groups of " + std::to_string(s.group_size) + ending(s.permuted, s.dtype),
+          random_packed(s)};
+}
+
+class GpuPacked : public GpuTest, public ::testing::WithParamInterface<Case> {
+ protected:
+  const format::Encoding& encoding() const { return GetParam().encoding; }
+  std::unique_ptr<format::PackedMatrix> on(backend::Context& context) const {
+    return encoding().format->upload(context, encoding());
+  }
+};
+
+TEST_P(GpuPacked, DecodesTheSameBits) {
+  ASSERT_EQ(format::find_problem(encoding()), "");
+  const auto here = on(cpu()), there = on(gpu());
+  EXPECT_EQ(8 * there->size_bytes(), format::stored_bits(encoding()));
+  const std::int64_t n = encoding().out_features * encoding().in_features;
+  std::vector<float> expected(static_cast<std::size_t>(n)), decoded(expected.size());
+  format::decode(encoding(), expected);
+  here->decode_f32(cpu(), decoded.data());
+  EXPECT_EQ(decoded, expected);
+  backend::Array<float> wide(gpu(), n);
+  there->decode_f32(gpu(), wide.data());
+  EXPECT_EQ(wide.to_host(), expected);
+
+  std::vector<std::uint16_t> expected_bits(expected.size());
+  here->decode_16(cpu(), expected_bits.data());
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    ASSERT_EQ(expected_bits[i], core::to_bits16(encoding().dtype, expected[i])) << i;
+  backend::Array<std::uint16_t> narrow(gpu(), n);
+  there->decode_16(gpu(), narrow.data());
+  EXPECT_EQ(narrow.to_host(), expected_bits);
+}
+
+TEST_P(GpuPacked, MultipliesWithinTheRoundingOfItsSums) {
+  const std::int64_t out_features = encoding().out_features, in_features = encoding().in_features;
+  const auto here = on(cpu()), there = on(gpu());
+  ASSERT_EQ(there->max_tokens(), 16);
+  std::vector<float> w(static_cast<std::size_t>(out_features * in_features));
+  format::decode(encoding(), w);
+  for (const std::int64_t n_tokens : {1, 3, 16}) {
+    const std::vector<float> x = normal_values(n_tokens * in_features, 7);
+    const std::vector<float> before = normal_values(n_tokens * out_features, 8);
+    for (const bool accumulate : {false, true}) {
+      const backend::Array<float> gpu_x = on_gpu(x);
+      backend::Array<float> gpu_out = on_gpu(before);
+      there->multiply(gpu(), n_tokens, gpu_x.data(), accumulate, gpu_out.data());
+      std::vector<float> cpu_out = before;
+      here->multiply(cpu(), n_tokens, x.data(), accumulate, cpu_out.data());
+      const std::vector<float> out = gpu_out.to_host();
+      for (std::int64_t t = 0; t < n_tokens; ++t)
+        for (std::int64_t row = 0; row < out_features; ++row) {
+          const auto at = static_cast<std::size_t>(t * out_features + row);
+          double sum = accumulate ? static_cast<double>(before[at]) : 0.0, size = std::fabs(sum);
+          for (std::int64_t c = 0; c < in_features; ++c) {
+            const double term = static_cast<double>(w[static_cast<std::size_t>(row * in_features + c)]) *
+                                static_cast<double>(x[static_cast<std::size_t>(t * in_features + c)]);
+            sum += term;
+            size += std::fabs(term);
+          }
+          // Few roundings a term and at most in / 16 additions one after another; VPTQ's scale and bias are taken
+          // apart, so a term may be larger than the weight by a factor of a few.
+          const double bound = 4 * size * static_cast<double>(16 + in_features / 16) * 0x1p-24 + 1e-6;
+          EXPECT_NEAR(static_cast<double>(out[at]), sum, bound) << "token " << t << ", row " << row;
+          EXPECT_NEAR(static_cast<double>(cpu_out[at]), sum, bound) << "token " << t << ", row " << row;
+        }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Vptq, GpuPacked,
+                         ::testing::Values(case_of(PackedShape{24, 64, 4, 8, 0}),
+                                           case_of(PackedShape{37, 101, 6, 12, 0}),
+                                           case_of(PackedShape{50, 70, 8, 12, 8, 1, 0, 0, 0, false, core::DType::bf16}),
+                                           case_of(PackedShape{45, 1100, 8, 13, 0}),
+                                           case_of(PackedShape{39, 66, 12, 9, 9}),
+                                           case_of(PackedShape{35, 90, 16, 8, 4, 1, 0, 0, 0, true}),
+                                           case_of(PackedShape{41, 96, 6, 8, 5, 3, 6, 4, 37, true, core::DType::bf16}),
+                                           case_of(PackedShape{19, 40, 4, 16, 16, 2, 10, 8, 300, true}),
+                                           case_of(PackedShape{5, 33, 8, 1, 1})));
+
+// Every way a code may lie across words, tails of rows and groups, several groups a warp's step, several splits of a
+// row.
+INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked,
+                         ::testing::Values(case_of(UniformShape{24, 64, 2, 64}),
+                                           case_of(UniformShape{37, 101, 3, 16, true}),
+                                           case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
+                                           case_of(UniformShape{9, 1100, 2, 64, true, core::DType::bf16}),
+                                           case_of(UniformShape{9, 1300, 3, 1300}), case_of(UniformShape{5, 600, 4, 7}),
+                                           case_of(UniformShape{33, 33, 8, 32}), case_of(UniformShape{3, 90, 16, 48}),
+                                           case_of(UniformShape{7, 65, 11, 5}), case_of(UniformShape{1, 1, 1, 1})));
+
+}  // namespace
+}  // namespace voronoi::test

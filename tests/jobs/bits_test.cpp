@@ -1,0 +1,81 @@
+#include "planning/bits.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "jobs/quantize_options.h"
+#include "planning/model_sizes.h"
+#include "quant/setting.h"
+
+namespace voronoi::jobs {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
+/// Linears of a block of a Llama-like model.
+std::vector<quant::LayerCount> block_of(std::int64_t hidden, std::int64_t inner, std::int64_t kv) {
+  return {{hidden, hidden, 2}, {kv, hidden, 2}, {inner, hidden, 2}, {hidden, inner, 1}};
+}
+
+TEST(Bits, ReadyConfigsAreWhatBitsChoosesAndKeepToTheirBits) {
+  const std::map<std::string, std::vector<std::vector<quant::LayerCount>>> classes{
+      {"small", {block_of(576, 1536, 192)}},
+      {"1b", {block_of(2048, 8192, 512), block_of(3072, 8192, 1024)}},
+      {"7b",
+       {planning::layer_counts(planning::read_model_config("llama-2-7b")),
+        planning::layer_counts(planning::read_model_config("llama-2-13b")),
+        planning::layer_counts(planning::read_model_config("llama-3.1-8b")),
+        planning::layer_counts(planning::read_model_config("mistral-7b"))}},
+      {"30b",
+       {planning::layer_counts(planning::read_model_config("llama-2-70b")),
+        planning::layer_counts(planning::read_model_config("qwen2.5-72b"))}},
+      {"400b", {planning::layer_counts(planning::read_model_config("llama-3.1-405b"))}}};
+  for (const auto& [size, models] : classes)
+    for (const char* bits : {"1.5", "2", "2.3", "3", "4"}) {
+      const std::string file = std::string(VORONOI_CONFIGS) + "/voronoi-" + bits + "bit-" + size + ".cfg";
+      run::Settings options;
+      EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+      EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+      const double wanted = std::stod(bits);
+      const auto chosen = quant::choose_setting(options.parameters, wanted, models.front());
+      ASSERT_TRUE(chosen.has_value());
+      EXPECT_EQ(options.parameters.vector_length, chosen->vector_length) << file;
+      EXPECT_EQ(options.parameters.centroids, chosen->centroids) << file;
+      EXPECT_EQ(options.parameters.residual_centroids, chosen->residual_centroids) << file;
+      for (const auto& layers : models) {
+        const double true_bits = quant::true_bits(options.parameters, layers);
+        EXPECT_LE(true_bits, wanted * (1 + quant::kBitsMargin)) << file;
+        EXPECT_GE(true_bits, 0.9 * wanted) << file;
+      }
+    }
+}
+
+TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
+  run::Settings options;
+  EXPECT_THAT(
+      parse(quantize_command(options), {"--method", "voronoi", "--bits", "2.3", "--centroids", "256"}, true).problems,
+      ::testing::IsEmpty());
+  EXPECT_THAT(run::check_bits(options), Contains(::testing::AllOf(HasSubstr("--centroids"), HasSubstr("--bits 2.3"))));
+  options = {};
+  EXPECT_THAT(parse(quantize_command(options), {"--method", "gptq", "--bits", "2.3"}, true).problems,
+              ::testing::IsEmpty());
+  EXPECT_THAT(run::check_bits(options), Contains(HasSubstr("whole bits")));
+  options = {};
+  EXPECT_THAT(parse(quantize_command(options), {"--method", "gptq", "--bits", "3"}, true).problems,
+              ::testing::IsEmpty());
+  EXPECT_THAT(run::check_bits(options), ::testing::IsEmpty());
+  EXPECT_EQ(options.parameters.bits, 3);
+  options = {};
+  EXPECT_THAT(parse(quantize_command(options), {"--bits", "9"}, true).problems, Contains(HasSubstr("--bits")));
+  options.bits = 0.4;
+  EXPECT_THROW(planning::resolve_bits(options, planning::read_model_config("llama-2-7b")), core::ConfigError);
+}
+
+}  // namespace
+}  // namespace voronoi::jobs

@@ -1,0 +1,37 @@
+// Encodings as their formats' typed fields, and decoded.
+#pragma once
+
+#include <vector>
+
+#include "format/uniform.h"
+#include "format/vptq.h"
+
+namespace voronoi::test {
+
+inline format::VqEncoding vq_of(const format::Encoding& encoding) {
+  const format::VqView view = format::vq_view(encoding);
+  const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
+  return {view,
+          owned(view.indices),
+          owned(view.codebook),
+          owned(view.residual_codebook),
+          owned(view.outlier_codebook),
+          owned(view.outlier_indices),
+          owned(view.scale),
+          owned(view.bias),
+          owned(view.perm)};
+}
+
+inline format::UniformEncoding uniform_of(const format::Encoding& encoding) {
+  const format::UniformView view = format::uniform_view(encoding);
+  const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
+  return {view, owned(view.codes), owned(view.scale), owned(view.zeros), owned(view.perm)};
+}
+
+inline std::vector<float> decoded(const format::Encoding& encoding) {
+  std::vector<float> weight(static_cast<std::size_t>(encoding.out_features * encoding.in_features));
+  format::decode(encoding, weight);
+  return weight;
+}
+
+}  // namespace voronoi::test
