@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -195,6 +196,13 @@ void write_file_atomic(const std::filesystem::path& path, std::span<const std::b
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag) {
   write_file_atomic(path, std::as_bytes(std::span(text)), tag);
+}
+
+std::string unique_tag() {
+  std::random_device random;
+  std::string tag = std::to_string(::getpid());
+  for (int i = 0; i < 3; ++i) tag += "-" + std::to_string(random());
+  return tag;
 }
 
 OutputFile::OutputFile(const std::filesystem::path& path) : path_(path.string()) {

@@ -23,7 +23,9 @@ Simulation::Simulation(std::vector<Task> tasks, int n_ranks, SchedulerOptions op
 void Simulation::behave(const ClusterBehaviour& cluster) {
   execute = [cluster](const Task& task, const std::vector<int>& members, int attempt) {
     const core::CounterRandom speeds(cluster.seed, 1), chances(cluster.seed, 2 + static_cast<std::uint64_t>(task.id));
-    const auto uniform = [&](int what) { return chances.uniform(static_cast<std::uint64_t>(8 * attempt + what)); };
+    const auto uniform = [&](int what) {
+      return chances.uniform(8 * static_cast<std::uint64_t>(attempt) + static_cast<std::uint64_t>(what));
+    };
     double slowest = 2;
     for (const int member : members)
       slowest =

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A run that is killed or told to stop at any moment resumes, on another number of ranks, to the bytes of an undisturbed run.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 seed=${VORONOI_TEST_SEED:-1}
 RANDOM=$seed
@@ -13,39 +14,35 @@ for round in 1 2 3 4 5 6; do
   n=$((RANDOM % 3 + 1))
   timeout -k 5 120 mpirun --bind-to none -n $n "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>&1 &
   launcher=$!
-  # Once so many layers are journalled, a little later; the first round kills before there is any.
-  target=$(((round - 1) * 5))
-  for _ in $(seq 3000); do
-    [ "$(grep -c '"type":"layer"' "$run/journal.log" 2>/dev/null || true)" -ge $target ] 2>/dev/null && break
-    sleep 0.01
-  done
-  sleep "0.0$((RANDOM % 10))"
-  victims=($(pgrep -f -- "--run $run " | while read -r pid; do [ "$(cat /proc/$pid/comm 2>/dev/null)" = "$(basename "$VORONOI")" ] && echo "$pid"; done || true))
-  if [ ${#victims[@]} -gt 0 ]; then
-    kill -9 "${victims[$((RANDOM % ${#victims[@]}))]}" 2>/dev/null || true
+  # Once so many layers are journalled; the first round kills before there is any.
+  if hold "$run" has_layers "$run" $(((round - 1) * 5)); then
+    mapfile -t victims < <(ranks_of "$run")
+    kill -9 "${victims[$((RANDOM % ${#victims[@]}))]}"
+    release "$run"
     interrupted=$((interrupted + 1))
   fi
   started=$SECONDS
   wait $launcher || true
   [ $((SECONDS - started)) -le 10 ] || fail "the job hung for $((SECONDS - started)) s after a rank was killed"
-  done_before=$(grep -c '"type":"layer"' "$run/journal.log" 2>/dev/null || true)
-  if [ "${done_before:-0}" -gt 0 ] && [ "${done_before:-0}" -lt 35 ]; then partial=$((partial + 1)); fi
+  done_before=$(layers_done "$run")
+  if [ "${done_before:-0}" -gt 0 ] && [ "${done_before:-0}" -lt "$n_linears" ]; then partial=$((partial + 1)); fi
   expect 0 ranks $((RANDOM % 3 + 1)) quantize --run "$run" "${options[@]}"
   same_layers "$work/reference" "$run"
   expect 0 "$VORONOI" verify "$run"
   # What was journalled before is not made again: each layer stands once in the journal.
-  [ "$(grep -c '"type":"layer"' "$run/journal.log")" = 35 ] || fail "round $round: finished layers were made again"
+  [ "$(grep -c '"type":"layer"' "$run/journal.log")" = "$n_linears" ] || fail "round $round: finished layers were made again"
   echo "round $round: $n ranks, ${done_before:-0} layers before the resume"
 done
-[ $interrupted -ge 3 ] || fail "only $interrupted of 6 runs were caught alive"
+[ $interrupted -ge 4 ] || fail "only $interrupted of 6 runs were caught alive"
 [ $partial -ge 2 ] || fail "only $partial of 6 runs were caught with some layers done"
 
 # A stop on request: exit 75, then the rest.
 run=$work/stopped
 "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>"$work/stderr" &
 pid=$!
-for _ in $(seq 100); do [ -s "$run/journal.log" ] && break; sleep 0.02; done
+hold "$run" has_begun "$run" || fail "it was over before it could be stopped"
 kill -USR1 $pid
+release "$run"
 code=0
 wait $pid || code=$?
 [ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }

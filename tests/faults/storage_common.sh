@@ -8,7 +8,7 @@ seed=${VORONOI_TEST_SEED:-1}
 RANDOM=$seed
 echo "seed $seed"
 : "$RANDOM"
-head -c 20000 "$DATA/calibration/wiki.utf8" >"$work/text.txt"
+head -c 20000 "$calibration_text" >"$work/text.txt"
 run=$work/run
 settings=(--model "$work/model" --calibration-text "$work/text.txt" --calibration-sequences 2 --calibration-context 64 --threads 1
   --device cpu --hessian-window 2)
@@ -70,7 +70,6 @@ need_mounts() {
     rm -rf "$work"
     VORONOI_OWN_MOUNTS=1 exec unshare -rm "$0"
   else
-    echo "SKIP: this process may mount nothing, not even in a name space of its own"
-    exit 77
+    skip machine "this process may mount nothing, not even in a name space of its own"
   fi
 }

