@@ -34,7 +34,8 @@ class Display {
   /// `done` windows are over, `count` more have left `layers` blocks.
   void operator()(std::int64_t done, std::int64_t count, std::int64_t layers) const {
     const double share =
-        (static_cast<double>(done) + static_cast<double>(count * layers) / n_layers_) / static_cast<double>(n_windows_);
+        (static_cast<double>(done) + static_cast<double>(count * layers) / static_cast<double>(n_layers_)) /
+        static_cast<double>(n_windows_);
     const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
     core::show_progress(
         fmt::format("evaluating: windows {}-{} of {} on rank 0, block {}/{}, {:.0f} tokens/s, about {} left", done + 1,

@@ -2,9 +2,9 @@
 #include "core/error.h"
 #include "core/packing.h"
 #include "kernels/cuda/families.h"
-#include "kernels/cuda/vptq_product.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/vptq_product.h"
 
 namespace voronoi::kernels {
 namespace gpu {

@@ -30,9 +30,9 @@ struct Settings {
   std::vector<std::string> set;
   std::string log_level = "info";
   quant::QuantParameters parameters;
-  std::optional<double> bits;             ///< --bits, when given
+  std::optional<double> bits;              ///< --bits, when given
   std::set<std::string> given_parameters;  ///< names of the parameters of quantization that were given
-  std::vector<GivenOption> given;         ///< what a resume from the directory alone takes, see StartRecord
+  std::vector<GivenOption> given;          ///< what a resume from the directory alone takes, see StartRecord
 };
 
 /// Those of --stages, in the order given.

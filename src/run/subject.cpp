@@ -30,7 +30,7 @@ Subject open_run_subject(const std::string& path) {
   }
   Subject subject;
   std::string content = run.original->fingerprint();
-  for (const std::string& linear : run.linears) content += "\n" + linear + " " + run.state.layers.at(linear).sha256;
+  for (const auto& [name, sha256] : published_sums(run.state)) content += "\n" + name + " " + sha256;
   subject.content = core::sha256(content);
   subject.run = run.paths;
   subject.tokenizer = run.tokenizer;

@@ -47,7 +47,7 @@ hold() {
 }
 release() { ranks_of "$1" | xargs -r kill -CONT 2>/dev/null || true; }
 has_layers() { local n; n=$(layers_done "$1"); [ "${n:-0}" -ge "$2" ]; }
-has_begun() { grep -q '"type":"attempt"' "$1/journal.log" 2>/dev/null; }
+has_begun() { grep -q '"type":"start"' "$1/journal.log" 2>/dev/null; }
 same_layers() { diff -rq "$1/layers" "$2/layers" || fail "$1 and $2 differ"; }
 # tiny_model NAME: the directory of a small random model of that architecture.
 tiny_model() {

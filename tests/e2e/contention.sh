@@ -42,7 +42,7 @@ for round in $(seq 8); do
   done
   # None: both refused; two: one began when the other had ended.
   [ $finished -ge 1 ] || fail "round $round: nobody won"
-  [ "$(grep -c '"type":"attempt"' "$run/journal.log")" = $finished ] || fail "round $round: a refused start is in the journal"
+  [ "$(grep -c '"type":"start"' "$run/journal.log")" = $finished ] || fail "round $round: a refused start is in the journal"
   same_layers "$work/reference" "$run"
   expect 0 "$VORONOI" verify "$run"
   [ -z "$(find "$run/staging" "$run/quarantine" -mindepth 1)" ] || fail "round $round: something is left in staging or quarantine"

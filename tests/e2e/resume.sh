@@ -50,7 +50,64 @@ grep -q "run the same command again" "$work/stderr" || fail "no word on how to r
 expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
+# From its directory alone: started with relative paths, stopped, resumed from another directory by the command that status prints.
+run=$work/alone
+mkdir "$work/elsewhere"
+(
+  cd "$work"
+  exec "$VORONOI" quantize --run alone --model model --calibration-text "$DATA/calibration/wiki.utf8" "${options[@]:4}" >/dev/null 2>"$work/stderr"
+) &
+pid=$!
+for _ in $(seq 100); do [ -s "$run/journal.log" ] && break; sleep 0.02; done
+kill -USR1 $pid
+code=0
+wait $pid || code=$?
+[ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }
+grep -qF "voronoi quantize --run $run" "$work/stderr" || fail "no command to resume with"
+expect 0 "$VORONOI" status "$run"
+command=$(sed -n 's/^  resume  voronoi //p' "$work/stdout")
+[ "$command" = "quantize --run $run" ] || fail "status tells another command: $command"
+cd "$work/elsewhere"
+# shellcheck disable=SC2086  # no path has a blank
+expect 0 "$VORONOI" $command
+cd - >/dev/null
+same_layers "$work/reference" "$run"
+# What a resume may not change is the error that it always was; a command that names model and texts stands for itself.
+expect 2 "$VORONOI" quantize --run "$run" --centroids 128
+grep -q "centroids: was 256, is 128" "$work/stderr" || { cat "$work/stderr"; fail "the difference is not named"; }
+expect 2 "$VORONOI" quantize --run "$run" "${common[@]}"
+grep -q "was \"voronoi\", is \"vptq\"" "$work/stderr" || { cat "$work/stderr"; fail "a whole command took options of an earlier start"; }
+# What it may change; the model has moved.
+mv "$work/model" "$work/moved"
+rm "$run/layers/$(ls "$run/layers" | head -n 1)"
+expect 0 ranks 2 quantize --run "$run" --model "$work/moved" --keep-hessians
+same_layers "$work/reference" "$run"
+mv "$work/moved" "$work/model"
+# A run of no start that tells its options, and of another version of the program.
+rewrite() {
+  python3 - "$run/journal.log" "$@" <<'PYTHON'
+import hashlib, json, sys
+out = []
+for number, line in enumerate(open(sys.argv[1]), 1):
+    record = json.loads(line.split(" ", 2)[2])
+    if record["type"] == "start":
+        record.pop(sys.argv[2])
+        if len(sys.argv) > 3:
+            record[sys.argv[2]] = sys.argv[3]
+    payload = f"{number} {json.dumps(record)}"
+    out.append(f"{number} {hashlib.sha256(payload.encode()).hexdigest()[:16]} {json.dumps(record)}\n")
+open(sys.argv[1], "w").write("".join(out))
+PYTHON
+}
+rewrite version 0.0.9
+expect 0 "$VORONOI" quantize --run "$run" --model "$work/model"
+grep -q "made by version 0.0.9, this is version [0-9]" "$work/stderr" || { cat "$work/stderr"; fail "no word of another version"; }
+rewrite options
+expect 2 "$VORONOI" quantize --run "$run"
+grep -q "does not tell the options" "$work/stderr" || { cat "$work/stderr"; fail "no word of the missing options"; }
+
 # A damaged shard is found, set aside and made again.
+run=$work/stopped
 victim=$(ls "$run/layers" | head -n 1)
 printf 'x' | dd of="$run/layers/$victim" bs=1 seek=2000 conv=notrunc status=none
 expect 3 "$VORONOI" verify "$run"
@@ -63,6 +120,11 @@ same_layers "$work/reference" "$run"
 # Other settings on the same directory are refused, with the difference.
 expect 2 "$VORONOI" quantize --run "$run" "${common[@]}" --method voronoi --centroids 128
 grep -q "centroids: was 256, is 128" "$work/stderr" || { cat "$work/stderr"; fail "the difference is not named"; }
+# Stages: what one needs must have come to its end; names are checked.
+expect 2 "$VORONOI" quantize --run "$work/none" "${common[@]}" --stages calibrate,quantise
+grep -q "'quantise' is no stage; there are calibrate, quantize, export, report" "$work/stderr" || { cat "$work/stderr"; fail "no word of the stage"; }
+expect 2 "$VORONOI" quantize --run "$work/none" "${common[@]}" --method vptq --stages export
+grep -q "export needs quantize" "$work/stderr" || { cat "$work/stderr"; fail "no word of what export needs"; }
 # Two runs at once on one directory: the second is refused.
 exec 9<>"$run/lock.json"
 flock -x 9

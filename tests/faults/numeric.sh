@@ -101,8 +101,13 @@ expect 3 "$VORONOI" inspect "$work/weights"
 stderr_says "2 tensor(s) cannot be used"
 # The same command again tries again and ends the same way; nothing that is done is done again.
 before=$(cat "$work"/weights.1/layers/* | sha256sum)
+calibrated=$(grep -c '"type":"stage","stage":"calibrate"' "$work/weights.1/journal.log")
+[ "$(ls "$work/weights.1/hessians" | tr '\n' ' ')" = "block_000.qkv.h5 block_001.gate_up.h5 " ] ||
+  fail "not the Hessians of what was given up were kept: $(ls "$work/weights.1/hessians")"
 expect 4 "$VORONOI" quantize --model "$work/weights" --run "$work/weights.1" "${text[@]}" --method voronoi --centroids 64
 stderr_says "33 layers are done already"; stderr_says "$nan"
+# Its Hessians are still there: nothing is calibrated.
+[ "$(grep -c '"type":"stage","stage":"calibrate"' "$work/weights.1/journal.log")" = "$calibrated" ] || fail "a second start calibrated again"
 [ "$before" = "$(cat "$work"/weights.1/layers/* | sha256sum)" ] || fail "a second start changed layers"
 
 # The rare token, whose activations overflow F16 in block 3, through a channel that no other token uses:

@@ -52,11 +52,11 @@ TEST(Metrics, AreWhatPrometheusReads) {
   }
   EXPECT_EQ(text.back(), '\n');
   const std::string run = "run=\"/a \\\"b\\\"\\\\c\\nd\"";
-  for (const std::string value : {"voronoi_layers{" + run + "} 35\n", "voronoi_layers_done{" + run + "} 4\n",
-                                  "voronoi_ranks_alive{" + run + "} 2\n", "voronoi_eta_seconds{" + run + "} 400\n",
-                                  "voronoi_tokens_per_second{" + run + "} 1234.5\n",
-                                  "voronoi_stage_eta_seconds{" + run + ",stage=\"quantize\"} 300\n",
-                                  "voronoi_stage{" + run + ",stage=\"calibrate\"} 1\n"})
+  for (const std::string& value : {"voronoi_layers{" + run + "} 35\n", "voronoi_layers_done{" + run + "} 4\n",
+                                   "voronoi_ranks_alive{" + run + "} 2\n", "voronoi_eta_seconds{" + run + "} 400\n",
+                                   "voronoi_tokens_per_second{" + run + "} 1234.5\n",
+                                   "voronoi_stage_eta_seconds{" + run + ",stage=\"quantize\"} 300\n",
+                                   "voronoi_stage{" + run + ",stage=\"calibrate\"} 1\n"})
     EXPECT_THAT(text, HasSubstr(value));
 }
 

@@ -1,10 +1,9 @@
 // Planned bits against the bits of real encodings, and the work and memory that go with them.
-#include "format/vptq.h"
-
 #include <gtest/gtest.h>
 
 #include "backend/device.h"
 #include "core/team.h"
+#include "format/vptq.h"
 #include "layers.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/cost.h"

@@ -55,9 +55,7 @@ std::vector<float> plain_gptq(const test::Layer& layer, int bits, std::int64_t g
   return quantized;
 }
 
-std::vector<float> decoded(const QuantResult& result) {
-  return test::decoded(result.encoding);
-}
+std::vector<float> decoded(const QuantResult& result) { return test::decoded(result.encoding); }
 
 std::int64_t count_different(const std::vector<float>& a, const std::vector<float>& b, float tolerance) {
   std::int64_t count = 0;

@@ -29,9 +29,7 @@ QuantResult quantize(const Layer& layer, const QuantParameters& parameters, int 
   return vptq_method().quantize(context, team, layer.input(), parameters);
 }
 
-std::vector<float> decoded(const QuantResult& result) {
-  return test::decoded(result.encoding);
-}
+std::vector<float> decoded(const QuantResult& result) { return test::decoded(result.encoding); }
 
 double error_of(const Layer& layer, std::span<const float> quantized) {
   backend::Context context(backend::Device::cpu, 1);

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "core/packing.h"
-#include "quant/baselines/uniform.h"
 #include "format/uniform.h"
+#include "quant/baselines/uniform.h"
 #include "quant/method.h"
 
 namespace voronoi::test {

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include "core/types.h"
-#include "quant/baselines/uniform.h"
 #include "format/uniform.h"
+#include "quant/baselines/uniform.h"
 
 namespace voronoi::quant {
 
