@@ -18,8 +18,9 @@ TEST(Alone, AgreesWithItself) {
   EXPECT_EQ(alone.broadcast(std::string("text"), 0), "text");
   EXPECT_EQ(alone.all_gather_value(3), std::vector<std::int64_t>{3});
   const std::vector<std::byte> bytes{std::byte{1}, std::byte{2}};
-  EXPECT_EQ(alone.all_gather(bytes), std::vector{bytes});
-  EXPECT_EQ(alone.gather(bytes, 0), std::vector{bytes});
+  const std::vector<std::vector<std::byte>> all{bytes};
+  EXPECT_EQ(alone.all_gather(bytes), all);
+  EXPECT_EQ(alone.gather(bytes, 0), all);
   EXPECT_EQ(local_ranks(alone).size, 1);
   int runs = 0;
   on_root(alone, [&] { ++runs; });
