@@ -81,6 +81,22 @@ bool has_sentencepiece(const run::Settings& options) {
                                            !std::filesystem::exists(place / "tokenizer.json", error));
 }
 
+/// Those that the job takes too; a switch that is on comes without value, one that is off not at all.
+std::vector<run::GivenOption> options_to_submit(const std::vector<core::OptionSpec>& of_quantize,
+                                                const std::vector<run::GivenOption>& given) {
+  std::vector<run::GivenOption> options;
+  for (run::GivenOption option : given) {
+    const auto spec = std::find_if(of_quantize.begin(), of_quantize.end(),
+                                   [&](const core::OptionSpec& known) { return known.name == option.name; });
+    if (spec == of_quantize.end()) continue;
+    const bool is_switch = spec->argument.empty();
+    if (is_switch && option.value != "true") continue;
+    if (is_switch) option.value.clear();
+    options.push_back(std::move(option));
+  }
+  return options;
+}
+
 }  // namespace
 
 int plan_main(const comm::Communicator& world, const Arguments& arguments) {
@@ -97,6 +113,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
       "voronoi plan --model DIR|config.json|NAME [quantize's options] [--ranks N] [--gpu-memory SIZE] [--probe | "
       "--rates FILE] "
       "[--json]";
+  const std::vector<core::OptionSpec> of_quantize = command.options;
   for (core::OptionSpec& option : command.options)
     if (option.name == "model")
       option.help = fmt::format("Hugging Face directory or its config.json, GGUF file, or one of {}",
@@ -122,7 +139,9 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
       "  # for scripts\n"
       "  voronoi plan --model llama-2-7b --vector-length 6 --centroids 4096 --json\n"
       "Exit codes: 0 it fits, 2 usage or a job that cannot fit, 3 bad data, 5 system.\n";
-  if (parse_or_help(world, command, arguments, true)) return 0;
+  const ParseResult parsed = parse(command, arguments, true);
+  if (help_or_problems(world, command, parsed, true)) return 0;
+  request.given = options_to_submit(of_quantize, parsed.given);
   std::vector<std::string> problems;
   if (options.model.empty())
     problems.push_back(fmt::format("--model: is missing; give a directory, a config.json or one of {}",

@@ -31,4 +31,7 @@ OptionSpec switch_option(std::string name, std::string help, bool& target);
 /// The same option, whose value is a path.
 OptionSpec as_path(OptionSpec option);
 
+/// One word of a POSIX shell: as it is where that is plain, else in quotes.
+std::string quote_for_shell(const std::string& text);
+
 }  // namespace voronoi::core

@@ -18,7 +18,8 @@
 namespace voronoi::planning {
 
 struct PlanRequest {
-  run::Settings options;  ///< --bits resolved
+  run::Settings options;                ///< --bits resolved
+  std::vector<run::GivenOption> given;  ///< those of quantize as the user gave them, a switch without value
   model::ModelConfig config;
   int n_ranks = 1, ranks_per_node = 1, threads = 1;
   bool cuda = false;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/log.h"
+#include "core/option.h"
 #include "core/types.h"
 #include "planning/plan.h"
 #include "run/settings.h"
@@ -29,21 +30,19 @@ std::string flops_text(double flops) {
   return flops > 0 ? fmt::format("{:.3g} {}", flops, kUnits[unit]) : "-";
 }
 
-/// The options that make the run this plan is of.
-std::string run_options(const PlanRequest& request) {
+/// What quantize.sbatch takes: model, run, and all else that was given, as one line for a shell.
+std::string job_arguments(const PlanRequest& request) {
   const run::Settings& o = request.options;
-  std::string text = fmt::format("--model {} --method {}", o.model, o.parameters.method);
-  const quant::QuantParameters defaults;
-  for (const quant::Parameter* parameter : quant::parameters_of(o.parameters))
-    if (const core::Json value = parameter->value(o.parameters); value != parameter->value(defaults))
-      text += fmt::format(" --{} {}", parameter->name, quant::parameter_text(value));
-  text += fmt::format(" --calibration-sequences {} --calibration-context {} --hessian-window {}",
-                      o.calibration_sequences, o.calibration_context, o.hessian_window);
-  if (o.calibration != "independent") text += " --calibration " + o.calibration;
-  if (request.cuda) text += " --device cuda";
-  if (o.calibration_texts.empty()) return text + " --calibration-text TEXT";
-  for (const std::string& file : o.calibration_texts) text += " --calibration-text " + file;
-  return text;
+  std::string text = core::quote_for_shell(o.model) + " " + (o.run.empty() ? "RUN" : core::quote_for_shell(o.run));
+  bool device = false;
+  for (const run::GivenOption& option : request.given) {
+    if (option.name == "model" || option.name == "run") continue;
+    device = device || option.name == "device";
+    text += " --" + option.name;
+    if (!option.value.empty()) text += " " + core::quote_for_shell(option.value);
+  }
+  if (request.cuda && !device) text += " --device cuda";
+  return o.calibration_texts.empty() ? text + " --calibration-text TEXT" : text;
 }
 
 std::string time_flag(double seconds) {
@@ -82,8 +81,8 @@ std::string sbatch_line(const PlanRequest& request, const Plan& plan) {
   std::string text = fmt::format("sbatch --nodes={} --ntasks-per-node={}",
                                  core::ceil_div(request.n_ranks, request.ranks_per_node), on_node);
   text += request.cuda ? fmt::format(" --gpus-per-node={}", on_node) : "";
-  text += fmt::format(" --cpus-per-task={} --mem={}G --time={} slurm/quantize.sbatch RUN {}", request.threads,
-                      node_gibibytes(request, plan), time_flag(plan.total_seconds), run_options(request));
+  text += fmt::format(" --cpus-per-task={} --mem={}G --time={} slurm/quantize.sbatch {}", request.threads,
+                      node_gibibytes(request, plan), time_flag(plan.total_seconds), job_arguments(request));
   return text;
 }
 

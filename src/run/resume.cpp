@@ -2,26 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cctype>
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/option.h"
 
 namespace voronoi::run {
 namespace {
 
 bool knows_options(const RunState& state) { return state.last_start && !state.last_start->options.empty(); }
-
-std::string quote_for_shell(const std::string& text) {
-  const auto is_plain = [](unsigned char c) {
-    return std::isalnum(c) != 0 || std::string_view("/._-+=:,@%").find(static_cast<char>(c)) != std::string_view::npos;
-  };
-  if (!text.empty() && std::all_of(text.begin(), text.end(), is_plain)) return text;
-  std::string quoted = "'";
-  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted + "'";
-}
 
 }  // namespace
 
@@ -41,7 +30,7 @@ std::string describe_resume(const store::RunPaths& paths, const RunState& state)
   if (!knows_options(state)) return "run the same quantize command again";
   const std::int64_t ranks = state.last_start->ranks;
   return fmt::format("{}voronoi quantize --run {}", ranks > 1 ? fmt::format("mpirun -n {} ", ranks) : "",
-                     quote_for_shell(std::filesystem::absolute(paths.root).lexically_normal().string()));
+                     core::quote_for_shell(std::filesystem::absolute(paths.root).lexically_normal().string()));
 }
 
 }  // namespace voronoi::run

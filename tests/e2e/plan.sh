@@ -47,3 +47,25 @@ says "does not fit"; says "down"
 grep -q 'sbatch' "$work/stdout" && fail "a job that cannot fit has an sbatch command"
 expect 2 "$VORONOI" plan --model llama-2-7b --gpu-memory lots
 says "80GiB"
+
+# The sbatch command carries every option given, quoted, and makes the run that is meant: executed with an sbatch that runs the script here.
+mkdir "$work/bin" "$work/a b"
+cp "$calibration_text" "$work/a b/it's text"
+cat >"$work/bin/sbatch" <<'STUB'
+#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+script=$1 model=$2 run=$3
+shift 3
+[ "${script##*/}" = quantize.sbatch ] || exit 9
+exec "$VORONOI" quantize --model "$model" --run "$run" "$@"
+STUB
+chmod +x "$work/bin/sbatch"
+given=(--model "$work/model" --run "$work/a b/run" --calibration-text "$work/a b/it's text" --calibration-sequences 4 --calibration-context 32 --method voronoi
+  --centroids 16 --rounds 1 --seed 7 --damping 0.02 --kmeans-iterations 5 --act-order false --keep-hessians --hessian-window 2 --dtype f32 --device cpu)
+expect 0 "$VORONOI" plan "${given[@]}" --ranks 1 --json
+line=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["sbatch"])' "$work/stdout")
+PATH=$work/bin:$PATH VORONOI=$VORONOI expect 0 bash -c "$line"
+expect 0 "$VORONOI" quantize "${given[@]:0:2}" --run "$work/meant" "${given[@]:4}"
+same_layers "$work/a b/run" "$work/meant"
+cmp <(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["identity"])' "$work/a b/run/run.json") \
+  <(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["identity"])' "$work/meant/run.json") || fail "the command that plan prints makes another run"

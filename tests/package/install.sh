@@ -27,7 +27,7 @@ run=(env "LD_LIBRARY_PATH=$work" "$voronoi" generate --model "$work/model" --pro
 if [ ! -e "$prefix/lib/voronoi/libvoronoi_cuda.so" ]; then
   code=0
   "${run[@]}" >"$work/out" 2>&1 || code=$?
-  { [ $code = 5 ] && grep -q "nor in $prefix/lib/voronoi" "$work/out"; } || fail "no module: exit $code, $(cat "$work/out")"
+  { [ $code = 74 ] && grep -q "nor in $prefix/lib/voronoi" "$work/out"; } || fail "no module: exit $code, $(cat "$work/out")"
 fi
 if [ -n "${EMULATED_CUDA:-}" ] && [ -e "$EMULATED_CUDA" ]; then
   mkdir -p "$prefix/lib/voronoi"

@@ -164,7 +164,8 @@ TEST(Plan, RefusesWhatCannotFitAndSaysWhere) {
 }
 
 TEST(Plan, TextAndJsonSayTheSame) {
-  const PlanRequest request = request_of("mistral-7b", 16, true);
+  PlanRequest request = request_of("mistral-7b", 16, true);
+  request.given = {{"vector-length", "6"}, {"centroids", "4096"}, {"keep-hessians", ""}, {"tokenizer", "it's here"}};
   const Plan plan = make_plan(request);
   const core::Json json = plan_json(request, plan);
   EXPECT_EQ(json.at("quantized_bits").get<std::int64_t>(), plan.quantized_bits);
@@ -175,7 +176,8 @@ TEST(Plan, TextAndJsonSayTheSame) {
   EXPECT_THAT(text, HasSubstr("assumed, not measured"));
   EXPECT_THAT(text, HasSubstr("mlp.down_proj"));
   EXPECT_THAT(text, HasSubstr("sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8"));
-  EXPECT_THAT(text, HasSubstr("--vector-length 6 --centroids 4096"));
+  EXPECT_THAT(text, HasSubstr("slurm/quantize.sbatch mistral-7b RUN --vector-length 6 --centroids 4096 --keep-hessians "
+                              "--tokenizer 'it'\\''s here' --device cuda --calibration-text TEXT\n"));
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = text.find('\n', begin);
     EXPECT_EQ(text.find('\t', begin) < end, false);
