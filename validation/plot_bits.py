@@ -9,7 +9,7 @@ import math
 import sys
 
 WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 120, 22, 48
+LEFT, RIGHT, TOP, BOTTOM = 56, 130, 26, 48
 # Hues that stand off white and black alike; the words take the page's own colour.
 COLOURS = {"rtn": "#d55e00", "gptq": "#b8860b", "vptq": "#2a9d6f", "voronoi": "#3b82f6"}
 OTHERS = ["#a855f7", "#ec4899", "#64748b"]
@@ -41,20 +41,18 @@ def draw(rows):
     methods = {}
     for method, bits, perplexity in rows:
         methods.setdefault(method, []).append((bits, perplexity))
-    reference = methods.pop("unquantized", [(0, None)])[0][1]
-    points = [point for line in methods.values() for point in line]
-    if not points:
-        raise SystemExit("plot_bits: the table has no rows of quantized models")
-    low_bits = math.floor(min(bits for bits, _ in points))
-    high_bits = math.ceil(max(bits for bits, _ in points))
-    low = math.floor(math.log10(min([p for _, p in points] + [reference or math.inf])))
-    high = math.ceil(math.log10(max(p for _, p in points)))
+    if "unquantized" not in methods or len(methods) < 2:
+        raise SystemExit("plot_bits: the table needs a row of the unquantized model and rows of quantized ones")
+    reference = methods.pop("unquantized")[0][1]
+    all_bits = [bits for line in methods.values() for bits, _ in line]
+    low_bits, high_bits = math.floor(min(all_bits)), math.ceil(max(all_bits))
+    low, high = 0.9 * reference, 10 * reference  # what lies above is marked at the edge, with its number
 
     def x(bits):
         return LEFT + (bits - low_bits) / (high_bits - low_bits) * (WIDTH - LEFT - RIGHT)
 
     def y(perplexity):
-        return TOP + (high - math.log10(perplexity)) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return TOP + math.log(high / perplexity) / math.log(high / low) * (HEIGHT - TOP - BOTTOM)
 
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
@@ -62,29 +60,36 @@ def draw(rows):
         "<title>Perplexity over true bits a weight</title>",
         "<style>text{fill:#1f2328}.g{stroke:#8b949e;stroke-opacity:.35}.r{stroke:#1f2328}svg{background:#fff}"
         "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.r{stroke:#e6edf3}svg{background:#0d1117}}</style>",
+        f'<clipPath id="c"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"/></clipPath>',
     ]
-    for power in range(low, high + 1):
-        at = y(10**power)
-        out.append(f'<line class="g" x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}"/>')
-        out.append(f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{10**power:,}</text>')
+    for tick in (digit * 10**power for power in range(0, 9) for digit in (1, 2, 3, 5)):
+        if low <= tick <= high:
+            out.append(f'<line class="g" x1="{LEFT}" y1="{y(tick):.1f}" x2="{WIDTH - RIGHT}" y2="{y(tick):.1f}"/>')
+            out.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,}</text>')
     for bits in range(low_bits, high_bits + 1):
         out.append(f'<line class="g" x1="{x(bits):.1f}" y1="{TOP}" x2="{x(bits):.1f}" y2="{HEIGHT - BOTTOM}"/>')
         out.append(f'<text x="{x(bits):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{bits}</text>')
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 10}" text-anchor="middle">true bits a weight, all that is stored counted</text>')
-    out.append(f'<text x="{LEFT}" y="{TOP - 8}">perplexity (logarithmic), less is better</text>')
-    labels = []  # (y, text, colour), of the right margin
-    if reference:
-        out.append(f'<line class="r" stroke-dasharray="6 4" x1="{LEFT}" y1="{y(reference):.1f}" x2="{WIDTH - RIGHT}" y2="{y(reference):.1f}"/>')
-        labels.append((y(reference), f"unquantized {reference:.4g}", None))
+    out.append(f'<text x="{LEFT}" y="{TOP - 10}">perplexity (logarithmic), less is better</text>')
+    out.append(f'<line class="r" stroke-dasharray="6 4" x1="{LEFT}" y1="{y(reference):.1f}" x2="{WIDTH - RIGHT}" y2="{y(reference):.1f}"/>')
+    labels = [(y(reference), f"unquantized {reference:.4g}", None)]  # y, text, colour, of the right margin
+    above = 0
     others = iter(OTHERS)
     for method, line in methods.items():
-        colour = COLOURS.get(method) or next(others, "#64748b")
+        colour = COLOURS.get(method) or next(others, OTHERS[-1])
         line = sorted(line)
         path = " ".join(f"{x(bits):.1f},{y(p):.1f}" for bits, p in line)
         width = 3 if method == "voronoi" else 2
-        out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{path}"/>')
+        out.append(f'<polyline clip-path="url(#c)" fill="none" stroke="{colour}" stroke-width="{width}" points="{path}"/>')
         for bits, p in line:
-            out.append(f'<circle cx="{x(bits):.1f}" cy="{y(p):.1f}" r="4" fill="{colour}"><title>{method}, {bits:g} bits: {p:g}</title></circle>')
+            name = f"<title>{method}, {bits:g} bits: {p:,.6g}</title>"
+            if p <= high:
+                out.append(f'<circle cx="{x(bits):.1f}" cy="{y(p):.1f}" r="4" fill="{colour}">{name}</circle>')
+                continue
+            at = TOP + 18 * above
+            above += 1
+            out.append(f'<path d="M{x(bits) - 5:.1f} {at + 11}h10l-5-9z" fill="{colour}">{name}</path>')
+            out.append(f'<text x="{x(bits) + 10:.1f}" y="{at + 11}" style="fill:{colour}">{method} {p:,.0f}</text>')
         labels.append((y(line[-1][1]), f"{method} {line[-1][1]:.4g}", colour))
     # The lines end close to each other: their names are spread upwards from the lowest.
     below = HEIGHT
