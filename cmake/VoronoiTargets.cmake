@@ -6,9 +6,19 @@ target_compile_options(voronoi_options INTERFACE -ffp-contract=off -Wall -Wextra
 if(VORONOI_WERROR)
   target_compile_options(voronoi_options INTERFACE -Werror)
 endif()
+if(VORONOI_SANITIZE STREQUAL "address")
+  set(sanitizers address,undefined)
+elseif(VORONOI_SANITIZE STREQUAL "thread")
+  set(sanitizers thread)
+elseif(VORONOI_SANITIZE)
+  message(FATAL_ERROR "VORONOI_SANITIZE is '${VORONOI_SANITIZE}'; it may be OFF, address or thread")
+endif()
 if(VORONOI_SANITIZE)
-  target_compile_options(voronoi_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
-  target_link_options(voronoi_options INTERFACE -fsanitize=address,undefined)
+  target_compile_options(voronoi_options INTERFACE -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(voronoi_options INTERFACE -fsanitize=${sanitizers})
+endif()
+if(VORONOI_FUZZ)  # every room tells the fuzzer which code an input reaches, so that fuzz targets and unit tests share them
+  target_compile_options(voronoi_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
 # voronoi_add_room(NAME LIBRARIES ...): every source of the current folder's NAME/ as a static library. LIBRARIES is the room's

@@ -1,7 +1,6 @@
 #include "jobs/command_line.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <boost/program_options.hpp>
@@ -77,15 +76,24 @@ void assign_before(const CommandSpec& command, const std::vector<run::GivenOptio
   }
 }
 
+/// The command with the option that all of them share.
+CommandSpec with_log_format(CommandSpec command, std::string& format) {
+  command.options.push_back(core::choice_option(
+      "log-format", "lines on stderr and in logs; json: one object a line with time, level, rank and message", format,
+      {"text", "json"}));
+  return command;
+}
+
 }  // namespace
 
-ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file,
+ParseResult parse(const CommandSpec& own, const std::vector<std::string>& arguments, bool with_config_file,
                   const std::vector<run::GivenOption>& before) {
   ParseResult result;
   if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) {
     result.help = true;
     return result;
   }
+  const CommandSpec command = with_log_format(own, result.log_format);
   const po::options_description description = describe(command, with_config_file);
   po::positional_options_description positional;
   if (!command.positional.empty()) positional.add(command.positional.c_str(), -1);
@@ -131,7 +139,8 @@ std::string help_text(const CommandSpec& command, bool with_config_file) {
   std::string options;
   {
     std::ostringstream stream;
-    stream << describe(command, with_config_file);
+    std::string text = "text";
+    stream << describe(with_log_format(command, text), with_config_file);
     options = stream.str();
   }
   return fmt::format("{}\n\nUsage: {}\n\n{}\nExamples:\n{}", command.summary, command.usage, options, command.examples);

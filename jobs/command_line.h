@@ -20,10 +20,11 @@ struct ParseResult {
   bool help = false;                    ///< --help was asked: nothing else was looked at
   std::vector<std::string> problems;    ///< one a line, as a person should read them
   std::vector<run::GivenOption> given;  ///< all that were assigned, those of `before` included
+  std::string log_format = "text";      ///< or "json": --log-format
 };
 
-/// Assigns all values. Adds --help and, when `with_config_file`, --config FILE by itself. `before`: options that were
-/// given to an earlier start; what is given now takes their place.
+/// Assigns all values. Adds --help, --log-format and, when `with_config_file`, --config FILE by itself. `before`:
+/// options that were given to an earlier start; what is given now takes their place.
 ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file,
                   const std::vector<run::GivenOption>& before = {});
 

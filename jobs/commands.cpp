@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/log.h"
+#include "core/option.h"
 
 namespace voronoi::jobs {
 
@@ -10,7 +12,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> table{
       {"plan", "bits, memory, time and sbatch command of a run before it is made", false, plan_main},
       {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main, true},
-      {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main},
+      {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main, true},
       {"generate", "continue a text with a model, a run or a VPTQ checkpoint", false, generate_main},
       {"status", "progress of a live or dead run", false, status_main},
       {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},
@@ -27,6 +29,8 @@ bool help_or_problems(const comm::Communicator& world, const CommandSpec& comman
     if (world.rank() == 0) fmt::print("{}", help_text(command, with_config_file));
     return true;
   }
+  // Before the problems are told.
+  core::set_log_format(result.log_format == "json" ? core::LogFormat::json : core::LogFormat::text);
   std::vector<std::string> problems = result.problems;
   problems.insert(problems.end(), further_problems.begin(), further_problems.end());
   if (!problems.empty()) throw core::ConfigError(problems);

@@ -15,7 +15,7 @@ using Arguments = std::vector<std::string>;
 
 struct Command {
   std::string_view name, summary;
-  /// Whether it runs on many ranks; others may be started under mpirun too, but only rank 0 does anything.
+  /// Whether it runs on many ranks, by MPI; others may be started under mpirun too, but only rank 0 does anything.
   bool parallel = false;
   int (*run)(const comm::Communicator& world, const Arguments& arguments);
   /// Whether SIGTERM and SIGUSR1 ask it to stop in order (exit code 75); others end at once.

@@ -2,11 +2,15 @@
 
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <map>
+#include <optional>
+#include <utility>
 
 #include "backend/placement.h"
 #include "comm/agreement.h"
 #include "core/error.h"
+#include "core/json.h"
 #include "core/log.h"
 #include "core/option.h"
 #include "core/output.h"
@@ -15,6 +19,7 @@
 #include "model/precision.h"
 #include "run/subject.h"
 #include "validation/evaluation.h"
+#include "validation/kept_windows.h"
 #include "validation/perplexity.h"
 #include "validation/run_report.h"
 
@@ -24,7 +29,8 @@ namespace {
 struct EvalOptions {
   std::vector<std::string> models, texts;
   std::string join = "auto", tokenizer, device = "auto", dtype = "auto", bos = "auto";
-  std::int64_t context = 2048, windows = 0;
+  std::string reference_cache;
+  std::int64_t context = 2048, windows = 0, batch = 0;
   int threads = 0;
   bool json = false;
 };
@@ -46,6 +52,14 @@ CommandSpec eval_command(EvalOptions& o) {
       core::integer_option("context", "tokens a window", o.context, 2, 1 << 24),
       core::integer_option("windows", "at most so many windows from the start; 0 for all", o.windows, 0,
                            std::int64_t{1} << 40),
+      core::integer_option("batch-windows",
+                           "windows a rank takes through the blocks at a time, and keeps then; 0: as many as fit 512 "
+                           "MiB",
+                           o.batch, 0, 1 << 20),
+      core::text_option("reference-cache", "DIR",
+                        "keep windows of unquantized models and checkpoints here, for other evaluations on the same "
+                        "text and protocol; without it a run's own directory keeps those of its original",
+                        o.reference_cache),
       core::choice_option("bos", "BOS before the text; auto: the tokenizer's own rule", o.bos,
                           {"auto", "always", "never"}),
       core::text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model",
@@ -62,7 +76,9 @@ CommandSpec eval_command(EvalOptions& o) {
       "  mpirun -n 2 voronoi eval --model runs/2bit --model runs/gptq --text c4.jsonl --json\n"
       "Protocol: the text is tokenized once, cut into windows of --context tokens that do not overlap, context - 1 "
       "predictions each;\n"
-      "perplexity = exp(mean negative log-likelihood). `tokens` in the output counts predictions.\n";
+      "perplexity = exp(mean negative log-likelihood). `tokens` in the output counts predictions.\n"
+      "SIGTERM and SIGUSR1 stop it in order (exit code 75); the same command goes on with the windows that were "
+      "kept.\n";
   return command;
 }
 
@@ -87,11 +103,28 @@ PreparedText prepare(const EvalOptions& options, const std::string& path, const 
   return prepared;
 }
 
+/// The sums that rank 0 has kept, on every rank.
+validation::WindowSums share(const comm::Communicator& world, const validation::KeptWindows& kept) {
+  core::Json list = core::Json::array();
+  for (const auto& sum : kept.sums()) list.push_back(sum ? core::Json(*sum) : core::Json(nullptr));
+  validation::WindowSums sums;
+  for (const core::Json& sum : core::parse_json(world.broadcast(list.dump(), 0), "kept windows"))
+    sums.push_back(sum.is_null() ? std::nullopt : std::optional(sum.get<double>()));
+  return sums;
+}
+
+/// `kept`: on rank 0 what is kept on disk, elsewhere empty.
 validation::Evaluation evaluate(const model::WeightSource& source, const run::Subject& subject,
                                 const PreparedText& prepared, backend::Context& context, core::DType dtype,
-                                const comm::Communicator& world) {
+                                const comm::Communicator& world, validation::KeptWindows& kept, std::int64_t batch) {
   const auto start = std::chrono::steady_clock::now();
-  const validation::PerplexityResult result = validation::perplexity(source, context, world, prepared.windows, dtype);
+  const double seconds_before = kept.seconds();
+  const auto seconds = [&] {
+    return seconds_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  const validation::PerplexityResult result = validation::perplexity(
+      source, context, world, prepared.windows, dtype,
+      {share(world, kept), batch, [&](const validation::WindowSums& sums) { kept.keep(sums, seconds()); }});
   validation::Evaluation e;
   e.model = source.path();
   e.text = prepared.text.path;
@@ -104,7 +137,7 @@ validation::Evaluation evaluate(const model::WeightSource& source, const run::Su
   e.tokens = result.predictions;
   e.nll = result.nll;
   e.perplexity = result.perplexity;
-  e.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  e.seconds = seconds();
   const bool quantized = &source == subject.quantized.get();
   e.method = quantized ? subject.method : "unquantized";
   e.label = quantized ? subject.label : "unquantized";
@@ -140,10 +173,30 @@ void keep(const store::RunPaths& run, const validation::Evaluation& evaluation,
   }
   try {
     validation::store_evaluation(run, evaluation, reference);
-    validation::write_run_report(validation::make_run_report({run}), run.report());
+    validation::refresh_run_report(run);
   } catch (const core::StoreError& error) {
     if (unkept.empty()) unkept = error.what();
   }
+}
+
+/// Where rank 0 keeps windows of the subjects' originals: every run's own directory, so that a run evaluated alone
+/// later finds them, and the cache.
+std::vector<std::filesystem::path> reference_directories(const EvalOptions& options,
+                                                         const std::vector<run::Subject>& subjects,
+                                                         const std::string& fingerprint) {
+  std::vector<std::filesystem::path> directories;
+  if (!options.reference_cache.empty()) directories.emplace_back(options.reference_cache);
+  for (const run::Subject& subject : subjects)
+    if (subject.run && !validation::is_read_only(*subject.run) && subject.original->fingerprint() == fingerprint)
+      directories.push_back(subject.run->evaluations());
+  return directories;
+}
+
+/// Of quantized weights, while the command is under way.
+std::vector<std::filesystem::path> own_directories(const EvalOptions& options, const run::Subject& subject) {
+  if (subject.run && !validation::is_read_only(*subject.run)) return {subject.run->evaluations()};
+  if (options.reference_cache.empty()) return {};
+  return {options.reference_cache};
 }
 
 }  // namespace
@@ -169,9 +222,15 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     for (const std::string& path : options.models) run::require_whole_export(path);
   });
 
+  const auto open_kept = [&](std::vector<std::filesystem::path> directories, const std::string& key,
+                             std::int64_t n_windows) {
+    if (world.rank() != 0) directories.clear();
+    return validation::KeptWindows(std::move(directories), key, n_windows);
+  };
+  std::vector<validation::KeptWindows> own;  // of quantized weights
   std::string unkept;
   for (const std::string& path : options.texts) {
-    std::map<std::string, validation::Evaluation> references;  // by fingerprint of the original and BOS
+    std::map<std::string, validation::Evaluation> references;  // by window_key()
     for (const run::Subject& subject : subjects) {
       PreparedText prepared;
       comm::together(world, [&] { prepared = prepare(options, path, subject); });
@@ -179,13 +238,23 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
       const core::DType dtype = model::product_dtype(options.dtype, *context, base.config());
       std::optional<validation::Evaluation> reference;
       if (subject.original) {
-        const std::string key = subject.original->fingerprint() + prepared.bos;
-        if (!references.contains(key))
-          references[key] = evaluate(*subject.original, subject, prepared, *context, dtype, world);
+        const std::string fingerprint = subject.original->fingerprint();
+        const std::string key = validation::window_key(fingerprint, prepared.windows, dtype, context->device());
+        if (!references.contains(key)) {
+          auto kept = open_kept(reference_directories(options, subjects, fingerprint), key, prepared.windows.count);
+          references[key] = evaluate(*subject.original, subject, prepared, *context, dtype, world, kept, options.batch);
+        }
         reference = references[key];
       }
-      validation::Evaluation result =
-          subject.quantized ? evaluate(*subject.quantized, subject, prepared, *context, dtype, world) : *reference;
+      validation::Evaluation result;
+      if (subject.quantized) {
+        own.push_back(open_kept(own_directories(options, subject),
+                                validation::window_key(subject.content, prepared.windows, dtype, context->device()),
+                                prepared.windows.count));
+        result = evaluate(*subject.quantized, subject, prepared, *context, dtype, world, own.back(), options.batch);
+      } else {
+        result = *reference;
+      }
       if (subject.quantized && reference) result.reference_perplexity = reference->perplexity;
       comm::on_root(world, [&] {
         print(result, options.json);
@@ -194,6 +263,8 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
       });
     }
   }
+  // Their figures are told and stored; asked for again, they are computed again.
+  for (const validation::KeptWindows& kept : own) kept.remove();
   comm::on_root(world, [&] {
     if (!unkept.empty()) throw core::StoreError(unkept + "; the figures above were not kept in the run");
   });

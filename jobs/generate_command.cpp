@@ -126,7 +126,6 @@ int generate_main(const comm::Communicator& world, const Arguments& arguments) {
   std::vector<std::string> problems;
   if (options.model.empty()) problems.emplace_back("--model: is missing; give a model, a run or a checkpoint");
   if (options.prompt.empty()) problems.emplace_back("--prompt: is missing; give the beginning of a text");
-  if (world.size() > 1) problems.emplace_back("generate runs on one rank: start it without mpirun");
   if (!problems.empty()) throw core::ConfigError(problems);
 
   const std::unique_ptr<backend::Context> context = backend::make_context(options.device, options.threads, world);

@@ -6,6 +6,7 @@
 #include <exception>
 #include <filesystem>
 #include <new>
+#include <optional>
 #include <system_error>
 
 #include "comm/agreement.h"
@@ -31,8 +32,8 @@ std::string overview() {
     text += fmt::format("  {:<10}{}\n", command.name, command.summary);
   return text +
          "\nvoronoi COMMAND --help shows options and examples.\n"
-         "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 75 stopped on request "
-         "and resumable.\n";
+         "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 74 another node may do "
+         "better (a lost GPU, a failing disk or network), 75 stopped on request and resumable.\n";
 }
 
 /// The table's entry, or null.
@@ -40,6 +41,12 @@ const jobs::Command* find_command(std::string_view name) {
   const auto& table = jobs::commands();
   const auto found = std::find_if(table.begin(), table.end(), [&](const jobs::Command& c) { return c.name == name; });
   return found == table.end() ? nullptr : &*found;
+}
+
+/// Others start in a hundredth of the time, and where MPI cannot.
+bool needs_mpi(const jobs::Command* command, const jobs::Arguments& arguments) {
+  return command != nullptr && command->parallel &&
+         std::find(arguments.begin(), arguments.end(), "--help") == arguments.end();
 }
 
 int run_command(const comm::Communicator& world, const jobs::Arguments& arguments) {
@@ -95,10 +102,14 @@ int main(int argc, char** argv) {
   int code = 0;
   try {
     // Before MPI starts, which takes its time: a signal must not end one rank and leave the others waiting for it.
-    if (const jobs::Command* command = argc > 1 ? find_command(argv[1]) : nullptr; command && command->stops_on_request)
-      core::install_stop_handlers();
-    const comm::Environment environment(&argc, &argv);
-    const comm::Communicator world = comm::Communicator::world();
+    const jobs::Command* command = argc > 1 ? find_command(argv[1]) : nullptr;
+    if (command && command->stops_on_request) core::install_stop_handlers();
+    std::optional<comm::Environment> environment;
+    if (needs_mpi(command, jobs::Arguments(argv + 1, argv + argc)))
+      environment.emplace(&argc, &argv);
+    else if (comm::launched_rank() != 0)
+      return 0;
+    const comm::Communicator world = environment ? comm::Communicator::world() : comm::Communicator::alone();
     core::configure_log(world.size() > 1 ? world.rank() : -1, core::LogLevel::info);
     core::report_lost_pages(world.size() > 1 ? world.rank() : -1);
     try {

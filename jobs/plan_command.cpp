@@ -81,14 +81,6 @@ bool has_sentencepiece(const run::Settings& options) {
                                            !std::filesystem::exists(place / "tokenizer.json", error));
 }
 
-void check_shapes(const run::Settings& options, const model::ModelConfig& config) {
-  std::vector<std::string> problems;
-  for (const quant::LayerCount& layer : planning::layer_counts(config))
-    for (const std::string& problem : quant::check_shape(options.parameters, layer.out_features, layer.in_features))
-      problems.push_back(problem);
-  if (!problems.empty()) throw core::ConfigError(problems);
-}
-
 }  // namespace
 
 int plan_main(const comm::Communicator& world, const Arguments& arguments) {
@@ -146,7 +138,8 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   request.program_bytes = resident_bytes();
   request.config = planning::read_model_config(options.model);
   planning::resolve_bits(options, request.config);
-  check_shapes(options, request.config);
+  problems = planning::shape_problems(options.parameters, request.config);
+  if (!problems.empty()) throw core::ConfigError(problems);
   request.file_bytes = weight_file_bytes(options.model);
   request.tokenizer_bytes = tokenizer_allowance(request.config);
   request.text_bytes = text_bytes(options.calibration_texts);

@@ -90,6 +90,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
       run.append(run::Stopped{core::unix_time()});
     else
       run.append(run::Finished{core::unix_time()});
+    run.heartbeat->end(work.stopped ? "stopped" : "finished");
     if (work.stopped) return;
     run.attempt->require_current();
     core::show_progress("quantization finished", true);

@@ -1,13 +1,14 @@
 #include "jobs/quantize_options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
-#include <sstream>
+#include <map>
 
 #include "core/option.h"
 #include "model/precision.h"
-#include "quant/setting.h"
+#include "quant/method.h"
 #include "stages/stage.h"
 
 namespace voronoi::jobs {
@@ -22,22 +23,27 @@ core::OptionSpec export_profile_option(std::string& profile) {
 
 namespace {
 
-core::OptionSpec bits_option(run::Settings& o) {
+/// `own`: the option of the methods that have bits as a parameter.
+core::OptionSpec bits_option(run::Settings& o, const core::OptionSpec& own) {
   constexpr double kLeast = 0.5, kMost = 8;
-  return {
-      "bits", "X",
-      fmt::format("bits a weight. rtn, gptq: of a code [{}]. vptq, voronoi: chooses vector length and codebooks for "
-                  "the model's size, so that true bits, codebooks included, are at most this and {:g} %",
-                  o.parameters.bits, 100 * quant::kBitsMargin),
-      [&o](const std::string& text) -> std::string {
-        double value = 0;
-        const std::string problem = core::number_option("bits", "", value, kLeast, kMost).assign(text);
-        if (!problem.empty()) return problem;
-        o.bits = value;
-        if (value == std::floor(value)) o.parameters.bits = static_cast<int>(value);
-        return {};
-      },
-      false};
+  std::map<std::vector<std::string>, std::vector<std::string_view>> choosers;  // methods by what they choose
+  for (const quant::Method* method : quant::methods())
+    if (auto chosen = method->chosen_by_bits(); !chosen.empty()) choosers[std::move(chosen)].push_back(method->name());
+  std::string help = own.help;
+  for (const auto& [chosen, names] : choosers)
+    help += fmt::format(
+        "; {}: chooses {} for the model's size, so that true bits, all that is stored included, are at most this and "
+        "{:g} %",
+        fmt::join(names, ", "), fmt::join(chosen, ", "), 100 * quant::kBitsMargin);
+  return {own.name, "X", std::move(help),
+          [&o, assign = own.assign](const std::string& text) -> std::string {
+            double value = 0;
+            const std::string problem = core::number_option("bits", "", value, kLeast, kMost).assign(text);
+            if (!problem.empty()) return problem;
+            o.bits = value;
+            return value == std::floor(value) ? assign(fmt::format("{:g}", value)) : std::string();
+          },
+          false};
 }
 
 }  // namespace
@@ -61,17 +67,7 @@ CommandSpec quantize_command(run::Settings& o) {
       core::choice_option("calibration",
                           "inputs of a block come from the original or from the quantized blocks before it",
                           o.calibration, {"independent", "sequential"}),
-      core::choice_option("method", "quantization method", o.parameters.method, quant::quantizer_names()),
-      core::OptionSpec{"seed", "N", "seed of all random choices [0]",
-                       [&o](const std::string& text) -> std::string {
-                         std::istringstream stream(text);
-                         std::uint64_t value = 0;
-                         if (text.empty() || text[0] == '-' || !(stream >> value) || !stream.eof())
-                           return "must be an integer from 0 to 2^64 - 1, not '" + text + "'";
-                         o.parameters.seed = value;
-                         return {};
-                       },
-                       false},
+      quant::method_option(o.parameters),
       core::choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
       core::choice_option(
           "dtype", "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
@@ -101,15 +97,12 @@ CommandSpec quantize_command(run::Settings& o) {
                         o.set),
       core::choice_option("log-level", "what to print", o.log_level, {"debug", "info", "warning", "error"}),
   };
-  for (core::OptionSpec& option : run::parameter_options(o.parameters)) {
-    if (option.name == "bits") option = bits_option(o);
-    if (option.name == "vector-length" || option.name == "centroids" || option.name == "residual-centroids" ||
-        option.name == "outlier-percent" || option.name == "groups")
-      option.assign = [&o, name = option.name, assign = option.assign](const std::string& text) {
-        o.codebook_options.insert(name);
-        return assign(text);
-      };
-    command.options.push_back(std::move(option));
+  for (core::OptionSpec& option : quant::parameter_options(o.parameters)) {
+    option.assign = [&o, name = option.name, assign = std::move(option.assign)](const std::string& text) {
+      o.given_parameters.insert(name);
+      return assign(text);
+    };
+    command.options.push_back(option.name == "bits" ? bits_option(o, option) : std::move(option));
   }
   command.examples =
       "  # about 2 bits, two ranks; run it again after any interruption to resume\n"

@@ -17,7 +17,7 @@
 namespace voronoi::jobs {
 namespace {
 
-/// A live run refreshes its status file every second or so; one that is this old is taken for dead.
+/// A live run refreshes its status file every second, whatever it does; one that is this old is taken for dead.
 constexpr double kHeartbeatSeconds = 30;
 
 core::Json collect_status(const store::RunPaths& paths) {
@@ -44,10 +44,14 @@ core::Json collect_status(const store::RunPaths& paths) {
   if (state.finished || live->attempt != state.start) return status;
   const double age = core::unix_time() - live->updated;
   status["heartbeat_age_seconds"] = age;
-  if (age > kHeartbeatSeconds) return status;
+  if (!live->ended.empty()) status["state"] = live->ended;
+  if (!live->ended.empty() || age > kHeartbeatSeconds) return status;
   status["state"] = "running";
-  status["eta_seconds"] = live->eta_seconds;
+  status["eta_seconds"] = live->eta_seconds();
+  status["stage_eta_seconds"] = live->stages;
   status["stage"] = live->stage;
+  status["doing"] = live->doing;
+  status["tokens_per_second"] = live->tokens_per_second;
   status["workers"] = live->workers;
   return status;
 }
@@ -69,9 +73,18 @@ std::string describe(const core::Json& status) {
         scheduling.at("tasks").get<std::int64_t>(), core::format_duration(tasks),
         100 * scheduling.at("waiting_seconds").get<double>() / tasks,
         100 * scheduling.at("coordinator_cpu_seconds").get<double>() / tasks);
-  if (status.contains("stage")) text += fmt::format("  now     {}\n", status.at("stage").get<std::string>());
+  if (status.contains("stage")) {
+    text += fmt::format("  now     {}", status.at("stage").get<std::string>());
+    if (const auto doing = status.at("doing").get<std::string>(); !doing.empty()) text += ", " + doing;
+    if (const double rate = status.at("tokens_per_second").get<double>(); rate > 0)
+      text += fmt::format(", {:.0f} tokens/s", rate);
+    text += "\n";
+  }
   if (status.contains("eta_seconds") && status.at("eta_seconds").get<double>() > 0)
     text += fmt::format("  left    about {}\n", core::format_duration(status.at("eta_seconds").get<double>()));
+  if (status.contains("stage_eta_seconds") && status.at("stage_eta_seconds").size() > 1)
+    for (const auto& [stage, seconds] : status.at("stage_eta_seconds").items())
+      text += fmt::format("    {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
   if (status.contains("workers"))
     for (const core::Json& worker : status.at("workers")) {
       const auto task = worker.at("task").get<std::string>();
@@ -79,7 +92,7 @@ std::string describe(const core::Json& status) {
     }
   for (const auto& [task, error] : status.at("failures").items())
     text += fmt::format("  FAILED  {}: {}\n", task, error.get<std::string>());
-  if (status.at("state") == "not running")
+  if (status.at("state") != "running" && status.at("state") != "finished")
     text += fmt::format("  resume  {}\n", status.at("resume").get<std::string>());
   return text;
 }

@@ -28,22 +28,25 @@ struct CollectiveKernels {
   void (*receive_f64)(const Exec&, void* group, std::int64_t n, double* values, int peer);
 };
 
+// Named functions: nvcc does not take lambdas among designated initialisers.
+namespace no_transport {
+[[noreturn]] inline void refuse() { throw core::InternalError("no transport between devices"); }
+inline bool available() noexcept { return false; }
+inline GroupId make_id() { refuse(); }
+inline void* join(const Exec&, const GroupId&, int, int) { refuse(); }
+inline void leave(void*) noexcept {}
+inline void send_f64(const Exec&, void*, std::int64_t, const double*, int) { refuse(); }
+inline void receive_f64(const Exec&, void*, std::int64_t, double*, int) { refuse(); }
+}  // namespace no_transport
+
 /// Of backends without such a transport.
 inline CollectiveKernels no_collective_kernels() {
-  CollectiveKernels table{};
-  table.available = []() noexcept { return false; };
-  table.make_id = []() -> GroupId { throw core::InternalError("no transport between devices"); };
-  table.join = [](const Exec&, const GroupId&, int, int) -> void* {
-    throw core::InternalError("no transport between devices");
-  };
-  table.leave = [](void*) noexcept {};
-  table.send_f64 = [](const Exec&, void*, std::int64_t, const double*, int) {
-    throw core::InternalError("no transport between devices");
-  };
-  table.receive_f64 = [](const Exec&, void*, std::int64_t, double*, int) {
-    throw core::InternalError("no transport between devices");
-  };
-  return table;
+  return {.available = no_transport::available,
+          .make_id = no_transport::make_id,
+          .join = no_transport::join,
+          .leave = no_transport::leave,
+          .send_f64 = no_transport::send_f64,
+          .receive_f64 = no_transport::receive_f64};
 }
 
 }  // namespace voronoi::kernels

@@ -45,19 +45,15 @@ const Kernels& load_module() {
 }  // namespace
 
 const Kernels& cpu() {
-  static const Kernels table = [] {
-    Kernels parts{};
-    parts.device = cpu_device_kernels();
-    parts.linalg = cpu_linalg_kernels();
-    parts.nn = cpu_nn_kernels();
-    parts.vq = cpu_vq_kernels();
-    parts.slice = cpu_vq_slice_kernels();
-    parts.hessian = cpu_hessian_kernels();
-    parts.collective = no_collective_kernels();
-    parts.vptq = cpu_vptq_kernels();
-    parts.uniform = cpu_uniform_kernels();
-    return parts;
-  }();
+  static const Kernels table{.device = cpu_device_kernels(),
+                             .linalg = cpu_linalg_kernels(),
+                             .nn = cpu_nn_kernels(),
+                             .vq = cpu_vq_kernels(),
+                             .slice = cpu_vq_slice_kernels(),
+                             .hessian = cpu_hessian_kernels(),
+                             .collective = no_collective_kernels(),
+                             .vptq = cpu_vptq_kernels(),
+                             .uniform = cpu_uniform_kernels()};
   return table;
 }
 

@@ -9,6 +9,9 @@
 
 namespace voronoi::kernels {
 
+/// The CPU's gram_accumulate packs at most so many rows at a time, and so many fp32 values of them.
+inline constexpr std::int64_t kCpuGramRows = 2048, kCpuGramValues = 4 << 20;
+
 struct LinalgKernels {
   /// C [m, n] = alpha * op(A) op(B) + beta * C; op(A) is [m, k], op(B) is [k, n]. beta == 0 ignores C's content.
   void (*gemm_f32)(const Exec&, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k,
@@ -31,10 +34,20 @@ struct LinalgKernels {
   std::int64_t (*cholesky_lower_f64)(const Exec&, std::int64_t n, double* a, std::int64_t lda);
   /// In place inverse of a lower triangular matrix. Returns 0, or the 1-based index of a zero on the diagonal.
   std::int64_t (*invert_lower_f64)(const Exec&, std::int64_t n, double* l, std::int64_t ldl);
+  /// diagonal[i] = full[i, i] of full [n, n].
+  void (*diagonal_f64)(const Exec&, std::int64_t n, const double* full, double* diagonal);
   /// packed [n (n + 1) / 2] = the lower triangle (row >= column) of full [n, n], row by row.
   void (*pack_lower_f64)(const Exec&, std::int64_t n, const double* full, double* packed);
   /// x += y over n values.
   void (*add_f64)(const Exec&, std::int64_t n, const double* y, double* x);
+  /// out [n_ids, n] = x[ids[i], :] for x [*, n]; ids are in range, in any order and any number of times.
+  void (*gather_rows_f32)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t n, const float* x,
+                          float* out);
+  /// The same of rows stored in 16 bits (bits of `dtype`, f16 or bf16).
+  void (*gather_rows_16)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t n, core::DType dtype,
+                         const std::uint16_t* x, float* out);
+  /// bounded (host) [n_rows]: whether all values of a row of x [n_rows, n] are at most `largest` in magnitude.
+  void (*bounded_rows)(const Exec&, std::int64_t n_rows, std::int64_t n, const float* x, float largest, bool* bounded);
 };
 
 }  // namespace voronoi::kernels

@@ -22,9 +22,6 @@ struct AttentionShape {
 };
 
 struct NnKernels {
-  /// out [n_ids, dim] = table[ids[i], :] for a table [*, dim] already restricted to valid ids.
-  void (*embed)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table,
-                float* out);
   /// Rows of `dim`: out = x / sqrt(mean(x^2) + eps) * weight. In place allowed.
   void (*rms_norm)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
                    const float* weight, float eps, float* out, std::int64_t ld_out);
@@ -63,9 +60,6 @@ struct NnKernels {
   /// i is i.
   void (*add_weighted_rows)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
                             const float* weight, float* out);
-  /// embed with a table stored in 16 bits (bits of `dtype`, f16 or bf16).
-  void (*embed_16)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
-                   const std::uint16_t* table, float* out);
   /// Attention of the last tokens of one sequence (n_sequences 1) over all its keys: k and v have n_past + n_tokens
   /// rows, query row i stands at position n_past + i. For few tokens; attention() serves a whole sequence better.
   void (*cached_attention)(const Exec&, const AttentionShape&, std::int64_t n_past, const float* q, const float* k,

@@ -5,11 +5,15 @@
 // centred first.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/exec.h"
 
 namespace voronoi::kernels {
+
+inline constexpr std::int64_t kPotentialBlock = 1024;
+inline constexpr std::int64_t kMaxNearest = 16;
 
 struct VqKernels {
   /// index[i] = argmin_j |points[i] - centroids[j]|^2 for points [n, dim] and centroids [k, dim]; the n x k distances
@@ -17,7 +21,7 @@ struct VqKernels {
   /// n): only the first valid_dims[i] components of point i take part (tail vectors).
   void (*nearest)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                   const float* centroids, const std::int32_t* valid_dims, std::int32_t* index, float* distance2);
-  /// The `m` nearest centroids of each point in rising order of distance: index [n, m]. m <= 16.
+  /// The `m` nearest centroids of each point in rising order of distance: index [n, m]. m <= kMaxNearest.
   void (*nearest_m)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                     const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index);
   /// Sums of a k-means step: for each chunk of points [chunk_begin[c], chunk_begin[c + 1]) (host, n_chunks + 1) an
@@ -42,6 +46,11 @@ struct VqKernels {
                        const float* points, const float* weights, float largest, bool* sound);
 };
 
-inline constexpr std::int64_t kPotentialBlock = 1024;
+/// Pieces of a chunk of n points whose sums the CPU makes apart, each in an array of its own, before they are added in
+/// order: what its centroid_sums holds, and part of what its bits depend on.
+constexpr std::int64_t cpu_sum_pieces(std::int64_t n, std::int64_t k) {
+  constexpr std::int64_t kLeastPoints = 8192, kPiecesAtMost = 8;
+  return std::clamp<std::int64_t>(n / std::max(kLeastPoints, 4 * k), 1, kPiecesAtMost);
+}
 
 }  // namespace voronoi::kernels

@@ -48,9 +48,13 @@ struct VqCodes {
   std::int32_t* residual = nullptr;  ///< likewise; null when kr == 0
 };
 
+/// Columns whose effect on the others is held back and made up for in one product; inside, columns go in smaller steps
+/// of the same kind.
+inline constexpr int kColumnBlock = 128, kColumnStep = 16;
+
 struct ColumnLoopOptions {
   std::int64_t candidates =
-      1;  ///< main centroids tried with each one's best residual (<= 16); 1 is greedy: main, then residual
+      1;  ///< main centroids tried with each one's best residual, at most kMaxNearest; 1: greedy, main then residual
   bool feedback = true;         ///< false: each column to its nearest vectors
   bool padding_counts = false;  ///< zeros past the rows take part in distances, as in the reference: to compare with it
 };

@@ -8,7 +8,7 @@ local_rank=${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}
 if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
   IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
 elif command -v nvidia-smi >/dev/null; then
-  mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+$')
+  mapfile -t gpus < <(timeout 60 nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+$')
 else
   gpus=()
 fi
@@ -19,16 +19,22 @@ export CUDA_VISIBLE_DEVICES=$gpu
 # 00000000:65:00.0 as nvidia-smi writes it is 0000:65:00.0 in /sys.
 node=-1
 if command -v nvidia-smi >/dev/null; then
-  address=$(nvidia-smi --query-gpu=pci.bus_id --format=csv,noheader -i "$gpu" 2>/dev/null | tr '[:upper:]' '[:lower:]')
+  address=$(timeout 60 nvidia-smi --query-gpu=pci.bus_id --format=csv,noheader -i "$gpu" 2>/dev/null | tr '[:upper:]' '[:lower:]')
   file=/sys/bus/pci/devices/${address#0000}/numa_node
   if [ -n "$address" ] && [ -r "$file" ]; then node=$(<"$file"); fi
 fi
-# -1: the machine does not tell, or has one node. A binding that Slurm's own does not allow is left out.
+# -1: the machine does not tell, or has one node. Never to cores that the rank was not given: in a part of the node its neighbours are other
+# jobs'.
 if [ "$node" -ge 0 ]; then
-  cores=$(<"/sys/devices/system/node/node$node/cpulist")
-  if command -v numactl >/dev/null && numactl --cpunodebind="$node" --preferred="$node" true 2>/dev/null; then
-    exec numactl --cpunodebind="$node" --preferred="$node" "$@"
-  elif command -v taskset >/dev/null && taskset --cpu-list "$cores" true 2>/dev/null; then
+  listed() {  # 0-2,8: a number a line
+    local range
+    for range in ${1//,/ }; do seq "${range%-*}" "${range#*-}"; done | sort
+  }
+  mine=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)
+  cores=$(comm -12 <(listed "$(<"/sys/devices/system/node/node$node/cpulist")") <(listed "$mine") | paste -s -d,)
+  if [ -n "$cores" ] && command -v numactl >/dev/null && numactl --physcpubind="$cores" --preferred="$node" true 2>/dev/null; then
+    exec numactl --physcpubind="$cores" --preferred="$node" "$@"
+  elif [ -n "$cores" ] && command -v taskset >/dev/null && taskset --cpu-list "$cores" true 2>/dev/null; then
     exec taskset --cpu-list "$cores" "$@"
   fi
 fi

@@ -7,10 +7,10 @@ if(TARGET voronoi_cuda_emulated)
 endif()
 
 # End to end: the program itself on a real model, under mpirun.
-foreach(name determinism resume contention errors evaluate architectures export plan memory generate)
+foreach(name determinism resume contention errors evaluate status architectures export plan memory generate)
   add_test(NAME e2e.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/e2e/${name}.sh)
   set_tests_properties(e2e.${name} PROPERTIES LABELS e2e TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77
-                       ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};EMULATED_CUDA=${emulated_module}")
+                       ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};EMULATED_CUDA=${emulated_module};FAULTY_DISK=$<TARGET_FILE:faulty_disk>")
 endforeach()
 
 # The batch scripts on a real Slurm of four nodes, started and removed by each test (tests/slurm/cluster). They wait for timers of Slurm most
@@ -18,11 +18,12 @@ endforeach()
 foreach(name requeue node_death cut_off compare)
   # The inner limit lets the script take its cluster down.
   add_test(NAME slurm.${name} COMMAND timeout -k 60 600 ${CMAKE_CURRENT_SOURCE_DIR}/slurm/${name}.sh)
-  set_tests_properties(slurm.${name} PROPERTIES LABELS slurm TIMEOUT 700 SKIP_RETURN_CODE 77
+  set_tests_properties(slurm.${name} PROPERTIES LABELS slurm TIMEOUT 700 COST 950 SKIP_RETURN_CODE 77
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};ROOT=${PROJECT_SOURCE_DIR}")
 endforeach()
 add_test(NAME slurm.bind_gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/bind_gpu.sh ${PROJECT_SOURCE_DIR}/slurm/bind_gpu.sh)
-set_tests_properties(slurm.bind_gpu PROPERTIES LABELS slurm TIMEOUT 60)
+add_test(NAME slurm.launch COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/slurm/launch.sh ${PROJECT_SOURCE_DIR}/slurm)
+set_tests_properties(slurm.bind_gpu slurm.launch PROPERTIES LABELS slurm TIMEOUT 120)
 
 # README.md and docs: their commands, and the picture, which is made from a table of docs/methods.md.
 add_test(NAME docs.commands COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/docs/commands.py ${PROJECT_SOURCE_DIR})
@@ -33,17 +34,8 @@ set_tests_properties(docs.picture PROPERTIES LABELS docs TIMEOUT 60)
 
 include(${CMAKE_CURRENT_SOURCE_DIR}/package/package_tests.cmake)
 
-find_program(SHELLCHECK shellcheck)
-if(SHELLCHECK)
-  file(GLOB scripts ${PROJECT_SOURCE_DIR}/slurm/* ${CMAKE_CURRENT_SOURCE_DIR}/slurm/*
-       ${CMAKE_CURRENT_SOURCE_DIR}/package/*.sh ${PROJECT_SOURCE_DIR}/cmake/package/document)
-  list(APPEND scripts ${CMAKE_CURRENT_SOURCE_DIR}/mpi/killed_launcher.sh ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/run)
-  foreach(name run bundle launch)
-    list(APPEND scripts ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name})
-  endforeach()
-  foreach(name numeric storage_common full_disk read_only io_errors lost_pages bit_flips journal_cuts)
-    list(APPEND scripts ${CMAKE_CURRENT_SOURCE_DIR}/faults/${name}.sh)
-  endforeach()
-  add_test(NAME house.shellcheck COMMAND ${SHELLCHECK} -x ${scripts})
-  set_tests_properties(house.shellcheck PROPERTIES LABELS house)
-endif()
+# Scripts, formatting, clang-tidy (tests/support/lint).
+foreach(name scripts format tidy)
+  add_test(NAME house.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/support/lint ${name} ${PROJECT_BINARY_DIR})
+  set_tests_properties(house.${name} PROPERTIES LABELS house TIMEOUT 900 SKIP_RETURN_CODE 77)
+endforeach()

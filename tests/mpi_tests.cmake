@@ -7,6 +7,11 @@ add_test(NAME mpi.scheduler_test.16 COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_
          --gtest_filter=*TenThousand*:*EveryRank*:*Stop*:*EventsCome*)
 set_tests_properties(mpi.scheduler_test.16 PROPERTIES TIMEOUT 330 LABELS mpi PROCESSORS 2)
 
+foreach(name comm_test scheduler_test)
+  add_test(NAME mpi.${name}.defaults COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks 3 300 $<TARGET_FILE:${name}>)
+  set_tests_properties(mpi.${name}.defaults PROPERTIES TIMEOUT 330 LABELS mpi PROCESSORS 2 ENVIRONMENT VORONOI_MPI_DEFAULTS=1)
+endforeach()
+
 # Started without mpirun, a program is a world of one rank.
 add_test(NAME mpi.scheduler_test.singleton COMMAND scheduler_test)
 set_tests_properties(mpi.scheduler_test.singleton PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 #include <system_error>
 #include <utility>
 
@@ -39,9 +40,10 @@ RunSection section_of(const store::RunPaths& run) {
   section.coordinator_seconds = state.scheduling.coordinator_seconds;
   section.failures = run::failures(state);
   for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.values});
-  for (const auto& [name, layer] : state.layers) {
+  for (const auto& entry : state.layers) {
+    const auto& layer = entry.second;  // no structured binding: clang 14 lets no lambda capture one
     LayerRow row;
-    row.name = name;
+    row.name = entry.first;
     row.weights = layer.weights;
     row.true_bits = static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights);
     row.relative_error = layer.relative_error;
@@ -59,6 +61,11 @@ RunSection section_of(const store::RunPaths& run) {
     section.mean_relative_error += layer.relative_error / static_cast<double>(state.layers.size());
   }
   return section;
+}
+
+std::vector<std::byte> as_bytes(const std::string& text) {
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
 }
 
 }  // namespace
@@ -95,9 +102,20 @@ std::filesystem::path write_run_report(const RunReport& report, const std::files
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw core::system_error(directory, "create the directory", error.value());
-  core::write_file_atomic(directory / kJson, report.json.dump(2) + "\n", "report");
-  core::write_file_atomic(directory / kMarkdown, report.markdown, "report");
+  core::write_file_atomic(directory / kJson, report.json.dump(2) + "\n", core::unique_tag());
+  core::write_file_atomic(directory / kMarkdown, report.markdown, core::unique_tag());
   return directory / kMarkdown;
+}
+
+void refresh_run_report(const store::RunPaths& run) {
+  constexpr int kTries = 10;
+  for (int tries = 0; tries < kTries; ++tries) {
+    write_run_report(make_run_report({run}), run.report());
+    // Whoever writes last looks last: then both files are one report, of all evaluations.
+    if (check_run_report(run.report()).empty() &&
+        core::read_file(run.report() / kMarkdown) == as_bytes(make_run_report({run}).markdown))
+      return;
+  }
 }
 
 std::vector<std::string> check_run_report(const std::filesystem::path& directory) {

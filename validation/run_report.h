@@ -19,6 +19,8 @@ struct RunReport {
 RunReport make_run_report(const std::vector<store::RunPaths>& runs);
 /// Writes report.md and report.json into `directory` (created); returns the Markdown file's path. Throws StoreError.
 std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory);
+/// Into the run's own report directory, made anew until it holds what the run does: others may do the same meanwhile.
+void refresh_run_report(const store::RunPaths& run);
 /// What is wrong with the two files of a directory; nothing when there are none.
 std::vector<std::string> check_run_report(const std::filesystem::path& directory);
 

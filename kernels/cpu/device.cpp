@@ -29,21 +29,22 @@ void zero(const Exec&, std::int64_t size_bytes, void* device) {
 }  // namespace
 
 DeviceKernels cpu_device_kernels() {
-  DeviceKernels table{};
-  table.count = []() noexcept { return 1; };
-  table.open = [](int) -> void* { return nullptr; };
-  table.close = [](void*) noexcept {};
-  table.facts = [](const Exec&) { return DeviceFacts{"cpu", 0, 0, 0, {}}; };
-  table.allocate = allocate;
-  table.release = release;
-  table.copy_from_host = copy;
-  table.copy_to_host = copy;
-  table.copy_on_device = copy;
-  table.zero = zero;
-  table.upload = copy;
-  table.uploads_join = [](const Exec&) {};
-  table.synchronize = [](const Exec&) {};
-  return table;
+  return {.count = []() noexcept { return 1; },
+          .open = [](int) -> void* { return nullptr; },
+          .close = [](void*) noexcept {},
+          .facts =
+              [](const Exec&) {
+                return DeviceFacts{"cpu", 0, 0, 0, {}};
+              },
+          .allocate = allocate,
+          .release = release,
+          .copy_from_host = copy,
+          .copy_to_host = copy,
+          .copy_on_device = copy,
+          .zero = zero,
+          .upload = copy,
+          .uploads_join = [](const Exec&) {},
+          .synchronize = [](const Exec&) {}};
 }
 
 }  // namespace voronoi::kernels

@@ -11,6 +11,7 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/micro_kernel-inl.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/linalg.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace voronoi::kernels::HWY_NAMESPACE {
@@ -22,7 +23,6 @@ constexpr std::int64_t kTileRows = kMicroRows * (112 / kMicroRows);
 constexpr std::int64_t kTileColumns = 768;
 // Elements of B packed at a time: they fit a last-level cache.
 constexpr std::int64_t kSlabElements = 2 << 20;
-constexpr std::int64_t kGramRows = 2048;
 constexpr std::int64_t kGramColumns = 256;
 
 template <class T>
@@ -147,13 +147,13 @@ void gemm_f64(const Exec& exec, const MatrixProduct<double>& product, Part part)
 void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
                      double* sum) {
   if (n_rows == 0 || n == 0) return;
-  const std::int64_t max_k = std::min(kGramRows, n_rows);
+  const std::int64_t max_k = std::min(kCpuGramRows, n_rows);
   const std::int64_t slab_columns =
-      std::clamp(2 * kSlabElements / max_k / kGramColumns, std::int64_t{1}, core::ceil_div(n, kGramColumns)) *
+      std::clamp(kCpuGramValues / max_k / kGramColumns, std::int64_t{1}, core::ceil_div(n, kGramColumns)) *
       kGramColumns;
   const std::int64_t row_tiles = core::ceil_div(n, kTileRows);
-  for (std::int64_t first = 0; first < n_rows; first += kGramRows) {
-    const std::int64_t k = std::min(kGramRows, n_rows - first);
+  for (std::int64_t first = 0; first < n_rows; first += kCpuGramRows) {
+    const std::int64_t k = std::min(kCpuGramRows, n_rows - first);
     const float* rows_of_x = x + first * ldx;
     PackedSlab<float> packed(slab_columns, k);
     for (std::int64_t slab = 0; slab < n; slab += slab_columns) {

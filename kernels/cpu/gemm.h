@@ -9,8 +9,6 @@
 
 namespace voronoi::kernels {
 
-inline constexpr std::int64_t kGemmDepth = 256;
-
 /// Which part of C is wanted: lower skips tiles that lie wholly above the diagonal; the others are written whole.
 enum class Part { all, lower };
 

@@ -66,6 +66,13 @@ bool reverse_back(const Exec& exec, std::int64_t n, const double* lower, float* 
 
 }  // namespace
 
-HessianKernels cpu_hessian_kernels() { return {unpack, get_diagonal, set_diagonal, permute, reverse, reverse_back}; }
+HessianKernels cpu_hessian_kernels() {
+  return {.unpack = unpack,
+          .get_diagonal = get_diagonal,
+          .set_diagonal = set_diagonal,
+          .permute = permute,
+          .reverse = reverse,
+          .reverse_back = reverse_back};
+}
 
 }  // namespace voronoi::kernels

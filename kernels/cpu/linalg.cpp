@@ -6,6 +6,7 @@
 #include "core/types.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/half.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/triangular.h"
 #include "kernels/kernels.h"
@@ -118,6 +119,10 @@ std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int6
   return 0;
 }
 
+void diagonal(const Exec&, std::int64_t n, const double* full, double* values) {
+  for (std::int64_t i = 0; i < n; ++i) values[i] = full[i * (n + 1)];
+}
+
 void pack_lower(const Exec& exec, std::int64_t n, const double* full, double* packed) {
   exec.pool->parallel_for(
       n, [&](std::int64_t row) { std::copy_n(full + row * n, row + 1, packed + row * (row + 1) / 2); });
@@ -133,8 +138,18 @@ void add(const Exec& exec, std::int64_t n, const double* y, double* x) {
 }  // namespace
 
 LinalgKernels cpu_linalg_kernels() {
-  return {gemm<float>,    gemm<double>, cpu_gemm_16, cpu_gram_accumulate_rounded,
-          cholesky_lower, invert_lower, pack_lower,  add};
+  return {.gemm_f32 = gemm<float>,
+          .gemm_f64 = gemm<double>,
+          .gemm_16 = cpu_gemm_16,
+          .gram_accumulate = cpu_gram_accumulate_rounded,
+          .cholesky_lower_f64 = cholesky_lower,
+          .invert_lower_f64 = invert_lower,
+          .diagonal_f64 = diagonal,
+          .pack_lower_f64 = pack_lower,
+          .add_f64 = add,
+          .gather_rows_f32 = cpu_gather_rows_f32,
+          .gather_rows_16 = cpu_gather_rows_16,
+          .bounded_rows = cpu_bounded_rows};
 }
 
 }  // namespace voronoi::kernels

@@ -7,12 +7,12 @@
 // After highway.h, which sets up the target.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "core/types.h"
 #include "hwy/contrib/math/math-inl.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/kernels.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -281,24 +281,6 @@ HWY_EXPORT(sigmoid_range);
 HWY_EXPORT(softmax_row);
 HWY_EXPORT(add_weighted_range);
 
-constexpr std::int64_t kChunkValues = 32768;
-
-/// body(first_row, n_rows) over chunks of about kChunkValues values.
-template <class Body>
-void for_row_chunks(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const Body& body) {
-  const std::int64_t rows = std::max<std::int64_t>(1, kChunkValues / std::max<std::int64_t>(1, dim));
-  exec.pool->parallel_for(core::ceil_div(n_rows, rows),
-                          [&](std::int64_t chunk) { body(chunk * rows, std::min(rows, n_rows - chunk * rows)); });
-}
-
-void embed(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table,
-           float* out) {
-  for_row_chunks(exec, n_ids, dim, [&](std::int64_t first, std::int64_t rows) {
-    for (std::int64_t r = first; r < first + rows; ++r)
-      std::memcpy(out + r * dim, table + ids[r] * dim, static_cast<std::size_t>(dim) * sizeof(float));
-  });
-}
-
 void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
               const float* weight, float eps, float* out, std::int64_t ld_out) {
   for_row_chunks(exec, n_rows, dim, [&](std::int64_t first, std::int64_t rows) {
@@ -400,14 +382,6 @@ void add_weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, 
   });
 }
 
-void embed_16(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
-              const std::uint16_t* table, float* out) {
-  for_row_chunks(exec, n_ids, dim, [&](std::int64_t first, std::int64_t rows) {
-    for (std::int64_t r = first; r < first + rows; ++r)
-      core::convert_to_f32(dtype, table + ids[r] * dim, dim, out + r * dim);
-  });
-}
-
 }  // namespace
 
 void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
@@ -416,14 +390,20 @@ void cpu_cached_attention(const Exec& exec, const AttentionShape& shape, std::in
                           const float* k, const float* v, float* out);
 
 NnKernels cpu_nn_kernels() {
-  return {embed,    rms_norm,
-          rope,     cpu_attention,
-          swiglu,   add,
-          add_bias, nll,
-          geglu,    scale,
-          soft_cap, sigmoid,
-          route,    add_weighted_rows,
-          embed_16, cpu_cached_attention};
+  return {.rms_norm = rms_norm,
+          .rope = rope,
+          .attention = cpu_attention,
+          .swiglu = swiglu,
+          .add = add,
+          .add_bias = add_bias,
+          .nll = nll,
+          .geglu = geglu,
+          .scale = scale,
+          .soft_cap = soft_cap,
+          .sigmoid = sigmoid,
+          .route = route,
+          .add_weighted_rows = add_weighted_rows,
+          .cached_attention = cpu_cached_attention};
 }
 
 }  // namespace voronoi::kernels

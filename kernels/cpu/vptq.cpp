@@ -150,6 +150,8 @@ void fused_matmul(const Exec& exec, const PackedVptq& packed, std::int64_t n_tok
 
 }  // namespace
 
-VptqKernels cpu_vptq_kernels() { return {decode_f32, decode_16, fused_matmul}; }
+VptqKernels cpu_vptq_kernels() {
+  return {.decode_f32 = decode_f32, .decode_16 = decode_16, .fused_matmul = fused_matmul};
+}
 
 }  // namespace voronoi::kernels

@@ -108,15 +108,13 @@ void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* po
 
 void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index) {
-  VORONOI_REQUIRE(m >= 1 && m <= vq::kMaxNearest && m <= k, "nearest_m: 1 <= m <= min(16, k)");
+  VORONOI_REQUIRE(m >= 1 && m <= kMaxNearest && m <= k, "nearest_m: 1 <= m <= min(16, k)");
   for_blocks(exec, n, dim, points, k, centroids, valid_dims, m, index, nullptr,
              [m](const vq::Panels& panels, std::int64_t count, const float* block, std::int32_t* found, float*) {
                vq::nearest_m_block(panels, count, block, m, found);
              });
 }
 
-constexpr std::int64_t kLeastPoints = 8192;   // whose sums are made apart from their chunk's
-constexpr std::int64_t kPiecesAtMost = 8;     // a chunk
 constexpr std::int64_t kCombineBlock = 8192;  // sums
 
 /// Part of a chunk whose sums are made by one thread.
@@ -152,7 +150,7 @@ void centroid_sums(const Exec& exec, std::int64_t n_chunks, const std::int64_t* 
   std::vector<std::int64_t> first{0};  // piece of each chunk
   for (std::int64_t c = 0; c < n_chunks; ++c) {
     const std::int64_t begin = chunk_begin[c], n = chunk_begin[c + 1] - begin;
-    const std::int64_t count = std::clamp<std::int64_t>(n / std::max(kLeastPoints, 4 * k), 1, kPiecesAtMost);
+    const std::int64_t count = cpu_sum_pieces(n, k);
     for (std::int64_t p = 0; p < count; ++p) pieces.push_back({c, begin + n * p / count, begin + n * (p + 1) / count});
     first.push_back(static_cast<std::int64_t>(pieces.size()));
   }
@@ -212,6 +210,13 @@ void check_points(const Exec& exec, std::int64_t n_chunks, const std::int64_t* c
 
 }  // namespace
 
-VqKernels cpu_vq_kernels() { return {nearest, nearest_m, centroid_sums, potentials, lower_potentials, check_points}; }
+VqKernels cpu_vq_kernels() {
+  return {.nearest = nearest,
+          .nearest_m = nearest_m,
+          .centroid_sums = centroid_sums,
+          .potentials = potentials,
+          .lower_potentials = lower_potentials,
+          .check_points = check_points};
+}
 
 }  // namespace voronoi::kernels

@@ -6,11 +6,12 @@
 
 #include <cstdint>
 
+#include "kernels/vq.h"
+
 namespace voronoi::kernels::vq {
 
 inline constexpr std::int64_t kPanel = 16;         ///< centroids a panel: one 512-bit vector
 inline constexpr std::int64_t kBlockPoints = 512;  ///< points a unit of work
-inline constexpr std::int64_t kMaxNearest = 16;
 
 /// Centroids packed for the scan: data [count][dim + 1][kPanel], row `dim` holds |c|^2 / 2. Surplus lanes of the last
 /// panel are zero with an infinite half norm, so they never win.

@@ -132,18 +132,16 @@ void pack(const Exec& exec, const VqSlice& slice, const VqCodes& codes, const st
 }  // namespace slice
 
 VqSliceKernels cpu_vq_slice_kernels() {
-  VqSliceKernels table{};
-  table.transpose = slice::transpose;
-  table.decode = slice::decode;
-  table.gather_training = slice::gather_training;
-  table.column_loop = slice::column_loop;
-  table.sweep = slice::sweep;
-  table.subtract = slice::subtract;
-  table.dots = slice::dots;
-  table.collect_books = slice::collect_books;
-  table.collect_columns = slice::collect_columns;
-  table.pack = slice::pack;
-  return table;
+  return {.transpose = slice::transpose,
+          .decode = slice::decode,
+          .gather_training = slice::gather_training,
+          .column_loop = slice::column_loop,
+          .sweep = slice::sweep,
+          .subtract = slice::subtract,
+          .dots = slice::dots,
+          .collect_books = slice::collect_books,
+          .collect_columns = slice::collect_columns,
+          .pack = slice::pack};
 }
 
 }  // namespace voronoi::kernels

@@ -9,11 +9,6 @@
 
 namespace voronoi::kernels::slice {
 
-// Columns whose effect on the others is held back and made up for in one product; inside, columns go in smaller steps
-// of the same kind.
-inline constexpr std::int64_t kBlock = 128;
-inline constexpr std::int64_t kStep = 16;
-
 /// Rows [row, row + rows) of a slice, and the padding behind the last of them.
 struct Part {
   const VqSlice& slice;

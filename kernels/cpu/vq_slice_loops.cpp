@@ -25,14 +25,14 @@ class PartLoop {
         gemm_(cpu_linalg_kernels().gemm_f32),
         search_(exec, part, books, options.candidates, options.padding_counts),
         target_(n_ * width_),
-        error_(kBlock * width_) {}
+        error_(kColumnBlock * width_) {}
 
   void run() {
     copy_rows(n_, width_, slice_target_, stride_, target_.data(), width_);
-    for (std::int64_t s = 0; s < n_; s += kBlock) {
-      const std::int64_t e = std::min(n_, s + kBlock);
-      for (std::int64_t t = s; t < e; t += kStep) {
-        const std::int64_t u = std::min(e, t + kStep);
+    for (std::int64_t s = 0; s < n_; s += kColumnBlock) {
+      const std::int64_t e = std::min(n_, s + kColumnBlock);
+      for (std::int64_t t = s; t < e; t += kColumnStep) {
+        const std::int64_t u = std::min(e, t + kColumnStep);
         for (std::int64_t column = t; column < u; ++column) {
           if (options_.feedback) pay_back(column, t, s);
           quantize(column, s);
@@ -87,7 +87,7 @@ class PartLoop {
   decltype(LinalgKernels::gemm_f32) gemm_;
   ColumnSearch search_;
   Scratch<float> target_;  ///< [in, width] weights with the feedback so far
-  Scratch<float> error_;   ///< [kBlock, width] e_n of the block's columns
+  Scratch<float> error_;   ///< [kColumnBlock, width] e_n of the block's columns
 };
 
 class PartSweep {
@@ -106,8 +106,8 @@ class PartSweep {
         gemm_(cpu_linalg_kernels().gemm_f32),
         search_(exec, part, books, candidates, false),
         gradient_(n_ * width_),
-        block_(kBlock * width_),
-        change_(kBlock * width_),
+        block_(kColumnBlock * width_),
+        change_(kColumnBlock * width_),
         target_(static_cast<std::size_t>(width_)),
         chosen_(target_.size()),
         new_codes_(static_cast<std::size_t>(part.max_vectors())),
@@ -115,11 +115,11 @@ class PartSweep {
 
   void run() {
     copy_rows(n_, width_, slice_gradient_, stride_, gradient_.data(), width_);
-    for (std::int64_t s = 0; s < n_; s += kBlock) {
-      const std::int64_t e = std::min(n_, s + kBlock);
+    for (std::int64_t s = 0; s < n_; s += kColumnBlock) {
+      const std::int64_t e = std::min(n_, s + kColumnBlock);
       std::copy_n(gradient_.data() + s * width_, (e - s) * width_, block_.data());
-      for (std::int64_t t = s; t < e; t += kStep) {
-        const std::int64_t u = std::min(e, t + kStep);
+      for (std::int64_t t = s; t < e; t += kColumnStep) {
+        const std::int64_t u = std::min(e, t + kColumnStep);
         for (std::int64_t column = t; column < u; ++column) {
           float* gradient = block_.data() + (column - s) * width_;
           for (std::int64_t j = t; j < column; ++j) {
@@ -184,7 +184,7 @@ class PartSweep {
   decltype(LinalgKernels::gemm_f32) gemm_;
   ColumnSearch search_;
   Scratch<float> gradient_;        ///< [in, width]
-  Scratch<float> block_, change_;  ///< [kBlock, width] gradients and changes of the block's columns
+  Scratch<float> block_, change_;  ///< [kColumnBlock, width] gradients and changes of the block's columns
   std::vector<float> target_, chosen_;
   std::vector<std::int32_t> new_codes_, new_residual_codes_;
 };

@@ -121,21 +121,19 @@ void synchronize(const Exec& exec) {
 }  // namespace
 
 DeviceKernels cuda_device_kernels() {
-  DeviceKernels table{};
-  table.count = count;
-  table.open = open;
-  table.close = close;
-  table.facts = facts;
-  table.allocate = allocate;
-  table.release = release;
-  table.copy_from_host = copy_from_host;
-  table.copy_to_host = copy_to_host;
-  table.copy_on_device = copy_on_device;
-  table.zero = zero;
-  table.upload = upload;
-  table.uploads_join = uploads_join;
-  table.synchronize = synchronize;
-  return table;
+  return {.count = count,
+          .open = open,
+          .close = close,
+          .facts = facts,
+          .allocate = allocate,
+          .release = release,
+          .copy_from_host = copy_from_host,
+          .copy_to_host = copy_to_host,
+          .copy_on_device = copy_on_device,
+          .zero = zero,
+          .upload = upload,
+          .uploads_join = uploads_join,
+          .synchronize = synchronize};
 }
 
 }  // namespace voronoi::kernels

@@ -1,7 +1,7 @@
 // A product on fp32 units whose every element is the CPU's chain: fused multiply-adds in order of k, started anew every
-// kDepth, merged with C by the CPU's steps. cuBLAS chooses another kernel, and with it another order, for another width
-// or alignment, so it cannot serve where an operator's rows are divided over ranks. Bound by fp32 units: 64 products a
-// thread for 16 values from shared memory; each value of A and B is read once a tile of 128.
+// kGemmDepth, merged with C by the CPU's steps. cuBLAS chooses another kernel, and with it another order, for another
+// width or alignment, so it cannot serve where an operator's rows are divided over ranks. Bound by fp32 units: 64
+// products a thread for 16 values from shared memory; each value of A and B is read once a tile of 128.
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/gemm_chain.h"
 
@@ -10,7 +10,6 @@ namespace {
 
 constexpr int kTile = 128, kStep = 16, kThreads = 256, kLd = kTile + 4;
 constexpr int kLoads = kTile * kStep / kThreads;
-constexpr std::int64_t kDepth = 256;  // kGemmDepth of kernels/cpu/gemm.h
 
 /// A tile of kTile rows and kStep of k of an operand, whose neighbours in memory lie along k or across it.
 template <bool kAlongK>
@@ -66,8 +65,8 @@ __global__ void __launch_bounds__(kThreads) multiply_tiles(const MatrixProduct<f
   float sum[8][8], a_next[kLoads], b_next[kLoads];
   a.read(0, a_next);
   b.read(0, b_next);
-  for (std::int64_t begin = 0; begin < p.k; begin += kDepth) {
-    const std::int64_t end = begin + kDepth < p.k ? begin + kDepth : p.k;
+  for (std::int64_t begin = 0; begin < p.k; begin += kGemmDepth) {
+    const std::int64_t end = begin + kGemmDepth < p.k ? begin + kGemmDepth : p.k;
 #pragma unroll
     for (int i = 0; i < 8; ++i)
 #pragma unroll

@@ -5,6 +5,7 @@
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/gemm_chain.h"
+#include "kernels/cuda/linalg_rows.h"
 #include "kernels/cuda/linalg_triangle.h"
 #include "kernels/cuda/native.h"
 
@@ -207,8 +208,18 @@ std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int6
 }  // namespace
 
 LinalgKernels cuda_linalg_kernels() {
-  return {gemm<float>,  gemm<double>,        gemm_16,     gram_accumulate, cholesky_lower,
-          invert_lower, gpu::pack_lower_f64, gpu::add_f64};
+  return {.gemm_f32 = gemm<float>,
+          .gemm_f64 = gemm<double>,
+          .gemm_16 = gemm_16,
+          .gram_accumulate = gram_accumulate,
+          .cholesky_lower_f64 = cholesky_lower,
+          .invert_lower_f64 = invert_lower,
+          .diagonal_f64 = gpu::diagonal_f64,
+          .pack_lower_f64 = gpu::pack_lower_f64,
+          .add_f64 = gpu::add_f64,
+          .gather_rows_f32 = gpu::gather_rows_f32,
+          .gather_rows_16 = gpu::gather_rows_16,
+          .bounded_rows = gpu::bounded_rows};
 }
 
 }  // namespace voronoi::kernels

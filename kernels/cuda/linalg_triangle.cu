@@ -1,4 +1,4 @@
-// Packed triangles of sums, for trees of Hessians. Bound by memory: a value is read and written once.
+// Diagonals and packed triangles of sums, for trees of Hessians. Bound by memory: a value is read and written once.
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/linalg_triangle.h"
 #include "kernels/cuda/native.h"
@@ -7,6 +7,11 @@ namespace voronoi::kernels::gpu {
 namespace {
 
 constexpr int kThreads = 256;
+
+__global__ void __launch_bounds__(kThreads) diagonal_kernel(std::int64_t n, const double* full, double* diagonal) {
+  const std::int64_t i = global_thread();
+  if (i < n) diagonal[i] = full[i * (n + 1)];
+}
 
 /// A block a row, the longest first.
 __global__ void __launch_bounds__(kThreads) pack_lower_kernel(std::int64_t n, const double* full, double* packed) {
@@ -21,6 +26,10 @@ __global__ void __launch_bounds__(kThreads) add_f64_kernel(std::int64_t n, const
 }
 
 }  // namespace
+
+void diagonal_f64(const Exec& exec, std::int64_t n, const double* full, double* diagonal) {
+  launch(native(exec), diagonal_kernel, grid_of(core::ceil_div(n, kThreads)), dim3(kThreads), 0, n, full, diagonal);
+}
 
 void pack_lower_f64(const Exec& exec, std::int64_t n, const double* full, double* packed) {
   launch(native(exec), pack_lower_kernel, grid_of(n), dim3(kThreads), 0, n, full, packed);

@@ -1,4 +1,4 @@
-// Entry points of linalg.h over packed triangles.
+// Entry points of linalg.h over triangles and diagonals.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,8 @@
 
 namespace voronoi::kernels::gpu {
 
-/// See LinalgKernels.
+// See LinalgKernels.
+void diagonal_f64(const Exec& exec, std::int64_t n, const double* full, double* diagonal);
 void pack_lower_f64(const Exec& exec, std::int64_t n, const double* full, double* packed);
 void add_f64(const Exec& exec, std::int64_t n, const double* y, double* x);
 

@@ -5,21 +5,19 @@ namespace voronoi::kernels {
 namespace {
 
 Kernels make_table() {
-  Kernels table{};
-  table.device = cuda_device_kernels();
-  table.linalg = cuda_linalg_kernels();
-  table.nn = cuda_nn_kernels();
-  table.vq = cuda_vq_kernels();
-  table.slice = cuda_vq_slice_kernels();
-  table.hessian = cuda_hessian_kernels();
-  table.vptq = cuda_vptq_kernels();
-  table.uniform = cuda_uniform_kernels();
+  return {.device = cuda_device_kernels(),
+          .linalg = cuda_linalg_kernels(),
+          .nn = cuda_nn_kernels(),
+          .vq = cuda_vq_kernels(),
+          .slice = cuda_vq_slice_kernels(),
+          .hessian = cuda_hessian_kernels(),
 #ifdef VORONOI_NCCL
-  table.collective = cuda_collective_kernels();
+          .collective = cuda_collective_kernels(),
 #else
-  table.collective = no_collective_kernels();
+          .collective = no_collective_kernels(),
 #endif
-  return table;
+          .vptq = cuda_vptq_kernels(),
+          .uniform = cuda_uniform_kernels()};
 }
 
 }  // namespace

@@ -18,6 +18,8 @@ void require(ncclResult_t result, const char* call) {
 
 ncclComm_t communicator(void* group) { return static_cast<ncclComm_t>(group); }
 
+bool available() noexcept { return true; }
+
 GroupId make_id() {
   ncclUniqueId unique;
   require(ncclGetUniqueId(&unique), "ncclGetUniqueId");
@@ -55,14 +57,12 @@ void receive_f64(const Exec& exec, void* group, std::int64_t n, double* values, 
 }  // namespace
 
 CollectiveKernels cuda_collective_kernels() {
-  CollectiveKernels table{};
-  table.available = []() noexcept { return true; };
-  table.make_id = make_id;
-  table.join = join;
-  table.leave = leave;
-  table.send_f64 = send_f64;
-  table.receive_f64 = receive_f64;
-  return table;
+  return {.available = available,
+          .make_id = make_id,
+          .join = join,
+          .leave = leave,
+          .send_f64 = send_f64,
+          .receive_f64 = receive_f64};
 }
 
 }  // namespace voronoi::kernels

@@ -1,6 +1,7 @@
 // Elementwise operations of a decoder block and the table of the family. All are bound by memory: each value is read
 // and written once, four at a time where addresses allow it.
 #include "kernels/cuda/nn.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace voronoi::kernels::gpu {
 namespace {
@@ -92,49 +93,6 @@ void sigmoid(const Exec& exec, std::int64_t n, float* x) {
   map(exec, n, x, static_cast<const float*>(nullptr), x, Sigmoid{});
 }
 
-/// operation(row, column) for each of n_rows x n_columns; a block takes pieces of kRowPiece columns.
-constexpr std::int64_t kRowPiece = 4 * kNnThreads;
-
-template <class Operation>
-__global__ void __launch_bounds__(kNnThreads)
-    rows_kernel(std::int64_t n_rows, std::int64_t n_columns, Operation operation) {
-  const std::int64_t pieces = (n_columns + kRowPiece - 1) / kRowPiece;
-  for (std::int64_t block = blockIdx.x; block < n_rows * pieces; block += gridDim.x) {
-    const std::int64_t row = block / pieces, first = block % pieces * kRowPiece;
-    const std::int64_t last = first + kRowPiece < n_columns ? first + kRowPiece : n_columns;
-    for (std::int64_t column = first + threadIdx.x; column < last; column += kNnThreads) operation(row, column);
-  }
-}
-
-template <class Operation>
-void for_rows(const Exec& exec, std::int64_t n_rows, std::int64_t n_columns, Operation operation) {
-  if (n_rows <= 0 || n_columns <= 0) return;
-  launch(native(exec), rows_kernel<Operation>, nn_grid(n_rows * core::ceil_div(n_columns, kRowPiece)), dim3(kNnThreads),
-         0, n_rows, n_columns, operation);
-}
-
-struct Embed {
-  const std::int32_t* ids;
-  std::int64_t dim;
-  const float* table;
-  float* out;
-  __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    out[row * dim + column] = table[ids[row] * dim + column];
-  }
-};
-
-template <core::DType kType>
-struct Embed16 {
-  const std::int32_t* ids;
-  std::int64_t dim;
-  const std::uint16_t* table;
-  float* out;
-  __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    const std::uint16_t bits = table[ids[row] * dim + column];
-    out[row * dim + column] = kType == core::DType::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
-  }
-};
-
 struct AddBias {
   const float* bias;
   float* x;
@@ -171,19 +129,6 @@ struct Rope {
   }
 };
 
-void embed(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* table,
-           float* out) {
-  for_rows(exec, n_ids, dim, Embed{ids, dim, table, out});
-}
-
-void embed_16(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, core::DType dtype,
-              const std::uint16_t* table, float* out) {
-  if (dtype == core::DType::bf16)
-    for_rows(exec, n_ids, dim, Embed16<core::DType::bf16>{ids, dim, table, out});
-  else
-    for_rows(exec, n_ids, dim, Embed16<core::DType::f16>{ids, dim, table, out});
-}
-
 void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
           const float* cos_sin, float* x, std::int64_t ldx) {
   for_rows(exec, n_rows, n_heads * (head_dim / 2), Rope{n_tokens, head_dim / 2, cos_sin, x, ldx});
@@ -205,10 +150,20 @@ void add_weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, 
 namespace voronoi::kernels {
 
 NnKernels cuda_nn_kernels() {
-  return {
-      gpu::embed,    gpu::rms_norm,        gpu::rope,  gpu::attention, gpu::swiglu,  gpu::add,   gpu::add_bias,
-      gpu::nll,      gpu::geglu,           gpu::scale, gpu::soft_cap,  gpu::sigmoid, gpu::route, gpu::add_weighted_rows,
-      gpu::embed_16, gpu::cached_attention};
+  return {.rms_norm = gpu::rms_norm,
+          .rope = gpu::rope,
+          .attention = gpu::attention,
+          .swiglu = gpu::swiglu,
+          .add = gpu::add,
+          .add_bias = gpu::add_bias,
+          .nll = gpu::nll,
+          .geglu = gpu::geglu,
+          .scale = gpu::scale,
+          .soft_cap = gpu::soft_cap,
+          .sigmoid = gpu::sigmoid,
+          .route = gpu::route,
+          .add_weighted_rows = gpu::add_weighted_rows,
+          .cached_attention = gpu::cached_attention};
 }
 
 }  // namespace voronoi::kernels

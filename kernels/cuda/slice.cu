@@ -66,7 +66,7 @@ class Columns {
 
 void require_lengths(const VqSlice& slice, std::int64_t candidates) {
   VORONOI_REQUIRE(
-      slice.v >= 1 && slice.v <= 16 && slice.v0 >= 1 && slice.v0 <= 16 && candidates >= 1 && candidates <= 16,
+      slice.v >= 1 && slice.v <= 16 && slice.v0 >= 1 && slice.v0 <= 16 && candidates >= 1 && candidates <= kMaxNearest,
       "a GPU's column loop has vectors of 1 to 16 rows and 1 to 16 candidates");
 }
 
@@ -104,18 +104,16 @@ void sweep(const Exec& exec, const VqSlice& slice, const VqBooks& books, std::in
 namespace voronoi::kernels {
 
 VqSliceKernels cuda_vq_slice_kernels() {
-  VqSliceKernels table{};
-  table.transpose = gpu::transpose;
-  table.decode = gpu::decode;
-  table.gather_training = gpu::gather_training;
-  table.column_loop = gpu::column_loop;
-  table.sweep = gpu::sweep;
-  table.subtract = gpu::subtract;
-  table.dots = gpu::dots;
-  table.collect_books = gpu::collect_books;
-  table.collect_columns = gpu::collect_columns;
-  table.pack = gpu::pack;
-  return table;
+  return {.transpose = gpu::transpose,
+          .decode = gpu::decode,
+          .gather_training = gpu::gather_training,
+          .column_loop = gpu::column_loop,
+          .sweep = gpu::sweep,
+          .subtract = gpu::subtract,
+          .dots = gpu::dots,
+          .collect_books = gpu::collect_books,
+          .collect_columns = gpu::collect_columns,
+          .pack = gpu::pack};
 }
 
 }  // namespace voronoi::kernels

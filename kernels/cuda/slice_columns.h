@@ -8,10 +8,6 @@
 
 namespace voronoi::kernels::gpu {
 
-// As the CPU twin: columns whose effect on the others is held back and made up for in one product; inside, columns go
-// in smaller steps of the same kind.
-inline constexpr int kColumnBlock = 128, kColumnStep = 16;
-
 /// Where the arrays of a block stand in its shared memory, in floats; each at a multiple of 16 bytes.
 struct ColumnSpace {
   int now;                       ///< [2] ColumnNow: of a column and of the one before

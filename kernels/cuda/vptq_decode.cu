@@ -2,9 +2,9 @@
 #include "core/error.h"
 #include "core/packing.h"
 #include "kernels/cuda/families.h"
-#include "kernels/cuda/vptq_product.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/vptq_product.h"
 
 namespace voronoi::kernels {
 namespace gpu {
@@ -64,6 +64,8 @@ void decode(const Exec& exec, const PackedVptq& p, Out* weight) {
 }  // namespace
 }  // namespace gpu
 
-VptqKernels cuda_vptq_kernels() { return {gpu::decode<float>, gpu::decode<std::uint16_t>, gpu::fused_matmul}; }
+VptqKernels cuda_vptq_kernels() {
+  return {.decode_f32 = gpu::decode<float>, .decode_16 = gpu::decode<std::uint16_t>, .fused_matmul = gpu::fused_matmul};
+}
 
 }  // namespace voronoi::kernels

@@ -1,4 +1,5 @@
-// y = x W^T for a few tokens, W packed in VPTQ's layout. With u the decoded centroids, W = u * scale + bias a column, so that
+// y = x W^T for a few tokens, W packed in VPTQ's layout. With u the decoded centroids, W = u * scale + bias a column,
+// so that
 //   y_row = sum_j u[row, j] (scale_j x_j)  +  sum_j bias_j x_j:
 // tokens are scaled (and permuted into stored order) first, one sum of x * bias serves all rows.
 //
@@ -10,9 +11,9 @@
 
 #include "core/error.h"
 #include "core/packing.h"
-#include "kernels/cuda/vptq_product.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/vptq_product.h"
 
 namespace voronoi::kernels::gpu {
 namespace {

@@ -288,7 +288,7 @@ void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* po
 void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index) {
   require_shapes(n, dim, k);
-  VORONOI_REQUIRE(m >= 1 && m <= 16 && m <= k, "nearest_m: 1 <= m <= min(16, k)");
+  VORONOI_REQUIRE(m >= 1 && m <= kMaxNearest && m <= k, "nearest_m: 1 <= m <= min(16, k)");
   if (n == 0) return;
   Native& open = native(exec);
   const Books books(open, 1, dim, k, centroids, step_count(dim), Halves::ready, 0);

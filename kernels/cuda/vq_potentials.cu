@@ -133,14 +133,12 @@ void check_points(const Exec& exec, std::int64_t n_chunks, const std::int64_t* c
 namespace voronoi::kernels {
 
 VqKernels cuda_vq_kernels() {
-  VqKernels table{};
-  table.nearest = gpu::nearest;
-  table.nearest_m = gpu::nearest_m;
-  table.centroid_sums = gpu::centroid_sums;
-  table.potentials = gpu::potentials;
-  table.lower_potentials = gpu::lower_potentials;
-  table.check_points = gpu::check_points;
-  return table;
+  return {.nearest = gpu::nearest,
+          .nearest_m = gpu::nearest_m,
+          .centroid_sums = gpu::centroid_sums,
+          .potentials = gpu::potentials,
+          .lower_potentials = gpu::lower_potentials,
+          .check_points = gpu::check_points};
 }
 
 }  // namespace voronoi::kernels

@@ -1,46 +1,41 @@
 #include "backend/placement.h"
 
-#include <sched.h>
-#include <unistd.h>
-
-#include <algorithm>
 #include <cstdlib>
+#include <span>
+#include <string>
+#include <vector>
 
+#include "backend/cores.h"
 #include "backend/gpus.h"
 #include "core/error.h"
+#include "core/json.h"
 #include "core/log.h"
+#include "core/whereabouts.h"
 
 namespace voronoi::backend {
 namespace {
 
-int bound_cores() {
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  if (::sched_getaffinity(0, sizeof mask, &mask) != 0) return 1;
-  return CPU_COUNT(&mask);
-}
-
-/// Cores this rank may use; widens the binding that mpirun made by default.
-int claim_cores(const comm::LocalRanks& local) {
-  const int online = static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
+/// Cores for this rank's threads. Collective.
+int claim_cores(const comm::Communicator& world) {
   const bool default_binding = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr && std::getenv("SLURM_JOB_ID") == nullptr;
-  const int share = std::max(1, online / local.size);
-  if (default_binding && bound_cores() < share) {
-    cpu_set_t all;
-    CPU_ZERO(&all);
-    for (int cpu = 0; cpu < std::min(online, CPU_SETSIZE); ++cpu) CPU_SET(static_cast<unsigned>(cpu), &all);
-    ::sched_setaffinity(0, sizeof all, &all);
+  if (default_binding) widen_default_binding();
+  CoreClaim mine = claim_of_this_process();
+  const std::string text = core::Json{core::host_name(), mine.cores, mine.group, mine.quota}.dump();
+  std::vector<CoreClaim> claims;
+  for (const std::vector<std::byte>& bytes : world.all_gather(std::as_bytes(std::span(text)))) {
+    const std::string other(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    const core::Json fields = core::parse_json(other, "another rank's cores");
+    claims.push_back({fields[0].get<std::string>(), fields[1].get<std::vector<int>>(), fields[2].get<std::string>(),
+                      fields[3].get<double>()});
   }
-  const int bound = bound_cores();
-  return bound < online ? std::max(1, bound) : share;
+  return fair_threads(claims, static_cast<std::size_t>(world.rank()));
 }
 
 }  // namespace
 
 std::unique_ptr<Context> make_context(const std::string& device, int requested_threads,
                                       const comm::Communicator& world) {
-  const comm::LocalRanks local = comm::local_ranks(world);
-  const int cores = claim_cores(local);
+  const int cores = claim_cores(world);
   const int threads = requested_threads > 0 ? requested_threads : cores;
   if (device != "cpu") {
     std::string problem;

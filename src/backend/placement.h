@@ -9,10 +9,10 @@
 
 namespace voronoi::backend {
 
-/// Context for this rank. requested_threads 0: the host's cores divided by its ranks. mpirun binds each of up to two
-/// ranks to a single core by default; outside of a batch system, whose binding is deliberate, the rank takes its share
-/// of the others too. device "auto" takes a GPU for every rank or else the CPU for all, and a line says which and why.
-/// Collective. Throws DeviceError when "cuda" cannot be had.
+/// Context for this rank. requested_threads 0: its fair share of the cores that it and the other ranks of its host may
+/// use. A rank that mpirun bound to a single core by default takes those of mpirun; not in a batch system, whose
+/// binding is deliberate. device "auto" takes a GPU for every rank or else the CPU for all, and a line says which and
+/// why. Collective. Throws DeviceError when "cuda" cannot be had.
 std::unique_ptr<Context> make_context(const std::string& device, int requested_threads,
                                       const comm::Communicator& world);
 

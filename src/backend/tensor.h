@@ -124,4 +124,13 @@ class HostView {
   std::span<const T> values_;
 };
 
+/// The rows `ids` of x [*, n], in their order: [ids.size(), n], on the device.
+inline Array<float> gather_rows(Context& context, const float* x, std::int64_t n, std::span<const std::int32_t> ids) {
+  const auto n_ids = static_cast<std::int64_t>(ids.size());
+  const DeviceView<std::int32_t> device_ids(context, ids);
+  Array<float> rows(context, n_ids * n);
+  if (n_ids > 0) context.linalg().gather_rows_f32(context.exec(), device_ids.data(), n_ids, n, x, rows.data());
+  return rows;
+}
+
 }  // namespace voronoi::backend

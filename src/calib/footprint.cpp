@@ -11,21 +11,16 @@
 namespace voronoi::calib {
 namespace {
 
-// Rows that the two halves of a block see at a time (model/transformer.cpp).
-constexpr std::int64_t kBatchTokens = 256, kFeedForwardRows = 2048;
-
-// Panels that the sums of x x^T are packed into (kernels/cpu/gemm.cpp): columns of at most so many rows.
-constexpr std::int64_t kGramRows = 2048, kGramFloats = 4 << 20;
 // What the allocator holds beyond what is asked for: holes that freed blocks and matrices leave. Seen with
 // two blocks of hidden size 1024 (4 to 6 %) on one and two ranks, and with eight of 512 (more than 10 %).
 constexpr double kHeapSlack = 0.1;
 
 std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t context) {
-  const std::int64_t rows = context * std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / context);
+  const std::int64_t rows = context * model::host_batch(context);
   const std::int64_t q = config.n_heads * config.head_dim, kv = config.n_kv_heads * config.head_dim;
   const std::int64_t normed = rows * std::max(config.hidden_size, q);
   const std::int64_t wide =
-      std::max(rows * (q + 2 * kv), std::min(rows, kFeedForwardRows) * 2 * config.intermediate_size);
+      std::max(rows * (q + 2 * kv), std::min(rows, model::kFeedForwardRows) * 2 * config.intermediate_size);
   return 4 * (normed + wide + context * config.head_dim);
 }
 
@@ -104,7 +99,9 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t stream = 4 * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
   const std::int64_t copied_chunk = 4 * chunk_tokens * config.hidden_size;  // when the stream does not leave the block
   memory.lasting = embedding + stream + work_array_bytes(config, context);
-  const std::int64_t packed = 4 * std::min(kGramFloats, std::min(kGramRows, context) * block.widest);
+  // The panels that the sums of x x^T are packed into.
+  const std::int64_t packed =
+      4 * std::min(kernels::kCpuGramValues, std::min(kernels::kCpuGramRows, context) * block.widest);
   const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + sums + trees));
   memory.every.consider(memory.lasting + block.weights + sums + trees + copied_chunk + packed + slack,
                         "Hessians of a block (widest input: " + block.site + ")");

@@ -206,6 +206,12 @@ std::string library_version() {
   return whole.substr(0, whole.find_first_of(",\n"));  // the rest tells who built it
 }
 
+int launched_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"})
+    if (const char* rank = std::getenv(name)) return std::atoi(rank);
+  return 0;
+}
+
 void Environment::abort(int exit_code) {
   std::fflush(nullptr);
   int initialized = 0, finalized = 0;
@@ -226,6 +232,8 @@ struct Communicator::Handle {
   };
   std::deque<Posted> posted;  ///< under way
 
+  Handle() = default;  ///< without MPI
+  bool alone() const { return comm == MPI_COMM_NULL; }
   Handle(MPI_Comm communicator, bool take) : comm(communicator), owned(take) {
     check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
@@ -235,7 +243,10 @@ struct Communicator::Handle {
 
 Communicator Communicator::world() { return Communicator(new Handle(MPI_COMM_WORLD, false)); }
 
+Communicator Communicator::alone() { return Communicator(new Handle); }
+
 Communicator Communicator::duplicate() const {
+  VORONOI_REQUIRE(!handle_->alone(), "a rank without MPI has nobody to talk to");
   barrier();
   MPI_Comm copy = MPI_COMM_NULL;
   check(MPI_Comm_dup(handle_->comm, &copy), "MPI_Comm_dup");
@@ -244,6 +255,7 @@ Communicator Communicator::duplicate() const {
 
 Communicator Communicator::subgroup(std::span<const int> ranks, int tag) const {
   check_tag(tag);
+  VORONOI_REQUIRE(!handle_->alone(), "a rank without MPI has nobody to talk to");
   VORONOI_REQUIRE(!ranks.empty() && std::is_sorted(ranks.begin(), ranks.end()), "ranks of a subgroup must rise");
   MPI_Group all = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
   MPI_Comm comm = MPI_COMM_NULL;
@@ -279,9 +291,12 @@ Communicator& Communicator::operator=(Communicator&& other) noexcept {
 
 int Communicator::rank() const { return handle_->rank; }
 int Communicator::size() const { return handle_->size; }
-void Communicator::barrier() const { wait_for_all(handle_->comm); }
+void Communicator::barrier() const {
+  if (!handle_->alone()) wait_for_all(handle_->comm);
+}
 
 void Communicator::broadcast(std::span<std::byte> bytes, int root) const {
+  if (handle_->alone()) return;
   if (bytes.size() > kEagerBytes) barrier();  // afterwards all are there, and the data may be moved without naps
   const auto n = static_cast<std::int64_t>(bytes.size());
   for (std::int64_t begin = 0; begin < n; begin += kPieceBytes) {
@@ -302,6 +317,7 @@ std::string Communicator::broadcast(const std::string& text, int root) const {
 }
 
 std::vector<std::int64_t> Communicator::all_gather_value(std::int64_t mine) const {
+  if (handle_->alone()) return {mine};
   std::vector<std::int64_t> values(static_cast<std::size_t>(size()));
   MPI_Request request = MPI_REQUEST_NULL;
   check(MPI_Iallgather(&mine, 1, MPI_INT64_T, values.data(), 1, MPI_INT64_T, handle_->comm, &request),
@@ -319,16 +335,19 @@ std::vector<std::vector<std::byte>> Communicator::all_gather(std::span<const std
   VORONOI_REQUIRE(sizes.size() == static_cast<std::size_t>(size()) &&
                       sizes[static_cast<std::size_t>(rank())] == static_cast<std::int64_t>(mine.size()),
                   "sizes of an all_gather");
+  if (handle_->alone()) return {{mine.begin(), mine.end()}};
   return gather_pieces(handle_->comm, rank(), mine, sizes, kEveryRank, handle_->staging);
 }
 
 std::vector<std::vector<std::byte>> Communicator::gather(std::span<const std::byte> mine, int root) const {
   VORONOI_REQUIRE(root >= 0 && root < size(), "root of a gather");
+  if (handle_->alone()) return {{mine.begin(), mine.end()}};
   return gather_pieces(handle_->comm, rank(), mine, all_gather_value(static_cast<std::int64_t>(mine.size())), root,
                        handle_->staging);
 }
 
 std::int64_t Communicator::all_max(std::int64_t value) const {
+  if (handle_->alone()) return value;
   std::int64_t result = 0;
   MPI_Request request = MPI_REQUEST_NULL;
   check(MPI_Iallreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, handle_->comm, &request), "MPI_Iallreduce");
@@ -338,6 +357,7 @@ std::int64_t Communicator::all_max(std::int64_t value) const {
 
 void Communicator::send(std::span<const std::byte> bytes, int destination, int tag) const {
   check_tag(tag);
+  VORONOI_REQUIRE(!handle_->alone(), "a rank without MPI has nobody to talk to");
   const auto n = static_cast<std::int64_t>(bytes.size());
   std::int64_t begin = 0, piece = 0;
   do {
@@ -380,6 +400,7 @@ std::optional<std::vector<std::byte>> Communicator::receive_any(MessageInfo& inf
 }
 
 LocalRanks local_ranks(const Communicator& communicator) {
+  if (communicator.handle_->alone()) return {};
   communicator.barrier();
   MPI_Comm local = MPI_COMM_NULL;
   LocalRanks result;

@@ -27,6 +27,9 @@ class Environment {
 /// Of the MPI library in use, as it calls itself: "Open MPI v4.1.4".
 std::string library_version();
 
+/// The rank that mpirun or srun gave this process, told without MPI; 0 when nobody did.
+int launched_rank();
+
 struct MessageInfo {
   int source = 0, tag = 0;
 };
@@ -42,7 +45,10 @@ struct LocalRanks {
 /// side uses its (peer, tag).
 class Communicator {
  public:
-  static Communicator world();     ///< unmanaged
+  static Communicator world();  ///< unmanaged
+  /// One rank without MPI, which need not have been started: agreement and collectives among one. It can neither be
+  /// divided nor send.
+  static Communicator alone();
   Communicator duplicate() const;  ///< own message space
   /// Sub-communicator of `ranks` (of this one, rising); collective over those ranks only. No receive may be waiting on
   /// this communicator meanwhile: Open MPI 4 agrees on the new one by ordinary messages with this tag.

@@ -10,8 +10,9 @@
 
 namespace voronoi::core {
 
-/// Process exit codes: the contract with scripts (`voronoi --help` prints them).
-enum class ExitCode : int { ok = 0, usage = 2, data = 3, partial = 4, system = 5, stopped = 75 };
+/// Process exit codes: the contract with scripts (`voronoi --help` prints them). node: what another node may cure, a
+/// lost GPU or a failing disk or network.
+enum class ExitCode : int { ok = 0, usage = 2, data = 3, partial = 4, system = 5, node = 74, stopped = 75 };
 
 /// Base of every exception thrown here. `add_context` prefixes what() as the error climbs ("model.layers.3.mlp: ...").
 class Error : public std::exception {
@@ -50,19 +51,20 @@ class NumericError : public Error {
 /// Accelerator, vendor library.
 class DeviceError : public Error {
  public:
-  explicit DeviceError(const std::string& message) : Error(ExitCode::system, message) {}
+  explicit DeviceError(const std::string& message) : Error(ExitCode::node, message) {}
 };
 
 /// MPI or NCCL.
 class CommError : public Error {
  public:
-  explicit CommError(const std::string& message) : Error(ExitCode::system, message) {}
+  explicit CommError(const std::string& message) : Error(ExitCode::node, message) {}
 };
 
-/// Reading or writing the file system: open, write, sync, rename, lock.
+/// Reading or writing the file system: open, write, sync, rename, lock. Code node when the way to it fails (EIO,
+/// ESTALE).
 class StoreError : public Error {
  public:
-  explicit StoreError(const std::string& message) : Error(ExitCode::system, message) {}
+  explicit StoreError(const std::string& message, ExitCode code = ExitCode::system) : Error(code, message) {}
 };
 
 /// A stop was asked for (SIGTERM, SIGUSR1); the run is resumable.

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,25 @@ std::string_view remedy(int error) {
       return "; allow more open files (ulimit -n)";
     default:
       return "";
+  }
+}
+
+/// A disk or the way to a file server that fails: another node may have none of it.
+bool is_of_the_node(int error) {
+  switch (error) {
+    case EIO:
+    case ESTALE:
+    case EREMOTEIO:
+    case ENODEV:
+    case ENXIO:
+    case ENOTCONN:
+    case ESHUTDOWN:
+    case ETIMEDOUT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -103,8 +123,9 @@ Bytes read_whole(const std::string& path, std::size_t max_bytes) {
 }  // namespace
 
 StoreError system_error(const std::filesystem::path& path, std::string_view what, int error) {
-  return StoreError(path.string() + ": cannot " + std::string(what) + ": " + std::strerror(error) +
-                    std::string(remedy(error)));
+  return StoreError(
+      path.string() + ": cannot " + std::string(what) + ": " + std::strerror(error) + std::string(remedy(error)),
+      is_of_the_node(error) ? ExitCode::node : ExitCode::system);
 }
 
 int write_fully(int descriptor, std::span<const std::byte> bytes, std::int64_t offset) {
@@ -175,6 +196,13 @@ void write_file_atomic(const std::filesystem::path& path, std::span<const std::b
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag) {
   write_file_atomic(path, std::as_bytes(std::span(text)), tag);
+}
+
+std::string unique_tag() {
+  std::random_device random;
+  std::string tag = std::to_string(::getpid());
+  for (int i = 0; i < 3; ++i) tag += "-" + std::to_string(random());
+  return tag;
 }
 
 OutputFile::OutputFile(const std::filesystem::path& path) : path_(path.string()) {

@@ -5,13 +5,16 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <mutex>
 #include <utility>
 
 #include "core/error.h"
+#include "core/json.h"
 
 namespace voronoi::core {
 namespace {
@@ -24,6 +27,7 @@ struct Output {
   std::shared_ptr<spdlog::logger> terminal;
   std::shared_ptr<spdlog::logger> file;
   LogLevel level = LogLevel::info;
+  LogFormat format = LogFormat::text;
   int rank = -1;
   bool line_open = false;
   bool log_warned = false;
@@ -59,16 +63,57 @@ spdlog::logger& terminal(Output& out) {
   return *out.terminal;
 }
 
+const char* level_name(LogLevel level) {
+  constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
+  return kNames[static_cast<int>(level)];
+}
+
+/// "2026-01-31T23:59:59.123Z"
+std::string time_text() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  std::tm parts{};
+  ::gmtime_r(&now.tv_sec, &parts);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &parts);
+  return fmt::format("{}.{:03}Z", date, now.tv_nsec / 1000000);
+}
+
+/// One line; bytes that are no UTF-8 are replaced, since a file name may hold any.
+std::string json_line(const Output& out, LogLevel level, std::string_view message) {
+  return Json{{"time", time_text()},
+              {"level", level_name(level)},
+              {"rank", std::max(out.rank, 0)},
+              {"message", std::string(message)}}
+      .dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 std::string rank_prefix(const Output& out) { return out.rank > 0 ? fmt::format("rank {}: ", out.rank) : ""; }
 
 void close_progress_line(Output& out) {
   if (std::exchange(out.line_open, false)) std::fputs("\r\033[K", stderr);
 }
 
+/// To stderr, by a single write: the lines of many ranks in one file stay whole.
+void print_line(Output& out, LogLevel level, std::string_view message) {
+  close_progress_line(out);
+  if (out.format == LogFormat::json) {
+    terminal(out).log(to_spdlog(level), json_line(out, level, message));
+    return;
+  }
+  std::string prefix = rank_prefix(out);
+  if (level == LogLevel::warning) prefix += "warning: ";
+  if (level == LogLevel::error) prefix += "error: ";
+  terminal(out).log(to_spdlog(level), prefix + std::string(message));
+}
+
 void warn_of_log(Output& out, const std::string& problem) {
   if (std::exchange(out.log_warned, true)) return;
-  close_progress_line(out);
-  terminal(out).warn("{}warning: no log file: {}; the work goes on", rank_prefix(out), problem);
+  print_line(out, LogLevel::warning, fmt::format("no log file: {}; the work goes on", problem));
+}
+
+void set_pattern(Output& out) {
+  if (out.file) out.file->set_pattern(out.format == LogFormat::json ? "%v" : "%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
 }
 
 }  // namespace
@@ -78,6 +123,13 @@ void configure_log(int rank, LogLevel level) {
   const std::lock_guard lock(out.mutex);
   out.rank = rank;
   out.level = level;
+}
+
+void set_log_format(LogFormat format) {
+  Output& out = output();
+  const std::lock_guard lock(out.mutex);
+  out.format = format;
+  set_pattern(out);
 }
 
 void log_to_file(const std::filesystem::path& path) {
@@ -93,7 +145,7 @@ void log_to_file(const std::filesystem::path& path) {
   }
   // Called by the logger inside log_line(), under the lock.
   out.file->set_error_handler([&out](const std::string& problem) { warn_of_log(out, problem); });
-  out.file->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+  set_pattern(out);
   out.file->set_level(spdlog::level::debug);
   out.file->flush_on(spdlog::level::debug);
 }
@@ -101,20 +153,18 @@ void log_to_file(const std::filesystem::path& path) {
 void log_line(LogLevel level, std::string_view message) {
   Output& out = output();
   const std::lock_guard lock(out.mutex);
-  if (out.file) out.file->log(to_spdlog(level), message);
+  if (out.file)
+    out.file->log(to_spdlog(level),
+                  out.format == LogFormat::json ? json_line(out, level, message) : std::string(message));
   if (level < out.level || (out.rank > 0 && level < LogLevel::warning)) return;
-  close_progress_line(out);
-  std::string prefix = rank_prefix(out);
-  if (level == LogLevel::warning) prefix += "warning: ";
-  if (level == LogLevel::error) prefix += "error: ";
-  terminal(out).log(to_spdlog(level), prefix + std::string(message));
+  print_line(out, level, message);
 }
 
 void show_progress(std::string_view text, bool done) {
   Output& out = output();
   const std::lock_guard lock(out.mutex);
   if (out.level > LogLevel::info) return;
-  if (::isatty(STDERR_FILENO) != 0) {
+  if (out.format == LogFormat::text && ::isatty(STDERR_FILENO) != 0) {
     fmt::print(stderr, "\r\033[K{}{}", text, done ? "\n" : "");
     std::fflush(stderr);
     out.line_open = !done;
@@ -123,7 +173,7 @@ void show_progress(std::string_view text, bool done) {
   const Clock::time_point now = Clock::now();
   if (!done && now - out.last_plain < std::chrono::seconds(10)) return;
   out.last_plain = now;
-  terminal(out).info(text);
+  print_line(out, LogLevel::info, text);
 }
 
 std::string format_duration(double seconds) {

@@ -10,9 +10,13 @@
 namespace voronoi::core {
 
 enum class LogLevel { debug, info, warning, error };
+/// text: lines for people. json: each line one object of `time` (ISO 8601, UTC), `level`, `rank` and `message`.
+enum class LogFormat { text, json };
 
 /// rank < 0: no prefix (one process). On ranks > 0 only warnings and errors reach stderr; everything goes to the file.
 void configure_log(int rank, LogLevel level);
+/// Of stderr and of the file alike.
+void set_log_format(LogFormat format);
 /// Also append to a file (one a rank) from now on. A log is auxiliary: a file that cannot be opened or written is
 /// warned of once, and the lines go to stderr alone.
 void log_to_file(const std::filesystem::path& path);
@@ -35,8 +39,8 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Progress: on a terminal one line that is redrawn, otherwise a plain line at most every ten seconds (and the last
-/// one). Call from rank 0 only. `done` marks the end of the activity.
+/// Progress: on a terminal one line that is redrawn, otherwise (and as JSON) a line at most every ten seconds (and the
+/// last one). Call from rank 0 only. `done` marks the end of the activity.
 void show_progress(std::string_view text, bool done = false);
 
 /// "1 h 02 min", "3 min 05 s", "4.2 s"; "unknown" when it is not finite.

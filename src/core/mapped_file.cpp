@@ -51,7 +51,7 @@ void on_bus_error(int, siginfo_t* info, void*) {
     write_text(
         ": cannot be read any more: the file was cut or its disk failed; put it back as it was and run the same "
         "command again\n");
-    ::_exit(static_cast<int>(ExitCode::system));
+    ::_exit(static_cast<int>(ExitCode::node));
   }
   // None of ours: the instruction runs again under the action that was there before.
   ::sigaction(SIGBUS, &earlier_action, nullptr);

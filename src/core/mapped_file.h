@@ -33,7 +33,7 @@ class MappedFile {
 };
 
 /// From now on a page of a mapped file that cannot be read ends the process with a message that names the file, and
-/// ExitCode::system; mpirun then ends the job. `rank` < 0: one process. Call once, after MPI has installed its own
+/// ExitCode::node; mpirun then ends the job. `rank` < 0: one process. Call once, after MPI has installed its own
 /// handlers; those get any other SIGBUS.
 void report_lost_pages(int rank);
 

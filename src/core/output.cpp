@@ -7,7 +7,10 @@
 
 namespace voronoi::core {
 
-StoreError output_error(int error) { return system_error("standard output", "write the result", error); }
+/// Never of the node: the reader of the output has gone or is full.
+StoreError output_error(int error) {
+  return StoreError(system_error("standard output", "write the result", error).what());
+}
 
 void flush_output() {
   if (std::fflush(stdout) != 0) throw output_error(errno);

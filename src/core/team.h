@@ -4,8 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
+
+#include "core/error.h"
 
 namespace voronoi::core {
 
@@ -18,6 +22,18 @@ class Team {
   virtual int size() const = 0;
   /// Every member's bytes in order of rank.
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
+
+  /// What check_stop() asks; nothing asked: no stop ever.
+  void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
+  /// Between the passes of long work, on the thread that works: throws StopRequested once a stop was asked for. Not
+  /// collective: the member fails with it, and so the others leave as well.
+  void check_stop() const {
+    if (stop_requested()) throw StopRequested();
+  }
+  bool stop_requested() const { return stop_ && stop_(); }
+
+ private:
+  std::function<bool()> stop_;
 };
 
 /// A team of one.

@@ -29,6 +29,9 @@ std::optional<std::int64_t> element_count(const Shape& shape);
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+/// Largest finite magnitude of F16.
+inline constexpr float kLargestF16 = 65504.0F;
+
 // IEEE half and bfloat16 as raw bits; round to nearest even; NaN stays NaN, overflow becomes infinity.
 float half_to_float(std::uint16_t bits);
 std::uint16_t float_to_half(float value);

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "model/each_linear.h"
 #include "model/weight_data.h"
 
 namespace voronoi::exporting {
@@ -95,33 +96,30 @@ void VptqCheckpoint::parse_layers(const Json& quantization) {
   const std::set<std::string> excluded = excluded_names(quantization, config_file_);
   double bits = 0, nominal = 0, weights = 0, quantized_weights = 0;
   // Bounded by what is stored, whatever the config claims: the first absent tensor ends it.
-  for (std::int64_t block = 0; block < config_.n_layers; ++block)
-    for (const model::SiteSpec& site : model::block_sites(config_, block))
-      for (const model::LinearSpec& linear : site.linears) {
-        const auto count = static_cast<double>(linear.out_features) * static_cast<double>(linear.in_features);
-        weights += count;
-        const auto own = entries.find(linear.name), common = shared.find(last_part(linear.name));
-        const bool has_own = own != entries.end();
-        if ((!has_own && common == shared.end()) || excluded.contains(linear.name) ||
-            excluded.contains(last_part(linear.name))) {
-          if (folder_.find(linear.name + std::string(kWeight)) == nullptr)
-            throw FormatError(config_file_,
-                              fmt::format("key \"quantization_config.config_for_layers\": has no entry for {}, and "
-                                          "there is no tensor {}.weight either",
-                                          linear.name, linear.name));
-          bits += 16 * count;
-          continue;
-        }
-        const std::string where = "quantization_config." + (has_own ? "config_for_layers." + linear.name
-                                                                    : "shared_layer_config." + common->first);
-        LayerSettings settings =
-            parse_layer_entry(has_own ? *own->second : *common->second, linear, config_file_, where);
-        bits += static_cast<double>(check_layer_tensors(folder_, linear.name, settings));
-        nominal += format::nominal_bits(settings.extents) * count;
-        quantized_weights += count;
-        names_.push_back(linear.name);
-        layers_.emplace(linear.name, std::move(settings));
-      }
+  model::for_each_linear(config_, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+    const auto count = static_cast<double>(linear.out_features) * static_cast<double>(linear.in_features);
+    weights += count;
+    const auto own = entries.find(linear.name), common = shared.find(last_part(linear.name));
+    const bool has_own = own != entries.end();
+    if ((!has_own && common == shared.end()) || excluded.contains(linear.name) ||
+        excluded.contains(last_part(linear.name))) {
+      if (folder_.find(linear.name + std::string(kWeight)) == nullptr)
+        throw FormatError(config_file_,
+                          fmt::format("key \"quantization_config.config_for_layers\": has no entry for {}, and "
+                                      "there is no tensor {}.weight either",
+                                      linear.name, linear.name));
+      bits += 16 * count;
+      return;
+    }
+    const std::string where = "quantization_config." +
+                              (has_own ? "config_for_layers." + linear.name : "shared_layer_config." + common->first);
+    LayerSettings settings = parse_layer_entry(has_own ? *own->second : *common->second, linear, config_file_, where);
+    bits += static_cast<double>(check_layer_tensors(folder_, linear.name, settings));
+    nominal += format::nominal_bits(settings.extents) * count;
+    quantized_weights += count;
+    names_.push_back(linear.name);
+    layers_.emplace(linear.name, std::move(settings));
+  });
   if (names_.empty())
     throw FormatError(config_file_, "key \"quantization_config\": no layer of the model is quantized");
   true_bits_ = bits / weights;

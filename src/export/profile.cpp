@@ -8,6 +8,7 @@
 
 #include "core/packing.h"
 #include "format/vptq.h"
+#include "quant/method.h"
 
 namespace voronoi::exporting {
 namespace {
@@ -18,13 +19,6 @@ constexpr std::array<int, 13> kResidualBits{0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1
 constexpr std::int64_t kOutlierVectorLength = 4;
 constexpr std::int64_t kMaxStoredOrder = 65535;  // the order of the columns is stored in 16 bits
 
-/// What decides, of parameters or of a layer.
-struct Settings {
-  std::int64_t v = 0, k = 0, kr = 0, groups = 1;
-  bool outliers = false;
-  std::int64_t outlier_vector_length = 0;
-};
-
 bool among(const auto& list, auto value) { return std::find(list.begin(), list.end(), value) != list.end(); }
 
 std::vector<std::int64_t> sizes(const auto& bits) {
@@ -33,49 +27,53 @@ std::vector<std::int64_t> sizes(const auto& bits) {
   return list;
 }
 
-std::vector<std::string> problems_of(const Settings& s, Profile profile) {
+std::vector<std::string> problems_of(const quant::PublicLayout& layout, Profile profile) {
   std::vector<std::string> problems;
   const auto refuse = [&](std::string text) { problems.push_back("export: " + std::move(text)); };
-  if (!among(kVectorLengths, s.v))
-    refuse(
-        fmt::format("--vector-length {}: VPTQ's client has kernels for {} only", s.v, fmt::join(kVectorLengths, ", ")));
-  if (!among(kIndexBits, core::index_bits(s.k)))
-    refuse(
-        fmt::format("--centroids {}: VPTQ's client has kernels for {} only", s.k, fmt::join(sizes(kIndexBits), ", ")));
-  if (!among(kResidualBits, core::index_bits(s.kr)) || s.kr == 1)
-    refuse(fmt::format("--residual-centroids {}: VPTQ's client has kernels for {} only", s.kr,
+  if (!among(kVectorLengths, layout.vector_length))
+    refuse(fmt::format("--vector-length {}: VPTQ's client has kernels for {} only", layout.vector_length,
+                       fmt::join(kVectorLengths, ", ")));
+  if (!among(kIndexBits, core::index_bits(layout.centroids)))
+    refuse(fmt::format("--centroids {}: VPTQ's client has kernels for {} only", layout.centroids,
+                       fmt::join(sizes(kIndexBits), ", ")));
+  if (!among(kResidualBits, core::index_bits(layout.residual_centroids)) || layout.residual_centroids == 1)
+    refuse(fmt::format("--residual-centroids {}: VPTQ's client has kernels for {} only", layout.residual_centroids,
                        fmt::join(sizes(kResidualBits), ", ")));
-  if (s.kr > s.k)
+  if (layout.residual_centroids > layout.centroids)
     refuse(fmt::format("--residual-centroids {} is above --centroids {}: VPTQ's client reads such a layer wrongly",
-                       s.kr, s.k));
-  if (s.groups > 1 && s.kr != 0 && s.kr != s.k)
+                       layout.residual_centroids, layout.centroids));
+  if (layout.groups > 1 && layout.residual_centroids != 0 && layout.residual_centroids != layout.centroids)
     refuse(
         fmt::format("--groups {} with --residual-centroids {}: VPTQ's kernels read past the residual codebook unless "
                     "it is as large as the main one; use --groups 1, --residual-centroids 0 or {}",
-                    s.groups, s.kr, s.k));
-  if (profile == Profile::safe && s.groups > 1)
+                    layout.groups, layout.residual_centroids, layout.centroids));
+  if (profile == Profile::safe && layout.groups > 1)
     refuse(
         fmt::format("--groups {} is outside of the safe profile: only VPTQ's own client and transformers read it; "
                     "use --groups 1, or --export-profile full",
-                    s.groups));
-  if (profile == Profile::safe && s.outliers)
+                    layout.groups));
+  if (profile == Profile::safe && layout.outliers)
     refuse(
         "--outlier-percent is outside of the safe profile: only VPTQ's own client and transformers read outliers; "
         "use --outlier-percent 0, or --export-profile full");
-  if (s.outliers && s.outlier_vector_length != kOutlierVectorLength)
-    refuse(fmt::format("--outlier-vector-length {}: VPTQ's client takes {} only", s.outlier_vector_length,
+  if (layout.outliers && layout.outlier_vector_length != kOutlierVectorLength)
+    refuse(fmt::format("--outlier-vector-length {}: VPTQ's client takes {} only", layout.outlier_vector_length,
                        kOutlierVectorLength));
-  if (s.outliers && s.v % kOutlierVectorLength != 0)
+  if (layout.outliers && layout.vector_length % kOutlierVectorLength != 0)
     refuse(
         fmt::format("--vector-length {} with outliers: VPTQ's kernels compute them wrongly unless it is a multiple of "
                     "{}",
-                    s.v, kOutlierVectorLength));
+                    layout.vector_length, kOutlierVectorLength));
   return problems;
 }
 
-std::string method_problem(const std::string& method) {
-  return "export: --method " + method +
-         ": VPTQ's format holds vector-quantized layers only; use vptq or voronoi, or leave export out of --stages";
+std::string format_problem(const std::string& what) {
+  std::vector<std::string_view> others;
+  for (const quant::Method* method : quant::methods())
+    if (method->public_layout({})) others.push_back(method->name());
+  return fmt::format(
+      "export: {}: VPTQ's format holds vector-quantized layers only; use --method {}, or leave export out of --stages",
+      what, fmt::join(others, " or "));
 }
 
 std::string order_problem(std::int64_t in_features) {
@@ -97,18 +95,17 @@ std::string_view profile_name(Profile profile) { return profile == Profile::safe
 
 std::vector<std::string> check_exportable(const quant::QuantParameters& p, std::span<const LayerShape> shapes,
                                           Profile profile) {
-  if (p.method == "rtn" || p.method == "gptq") return {method_problem(p.method)};
-  const bool outliers = p.outlier_percent > 0;
-  std::vector<std::string> problems = problems_of(
-      {p.vector_length, p.centroids, p.residual_centroids, p.groups, outliers, p.outlier_vector_length}, profile);
+  const auto layout = quant::find_method(p.method).public_layout(p);
+  if (!layout) return {format_problem("--method " + p.method)};
+  std::vector<std::string> problems = problems_of(*layout, profile);
   std::int64_t widest = 0;
   for (const LayerShape& shape : shapes) widest = std::max(widest, shape.in_features);
-  if ((outliers || p.groups > 1) && widest > kMaxStoredOrder) problems.push_back(order_problem(widest));
+  if ((layout->outliers || layout->groups > 1) && widest > kMaxStoredOrder) problems.push_back(order_problem(widest));
   return problems;
 }
 
 std::vector<std::string> check_exportable(const format::Encoding& encoding, Profile profile) {
-  if (encoding.format != &format::vptq_format()) return {method_problem("rtn or gptq")};
+  if (encoding.format != &format::vptq_format()) return {format_problem("a layer of another format")};
   const format::VqView e = format::vq_view(encoding);
   std::vector<std::string> problems = problems_of(
       {e.vector_length, e.centroids, e.residual_centroids, e.groups, e.outlier_size > 0, e.outlier_vector_length},

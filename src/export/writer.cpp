@@ -18,6 +18,7 @@
 #include "export/hf_files.h"
 #include "export/layer_format.h"
 #include "export/tensor_files.h"
+#include "model/each_linear.h"
 
 namespace voronoi::exporting {
 namespace {
@@ -92,9 +93,9 @@ class Writer {
  public:
   explicit Writer(const ExportRequest& request)
       : request_(request), source_(*request.original), dtype_(source_.config().stored_dtype) {
-    for (std::int64_t block = 0; block < source_.config().n_layers; ++block)
-      for (const model::SiteSpec& site : model::block_sites(source_.config(), block))
-        for (const model::LinearSpec& linear : site.linears) linears_.emplace(linear.name, linear);
+    model::for_each_linear(source_.config(), [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+      linears_.emplace(linear.name, linear);
+    });
     tensors_ = model::expected_tensors(source_.config());
     if (source_.config().tied_embeddings) {
       const auto embedding = std::find_if(tensors_.begin(), tensors_.end(), [](const model::TensorSpec& spec) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "model/config.h"
+#include "model/each_linear.h"
 
 namespace voronoi::model {
 namespace {
@@ -96,9 +97,7 @@ std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
 
 std::vector<LinearSpec> block_linears(const ModelConfig& config) {
   std::vector<LinearSpec> linears;
-  for (std::int64_t block = 0; block < config.n_layers; ++block)
-    for (SiteSpec& site : block_sites(config, block))
-      for (LinearSpec& linear : site.linears) linears.push_back(std::move(linear));
+  for_each_linear(config, [&](const SiteSpec&, const LinearSpec& linear) { linears.push_back(linear); });
   return linears;
 }
 

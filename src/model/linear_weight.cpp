@@ -60,9 +60,9 @@ void multiply(backend::Context& context, const LinearWeight& weight, std::int64_
 void gather_rows(backend::Context& context, const LinearWeight& weight, const std::int32_t* ids, std::int64_t n_ids,
                  std::int64_t n_in, float* out) {
   if (weight.dtype == core::DType::f32)
-    context.nn().embed(context.exec(), ids, n_ids, n_in, weight.wide.data(), out);
+    context.linalg().gather_rows_f32(context.exec(), ids, n_ids, n_in, weight.wide.data(), out);
   else
-    context.nn().embed_16(context.exec(), ids, n_ids, n_in, weight.dtype, weight.narrow.data(), out);
+    context.linalg().gather_rows_16(context.exec(), ids, n_ids, n_in, weight.dtype, weight.narrow.data(), out);
 }
 
 }  // namespace voronoi::model

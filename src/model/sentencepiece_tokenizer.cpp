@@ -15,9 +15,6 @@ using core::FormatError;
 
 namespace {
 
-// The library takes 130 bytes of memory a byte of text.
-constexpr std::size_t kPartBytes = std::size_t{1} << 16;
-
 /// The place of a space from `at` on where the text may be cut; the text's size when there is none.
 std::size_t find_cut(std::string_view text, std::size_t at, const SentencepieceCuts& cuts) {
   for (at = text.find(' ', at); at != std::string_view::npos; at = text.find(' ', at + 1)) {
@@ -72,8 +69,8 @@ std::vector<std::int32_t> SentencepieceTokenizer::encode(std::string_view text) 
   std::string storage;
   std::vector<std::int32_t> ids;
   text = valid_utf8(text, storage);
-  while (impl_->cuts.at_spaces && text.size() > kPartBytes) {
-    const std::size_t cut = find_cut(text, kPartBytes, impl_->cuts);
+  while (impl_->cuts.at_spaces && text.size() > kSentencepiecePart) {
+    const std::size_t cut = find_cut(text, kSentencepiecePart, impl_->cuts);
     if (cut == text.size()) break;
     impl_->encode(text.substr(0, cut), ids);
     text.remove_prefix(cut + 1);

@@ -9,6 +9,10 @@
 
 namespace voronoi::model {
 
+/// Bytes of text that are tokenized at a time, where the model lets a text be cut; the library takes 130 bytes of
+/// memory a byte of text.
+inline constexpr std::size_t kSentencepiecePart = std::size_t{1} << 16;
+
 class SentencepieceTokenizer final : public Tokenizer {
  public:
   /// add_bos: whether BOS is automatic, when the model has one. Throws StoreError / FormatError.

@@ -11,18 +11,8 @@ namespace {
 
 using backend::Array;
 
-// On the CPU, from this many tokens on a batch is one sequence; shorter ones run together up to it. On a GPU, whose
-// products may add up in another order when they have another number of rows, a batch is always one sequence: what a
-// sequence gives must not depend on its company.
-constexpr std::int64_t kBatchTokens = 256;
-// The feed-forward part sees at most this many rows at a time.
-constexpr std::int64_t kFeedForwardRows = 2048;
 // Floats of logits in memory at a time, and the rows beyond which a larger slab gains no speed.
 constexpr std::int64_t kLogitFloats = 24 << 20, kLogitRows = 512;
-
-std::int64_t sequences_per_batch(const backend::Context& context, std::int64_t n_tokens) {
-  return context.on_host() ? std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / n_tokens) : 1;
-}
 
 /// Memory that runs short, and other faults of the device, are told with the block.
 template <class Work>
@@ -31,6 +21,12 @@ decltype(auto) in_block(std::int64_t layer, const Work& work) {
 }
 
 }  // namespace
+
+std::int64_t host_batch(std::int64_t n_tokens) {
+  // From this many tokens on a batch is one sequence; shorter ones run together up to twice as many.
+  constexpr std::int64_t kBatchTokens = 256;
+  return std::max<std::int64_t>(1, (2 * kBatchTokens - 1) / n_tokens);
+}
 
 void Transformer::Impl::check_ids(std::span<const std::int32_t> ids) const {
   for (std::size_t i = 0; i < ids.size(); ++i)
@@ -55,8 +51,8 @@ const float* Transformer::Impl::slab_logits(const HiddenStates& hidden, std::spa
   float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
   float* logits = grow(context, work_wide, product(n_rows, config.vocab_size));
   if (final_norm.empty()) final_norm = load_norm("model.norm.weight");
-  // Gathering rows is an embedding whose table is the hidden states.
-  context.nn().embed(context.exec(), index.data(), n_rows, config.hidden_size, hidden.values.data(), normed);
+  context.linalg().gather_rows_f32(context.exec(), index.data(), n_rows, config.hidden_size, hidden.values.data(),
+                                   normed);
   norm(n_rows, config.hidden_size, normed, final_norm, normed);
   multiply(context, head_table(), n_rows, config.vocab_size, config.hidden_size, normed, false, logits);
   if (config.logit_softcap > 0)
@@ -107,7 +103,7 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
 void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer) {
   impl_->check_hidden(hidden);
   if (hidden.values.empty()) return;
-  const std::int64_t per_batch = sequences_per_batch(impl_->context, hidden.n_tokens);
+  const std::int64_t per_batch = impl_->context.on_host() ? host_batch(hidden.n_tokens) : 1;
   for (std::int64_t s = 0; s < hidden.n_sequences; s += per_batch) {
     const std::int64_t n_sequences = std::min(per_batch, hidden.n_sequences - s),
                        n_rows = n_sequences * hidden.n_tokens;

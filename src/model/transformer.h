@@ -38,6 +38,12 @@ struct StagedBlock {
 /// The type of the linears' products unless one is asked for: f32 on the CPU, the model's own 16-bit type on a GPU.
 core::DType default_dtype(const backend::Context& context, const ModelConfig& config);
 
+/// The feed-forward part of a block sees at most this many rows at a time.
+inline constexpr std::int64_t kFeedForwardRows = 2048;
+/// Sequences of n_tokens that a CPU runs through a block together. On a GPU, whose products may add up in another order
+/// when they have another number of rows, it is always one: what a sequence gives must not depend on its company.
+std::int64_t host_batch(std::int64_t n_tokens);
+
 /// Called for every site of a block with its input x [n_rows, in_features] (device memory, row-major, contiguous),
 /// before the site's linears run. In a mixture an expert's sites see the rows routed to it, and are not called when
 /// there are none.

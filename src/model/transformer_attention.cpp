@@ -41,7 +41,8 @@ void Transformer::Impl::copy_to_cache(const float* qkv, std::int64_t n_tokens, K
     std::vector<std::int32_t> pieces;
     for (std::int64_t t = 0; t < n_tokens; ++t) pieces.push_back(static_cast<std::int32_t>(t * (group + 2) + piece));
     const backend::Array<std::int32_t> ids(context, std::span<const std::int32_t>(pieces));
-    context.nn().embed(context.exec(), ids.data(), n_tokens, kv_dim, qkv, to.data() + cache.n_tokens * kv_dim);
+    context.linalg().gather_rows_f32(context.exec(), ids.data(), n_tokens, kv_dim, qkv,
+                                     to.data() + cache.n_tokens * kv_dim);
   };
   gather(group, cache.keys[layer]);
   gather(group + 1, cache.values[layer]);

@@ -49,7 +49,7 @@ const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t g
       order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i < n_rows ? 2 * i : 2 * (i - n_rows) + 1);
     const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
     float* split = grow(context, work_split, product(n, 2));
-    context.nn().embed(context.exec(), index.data(), 2 * n_rows, inner, gate, split);
+    context.linalg().gather_rows_f32(context.exec(), index.data(), 2 * n_rows, inner, gate, split);
     gate = split;
     up = split + n;
   } else {
@@ -94,7 +94,7 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
     const std::int64_t first = rows.first[e], n = rows.first[e + 1] - first;
     if (n == 0) continue;
     float* x = grow(context, work_expert, product(n, dim));
-    context.nn().embed(exec, row.data() + first, n, dim, normed, x);
+    context.linalg().gather_rows_f32(exec, row.data() + first, n, dim, normed, x);
     add_weighted(gate_up, n, x, row.data() + first, weight.data() + first);
   }
   if (mixture.shared_size > 0) {

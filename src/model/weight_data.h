@@ -17,7 +17,7 @@
 namespace voronoi::model {
 
 /// Largest magnitude a weight may have: that of F16.
-inline constexpr float kMaxWeight = 65504.0F;
+inline constexpr float kMaxWeight = core::kLargestF16;
 
 /// out = elements of `bytes` (F32, F16, BF16 or F64) as floats. False when one is not finite or above kMaxWeight; such
 /// an element of out is then not finite or above kMaxWeight as well.

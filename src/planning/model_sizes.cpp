@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "core/json.h"
+#include "model/each_linear.h"
 #include "model/weights.h"
 #include "planning/known_models.h"
 
@@ -38,18 +41,27 @@ std::vector<std::string> known_model_names() {
 
 std::vector<quant::LayerCount> layer_counts(const model::ModelConfig& config) {
   std::vector<quant::LayerCount> counts;
-  for (std::int64_t block = 0; block < config.n_layers; ++block)
-    for (const model::SiteSpec& site : model::block_sites(config, block))
-      for (const model::LinearSpec& linear : site.linears) {
-        const auto same = std::find_if(counts.begin(), counts.end(), [&](const quant::LayerCount& other) {
-          return other.out_features == linear.out_features && other.in_features == linear.in_features;
-        });
-        if (same == counts.end())
-          counts.push_back({linear.out_features, linear.in_features, 1});
-        else
-          ++same->count;
-      }
+  model::for_each_linear(config, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+    const auto same = std::find_if(counts.begin(), counts.end(), [&](const quant::LayerCount& other) {
+      return other.out_features == linear.out_features && other.in_features == linear.in_features;
+    });
+    if (same == counts.end())
+      counts.push_back({linear.out_features, linear.in_features, 1});
+    else
+      ++same->count;
+  });
   return counts;
+}
+
+std::vector<std::string> shape_problems(const quant::QuantParameters& parameters, const model::ModelConfig& config) {
+  std::vector<std::string> problems;
+  std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  model::for_each_linear(config, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+    if (!seen.insert({linear.out_features, linear.in_features}).second) return;
+    for (const std::string& problem : quant::check_shape(parameters, linear.out_features, linear.in_features))
+      problems.push_back(linear.name + ": " + problem);
+  });
+  return problems;
 }
 
 }  // namespace voronoi::planning

@@ -18,4 +18,7 @@ std::vector<std::string> known_model_names();
 /// Shapes of all quantized linears with how often they occur, in order of first occurrence.
 std::vector<quant::LayerCount> layer_counts(const model::ModelConfig& config);
 
+/// What no linear of the model can have under these parameters, each shape once, by the name of the first.
+std::vector<std::string> shape_problems(const quant::QuantParameters& parameters, const model::ModelConfig& config);
+
 }  // namespace voronoi::planning

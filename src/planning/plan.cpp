@@ -10,6 +10,8 @@
 #include "calib/footprint.h"
 #include "core/log.h"
 #include "core/types.h"
+#include "model/each_linear.h"
+#include "model/sentencepiece_tokenizer.h"
 #include "planning/window_schedule.h"
 #include "quant/memory.h"
 
@@ -20,7 +22,7 @@ namespace {
 constexpr double kEvaluationTokens = 340e3;
 /// Memory a byte of text: while it is tokenized, and after; and of the part that sentencepiece is at, where it can take
 /// a text in parts (BPE models without a map of characters; others take 134 a byte).
-constexpr std::int64_t kSentencepieceBytes = 7, kBpeBytes = 4, kTextBytes = 2, kSentencepiecePart = 134 << 16;
+constexpr std::int64_t kSentencepieceBytes = 7, kBpeBytes = 4, kTextBytes = 2, kSentencepieceWork = 134;
 /// A longer window must save this share of the time to be suggested.
 constexpr double kWorthAWindow = 0.05;
 
@@ -77,17 +79,15 @@ class Planner {
     for (const model::TensorSpec& tensor : model::expected_tensors(config_))
       all_elements += core::element_count(tensor.shape).value_or(0);
     std::map<std::string, std::size_t> known;
-    for (std::int64_t block = 0; block < config_.n_layers; ++block)
-      for (const model::SiteSpec& site : model::block_sites(config_, block))
-        for (const model::LinearSpec& linear : site.linears) {
-          const std::string role = role_of(linear.name);
-          const auto [entry, fresh] = known.try_emplace(
-              fmt::format("{} {} {}", role, linear.out_features, linear.in_features), plan_.linears.size());
-          if (fresh)
-            plan_.linears.push_back({role, site.name, linear.name, linear.out_features, linear.in_features, 0,
-                                     quant::planned_bits(parameters_, linear.out_features, linear.in_features)});
-          ++plan_.linears[entry->second].count;
-        }
+    model::for_each_linear(config_, [&](const model::SiteSpec& site, const model::LinearSpec& linear) {
+      const std::string role = role_of(linear.name);
+      const auto [entry, fresh] = known.try_emplace(
+          fmt::format("{} {} {}", role, linear.out_features, linear.in_features), plan_.linears.size());
+      if (fresh)
+        plan_.linears.push_back({role, site.name, linear.name, linear.out_features, linear.in_features, 0,
+                                 quant::planned_bits(parameters_, linear.out_features, linear.in_features)});
+      ++plan_.linears[entry->second].count;
+    });
     for (const PlannedLinear& linear : plan_.linears) {
       plan_.quantized_weights += linear.count * linear.weights();
       plan_.quantized_bits += linear.count * linear.stored.total();
@@ -155,16 +155,16 @@ class Planner {
       const calib::BlockWork one = calib::block_work(config_, block, sequences, context);
       forward.gemm += one.gemm;
       forward.gram += one.gram;
-      for (const model::SiteSpec& site : model::block_sites(config_, block)) {
-        factor += quant::hessian_work(site.in_features);
-        for (const model::LinearSpec& linear : site.linears) {
-          const quant::OperatorWork work = quant::operator_work(parameters_, linear.out_features, linear.in_features);
-          operators.kmeans += work.kmeans;
-          operators.column_loop += work.column_loop;
-          operators.refine += work.refine;
-        }
-      }
     }
+    model::for_each_site(config_, [&](std::int64_t, const model::SiteSpec& site) {
+      factor += quant::hessian_work(site.in_features);
+      for (const model::LinearSpec& linear : site.linears) {
+        const quant::OperatorWork work = quant::operator_work(parameters_, linear.out_features, linear.in_features);
+        operators.kmeans += work.kmeans;
+        operators.column_loop += work.column_loop;
+        operators.refine += work.refine;
+      }
+    });
     // The rank with the most chunks sets the pace; every rank loads every block.
     const std::int64_t chunks = calib::calibration_chunks(sequences);
     const double pace =
@@ -206,7 +206,10 @@ class Planner {
     const calib::CalibrationMemory calibration = calib::calibration_memory(
         config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks);
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
-    const std::int64_t part = request_.sentencepiece ? std::min(kSentencepiecePart, 134 * request_.text_bytes) : 0;
+    const std::int64_t part =
+        request_.sentencepiece
+            ? kSentencepieceWork * std::min(static_cast<std::int64_t>(model::kSentencepiecePart), request_.text_bytes)
+            : 0;
     plan_.tokenizing = {
         program + part + request_.text_bytes * (request_.sentencepiece ? kSentencepieceBytes : kBpeBytes),
         "tokenizing the calibration texts"};

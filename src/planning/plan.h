@@ -11,7 +11,7 @@
 #include "core/memory_peak.h"
 #include "model/config.h"
 #include "planning/rates.h"
-#include "quant/footprint.h"
+#include "quant/method.h"
 #include "run/settings.h"
 #include "sched/simulation.h"
 

@@ -29,29 +29,14 @@ std::string flops_text(double flops) {
   return flops > 0 ? fmt::format("{:.3g} {}", flops, kUnits[unit]) : "-";
 }
 
-std::string setting_text(const quant::QuantParameters& p) {
-  if (p.method == "rtn" || p.method == "gptq")
-    return fmt::format("{}, {} bits, groups of {}", p.method, p.bits, p.group_size);
-  std::string text = fmt::format("{}, v {}, k {}", p.method, p.vector_length, p.centroids);
-  if (p.residual_centroids > 0) text += fmt::format(" + {}", p.residual_centroids);
-  if (p.groups > 1) text += fmt::format(", {} groups", p.groups);
-  if (p.outlier_percent > 0) text += fmt::format(", {} % outliers", p.outlier_percent);
-  return text;
-}
-
 /// The options that make the run this plan is of.
 std::string run_options(const PlanRequest& request) {
   const run::Settings& o = request.options;
-  const quant::QuantParameters& p = o.parameters;
-  std::string text = fmt::format("--model {} --method {}", o.model, p.method);
-  if (p.method == "rtn" || p.method == "gptq") {
-    text += fmt::format(" --bits {} --group-size {}", p.bits, p.group_size);
-  } else {
-    text += fmt::format(" --vector-length {} --centroids {}", p.vector_length, p.centroids);
-    if (p.residual_centroids > 0) text += fmt::format(" --residual-centroids {}", p.residual_centroids);
-    if (p.groups > 1) text += fmt::format(" --groups {}", p.groups);
-    if (p.outlier_percent > 0) text += fmt::format(" --outlier-percent {}", p.outlier_percent);
-  }
+  std::string text = fmt::format("--model {} --method {}", o.model, o.parameters.method);
+  const quant::QuantParameters defaults;
+  for (const quant::Parameter* parameter : quant::parameters_of(o.parameters))
+    if (const core::Json value = parameter->value(o.parameters); value != parameter->value(defaults))
+      text += fmt::format(" --{} {}", parameter->name, quant::parameter_text(value));
   text += fmt::format(" --calibration-sequences {} --calibration-context {} --hessian-window {}",
                       o.calibration_sequences, o.calibration_context, o.hessian_window);
   if (o.calibration != "independent") text += " --calibration " + o.calibration;
@@ -103,12 +88,14 @@ std::string sbatch_line(const PlanRequest& request, const Plan& plan) {
 }
 
 std::string plan_text(const PlanRequest& request, const Plan& plan) {
+  const quant::Method& method = quant::find_method(request.options.parameters.method);
   const double rest = static_cast<double>(plan.rest_bytes), coded = static_cast<double>(plan.quantized_bits) / 8;
-  std::string text = fmt::format(
-      "{}: {} blocks of {}, {:.4g} billion weights, {} in 16 bits\n{}; {} rank{} of {}\n\nStored\n",
-      request.options.model, request.config.n_layers, request.config.model_type,
-      static_cast<double>(plan.original_bytes) / 2e9, size_text(plan.original_bytes),
-      setting_text(request.options.parameters), request.n_ranks, request.n_ranks == 1 ? "" : "s", request.rates.device);
+  std::string text =
+      fmt::format("{}: {} blocks of {}, {:.4g} billion weights, {} in 16 bits\n{}, {}; {} rank{} of {}\n\nStored\n",
+                  request.options.model, request.config.n_layers, request.config.model_type,
+                  static_cast<double>(plan.original_bytes) / 2e9, size_text(plan.original_bytes), method.name(),
+                  method.setting(request.options.parameters), request.n_ranks, request.n_ranks == 1 ? "" : "s",
+                  request.rates.device);
   text += stored_table(plan);
   text += fmt::format(
       "  all linears: {:.3f} true bits a weight (nominal {:.3f}), {}; embedding, head and norms {}; output {}, "
@@ -184,7 +171,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
   return {{"model", request.options.model},
           {"architecture", request.config.model_type},
           {"blocks", request.config.n_layers},
-          {"parameters", run::parameters_json(request.options.parameters)},
+          {"parameters", quant::parameters_json(request.options.parameters)},
           {"ranks", request.n_ranks},
           {"ranks_per_node", request.ranks_per_node},
           {"threads", request.threads},

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "quant/method.h"
 
 namespace voronoi::planning {
 namespace {
@@ -97,7 +98,9 @@ void probe_linalg(backend::Context& context, Rates& rates) {
 
 void probe_vectors(backend::Context& context, const quant::QuantParameters& parameters, Rates& rates) {
   constexpr std::int64_t n = 8192, n_candidates = 10;
-  const std::int64_t dim = parameters.vector_length, k = parameters.centroids;
+  const quant::PublicLayout layout =
+      quant::find_method(parameters.method).public_layout(parameters).value_or(quant::PublicLayout{4, 256});
+  const std::int64_t dim = layout.vector_length, k = layout.centroids;
   const auto points_times_dim = static_cast<double>(n * dim);
   const std::vector<float> points = random_values(n * dim, 3), centroids = random_values(k * dim, 4),
                            weights(static_cast<std::size_t>(n), 1.0F);

@@ -1,97 +1,8 @@
 #include "quant/cost.h"
 
-#include <algorithm>
-#include <cmath>
-
-#include "core/types.h"
-#include "quant/baselines/uniform.h"
-#include "quant/vq/layout.h"
+#include "quant/method.h"
 
 namespace voronoi::quant {
-namespace {
-
-// Bounds of vq/kmeans.cpp, vq/kmeans_start.cpp and vq/codebooks.cpp, and how many steps were seen before the relative
-// rules stopped them, on the layers of SmolLM2-135M at 2 to 4 bits.
-constexpr double kCoarsePointsACentroid = 64, kSamplePointsACentroid = 16, kLeastSample = 32768;
-constexpr std::int64_t kGreedySeeds = 1024;
-constexpr double kSampleSteps = 20, kCoarseSteps = 22, kSteps = 40;
-constexpr double kFitSteps = 4, kSweeps = 3.5;  // a round; codebooks and columns are fitted apart
-
-struct Shape {
-  double rows = 0, columns = 0;
-  double weights() const { return rows * columns; }
-  /// A product of the operator with its Hessian.
-  double product() const { return 2 * rows * columns * columns; }
-};
-
-Work lloyd(double points, double dim, double k, double steps) {
-  Work work;
-  work.nearest = 2 * points * k * dim * (steps + 1);
-  work.scattered = points * (dim + 1) * (steps + 1);
-  work.steps = 4 * (steps + 1);
-  return work;
-}
-
-Work seeding(double points, double dim, std::int64_t k) {
-  Work work;
-  const auto seeds = static_cast<double>(k);
-  if (k <= kGreedySeeds) {
-    const double candidates = 2 + std::floor(std::log(seeds));
-    work.seeding = 3 * points * dim * seeds * (candidates + 1);
-  } else {
-    work.nearest = 2 * points * seeds * dim;
-  }
-  return work;
-}
-
-Work training(double points, std::int64_t v, std::int64_t codebook) {
-  const auto dim = static_cast<double>(v), k = static_cast<double>(codebook);
-  const double stride = std::floor(points / (kCoarsePointsACentroid * k));
-  const double coarse = stride > 1 ? points / stride : points;
-  const double sample = std::max(kSamplePointsACentroid * k, kLeastSample);
-  Work work = seeding(std::min(coarse, sample), dim, codebook);
-  if (coarse > sample) work += lloyd(sample, dim, k, kSampleSteps);
-  if (stride > 1) work += lloyd(coarse, dim, k, kCoarseSteps);
-  return work + lloyd(points, dim, k, kSteps);
-}
-
-/// Codes of every column once. The residual of each of `candidates` main centroids is looked for.
-Work search(const Shape& shape, const VqGeometry& g, double candidates, bool with_residual) {
-  Work work;
-  work.nearest = 2 * shape.weights() * static_cast<double>(g.k);
-  if (with_residual) work.nearest += 2 * shape.weights() * static_cast<double>(g.kr) * candidates;
-  work.bytes = 12 * shape.weights();
-  // Scaling, search, decoding and what the column owes the next ones, column by column.
-  work.steps = (with_residual ? 6 : 4) * shape.columns;
-  return work;
-}
-
-Work products(const Shape& shape, double count) {
-  Work work;
-  work.gemm = shape.product() * count;
-  work.bytes = 12 * shape.weights() * count;
-  return work;
-}
-
-OperatorWork vector_work(const QuantParameters& p, const Shape& shape, const VqGeometry& g) {
-  const bool residual = g.kr > 0;
-  const double vectors = std::floor(shape.rows / static_cast<double>(g.v)) * static_cast<double>(g.group_size);
-  const double candidates = residual && p.method == "voronoi" ? p.candidates : 1;
-  OperatorWork work;
-  work.kmeans = training(vectors, g.v, g.k) * static_cast<double>(g.groups);
-  if (residual) work.kmeans += training(vectors, g.v, g.kr) * static_cast<double>(g.groups);
-  // Without feedback, with it, and with the residual codebook; the true error after each, and of the weight itself.
-  work.column_loop = search(shape, g, 1, false) * 2 + products(shape, 0.5 + 3);
-  if (residual) work.column_loop += search(shape, g, candidates, true) + products(shape, 0.5 + 1);
-  if (p.method != "voronoi") return work;
-  work.refine = products(shape, 1);
-  Work round = products(shape, 2 * kFitSteps + 3 + kSweeps) + search(shape, g, candidates, residual) * kSweeps;
-  round.scattered += 2 * shape.weights() * (residual ? 2 : 1) * kFitSteps;
-  work.refine += round * static_cast<double>(p.rounds);
-  return work;
-}
-
-}  // namespace
 
 Work& Work::operator+=(const Work& other) {
   gemm += other.gemm;
@@ -119,35 +30,24 @@ Work hessian_work(std::int64_t n) {
   return work;
 }
 
-OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
-  const Shape shape{static_cast<double>(out_features), static_cast<double>(in_features)};
-  if (parameters.method == "vptq" || parameters.method == "voronoi")
-    return vector_work(parameters, shape, make_geometry(parameters, out_features, in_features));
-  OperatorWork work;
-  // Rounding, packing and decoding pass over the weights; the error at the end is two products.
-  work.column_loop = products(shape, parameters.method == "gptq" ? 2.5 : 2);
-  work.column_loop.bytes += 60 * shape.weights();
+Work product_work(std::int64_t out_features, std::int64_t in_features, double count) {
+  const auto rows = static_cast<double>(out_features), columns = static_cast<double>(in_features);
+  Work work;
+  work.gemm = 2 * rows * columns * columns * count;
+  work.bytes = 12 * rows * columns * count;
   return work;
 }
 
+OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
+  return find_method(parameters.method).work(parameters, out_features, in_features);
+}
+
 double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
-  const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
-  if (parameters.method != "vptq" && parameters.method != "voronoi") return weights * parameters.bits / 8;
-  const VqGeometry g = make_geometry(parameters, out_features, in_features);
-  const auto pieces = static_cast<double>(g.n_parts), v = static_cast<double>(g.v),
-             entries = static_cast<double>(g.k + g.kr), groups = static_cast<double>(g.groups);
-  const double codes = 4 * weights / v * (g.kr > 0 ? 2 : 1);
-  double sums = 8 * pieces * entries * (v + 1) * groups * (kCoarseSteps + kSteps + 2);
-  if (parameters.method == "voronoi")
-    sums += parameters.rounds * 8 * pieces * (kFitSteps + 2) *
-            (entries * v * groups + 2 * static_cast<double>(in_features));
-  return codes + sums;
+  return find_method(parameters.method).team_exchange_bytes(parameters, out_features, in_features);
 }
 
 std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
-  if (parameters.method == "vptq" || parameters.method == "voronoi")
-    return make_geometry(parameters, out_features, in_features).n_parts;
-  return core::ceil_div(out_features, kRowTile);
+  return find_method(parameters.method).row_pieces(parameters, out_features, in_features);
 }
 
 }  // namespace voronoi::quant

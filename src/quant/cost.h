@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "quant/quantizer.h"
+#include "quant/parameters.h"
 
 namespace voronoi::quant {
 
@@ -28,16 +28,20 @@ struct Work {
 /// Reading and factoring one Hessian. Every member of a team does it.
 Work hessian_work(std::int64_t n);
 
+/// `count` products of an operator with a matrix as large as its Hessian, and the passes over its weights.
+Work product_work(std::int64_t out_features, std::int64_t in_features, double count);
+
 /// Work of one operator, which the rows of a team share.
 struct OperatorWork {
   Work kmeans;       ///< training of all codebooks
-  Work column_loop;  ///< passes with error feedback (gptq: its only one; rtn: rounding)
-  Work refine;       ///< voronoi: refits and sweeps
+  Work column_loop;  ///< passes with error feedback, or rounding alone
+  Work refine;       ///< refits and sweeps behind them
   Work total() const { return kmeans + column_loop + refine; }
 };
 
-/// For parameters and a shape without problems. Steps that stop by themselves are counted as often as they were seen to
-/// run on real layers.
+// Of the parameters' method, for parameters and a shape without problems.
+
+/// Steps that stop by themselves are counted as often as they were seen to run on real layers.
 OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
 
 /// Bytes that each member of a team receives from the others while they share an operator: sums of all row pieces, a

@@ -8,9 +8,13 @@
 
 #include "backend/tensor.h"
 #include "core/error.h"
+#include "core/index.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
 constexpr double kDeadShare = 0.01;     // a dead column's diagonal, as a share of the mean diagonal
@@ -19,8 +23,6 @@ constexpr double kLastDamping = 1.0;
 constexpr float kRoundedDiagonal = 1e-6F;  // of the largest: a diagonal below zero by no more is rounding
 // A largest diagonal within 2^-40..2^40 leaves products with weights and sums over inputs inside fp32.
 constexpr int kPlainExponent = 40;
-
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 /// Every value is looked at, so that no NaN gets further. Returns the largest of the diagonal.
 float require_second_moment(std::int64_t n, std::span<const float> lower) {

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "core/memory_peak.h"
-#include "quant/quantizer.h"
+#include "quant/parameters.h"
 
 namespace voronoi::quant {
 

@@ -1,172 +1,176 @@
-// What parameters and shapes a method can take. Every problem is listed at once, in the names of the command line.
+#include "quant/parameters.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <string>
+#include <charconv>
 
-#include "core/packing.h"
-#include "core/types.h"
-#include "quant/quantizer.h"
+#include "core/error.h"
+#include "quant/method.h"
 
 namespace voronoi::quant {
 namespace {
 
-using Problems = std::vector<std::string>;
-
-constexpr std::int64_t kMaxStoredPerm = 65535;  // VPTQ's client reads perm as 16-bit numbers
-
-bool is_power_of_two(std::int64_t value) { return value > 0 && std::has_single_bit(static_cast<std::uint64_t>(value)); }
-
-std::string text(double value) {
-  std::string digits = std::to_string(value);
-  digits.erase(digits.find_last_not_of('0') + 1);
-  if (digits.back() == '.') digits.pop_back();
-  return digits;
+const Method* find_known(const std::string& name) {
+  for (const Method* method : methods())
+    if (method->name() == name) return method;
+  return nullptr;
 }
 
-void check_range(Problems& problems, const std::string& option, std::int64_t value, std::int64_t low,
-                 std::int64_t high) {
-  if (value < low || value > high)
-    problems.push_back(option + " is " + std::to_string(value) + "; it must be " + std::to_string(low) + ".." +
-                       std::to_string(high));
-}
-
-void check_range(Problems& problems, const std::string& option, double value, double low, double high) {
-  if (!(value >= low && value <= high))  // NaN is out of every range
-    problems.push_back(option + " is " + text(value) + "; it must be " + text(low) + ".." + text(high));
-}
-
-void check_codebook(Problems& problems, const std::string& option, std::int64_t value) {
-  if (value < 2 || value > 65536 || !is_power_of_two(value))
-    problems.push_back(option + " is " + std::to_string(value) + "; it must be a power of two in 2..65536");
-}
-
-bool is_uniform(const QuantParameters& p) { return p.method == "rtn" || p.method == "gptq"; }
-
-void check_uniform(Problems& problems, const QuantParameters& p) {
-  check_range(problems, "--bits", std::int64_t{p.bits}, 1, 8);
-  if (p.group_size < -1)
-    problems.push_back("--group-size is " + std::to_string(p.group_size) +
-                       "; it must be positive, or 0 or -1 for one group a row");
-}
-
-void check_vector(Problems& problems, const QuantParameters& p) {
-  check_range(problems, "--vector-length", p.vector_length, 1, 16);
-  check_codebook(problems, "--centroids", p.centroids);
-  if (p.residual_centroids != 0) {
-    check_codebook(problems, "--residual-centroids", p.residual_centroids);
-    if (p.residual_centroids > p.centroids)
-      problems.push_back("--residual-centroids " + std::to_string(p.residual_centroids) + " is above --centroids " +
-                         std::to_string(p.centroids) + ": VPTQ's client reads such a layer wrongly");
+/// "rtn, gptq" of the methods that have the parameter; empty when all do.
+std::string takers_of(const Parameter& parameter) {
+  std::vector<std::string_view> names;
+  for (const Method* method : methods()) {
+    const auto& own = method->parameters();
+    if (std::any_of(own.begin(), own.end(), [&](const Parameter& other) { return other.name == parameter.name; }))
+      names.push_back(method->name());
   }
-  check_range(problems, "--outlier-percent", p.outlier_percent, 0, 50);
-  if (p.outlier_percent > 0) {
-    check_range(problems, "--outlier-vector-length", p.outlier_vector_length, 1, 16);
-    check_codebook(problems, "--outlier-centroids", p.outlier_centroids);
-    if (!p.act_order)
-      problems.push_back(
-          "--outlier-percent with --act-order false: the outliers are the columns with the largest Hessian diagonal, "
-          "which come first in act-order only; use --act-order true or --outlier-percent 0");
-  }
-  check_range(problems, "--groups", p.groups, 1, kMaxStoredPerm);
-  if (p.groups > 1 && p.residual_centroids != 0 && p.residual_centroids != p.centroids)
-    problems.push_back(
-        "--groups " + std::to_string(p.groups) + " with --residual-centroids " + std::to_string(p.residual_centroids) +
-        ": VPTQ's kernels read past the residual codebook unless it is as large as the main one; use --groups 1, "
-        "--residual-centroids 0 or " +
-        std::to_string(p.centroids));
-  check_range(problems, "--kmeans-iterations", std::int64_t{p.kmeans_iterations}, 0, 10000);
-  check_range(problems, "--kmeans-tolerance", p.kmeans_tolerance, 0, 1);
-  if (p.method == "voronoi") {
-    check_range(problems, "--rounds", std::int64_t{p.rounds}, 0, 100);
-    check_range(problems, "--candidates", std::int64_t{p.candidates}, 1, 16);
-  }
-}
-
-/// Columns with a codebook of their own: the asked share, and what groups of equal size leave over.
-std::int64_t outlier_columns(const QuantParameters& p, std::int64_t in_features) {
-  const auto asked = static_cast<std::int64_t>(std::ceil(p.outlier_percent / 100.0 * static_cast<double>(in_features)));
-  return asked + (in_features - asked) % p.groups;
-}
-
-void check_vector_shape(Problems& problems, const QuantParameters& p, std::int64_t out_features,
-                        std::int64_t in_features) {
-  const std::string shape = std::string("[") + std::to_string(out_features) + ", " + std::to_string(in_features) + "]";
-  if (p.vector_length > out_features)
-    problems.push_back("--vector-length " + std::to_string(p.vector_length) + " is above the " +
-                       std::to_string(out_features) + " rows of a layer " + shape);
-  const std::int64_t outliers = outlier_columns(p, in_features), columns = in_features - outliers;
-  if (p.outlier_percent == 0 && outliers > 0) {
-    problems.push_back("--groups " + std::to_string(p.groups) + " does not divide the " + std::to_string(in_features) +
-                       " columns of a layer " + shape +
-                       "; choose a divisor, or give the columns left over a codebook with --outlier-percent");
-    return;
-  }
-  if (columns < p.groups) {
-    problems.push_back("--groups " + std::to_string(p.groups) + " leaves no column a group in a layer " + shape);
-    return;
-  }
-  if (outliers > 0 && p.outlier_vector_length > out_features)
-    problems.push_back("--outlier-vector-length " + std::to_string(p.outlier_vector_length) + " is above the " +
-                       std::to_string(out_features) + " rows of a layer " + shape);
-  if ((p.groups > 1 || outliers > 0) && in_features > kMaxStoredPerm)
-    problems.push_back("a layer " + shape +
-                       " has more than 65535 columns: groups and outliers need a column order, which VPTQ's format "
-                       "stores in 16 bits; use --groups 1 and --outlier-percent 0");
-  const std::int64_t group_size = columns / p.groups;
-  const auto check_vectors = [&](const std::string& option, std::int64_t k, std::int64_t length,
-                                 std::int64_t n_columns) {
-    const std::int64_t vectors = n_columns * core::ceil_div(out_features, length);
-    if (k > vectors)
-      problems.push_back(option + " " + std::to_string(k) + " is more than the " + std::to_string(vectors) +
-                         " vectors that share the codebook in a layer " + shape);
-  };
-  check_vectors("--centroids", p.centroids, p.vector_length, group_size);
-  if (p.residual_centroids != 0)
-    check_vectors("--residual-centroids", p.residual_centroids, p.vector_length, group_size);
-  if (outliers > 0) check_vectors("--outlier-centroids", p.outlier_centroids, p.outlier_vector_length, outliers);
-  // VPTQ's client infers the row's length from its words: more padding than data bits, and it takes another shape.
-  const int bits = core::index_bits(p.centroids) + core::index_bits(p.residual_centroids);
-  const std::int64_t data_bits = group_size * bits, padding = 32 * core::packed_words(group_size, bits) - data_bits;
-  if (padding >= data_bits)
-    problems.push_back("a packed row of a layer " + shape + " has " + std::to_string(data_bits) + " bits and " +
-                       std::to_string(padding) +
-                       " of padding, which VPTQ's client cannot read; use fewer --groups or more --centroids");
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 }  // namespace
 
-std::vector<std::string> check_parameters(const QuantParameters& parameters) {
-  Problems problems;
-  const Problems known = quantizer_names();
-  if (std::find(known.begin(), known.end(), parameters.method) == known.end()) {
-    std::string names;
-    for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
-    return {"--method " + parameters.method + " is unknown; it must be one of " + names};
+namespace detail {
+
+core::OptionSpec power_of_two_option(std::string name, std::string help, std::int64_t& target, std::int64_t most,
+                                     bool or_none) {
+  core::OptionSpec option =
+      core::integer_option(std::move(name), std::move(help), target, std::int64_t{or_none ? 0 : 2}, most);
+  option.assign = [&target, most, or_none](const std::string& text) -> std::string {
+    std::int64_t value = 0;
+    const std::string problem = core::integer_option("", "", value, std::int64_t{or_none ? 0 : 2}, most).assign(text);
+    const bool none = or_none && value == 0;
+    if (!problem.empty() || !(none || (value >= 2 && std::has_single_bit(static_cast<std::uint64_t>(value)))))
+      return fmt::format("must be a power of two from 2 to {}{}, not '{}'", most, or_none ? ", or 0 for none" : "",
+                         text);
+    target = value;
+    return {};
+  };
+  return option;
+}
+
+core::OptionSpec valued_switch_option(std::string name, std::string help, bool& target) {
+  help += fmt::format(" [{}]", target);
+  core::OptionSpec option = core::switch_option(std::move(name), std::move(help), target);
+  option.argument = "BOOL";
+  return option;
+}
+
+core::OptionSpec natural_option(std::string name, std::string help, std::uint64_t& target) {
+  help += fmt::format(" [{}]", target);
+  return {std::move(name), "N", std::move(help),
+          [&target](const std::string& text) -> std::string {
+            std::uint64_t value = 0;
+            const char* end = text.data() + text.size();
+            const auto [position, error] = std::from_chars(text.data(), end, value);
+            if (error != std::errc() || position != end)
+              return "must be an integer from 0 to 2^64 - 1, not '" + text + "'";
+            target = value;
+            return {};
+          },
+          false};
+}
+
+}  // namespace detail
+
+std::string parameter_text(const core::Json& value) {
+  return value.is_number_float() ? fmt::format("{}", value.get<double>()) : value.dump();
+}
+
+const std::vector<Parameter>& common_parameters() {
+  static const std::vector<Parameter> parameters = [] {
+    std::vector<Parameter> list{
+        natural_parameter("seed", "seed of all random choices", &QuantParameters::seed),
+        number_parameter("damping", "share of the mean diagonal that is added to the Hessian before it is factored",
+                         &QuantParameters::damping, 0, 1),
+        switch_parameter("act-order", "columns in order of falling Hessian diagonal", &QuantParameters::act_order)};
+    list.front().fixed = true;
+    return list;
+  }();
+  return parameters;
+}
+
+std::vector<const Parameter*> parameters_of(const QuantParameters& parameters) {
+  std::vector<const Parameter*> list;
+  for (const Parameter& parameter : common_parameters()) list.push_back(&parameter);
+  for (const Parameter& parameter : find_method(parameters.method).parameters()) list.push_back(&parameter);
+  return list;
+}
+
+std::vector<const Parameter*> all_parameters() {
+  std::vector<const Parameter*> list;
+  const auto add = [&](const Parameter& parameter) {
+    const auto same =
+        std::find_if(list.begin(), list.end(), [&](const Parameter* known) { return known->name == parameter.name; });
+    if (same == list.end()) return list.push_back(&parameter);
+    VORONOI_REQUIRE((*same)->unit == parameter.unit, "two methods declare a parameter '" + parameter.name +
+                                                         "' in different units; share the unit or take another name");
+  };
+  for (const Parameter& parameter : common_parameters()) add(parameter);
+  for (const Method* method : methods())
+    for (const Parameter& parameter : method->parameters()) add(parameter);
+  return list;
+}
+
+std::vector<core::OptionSpec> parameter_options(QuantParameters& parameters) {
+  std::vector<core::OptionSpec> options;
+  for (const Parameter* parameter : all_parameters()) {
+    options.push_back(parameter->option(parameters));
+    if (const std::string takers = takers_of(*parameter); !takers.empty())
+      options.back().help = takers + ": " + options.back().help;
   }
-  check_range(problems, "--damping", parameters.damping, 0, 1);
-  if (is_uniform(parameters))
-    check_uniform(problems, parameters);
-  else
-    check_vector(problems, parameters);
+  return options;
+}
+
+core::OptionSpec method_option(QuantParameters& parameters) {
+  std::string help = "quantization method";
+  for (const Method* method : methods()) help += fmt::format("; {}: {}", method->name(), method->summary());
+  return core::choice_option("method", std::move(help), parameters.method, method_names());
+}
+
+std::string apply_set(QuantParameters& parameters, const std::string& assignment) {
+  const std::size_t equals = assignment.find('=');
+  if (equals == std::string::npos) return "must be NAME=VALUE, not '" + assignment + "'";
+  const std::string name = assignment.substr(0, equals);
+  std::string known;
+  for (const Parameter* parameter : all_parameters()) {
+    if (parameter->fixed) continue;
+    if (parameter->name == name) {
+      const std::string problem = parameter->option(parameters).assign(assignment.substr(equals + 1));
+      return problem.empty() ? problem : name + " " + problem;
+    }
+    known += (known.empty() ? "" : ", ") + parameter->name;
+  }
+  return "'" + name + "' cannot be set on resume; these can: " + known;
+}
+
+core::Json parameters_json(const QuantParameters& parameters) {
+  core::Json json{{"method", parameters.method}};
+  for (const Parameter* parameter : parameters_of(parameters)) json[parameter->name] = parameter->value(parameters);
+  return json;
+}
+
+Problems check_parameters(const QuantParameters& parameters) {
+  const Method* method = find_known(parameters.method);
+  if (method == nullptr)
+    return {fmt::format("--method {} is unknown; it must be one of {}", parameters.method,
+                        fmt::join(method_names(), ", "))};
+  Problems problems;
+  for (const Parameter* parameter : parameters_of(parameters))
+    if (const std::string problem = parameter->problem(parameters); !problem.empty())
+      problems.push_back("--" + parameter->name + ": " + problem);
+  method->check(parameters, problems);
   return problems;
 }
 
-std::vector<std::string> check_shape(const QuantParameters& parameters, std::int64_t out_features,
-                                     std::int64_t in_features) {
-  Problems problems;
+Problems check_shape(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
   if (out_features < 1 || in_features < 1)
-    return {std::string("a layer [") + std::to_string(out_features) + ", " + std::to_string(in_features) +
-            "] has no weights"};
+    return {fmt::format("a layer [{}, {}] has no weights", out_features, in_features)};
+  Problems problems;
   if (!check_parameters(parameters).empty()) return problems;  // said there; what follows divides by them
-  if (is_uniform(parameters)) {
-    if (parameters.method == "gptq" && parameters.act_order && in_features > kMaxStoredPerm)
-      problems.push_back("a layer of " + std::to_string(in_features) +
-                         " columns is past the 65535 whose order can be stored; switch off "
-                         "--act-order");
-  } else {
-    check_vector_shape(problems, parameters, out_features, in_features);
-  }
+  find_method(parameters.method).check_shape(parameters, out_features, in_features, problems);
   return problems;
 }
 

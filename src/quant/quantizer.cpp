@@ -4,15 +4,15 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/index.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
-constexpr std::int64_t kErrorRows = 128;  // rows of one product; fixed, so that the sums do not depend on threads
-
 constexpr double kRoundedError = 1e-4;  // of the energy: an error below zero by no more is rounding
-
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 }  // namespace
 

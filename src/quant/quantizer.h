@@ -1,4 +1,5 @@
-// One interface for every method: weight, Hessian and parameters in; codes, codebooks, scales and statistics out.
+// What goes into every method and comes out of it: weight, Hessian and parameters; codes, codebooks, scales and
+// statistics.
 #pragma once
 
 #include <cstdint>
@@ -13,37 +14,9 @@
 #include "core/team.h"
 #include "core/types.h"
 #include "format/encoding.h"
+#include "quant/parameters.h"
 
 namespace voronoi::quant {
-
-/// Parameters of all methods; each method reads its own (documented in `voronoi quantize --help`).
-struct QuantParameters {
-  std::string method = "vptq";
-  std::uint64_t seed = 0;
-  double damping = 0.01;  ///< share of the mean diagonal added to H; raised tenfold a step when H does not factor
-  // vptq, voronoi
-  std::int64_t vector_length = 4;       ///< v: consecutive rows (outputs) of one column
-  std::int64_t centroids = 256;         ///< k, a power of two, 2..65536
-  std::int64_t residual_centroids = 0;  ///< kr, a power of two <= k, or 0
-  double outlier_percent = 0;           ///< share of columns (largest diag H) with a codebook of their own
-  std::int64_t outlier_vector_length = 4, outlier_centroids = 4096;
-  std::int64_t groups = 1;         ///< column groups with a codebook each
-  int kmeans_iterations = 100;     ///< upper bound; stops earlier by the relative rule
-  double kmeans_tolerance = 1e-4;  ///< stop when the objective falls by less than this share a step
-  bool act_order = true;
-  // voronoi
-  int rounds = 3;      ///< refit + sweep rounds
-  int candidates = 8;  ///< main candidates in the joint residual search
-  // rtn, gptq
-  int bits = 2;
-  std::int64_t group_size = 64;
-};
-
-/// Every problem of the parameters for this method (empty: fine); `where` names options as the user writes them.
-std::vector<std::string> check_parameters(const QuantParameters& parameters);
-/// As above, for one operator's shape (a codebook larger than its vectors, groups that do not divide the columns, ...).
-std::vector<std::string> check_shape(const QuantParameters& parameters, std::int64_t out_features,
-                                     std::int64_t in_features);
 
 /// E[x x^T] of one site and its factor, shared by the site's operators. Matrices are in the memory of the context that
 /// prepared them, which must outlive it.
@@ -69,7 +42,12 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
 
 /// Largest magnitude of a weight, and of a weight that an encoding decodes to: that of F16, in which any loader may
 /// hold it.
-inline constexpr float kLargestWeight = 65504.0F;
+inline constexpr float kLargestWeight = core::kLargestF16;
+
+/// Rows of one product of relative_hessian_error; fixed, so that the sums do not depend on threads.
+inline constexpr std::int64_t kErrorRows = 128;
+
+struct SiteState;
 
 struct QuantInput {
   std::string name;  ///< full module path; also the stream of the random numbers
@@ -77,6 +55,7 @@ struct QuantInput {
   std::span<const float> weight;                ///< [out_features, in_features], at most kLargestWeight, on the host
   const PreparedHessian* hessian = nullptr;     ///< prepared by the context that quantizes
   core::DType stored_dtype = core::DType::f16;  ///< type of codebooks and scales; they are rounded before assignment
+  const SiteState* site = nullptr;              ///< what Method::prepare_site returned; null: nothing
 };
 
 struct QuantResult {
@@ -88,25 +67,13 @@ struct QuantResult {
   std::map<std::string, double> statistics;
 };
 
-/// A method. Stateless; may be used by several threads with own contexts.
-class Quantizer {
- public:
-  virtual ~Quantizer() = default;
-  /// All members of `team` call it with the same input; every member returns the same, whole result.
-  virtual QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
-                               const QuantParameters& parameters) const = 0;
-};
-
 /// Quantizes by parameters.method, and lets nothing through that is not a sound number: throws NumericError naming the
 /// operator, and place and remedy, when a weight is not finite or above kLargestWeight, when the arithmetic cannot go
 /// on, and when something of the result (codebooks, scales, decoded weights, figures) is not finite or above what its
-/// type holds. Collective as Quantizer::quantize; every member throws alike.
+/// type holds. Where the site has a rotation, the weight is given as the model has it, and the method sees it rotated.
+/// Collective as Method::quantize; every member throws alike.
 QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                      const QuantParameters& parameters);
-
-/// Throws ConfigError naming the known methods.
-const Quantizer& find_quantizer(std::string_view method);
-std::vector<std::string> quantizer_names();
 
 /// error / energy for error = tr((W-Q) H (W-Q)^T) and energy = tr(W H W^T); 0 when the energy vanishes. Throws
 /// NumericError when the error is below zero by more than rounding.

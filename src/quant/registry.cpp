@@ -1,52 +1,58 @@
-// The methods by name: the one place that a new method is entered.
-#include <array>
-#include <functional>
-#include <string>
+// The methods: the one place that a new one is entered.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include "core/error_context.h"
+#include <algorithm>
+
+#include "core/error.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn.h"
-#include "quant/quantizer.h"
-#include "quant/soundness.h"
-#include "quant/vq/voronoi.h"
-#include "quant/vq/vptq.h"
+#include "quant/method.h"
+#include "quant/vq/voronoi_method.h"
+#include "quant/vq/vptq_method.h"
 
 namespace voronoi::quant {
 namespace {
 
-struct Entry {
-  std::string_view name;
-  const Quantizer& (*quantizer)();
-};
-
-constexpr std::array<Entry, 4> kMethods{
-    {{"rtn", rtn_quantizer}, {"gptq", gptq_quantizer}, {"vptq", vptq_quantizer}, {"voronoi", voronoi_quantizer}}};
+std::vector<const Method*>& registered() {
+  static std::vector<const Method*> methods{
+      &rtn_method(),
+      &gptq_method(),
+      &vptq_method(),
+      &voronoi_method(),
+  };
+  return methods;
+}
 
 }  // namespace
 
-QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
-                     const QuantParameters& parameters) {
-  return core::with_context<core::NumericError>(input.name, [&] {
-    require_sound_weight(input);
-    QuantResult result = find_quantizer(parameters.method).quantize(context, team, input, parameters);
-    require_sound_result(result);
-    return result;
-  });
-}
+std::vector<const Method*> methods() { return registered(); }
 
-const Quantizer& find_quantizer(std::string_view method) {
-  std::string names;
-  for (const Entry& entry : kMethods) {
-    if (entry.name == method) return entry.quantizer();
-    names += (names.empty() ? "" : ", ") + std::string(entry.name);
-  }
-  throw core::ConfigError("method '" + std::string(method) + "' is unknown; it must be one of " + names);
-}
-
-std::vector<std::string> quantizer_names() {
+std::vector<std::string> method_names() {
   std::vector<std::string> names;
-  for (const Entry& entry : kMethods) names.emplace_back(entry.name);
+  for (const Method* method : registered()) names.emplace_back(method->name());
   return names;
 }
+
+const Method& find_method(std::string_view name) {
+  for (const Method* method : registered())
+    if (method->name() == name) return *method;
+  throw core::ConfigError(
+      fmt::format("method '{}' is unknown; it must be one of {}", name, fmt::join(method_names(), ", ")));
+}
+
+MethodRegistration::MethodRegistration(const Method& method) : method_(method) {
+  for (const Method* known : registered())
+    VORONOI_REQUIRE(known->name() != method.name(), "there is a method '" + std::string(method.name()) + "' already");
+  registered().push_back(&method);
+  try {
+    all_parameters();
+  } catch (...) {
+    registered().pop_back();
+    throw;
+  }
+}
+
+MethodRegistration::~MethodRegistration() { std::erase(registered(), &method_); }
 
 }  // namespace voronoi::quant

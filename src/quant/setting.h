@@ -1,11 +1,11 @@
-// Codebook settings for a wanted number of bits: what --bits means to the vector methods.
+// Settings for a wanted number of bits on the layers of a model: what --bits means to methods that choose by it.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <span>
 
-#include "quant/quantizer.h"
+#include "quant/parameters.h"
 
 namespace voronoi::quant {
 
@@ -20,18 +20,9 @@ double true_bits(const QuantParameters& parameters, std::span<const LayerCount> 
 /// True bits may exceed the wanted ones by this share.
 inline constexpr double kBitsMargin = 0.02;
 
-/// v, k and kr for `wanted` true bits a weight on these layers: of all that VPTQ's public format holds and its kernels
-/// read (v 4, 6, 8, 12, 16; log2 k 8, 12..16; log2 kr 2..12, 16 or none, not above k; one group, no outliers), that the
-/// shapes allow and whose true bits are at most wanted * (1 + kBitsMargin), the one with the least expected distortion.
-/// Larger codebooks and longer vectors are better for the same bits of index, but cost bits themselves: on a small
-/// model small ones win. The other parameters are taken from `base`. Nothing when none fits.
+/// Method::choose_setting and least_true_bits of the method of `base`.
 std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
                                               std::span<const LayerCount> layers);
-
-/// The least true bits that a setting of that kind can have on these layers; nothing when none is allowed.
 std::optional<double> least_true_bits(const QuantParameters& base, std::span<const LayerCount> layers);
-
-/// Expected signal to distortion ratio in dB of a setting, for Gaussian weights.
-double expected_gain_db(std::int64_t vector_length, std::int64_t centroids, std::int64_t residual_centroids);
 
 }  // namespace voronoi::quant

@@ -190,6 +190,33 @@ struct TaskFailed {
   }
 };
 
+/// A rank that got no more tasks of its window.
+struct RankLeftOut {
+  static constexpr std::string_view kType = "rank_left_out";
+  std::int64_t rank = 0;
+  std::string error;  ///< its last
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("rank", self.rank);
+    f("error", self.error);
+  }
+};
+
+/// A task that took far longer than predicted and was given to another rank too.
+struct TaskOverdue {
+  static constexpr std::string_view kType = "task_overdue";
+  std::string task;
+  std::int64_t rank = 0, other = 0;
+  double seconds = 0;  ///< that `rank` had spent on it
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("task", self.task);
+    f("rank", self.rank);
+    f("other", self.other);
+    f("seconds", self.seconds);
+  }
+};
+
 /// Wall time spent in a stage; a stage has many of them.
 struct StageTime {
   static constexpr std::string_view kType = "stage";
@@ -258,9 +285,9 @@ struct Finished {
 };
 
 /// Every type; a new one is its struct, its name here and its part of apply().
-using Record =
-    std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, TensorRecord, DamagedTensor, Quarantined,
-                 TaskDone, TaskFailed, StageTime, StageDone, SchedulingCost, PeakMemory, Stopped, Finished>;
+using Record = std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, TensorRecord, DamagedTensor,
+                            Quarantined, TaskDone, TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone,
+                            SchedulingCost, PeakMemory, Stopped, Finished>;
 
 /// With a member "type" first.
 core::Json to_json(const Record& record);

@@ -180,7 +180,7 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
   run.parameters = options.parameters;
   comm::together(world, [&] {
     for (const std::string& assignment : run.state.sets)
-      if (const std::string problem = apply_set(run.parameters, assignment); !problem.empty())
+      if (const std::string problem = quant::apply_set(run.parameters, assignment); !problem.empty())
         throw core::ConfigError("--set: " + problem);
     if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty())
       throw core::ConfigError(problems);

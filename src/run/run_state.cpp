@@ -89,6 +89,8 @@ struct Applier {
   void operator()(const Quarantined& given_up) const { state.quarantined[given_up.task] = given_up.error; }
   void operator()(const TaskDone& done) const { state.quarantined.erase(done.task); }
   void operator()(const TaskFailed&) const {}
+  void operator()(const RankLeftOut&) const {}
+  void operator()(const TaskOverdue&) const {}
   void operator()(const StageTime& spent) const { state.stage_seconds[spent.stage] += spent.seconds; }
   void operator()(const StageDone& done) const { state.stages_done.insert(done.stage); }
   void operator()(const SchedulingCost& cost) const {

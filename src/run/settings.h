@@ -8,9 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/json.h"
-#include "core/option.h"
-#include "quant/quantizer.h"
+#include "quant/parameters.h"
 #include "run/records.h"
 
 namespace voronoi::run {
@@ -33,27 +31,14 @@ struct Settings {
   std::string log_level = "info";
   quant::QuantParameters parameters;
   std::optional<double> bits;              ///< --bits, when given
-  std::set<std::string> codebook_options;  ///< of the options that --bits stands for, those given
+  std::set<std::string> given_parameters;  ///< names of the parameters of quantization that were given
   std::vector<GivenOption> given;          ///< what a resume from the directory alone takes, see StartRecord
 };
-
-/// Options that --set may change for layers that are not done yet: those of the method, without the method and the
-/// seed.
-std::vector<core::OptionSpec> parameter_options(quant::QuantParameters& parameters);
 
 /// Those of --stages, in the order given.
 std::vector<std::string> stage_list(const Settings& options);
 /// Whether the user asked for the stage by name.
 bool asks_for_stage(const Settings& options, std::string_view stage);
-
-/// Applies "NAME=VALUE" to the parameters; returns the problem, or an empty string.
-std::string apply_set(quant::QuantParameters& parameters, const std::string& assignment);
-
-/// What of the options decides the result, for run.json.
-core::Json parameters_json(const quant::QuantParameters& parameters);
-
-/// Whether --bits is a parameter of the method, the whole bits of its codes, and chooses no codebooks.
-bool has_whole_bits(const quant::QuantParameters& parameters);
 
 /// Problems of --bits with the method and with options that say the same.
 std::vector<std::string> check_bits(const Settings& options);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "export/checkpoint.h"
 #include "export/manifest.h"
 #include "run/layer_store.h"
@@ -28,6 +29,9 @@ Subject open_run_subject(const std::string& path) {
     bits += layer == run.state.layers.end() ? 16 * count : static_cast<double>(layer->second.stored_bits);
   }
   Subject subject;
+  std::string content = run.original->fingerprint();
+  for (const auto& [name, sha256] : published_sums(run.state)) content += "\n" + name + " " + sha256;
+  subject.content = core::sha256(content);
   subject.run = run.paths;
   subject.tokenizer = run.tokenizer;
   subject.original = std::move(run.original);
@@ -47,6 +51,7 @@ Subject open_checkpoint_subject(const std::string& path) {
   subject.method = manifest ? manifest->method : "vptq";
   subject.bits_true = checkpoint->true_bits();
   subject.bits_nominal = checkpoint->nominal_bits();
+  subject.content = checkpoint->fingerprint();
   subject.label = fmt::format("{} {:.2f} bits, checkpoint", subject.method, *subject.bits_true);
   subject.tokenizer = path;
   subject.quantized = std::move(checkpoint);
@@ -60,6 +65,7 @@ Subject open_subject(const std::string& path) {
   if (exporting::is_checkpoint(path)) return open_checkpoint_subject(path);
   Subject subject;
   subject.original = model::open_model(path);
+  subject.content = subject.original->fingerprint();
   subject.tokenizer = path;
   return subject;
 }

@@ -12,6 +12,7 @@ namespace voronoi::run {
 
 /// An original model, a run with its original, or a checkpoint whose original is not at hand.
 struct Subject {
+  std::string content;  ///< fingerprint of source(): of a run, of the layers its journal names
   std::string tokenizer, method = "unquantized", label = "unquantized";
   std::shared_ptr<model::WeightSource> original;   ///< null for a checkpoint
   std::unique_ptr<model::WeightSource> quantized;  ///< null for an original model

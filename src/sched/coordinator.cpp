@@ -27,12 +27,14 @@ Coordinator::Coordinator(const std::vector<Task>& tasks, int n_ranks, CostModel&
       events_(events),
       options_(options),
       states_(tasks.size()),
-      workers_(static_cast<std::size_t>(n_ranks)) {
+      workers_(static_cast<std::size_t>(n_ranks)),
+      n_serving_(n_ranks) {
   VORONOI_REQUIRE(n_ranks >= 1, "a phase needs a rank");
   VORONOI_REQUIRE(options.max_attempts >= 1, "max_attempts must be at least 1");
   for (std::int64_t i = 0; i < std::ssize(tasks_); ++i) {
     VORONOI_REQUIRE(task(i).width >= 1 && task(i).width <= n_ranks, "width of task \"" + task(i).name + "\"");
     has_wide_ |= task(i).width > 1;
+    widest_ = std::max(widest_, task(i).width);
     enqueue(i);
   }
 }
@@ -69,7 +71,7 @@ std::vector<AddressedCommand> Coordinator::on_message(int rank, const WorkerMess
       free_.insert(rank);
       break;
     case WorkerMessage::Kind::done:
-      report(rank, message, now);
+      report(rank, message, now, commands);
       break;
     case WorkerMessage::Kind::stop:
       break;
@@ -80,6 +82,7 @@ std::vector<AddressedCommand> Coordinator::on_message(int rank, const WorkerMess
   }
   dispatch(now, commands);
   look_ahead(rank, now, commands);
+  double_overdue(now, commands);
   finish_when_done(now, commands);
   return commands;
 }
@@ -96,11 +99,12 @@ std::vector<AddressedCommand> Coordinator::on_tick(double now) {
   if (now < next_progress_) return commands;
   next_progress_ = finished_ ? kNoLimit : now + std::max(options_.progress_interval_seconds, 0.01);
   if (!finished_ && events_.progress) guarded([&] { events_.progress(progress(now)); });
+  double_overdue(now, commands);
   finish_when_done(now, commands);
   return commands;
 }
 
-void Coordinator::report(int rank, const WorkerMessage& message, double now) {
+void Coordinator::report(int rank, const WorkerMessage& message, double now, std::vector<AddressedCommand>& commands) {
   WorkerSlot& worker = workers_[static_cast<std::size_t>(rank)];
   VORONOI_REQUIRE(!worker.tasks.empty() && worker.tasks.front().index == message.task,
                   "rank " + std::to_string(rank) + " reports on a task it was not given");
@@ -108,7 +112,7 @@ void Coordinator::report(int rank, const WorkerMessage& message, double now) {
   worker.since = now;
   worker.tasks.pop_front();
   if (worker.tasks.empty()) {
-    free_.insert(rank);
+    if (!worker.left_out) free_.insert(rank);
   } else {
     worker.queued_seconds -= worker.tasks.front().seconds;
     running_.at(worker.tasks.front().index).started = now;
@@ -117,8 +121,17 @@ void Coordinator::report(int rank, const WorkerMessage& message, double now) {
   cost_.task_seconds += message.seconds;
   cost_.waiting_seconds += message.waited_seconds;
 
-  const auto it = running_.find(message.task);
-  VORONOI_REQUIRE(it != running_.end(), "a report on a task that does not run");
+  const auto find_in = [&](std::map<std::int64_t, Running>& runs) {
+    const auto it = runs.find(message.task);
+    return it != runs.end() && std::count(it->second.members.begin(), it->second.members.end(), rank) > 0 ? it
+                                                                                                          : runs.end();
+  };
+  const auto first = find_in(running_);
+  const bool is_first = first != running_.end();
+  std::map<std::int64_t, Running>& runs = is_first ? running_ : doubles_;
+  std::map<std::int64_t, Running>& others = is_first ? doubles_ : running_;
+  const auto it = is_first ? first : find_in(doubles_);
+  VORONOI_REQUIRE(it != runs.end(), "a report on a task that does not run");
   Running& running = it->second;
   ++running.reports;
   running.seconds = std::max(running.seconds, message.seconds);
@@ -130,18 +143,32 @@ void Coordinator::report(int rank, const WorkerMessage& message, double now) {
     if (running.error_rank < 0 || rank < running.error_rank) {
       running.error_rank = rank;
       running.error = message.text;
+      running.error_code = message.error_code;
     }
   }
   if (running.reports < running.members.size()) return;
   const Running ended = std::move(running);
-  running_.erase(it);
-  conclude(message.task, ended);
+  runs.erase(it);
+  if (ended.discarded) return;
+  const auto other = others.find(message.task);
+  if (ended.ok && other != others.end()) {
+    other->second.discarded = true;
+    for (const int member : other->second.members) {
+      Command cancel;
+      cancel.kind = Command::Kind::cancel;
+      cancel.task = message.task;
+      cancel.sequence = other->second.sequence;
+      commands.push_back({member, std::move(cancel)});
+    }
+  }
+  conclude(message.task, ended, other != others.end());
 }
 
-void Coordinator::conclude(std::int64_t index, const Running& running) {
-  TaskState& state = states_[static_cast<std::size_t>(index)];
+/// runs_elsewhere: the task is not lost, whatever this run came to.
+void Coordinator::conclude(std::int64_t index, const Running& running, bool runs_elsewhere) {
   const int rank = running.members.front();
   if (running.ok) {
+    for (const int member : running.members) workers_[static_cast<std::size_t>(member)].failed_in_row.clear();
     guarded([&] {
       if (events_.task_done)
         events_.task_done(task(index), {task(index).id, true, running.seconds, running.report}, rank);
@@ -152,10 +179,20 @@ void Coordinator::conclude(std::int64_t index, const Running& running) {
   }
   if (running.error_rank < 0) {  // nothing failed: the callback left its work because of a stop
     stop_requested_ = true;
-    enqueue(index);
+    if (!runs_elsewhere) enqueue(index);
     return;
   }
-  ++state.attempts;
+  conclude_failure(index, running, runs_elsewhere);
+}
+
+void Coordinator::conclude_failure(std::int64_t index, const Running& running, bool runs_elsewhere) {
+  TaskState& state = states_[static_cast<std::size_t>(index)];
+  const int rank = running.members.front();
+  // What was in the queue of a rank that has been left out since says nothing of the task.
+  if (running.at_fault.empty() || !std::all_of(running.at_fault.begin(), running.at_fault.end(), [&](int member) {
+        return workers_[static_cast<std::size_t>(member)].left_out;
+      }))
+    ++state.attempts;
   state.failed_on.insert(running.at_fault.begin(), running.at_fault.end());
   const int culprit =
       running.at_fault.empty() ? rank : *std::min_element(running.at_fault.begin(), running.at_fault.end());
@@ -164,14 +201,63 @@ void Coordinator::conclude(std::int64_t index, const Running& running) {
       events_.task_failed(task(index), {task(index).id, false, running.seconds, running.error}, culprit,
                           state.attempts);
   });
+  for (const int member : running.at_fault) judge(member, index, running.error);
+  if (runs_elsewhere) return;
   if (state.attempts < options_.max_attempts) {
     enqueue(index);
     return;
   }
+  // No fault of the task: the same command may do it where the node is well.
+  if (running.error_code == static_cast<int>(core::ExitCode::node))
+    return guarded([&] { throw core::Error(core::ExitCode::node, task(index).name + ": " + running.error); });
   guarded([&] {
     if (events_.task_quarantined) events_.task_quarantined(task(index), running.error);
     quarantined_.push_back(task(index).id);
   });
+}
+
+/// A rank that fails one task after another that nobody else has failed is left out, as long as those that remain can
+/// do every task.
+void Coordinator::judge(int rank, std::int64_t index, const std::string& error) {
+  WorkerSlot& worker = workers_[static_cast<std::size_t>(rank)];
+  std::vector<std::int64_t>& row = worker.failed_in_row;
+  if (std::find(row.begin(), row.end(), index) == row.end()) row.push_back(index);
+  const auto by_others = [&](std::int64_t failed) {
+    return states_[static_cast<std::size_t>(failed)].failed_on.size() > 1;
+  };
+  std::erase_if(row, by_others);
+  if (worker.left_out || std::ssize(row) < options_.failures_to_leave_out || n_serving_ - 1 < std::max(1, widest_))
+    return;
+  worker.left_out = true;
+  --n_serving_;
+  free_.erase(rank);
+  for (const std::int64_t failed : row) --states_[static_cast<std::size_t>(failed)].attempts;
+  guarded([&] {
+    if (events_.rank_left_out) events_.rank_left_out(rank, error);
+  });
+}
+
+/// Free ranks that no waiting task can use take over what runs far too long on others. Only tasks of kinds that have
+/// been measured, since a guess may be far off.
+void Coordinator::double_overdue(double now, std::vector<AddressedCommand>& commands) {
+  if (finished_ || draining() || free_.empty()) return;
+  for (auto& [index, running] : running_) {
+    const double seconds = now - running.started;
+    if (running.members.size() > 1 || running.discarded ||
+        workers_[static_cast<std::size_t>(running.members.front())].tasks.front().index != index ||
+        doubles_.contains(index) || !cost_model_.has_seen(task(index).kind) || seconds <= options_.overdue_seconds ||
+        seconds <= options_.overdue_factor * predicted_wall(index))
+      continue;
+    const std::set<int>& failed_on = states_[static_cast<std::size_t>(index)].failed_on;
+    const auto other = std::find_if(free_.begin(), free_.end(), [&](int rank) { return !failed_on.contains(rank); });
+    if (other == free_.end()) continue;
+    const int slow = running.members.front(), rank = *other;
+    guarded([&] {
+      if (events_.task_overdue) events_.task_overdue(task(index), slow, seconds, rank);
+    });
+    hand_out(doubles_, index, predicted_wall(index), {rank}, now, commands);
+    if (free_.empty()) return;
+  }
 }
 
 /// Wide before narrow, then the longest by corrected prediction, then the lowest id; of those at most `widest` wide
@@ -201,7 +287,10 @@ Coordinator::Candidate Coordinator::best_candidate(const std::unordered_set<std:
 std::vector<int> Coordinator::choose_members(std::int64_t index) const {
   const auto width = static_cast<std::size_t>(task(index).width);
   const std::set<int>& failed_on = states_[static_cast<std::size_t>(index)].failed_on;
-  const bool others_exist = static_cast<std::size_t>(n_ranks_) - failed_on.size() >= width;
+  std::size_t n_others = 0;
+  for (int rank = 0; rank < n_ranks_; ++rank)
+    if (!workers_[static_cast<std::size_t>(rank)].left_out && !failed_on.contains(rank)) ++n_others;
+  const bool others_exist = n_others >= width;
   std::vector<int> members;
   for (auto it = free_.begin(); it != free_.end() && members.size() < width; ++it)
     if (!others_exist || !failed_on.contains(*it)) members.push_back(*it);
@@ -226,16 +315,21 @@ void Coordinator::give(const Candidate& candidate, const std::vector<int>& membe
   const Task& chosen = task(candidate.index);
   queues_[{chosen.width, chosen.kind}].erase(place_in_queue(candidate.index));
   --n_waiting_;
+  hand_out(running_, candidate.index, candidate.seconds, members, now, commands);
+}
+
+void Coordinator::hand_out(std::map<std::int64_t, Running>& runs, std::int64_t index, double seconds,
+                           const std::vector<int>& members, double now, std::vector<AddressedCommand>& commands) {
   ++sequence_;
   for (const int member : members) {
     WorkerSlot& worker = workers_[static_cast<std::size_t>(member)];
     if (free_.erase(member) > 0)
       worker.since = now;
     else
-      worker.queued_seconds += candidate.seconds;
-    worker.tasks.push_back({candidate.index, candidate.seconds});
+      worker.queued_seconds += seconds;
+    worker.tasks.push_back({index, seconds});
     Command command;
-    command.task = candidate.index;
+    command.task = index;
     command.sequence = sequence_;
     command.members = members;
     commands.push_back({member, std::move(command)});
@@ -243,14 +337,15 @@ void Coordinator::give(const Candidate& candidate, const std::vector<int>& membe
   Running running;
   running.members = members;
   running.started = now;
-  running_.emplace(candidate.index, std::move(running));
+  running.sequence = sequence_;
+  runs.emplace(index, std::move(running));
 }
 
 /// Only tasks of kinds that have been measured, since a guess may be far off, and no retries, which have a choice of
 /// ranks.
 void Coordinator::look_ahead(int rank, double now, std::vector<AddressedCommand>& commands) {
   const WorkerSlot& worker = workers_[static_cast<std::size_t>(rank)];
-  if (has_wide_ || finished_ || draining() || worker.tasks.empty()) return;
+  if (has_wide_ || finished_ || draining() || worker.tasks.empty() || worker.left_out) return;
   while (n_waiting_ > kLastTasks * n_ranks_) {
     const Candidate next = best_candidate({}, 1, kNoLimit);
     const double seconds = worker.queued_seconds + next.seconds;
@@ -288,7 +383,8 @@ void Coordinator::dispatch(double now, std::vector<AddressedCommand>& commands) 
 }
 
 void Coordinator::finish_when_done(double now, std::vector<AddressedCommand>& commands) {
-  if (finished_ || n_ready_ < n_ranks_ || !running_.empty() || (n_waiting_ > 0 && !draining())) return;
+  if (finished_ || n_ready_ < n_ranks_ || !running_.empty() || !doubles_.empty() || (n_waiting_ > 0 && !draining()))
+    return;
   if (events_.progress) guarded([&] { events_.progress(progress(now)); });
   if (events_.commit) guarded(events_.commit);
   finished_ = true;

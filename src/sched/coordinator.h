@@ -57,6 +57,9 @@ class Coordinator {
     std::deque<Given> tasks;    ///< the first one runs
     double queued_seconds = 0;  ///< predicted, of those behind it
     double since = 0, busy_before = 0;
+    std::vector<std::int64_t>
+        failed_in_row;  ///< indices of tasks that failed by this rank alone since its last success
+    bool left_out = false;
   };
   struct Running {
     std::vector<int> members;
@@ -64,7 +67,9 @@ class Coordinator {
     double started = 0, seconds = 0;  ///< started: when it was handed out, or the task before it on its rank ended
     bool ok = true, stopped = false;
     std::string report, error;  ///< report of the lowest rank, error of the lowest at fault
-    int error_rank = -1;
+    int error_rank = -1, error_code = 0;
+    std::int64_t sequence = 0;
+    bool discarded = false;  ///< another rank was first
     std::vector<int> at_fault;
   };
   /// Tasks of one kind and width share their correction, so their order never changes: longest first.
@@ -94,8 +99,11 @@ class Coordinator {
   Waiting place_in_queue(std::int64_t index) const;
   void enqueue(std::int64_t index);
   bool draining() const { return stop_requested_ || error_ != nullptr; }
-  void report(int rank, const WorkerMessage& message, double now);
-  void conclude(std::int64_t index, const Running& running);
+  void report(int rank, const WorkerMessage& message, double now, std::vector<AddressedCommand>& commands);
+  void conclude(std::int64_t index, const Running& running, bool runs_elsewhere);
+  void conclude_failure(std::int64_t index, const Running& running, bool runs_elsewhere);
+  void judge(int rank, std::int64_t index, const std::string& error);
+  void double_overdue(double now, std::vector<AddressedCommand>& commands);
   template <class Call>
   void guarded(const Call& call);
 
@@ -104,6 +112,8 @@ class Coordinator {
   double seconds_until_free(int n_more, double now) const;
   void give(const Candidate& candidate, const std::vector<int>& members, double now,
             std::vector<AddressedCommand>& commands);
+  void hand_out(std::map<std::int64_t, Running>& runs, std::int64_t index, double seconds,
+                const std::vector<int>& members, double now, std::vector<AddressedCommand>& commands);
   void look_ahead(int rank, double now, std::vector<AddressedCommand>& commands);
   void dispatch(double now, std::vector<AddressedCommand>& commands);
   void finish_when_done(double now, std::vector<AddressedCommand>& commands);
@@ -119,10 +129,11 @@ class Coordinator {
   std::map<QueueKey, Queue> queues_;
   std::set<int> free_;
   std::map<std::int64_t, Running> running_;  ///< by task index
+  std::map<std::int64_t, Running> doubles_;  ///< of tasks that were given to another rank too
   std::vector<std::int64_t> quarantined_;    ///< task ids
   std::int64_t n_done_ = 0, n_waiting_ = 0, sequence_ = 0;
   PhaseCost cost_;
-  int n_ready_ = 0, n_left_ = 0;
+  int n_ready_ = 0, n_left_ = 0, n_serving_ = 0, widest_ = 1;
   bool has_wide_ = false, stop_requested_ = false, finished_ = false;
   double next_progress_ = 0;
   std::exception_ptr error_;

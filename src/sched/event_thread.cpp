@@ -49,6 +49,14 @@ CoordinatorEvents EventThread::posting() {
     posting.task_quarantined = [this](const Task& task, const std::string& error) {
       post([this, &task, error] { events_.task_quarantined(task, error); });
     };
+  if (events_.rank_left_out)
+    posting.rank_left_out = [this](int rank, const std::string& error) {
+      post([this, rank, error] { events_.rank_left_out(rank, error); });
+    };
+  if (events_.task_overdue)
+    posting.task_overdue = [this](const Task& task, int rank, double seconds, int other) {
+      post([this, &task, rank, seconds, other] { events_.task_overdue(task, rank, seconds, other); });
+    };
   if (events_.progress)
     posting.progress = [this](const Progress& progress) { post([this, progress] { events_.progress(progress); }); };
   posting.commit = [this] { commit(); };

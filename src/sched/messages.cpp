@@ -84,6 +84,7 @@ std::vector<std::byte> encode(const WorkerMessage& message) {
   writer.number(message.status);
   writer.number(static_cast<std::uint8_t>(message.at_fault));
   writer.number(static_cast<std::uint8_t>(message.stop_requested));
+  writer.number(message.error_code);
   writer.number(message.task);
   writer.number(message.seconds);
   writer.number(message.waited_seconds);
@@ -98,6 +99,7 @@ WorkerMessage decode_worker_message(std::span<const std::byte> bytes) {
   reader.choice(message.status, TaskStatus::stopped);
   reader.flag(message.at_fault);
   reader.flag(message.stop_requested);
+  reader.number(message.error_code);
   reader.number(message.task);
   reader.number(message.seconds);
   reader.number(message.waited_seconds);

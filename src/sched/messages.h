@@ -19,6 +19,7 @@ struct WorkerMessage {
   TaskStatus status = TaskStatus::ok;
   bool at_fault = false;  ///< done, failed: this rank failed by itself, not because another member of the team did
   bool stop_requested = false;
+  int error_code = 0;     ///< done, failed: the error's exit code
   std::int64_t task = 0;  ///< index in the task list
   double seconds = 0;
   double waited_seconds = 0;  ///< done: between the end of the rank's task before and the beginning of this one
@@ -27,10 +28,10 @@ struct WorkerMessage {
 
 /// Coordinator to worker.
 struct Command {
-  enum class Kind : std::uint8_t { run, finish };
+  enum class Kind : std::uint8_t { run, cancel, finish };
   Kind kind = Kind::run;
-  std::int64_t task = 0;      ///< run: index in the task list
-  std::int64_t sequence = 0;  ///< run: counts the hand-outs of a phase; tells teams apart
+  std::int64_t task = 0;      ///< run, cancel: index in the task list
+  std::int64_t sequence = 0;  ///< run: counts the hand-outs of a phase; tells teams apart. cancel: which to leave
   std::vector<int> members;   ///< run: ranks, rising
   bool stopped = false;       ///< finish: the phase's result
   std::vector<std::int64_t> quarantined;

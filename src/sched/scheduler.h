@@ -51,6 +51,11 @@ struct Progress {
 struct SchedulerOptions {
   int max_attempts = 2;  ///< a task's failures before it is quarantined; a retry prefers another rank
   double progress_interval_seconds = 1;
+  /// Failures of a rank in a row, of different tasks that failed nowhere else, after which it gets none any more.
+  int failures_to_leave_out = 3;
+  /// A task of one rank that has run so many times its corrected prediction, and so long, is given to another rank too:
+  /// the first result counts.
+  double overdue_factor = 4, overdue_seconds = 600;
 };
 
 /// Called on rank 0 only, all from one thread that is not the caller's, in the order of what happened. Ranks get their
@@ -59,6 +64,10 @@ struct CoordinatorEvents {
   std::function<void(const Task&, const Outcome&, int rank)> task_done;
   std::function<void(const Task&, const Outcome&, int rank, int attempt)> task_failed;
   std::function<void(const Task&, const std::string& error)> task_quarantined;
+  /// After task_failed of its last task. The tasks it failed are tried as if they had not been on it.
+  std::function<void(int rank, const std::string& error)> rank_left_out;
+  /// `rank` has had the task for so many seconds; `other` runs it too from now on.
+  std::function<void(const Task&, int rank, double seconds, int other)> task_overdue;
   std::function<void(const Progress&)> progress;
   /// Makes durable what the calls before said: after as many of them as came while the last commit ran, and before the
   /// phase ends.
@@ -112,11 +121,11 @@ class CostModel {
 };
 
 /// Runs all tasks over all ranks of `world`; collective. Every rank passes the same list. `stop` is polled on every
-/// rank; once it is true anywhere no further task is handed out, the tasks in flight finish, and `stopped` is set on
-/// every rank. Tasks go out longest-first, short ones several at a time; a task of width w waits until w ranks are
-/// free, wide ones first; meanwhile free ranks run what is predicted to end in time. Every rank returns the same result
-/// (but for the cost), or every rank throws the same PhaseError; any other exception is this rank's alone. On rank 0
-/// `stop` is called from two threads.
+/// rank; once it is true anywhere no further task is handed out, the tasks in flight finish or leave by the
+/// check_stop() of their team (which counts as no try), and `stopped` is set on every rank. Tasks go out longest-first,
+/// short ones several at a time; a task of width w waits until w ranks are free, wide ones first; meanwhile free ranks
+/// run what is predicted to end in time. Every rank returns the same result (but for the cost), or every rank throws
+/// the same PhaseError; any other exception is this rank's alone. On rank 0 `stop` is called from two threads.
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& tasks, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop);

@@ -23,7 +23,9 @@ Simulation::Simulation(std::vector<Task> tasks, int n_ranks, SchedulerOptions op
 void Simulation::behave(const ClusterBehaviour& cluster) {
   execute = [cluster](const Task& task, const std::vector<int>& members, int attempt) {
     const core::CounterRandom speeds(cluster.seed, 1), chances(cluster.seed, 2 + static_cast<std::uint64_t>(task.id));
-    const auto uniform = [&](int what) { return chances.uniform(static_cast<std::uint64_t>(8 * attempt + what)); };
+    const auto uniform = [&](int what) {
+      return chances.uniform(8 * static_cast<std::uint64_t>(attempt) + static_cast<std::uint64_t>(what));
+    };
     double slowest = 2;
     for (const int member : members)
       slowest =
@@ -51,6 +53,7 @@ void Simulation::run() {
     }
     const Event event = queue_.top();
     queue_.pop();
+    if (void_.contains(event.order)) continue;
     obey(coordinator_.on_message(event.rank, event.message, event.time), event.time);
     if (!coordinator_.finished() || event.message.kind == WorkerMessage::Kind::done) end = event.time;
   }
@@ -79,7 +82,20 @@ void Simulation::start(const Command& command, double now) {
     message.text = result.status == TaskStatus::ok ? "report of " + std::to_string(member) : "error";
     busy_until_[member] = finish;
     post(finish, member, std::move(message));
+    ends_[command.sequence] = order_;
   }
+}
+
+/// A run of one rank leaves at once.
+void Simulation::cancel(int rank, const Command& command, double now) {
+  if (busy_until_[rank] <= now) return;  // its report is on the way
+  void_.insert(ends_.at(command.sequence));
+  busy_until_[rank] = now;
+  WorkerMessage message;
+  message.kind = WorkerMessage::Kind::done;
+  message.status = TaskStatus::stopped;
+  message.task = command.task;
+  post(now, rank, std::move(message));
 }
 
 void Simulation::obey(const std::vector<AddressedCommand>& commands, double now) {
@@ -89,6 +105,8 @@ void Simulation::obey(const std::vector<AddressedCommand>& commands, double now)
       WorkerMessage left;
       left.kind = WorkerMessage::Kind::left;
       post(now, rank, left);
+    } else if (command.kind == Command::Kind::cancel) {
+      cancel(rank, command, now);
     } else if (rank == command.members.front()) {  // the lowest member acts for all
       start(command, now);
     }

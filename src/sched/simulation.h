@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <queue>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,7 @@ class Simulation {
   };
   void post(double time, int rank, WorkerMessage message);
   void start(const Command& command, double now);
+  void cancel(int rank, const Command& command, double now);
   void obey(const std::vector<AddressedCommand>& commands, double now);
 
   int n_ranks_;
@@ -80,7 +82,9 @@ class Simulation {
   Coordinator coordinator_;
   std::priority_queue<Event> queue_;
   std::map<std::int64_t, int> attempts_;
-  std::map<int, double> busy_until_;  ///< by rank
+  std::map<int, double> busy_until_;           ///< by rank
+  std::map<std::int64_t, std::int64_t> ends_;  ///< event that ends a hand-out of one rank, by the hand-out's number
+  std::set<std::int64_t> void_;                ///< events that will not come
   std::int64_t order_ = 0;
 };
 

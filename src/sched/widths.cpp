@@ -138,6 +138,7 @@ class WidthSearch {
       by_cost[{task.kind, wall_seconds(task, 1), task.serial_seconds, task.team_seconds, task.pieces}].push_back(i);
     }
     std::vector<std::vector<std::size_t>> groups;
+    groups.reserve(by_cost.size());
     for (auto& [cost, group] : by_cost) groups.push_back(std::move(group));
     return groups;
   }

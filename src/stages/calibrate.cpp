@@ -7,6 +7,7 @@
 #include <set>
 
 #include "calib/collector.h"
+#include "calib/footprint.h"
 #include "calib/residual_stream.h"
 #include "comm/agreement.h"
 #include "core/log.h"
@@ -18,11 +19,14 @@
 namespace voronoi::stages {
 namespace {
 
+constexpr const char* kName = "calibrate";
+
 class Calibration {
  public:
   explicit Calibration(Work& work)
       : work_(work), mended_(*work.inputs.model), transformer_(mended_, work.context, work.inputs.dtype) {
     find_needed();
+    for (std::int64_t block = 0; block <= last_needed_; ++block) work_.clock.expect(kName, block_seconds(block));
     if (last_needed_ < 0 && !(work.sequential() && work.has_pending_from(0))) return;
     stream_.emplace(transformer_, work.context, work.world, work.inputs.windows);
     collector_.emplace(transformer_, work.context, work.world, *stream_);
@@ -38,16 +42,22 @@ class Calibration {
     model::BlockPrefetcher prefetcher(transformer_, work_.context, blocks);
     for (const std::int64_t block : blocks) {
       if (work_.stop_agreed()) return;
+      const Clock::time_point block_start = Clock::now();
+      if (work_.world.rank() == 0) show(block);
       const model::BlockWeights weights = prefetcher.next();
       if (is_needed(block))
         collect(weights);
       else
         stream_->advance(weights);
-      if (work_.world.rank() == 0) show(block, window.last);
+      const double seconds = std::chrono::duration<double>(Clock::now() - block_start).count();
+      work_.clock.done(kName, block_seconds(block), seconds);
+      work_.tokens_per_second =
+          static_cast<double>(work_.inputs.windows.count * work_.inputs.windows.context) / seconds;
+      if (work_.world.rank() == 0) work_.tell(kName, doing(block));
       tell_damage();
     }
     work_.world.barrier();  // every Hessian of the window is on disk
-    work_.journal_time("calibrate", start);
+    work_.journal_time(kName, start);
   }
 
  private:
@@ -118,11 +128,26 @@ class Calibration {
     }
   }
 
-  void show(std::int64_t block, std::int64_t last) const {
-    core::show_progress(fmt::format("calibrating: block {}/{} (window to {}), {} of {} layers done{}", block + 1,
-                                    work_.config().n_layers, last, work_.run.state.layers.size(), work_.n_layers,
-                                    work_.eta_text()));
-    work_.write_status("calibrate", core::Json::array());
+  /// Predicted for the block's pass over the calibration windows, on all ranks.
+  double block_seconds(std::int64_t block) const {
+    if (work_.sequential() && !is_needed(block)) return 0;
+    const model::Windows& windows = work_.inputs.windows;
+    const calib::BlockWork work = calib::block_work(work_.config(), block, windows.count, windows.context);
+    const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
+    return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
+  }
+
+  std::string doing(std::int64_t block) const { return fmt::format("block {}/{}", block + 1, work_.config().n_layers); }
+
+  /// As the block begins.
+  void show(std::int64_t block) {
+    const double predicted = block_seconds(block);
+    work_.clock.under_way(kName, predicted, 0, work_.clock.corrected(kName, predicted));
+    core::show_progress(
+        fmt::format("calibrating: {}{}, {} of {} layers done{}", doing(block),
+                    work_.tokens_per_second > 0 ? fmt::format(", {:.0f} tokens/s", work_.tokens_per_second) : "",
+                    work_.run.state.layers.size(), work_.n_layers, left_text(work_.clock.left())));
+    work_.tell(kName, doing(block));
   }
 
   Work& work_;

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <chrono>
+#include <map>
 #include <set>
+#include <utility>
 
 #include "comm/agreement.h"
 #include "core/error.h"
@@ -15,6 +18,7 @@
 #include "export/writer.h"
 #include "run/layer_store.h"
 #include "run/run_model.h"
+#include "stages/progress.h"
 #include "stages/stage.h"
 
 namespace voronoi::stages {
@@ -78,21 +82,33 @@ bool up_to_date(const run::Run& run, exporting::Profile profile) {
 /// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
 class StageProgress {
  public:
-  explicit StageProgress(const run::Run& run) : run_(run) {}
+  explicit StageProgress(const run::Run& run)
+      : run_(run), n_ranks_(run.state.last_start ? run.state.last_start->ranks : 0) {}
 
   void operator()(const std::string& what, std::size_t done, std::size_t total) {
     if (core::stop_requested()) throw core::StopRequested();
     run_.attempt->require_current();
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
-    core::show_progress(fmt::format("exporting ({}): {} of {} layers", what, done, total));
-    run_.heartbeat->write(
-        {run_.state.start, "export", core::unix_time(), static_cast<std::int64_t>(total), 0, core::Json::array()});
+    std::map<std::string, double> left;
+    if (done > 0)
+      left["export"] = std::chrono::duration<double>(Clock::now() - start_).count() / static_cast<double>(done) *
+                       static_cast<double>(total - done);
+    core::show_progress(fmt::format("exporting ({}): {} of {} layers{}", what, done, total, left_text(left)));
+    run::Heartbeat heartbeat;
+    heartbeat.attempt = run_.state.start;
+    heartbeat.stage = "export";
+    heartbeat.doing = fmt::format("layer {}/{}", done, total);
+    heartbeat.layers = heartbeat.layers_done = static_cast<std::int64_t>(total);
+    heartbeat.ranks = n_ranks_;
+    heartbeat.stages = std::move(left);
+    run_.heartbeat->update(std::move(heartbeat));
   }
 
  private:
   const run::Run& run_;
-  Clock::time_point next_ = Clock::now();
+  std::int64_t n_ranks_;
+  Clock::time_point start_ = Clock::now(), next_ = start_;
 };
 
 }  // namespace

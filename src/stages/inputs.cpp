@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <set>
 #include <span>
 
 #include "core/error.h"
@@ -10,6 +9,7 @@
 #include "export/profile.h"
 #include "model/precision.h"
 #include "planning/bits.h"
+#include "planning/model_sizes.h"
 
 namespace voronoi::stages {
 namespace {
@@ -29,18 +29,10 @@ core::Json calibration_json(const run::Settings& options, const Inputs& inputs) 
 }
 
 void check_shapes(const run::Settings& options, const model::ModelConfig& config) {
-  std::vector<std::string> problems;
-  std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  std::vector<std::string> problems = planning::shape_problems(options.parameters, config);
   std::vector<exporting::LayerShape> shapes;
-  for (std::int64_t block = 0; block < config.n_layers; ++block)
-    for (const model::SiteSpec& site : model::block_sites(config, block))
-      for (const model::LinearSpec& linear : site.linears)
-        if (seen.insert({linear.out_features, linear.in_features}).second) {
-          shapes.push_back({linear.out_features, linear.in_features});
-          for (const std::string& problem :
-               quant::check_shape(options.parameters, linear.out_features, linear.in_features))
-            problems.push_back(linear.name + ": " + problem);
-        }
+  for (const quant::LayerCount& layer : planning::layer_counts(config))
+    shapes.push_back({layer.out_features, layer.in_features});
   if (run::asks_for_stage(options, "export"))
     for (std::string& problem :
          exporting::check_exportable(options.parameters, shapes, *exporting::profile_from_name(options.export_profile)))
@@ -63,7 +55,7 @@ Inputs open_inputs(run::Settings& options, const backend::Context& context) {
                                               options.calibration_context);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
-  const core::Json parameters = run::parameters_json(options.parameters);
+  const core::Json parameters = quant::parameters_json(options.parameters);
   // With sequential calibration the Hessians also depend on how the blocks before were quantized.
   core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
   if (options.calibration == "sequential") decides["parameters"] = parameters;

@@ -19,11 +19,14 @@
 namespace voronoi::stages {
 namespace {
 
+constexpr const char* kName = "quantize";
+
 class Quantization {
  public:
   explicit Quantization(Work& work) : work_(work) {
     // Otherwise calibration makes those that are not there.
     if (!is_wanted(work.settings, "calibrate")) comm::on_root(work.world, [&] { require_hessians(); });
+    for (const auto& [block, seconds] : work.predicted_quantize) work.clock.expect(kName, seconds);
   }
 
   void run(const Window& window) {
@@ -36,7 +39,13 @@ class Quantization {
       drop_hessians(window);
       return;
     }
+    window_seconds_ = 0;
+    for (std::int64_t block = window.first; block < window.last; ++block)
+      if (const auto found = work_.predicted_quantize.find(block); found != work_.predicted_quantize.end())
+        window_seconds_ += found->second;
+    work_.tokens_per_second = 0;
     const sched::PhaseResult phase = run_tasks(site_tasks);
+    work_.clock.done(kName, window_seconds_, std::chrono::duration<double>(Clock::now() - start).count());
     const std::set<std::string> given_up = agree_on_failures(site_tasks);
     if (work_.world.rank() == 0)
       work_.run.add(run::SchedulingCost{phase.cost.n_tasks, phase.cost.task_seconds, phase.cost.waiting_seconds,
@@ -50,7 +59,7 @@ class Quantization {
             if (!given_up.contains(linear.name)) work_.done[linear.name] = 0;
       drop_hessians(window);
     }
-    work_.journal_time("quantize", start);
+    work_.journal_time(kName, start);
   }
 
  private:
@@ -73,7 +82,7 @@ class Quantization {
     scheduler.max_attempts = work_.settings.max_attempts;
     // Every rank has a PhaseError: rank 0 tells it, all end in order.
     try {
-      return sched::run_phase(work_.world, tasks, callback, coordinator_events(site_tasks), cost_model_, scheduler,
+      return sched::run_phase(work_.world, tasks, callback, coordinator_events(), cost_model_, scheduler,
                               [] { return core::stop_requested(); });
     } catch (const sched::PhaseError& error) {
       if (work_.world.rank() == 0) throw comm::AgreedError{std::current_exception()};
@@ -96,7 +105,7 @@ class Quantization {
     for (const std::string& linear : linears) work_.run.add(run::LayerFailed{linear, task.name, error});
   }
 
-  sched::CoordinatorEvents coordinator_events(const std::vector<planning::SiteTask>& site_tasks) {
+  sched::CoordinatorEvents coordinator_events() {
     sched::CoordinatorEvents events;
     events.task_done = [&](const sched::Task& task, const sched::Outcome& outcome, int rank) {
       SiteReport report = read_report(outcome.report);
@@ -104,11 +113,13 @@ class Quantization {
       for (run::LayerRecord& layer : report.layers) {
         layer.rank = rank;
         layer.start = work_.run.state.start;
+        core::log_debug("{}: {:.3f} bits a weight, relative error {:.5f}, {} on rank {}", layer.name,
+                        static_cast<double>(layer.stored_bits) / static_cast<double>(layer.weights),
+                        layer.relative_error, core::format_duration(layer.seconds), rank);
         work_.run.add(layer);
       }
       work_.run.add(run::TaskDone{task.name, rank, task.width, outcome.seconds, core::unix_time()});
-      work_.count_done(
-          planning::task_seconds(site_tasks[static_cast<std::size_t>(task.id)], work_.run.parameters, work_.rates));
+      ++work_.tasks_done;
     };
     events.task_failed = [&](const sched::Task& task, const sched::Outcome& outcome, int rank, int number) {
       core::log_warning("{}: failed on rank {} (try {}): {}", task.name, rank, number, outcome.report);
@@ -118,16 +129,28 @@ class Quantization {
       core::log_error("{}: given up: {}", task.name, error);
       work_.run.add(run::Quarantined{task.name, error});
     };
+    events.rank_left_out = [&](int rank, const std::string& error) {
+      core::log_warning("rank {}: left out of this window after failing one task after another; the last error: {}",
+                        rank, error);
+      work_.run.add(run::RankLeftOut{rank, error});
+    };
+    events.task_overdue = [&](const sched::Task& task, int rank, double seconds, int other) {
+      core::log_warning("{}: has taken rank {} {}, far more than predicted; rank {} runs it too", task.name, rank,
+                        core::format_duration(seconds), other);
+      work_.run.add(run::TaskOverdue{task.name, rank, other, seconds});
+    };
     events.commit = [&] { work_.run.journal->commit(); };
     events.progress = [&](const sched::Progress& progress) { show_tasks(progress); };
     return events;
   }
 
-  void show_tasks(const sched::Progress& progress) const {
-    core::show_progress(
-        fmt::format("quantizing ({}): {} of {} layers, tasks {}/{} of this window{}{}", work_.run.parameters.method,
-                    work_.run.state.layers.size(), work_.n_layers, progress.done, progress.total,
-                    progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", work_.eta_text()));
+  void show_tasks(const sched::Progress& progress) {
+    work_.clock.under_way(kName, window_seconds_, progress.elapsed_seconds, progress.eta_seconds);
+    const std::string doing = fmt::format("tasks {}/{} of this window", progress.done, progress.total);
+    core::show_progress(fmt::format("quantizing ({}): {} of {} layers, {}{}{}", work_.run.parameters.method,
+                                    work_.run.state.layers.size(), work_.n_layers, doing,
+                                    progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "",
+                                    left_text(work_.clock.left())));
     core::Json workers = core::Json::array();
     for (std::size_t rank = 0; rank < progress.workers.size(); ++rank) {
       const sched::WorkerState& worker = progress.workers[rank];
@@ -136,7 +159,7 @@ class Quantization {
                          {"since_seconds", worker.since_seconds},
                          {"busy_seconds", worker.busy_seconds}});
     }
-    work_.write_status("quantize", std::move(workers));
+    work_.tell(kName, doing, std::move(workers));
   }
 
   /// Those of a window whose layers are done. What was given up keeps its own, so that the next start tries it again
@@ -155,6 +178,7 @@ class Quantization {
 
   Work& work_;
   sched::CostModel cost_model_;
+  double window_seconds_ = 0;   // predicted for the window, on all ranks
   std::set<std::string> told_;  // on rank 0: faults that the log has explained
 };
 

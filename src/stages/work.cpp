@@ -1,14 +1,14 @@
 #include "stages/work.h"
 
-#include <sys/resource.h>
-
 #include <filesystem>
+#include <iterator>
+#include <utility>
 
 #include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/stop.h"
-#include "core/whereabouts.h"
+#include "run/heartbeat.h"
 #include "run/layer_store.h"
 
 namespace voronoi::stages {
@@ -25,8 +25,7 @@ Work::Work(const comm::Communicator& the_world, backend::Context& the_context, c
       done(run.done) {
   for (std::int64_t block = 0; block < config().n_layers; ++block) {
     for (const planning::SiteTask& task : all_tasks(block)) n_layers += task.site.linears.size();
-    for (const planning::SiteTask& task : pending_tasks(block))
-      remaining_seconds_ += planning::task_seconds(task, run.parameters, rates);
+    for (const planning::SiteTask& task : pending_tasks(block)) predicted_quantize[block] += wall_seconds(task);
   }
 }
 
@@ -82,30 +81,26 @@ void Work::journal_time(const char* stage, Clock::time_point begin) {
   });
 }
 
-std::int64_t Work::peak_memory() const {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return world.all_max(static_cast<std::int64_t>(usage.ru_maxrss) * 1024);
+std::int64_t Work::peak_memory() const { return world.all_max(run::peak_memory_bytes()); }
+
+double Work::wall_seconds(const planning::SiteTask& task) const {
+  return planning::task_seconds(task, run.parameters, rates) / world.size();
 }
 
-void Work::count_done(double predicted_seconds) {
-  left_seconds_ = (left_seconds_ < 0 ? remaining_seconds_ : left_seconds_) - predicted_seconds;
-}
-
-/// By the share of quantization work done since this start, calibration included in the elapsed time.
-std::string Work::eta_text() const {
-  const double spent = remaining_seconds_ - left_seconds_;
-  if (left_seconds_ < 0 || spent <= 0) return "";
-  return ", about " + core::format_duration(elapsed() * left_seconds_ / spent) + " left";
-}
-
-double Work::elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
-
-void Work::write_status(const char* stage, core::Json workers) const {
-  const double spent = remaining_seconds_ - left_seconds_;
-  const double eta = left_seconds_ >= 0 && spent > 0 ? elapsed() * left_seconds_ / spent : 0;
-  run.heartbeat->write(
-      {run.state.start, stage, core::unix_time(), static_cast<std::int64_t>(n_layers), eta, std::move(workers)});
+void Work::tell(const char* stage, const std::string& doing, core::Json workers) const {
+  run::Heartbeat heartbeat;
+  heartbeat.attempt = run.state.start;
+  heartbeat.stage = stage;
+  heartbeat.doing = doing;
+  heartbeat.layers = static_cast<std::int64_t>(n_layers);
+  heartbeat.layers_done = std::ssize(run.state.layers);
+  heartbeat.tasks_done = tasks_done;
+  heartbeat.tasks_failed = std::ssize(run.state.quarantined);
+  heartbeat.ranks = world.size();
+  heartbeat.tokens_per_second = tokens_per_second;
+  heartbeat.stages = clock.left();
+  heartbeat.workers = std::move(workers);
+  run.heartbeat->update(std::move(heartbeat));
 }
 
 }  // namespace voronoi::stages

@@ -15,6 +15,7 @@
 #include "run/run.h"
 #include "run/settings.h"
 #include "stages/inputs.h"
+#include "stages/progress.h"
 #include "store/run_directory.h"
 
 namespace voronoi::stages {
@@ -48,12 +49,10 @@ class Work {
   /// Largest resident set of any rank so far, in bytes; collective.
   std::int64_t peak_memory() const;
 
-  /// Of quantization, as predicted: seconds of a task that ended.
-  void count_done(double predicted_seconds);
-  /// ", about 3 h left"; empty before anything is known.
-  std::string eta_text() const;
-  /// The heartbeat that `status` reads; rank 0.
-  void write_status(const char* stage, core::Json workers) const;
+  /// Predicted wall seconds of a task on all ranks.
+  double wall_seconds(const planning::SiteTask& task) const;
+  /// What the heartbeat, which `status` reads, says from now on; rank 0. `doing`: for people, "block 3/32".
+  void tell(const char* stage, const std::string& doing, core::Json workers = core::Json::array()) const;
 
   const comm::Communicator& world;
   backend::Context& context;
@@ -67,12 +66,11 @@ class Work {
   std::size_t n_layers = 0;                  ///< linears of the model
   bool stopped = false;                      ///< on request, resumable; the same on every rank
 
- private:
-  double elapsed() const;
-
-  double remaining_seconds_ = 0;  // predicted for the quantization tasks open at this start
-  double left_seconds_ = -1;      // of them still open; unknown before the first task
-  Clock::time_point start_ = Clock::now();
+  // Of the progress that rank 0 tells.
+  StageClock clock;
+  std::map<std::int64_t, double> predicted_quantize;  ///< wall_seconds() of the tasks open at this start, by block
+  double tokens_per_second = 0;                       ///< through the last block that was calibrated; 0: outside
+  std::int64_t tasks_done = 0;                        ///< of this start
 };
 
 }  // namespace voronoi::stages

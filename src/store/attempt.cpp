@@ -108,7 +108,7 @@ void Attempt::publish(const fs::path& path, std::string_view text) const {
 
 /// Renames the file into the staging directory; an empty path when there is none.
 fs::path Attempt::take(const fs::path& path) const {
-  const fs::path taken = temporary(path);
+  fs::path taken = temporary(path);
   if (::rename(path.c_str(), taken.c_str()) == 0) return taken;
   const int error = errno;
   require_current();
@@ -125,7 +125,7 @@ fs::path Attempt::quarantine(const fs::path& path) const {
   const fs::path taken = take(path);
   if (taken.empty()) throw core::system_error(path, "set aside", ENOENT);
   for (int n = 1;; ++n) {
-    const fs::path target = paths_.quarantine() / fmt::format("{}.{}", path.filename().string(), n);
+    fs::path target = paths_.quarantine() / fmt::format("{}.{}", path.filename().string(), n);
     std::error_code error;
     if (fs::exists(fs::symlink_status(target, error))) continue;
     if (::rename(taken.c_str(), target.c_str()) != 0)

@@ -108,7 +108,8 @@ void flatten(const Json& value, const std::string& prefix, std::map<std::string,
     out[prefix] = &value;
     return;
   }
-  for (const auto& [key, child] : value.items()) flatten(child, prefix.empty() ? key : prefix + "." + key, out);
+  for (const auto& [key, child] : value.items())
+    flatten(child, prefix.empty() ? key : fmt::format("{}.{}", prefix, key), out);
 }
 
 std::vector<std::string> differences(const Json& was, const Json& now) {

@@ -16,6 +16,7 @@ struct RunPaths {
   std::filesystem::path journal() const { return root / "journal.log"; }
   std::filesystem::path lock() const { return root / "lock.json"; }
   std::filesystem::path status() const { return root / "status.json"; }
+  std::filesystem::path metrics() const { return root / "metrics.prom"; }
   std::filesystem::path staging() const { return root / "staging"; }
   std::filesystem::path layers() const { return root / "layers"; }
   /// layers/<name>.h5, from generation 1 on layers/<name>.g<generation>.h5; a name with a slash is refused.

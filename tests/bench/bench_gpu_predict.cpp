@@ -7,6 +7,7 @@
 #include "bench/bench_gpu.h"
 #include "planning/model_sizes.h"
 #include "planning/plan.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::bench {
 namespace {
@@ -74,7 +75,8 @@ double sustained_share(const Bench& bench) {
   const std::vector<Measurement> whole = bench.find("operator", "operator by voronoi");
   if (whole.empty()) return 1;
   const auto& [parameters, out, in] = operator_case(bench);
-  const planning::Rates rates = kernel_rates(bench, parameters.vector_length, parameters.centroids);
+  const planning::Rates rates = kernel_rates(bench, parameters.get<quant::VectorParameters>().vector_length,
+                                             parameters.get<quant::VectorParameters>().centroids);
   quant::Work work = quant::operator_work(parameters, out, in).total();
   const double waiting = work.steps / rates.steps;
   work.steps = 0;
@@ -95,12 +97,14 @@ std::vector<Prediction> predict(const Bench& bench) {
   for (const Job& job : kJobs) {
     planning::PlanRequest request = request_of(job.model, job.method);
     const quant::QuantParameters& p = request.options.parameters;
-    request.rates = measured_rates(bench, p.vector_length, p.centroids);
+    request.rates = measured_rates(bench, p.get<quant::VectorParameters>().vector_length,
+                                   p.get<quant::VectorParameters>().centroids);
     const planning::Plan plan = planning::make_plan(request);
     Prediction prediction;
     prediction.model = job.model;
     prediction.setting =
-        fmt::format("{}, v {}, k {}, {:.3f} true bits", job.method, p.vector_length, p.centroids, plan.true_bits());
+        fmt::format("{}, v {}, k {}, {:.3f} true bits", job.method, p.get<quant::VectorParameters>().vector_length,
+                    p.get<quant::VectorParameters>().centroids, plan.true_bits());
     prediction.hours = plan.total_seconds / kSecondsAnHour;
     prediction.target_hours = job.target_hours;
     prediction.rates = request.rates.origin;

@@ -7,7 +7,9 @@
 #include "core/team.h"
 #include "core/types.h"
 #include "quant/cost.h"
+#include "quant/method.h"
 #include "quant/quantizer.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::bench {
 namespace {
@@ -162,8 +164,8 @@ OperatorCase operator_case(const Bench& bench) {
   wanted.out = bench.size(4096, 96);
   wanted.in = bench.size(8192, 24);
   wanted.parameters.method = "voronoi";
-  wanted.parameters.vector_length = 6;
-  wanted.parameters.centroids = bench.size(4096, 16);
+  wanted.parameters.get<quant::VectorParameters>().vector_length = 6;
+  wanted.parameters.get<quant::VectorParameters>().centroids = bench.size(4096, 16);
   return wanted;
 }
 
@@ -190,9 +192,10 @@ void measure_operator(Bench& bench) {
   const quant::QuantInput input{"model.layers.0.self_attn.q_proj", out, in, weight, &hessian};
   core::SoloTeam team;
   bench.measure({"operator", "operator by voronoi",
-                 fmt::format("{}, k {}, v {}", shape_text(out, in), parameters.centroids, parameters.vector_length),
+                 fmt::format("{}, k {}, v {}", shape_text(out, in), parameters.get<quant::VectorParameters>().centroids,
+                             parameters.get<quant::VectorParameters>().vector_length),
                  Unit::operations, quant::operator_work(parameters, out, in).total().flops()},
-                [&] { quant::find_quantizer(parameters.method).quantize(context, team, input, parameters); });
+                [&] { quant::find_method(parameters.method).quantize(context, team, input, parameters); });
 }
 
 }  // namespace voronoi::bench

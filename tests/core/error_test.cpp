@@ -12,8 +12,8 @@ TEST(Error, CarriesTheDocumentedExitCode) {
   EXPECT_EQ(ConfigError("x").exit_code(), ExitCode::usage);
   EXPECT_EQ(FormatError("f", "x").exit_code(), ExitCode::data);
   EXPECT_EQ(NumericError("x").exit_code(), ExitCode::data);
-  EXPECT_EQ(DeviceError("x").exit_code(), ExitCode::system);
-  EXPECT_EQ(CommError("x").exit_code(), ExitCode::system);
+  EXPECT_EQ(DeviceError("x").exit_code(), ExitCode::node);
+  EXPECT_EQ(CommError("x").exit_code(), ExitCode::node);
   EXPECT_EQ(StoreError("x").exit_code(), ExitCode::system);
   EXPECT_EQ(NotCompiled("x").exit_code(), ExitCode::system);
   EXPECT_EQ(InternalError("x").exit_code(), ExitCode::system);
@@ -22,6 +22,7 @@ TEST(Error, CarriesTheDocumentedExitCode) {
   EXPECT_EQ(static_cast<int>(ExitCode::data), 3);
   EXPECT_EQ(static_cast<int>(ExitCode::partial), 4);
   EXPECT_EQ(static_cast<int>(ExitCode::system), 5);
+  EXPECT_EQ(static_cast<int>(ExitCode::node), 74);
   EXPECT_EQ(static_cast<int>(ExitCode::stopped), 75);
 }
 

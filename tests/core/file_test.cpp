@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "core/error.h"
+#include "support/skip.h"
 #include "support/temporary.h"
 
 namespace voronoi::core {
@@ -53,7 +54,7 @@ TEST(WriteFileAtomic, LeftoverOfAKilledWriterIsNoObstacle) {
 
 TEST(WriteFileAtomic, FullDiskKeepsTheOldContentAndNoTemporary) {
   const test::SmallDisk disk("size=64k");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   write_file_atomic(disk / "f", "old", "1");
   const std::string big(1 << 20, 'x');
   EXPECT_THAT(
@@ -67,7 +68,7 @@ TEST(WriteFileAtomic, FullDiskKeepsTheOldContentAndNoTemporary) {
 
 TEST(WriteFileAtomic, ReadOnlyDiskIsNamedWithARemedy) {
   test::SmallDisk disk("size=64k");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   write_file_atomic(disk / "f", "old", "1");
   ASSERT_TRUE(disk.make_read_only());
   EXPECT_THAT(message_of<StoreError>([&] { write_file_atomic(disk / "f", "new", "2"); }),
@@ -105,7 +106,7 @@ TEST(OutputFile, OverwritesNothing) {
 
 TEST(OutputFile, AFullDiskIsNamed) {
   const test::SmallDisk disk("size=64k");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   OutputFile file(disk / "f");
   const std::string bytes(200000, 'x');
   EXPECT_THAT(message_of<StoreError>([&] {

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "support/temporary.h"
 
 namespace voronoi::core {
@@ -24,7 +25,10 @@ std::string printed(Body&& body) {
 
 class Log : public testing::Test {
  protected:
-  void TearDown() override { configure_log(-1, LogLevel::info); }
+  void TearDown() override {
+    configure_log(-1, LogLevel::info);
+    set_log_format(LogFormat::text);
+  }
 };
 
 TEST_F(Log, LinesOfOneProcessHaveNoPrefix) {
@@ -71,6 +75,24 @@ TEST_F(Log, FileGetsEverythingAndIsAppendedTo) {
   EXPECT_THAT(text, testing::StartsWith("before\n"));
   EXPECT_THAT(text,
               testing::AllOf(HasSubstr("debug detail 1\n"), HasSubstr("warning {braces}\n"), Not(HasSubstr("\033"))));
+}
+
+TEST_F(Log, JsonLinesParseWhateverTheMessage) {
+  const test::TemporaryFolder folder;
+  configure_log(3, LogLevel::info);
+  set_log_format(LogFormat::json);
+  log_to_file(folder / "rank_3.log");
+  const std::string text = printed([] { log_warning("a \"b\"\n{}", "\xff"); });
+  ASSERT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+  const Json line = parse_json(text, "line");
+  EXPECT_EQ(line.at("level"), "warning");
+  EXPECT_EQ(line.at("rank"), 3);
+  EXPECT_EQ(line.at("message"), "a \"b\"\n\xef\xbf\xbd");
+  EXPECT_THAT(line.at("time").get<std::string>(), testing::MatchesRegex("....-..-..T..:..:..[.]...Z"));
+  const Json kept = parse_json(test::read_bytes(folder / "rank_3.log"), "file");
+  EXPECT_EQ(kept.at("message"), line.at("message"));
+  configure_log(0, LogLevel::info);
+  EXPECT_EQ(parse_json(printed([] { show_progress("all done", true); }), "progress").at("message"), "all done");
 }
 
 TEST_F(Log, AFileThatCannotBeOpenedIsWarnedOfAndNotMissed) {

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Every architecture through the program: quantized on 1, 2 and 3 ranks to the same bytes, evaluated, inspected, reported.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
-models=$DATA/models/tiny-random
-[ -d "$models" ] || { echo "SKIP: no test data at $models"; exit 77; }
-
 tokenizer=$work/tokenizer.json
 character_tokenizer "$tokenizer"
 text=$work/text.txt
-head -c 40000 "$DATA/calibration/wiki.utf8" >"$text"
+head -c 40000 "$calibration_text" >"$text"
 field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }
 
 # architecture layers: linears in all, or one expert's for each expert.
 n_models=0
 while read -r -u 3 name layers; do  # mpirun reads the standard input
+  model=$(tiny_model "$name")
   for method in "voronoi --vector-length 2 --centroids 16 --residual-centroids 4" "gptq --bits 8 --group-size 0"; do
-    options=(--model "$models/$name" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 12
-      --calibration-context 48 --method ${method})
+    read -ra words <<<"--method $method"
+    options=(--model "$model" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 12
+      --calibration-context 48 "${words[@]}")
     rm -rf "$work"/run*
     expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --threads 1
     expect 0 ranks 2 quantize --run "$work/run2" "${options[@]}"
@@ -28,12 +28,12 @@ while read -r -u 3 name layers; do  # mpirun reads the standard input
   expect 0 ranks 2 eval --model "$work/run2" --text "$text" --context 64 --windows 20 --json
   quantized=$(field nll)
   reference=$(field reference_perplexity)
-  expect 0 "$VORONOI" eval --model "$models/$name" --tokenizer "$tokenizer" --text "$text" --context 64 --windows 20 --json
+  expect 0 "$VORONOI" eval --model "$model" --tokenizer "$tokenizer" --text "$text" --context 64 --windows 20 --json
   [ "$(field perplexity)" = "$reference" ] || fail "$name: another reference beside the run"
   # At 8 bits a weight it is nearly the same function still, which a linear in the wrong place would not be.
   awk -v q="$quantized" -v r="$(field nll)" 'BEGIN { exit !(q - r < 0.01 && r - q < 0.01 && q != r) }' ||
     fail "$name: mean nll $quantized quantized, $(field nll) before"
-  expect 0 "$VORONOI" inspect "$models/$name" --json
+  expect 0 "$VORONOI" inspect "$model" --json
   case $name in *moe | mixtral) [ -n "$(field experts)" ] || fail "$name: inspect names no experts" ;; esac
   expect 0 "$VORONOI" report "$work/run2" --out "$work/report"
   if grep -q "Starved" "$work/report/report.md"; then fail "$name: starved experts in a calibration of 576 tokens"; fi
@@ -50,8 +50,8 @@ END
 
 # Starved experts are named while it runs, in the journal, in the report; and sequential calibration has them too.
 for calibration in independent sequential; do
-  options=(--model "$models/qwen3-moe" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 2
-    --calibration-context 3 --method rtn --bits 4 --calibration $calibration)
+  options=(--model "$(tiny_model qwen3-moe)" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 2
+    --calibration-context 3 --method rtn --bits 4 --calibration "$calibration")
   rm -rf "$work"/run*
   expect 0 ranks 2 quantize --run "$work/run" "${options[@]}"
   grep -q "pool of the layer's experts" "$work/stderr" || { cat "$work/stderr"; fail "no word of starved experts"; }

@@ -1,17 +1,19 @@
-# Shared by the end-to-end tests: VORONOI (program), DATA (test data) come from ctest. Skips (77) without data.
+# shellcheck shell=bash disable=SC2034  # used by the scripts that source this
+# Shared by the end-to-end tests: VORONOI (program) and DATA (test data, which may be absent) come from ctest.
 set -euo pipefail
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp OMPI_MCA_mpi_yield_when_idle=1
 
-stories=$DATA/models/stories260K
-if [ ! -d "$stories" ]; then echo "SKIP: no test data at $stories"; exit 77; fi
+support=$(cd "$(dirname "${BASH_SOURCE[0]}")/../support" && pwd)
+# shellcheck source-path=SCRIPTDIR source=../support/skip.sh
+. "$support/skip.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# A whole model directory: the weights with the tokenizer that lies beside them.
-cp -r "$stories/hf" "$work/model"
-chmod -R u+w "$work/model"
-cp "$stories/tok512.model" "$work/model/tokenizer.model"
-common=(--model "$work/model" --calibration-text "$DATA/calibration/wiki.utf8" --calibration-sequences 12 --calibration-context 128)
+# $work/model and texts; what only a trained model does, and goldens of it, are tested when `kind` is "trained".
+kind=$("$support/inputs" "$DATA" "$work")
+calibration_text=$work/calibration.txt technical_text=$work/technical.txt evaluation_text=$work/evaluation.txt
+n_linears=$((7 * $(sed -n 's/.*"num_hidden_layers": \([0-9]*\).*/\1/p' "$work/model/config.json")))
+common=(--model "$work/model" --calibration-text "$calibration_text" --calibration-sequences 12 --calibration-context 128)
 
 fail() { echo "FAILED: $*"; exit 1; }
 ranks() { local n=$1; shift; timeout -k 5 120 mpirun --bind-to none -n "$n" "$VORONOI" "$@"; }
@@ -22,8 +24,41 @@ expect() {
   "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
   if [ "$code" != "$wanted" ]; then cat "$work/stderr"; fail "exit $code instead of $wanted: $*"; fi
 }
+# ranks_of RUN: its processes of the program on this machine.
+ranks_of() {
+  local pid
+  for pid in $(pgrep -f -- "--run $1 " || true); do
+    if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$(basename "$VORONOI")" ]; then echo "$pid"; fi
+  done
+}
+layers_done() { grep -c '"type":"layer"' "$1/journal.log" 2>/dev/null || true; }
+# hold RUN CONDITION...: stops the run's processes in their tracks once the condition holds, so that what follows hits the middle; false when
+# it is over before.
+hold() {
+  local run=$1 end=$((SECONDS + 60))
+  shift
+  until "$@" && [ -n "$(ranks_of "$run")" ]; do
+    ! grep -q '"type":"finished"' "$run/journal.log" 2>/dev/null || return 1
+    [ $SECONDS -lt $end ] || fail "not within the time: $*"
+    sleep 0.005
+  done
+  ranks_of "$run" | xargs -r kill -STOP 2>/dev/null || true
+  [ -n "$(ranks_of "$run")" ]
+}
+release() { ranks_of "$1" | xargs -r kill -CONT 2>/dev/null || true; }
+has_layers() { local n; n=$(layers_done "$1"); [ "${n:-0}" -ge "$2" ]; }
+has_begun() { grep -q '"type":"start"' "$1/journal.log" 2>/dev/null; }
 same_layers() { diff -rq "$1/layers" "$2/layers" || fail "$1 and $2 differ"; }
-# character_tokenizer FILE: random models have no tokenizer; one of single characters serves all of them (other characters are dropped).
+# tiny_model NAME: the directory of a small random model of that architecture.
+tiny_model() {
+  local directory=$DATA/models/tiny-random/$1
+  if [ ! -d "$directory" ]; then
+    directory=$work/tiny-$1
+    [ -d "$directory" ] || python3 "$support/random_model.py" "$directory" architecture="$1" dtype=float32
+  fi
+  echo "$directory"
+}
+# character_tokenizer FILE: those models have no tokenizer, or a small one; one of single characters serves all of them (other characters are dropped).
 character_tokenizer() {
   local id=4 letter
   {

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # The same bytes on 1, 2, 3 ranks, with rows shared by a team, with other thread counts, and with either calibration.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 for method in "vptq --residual-centroids 16 --outlier-percent 4 --outlier-centroids 16" "voronoi --residual-centroids 16" \
   "gptq --bits 3" "rtn --bits 3" "voronoi --calibration sequential --centroids 64"; do
-  options=("${common[@]}" --method ${method})
+  read -ra words <<<"--method $method"
+  options=("${common[@]}" "${words[@]}")
   rm -rf "$work"/run*
   expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --threads 1
   expect 0 ranks 2 quantize --run "$work/run2" "${options[@]}"
   expect 0 ranks 3 quantize --run "$work/run3" "${options[@]}" --team-size 3 --hessian-window 2
   same_layers "$work/run1" "$work/run2"
   same_layers "$work/run1" "$work/run3"
-  [ "$(ls "$work/run1/layers" | wc -l)" = 35 ] || fail "not 35 layers"
+  [ "$(ls "$work/run1/layers" | wc -l)" = "$n_linears" ] || fail "not $n_linears layers"
   expect 0 "$VORONOI" verify "$work/run3"
   [ -z "$(ls "$work/run3/hessians")" ] || fail "Hessians were left behind"
 done

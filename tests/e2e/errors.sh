@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Bad input: one clear error that names file and remedy, the right exit code, nothing left behind.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 quantize() { expect "$1" "$VORONOI" quantize --run "$work/run" "${@:2}"; [ ! -e "$work/run" ] || fail "a run directory was left behind: ${*:2}"; }
-text=(--calibration-text "$DATA/calibration/wiki.utf8" --calibration-sequences 2 --calibration-context 64)
+text=(--calibration-text "$calibration_text" --calibration-sequences 2 --calibration-context 64)
 
 # Every problem of the command line and the config file at once.
 printf 'vector-length = banana\nno-such-key = 1\n' >"$work/bad.cfg"
@@ -28,8 +29,8 @@ says "safetensors"
 : >"$work/empty.txt"
 quantize 3 --model "$work/model" --calibration-text "$work/empty.txt"
 says "empty.txt"
-quantize 3 --model "$work/model" --calibration-text "$DATA/calibration/wiki.utf8" --calibration-context 2000000
-says "wiki.utf8"
+quantize 3 --model "$work/model" --calibration-text "$calibration_text" --calibration-context 2000000
+says "$calibration_text"
 head -c 500000 "$work/model/model.safetensors" >"$work/cut" && cp -r "$work/model" "$work/truncated" && mv "$work/cut" "$work/truncated/model.safetensors"
 quantize 3 "${text[@]}" --model "$work/truncated"
 says "model.safetensors"
@@ -44,12 +45,22 @@ says "precious"
 [ "$(ls "$work/precious")" = thesis.tex ] || fail "wrote into a foreign directory"
 
 # Bad numbers in the weights are found and named.
-for case in nan inf neg-inf-norm huge-finite; do
-  [ -d "$DATA/models/hostile/weights/$case" ] || continue
-  expect 3 "$VORONOI" inspect "$DATA/models/hostile/weights/$case"
+for edit in 'self_attn.k_proj.weight[3,5]=nan' 'mlp.up_proj.weight[7,9]=inf' 'input_layernorm.weight[2]=-inf'; do
+  rm -rf "$work/damaged"
+  cp -r "$work/model" "$work/damaged"
+  python3 "$(dirname "$0")/../faults/damage.py" "$work/damaged/model.safetensors" "model.layers.0.$edit"
+  expect 3 "$VORONOI" inspect "$work/damaged"
   says "layers.0"
 done
-expect 0 "$VORONOI" inspect "$DATA/models/hostile/weights/all-zero-linear"
+python3 "$(dirname "$0")/../faults/damage.py" "$work/model/model.safetensors" 'model.layers.0.mlp.up_proj.weight[:,:]=0'
+expect 0 "$VORONOI" inspect "$work/model"
+if [ "$kind" = trained ]; then
+  for case in nan inf neg-inf-norm huge-finite; do
+    expect 3 "$VORONOI" inspect "$DATA/models/hostile/weights/$case"
+    says "layers.0"
+  done
+  expect 0 "$VORONOI" inspect "$DATA/models/hostile/weights/all-zero-linear"
+fi
 
 # The same mistake on several ranks is printed once.
 expect 2 ranks 3 quantize --run "$work/run" --model "$work/model" "${text[@]}" --centroids 200

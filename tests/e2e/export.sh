@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Export to VPTQ's public format: the same numbers as the run, read by an independent reader, every change found, and what the
 # format cannot hold refused before any work.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 python=
 for candidate in python3 /usr/bin/python3; do
   if "$candidate" -c 'import numpy' 2>/dev/null; then python=$candidate; break; fi
 done
-[ -n "$python" ] || { echo "SKIP: no python3 with numpy (Debian: python3-numpy)"; exit 77; }
+[ -n "$python" ] || skip missing "no python3 with numpy (Debian: python3-numpy)"
 read_vptq=$(dirname "$0")/../export/read_vptq.py
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }
-nll() { expect 0 "$VORONOI" eval --model "$1" --text "$DATA/calibration/technical.utf8" --context 128 --windows 8 --json; field nll; }
+nll() { expect 0 "$VORONOI" eval --model "$1" --text "$technical_text" --context 128 --windows 8 --json; field nll; }
 
 # The independent reader itself agrees with the public client.
 for variant in v4k256-16 outlier-perm-group2-bf16; do
@@ -34,6 +35,7 @@ for name, entry in header.items():
 text = json.dumps(out).encode()
 open(path, "wb").write(len(text).to_bytes(8, "little") + text + body)
 config = json.load(open(sys.argv[1] + "/config.json"))
+config.pop("dtype", None)
 config["torch_dtype"] = "float16"
 json.dump(config, open(sys.argv[1] + "/config.json", "w"))
 PYTHON
@@ -96,11 +98,11 @@ for edit in 's/"group_size": 172/"group_size": 171/' 's/"vector_lens": \[/"vecto
   's/"is_indice_packed": true/"is_indice_packed": false/' 's/"hidden_size": 64/"hidden_size": 640000/'; do
   sed "$edit" "$work/whole" >"$work/out/config.json"
   cmp -s "$work/whole" "$work/out/config.json" && fail "the edit $edit changes nothing"
-  expect 3 "$VORONOI" eval --model "$work/out" --text "$DATA/calibration/technical.utf8" --context 64 --windows 1
+  expect 3 "$VORONOI" eval --model "$work/out" --text "$technical_text" --context 64 --windows 1
 done
 cp "$work/whole" "$work/out/config.json"
 head -c $((size - 10)) "$work/out/model.safetensors" >"$work/cut" && mv "$work/cut" "$work/out/model.safetensors"
-expect 3 "$VORONOI" eval --model "$work/out" --text "$DATA/calibration/technical.utf8" --context 64 --windows 1
+expect 3 "$VORONOI" eval --model "$work/out" --text "$technical_text" --context 64 --windows 1
 says "model.safetensors"
 
 # Without the manifest's run a layer that differs from its shard would pass; with it, it does not.
@@ -123,7 +125,7 @@ says "--method gptq"
 expect 0 "$VORONOI" quantize --run "$work/rtn" "${common[@]}" --method rtn --bits 3
 [ ! -e "$work/rtn/export" ] || fail "rtn was exported"
 expect 2 "$VORONOI" export "$work/rtn" --out "$work/rtn-out"
-says "--method"; says "35 of 35 layers"
+says "--method"; says "$n_linears of $n_linears layers"
 
 # Groups and outliers, for the loaders that take them.
 full=(--method vptq --vector-length 4 --centroids 256 --outlier-percent 3 --outlier-centroids 16 --export-profile full)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The peak of a rank is what the plan says within a tenth, on one rank and on two, for a model whose matrices outweigh the program; and it does
 # not grow with the number of blocks.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
-command -v python3 >/dev/null || { echo "SKIP: no python3"; exit 77; }
-random_model=$(dirname "$0")/../support/random_model.py
+random_model=$support/random_model.py
 text=$work/text.txt
-head -c 100000 "$DATA/calibration/wiki.utf8" >"$text"
+head -c 100000 "$calibration_text" >"$text"
 peak() { sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$1/journal.log"; }
 
 # as_planned RANKS OPTIONS...

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A plan against the run it is of: the bits of every layer to the last one, the memory of a rank within a tenth.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
-command -v python3 >/dev/null || { echo "SKIP: no python3 to read JSON with"; exit 77; }
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 options=(--calibration-sequences 12 --calibration-context 128 --method voronoi --centroids 16 --residual-centroids 4 --rounds 1)
 
 expect 0 "$VORONOI" plan "${common[@]}" --method voronoi --centroids 16 --residual-centroids 4 --rounds 1 --json
 cp "$work/stdout" "$work/plan.json"
 expect 0 "$VORONOI" quantize --run "$work/run" "${common[@]}" --method voronoi --centroids 16 --residual-centroids 4 --rounds 1
-python3 - "$work/plan.json" "$work/run/journal.log" <<'PY' || fail "the plan is not what the run did"
+python3 - "$work/plan.json" "$work/run/journal.log" "$kind" <<'PY' || fail "the plan is not what the run did"
 import json, re, sys
 plan = json.load(open(sys.argv[1]))
 planned = {entry["role"]: entry for entry in plan["linears"]}
@@ -25,6 +25,8 @@ assert layers and sum(entry["count"] for entry in planned.values()) == len(layer
 for name, bits in layers.items():
     assert planned[name.split(".", 3)[3]]["stored_bits"] == bits, name
 assert sum(layers.values()) == plan["quantized_bits"]
+if sys.argv[3] == "random":  # nothing to tokenize worth a plan: the program itself is most of it; memory.sh has a larger model
+    sys.exit()
 # With the pages of the model's file, which count as resident.
 expected = max(plan["memory"][part]["bytes"] for part in ("host_tokenizing", "host_calibrating", "host_gathering", "host_quantizing")) + plan["memory"]["mapped_bytes"]
 assert 0.9 < expected / peak < 1.1, (expected, peak)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A run that is killed or told to stop at any moment resumes, on another number of ranks, to the bytes of an undisturbed run.
+# shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 seed=${VORONOI_TEST_SEED:-1}
 RANDOM=$seed
@@ -13,39 +14,35 @@ for round in 1 2 3 4 5 6; do
   n=$((RANDOM % 3 + 1))
   timeout -k 5 120 mpirun --bind-to none -n $n "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>&1 &
   launcher=$!
-  # Once so many layers are journalled, a little later; the first round kills before there is any.
-  target=$(((round - 1) * 5))
-  for _ in $(seq 3000); do
-    [ "$(grep -c '"type":"layer"' "$run/journal.log" 2>/dev/null || true)" -ge $target ] 2>/dev/null && break
-    sleep 0.01
-  done
-  sleep "0.0$((RANDOM % 10))"
-  victims=($(pgrep -f -- "--run $run " | while read -r pid; do [ "$(cat /proc/$pid/comm 2>/dev/null)" = "$(basename "$VORONOI")" ] && echo "$pid"; done || true))
-  if [ ${#victims[@]} -gt 0 ]; then
-    kill -9 "${victims[$((RANDOM % ${#victims[@]}))]}" 2>/dev/null || true
+  # Once so many layers are journalled; the first round kills before there is any.
+  if hold "$run" has_layers "$run" $(((round - 1) * 5)); then
+    mapfile -t victims < <(ranks_of "$run")
+    kill -9 "${victims[$((RANDOM % ${#victims[@]}))]}"
+    release "$run"
     interrupted=$((interrupted + 1))
   fi
   started=$SECONDS
   wait $launcher || true
   [ $((SECONDS - started)) -le 10 ] || fail "the job hung for $((SECONDS - started)) s after a rank was killed"
-  done_before=$(grep -c '"type":"layer"' "$run/journal.log" 2>/dev/null || true)
-  if [ "${done_before:-0}" -gt 0 ] && [ "${done_before:-0}" -lt 35 ]; then partial=$((partial + 1)); fi
+  done_before=$(layers_done "$run")
+  if [ "${done_before:-0}" -gt 0 ] && [ "${done_before:-0}" -lt "$n_linears" ]; then partial=$((partial + 1)); fi
   expect 0 ranks $((RANDOM % 3 + 1)) quantize --run "$run" "${options[@]}"
   same_layers "$work/reference" "$run"
   expect 0 "$VORONOI" verify "$run"
   # What was journalled before is not made again: each layer stands once in the journal.
-  [ "$(grep -c '"type":"layer"' "$run/journal.log")" = 35 ] || fail "round $round: finished layers were made again"
+  [ "$(grep -c '"type":"layer"' "$run/journal.log")" = "$n_linears" ] || fail "round $round: finished layers were made again"
   echo "round $round: $n ranks, ${done_before:-0} layers before the resume"
 done
-[ $interrupted -ge 3 ] || fail "only $interrupted of 6 runs were caught alive"
+[ $interrupted -ge 4 ] || fail "only $interrupted of 6 runs were caught alive"
 [ $partial -ge 2 ] || fail "only $partial of 6 runs were caught with some layers done"
 
 # A stop on request: exit 75, then the rest.
 run=$work/stopped
 "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>"$work/stderr" &
 pid=$!
-for _ in $(seq 100); do [ -s "$run/journal.log" ] && break; sleep 0.02; done
+hold "$run" has_begun "$run" || fail "it was over before it could be stopped"
 kill -USR1 $pid
+release "$run"
 code=0
 wait $pid || code=$?
 [ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }
@@ -53,7 +50,64 @@ grep -q "run the same command again" "$work/stderr" || fail "no word on how to r
 expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
+# From its directory alone: started with relative paths, stopped, resumed from another directory by the command that status prints.
+run=$work/alone
+mkdir "$work/elsewhere"
+(
+  cd "$work"
+  exec "$VORONOI" quantize --run alone --model model --calibration-text "$DATA/calibration/wiki.utf8" "${options[@]:4}" >/dev/null 2>"$work/stderr"
+) &
+pid=$!
+for _ in $(seq 100); do [ -s "$run/journal.log" ] && break; sleep 0.02; done
+kill -USR1 $pid
+code=0
+wait $pid || code=$?
+[ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }
+grep -qF "voronoi quantize --run $run" "$work/stderr" || fail "no command to resume with"
+expect 0 "$VORONOI" status "$run"
+command=$(sed -n 's/^  resume  voronoi //p' "$work/stdout")
+[ "$command" = "quantize --run $run" ] || fail "status tells another command: $command"
+cd "$work/elsewhere"
+# shellcheck disable=SC2086  # no path has a blank
+expect 0 "$VORONOI" $command
+cd - >/dev/null
+same_layers "$work/reference" "$run"
+# What a resume may not change is the error that it always was; a command that names model and texts stands for itself.
+expect 2 "$VORONOI" quantize --run "$run" --centroids 128
+grep -q "centroids: was 256, is 128" "$work/stderr" || { cat "$work/stderr"; fail "the difference is not named"; }
+expect 2 "$VORONOI" quantize --run "$run" "${common[@]}"
+grep -q "was \"voronoi\", is \"vptq\"" "$work/stderr" || { cat "$work/stderr"; fail "a whole command took options of an earlier start"; }
+# What it may change; the model has moved.
+mv "$work/model" "$work/moved"
+rm "$run/layers/$(ls "$run/layers" | head -n 1)"
+expect 0 ranks 2 quantize --run "$run" --model "$work/moved" --keep-hessians
+same_layers "$work/reference" "$run"
+mv "$work/moved" "$work/model"
+# A run of no start that tells its options, and of another version of the program.
+rewrite() {
+  python3 - "$run/journal.log" "$@" <<'PYTHON'
+import hashlib, json, sys
+out = []
+for number, line in enumerate(open(sys.argv[1]), 1):
+    record = json.loads(line.split(" ", 2)[2])
+    if record["type"] == "start":
+        record.pop(sys.argv[2])
+        if len(sys.argv) > 3:
+            record[sys.argv[2]] = sys.argv[3]
+    payload = f"{number} {json.dumps(record)}"
+    out.append(f"{number} {hashlib.sha256(payload.encode()).hexdigest()[:16]} {json.dumps(record)}\n")
+open(sys.argv[1], "w").write("".join(out))
+PYTHON
+}
+rewrite version 0.0.9
+expect 0 "$VORONOI" quantize --run "$run" --model "$work/model"
+grep -q "made by version 0.0.9, this is version [0-9]" "$work/stderr" || { cat "$work/stderr"; fail "no word of another version"; }
+rewrite options
+expect 2 "$VORONOI" quantize --run "$run"
+grep -q "does not tell the options" "$work/stderr" || { cat "$work/stderr"; fail "no word of the missing options"; }
+
 # A damaged shard is found, set aside and made again.
+run=$work/stopped
 victim=$(ls "$run/layers" | head -n 1)
 printf 'x' | dd of="$run/layers/$victim" bs=1 seek=2000 conv=notrunc status=none
 expect 3 "$VORONOI" verify "$run"
@@ -66,6 +120,11 @@ same_layers "$work/reference" "$run"
 # Other settings on the same directory are refused, with the difference.
 expect 2 "$VORONOI" quantize --run "$run" "${common[@]}" --method voronoi --centroids 128
 grep -q "centroids: was 256, is 128" "$work/stderr" || { cat "$work/stderr"; fail "the difference is not named"; }
+# Stages: what one needs must have come to its end; names are checked.
+expect 2 "$VORONOI" quantize --run "$work/none" "${common[@]}" --stages calibrate,quantise
+grep -q "'quantise' is no stage; there are calibrate, quantize, export, report" "$work/stderr" || { cat "$work/stderr"; fail "no word of the stage"; }
+expect 2 "$VORONOI" quantize --run "$work/none" "${common[@]}" --method vptq --stages export
+grep -q "export needs quantize" "$work/stderr" || { cat "$work/stderr"; fail "no word of what export needs"; }
 # Two runs at once on one directory: the second is refused.
 exec 9<>"$run/lock.json"
 flock -x 9

@@ -15,6 +15,7 @@
 #include "export/writer.h"
 #include "format/vptq.h"
 #include "model/config.h"
+#include "model/each_linear.h"
 #include "model/weights.h"
 #include "support/temporary.h"
 
@@ -165,13 +166,11 @@ class SmallExport {
       : kinds_(std::move(kinds)) {
     write_model(folder_ / "model", config);
     source = model::open_model((folder_ / "model").string());
-    for (std::int64_t block = 0; block < source->config().n_layers; ++block)
-      for (const model::SiteSpec& site : model::block_sites(source->config(), block))
-        for (const model::LinearSpec& linear : site.linears) {
-          encodings[linear.name] = random_encoding(linear, kinds_[encodings.size() % kinds_.size()],
-                                                   source->config().stored_dtype, encodings.size());
-          request.origin.layers[linear.name] = std::string(64, 'a');
-        }
+    model::for_each_linear(source->config(), [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+      encodings[linear.name] = random_encoding(linear, kinds_[encodings.size() % kinds_.size()],
+                                               source->config().stored_dtype, encodings.size());
+      request.origin.layers[linear.name] = std::string(64, 'a');
+    });
     request.original = source.get();
     request.tokenizer = (folder_ / "model").string();
     request.encoding = [this](const std::string& name) { return encodings.at(name); };

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "export/checkpoints.h"
+#include "quant/vq/vector_parameters.h"
 #include "support/typed_encoding.h"
 
 namespace voronoi::exporting {
@@ -18,9 +19,9 @@ using testing::SizeIs;
 quant::QuantParameters parameters(std::int64_t v, std::int64_t k, std::int64_t kr) {
   quant::QuantParameters p;
   p.method = "voronoi";
-  p.vector_length = v;
-  p.centroids = k;
-  p.residual_centroids = kr;
+  p.get<quant::VectorParameters>().vector_length = v;
+  p.get<quant::VectorParameters>().centroids = k;
+  p.get<quant::VectorParameters>().residual_centroids = kr;
   return p;
 }
 
@@ -55,17 +56,17 @@ TEST(Profile, MethodsWithoutCodebooksAreRefused) {
 
 TEST(Profile, GroupsAndOutliersAskForTheFullOne) {
   quant::QuantParameters p = parameters(8, 256, 256);
-  p.groups = 2;
-  p.outlier_percent = 1;
+  p.get<quant::VectorParameters>().groups = 2;
+  p.get<quant::VectorParameters>().outlier_percent = 1;
   EXPECT_THAT(check_exportable(p, {}, Profile::safe), SizeIs(2));
   EXPECT_THAT(check_exportable(p, {}, Profile::full), IsEmpty());
-  p.residual_centroids = 16;
+  p.get<quant::VectorParameters>().residual_centroids = 16;
   EXPECT_THAT(check_exportable(p, {}, Profile::full), Contains(HasSubstr("read past the residual codebook")));
-  p.residual_centroids = 0;
-  p.vector_length = 6;
+  p.get<quant::VectorParameters>().residual_centroids = 0;
+  p.get<quant::VectorParameters>().vector_length = 6;
   EXPECT_THAT(check_exportable(p, {}, Profile::full), Contains(HasSubstr("multiple of 4")));
-  p.vector_length = 8;
-  p.outlier_vector_length = 8;
+  p.get<quant::VectorParameters>().vector_length = 8;
+  p.get<quant::VectorParameters>().outlier_vector_length = 8;
   EXPECT_THAT(check_exportable(p, {}, Profile::full), Contains(HasSubstr("--outlier-vector-length")));
 }
 
@@ -73,16 +74,16 @@ TEST(Profile, AStoredOrderHasAtMost65535Columns) {
   quant::QuantParameters p = parameters(8, 256, 0);
   const std::array<LayerShape, 2> shapes{{{64, 65535}, {64, 65536}}};
   EXPECT_THAT(check_exportable(p, shapes, Profile::safe), IsEmpty()) << "no order is stored";
-  p.groups = 4;
+  p.get<quant::VectorParameters>().groups = 4;
   EXPECT_THAT(check_exportable(p, shapes, Profile::full), Contains(HasSubstr("65535")));
   EXPECT_THAT(check_exportable(p, std::span(shapes).first(1), Profile::full), IsEmpty());
 }
 
 TEST(Profile, AllProblemsComeAtOnce) {
   quant::QuantParameters p = parameters(5, 512, 2);
-  p.groups = 2;
-  p.outlier_percent = 1;
-  p.outlier_vector_length = 3;
+  p.get<quant::VectorParameters>().groups = 2;
+  p.get<quant::VectorParameters>().outlier_percent = 1;
+  p.get<quant::VectorParameters>().outlier_vector_length = 3;
   EXPECT_GE(check_exportable(p, {}, Profile::safe).size(), 7U);
 }
 

@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "export/checkpoint.h"
 #include "export/checkpoints.h"
+#include "support/skip.h"
 #include "support/typed_encoding.h"
 
 namespace voronoi::exporting {
@@ -159,7 +160,7 @@ TEST(Writer, WhatAKilledProcessLeftIsRemovedAndNothingElse) {
 
 TEST(Writer, AFullDiskLeavesNothing) {
   const test::SmallDisk disk("size=64k");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   const SmallExport small(kSafeKinds);
   EXPECT_THAT(
       test::message_of<core::StoreError>([&] { write_checkpoint(small.request, disk / "out", disk / "making"); }),

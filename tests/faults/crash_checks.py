@@ -3,7 +3,7 @@ import filecmp
 import hashlib
 import json
 
-TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", "status.json", "quarantine", "export",
+TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", "status.json", "metrics.prom", "quarantine", "export",
        "evaluations", "report", "logs"}
 # Of a report: not of the result.
 TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "attempts", "peak_memory_bytes", "sha256", "markdown_sha256"}
@@ -107,8 +107,8 @@ class Watch:
         self.after_death()
         records, torn = journal(run)
         require(not torn and records[-1]["type"] == "finished", "the journal does not end with \"finished\"")
-        attempts = [r["number"] for r in records if r["type"] == "attempt"]
-        require(attempts == list(range(1, len(attempts) + 1)), f"attempts are numbered {attempts}")
+        starts = [r["number"] for r in records if r["type"] == "start"]
+        require(starts == list(range(1, len(starts) + 1)), f"starts are numbered {starts}")
         made = sorted(r["name"] for r in records if r["type"] == "layer")
         wanted = [p.name.removesuffix(".h5") for p in (self.reference / "layers").iterdir()]
         if self.damaged:

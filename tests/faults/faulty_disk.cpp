@@ -10,6 +10,7 @@
 //       EIO, ENOSPC, EDQUOT, EROFS, EACCES, ENOENT, EINTR: the call fails with it;
 //       short: half of the bytes go through;
 //       kill: SIGKILL instead of the call; done-kill: SIGKILL after it; torn-kill: SIGKILL after half of the bytes;
+//       hold: the thread waits before the call until the file of VORONOI_FAULT_HOLD is there;
 //       count: nothing happens.
 //   VORONOI_FAULT_RANK=R: only on that rank of the job.
 //   VORONOI_FAULT_LOG=FILE: one line for every fault that struck; with "count" one when the process ends: "count
@@ -168,7 +169,7 @@ class Disk {
     fault.and_later = n.ends_with('+');
     std::istringstream names(fault.names);
     for (std::string name; std::getline(names, name, ',');) fault.calls.insert(name);
-    static const std::set<std::string> kOther{"short", "kill", "done-kill", "torn-kill", "count"};
+    static const std::set<std::string> kOther{"short", "kill", "done-kill", "torn-kill", "hold", "count"};
     if (fault.n < 1 || (!kOther.contains(fault.action) && !kErrors.contains(fault.action))) {
       std::fprintf(stderr, "faulty_disk: cannot read \"%s\"\n", text.c_str());
       ::_exit(99);
@@ -215,6 +216,11 @@ auto through(const Fault* fault, std::size_t size, Call call) -> decltype(call(s
     return -1;
   }
   if (fault->action == "kill") die();
+  if (fault->action == "hold") {
+    const char* file = std::getenv("VORONOI_FAULT_HOLD");
+    while (file != nullptr && ::access(file, F_OK) != 0) ::usleep(10000);
+    return call(size);
+  }
   const bool half = fault->action == "short" || fault->action == "torn-kill";
   const auto result = call(half && size > 1 ? size / 2 : size);
   if (fault->action != "short") die();

@@ -48,7 +48,7 @@ for fault in "read block_ 2+ EIO" "write model.layers 2+ EIO" "write,fsync block
   echo "$fault on rank 1: exit $code"
   ended_well "$fault"
   # Another rank can read what this one cannot; what cannot be written ends the run.
-  if [[ $fault = read* ]]; then exits 0 "$fault"; else exits 5 "$fault"; fi
+  if [[ $fault = read* ]]; then exits 0 "$fault"; else exits 74 "$fault"; fi
   if grep -q superseded "$work/stderr"; then complain "blamed on another start: $fault"; fi
   finishes "$fault"
 done

@@ -21,7 +21,7 @@ for n in 1 2; do
     started=$SECONDS code=0
     wait $launcher || code=$?
     [ $((SECONDS - started)) -le 15 ] || complain "the job went on for $((SECONDS - started)) s"
-    exits 5 "$n ranks, the model cut to $size bytes"
+    exits 74 "$n ranks, the model cut to $size bytes"
     says "error: .*$model: \(cannot be read any more\|was changed or cut\).*run the same command again"
     cp "$work/whole" "$model"
     finishes "$n ranks, the model cut to $size bytes"

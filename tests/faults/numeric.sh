@@ -11,8 +11,17 @@ report_says() { grep -qF -- "$2" "$1/report/report.md" || { cat "$1/report/repor
 damage() { python3 "$(dirname "$0")/damage.py" "$@"; }
 # damaged NAME EDIT...: a damaged copy of the model as $work/NAME.
 damaged() { cp -r "$work/model" "$work/$1"; damage "$work/$1/model.safetensors" "${@:2}"; }
-head -c 40000 "$DATA/calibration/wiki.utf8" >"$work/wiki.txt"  # reading all of it is most of the time of a run
-text=(--calibration-text "$work/wiki.txt" --calibration-sequences 12 --calibration-context 128)
+# A token that is there once, and where: number $rare is token $position of sequence $sequence.
+sequence=7 position=85
+if [ "$kind" = trained ]; then
+  rare=300 overflowing="block 3, input 3 of gate_up is -106112"
+  head -c 40000 "$calibration_text" >"$work/text.txt"  # reading all of it is most of the time of a run
+else
+  rare=$(sed -n 's/.*"Z": \([0-9]*\).*/\1/p' "$work/model/tokenizer.json") overflowing="block 3, input "
+  head -c $((12 * 128)) "$calibration_text" >"$work/text.txt"  # one token a character, so that the sequences stand side by side
+  printf Z | dd of="$work/text.txt" bs=1 seek=$((128 * sequence + position)) conv=notrunc status=none
+fi
+text=(--calibration-text "$work/text.txt" --calibration-sequences 12 --calibration-context 128)
 # on_two_counts CODE NAME OPTION...: the same run on one rank and on two gives the same bytes and the same failures; what
 # they say is in $work/NAME.said and $work/NAME.said.2.
 on_two_counts() {
@@ -86,26 +95,31 @@ grep -q "33 of 33 layers good, 0 problems; 2 layers or tensors were given up" "$
 expect 2 "$VORONOI" export "$work/weights.1" --out "$work/checkpoint"
 stderr_says "2 of 35 layers are not quantized"; stderr_says "$nan"; stderr_says "$inf"
 [ ! -e "$work/checkpoint" ] || fail "an export of part of a model was left"
-expect 3 "$VORONOI" eval --model "$work/weights.1" --text "$DATA/calibration/wiki.utf8" --context 64 --windows 1
+expect 3 "$VORONOI" eval --model "$work/weights.1" --text "$calibration_text" --context 64 --windows 1
 stderr_says "$nan"
 expect 3 "$VORONOI" inspect "$work/weights"
 stderr_says "2 tensor(s) cannot be used"
 # The same command again tries again and ends the same way; nothing that is done is done again.
 before=$(cat "$work"/weights.1/layers/* | sha256sum)
+calibrated=$(grep -c '"type":"stage","stage":"calibrate"' "$work/weights.1/journal.log")
+[ "$(ls "$work/weights.1/hessians" | tr '\n' ' ')" = "block_000.qkv.h5 block_001.gate_up.h5 " ] ||
+  fail "not the Hessians of what was given up were kept: $(ls "$work/weights.1/hessians")"
 expect 4 "$VORONOI" quantize --model "$work/weights" --run "$work/weights.1" "${text[@]}" --method voronoi --centroids 64
 stderr_says "33 layers are done already"; stderr_says "$nan"
+# Its Hessians are still there: nothing is calibrated.
+[ "$(grep -c '"type":"stage","stage":"calibrate"' "$work/weights.1/journal.log")" = "$calibrated" ] || fail "a second start calibrated again"
 [ "$before" = "$(cat "$work"/weights.1/layers/* | sha256sum)" ] || fail "a second start changed layers"
 
-# One token (number 300, there once) whose activations overflow F16 in block 3, through a channel that no other token uses:
+# The rare token, whose activations overflow F16 in block 3, through a channel that no other token uses:
 # its row is left out, behind the next attention all later rows of its sequence too; nothing fails.
 silent=()
 for block in 0 1 2 3; do
   silent+=("model.layers.$block.self_attn.o_proj.weight[20,:]=0" "model.layers.$block.mlp.down_proj.weight[20,:]=0")
 done
-damaged overflow "${silent[@]}" 'model.embed_tokens.weight[:,20]=0' 'model.embed_tokens.weight[300,20]=60000' \
+damaged overflow "${silent[@]}" 'model.embed_tokens.weight[:,20]=0' "model.embed_tokens.weight[$rare,20]=60000" \
   'model.layers.3.post_attention_layernorm.weight[20]=60000'
 on_two_counts 0 overflow --method gptq --dtype f16
-first="block 3, input 20 of gate_up is 480000 at token 85 of calibration sequence 7"
+first="block 3, input 20 of gate_up is 480000 at token $position of calibration sequence $sequence"
 says "$work/overflow.said" "$first"
 [ "$(layer "$work/overflow.1" model.layers.3.self_attn.o_proj left_out_tokens)" = 0 ] || fail "rows are missing before the overflow"
 [ "$(layer "$work/overflow.1" model.layers.3.mlp.up_proj left_out_tokens)" = 1 ] || fail "not the token's one row was left out"
@@ -118,7 +132,7 @@ damaged nothing_left 'model.layers.3.post_attention_layernorm.weight[:]=60000'
 on_two_counts 4 nothing_left --method gptq --dtype f16
 failed "$work/nothing_left.1" model.layers.3.mlp.{gate,up,down}_proj model.layers.4.self_attn.{q,k,v,o}_proj model.layers.4.mlp.{gate,up,down}_proj
 [ "$(layers "$work/nothing_left.2")" = 25 ] || fail "not 25 layers"
-says "$work/nothing_left.said.2" "block 3, input 3 of gate_up is -106112 at token 0 of calibration sequence 0"
+says "$work/nothing_left.said.2" "$overflowing"
 [ "$(grep -c "given up: .*no calibration row" "$work/nothing_left.said")" = 1 ] || fail "the cause is explained more than once"
 [ "$(grep -c "given up: .*for the same reason" "$work/nothing_left.said")" = 5 ] || fail "not six sites were given up"
 # With the stream leaving the blocks quantized, and Hessians of another run, it is the same ten.
@@ -126,13 +140,13 @@ expect 4 ranks 2 quantize --model "$work/nothing_left" --run "$work/sequential" 
 [ "$(layers "$work/sequential")" = 25 ] || fail "sequential: not 25 layers"
 expect 4 "$VORONOI" quantize --model "$work/nothing_left" --run "$work/kept" "${text[@]}" --method rtn --dtype f16 --keep-hessians
 expect 4 "$VORONOI" quantize --model "$work/nothing_left" --run "$work/from" "${text[@]}" --method rtn --dtype f16 --hessians-from "$work/kept"
-stderr_says "block 3, input 3 of gate_up is -106112"
+stderr_says "$overflowing"
 same_layers "$work/kept" "$work/from"
 
 # A tensor that is stored as it is: all layers are done, the export is not, and the run says so.
-damaged embedding 'model.embed_tokens.weight[300,20]=nan'
+damaged embedding "model.embed_tokens.weight[$rare,20]=nan"
 on_two_counts 4 embedding --method vptq
 [ "$(layers "$work/embedding.1")" = 35 ] || fail "not 35 layers"
 failed "$work/embedding.1" export model.embed_tokens.weight
-says "$work/embedding.said" "not exported: $work/embedding/model.safetensors: tensor model.embed_tokens.weight: element [300, 20] is nan"
+says "$work/embedding.said" "not exported: $work/embedding/model.safetensors: tensor model.embed_tokens.weight: element [$rare, 20] is nan"
 [ ! -e "$work/embedding.1/export" ] || fail "a damaged model was exported"

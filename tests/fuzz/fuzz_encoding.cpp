@@ -5,9 +5,9 @@
 #include <array>
 #include <string>
 
-#include "fuzz/shard_use.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
+#include "fuzz/shard_use.h"
 
 namespace voronoi::fuzz {
 namespace {

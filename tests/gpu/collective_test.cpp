@@ -2,6 +2,8 @@
 #include <string>
 
 #include "gpu/gpu_fixture.h"
+#include "support/kernel_table.h"
+#include "support/skip.h"
 
 namespace voronoi {
 namespace {
@@ -17,9 +19,11 @@ TEST(Module, OpensAndHasTheTransportItWasBuiltWith) {
   EXPECT_THROW(kernels::cpu().collective.make_id(), core::InternalError);
 }
 
+TEST(Module, HasEveryEntry) { EXPECT_EQ(test::null_entries(kernels::cuda()), std::vector<std::size_t>{}); }
+
 TEST_F(CollectiveTest, AGroupOfOneOpensAndCloses) {
   const kernels::CollectiveKernels& collective = kernels::cuda().collective;
-  if (!collective.available()) GTEST_SKIP() << "no transport between devices in this module";
+  if (!collective.available()) VORONOI_SKIP_MISSING("no transport between devices in this module (NCCL)");
   void* group = collective.join(gpu().exec(), collective.make_id(), 0, 1);
   ASSERT_NE(group, nullptr);
   collective.leave(group);

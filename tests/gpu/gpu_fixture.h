@@ -14,6 +14,7 @@
 #include "backend/device.h"
 #include "backend/tensor.h"
 #include "core/error.h"
+#include "support/skip.h"
 
 namespace voronoi::test {
 
@@ -30,7 +31,7 @@ inline std::vector<float> normal_values(std::int64_t n, std::uint32_t seed) {
 class GpuTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (kernels::cuda().device.count() == 0) GTEST_SKIP() << "no GPU here";
+    if (kernels::cuda().device.count() == 0) VORONOI_SKIP_MACHINE("no GPU here");
     gpu_ = std::make_unique<backend::Context>(backend::Device::cuda, 1);
   }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <span>
 
 #include "core/types.h"
@@ -260,6 +261,56 @@ TEST_F(LinalgTest, SaysWhichMinorIsNotPositiveAndWhichDiagonalIsZero) {
   a[at(66 * n + 66)] = 0.0;
   work.assign(a);
   EXPECT_EQ(gpu().linalg().invert_lower_f64(gpu().exec(), n, work.data(), n), 67);
+}
+
+TEST_F(LinalgTest, RowsAreGatheredExactly) {
+  for (const std::int64_t n : {1, 7, 64, 1030}) {
+    const std::vector<std::int32_t> ids{3, 0, 3, 8, 1};
+    const std::vector<float> x = test::normal_values(9 * n, 3);
+    const auto gpu_ids = on_gpu(ids);
+    backend::Array<float> out(gpu(), 5 * n);
+    std::vector<float> expected(at(5 * n));
+    const auto gpu_x = on_gpu(x);
+    gpu().linalg().gather_rows_f32(gpu().exec(), gpu_ids.data(), 5, n, gpu_x.data(), out.data());
+    cpu().linalg().gather_rows_f32(cpu().exec(), ids.data(), 5, n, x.data(), expected.data());
+    EXPECT_EQ(out.to_host(), expected);
+    for (const core::DType dtype : {core::DType::f16, core::DType::bf16}) {
+      std::vector<std::uint16_t> bits;
+      for (const float value : x) bits.push_back(core::to_bits16(dtype, value));
+      const auto gpu_bits = on_gpu(bits);
+      gpu().linalg().gather_rows_16(gpu().exec(), gpu_ids.data(), 5, n, dtype, gpu_bits.data(), out.data());
+      for (std::int64_t i = 0; i < 5 * n; ++i)
+        expected[at(i)] = core::round_to(dtype, x[at(ids[at(i / n)] * n + i % n)]);
+      EXPECT_EQ(out.to_host(), expected);
+    }
+  }
+}
+
+TEST_F(LinalgTest, RowsThatAreTooLargeAreFound) {
+  // More rows than a grid's second extent holds.
+  const std::int64_t n_rows = 70001, n = 3;
+  std::vector<float> x(at(n_rows * n), 0.5F);
+  x[at(69999 * n + 2)] = std::numeric_limits<float>::quiet_NaN();
+  x[at(5 * n)] = -std::numeric_limits<float>::infinity();
+  x[at(7 * n + 1)] = std::nextafter(2.0F, 3.0F);
+  x[at(8 * n + 1)] = -2.0F;
+  const auto gpu_x = on_gpu(x);
+  const auto bounded = std::make_unique<bool[]>(at(n_rows));
+  gpu().linalg().bounded_rows(gpu().exec(), n_rows, n, gpu_x.data(), 2.0F, bounded.get());
+  for (std::int64_t row = 0; row < n_rows; ++row)
+    ASSERT_EQ(bounded[at(row)], row != 5 && row != 7 && row != 69999) << row;
+}
+
+TEST_F(LinalgTest, DiagonalsOfAllSizes) {
+  for (const std::int64_t n : {1, 255, 257}) {
+    std::vector<double> full(at(n * n)), expected;
+    for (std::size_t i = 0; i < full.size(); ++i) full[i] = static_cast<double>(i);
+    for (std::int64_t i = 0; i < n; ++i) expected.push_back(static_cast<double>(i * (n + 1)));
+    const auto gpu_full = on_gpu(full);
+    backend::Array<double> diagonal(gpu(), n);
+    gpu().linalg().diagonal_f64(gpu().exec(), n, gpu_full.data(), diagonal.data());
+    EXPECT_EQ(diagonal.to_host(), expected);
+  }
 }
 
 }  // namespace

@@ -77,32 +77,6 @@ TEST_F(GpuNn, GatesOfLargeInputsStayFinite) {
   }
 }
 
-TEST_F(GpuNn, RowsAreGatheredExactly) {
-  for (const std::int64_t dim : {1, 7, 64, 1030}) {
-    const std::vector<std::int32_t> ids{3, 0, 3, 8, 1};
-    const std::vector<float> table = normal_values(9 * dim, 3);
-    const Array<std::int32_t> gpu_ids = on_gpu(ids);
-    Array<float> out(gpu(), 5 * dim);
-    std::vector<float> expected(at(5 * dim));
-    const Array<float> gpu_table = on_gpu(table);
-    twin().embed(gpu().exec(), gpu_ids.data(), 5, dim, gpu_table.data(), out.data());
-    oracle().embed(cpu().exec(), ids.data(), 5, dim, table.data(), expected.data());
-    EXPECT_EQ(out.to_host(), expected);
-    for (const core::DType dtype : {core::DType::f16, core::DType::bf16}) {
-      std::vector<std::uint16_t> bits;
-      for (const float value : table) bits.push_back(core::to_bits16(dtype, value));
-      const Array<std::uint16_t> gpu_bits = on_gpu(bits);
-      twin().embed_16(gpu().exec(), gpu_ids.data(), 5, dim, dtype, gpu_bits.data(), out.data());
-      for (std::int64_t i = 0; i < 5 * dim; ++i)
-        expected[at(i)] = core::round_to(dtype, table[at(ids[at(i / dim)] * dim + i % dim)]);
-      EXPECT_EQ(out.to_host(), expected);
-      std::fill(expected.begin(), expected.end(), 0.0F);
-      oracle().embed_16(cpu().exec(), ids.data(), 5, dim, dtype, bits.data(), expected.data());
-      EXPECT_EQ(out.to_host(), expected);
-    }
-  }
-}
-
 TEST_F(GpuNn, RmsNorm) {
   for (const std::int64_t dim : {1, 10, 128, 576, 1024, 1025, 4099}) {
     const std::int64_t n_rows = dim > 1024 ? 3 : 19, ld = dim + 3;

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # A whole run on the GPU's context (or its emulation): calibration gives the same bytes on one and two ranks, quantize and eval go
 # through, and the perplexity in fp32 is the CPU's. Tiny settings: an emulated GPU computes a million times slower.
+# shellcheck source=../e2e/common.sh
 . "$(dirname "$0")/../e2e/common.sh"
 ranks() { local n=$1; shift; timeout -k 5 600 mpirun --bind-to none -n "$n" "$VORONOI" "$@"; }
-if ! "$VORONOI" eval --model "$work/model" --text "$DATA/wikitext2/wiki.test.raw" --context 16 --windows 1 --device cuda >"$work/out" 2>&1; then
-  if grep -q -e "no CUDA backend" -e "there is no GPU" "$work/out"; then echo "SKIP: $(tail -n 1 "$work/out")"; exit 77; fi
+if ! "$VORONOI" eval --model "$work/model" --text "$evaluation_text" --context 16 --windows 1 --device cuda >"$work/out" 2>&1; then
+  if grep -q -e "no CUDA backend" -e "there is no GPU" "$work/out"; then skip machine "$(tail -n 1 "$work/out")"; fi
   cat "$work/out"
   fail "eval --device cuda"
 fi
 
-tiny=(--model "$work/model" --calibration-text "$DATA/calibration/wiki.utf8" --calibration-sequences 4 --calibration-context 24)
+tiny=(--model "$work/model" --calibration-text "$calibration_text" --calibration-sequences 4 --calibration-context 24)
 calibrate=(quantize "${tiny[@]}" --stages calibrate --keep-hessians --device cuda)
 ranks 1 "${calibrate[@]}" --run "$work/calibrated1"
 counts=(1 2)
@@ -29,7 +30,7 @@ for n in "${counts[@]}"; do ranks "$n" quantize "${run[@]}" --run "$work/run$n" 
 if [ "${#counts[@]}" = 2 ]; then same_layers "$work/run1" "$work/run2"; fi
 "$VORONOI" verify "$work/run1"
 
-perplexity() { "$VORONOI" eval --model "$1" --text "$DATA/wikitext2/wiki.test.raw" --context 32 --windows 2 --json "${@:2}"; }
+perplexity() { "$VORONOI" eval --model "$1" --text "$evaluation_text" --context 32 --windows 2 --json "${@:2}"; }
 value() { sed -n 's/.*"'"$1"'":"\{0,1\}\([^,"}]*\).*/\1/p' | head -n 1; }
 for subject in "$work/model" "$work/run1"; do
   on_cpu=$(perplexity "$subject" --device cpu | value perplexity)

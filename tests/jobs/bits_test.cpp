@@ -10,7 +10,9 @@
 #include "core/error.h"
 #include "jobs/quantize_options.h"
 #include "planning/model_sizes.h"
+#include "quant/baselines/uniform_method.h"
 #include "quant/setting.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -45,9 +47,15 @@ TEST(Bits, ReadyConfigsAreWhatBitsChoosesAndKeepToTheirBits) {
       const double wanted = std::stod(bits);
       const auto chosen = quant::choose_setting(options.parameters, wanted, models.front());
       ASSERT_TRUE(chosen.has_value());
-      EXPECT_EQ(options.parameters.vector_length, chosen->vector_length) << file;
-      EXPECT_EQ(options.parameters.centroids, chosen->centroids) << file;
-      EXPECT_EQ(options.parameters.residual_centroids, chosen->residual_centroids) << file;
+      EXPECT_EQ(options.parameters.get<quant::VectorParameters>().vector_length,
+                chosen->get<quant::VectorParameters>().vector_length)
+          << file;
+      EXPECT_EQ(options.parameters.get<quant::VectorParameters>().centroids,
+                chosen->get<quant::VectorParameters>().centroids)
+          << file;
+      EXPECT_EQ(options.parameters.get<quant::VectorParameters>().residual_centroids,
+                chosen->get<quant::VectorParameters>().residual_centroids)
+          << file;
       for (const auto& layers : models) {
         const double true_bits = quant::true_bits(options.parameters, layers);
         EXPECT_LE(true_bits, wanted * (1 + quant::kBitsMargin)) << file;
@@ -70,7 +78,7 @@ TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
   EXPECT_THAT(parse(quantize_command(options), {"--method", "gptq", "--bits", "3"}, true).problems,
               ::testing::IsEmpty());
   EXPECT_THAT(run::check_bits(options), ::testing::IsEmpty());
-  EXPECT_EQ(options.parameters.bits, 3);
+  EXPECT_EQ(options.parameters.get<quant::UniformParameters>().bits, 3);
   options = {};
   EXPECT_THAT(parse(quantize_command(options), {"--bits", "9"}, true).problems, Contains(HasSubstr("--bits")));
   options.bits = 0.4;

@@ -9,6 +9,8 @@
 
 #include "core/option.h"
 #include "jobs/quantize_options.h"
+#include "quant/parameters.h"
+#include "quant/vq/vector_parameters.h"
 #include "run/settings.h"
 
 namespace voronoi::jobs {
@@ -44,7 +46,7 @@ TEST_F(CommandLine, TakesValuesOfEveryKind) {
   EXPECT_EQ(options_.model, "m");
   EXPECT_EQ(options_.run, "r");
   EXPECT_EQ(options_.calibration_texts, (std::vector<std::string>{"a", "b"}));
-  EXPECT_EQ(options_.parameters.centroids, 512);
+  EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().centroids, 512);
   EXPECT_EQ(options_.parameters.damping, 0.05);
   EXPECT_TRUE(options_.keep_hessians);
   EXPECT_FALSE(options_.parameters.act_order);
@@ -54,8 +56,8 @@ TEST_F(CommandLine, TakesValuesOfEveryKind) {
 TEST_F(CommandLine, WinsOverTheConfigFile) {
   const std::string file = config("centroids = 64\nvector-length = 6\ncalibration-text = a\ncalibration-text = b\n");
   EXPECT_THAT(parse_arguments({"--config", file, "--centroids", "128", "--calibration-text", "c"}).problems, IsEmpty());
-  EXPECT_EQ(options_.parameters.centroids, 128);
-  EXPECT_EQ(options_.parameters.vector_length, 6);
+  EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().centroids, 128);
+  EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().vector_length, 6);
   EXPECT_EQ(options_.calibration_texts, std::vector<std::string>{"c"});
 }
 
@@ -91,11 +93,11 @@ TEST_F(CommandLine, HelpNamesEveryOptionAndHasExamples) {
 
 TEST(Settings, SetChangesParametersOnly) {
   quant::QuantParameters parameters;
-  EXPECT_EQ(run::apply_set(parameters, "centroids=128"), "");
-  EXPECT_EQ(parameters.centroids, 128);
-  EXPECT_THAT(run::apply_set(parameters, "centroids=many"), HasSubstr("many"));
-  EXPECT_THAT(run::apply_set(parameters, "model=other"), HasSubstr("cannot be set"));
-  EXPECT_THAT(run::apply_set(parameters, "centroids"), HasSubstr("NAME=VALUE"));
+  EXPECT_EQ(quant::apply_set(parameters, "centroids=128"), "");
+  EXPECT_EQ(parameters.get<quant::VectorParameters>().centroids, 128);
+  EXPECT_THAT(quant::apply_set(parameters, "centroids=many"), HasSubstr("many"));
+  EXPECT_THAT(quant::apply_set(parameters, "model=other"), HasSubstr("cannot be set"));
+  EXPECT_THAT(quant::apply_set(parameters, "centroids"), HasSubstr("NAME=VALUE"));
 }
 
 TEST(Settings, CheckNamesWhatIsMissing) {

@@ -1,4 +1,4 @@
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <algorithm>
 #include <cmath>
@@ -267,6 +267,39 @@ TEST_F(Linalg, InverseNamesAZeroOnTheDiagonal) {
   std::vector<double> l = positive_definite(100, 100, 0.0);
   l[70 * 100 + 70] = 0;
   EXPECT_EQ(linalg_.invert_lower_f64(exec_, 100, l.data(), 100), 71);
+}
+
+TEST_F(Linalg, RowsAreGatheredInTheOrderOfTheirIds) {
+  const std::vector<float> x{0, 1, 2, 10, 11, 12, 20, 21, 22};
+  const std::vector<std::int32_t> ids{2, 0, 2};
+  const std::vector<float> expected{20, 21, 22, 0, 1, 2, 20, 21, 22};
+  std::vector<float> out(9);
+  linalg_.gather_rows_f32(exec_, ids.data(), 3, 3, x.data(), out.data());
+  EXPECT_EQ(out, expected);
+  for (const core::DType dtype : {core::DType::f16, core::DType::bf16}) {
+    std::vector<std::uint16_t> bits;
+    for (const float value : x) bits.push_back(core::to_bits16(dtype, value));
+    std::fill(out.begin(), out.end(), -1.0F);
+    linalg_.gather_rows_16(exec_, ids.data(), 3, 3, dtype, bits.data(), out.data());
+    EXPECT_EQ(out, expected);
+  }
+}
+
+TEST_F(Linalg, RowsWithAValueThatIsTooLargeAreNotBounded) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> x{10, -10, -10.5F, 0, 0, nan, infinity, 0, 0, 0};
+  bool bounded[5];
+  linalg_.bounded_rows(exec_, 5, 2, x.data(), 10, bounded);
+  EXPECT_THAT(bounded, testing::ElementsAre(true, false, false, false, true));
+}
+
+TEST_F(Linalg, DiagonalAndPackedTriangleOfAFullMatrix) {
+  const std::vector<double> full{1, 2, 3, 4, 5, 6, 7, 8, 9};
+  std::vector<double> diagonal(3), packed(6);
+  linalg_.diagonal_f64(exec_, 3, full.data(), diagonal.data());
+  linalg_.pack_lower_f64(exec_, 3, full.data(), packed.data());
+  EXPECT_EQ(diagonal, (std::vector<double>{1, 5, 9}));
+  EXPECT_EQ(packed, (std::vector<double>{1, 4, 5, 7, 8, 9}));
 }
 
 TEST_F(Linalg, NegativeExtentsAreRefused) {

@@ -29,14 +29,6 @@ class Nn : public ::testing::Test {
   const NnKernels& nn_ = cpu().nn;
 };
 
-TEST_F(Nn, EmbedCopiesTheRowsOfTheIds) {
-  const std::vector<float> table{0, 1, 2, 10, 11, 12, 20, 21, 22};
-  const std::vector<std::int32_t> ids{2, 0, 2};
-  std::vector<float> out(9);
-  nn_.embed(exec_, ids.data(), 3, 3, table.data(), out.data());
-  EXPECT_EQ(out, (std::vector<float>{20, 21, 22, 0, 1, 2, 20, 21, 22}));
-}
-
 TEST_F(Nn, RmsNormFollowsItsDefinitionAtEveryWidth) {
   for (const std::int64_t dim : {1, 7, 8, 16, 17, 54, 576}) {
     const std::int64_t n_rows = 5, ldx = dim + 3, ld_out = dim + 1;

@@ -8,6 +8,7 @@
 
 #include "core/thread_pool.h"
 #include "kernels/kernels.h"
+#include "support/skip.h"
 
 namespace voronoi::kernels {
 namespace {
@@ -23,7 +24,7 @@ std::vector<float> random_floats(std::int64_t n, std::uint32_t seed) {
 class VectorWidth : public ::testing::Test {
  protected:
   void SetUp() override {
-    if ((hwy::SupportedTargets() & HWY_AVX3) == 0) GTEST_SKIP() << "this processor has no AVX-512";
+    if ((hwy::SupportedTargets() & HWY_AVX3) == 0) VORONOI_SKIP_MACHINE("this processor has no AVX-512");
   }
   void TearDown() override { disable(0); }
 

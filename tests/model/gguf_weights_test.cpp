@@ -19,6 +19,7 @@
 #include "model/mended_source.h"
 #include "model/model_files.h"
 #include "model/weights.h"
+#include "support/skip.h"
 
 namespace voronoi::model {
 namespace {
@@ -361,7 +362,7 @@ TEST_F(GgufModel, NamesTheMetadataThatIsMissing) {
 // Values and sums from the `gguf` Python package 0.19: dequantized, cast to float16, q and k rows put back to halves.
 TEST_F(GgufModel, ReadsSmolLM2AsItsFloat16Export) {
   const char* path = std::getenv("VORONOI_SMOLLM2_GGUF");
-  if (path == nullptr) GTEST_SKIP() << "VORONOI_SMOLLM2_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf";
+  if (path == nullptr) VORONOI_SKIP_MISSING("VORONOI_SMOLLM2_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf");
   const auto source = open_model(path);
   const ModelConfig& config = source->config();
   EXPECT_EQ(config.n_layers, 30);

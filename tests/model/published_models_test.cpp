@@ -5,6 +5,7 @@
 #include <string>
 
 #include "model/config.h"
+#include "model/each_linear.h"
 
 namespace voronoi::model {
 namespace {
@@ -24,18 +25,15 @@ TEST_P(PublishedModel, HasItsNumberOfParametersAndOneFileASite) {
   std::int64_t n_parameters = 0;
   for (const TensorSpec& spec : expected_tensors(config)) n_parameters += core::element_count(spec.shape).value();
   EXPECT_EQ(n_parameters, GetParam().n_parameters);
-  std::int64_t n_sites = 0;
-  std::set<std::string> linears;
-  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
-    std::set<std::string> names;
-    for (const SiteSpec& site : block_sites(config, layer)) {
-      EXPECT_TRUE(names.insert(site.name).second) << site.name;
-      EXPECT_EQ(site.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz_.0123456789"), std::string::npos);
-      for (const LinearSpec& linear : site.linears) EXPECT_TRUE(linears.insert(linear.name).second) << linear.name;
-    }
-    n_sites += static_cast<std::int64_t>(names.size());
-  }
-  EXPECT_EQ(n_sites, GetParam().n_sites);
+  std::set<std::string> files, linears;
+  for_each_site(config, [&](std::int64_t layer, const SiteSpec& site) {
+    EXPECT_TRUE(files.insert(std::to_string(layer) + " " + site.name).second) << site.name;
+    EXPECT_EQ(site.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz_.0123456789"), std::string::npos);
+  });
+  for_each_linear(config, [&](const SiteSpec&, const LinearSpec& linear) {
+    EXPECT_TRUE(linears.insert(linear.name).second) << linear.name;
+  });
+  EXPECT_EQ(static_cast<std::int64_t>(files.size()), GetParam().n_sites);
 }
 
 const Published kPublished[] = {

@@ -190,7 +190,7 @@ TEST(Tokenizer, Tok512CountsTheWikitextIds) {
 TEST(Tokenizer, Smollm2GgufGivesTheGoldenIds) {
   VORONOI_NEEDS_DATA("models/smollm2/golden.json");
   const char* path = std::getenv("VORONOI_SMOLLM2_GGUF");
-  if (path == nullptr) GTEST_SKIP() << "VORONOI_SMOLLM2_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf";
+  if (path == nullptr) VORONOI_SKIP_MISSING("VORONOI_SMOLLM2_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf");
   const auto tokenizer = open_tokenizer(path);
   const core::Json golden = core::read_json_file(data_path("models/smollm2/golden.json"));
   std::vector<Golden> goldens;

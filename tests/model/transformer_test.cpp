@@ -278,7 +278,7 @@ class Smollm2 : public ::testing::Test {
   void SetUp() override {
     VORONOI_NEEDS_DATA("models/smollm2/golden.json");
     const char* path = std::getenv("VORONOI_SMOLLM2_GGUF");
-    if (path == nullptr) GTEST_SKIP() << "VORONOI_SMOLLM2_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf";
+    if (path == nullptr) VORONOI_SKIP_MISSING("VORONOI_SMOLLM2_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf");
     golden_ = read_golden("models/smollm2/golden.json");
     model_ = std::make_unique<LoadedModel>(path, 2);
   }

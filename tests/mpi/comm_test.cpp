@@ -280,7 +280,7 @@ TEST(MpiTeam, AStopOfOneMemberStopsAllUnlessAnotherFails) {
 
 TEST(MpiTeam, MembersThatMakeDifferentCallsFailInsteadOfWaiting) {
   const auto world = Communicator::world();
-  if (world.size() == 1) GTEST_SKIP() << "one member cannot disagree";
+  if (world.size() == 1) return;  // it cannot disagree
   MpiTeam team(world, all_ranks(world), 4);
   if (world.rank() == 0)
     EXPECT_THROW(team.finish(), core::Error);

@@ -1,13 +1,16 @@
 // Planned bits against the bits of real encodings, and the work and memory that go with them.
-#include "quant/footprint.h"
-
 #include <gtest/gtest.h>
 
 #include "backend/device.h"
 #include "core/team.h"
+#include "format/vptq.h"
 #include "layers.h"
+#include "quant/baselines/uniform_method.h"
 #include "quant/cost.h"
 #include "quant/memory.h"
+#include "quant/method.h"
+#include "quant/vq/vector_parameters.h"
+#include "quant/vq/voronoi.h"
 
 namespace voronoi::quant {
 namespace {
@@ -15,9 +18,9 @@ namespace {
 QuantParameters parameters(const std::string& method) {
   QuantParameters p;
   p.method = method;
-  p.kmeans_iterations = 3;
-  p.rounds = 1;
-  p.centroids = 16;
+  p.get<VectorParameters>().kmeans_iterations = 3;
+  p.get<VoronoiParameters>().rounds = 1;
+  p.get<VectorParameters>().centroids = 16;
   return p;
 }
 
@@ -27,7 +30,7 @@ void expect_as_planned(const QuantParameters& p, std::int64_t out_features, std:
   ASSERT_TRUE(check_parameters(p).empty());
   ASSERT_TRUE(check_shape(p, out_features, in_features).empty());
   const test::Layer layer = test::make_layer(context, out_features, in_features, 7, p.act_order);
-  const QuantResult result = find_quantizer(p.method).quantize(context, team, layer.input(), p);
+  const QuantResult result = find_method(p.method).quantize(context, team, layer.input(), p);
   EXPECT_EQ(planned_bits(p, out_features, in_features).total(), stored_bits(result.encoding))
       << p.method << " " << out_features << " x " << in_features;
   EXPECT_DOUBLE_EQ(planned_nominal_bits(p), nominal_bits(result.encoding));
@@ -39,8 +42,8 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
       for (const std::int64_t group_size : {0, 16, 24, 64})
         for (const bool act_order : {true, false}) {
           QuantParameters p = parameters(method);
-          p.bits = bits;
-          p.group_size = group_size;
+          p.get<UniformParameters>().bits = bits;
+          p.get<UniformParameters>().group_size = group_size;
           p.act_order = act_order;
           expect_as_planned(p, 33, 50);
         }
@@ -48,8 +51,8 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
     for (const std::int64_t v : {1, 4, 6, 8})
       for (const std::int64_t kr : {0, 4, 16}) {
         QuantParameters p = parameters(method);
-        p.vector_length = v;
-        p.residual_centroids = kr;
+        p.get<VectorParameters>().vector_length = v;
+        p.get<VectorParameters>().residual_centroids = kr;
         expect_as_planned(p, 45, 40);  // 45 is no multiple of 4, 6 and 8
       }
 }
@@ -57,24 +60,24 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
 TEST(Footprint, PlannedBitsCountGroupsOutliersAndPermutation) {
   for (const char* method : {"vptq", "voronoi"}) {
     QuantParameters p = parameters(method);
-    p.groups = 4;
+    p.get<VectorParameters>().groups = 4;
     expect_as_planned(p, 64, 48);
     EXPECT_EQ(planned_bits(p, 64, 48).permutation, 16 * 48);
-    p.groups = 1;
-    p.outlier_percent = 10;
-    p.outlier_centroids = 8;
+    p.get<VectorParameters>().groups = 1;
+    p.get<VectorParameters>().outlier_percent = 10;
+    p.get<VectorParameters>().outlier_centroids = 8;
     expect_as_planned(p, 61, 48);
-    p.groups = 3;
-    p.outlier_percent = 5;
+    p.get<VectorParameters>().groups = 3;
+    p.get<VectorParameters>().outlier_percent = 5;
     expect_as_planned(p, 61, 48);
   }
 }
 
 TEST(Footprint, PartsOfPlannedBitsByHand) {
   QuantParameters p = parameters("vptq");
-  p.vector_length = 6;
-  p.centroids = 4096;
-  p.residual_centroids = 16;
+  p.get<VectorParameters>().vector_length = 6;
+  p.get<VectorParameters>().centroids = 4096;
+  p.get<VectorParameters>().residual_centroids = 16;
   const StoredBits bits = planned_bits(p, 100, 70);
   EXPECT_EQ(bits.indices, 17 * 35 * 32);  // 17 rows of vectors; 70 x 16 bits fill 35 words
   EXPECT_EQ(bits.codebooks, 16 * 6 * (4096 + 16));
@@ -84,7 +87,7 @@ TEST(Footprint, PartsOfPlannedBitsByHand) {
 
 TEST(Footprint, WorkGrowsWithWhatItCounts) {
   QuantParameters p = parameters("voronoi");
-  p.centroids = 256;
+  p.get<VectorParameters>().centroids = 256;
   const OperatorWork one = operator_work(p, 512, 512), wide = operator_work(p, 1024, 512);
   EXPECT_GT(wide.kmeans.nearest, 1.5 * one.kmeans.nearest);
   EXPECT_DOUBLE_EQ(wide.column_loop.gemm, 2 * one.column_loop.gemm);
@@ -98,7 +101,7 @@ TEST(Footprint, WorkGrowsWithWhatItCounts) {
 
 TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {
   QuantParameters p = parameters("voronoi");
-  p.centroids = 256;
+  p.get<VectorParameters>().centroids = 256;
   const std::vector<OperatorShape> operators{{"q", 512}, {"k", 128}};
   const core::MemoryPeak peak = site_memory(p, 256, operators, 2, 1);
   // Hessian twice and its factor, weight, pieces, quantized values, gradients.

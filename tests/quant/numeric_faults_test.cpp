@@ -12,8 +12,11 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "quant/baselines/uniform_method.h"
 #include "quant/layers.h"
+#include "quant/method.h"
 #include "quant/quantizer.h"
+#include "quant/vq/vector_parameters.h"
 #include "support/temporary.h"
 #include "support/thread_team.h"
 
@@ -140,10 +143,10 @@ const std::vector<Method>& methods() {
     const auto add = [&](const char* name, const char* method, const std::function<void(QuantParameters&)>& set) {
       QuantParameters parameters;
       parameters.method = method;
-      parameters.bits = 3;
-      parameters.group_size = 16;
-      parameters.centroids = 32;
-      parameters.outlier_centroids = 16;
+      parameters.get<UniformParameters>().bits = 3;
+      parameters.get<UniformParameters>().group_size = 16;
+      parameters.get<VectorParameters>().centroids = 32;
+      parameters.get<VectorParameters>().outlier_centroids = 16;
       set(parameters);
       list.push_back({name, parameters});
     };
@@ -153,12 +156,14 @@ const std::vector<Method>& methods() {
     for (const char* method : {"vptq", "voronoi"}) {
       const bool ours = std::string(method) == "voronoi";
       add(ours ? "voronoi" : "vptq", method, [](QuantParameters&) {});
-      add(ours ? "voronoi_residual" : "vptq_residual", method, [](QuantParameters& p) { p.residual_centroids = 16; });
+      add(ours ? "voronoi_residual" : "vptq_residual", method,
+          [](QuantParameters& p) { p.get<VectorParameters>().residual_centroids = 16; });
       add(ours ? "voronoi_outliers" : "vptq_outliers", method, [](QuantParameters& p) {
-        p.residual_centroids = 16;
-        p.outlier_percent = 5;
+        p.get<VectorParameters>().residual_centroids = 16;
+        p.get<VectorParameters>().outlier_percent = 5;
       });
-      add(ours ? "voronoi_groups" : "vptq_groups", method, [](QuantParameters& p) { p.groups = 4; });
+      add(ours ? "voronoi_groups" : "vptq_groups", method,
+          [](QuantParameters& p) { p.get<VectorParameters>().groups = 4; });
     }
     return list;
   }();
@@ -304,8 +309,8 @@ TEST(Soundness, AnEncodingThatDecodesAboveF16IsNotLetThrough) {
   core::SoloTeam alone;
   QuantParameters parameters;
   parameters.method = "rtn";
-  parameters.bits = 2;
-  parameters.group_size = 16;
+  parameters.get<UniformParameters>().bits = 2;
+  parameters.get<UniformParameters>().group_size = 16;
   Raw raw = healthy();
   raw.w(0, 0) = 65504.0F;  // the step 65504 / 3 is rounded up in F16: 65520
   const test::Layer layer = prepared(context, raw, 0.01, false);
@@ -320,8 +325,8 @@ TEST(Soundness, ACodebookThatF16CannotHoldIsNamedWithTheRemedy) {
   core::SoloTeam alone;
   QuantParameters parameters;
   parameters.method = "vptq";
-  parameters.centroids = 32;
-  parameters.residual_centroids = 16;
+  parameters.get<VectorParameters>().centroids = 32;
+  parameters.get<VectorParameters>().residual_centroids = 16;
   Raw raw = healthy();
   // All but the first channel repeat the first one, much smaller: the first one's errors are fed back to them many
   // million times over.

@@ -8,9 +8,10 @@
 #include <limits>
 
 #include "core/error.h"
-#include "quant/baselines/uniform.h"
-#include "quant/layers.h"
 #include "core/packing.h"
+#include "quant/baselines/uniform.h"
+#include "quant/baselines/uniform_method.h"
+#include "quant/layers.h"
 #include "support/thread_team.h"
 #include "support/typed_encoding.h"
 
@@ -24,8 +25,8 @@ using testing::ElementsAre;
 QuantParameters parameters(int bits, std::int64_t group_size) {
   QuantParameters p;
   p.method = "rtn";
-  p.bits = bits;
-  p.group_size = group_size;
+  p.get<UniformParameters>().bits = bits;
+  p.get<UniformParameters>().group_size = group_size;
   return p;
 }
 
@@ -69,7 +70,7 @@ TEST(Rtn, CodesOfOneRowAreThoseWorkedOutByHand) {
   const std::vector<float> weight{-1, 0.4F, 2, 0.75F, -0.3F};
   const QuantInput input{"layer", 1, 5, weight, &hessian, DType::f16};
   core::SoloTeam team;
-  const auto result = rtn_quantizer().quantize(context, team, input, parameters(2, 3));
+  const auto result = rtn_method().quantize(context, team, input, parameters(2, 3));
   const format::UniformEncoding e = test::uniform_of(result.encoding);
   // Group 0: range -1..2, scale 1, zero 1. Group 1: range -0.3..0.75, scale half(0.35) = 0.35009766, zero 1.
   EXPECT_THAT(e.scale, ElementsAre(core::float_to_half(1), core::float_to_half(0.35F)));
@@ -88,15 +89,15 @@ TEST(Rtn, EveryWeightGoesToTheNearestPointItsGroupHas) {
   core::SoloTeam team;
   for (const DType dtype : {DType::f16, DType::bf16})
     for (const int bits : {1, 2, 3, 4, 8}) {
-      const auto result = rtn_quantizer().quantize(context, team, layer.input(dtype), parameters(bits, 32));
+      const auto result = rtn_method().quantize(context, team, layer.input(dtype), parameters(bits, 32));
       const format::UniformEncoding e = test::uniform_of(result.encoding);
       ASSERT_EQ(find_problem(result.encoding), "");
       const auto weight = decoded(result.encoding);
       for (std::int64_t row = 0; row < 20; ++row) {
         std::vector<std::uint32_t> zeros(4);
         core::unpack_row(std::span(e.zeros).subspan(static_cast<std::size_t>(row * core::packed_words(4, bits)),
-                                              static_cast<std::size_t>(core::packed_words(4, bits))),
-                   bits, zeros);
+                                                    static_cast<std::size_t>(core::packed_words(4, bits))),
+                         bits, zeros);
         for (std::int64_t c = 0; c < 100; ++c) {
           const auto place = static_cast<std::size_t>(row * 100 + c), group = static_cast<std::size_t>(c / 32);
           const float step = core::from_bits16(dtype, e.scale[static_cast<std::size_t>(row * 4) + group]);
@@ -116,7 +117,7 @@ TEST(Rtn, MoreBitsMeanLessError) {
   core::SoloTeam team;
   double last = std::numeric_limits<double>::infinity();
   for (const int bits : {2, 3, 4, 6, 8}) {
-    const double error = rtn_quantizer().quantize(context, team, layer.input(), parameters(bits, 64)).relative_error;
+    const double error = rtn_method().quantize(context, team, layer.input(), parameters(bits, 64)).relative_error;
     EXPECT_LT(error, 0.5 * last);
     last = error;
   }
@@ -126,13 +127,13 @@ TEST(Rtn, TeamsGiveTheSameBits) {
   backend::Context context(backend::Device::cpu, 1);
   const test::Layer layer = test::make_layer(context, 200, 70, 4, false);
   core::SoloTeam solo;
-  const auto alone = rtn_quantizer().quantize(context, solo, layer.input(), parameters(3, 16));
+  const auto alone = rtn_method().quantize(context, solo, layer.input(), parameters(3, 16));
   for (const int members : {2, 3}) {  // the third member has no tile of rows
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context own(backend::Device::cpu, 1);
       results[static_cast<std::size_t>(team.rank())] =
-          rtn_quantizer().quantize(own, team, layer.input(), parameters(3, 16));
+          rtn_method().quantize(own, team, layer.input(), parameters(3, 16));
     });
     for (const QuantResult& result : results) EXPECT_TRUE(result.encoding == alone.encoding) << members;
   }
@@ -144,10 +145,10 @@ TEST(Rtn, AWeightOfAnotherShapeThanSaidIsRefused) {
   core::SoloTeam team;
   QuantInput input = layer.input();
   input.out_features = 5;
-  EXPECT_THROW(rtn_quantizer().quantize(context, team, input, parameters(3, 16)), core::InternalError);
+  EXPECT_THROW(rtn_method().quantize(context, team, input, parameters(3, 16)), core::InternalError);
   input = layer.input();
   input.hessian = nullptr;
-  EXPECT_THROW(rtn_quantizer().quantize(context, team, input, parameters(3, 16)), core::InternalError);
+  EXPECT_THROW(rtn_method().quantize(context, team, input, parameters(3, 16)), core::InternalError);
 }
 
 }  // namespace

@@ -1,8 +1,11 @@
-#include "quant/setting.h"
+#include "quant/vq/setting.h"
 
 #include <gtest/gtest.h>
 
 #include <array>
+
+#include "quant/vq/vector_parameters.h"
+#include "quant/vq/voronoi.h"
 
 namespace voronoi::quant {
 namespace {
@@ -19,8 +22,8 @@ bool one_of(std::int64_t value, std::initializer_list<std::int64_t> list) {
 TEST(Setting, KeepsToTheWantedBitsAndTheFormat) {
   QuantParameters base;
   base.method = "voronoi";
-  base.rounds = 2;
-  base.groups = 8;
+  base.get<VoronoiParameters>().rounds = 2;
+  base.get<VectorParameters>().groups = 8;
   for (const auto& layers : {block(576, 1536, 192), block(2048, 8192, 512), block(4096, 14336, 1024),
                              block(8192, 28672, 1024), block(16384, 53248, 1024)}) {
     double last_gain = 0;
@@ -30,15 +33,18 @@ TEST(Setting, KeepsToTheWantedBitsAndTheFormat) {
       EXPECT_LE(true_bits(*chosen, layers), wanted * (1 + kBitsMargin));
       EXPECT_GE(true_bits(*chosen, layers), 0.93 * wanted);
       EXPECT_TRUE(check_parameters(*chosen).empty());
-      EXPECT_TRUE(one_of(chosen->vector_length, {4, 6, 8, 12, 16}));
-      EXPECT_TRUE(one_of(chosen->centroids, {256, 4096, 8192, 16384, 32768, 65536}));
-      EXPECT_NE(chosen->residual_centroids, 2);
-      EXPECT_LE(chosen->residual_centroids, chosen->centroids);
-      EXPECT_TRUE(chosen->residual_centroids <= 4096 || chosen->residual_centroids == 65536);
-      EXPECT_EQ(chosen->groups, 1);
-      EXPECT_EQ(chosen->outlier_percent, 0);
-      EXPECT_EQ(chosen->rounds, 2);
-      const double gain = expected_gain_db(chosen->vector_length, chosen->centroids, chosen->residual_centroids);
+      EXPECT_TRUE(one_of(chosen->get<VectorParameters>().vector_length, {4, 6, 8, 12, 16}));
+      EXPECT_TRUE(one_of(chosen->get<VectorParameters>().centroids, {256, 4096, 8192, 16384, 32768, 65536}));
+      EXPECT_NE(chosen->get<VectorParameters>().residual_centroids, 2);
+      EXPECT_LE(chosen->get<VectorParameters>().residual_centroids, chosen->get<VectorParameters>().centroids);
+      EXPECT_TRUE(chosen->get<VectorParameters>().residual_centroids <= 4096 ||
+                  chosen->get<VectorParameters>().residual_centroids == 65536);
+      EXPECT_EQ(chosen->get<VectorParameters>().groups, 1);
+      EXPECT_EQ(chosen->get<VectorParameters>().outlier_percent, 0);
+      EXPECT_EQ(chosen->get<VoronoiParameters>().rounds, 2);
+      const double gain =
+          expected_gain_db(chosen->get<VectorParameters>().vector_length, chosen->get<VectorParameters>().centroids,
+                           chosen->get<VectorParameters>().residual_centroids);
       EXPECT_GT(gain, last_gain);
       last_gain = gain;
     }
@@ -50,9 +56,11 @@ TEST(Setting, LargerModelsGetLargerCodebooks) {
   const auto small = choose_setting(base, 2, block(576, 1536, 192)),
              large = choose_setting(base, 2, block(16384, 53248, 1024));
   ASSERT_TRUE(small && large);
-  EXPECT_GT(large->centroids, small->centroids);
-  EXPECT_GT(expected_gain_db(large->vector_length, large->centroids, large->residual_centroids),
-            expected_gain_db(small->vector_length, small->centroids, small->residual_centroids));
+  EXPECT_GT(large->get<VectorParameters>().centroids, small->get<VectorParameters>().centroids);
+  EXPECT_GT(expected_gain_db(large->get<VectorParameters>().vector_length, large->get<VectorParameters>().centroids,
+                             large->get<VectorParameters>().residual_centroids),
+            expected_gain_db(small->get<VectorParameters>().vector_length, small->get<VectorParameters>().centroids,
+                             small->get<VectorParameters>().residual_centroids));
 }
 
 TEST(Setting, NothingFitsBelowTheLeastTrueBits) {

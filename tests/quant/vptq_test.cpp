@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "quant/vq/second_order.h"
+#include "quant/vq/vector_parameters.h"
+#include "quant/vq/vptq_method.h"
 #include "quant/vq_layer.h"
 #include "support/thread_team.h"
 #include "support/typed_encoding.h"
@@ -24,12 +26,10 @@ Layer make_layer(std::int64_t out, std::int64_t in, bool act_order = true, test:
 QuantResult quantize(const Layer& layer, const QuantParameters& parameters, int n_threads = 2) {
   backend::Context context(backend::Device::cpu, n_threads);
   core::SoloTeam team;
-  return vptq_quantizer().quantize(context, team, layer.input(), parameters);
+  return vptq_method().quantize(context, team, layer.input(), parameters);
 }
 
-std::vector<float> decoded(const QuantResult& result) {
-  return test::decoded(result.encoding);
-}
+std::vector<float> decoded(const QuantResult& result) { return test::decoded(result.encoding); }
 
 double error_of(const Layer& layer, std::span<const float> quantized) {
   backend::Context context(backend::Device::cpu, 1);
@@ -51,10 +51,22 @@ void expect_same_bytes(const QuantResult& a, const QuantResult& b) {
   EXPECT_EQ(a.statistics, b.statistics);
 }
 
+/// VPTQ's passes with given scales and biases of the columns.
+struct Passed {
+  Passed(backend::Context& context, const QuantInput& input, const QuantParameters& parameters, ColumnScale columns)
+      : problem(context, team, input, parameters), state(make_state(context, problem.rows, std::move(columns))) {
+    std::map<std::string, double> statistics;
+    vptq_passes(problem, 1, state, statistics);
+  }
+  std::vector<float> quantized(const Layer& layer) const { return natural_quantized(layer, problem.rows, state); }
+  core::SoloTeam team;
+  VqProblem problem;
+  VqState state;
+};
+
 /// The reference's way with scaled weights: k-means and loop see the scaled weight, but H and its factor as they were.
 double error_with_unscaled_metric(const Layer& layer, const QuantParameters& parameters) {
   backend::Context context(backend::Device::cpu, 2);
-  core::SoloTeam team;
   const QuantInput input = layer.input();
   const ColumnScale columns = column_scales(context, input);
   std::vector<std::size_t> position(static_cast<std::size_t>(layer.in));
@@ -65,11 +77,8 @@ double error_with_unscaled_metric(const Layer& layer, const QuantParameters& par
     scaled.weight[i] = (scaled.weight[i] - columns.bias[p]) / columns.scale[p];
   }
   const QuantInput scaled_input = scaled.input();
-  VqRun run(context, team, scaled_input, parameters);
-  std::fill(run.columns.scale.begin(), run.columns.scale.end(), 1.0F);
-  std::fill(run.columns.bias.begin(), run.columns.bias.end(), 0.0F);
-  run.quantize(1);
-  std::vector<float> quantized = natural_quantized(layer, run.rows);
+  const std::vector<float> ones(columns.scale.size(), 1.0F), zeros(columns.bias.size(), 0.0F);
+  std::vector<float> quantized = Passed(context, scaled_input, parameters, {ones, zeros}).quantized(layer);
   for (std::size_t i = 0; i < quantized.size(); ++i) {
     const std::size_t p = position[i % static_cast<std::size_t>(layer.in)];
     quantized[i] = quantized[i] * columns.scale[p] + columns.bias[p];
@@ -145,19 +154,18 @@ TEST(Vptq, OneHugeWeightDoesNotRuinItsColumn) {
   const QuantParameters parameters = parameters_of(4, 64);
   // The reference's way: each column's range onto [0, 1], which squeezes all other weights into a sliver of it.
   backend::Context context(backend::Device::cpu, 2);
-  core::SoloTeam team;
   const QuantInput input = layer.input();
-  VqRun by_range(context, team, input, parameters);
+  ColumnScale by_range{std::vector<float>(128), std::vector<float>(128)};
   for (std::size_t p = 0; p < 128; ++p) {
     std::vector<float> column;
     for (std::size_t r = 0; r < 192; ++r)
       column.push_back(layer.weight[r * 128 + static_cast<std::size_t>(layer.hessian().perm[p])]);
     const auto [low, high] = std::ranges::minmax(column);
-    by_range.columns.scale[p] = core::round_to(layer.dtype, high - low);
-    by_range.columns.bias[p] = core::round_to(layer.dtype, low);
+    by_range.scale[p] = core::round_to(layer.dtype, high - low);
+    by_range.bias[p] = core::round_to(layer.dtype, low);
   }
-  by_range.quantize(1);
-  EXPECT_LT(quantize(layer, parameters).relative_error, 0.8 * error_of(layer, natural_quantized(layer, by_range.rows)));
+  const Passed passed(context, input, parameters, by_range);
+  EXPECT_LT(quantize(layer, parameters).relative_error, 0.8 * error_of(layer, passed.quantized(layer)));
 }
 
 class VptqDeterminism : public ::testing::TestWithParam<QuantParameters> {};
@@ -171,8 +179,7 @@ TEST_P(VptqDeterminism, SameBytesAtAnyThreadAndTeamSize) {
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context context(backend::Device::cpu, 1 + team.rank() % 2);
-      results[static_cast<std::size_t>(team.rank())] =
-          vptq_quantizer().quantize(context, team, layer.input(), GetParam());
+      results[static_cast<std::size_t>(team.rank())] = vptq_method().quantize(context, team, layer.input(), GetParam());
     });
     for (const QuantResult& result : results) expect_same_bytes(alone, result);
   }
@@ -182,22 +189,22 @@ TEST_P(VptqDeterminism, FeedbackSawWhatTheDecoderGives) {
   Layer layer = make_layer(302, 96);
   layer.dtype = core::DType::bf16;  // coarse: codebooks rounded afterwards would show
   backend::Context context(backend::Device::cpu, 2);
-  core::SoloTeam team;
   const QuantInput input = layer.input();
-  VqRun run(context, team, input, GetParam());
-  run.quantize(1);
-  const QuantResult result = run.finish(run.error());
+  Passed passed(context, input, GetParam(), column_scales(context, input));
+  const std::vector<float> seen = passed.quantized(layer);
+  const double error = hessian_error(passed.problem, passed.state);
+  const QuantResult result = pack_result(passed.problem, std::move(passed.state), error, {});
   const std::vector<float> decoder = decoded(result);
-  EXPECT_EQ(natural_quantized(layer, run.rows), decoder);
+  EXPECT_EQ(seen, decoder);
   EXPECT_NEAR(result.relative_error, error_of(layer, decoder), 1e-4 * result.relative_error);
 }
 
 QuantParameters with_groups_and_outliers() {
   QuantParameters parameters = parameters_of(6, 32, 8);
-  parameters.groups = 4;
-  parameters.outlier_percent = 3;
-  parameters.outlier_vector_length = 4;
-  parameters.outlier_centroids = 64;
+  parameters.get<VectorParameters>().groups = 4;
+  parameters.get<VectorParameters>().outlier_percent = 3;
+  parameters.get<VectorParameters>().outlier_vector_length = 4;
+  parameters.get<VectorParameters>().outlier_centroids = 64;
   return parameters;
 }
 
@@ -219,8 +226,8 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
   const Layer layer = make_layer(192, 128);
   QuantParameters parameters = parameters_of(6, 64);
   const double plain = quantize(layer, parameters).relative_error;
-  parameters.outlier_percent = 5;
-  parameters.outlier_centroids = 256;
+  parameters.get<VectorParameters>().outlier_percent = 5;
+  parameters.get<VectorParameters>().outlier_centroids = 256;
   const QuantResult outliers = quantize(layer, parameters);
   EXPECT_LT(outliers.relative_error, plain);
   EXPECT_EQ(vq(outliers).outlier_size, 7);
@@ -233,7 +240,7 @@ TEST(Vptq, OutliersHaveTheirOwnCodebookAndGroupsTheirs) {
     EXPECT_GE(diagonal(p - 1), diagonal(p));
   }
   parameters = parameters_of(6, 64);
-  parameters.groups = 4;
+  parameters.get<VectorParameters>().groups = 4;
   const QuantResult groups = quantize(layer, parameters);
   EXPECT_LT(groups.relative_error, plain);
   EXPECT_EQ(vq(groups).codebook.size(), 4U * 64U * 6U);
@@ -249,20 +256,17 @@ TEST(Vptq, TailRowsInfluenceNoWholeVector) {
   without.out = 192;
   without.weight.resize(static_cast<std::size_t>(192 * 96));
   backend::Context context(backend::Device::cpu, 2);
-  core::SoloTeam team;
   const QuantParameters parameters = parameters_of(8, 64, 8);
   const QuantInput long_input = with_tail.input(), short_input = without.input();
-  VqRun longer(context, team, long_input, parameters), shorter(context, team, short_input, parameters);
-  ASSERT_EQ(longer.geometry.n_parts, 1);
-  shorter.columns = longer.columns;
-  longer.quantize(1);
-  shorter.quantize(1);
-  EXPECT_EQ(longer.books.main, shorter.books.main);
-  EXPECT_EQ(longer.books.residual, shorter.books.residual);
-  std::vector<float> head = natural_quantized(with_tail, longer.rows);
+  const ColumnScale columns = column_scales(context, long_input);
+  const Passed longer(context, long_input, parameters, columns), shorter(context, short_input, parameters, columns);
+  ASSERT_EQ(longer.problem.geometry.n_parts, 1);
+  EXPECT_EQ(longer.state.books.main, shorter.state.books.main);
+  EXPECT_EQ(longer.state.books.residual, shorter.state.books.residual);
+  std::vector<float> head = longer.quantized(with_tail);
   const std::vector<float> tail(head.begin() + 192 * 96, head.end());
   head.resize(without.weight.size());
-  EXPECT_EQ(head, natural_quantized(without, shorter.rows));
+  EXPECT_EQ(head, shorter.quantized(without));
   // And the tail rows are quantized as well as the others.
   double lost = 0, all = 0;
   for (std::size_t i = 0; i < tail.size(); ++i) {

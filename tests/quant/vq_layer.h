@@ -9,6 +9,8 @@
 
 #include "quant/quantizer.h"
 #include "quant/vq/layout.h"
+#include "quant/vq/state.h"
+#include "quant/vq/vector_parameters.h"
 #include "support/synthetic_layer.h"
 
 namespace voronoi::quant {
@@ -48,16 +50,16 @@ inline Layer make_named_layer(std::string name, std::uint64_t seed, std::int64_t
 
 inline QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_t kr = 0) {
   QuantParameters parameters;
-  parameters.vector_length = v;
-  parameters.centroids = k;
-  parameters.residual_centroids = kr;
+  parameters.get<VectorParameters>().vector_length = v;
+  parameters.get<VectorParameters>().centroids = k;
+  parameters.get<VectorParameters>().residual_centroids = kr;
   return parameters;
 }
 
 /// Q of this member's rows, natural order; rows of other members are zero.
-inline std::vector<float> natural_quantized(const Layer& layer, const VqRows& rows) {
+inline std::vector<float> natural_quantized(const Layer& layer, const VqRows& rows, const VqState& state) {
   std::vector<float> weight(layer.weight.size());
-  const std::vector<float> quantized = rows.quantized.to_host();
+  const std::vector<float> quantized = state.quantized.to_host();
   for (std::int64_t p = 0; p < layer.in; ++p)
     for (std::int64_t r = 0; r < rows.slice.rows; ++r)
       weight[static_cast<std::size_t>((rows.parts.row_begin + r) * layer.in +

@@ -1,11 +1,9 @@
-# Shared by the tests on a real Slurm: VORONOI (program), DATA (test data), ROOT (project) come from ctest. Skips (77) with the reason where
-# data, packages or rights are missing. Leaves no process, mount or namespace behind, however it ends.
+# Shared by the tests on a real Slurm: VORONOI (program), DATA (test data, which may be absent), ROOT (project) come from ctest. Skips (77)
+# with the reason where packages or rights are missing. Leaves no process, mount or namespace behind, however it ends.
 # shellcheck shell=bash
 set -euo pipefail
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp OMPI_MCA_mpi_yield_when_idle=1
 
-stories=$DATA/models/stories260K
-if [ ! -d "$stories" ]; then echo "SKIP: no test data at $stories"; exit 77; fi
 work=$(mktemp -d /tmp/voronoi-slurm-XXXXXX)
 chmod 755 "$work"  # munge wants it
 cluster=$ROOT/tests/slurm/cluster
@@ -20,10 +18,10 @@ show_logs() {
 export VORONOI_CLUSTER=$work/cluster VORONOI_ROOT=$ROOT VORONOI
 cd "$work"
 
-cp -r "$stories/hf" "$work/model"
-chmod -R u+w "$work/model"
-cp "$stories/tok512.model" "$work/model/tokenizer.model"
-calibration=(--calibration-text "$DATA/calibration/wiki.utf8" --calibration-sequences 12 --calibration-context 128)
+"$ROOT/tests/support/inputs" "$DATA" "$work" >/dev/null
+# shellcheck disable=SC2034  # used by the scripts that source this
+n_linears=$((7 * $(sed -n 's/.*"num_hidden_layers": \([0-9]*\).*/\1/p' "$work/model/config.json")))
+calibration=(--calibration-text "$work/calibration.txt" --calibration-sequences 12 --calibration-context 128)
 # Long enough to be disturbed in the middle.
 options=("${calibration[@]}" --method voronoi --residual-centroids 256 --rounds 40 --candidates 16 --hessian-window 5)
 
@@ -48,7 +46,7 @@ wait_for() {
 }
 layers_done() { grep -c '"type":"layer"' "$1/journal.log" 2>/dev/null || true; }
 has_layers() { local n; n=$(layers_done "$1"); [ "${n:-0}" -ge "$2" ]; }
-attempts() { grep -c '"type":"attempt"' "$1/journal.log" 2>/dev/null || true; }
+attempts() { grep -c '"type":"start"' "$1/journal.log" 2>/dev/null || true; }
 finished() { grep -q '"type":"finished"' "$1/journal.log" 2>/dev/null; }
 job_state() { slurm squeue -h -j "$1" -o %T 2>/dev/null || true; }
 all_nodes_idle() { [ "$(slurm sinfo -h -t idle -o %D)" = ${#hosts[@]} ]; }
@@ -79,6 +77,15 @@ hold() {
   signal_ranks STOP "${hosts[@]}"
   [ -n "$(ranks "${hosts[@]}")" ] || fail "no rank of $run runs"
   ! finished "$run" || fail "$run came to its end before it could be disturbed"
+}
+# Whether a request to stop waits for a rank that is held.
+asked_to_stop() {
+  local pid
+  for pid in $(ranks "${hosts[@]}"); do
+    # Signal 10, of the whole process.
+    if [ $((0x$(sed -n 's/^ShdPnd:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null || echo 0) & 0x200)) != 0 ]; then return 0; fi
+  done
+  return 1
 }
 same_as_reference() {
   diff -rq "$work/reference/layers" "$1/layers" || fail "$1 differs from the undisturbed run"

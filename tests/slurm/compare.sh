@@ -2,19 +2,16 @@
 # slurm/compare.sbatch: one calibration, an array of methods x bits on it, an array of evaluations, the report behind them.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
-text=$DATA/wikitext2/wiki.test.raw
-[ -f "$text" ] || { echo "SKIP: no WikiText-2"; exit 77; }
-
 # More work for voronoi, so that its task can be caught; rtn does not look at it.
 calibration+=(--rounds 60 --candidates 16)
 VORONOI_SBATCH="-N 1 -n 2" slurm "$ROOT/slurm/compare.sbatch" "$work/model" "$work/out" "rtn voronoi" "2 3" "${calibration[@]}" \
-  -- --text "$text" --join wikitext --context 512 --windows 4 >"$work/jobs"
+  -- --text "$work/evaluation.txt" --join wikitext --context 512 --windows 4 >"$work/jobs"
 cat "$work/jobs"
 # One task of the array is told to stop early; it alone is started again.
 quantize=$(sed 's/.*quantize \([0-9]*\).*/\1/' "$work/jobs")
 hold "$work/out/voronoi-3bit" 2
 slurm scancel -b -s USR1 "${quantize}_3"
-sleep 1
+wait_for 20 asked_to_stop
 release ""
 no_jobs() { [ -z "$(slurm squeue -h)" ]; }
 wait_for 200 no_jobs

@@ -11,16 +11,16 @@ for launcher in mpirun srun; do
   hold "$run" 4
   # Unlike the one before the time limit, this signal comes at once.
   slurm scancel -b -s USR1 "$job"
-  sleep 1
+  wait_for 20 asked_to_stop
   release ""
   wait_for 60 grep -q '"type":"stopped"' "$run/journal.log"
   before=$(layers_done "$run")
-  [ "$before" -lt 35 ] || fail "the job was not stopped early"
+  [ "$before" -lt "$n_linears" ] || fail "the job was not stopped early"
   wait_for 120 job_gone "$job"
   completed "$job"
   [ "$(attempts "$run")" = 2 ] || fail "$launcher: $(attempts "$run") attempts instead of 2"
-  [ "$(grep -c '"type":"attempt".*"ranks":2' "$run/journal.log")" = 2 ] || fail "$launcher: not on two ranks"
-  [ "$(layers_done "$run")" = 35 ] || fail "$launcher: finished layers were made again"
+  [ "$(grep -c '"type":"start".*"ranks":2' "$run/journal.log")" = 2 ] || fail "$launcher: not on two ranks"
+  [ "$(layers_done "$run")" = "$n_linears" ] || fail "$launcher: finished layers were made again"
   grep -q '"type":"task_done".*"rank":1' "$run/journal.log" || grep -q '"rank":1.*"type":"task_done"' "$run/journal.log" || fail "$launcher: the second rank did nothing"
   grep -q 'exit code 75, again: yes' "$work/voronoi-$job.log" || fail "$launcher: exit code 75 did not reach the script"
   grep -q 'exit code 0, again: no' "$work/voronoi-$job.log" || fail "$launcher: the log was not appended to"
@@ -45,7 +45,7 @@ before=$(layers_done "$run")
 code=0
 slurm sbatch --wait --parsable -N 1 -n 2 "$ROOT/slurm/quantize.sbatch" "$work/model" "$run" "${options[@]}" || code=$?
 [ $code = 0 ] || fail "the resumed job ended with $code"
-[ "$(layers_done "$run")" = 35 ] || fail "finished layers were made again"
+[ "$(layers_done "$run")" = "$n_linears" ] || fail "finished layers were made again"
 same_as_reference "$run"
 passed "cancelled after $before layers, resumed on one node"
 

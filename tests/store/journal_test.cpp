@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "support/skip.h"
 #include "support/temporary.h"
 
 namespace voronoi::store {
@@ -238,7 +239,7 @@ TEST(Journal, UnwritablePlaceIsASystemError) {
 
 TEST(Journal, FullDiskTakesTheRecordBackAndSpaceHelps) {
   const test::SmallDisk disk("size=64k");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   const auto path = disk / "j";
   TestJournal journal(path);
   journal.append(record(0));

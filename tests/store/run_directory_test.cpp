@@ -7,6 +7,7 @@
 #include "core/hash.h"
 #include "store/attempt.h"
 #include "store/run_lock.h"
+#include "support/skip.h"
 #include "support/temporary.h"
 
 namespace voronoi::store {
@@ -96,7 +97,7 @@ TEST(RunDirectory, UnwritablePlaceIsASystemErrorWithARemedy) {
   EXPECT_THAT(message_of<StoreError>([] { create_run_directory({"/dev/null/run"}); }),
               AllOf(HasSubstr("/dev/null/run"), HasSubstr("--run")));
   test::SmallDisk disk("size=1m");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   create_run_directory({disk / "old"});
   write_identity({disk / "old"}, identity());
   ASSERT_TRUE(disk.make_read_only());
@@ -178,7 +179,7 @@ TEST(RunIdentity, AnyDamageIsFoundWithTheRemedy) {
 
 TEST(RunIdentity, FullDiskLeavesNothing) {
   const test::SmallDisk disk("size=64k");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   const RunPaths paths{disk.path()};
   fs::create_directory(paths.staging());
   const std::unique_ptr<Attempt> attempt = Attempt::begin(paths);

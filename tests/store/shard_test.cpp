@@ -16,6 +16,7 @@
 #include "core/random.h"
 #include "fuzz/hdf5_seal.h"
 #include "store/hdf5_structure.h"
+#include "support/skip.h"
 #include "support/temporary.h"
 
 namespace voronoi::store {
@@ -455,7 +456,7 @@ TEST(Shard, MissingFileAndPipeAreSystemErrors) {
 
 TEST(Shard, FullDiskLeavesTheOldFileAndNoOther) {
   const test::SmallDisk disk("size=256k");
-  if (!disk.mounted()) GTEST_SKIP() << disk.why();
+  if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   const auto path = disk / "layer.h5";
   const Shard old = small();
   write_shard(path, old, "1");

@@ -1,16 +1,21 @@
 #include "quant/baselines/gptq.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <vector>
 
 #include "core/error.h"
+#include "core/index.h"
+#include "quant/baselines/uniform_method.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
 constexpr std::int64_t kBlock = 128;  // columns whose errors are spread at once over the rest
-
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 /// One tile of rows, transposed: w [in, rows] in processing order, so that a column's rows are contiguous. Tiles are
 /// independent.
@@ -103,13 +108,34 @@ class GptqTile {
   std::vector<float> low_, high_;
 };
 
-class Gptq final : public Quantizer {
+constexpr std::int64_t kMaxStoredPerm = 65535;
+
+class Gptq final : public UniformMethod {
  public:
+  std::string_view name() const override { return "gptq"; }
+  std::string_view summary() const override {
+    return "column by column, each column's error spread over those to come";
+  }
+  void check_shape(const QuantParameters& parameters, std::int64_t /*out_features*/, std::int64_t in_features,
+                   Problems& problems) const override {
+    if (parameters.act_order && in_features > kMaxStoredPerm)
+      problems.push_back(
+          fmt::format("a layer of {} columns is past the {} whose order can be stored; switch off --act-order",
+                      in_features, kMaxStoredPerm));
+  }
+  void consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,
+                       core::MemoryPeak& peak) const override {
+    const std::int64_t tiles =
+        std::min<std::int64_t>(r.n_threads, row_pieces(parameters, r.out_features, r.in_features));
+    peak.consider(r.held_bytes + code_bytes(parameters, r) + 4 * kRowTile * (r.in_features + kRowTile) * tiles,
+                  "column loop of " + r.name);
+    UniformMethod::consider_memory(parameters, r, peak);
+  }
   QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                        const QuantParameters& parameters) const override {
     check_input(input);
-    const GptqSettings settings{parameters.bits, effective_group_size(parameters.group_size, input.in_features),
-                                input.stored_dtype};
+    const auto& p = parameters.get<UniformParameters>();
+    const GptqSettings settings{p.bits, effective_group_size(p.group_size, input.in_features), input.stored_dtype};
     const UniformCodes codes = gptq_codes(context, input, team_rows(team, input.out_features), settings);
     const auto& perm = input.hessian->perm;
     std::vector<std::uint16_t> stored_perm;
@@ -127,6 +153,10 @@ class Gptq final : public Quantizer {
     result.statistics["dead_columns"] = static_cast<double>(input.hessian->dead_columns);
     return result;
   }
+
+ protected:
+  double products() const override { return 2.5; }
+  bool stores_order(const QuantParameters& parameters) const override { return parameters.act_order; }
 };
 
 }  // namespace
@@ -149,9 +179,9 @@ UniformCodes gptq_codes(backend::Context& context, const QuantInput& input, cons
   return codes;
 }
 
-const Quantizer& gptq_quantizer() {
-  static const Gptq quantizer;
-  return quantizer;
+const Method& gptq_method() {
+  static const Gptq method;
+  return method;
 }
 
 }  // namespace voronoi::quant

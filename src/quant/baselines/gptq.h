@@ -7,11 +7,11 @@
 
 #include "core/types.h"
 #include "quant/baselines/uniform.h"
-#include "quant/quantizer.h"
+#include "quant/method.h"
 
 namespace voronoi::quant {
 
-const Quantizer& gptq_quantizer();
+const Method& gptq_method();
 
 struct GptqSettings {
   int bits = 2;

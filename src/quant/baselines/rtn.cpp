@@ -3,21 +3,27 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/index.h"
 #include "quant/baselines/uniform.h"
+#include "quant/baselines/uniform_method.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
-
-class Rtn final : public Quantizer {
+class Rtn final : public UniformMethod {
  public:
+  std::string_view name() const override { return "rtn"; }
+  std::string_view summary() const override { return "every weight to the nearest point of its group's grid"; }
   QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                        const QuantParameters& parameters) const override {
     check_input(input);
-    const std::int64_t in = input.in_features, group_size = effective_group_size(parameters.group_size, in);
+    const auto& p = parameters.get<UniformParameters>();
+    const std::int64_t in = input.in_features, group_size = effective_group_size(p.group_size, in);
     const std::int64_t n_groups = core::ceil_div(in, group_size);
-    const auto max_code = static_cast<float>((1 << parameters.bits) - 1);
+    const auto max_code = static_cast<float>((1 << p.bits) - 1);
     const RowRange range = team_rows(team, input.out_features);
     const std::int64_t rows = range.end - range.begin;
     UniformCodes codes;
@@ -39,17 +45,21 @@ class Rtn final : public Quantizer {
       }
     });
     QuantResult result;
-    result.encoding = format::to_encoding(gather_encoding(team, input, parameters.bits, group_size, {}, codes));
+    result.encoding = format::to_encoding(gather_encoding(team, input, p.bits, group_size, {}, codes));
     result.relative_error = encoding_error(context, input, result.encoding);
     return result;
   }
+
+ protected:
+  double products() const override { return 2; }
+  bool stores_order(const QuantParameters& /*parameters*/) const override { return false; }
 };
 
 }  // namespace
 
-const Quantizer& rtn_quantizer() {
-  static const Rtn quantizer;
-  return quantizer;
+const Method& rtn_method() {
+  static const Rtn method;
+  return method;
 }
 
 }  // namespace voronoi::quant

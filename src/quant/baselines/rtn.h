@@ -2,10 +2,10 @@
 // reported error. Runs on the host whatever the device is, but for that error.
 #pragma once
 
-#include "quant/quantizer.h"
+#include "quant/method.h"
 
 namespace voronoi::quant {
 
-const Quantizer& rtn_quantizer();
+const Method& rtn_method();
 
 }  // namespace voronoi::quant

@@ -2,33 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 
+#include "core/bytes.h"
 #include "core/error.h"
+#include "core/index.h"
 #include "core/packing.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
-
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
-
-template <class T>
-void append(std::vector<std::byte>& bytes, const std::vector<T>& values) {
-  const auto raw = std::as_bytes(std::span(values));
-  bytes.insert(bytes.end(), raw.begin(), raw.end());
-}
-
-/// Takes `count` elements off the front of bytes, to the end of values.
-template <class T>
-void take(std::span<const std::byte>& bytes, std::int64_t count, std::vector<T>& values) {
-  const std::size_t size_bytes = index(count) * sizeof(T), old = values.size();
-  VORONOI_REQUIRE(bytes.size() >= size_bytes, "a member of the team sent too few rows");
-  values.resize(old + index(count));
-  if (count > 0) std::memcpy(values.data() + old, bytes.data(), size_bytes);
-  bytes = bytes.subspan(size_bytes);
-}
 
 /// Rows of n small values, each packed on its own.
 std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n,
@@ -90,17 +76,17 @@ format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& inpu
   std::transform(mine.scale.begin(), mine.scale.end(), scale.begin(),
                  [&](float value) { return core::to_bits16(input.stored_dtype, value); });
   std::vector<std::byte> bytes;
-  append(bytes, pack_rows(mine.codes, rows, input.in_features, bits));
-  append(bytes, pack_rows(mine.zeros, rows, n_groups, bits));
-  append(bytes, scale);
+  core::append_bytes<std::uint32_t>(pack_rows(mine.codes, rows, input.in_features, bits), bytes);
+  core::append_bytes<std::uint32_t>(pack_rows(mine.zeros, rows, n_groups, bits), bytes);
+  core::append_bytes<std::uint16_t>(scale, bytes);
   const auto gathered = team.all_gather(bytes);
   for (std::int64_t rank = 0; rank < team.size(); ++rank) {
     const RowRange theirs = member_rows(rank, team.size(), input.out_features);
     const std::int64_t n = theirs.end - theirs.begin;
     std::span<const std::byte> rest = gathered[index(rank)];
-    take(rest, n * core::packed_words(input.in_features, bits), encoding.codes);
-    take(rest, n * core::packed_words(n_groups, bits), encoding.zeros);
-    take(rest, n * n_groups, encoding.scale);
+    core::take_values(rest, index(n * core::packed_words(input.in_features, bits)), encoding.codes);
+    core::take_values(rest, index(n * core::packed_words(n_groups, bits)), encoding.zeros);
+    core::take_values(rest, index(n * n_groups), encoding.scale);
   }
   return encoding;
 }

@@ -7,13 +7,10 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "quant/vq/kmeans.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::quant {
 namespace {
-
-// Lloyd steps start on a share of the vectors: this many a centroid place it well enough for the last steps, over all
-// vectors, to be few.
-constexpr std::int64_t kCoarsePointsACentroid = 64;
 
 std::uint64_t random_stream(const std::string& name) {
   return std::stoull(core::sha256(name).substr(0, 16), nullptr, 16);
@@ -37,18 +34,18 @@ void round_to_stored(core::DType dtype, std::span<float> values) {
   for (float& value : values) value = core::round_to(dtype, value);
 }
 
-std::vector<float> train_codebook(backend::Context& context, core::Team& team, const VqGeometry& geometry,
-                                  const VqRows& rows, const ColumnScale& columns, std::span<const double> importance,
-                                  const TrainingSet& set, TrainingSource source, std::int64_t k,
-                                  const QuantInput& input, const QuantParameters& parameters, const std::string& name,
-                                  std::map<std::string, double>& statistics) {
+std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& columns, const TrainingSet& set,
+                                  std::int64_t k, const std::string& name, std::map<std::string, double>& statistics) {
+  backend::Context& context = problem.context;
+  const VqGeometry& geometry = problem.geometry;
+  const VqRows& rows = problem.rows;
   // Weights relative to the largest: any unit of H fits fp32.
   std::vector<double> cost(static_cast<std::size_t>(set.count));
   double largest = 0;
   for (std::int64_t j = 0; j < set.count; ++j) {
     const auto p = static_cast<std::size_t>(set.first + j);
     const double scale = static_cast<double>(columns.scale[p]);
-    largest = std::max(largest, cost[static_cast<std::size_t>(j)] = importance[p] * scale * scale);
+    largest = std::max(largest, cost[static_cast<std::size_t>(j)] = problem.importance[p] * scale * scale);
   }
   std::vector<float> column_weight(cost.size());
   std::transform(cost.begin(), cost.end(), column_weight.begin(),
@@ -62,10 +59,10 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
   KmeansParameters run;
   run.k = k;
   run.dim = set.dim;
-  run.max_iterations = parameters.kmeans_iterations;
-  run.tolerance = parameters.kmeans_tolerance;
-  run.seed = parameters.seed;
-  run.stream = random_stream(input.name + ":" + name);
+  run.max_iterations = problem.parameters.get<VectorParameters>().kmeans_iterations;
+  run.tolerance = problem.parameters.get<VectorParameters>().kmeans_tolerance;
+  run.seed = problem.parameters.seed;
+  run.stream = random_stream(problem.input.name + ":" + name);
 
   const auto train = [&](std::int64_t stride, std::span<const float> start) {
     std::vector<std::int64_t> chunk_begin{0};
@@ -75,13 +72,14 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
       chunk_begin.push_back(chunk_begin.back() + core::ceil_div(vectors * set.count, stride));
     }
     backend::Array<float> points(context, chunk_begin.back() * set.dim), weights(context, chunk_begin.back());
-    const bool of_weight = source == TrainingSource::weight;
+    const bool of_weight = set.residual == nullptr;
     context.slice().gather_training(context.exec(), rows.slice, {set.first, set.count, set.dim, stride},
-                                    of_weight ? rows.weight.data() : rows.residual.data(), scale.data(),
+                                    of_weight ? rows.weight.data() : set.residual->data(), scale.data(),
                                     of_weight ? bias.data() : nullptr, device_weight.data(), points.data(),
                                     weights.data());
     run.initial = start;
-    return kmeans(context, team, geometry.n_parts, {rows.parts.first, chunk_begin, points.data(), weights.data()}, run);
+    return kmeans(context, problem.team, geometry.n_parts,
+                  {rows.parts.first, chunk_begin, points.data(), weights.data()}, run);
   };
 
   if (n_points == 0) {
@@ -102,12 +100,12 @@ std::vector<float> train_codebook(backend::Context& context, core::Team& team, c
   statistics["kmeans_" + name + "_iterations"] = result.iterations;
   statistics["kmeans_" + name + "_converged"] = result.converged ? 1 : 0;
   statistics["kmeans_" + name + "_repaired"] = static_cast<double>(result.repaired);
-  round_to_stored(input.stored_dtype, result.centroids);
+  round_to_stored(problem.input.stored_dtype, result.centroids);
   // No code may be searched for among such: distances to them are not numbers.
   for (const float value : result.centroids)
     if (!std::isfinite(value))
       throw core::NumericError("codebook " + name + ": a centroid is beyond what " +
-                               std::string(core::dtype_name(input.stored_dtype)) +
+                               std::string(core::dtype_name(problem.input.stored_dtype)) +
                                " holds; errors fed back have grown too large: raise --damping");
   return std::move(result.centroids);
 }

@@ -8,11 +8,15 @@
 #include <vector>
 
 #include "backend/tensor.h"
-#include "core/team.h"
 #include "core/types.h"
 #include "quant/vq/layout.h"
+#include "quant/vq/problem.h"
 
 namespace voronoi::quant {
+
+/// Lloyd steps start on a share of the vectors: this many a centroid place it well enough for the last steps, over all
+/// vectors, to be few.
+inline constexpr std::int64_t kCoarsePointsACentroid = 64;
 
 /// Values as stored (rounded to the stored type before any code is chosen), so that feedback sees the decoder's
 /// numbers.
@@ -36,18 +40,13 @@ class DeviceBooks {
 /// A codebook in the scaled space of the columns [first, first + count) with vectors of `dim` rows.
 struct TrainingSet {
   std::int64_t first = 0, count = 0, dim = 0;
+  const backend::Array<float>* residual = nullptr;  ///< [in, width] what a column loop left; null: of the weights
 };
 
-enum class TrainingSource { weight, residual };
-
-/// Weighted k-means over the whole vectors of a training set (tail vectors are left out). importance [in], processing
-/// order: what a squared error of the column costs in the operator's own units; the scale is folded in here.
-/// Collective. Figures go to `statistics` under the codebook's name.
-std::vector<float> train_codebook(backend::Context& context, core::Team& team, const VqGeometry& geometry,
-                                  const VqRows& rows, const ColumnScale& columns, std::span<const double> importance,
-                                  const TrainingSet& set, TrainingSource source, std::int64_t k,
-                                  const QuantInput& input, const QuantParameters& parameters, const std::string& name,
-                                  std::map<std::string, double>& statistics);
+/// Weighted k-means over the whole vectors of a training set (tail vectors are left out); the columns' scales are
+/// folded into the problem's importance. Collective. Figures go to `statistics` under the codebook's name.
+std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& columns, const TrainingSet& set,
+                                  std::int64_t k, const std::string& name, std::map<std::string, double>& statistics);
 
 void round_to_stored(core::DType dtype, std::span<float> values);
 

@@ -2,32 +2,27 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <set>
 
+#include "core/bytes.h"
 #include "core/error.h"
+#include "core/index.h"
 #include "core/types.h"
 #include "quant/vq/kmeans_start.h"
 #include "quant/vq/layout.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
 constexpr float kLargest = 1e15F;  // squares and their sums stay finite in fp32
 // Lloyd steps on the sample before those on all points: cheaper by the ratio of their sizes.
 constexpr int kSampleIterations = 30;
 constexpr double kSampleTolerance = 1e-3;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-template <class T>
-std::vector<T> from_bytes(const std::vector<std::byte>& bytes) {
-  std::vector<T> values(bytes.size() / sizeof(T));
-  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
-  return values;
-}
 
 class Lloyd {
  public:
@@ -59,13 +54,13 @@ class Lloyd {
   std::vector<std::int64_t> move(std::vector<float>& centroids) const {
     std::vector<std::int64_t> empty;
     for (std::int64_t j = 0; j < k_; ++j) {
-      const double mass = sums_[at(k_ * dim_ + j)];
+      const double mass = sums_[index(k_ * dim_ + j)];
       if (!(mass > 0)) {
         empty.push_back(j);
         continue;
       }
       for (std::int64_t i = j * dim_; i < (j + 1) * dim_; ++i)
-        centroids[at(i)] = static_cast<float>(sums_[at(i)] / mass);
+        centroids[index(i)] = static_cast<float>(sums_[index(i)] / mass);
     }
     return empty;
   }
@@ -79,9 +74,9 @@ class Lloyd {
     std::vector<double> errors;
     for (std::int64_t c = 0; c < mine_.n_chunks(); ++c) {
       std::vector<std::pair<double, std::int32_t>> worst;  // (-error, i): rising order is falling error, then rising i
-      for (std::int64_t i = mine_.chunk_begin[at(c)]; i < mine_.chunk_begin[at(c + 1)]; ++i) {
+      for (std::int64_t i = mine_.chunk_begin[index(c)]; i < mine_.chunk_begin[index(c + 1)]; ++i) {
         const double error =
-            static_cast<double>(weights.values()[at(i)]) * static_cast<double>(distances.values()[at(i)]);
+            static_cast<double>(weights.values()[index(i)]) * static_cast<double>(distances.values()[index(i)]);
         if (error > 0) worst.emplace_back(-error, static_cast<std::int32_t>(i));
       }
       const auto kept = worst.begin() + std::min(wanted, static_cast<std::int64_t>(worst.size()));
@@ -91,21 +86,19 @@ class Lloyd {
         ids.push_back(it->second);
       }
     }
-    std::vector<float> points = fetch_points(context_, mine_.points, dim_, ids);
+    std::vector<float> points = backend::gather_rows(context_, mine_.points, dim_, ids).to_host();
     const auto all_errors = team_.all_gather(std::as_bytes(std::span(errors)));
     const auto all_points = team_.all_gather(std::as_bytes(std::span(points)));
     errors.clear();
     points.clear();
     for (std::size_t rank = 0; rank < all_errors.size(); ++rank) {
-      const auto some_errors = from_bytes<double>(all_errors[rank]);
-      const auto some_points = from_bytes<float>(all_points[rank]);
-      errors.insert(errors.end(), some_errors.begin(), some_errors.end());
-      points.insert(points.end(), some_points.begin(), some_points.end());
+      core::append_values(all_errors[rank], errors);
+      core::append_values(all_points[rank], points);
     }
     std::vector<std::int64_t> order(errors.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
     std::stable_sort(order.begin(), order.end(),
-                     [&](std::int64_t a, std::int64_t b) { return errors[at(a)] > errors[at(b)]; });
+                     [&](std::int64_t a, std::int64_t b) { return errors[index(a)] > errors[index(b)]; });
     std::set<std::vector<float>> taken;
     std::size_t next = 0;
     for (const std::int64_t i : order) {
@@ -137,26 +130,24 @@ struct ChunkFacts {
 // Every member sees the same facts and so throws alike. weights: on the host.
 std::vector<ChunkFacts> gather_facts(backend::Context& context, core::Team& team, std::int64_t n_chunks,
                                      const KmeansPoints& mine, std::span<const float> weights, std::int64_t dim) {
-  std::vector<ChunkFacts> facts(at(mine.n_chunks()));
+  std::vector<ChunkFacts> facts(index(mine.n_chunks()));
   const auto sound = std::make_unique<bool[]>(facts.size());
   context.vq().check_points(context.exec(), mine.n_chunks(), mine.chunk_begin.data(), dim, mine.points, mine.weights,
                             kLargest, sound.get());
   context.pool().parallel_for(mine.n_chunks(), [&](std::int64_t c) {
-    const std::int64_t begin = mine.chunk_begin[at(c)], end = mine.chunk_begin[at(c + 1)];
+    const std::int64_t begin = mine.chunk_begin[index(c)], end = mine.chunk_begin[index(c + 1)];
     double weight = 0;
-    for (std::int64_t i = begin; i < end; ++i) weight += static_cast<double>(weights[at(i)]);
-    facts[at(c)] = {mine.first_chunk + c, end - begin, weight, sound[at(c)] ? 1 : 0};
+    for (std::int64_t i = begin; i < end; ++i) weight += static_cast<double>(weights[index(i)]);
+    facts[index(c)] = {mine.first_chunk + c, end - begin, weight, sound[index(c)] ? 1 : 0};
   });
   std::vector<ChunkFacts> all;
-  for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span(facts)))) {
-    const auto part = from_bytes<ChunkFacts>(bytes);
-    all.insert(all.end(), part.begin(), part.end());
-  }
+  for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span(facts))))
+    core::append_values(bytes, all);
   VORONOI_REQUIRE(static_cast<std::int64_t>(all.size()) == n_chunks,
                   "k-means: members hold other chunks than 0 .. n_chunks - 1");
   for (std::int64_t id = 0; id < n_chunks; ++id) {
-    VORONOI_REQUIRE(all[at(id)].id == id, "k-means: chunk ids must rise by one over the members in order of rank");
-    if (all[at(id)].sound == 0)
+    VORONOI_REQUIRE(all[index(id)].id == id, "k-means: chunk ids must rise by one over the members in order of rank");
+    if (all[index(id)].sound == 0)
       throw core::NumericError("k-means: chunk " + std::to_string(id) +
                                " has a point that is not finite or above 1e15, or a weight "
                                "that is negative or not finite; check the weights of the layer and its Hessian");
@@ -210,6 +201,7 @@ KmeansResult kmeans(backend::Context& context, core::Team& team, std::int64_t n_
   std::vector<float> initial = seed_centroids(context, sample, parameters);
   if (!sample.complete) {
     core::SoloTeam alone;
+    alone.stop_when([&] { return team.stop_requested(); });
     const backend::DeviceView<float> sample_points(context, sample.points), sample_weights(context, sample.weights);
     const std::array<std::int64_t, 2> whole{0, sample.n()};
     started.initial = initial;

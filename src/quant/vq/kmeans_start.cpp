@@ -2,22 +2,23 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
+#include "core/bytes.h"
 #include "core/error.h"
+#include "core/index.h"
 #include "core/random.h"
 #include "core/types.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
-constexpr std::int64_t kGreedySeeds = 1024;  // above, seeds are drawn in about kRounds rounds of many
-constexpr std::int64_t kRounds = 128;
+constexpr std::int64_t kRounds = 128;  // of many seeds, above kGreedySeeds
 constexpr std::int64_t kBlock = kernels::kPotentialBlock;
 constexpr std::uint64_t kSamplePurpose = 0x73616D706C65, kSeedPurpose = 0x7365656473;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // Points of this member that take part in the sample, and with which weight.
 struct Draw {
@@ -25,22 +26,15 @@ struct Draw {
   std::vector<float> weights;
 };
 
-template <class T>
-void append(const std::vector<std::byte>& bytes, std::vector<T>& values) {
-  const std::size_t old = values.size();
-  values.resize(old + bytes.size() / sizeof(T));
-  if (!bytes.empty()) std::memcpy(values.data() + old, bytes.data(), bytes.size());
-}
-
 // Every member's draw, in order of chunk.
 KmeansSample gather_draws(backend::Context& context, core::Team& team, const KmeansPoints& mine, std::int64_t dim,
                           const Draw& draw) {
   KmeansSample sample;
-  const std::vector<float> points = fetch_points(context, mine.points, dim, draw.ids);
+  const std::vector<float> points = backend::gather_rows(context, mine.points, dim, draw.ids).to_host();
   for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span(points))))
-    append(bytes, sample.points);
+    core::append_values(bytes, sample.points);
   for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span(draw.weights))))
-    append(bytes, sample.weights);
+    core::append_values(bytes, sample.weights);
   // Only ratios matter; with weights up to 1 no potential overflows.
   const float largest = sample.weights.empty() ? 1.0F : *std::max_element(sample.weights.begin(), sample.weights.end());
   for (float& weight : sample.weights) weight /= largest;
@@ -50,7 +44,7 @@ KmeansSample gather_draws(backend::Context& context, core::Team& team, const Kme
 std::vector<float> transposed(const std::vector<float>& rows, std::int64_t n, std::int64_t dim) {
   std::vector<float> columns(rows.size());
   for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t d = 0; d < dim; ++d) columns[at(d * n + i)] = rows[at(i * dim + d)];
+    for (std::int64_t d = 0; d < dim; ++d) columns[index(d * n + i)] = rows[index(i * dim + d)];
   return columns;
 }
 
@@ -66,14 +60,14 @@ class Potential {
         columns_(context, host_columns_),
         points_(context, sample.points),
         weights_(context, sample.weights),
-        distance2_(context, std::vector<float>(at(n_), std::numeric_limits<float>::infinity())),
+        distance2_(context, std::vector<float>(index(n_), std::numeric_limits<float>::infinity())),
         scratch_(context, n_),
         nearest_(context, n_),
         device_sums_(context, core::ceil_div(n_, kBlock)) {}
 
   /// One more seed.
   void add(const float* seed) {
-    const backend::DeviceView<float> view(context_, {seed, at(dim_)});
+    const backend::DeviceView<float> view(context_, {seed, index(dim_)});
     context_.vq().potentials(context_.exec(), n_, dim_, columns_.data(), weights_.data(), distance2_.data(), 1,
                              view.data(), true, device_sums_.data());
     take_sums();
@@ -86,9 +80,9 @@ class Potential {
       candidate_sums_ = backend::Array<double>(context_, device_sums_.size() * count);
     context_.vq().potentials(context_.exec(), n_, dim_, columns_.data(), weights_.data(), distance2_.data(), count,
                              view.data(), false, candidate_sums_.data());
-    std::vector<double> sums(at(count), 0.0);
+    std::vector<double> sums(index(count), 0.0);
     const std::vector<double> blocks = candidate_sums_.to_host();
-    for (std::size_t i = 0; i < blocks.size(); ++i) sums[i % at(count)] += blocks[i];
+    for (std::size_t i = 0; i < blocks.size(); ++i) sums[i % index(count)] += blocks[i];
     return std::min_element(sums.begin(), sums.end()) - sums.begin();
   }
 
@@ -116,11 +110,11 @@ class Potential {
     for (const double share : shares) {
       double left = share * total_;
       std::int64_t block = 0;
-      while (block + 1 < static_cast<std::int64_t>(block_sums_.size()) && left >= block_sums_[at(block)])
-        left -= block_sums_[at(block++)];
+      while (block + 1 < static_cast<std::int64_t>(block_sums_.size()) && left >= block_sums_[index(block)])
+        left -= block_sums_[index(block++)];
       const std::int64_t begin = block * kBlock, count = std::min(n_ - begin, kBlock);
       if (all) {
-        points.push_back(begin + point_in(begin, distances.values().subspan(at(begin), at(count)), left));
+        points.push_back(begin + point_in(begin, distances.values().subspan(index(begin), index(count)), left));
       } else {
         const backend::HostView<float> some(context_, distance2_.data() + begin, count);
         points.push_back(begin + point_in(begin, some.values(), left));
@@ -140,7 +134,8 @@ class Potential {
   std::int64_t point_in(std::int64_t begin, std::span<const float> distances, double left) const {
     std::int64_t last = 0;
     for (std::int64_t i = 0; i < static_cast<std::int64_t>(distances.size()); ++i) {
-      const double own = static_cast<double>(sample_.weights[at(begin + i)]) * static_cast<double>(distances[at(i)]);
+      const double own =
+          static_cast<double>(sample_.weights[index(begin + i)]) * static_cast<double>(distances[index(i)]);
       if (own > 0) last = i;
       if (left < own) return i;
       left -= own;
@@ -162,19 +157,10 @@ class Potential {
 
 }  // namespace
 
-std::vector<float> fetch_points(backend::Context& context, const float* points, std::int64_t dim,
-                                const std::vector<std::int32_t>& ids) {
-  const auto n = static_cast<std::int64_t>(ids.size());
-  const backend::DeviceView<std::int32_t> device_ids(context, ids);
-  backend::Array<float> found(context, n * dim);
-  if (n > 0) context.nn().embed(context.exec(), device_ids.data(), n, dim, points, found.data());
-  return found.to_host();
-}
-
 KmeansSample draw_sample(backend::Context& context, core::Team& team, std::span<const double> chunk_weights,
                          std::int64_t n_total, const KmeansPoints& mine, std::span<const float> weights,
                          const KmeansParameters& parameters) {
-  const std::int64_t dim = parameters.dim, target = std::max<std::int64_t>(16 * parameters.k, 32768);
+  const std::int64_t dim = parameters.dim, target = sample_size(parameters.k);
   double total = 0;
   for (const double weight : chunk_weights) total += weight;
   Draw draw;
@@ -187,10 +173,10 @@ KmeansSample draw_sample(backend::Context& context, core::Team& team, std::span<
     const std::int64_t share =
         total > 0 ? n_total : core::ceil_div(target, static_cast<std::int64_t>(chunk_weights.size()));
     for (std::int64_t c = 0; c < mine.n_chunks(); ++c) {
-      const std::int64_t begin = mine.chunk_begin[at(c)], end = mine.chunk_begin[at(c + 1)];
+      const std::int64_t begin = mine.chunk_begin[index(c)], end = mine.chunk_begin[index(c + 1)];
       for (std::int64_t i = begin; i < std::min(end, begin + share); ++i) {
-        if (total > 0 && !(weights[at(i)] > 0)) continue;
-        take(i, total > 0 ? weights[at(i)] : 1.0F);
+        if (total > 0 && !(weights[index(i)] > 0)) continue;
+        take(i, total > 0 ? weights[index(i)] : 1.0F);
       }
     }
     KmeansSample sample = gather_draws(context, team, mine, dim, draw);
@@ -203,18 +189,18 @@ KmeansSample draw_sample(backend::Context& context, core::Team& team, std::span<
   const double width = total / static_cast<double>(target);
   for (std::int64_t c = 0; c < mine.n_chunks(); ++c) {
     double start = 0;
-    for (std::int64_t id = 0; id < mine.first_chunk + c; ++id) start += chunk_weights[at(id)];
-    const double stop = start + chunk_weights[at(mine.first_chunk + c)];
+    for (std::int64_t id = 0; id < mine.first_chunk + c; ++id) start += chunk_weights[index(id)];
+    const double stop = start + chunk_weights[index(mine.first_chunk + c)];
     std::int64_t stratum = std::max<std::int64_t>(0, static_cast<std::int64_t>(start / width) - 1);
     const auto place = [&] {
       return (static_cast<double>(stratum) + random.uniform(static_cast<std::uint64_t>(stratum))) * width;
     };
     while (stratum < target && place() < start) ++stratum;
     double running = start;
-    const std::int64_t end = mine.chunk_begin[at(c + 1)];
-    for (std::int64_t i = mine.chunk_begin[at(c)]; i < end && stratum < target; ++i) {
-      running = i + 1 == end ? stop : std::min(stop, running + static_cast<double>(weights[at(i)]));
-      if (!(weights[at(i)] > 0)) continue;
+    const std::int64_t end = mine.chunk_begin[index(c + 1)];
+    for (std::int64_t i = mine.chunk_begin[index(c)]; i < end && stratum < target; ++i) {
+      running = i + 1 == end ? stop : std::min(stop, running + static_cast<double>(weights[index(i)]));
+      if (!(weights[index(i)] > 0)) continue;
       std::int64_t hits = 0;
       for (; stratum < target && place() < running; ++stratum) ++hits;
       if (hits > 0) take(i, static_cast<float>(hits));
@@ -229,7 +215,7 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
   VORONOI_REQUIRE(sample.n() > 0, "k-means++ needs a point");
   const core::CounterRandom random(parameters.seed ^ kSeedPurpose, parameters.stream);
   std::vector<float> seeds;
-  seeds.reserve(at(k * dim));
+  seeds.reserve(index(k * dim));
   const auto take = [&](std::int64_t i) {
     seeds.insert(seeds.end(), sample.points.begin() + i * dim, sample.points.begin() + (i + 1) * dim);
   };
@@ -237,8 +223,8 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
   for (const float w : sample.weights) weight += static_cast<double>(w);
   double left = random.uniform(0) * weight;
   std::int64_t first = 0;
-  while (first + 1 < sample.n() && left >= static_cast<double>(sample.weights[at(first)]))
-    left -= static_cast<double>(sample.weights[at(first++)]);
+  while (first + 1 < sample.n() && left >= static_cast<double>(sample.weights[index(first)]))
+    left -= static_cast<double>(sample.weights[index(first++)]);
   take(first);
   Potential potential(context, sample, dim);
   potential.add(seeds.data());
@@ -249,13 +235,13 @@ std::vector<float> seed_centroids(backend::Context& context, const KmeansSample&
     for (std::int64_t s = 0; s < count; ++s)
       shares.push_back((static_cast<double>(s) + random.uniform(counter++)) / static_cast<double>(count));
     std::vector<float> points;
-    points.reserve(at(count * dim));
+    points.reserve(index(count * dim));
     for (const std::int64_t i : potential.points_at(shares))
       points.insert(points.end(), sample.points.begin() + i * dim, sample.points.begin() + (i + 1) * dim);
     return points;
   };
   if (k <= kGreedySeeds) {
-    const auto n_candidates = 2 + static_cast<std::int64_t>(std::log(static_cast<double>(k)));
+    const std::int64_t n_candidates = seed_candidates(k);
     for (std::int64_t have = 1; have < k; ++have) {
       const std::vector<float> candidates = draw(n_candidates);
       const float* best = candidates.data() + potential.best_of(candidates, n_candidates) * dim;

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
+#include "core/bytes.h"
 #include "core/error.h"
 #include "core/types.h"
+#include "quant/vq/vector_parameters.h"
 
 namespace voronoi::quant {
 namespace {
@@ -48,21 +49,22 @@ std::int64_t VqGeometry::row_begin(std::int64_t part) const {
 }
 
 VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
+  const auto& p = parameters.get<VectorParameters>();
   VqGeometry geometry;
   geometry.out_features = out_features;
   geometry.in_features = in_features;
-  geometry.v = parameters.vector_length;
-  geometry.k = parameters.centroids;
-  geometry.kr = parameters.residual_centroids;
-  geometry.groups = parameters.groups;
+  geometry.v = p.vector_length;
+  geometry.k = p.centroids;
+  geometry.kr = p.residual_centroids;
+  geometry.groups = p.groups;
   VORONOI_REQUIRE(out_features > 0 && in_features > 0 && geometry.v > 0 && geometry.groups > 0,
                   "an operator has rows, columns and groups");
-  if (parameters.outlier_percent > 0) {
+  if (p.outlier_percent > 0) {
     const auto wanted =
-        static_cast<std::int64_t>(std::ceil(parameters.outlier_percent / 100 * static_cast<double>(in_features)));
+        static_cast<std::int64_t>(std::ceil(p.outlier_percent / 100 * static_cast<double>(in_features)));
     geometry.outlier_size = wanted + (in_features - wanted) % geometry.groups;
-    geometry.v0 = parameters.outlier_vector_length;
-    geometry.k0 = parameters.outlier_centroids;
+    geometry.v0 = p.outlier_vector_length;
+    geometry.k0 = p.outlier_centroids;
   }
   const std::int64_t rest = in_features - geometry.outlier_size;
   VORONOI_REQUIRE(rest > 0 && rest % geometry.groups == 0, "groups must divide the columns that are no outliers");
@@ -96,17 +98,13 @@ VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const co
                                                                   static_cast<std::size_t>(rows.parts.rows * n)));
   const backend::DeviceView<std::int32_t> order(context, perm);
   context.slice().transpose(context.exec(), rows.slice, source.data(), order.data(), rows.weight.data());
-  rows.quantized = backend::Array<float>(context, rows.weight.size());
-  rows.quantized.zero();
-  rows.codes = backend::Array<std::int32_t>(context, n * rows.slice.code_stride);
-  rows.codes.zero();
-  if (geometry.kr > 0) rows.residual_codes = rows.codes.clone();
   return rows;
 }
 
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
                                    std::int64_t my_parts, std::int64_t size,
                                    const std::function<void(bool combined, double* sums)>& fill) {
+  team.check_stop();
   const bool alone = team.size() == 1;
   backend::Array<double> sums(context, alone ? size : my_parts * size);
   fill(alone, sums.data());
@@ -115,10 +113,8 @@ std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, 
   std::vector<double> total(static_cast<std::size_t>(size), 0.0);
   std::int64_t seen = 0;
   for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine)))) {
-    std::vector<double> theirs(bytes.size() / sizeof(double));
-    VORONOI_REQUIRE(bytes.size() == theirs.size() * sizeof(double) && theirs.size() % total.size() == 0,
-                    "a member sent part of an array");
-    if (!bytes.empty()) std::memcpy(theirs.data(), bytes.data(), bytes.size());
+    const auto theirs = core::values_of<double>(bytes);
+    VORONOI_REQUIRE(theirs.size() % total.size() == 0, "a member sent part of an array");
     for (std::size_t at = 0; at < theirs.size(); at += total.size(), ++seen)
       for (std::size_t i = 0; i < total.size(); ++i) total[i] += theirs[at + i];
   }

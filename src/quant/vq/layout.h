@@ -42,25 +42,21 @@ struct ColumnScale {
   std::vector<float> scale, bias;
 };
 
-/// What a member holds: matrices [in, slice.width], zero past the rows, and codes [in, slice.code_stride].
+/// The rows a member holds.
 struct VqRows {
   MemberParts parts;
   std::vector<std::int64_t> part_begin;  ///< where slice.part_begin points
   kernels::VqSlice slice;
-  backend::Array<float> weight;
-  backend::Array<float> quantized;  ///< exactly what decode() gives for the codes
-  backend::Array<float> residual;   ///< target of a column when it was quantized, less its quantized value; or empty
-  backend::Array<std::int32_t> codes, residual_codes;  ///< residual_codes: empty without residual codebook
-
-  kernels::VqCodes code_view() { return {codes.data(), residual_codes.data()}; }
+  backend::Array<float> weight;  ///< [in, slice.width], zero past the rows
 };
 
-/// The rows of this member of the team. weight [out, in], host; codes and quantized values are zero.
+/// The rows of this member of the team. weight [out, in], host.
 VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const core::Team& team,
                  std::span<const float> weight, std::span<const std::int32_t> perm);
 
 /// Sums over all parts of the team, in order, of an array that fill(combined, sums) makes for this member's parts as
 /// the kernels do: one array of `size`, or one a part. The same bits on every member of any team.
+/// Every pass over a layer ends here, so this is where a request to stop is looked at: throws StopRequested.
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
                                    std::int64_t my_parts, std::int64_t size,
                                    const std::function<void(bool combined, double* sums)>& fill);

@@ -28,13 +28,15 @@ class Unknowns {
 /// All entries of the codebooks, in the order main, residual, outlier.
 class CodebookUnknowns final : public Unknowns {
  public:
-  explicit CodebookUnknowns(VqRun& run)
-      : run_(run),
-        columns_{run.columns.scale, std::vector<float>(run.columns.bias.size(), 0.0F)},
-        scale_(run.context, columns_.scale),
-        diagonal_(run.context, run.hessian_diagonal) {}
+  CodebookUnknowns(const VqProblem& problem, VqState& state)
+      : problem_(problem),
+        state_(state),
+        columns_{state.columns.scale, std::vector<float>(state.columns.bias.size(), 0.0F)},
+        scale_(problem.context, columns_.scale),
+        diagonal_(problem.context, problem.hessian_diagonal) {}
   std::int64_t size() const override {
-    return static_cast<std::int64_t>(run_.books.main.size() + run_.books.residual.size() + run_.books.outlier.size());
+    return static_cast<std::int64_t>(state_.books.main.size() + state_.books.residual.size() +
+                                     state_.books.outlier.size());
   }
   void expand(const Values& change, backend::Array<float>& d) override {
     Codebooks direction;
@@ -43,19 +45,21 @@ class CodebookUnknowns final : public Unknowns {
       book.resize(like.size());
       for (float& value : book) value = static_cast<float>(*from++);
     };
-    take(run_.books.main, direction.main);
-    take(run_.books.residual, direction.residual);
-    take(run_.books.outlier, direction.outlier);
-    const DeviceBooks books(run_.context, direction, columns_);
-    run_.context.slice().decode(run_.context.exec(), run_.rows.slice, books.view(), run_.rows.code_view(), d.data());
+    take(state_.books.main, direction.main);
+    take(state_.books.residual, direction.residual);
+    take(state_.books.outlier, direction.outlier);
+    const DeviceBooks books(problem_.context, direction, columns_);
+    problem_.context.slice().decode(problem_.context.exec(), problem_.rows.slice, books.view(), state_.code_view(),
+                                    d.data());
   }
   void collect(const float* g, bool combined, double* sums) override {
-    run_.context.slice().collect_books(run_.context.exec(), run_.rows.slice, run_.rows.code_view(), scale_.data(), g,
-                                       diagonal_.data(), combined, sums);
+    problem_.context.slice().collect_books(problem_.context.exec(), problem_.rows.slice, state_.code_view(),
+                                           scale_.data(), g, diagonal_.data(), combined, sums);
   }
 
  private:
-  VqRun& run_;
+  const VqProblem& problem_;
+  VqState& state_;
   ColumnScale columns_;
   backend::DeviceView<float> scale_, diagonal_;
 };
@@ -63,35 +67,37 @@ class CodebookUnknowns final : public Unknowns {
 /// Scale (first `in` values) and bias of every column.
 class ColumnUnknowns final : public Unknowns {
  public:
-  explicit ColumnUnknowns(VqRun& run)
-      : run_(run),
-        n_(run.geometry.in_features),
-        books_(run.context, run.books, run.columns),
-        diagonal_(run.context, run.hessian_diagonal) {}
+  ColumnUnknowns(const VqProblem& problem, VqState& state)
+      : problem_(problem),
+        state_(state),
+        n_(problem.geometry.in_features),
+        books_(problem.context, state.books, state.columns),
+        diagonal_(problem.context, problem.hessian_diagonal) {}
   std::int64_t size() const override { return 2 * n_; }
   void expand(const Values& change, backend::Array<float>& d) override {
     const std::vector<float> values(change.begin(), change.end());
-    const backend::DeviceView<float> direction(run_.context, values);
+    const backend::DeviceView<float> direction(problem_.context, values);
     kernels::VqBooks books = books_.view();
     books.scale = direction.data();
     books.bias = direction.data() + n_;
-    run_.context.slice().decode(run_.context.exec(), run_.rows.slice, books, run_.rows.code_view(), d.data());
+    problem_.context.slice().decode(problem_.context.exec(), problem_.rows.slice, books, state_.code_view(), d.data());
   }
   void collect(const float* g, bool combined, double* sums) override {
-    run_.context.slice().collect_columns(run_.context.exec(), run_.rows.slice, books_.view(), run_.rows.code_view(), g,
-                                         diagonal_.data(), combined, sums);
+    problem_.context.slice().collect_columns(problem_.context.exec(), problem_.rows.slice, books_.view(),
+                                             state_.code_view(), g, diagonal_.data(), combined, sums);
   }
 
  private:
-  VqRun& run_;
+  const VqProblem& problem_;
+  VqState& state_;
   std::int64_t n_;
   DeviceBooks books_;
   backend::DeviceView<float> diagonal_;
 };
 
-Values collected(VqRun& run, Unknowns& unknowns, const float* g) {
-  return sum_over_parts(run.context, run.team, run.geometry.n_parts, run.rows.parts.count, unknowns.size(),
-                        [&](bool combined, double* sums) { unknowns.collect(g, combined, sums); });
+Values collected(const VqProblem& problem, Unknowns& unknowns, const float* g) {
+  return sum_over_parts(problem.context, problem.team, problem.geometry.n_parts, problem.rows.parts.count,
+                        unknowns.size(), [&](bool combined, double* sums) { unknowns.collect(g, combined, sums); });
 }
 
 double dot(const Values& a, const Values& b) {
@@ -101,14 +107,14 @@ double dot(const Values& a, const Values& b) {
 }
 
 /// The change of the unknowns that lowers the error most, by conjugate gradients with the diagonal as preconditioner.
-Values solve(VqRun& run, Unknowns& unknowns, const backend::Array<float>& gradient, double error, int max_steps,
-             int& steps) {
+Values solve(const VqProblem& problem, Unknowns& unknowns, const backend::Array<float>& gradient, double error,
+             int max_steps, int& steps) {
   const auto n = static_cast<std::size_t>(unknowns.size());
-  Values rest = collected(run, unknowns, gradient.data()), diagonal = collected(run, unknowns, nullptr);
+  Values rest = collected(problem, unknowns, gradient.data()), diagonal = collected(problem, unknowns, nullptr);
   // An unknown nothing depends on stays as it is.
   for (double& value : diagonal) value = value > 0 ? 1 / value : 0;
   Values change(n, 0.0), conditioned(n), direction(n, 0.0);
-  backend::Array<float> d(run.context, gradient.size()), product(run.context, gradient.size());
+  backend::Array<float> d(problem.context, gradient.size()), product(problem.context, gradient.size());
   double before = 0;
   for (steps = 0; steps < max_steps; ++steps) {
     for (std::size_t i = 0; i < n; ++i) conditioned[i] = rest[i] * diagonal[i];
@@ -118,8 +124,8 @@ Values solve(VqRun& run, Unknowns& unknowns, const backend::Array<float>& gradie
     for (std::size_t i = 0; i < n; ++i) direction[i] = conditioned[i] + beta * direction[i];
     before = now;
     unknowns.expand(direction, d);
-    hessian_product(run, d, product);
-    const Values curved = collected(run, unknowns, product.data());
+    problem.hessian_product(d, product);
+    const Values curved = collected(problem, unknowns, product.data());
     const double curvature = dot(direction, curved);
     if (!(curvature > 0) || !std::isfinite(curvature)) break;
     const double length = now / curvature;
@@ -139,57 +145,44 @@ Values solve(VqRun& run, Unknowns& unknowns, const backend::Array<float>& gradie
 
 }  // namespace
 
-Refiner::Refiner(VqRun& run)
-    : run_(run), gradient_(run.context, run.rows.weight.size()), work_(run.context, run.rows.weight.size()) {}
+Refiner::Refiner(const VqProblem& problem, VqState& state)
+    : problem_(problem),
+      state_(state),
+      gradient_(problem.context, problem.rows.weight.size()),
+      work_(problem.context, problem.rows.weight.size()) {}
 
 double Refiner::update() {
-  const DeviceBooks books(run_.context, run_.books, run_.columns);
-  run_.context.slice().decode(run_.context.exec(), run_.rows.slice, books.view(), run_.rows.code_view(),
-                              run_.rows.quantized.data());
-  subtract_quantized();
-  hessian_product(run_, work_, gradient_);
-  return error_ = error_of_gradients();
-}
-
-void Refiner::subtract_quantized() {
-  run_.context.slice().subtract(run_.context.exec(), work_.size(), run_.rows.weight.data(), run_.rows.quantized.data(),
-                                work_.data());
-}
-
-double Refiner::error_of_gradients() {
-  return sum_over_parts(run_.context, run_.team, run_.geometry.n_parts, run_.rows.parts.count, 1,
-                        [&](bool combined, double* sums) {
-                          run_.context.slice().dots(run_.context.exec(), run_.rows.slice, work_.data(),
-                                                    gradient_.data(), combined, sums);
-                        })
-      .front();
+  decode_state(problem_, state_);
+  subtract_quantized(problem_, state_, work_);
+  problem_.hessian_product(work_, gradient_);
+  return error_ = problem_.dot(work_, gradient_);
 }
 
 int Refiner::fit_codebooks(int max_steps) {
-  CodebookUnknowns unknowns(run_);
+  CodebookUnknowns unknowns(problem_, state_);
   int steps = 0;
-  const Values change = solve(run_, unknowns, gradient_, error_, max_steps, steps);
+  const Values change = solve(problem_, unknowns, gradient_, error_, max_steps, steps);
   const double* from = change.data();
-  for (std::vector<float>* book : {&run_.books.main, &run_.books.residual, &run_.books.outlier})
+  for (std::vector<float>* book : {&state_.books.main, &state_.books.residual, &state_.books.outlier})
     for (float& value : *book) {
       const float fitted =
-          core::round_to(run_.input.stored_dtype, static_cast<float>(static_cast<double>(value) + *from++));
+          core::round_to(problem_.input.stored_dtype, static_cast<float>(static_cast<double>(value) + *from++));
       if (std::isfinite(fitted)) value = fitted;
     }
   return steps;
 }
 
 int Refiner::fit_columns(int max_steps) {
-  ColumnUnknowns unknowns(run_);
+  ColumnUnknowns unknowns(problem_, state_);
   int steps = 0;
-  const Values change = solve(run_, unknowns, gradient_, error_, max_steps, steps);
-  const auto n = static_cast<std::size_t>(run_.geometry.in_features);
+  const Values change = solve(problem_, unknowns, gradient_, error_, max_steps, steps);
+  const auto n = static_cast<std::size_t>(problem_.geometry.in_features);
   for (std::size_t p = 0; p < n; ++p) {
     const auto fitted = [&](float value, double by) {
-      return core::round_to(run_.input.stored_dtype, static_cast<float>(static_cast<double>(value) + by));
+      return core::round_to(problem_.input.stored_dtype, static_cast<float>(static_cast<double>(value) + by));
     };
-    float& scale = run_.columns.scale[p];
-    float& bias = run_.columns.bias[p];
+    float& scale = state_.columns.scale[p];
+    float& bias = state_.columns.bias[p];
     const float new_scale = fitted(scale, change[p]), new_bias = fitted(bias, change[n + p]);
     // Searches divide by the scale: one that all but vanishes, or turns, stays as it was.
     if (!std::isfinite(new_scale) || !std::isfinite(new_bias) || new_scale < 0.1F * scale) continue;
@@ -200,11 +193,11 @@ int Refiner::fit_columns(int max_steps) {
 }
 
 double Refiner::sweep(std::int64_t candidates) {
-  const DeviceBooks books(run_.context, run_.books, run_.columns);
-  run_.context.slice().sweep(run_.context.exec(), run_.rows.slice, books.view(), candidates, run_.hessian,
-                             gradient_.data(), run_.rows.code_view(), run_.rows.quantized.data());
-  subtract_quantized();
-  return error_ = error_of_gradients();
+  const DeviceBooks books(problem_.context, state_.books, state_.columns);
+  problem_.context.slice().sweep(problem_.context.exec(), problem_.rows.slice, books.view(), candidates,
+                                 problem_.hessian, gradient_.data(), state_.code_view(), state_.quantized.data());
+  subtract_quantized(problem_, state_, work_);
+  return error_ = problem_.dot(work_, gradient_);
 }
 
 }  // namespace voronoi::quant

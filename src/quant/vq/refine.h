@@ -6,14 +6,16 @@
 #include <cstdint>
 
 #include "backend/tensor.h"
-#include "quant/vq/vptq.h"
+#include "quant/vq/problem.h"
+#include "quant/vq/state.h"
 
 namespace voronoi::quant {
 
-/// Works on a run whose codes are chosen. All calls are collective over the run's team.
+/// Works on a state whose codes are chosen, and keeps what follows from it. Both must outlive it. All calls are
+/// collective over the problem's team.
 class Refiner {
  public:
-  explicit Refiner(VqRun& run);
+  Refiner(const VqProblem& problem, VqState& state);
 
   /// Recomputes quantized values from codes and books, and the gradients; returns tr((W-Q) H (W-Q)^T). Due after each
   /// fit, before the next call.
@@ -28,9 +30,8 @@ class Refiner {
   double sweep(std::int64_t candidates);
 
  private:
-  void subtract_quantized();
-  double error_of_gradients();
-  VqRun& run_;
+  const VqProblem& problem_;
+  VqState& state_;
   backend::Array<float> gradient_;  ///< H (W - Q), [in, width]
   backend::Array<float> work_;      ///< W - Q, likewise
   double error_ = 0;

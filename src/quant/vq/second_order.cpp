@@ -1,19 +1,18 @@
 #include "quant/vq/second_order.h"
 
-#include <utility>
-
 namespace voronoi::quant {
 
-void run_column_loop(backend::Context& context, VqRows& rows, const backend::Array<float>& factor,
-                     const Codebooks& books, const ColumnScale& columns, const ColumnLoopOptions& options) {
+backend::Array<float> run_column_loop(backend::Context& context, const VqRows& rows,
+                                      const backend::Array<float>& factor, const kernels::ColumnLoopOptions& options,
+                                      bool keep_residual, VqState& state) {
   backend::Array<float> target = rows.weight.clone();
-  const DeviceBooks device_books(context, books, columns);
-  context.slice().column_loop(context.exec(), rows.slice, device_books.view(), options.loop, factor.data(),
-                              target.data(), rows.code_view(), rows.quantized.data());
-  if (!options.keep_residual) return;
+  const DeviceBooks books(context, state.books, state.columns);
+  context.slice().column_loop(context.exec(), rows.slice, books.view(), options, factor.data(), target.data(),
+                              state.code_view(), state.quantized.data());
+  if (!keep_residual) return {};
   // The target is of no further use: the residual takes its place.
-  context.slice().subtract(context.exec(), target.size(), target.data(), rows.quantized.data(), target.data());
-  rows.residual = std::move(target);
+  context.slice().subtract(context.exec(), target.size(), target.data(), state.quantized.data(), target.data());
+  return target;
 }
 
 }  // namespace voronoi::quant

@@ -7,18 +7,16 @@
 #pragma once
 
 #include "backend/tensor.h"
-#include "quant/vq/codebooks.h"
 #include "quant/vq/layout.h"
+#include "quant/vq/state.h"
 
 namespace voronoi::quant {
 
-struct ColumnLoopOptions {
-  kernels::ColumnLoopOptions loop;
-  bool keep_residual = false;  ///< fill VqRows::residual
-};
-
-/// Quantizes the columns of this member's rows in order: fills codes, residual codes and quantized. factor: U [in, in].
-void run_column_loop(backend::Context& context, VqRows& rows, const backend::Array<float>& factor,
-                     const Codebooks& books, const ColumnScale& columns, const ColumnLoopOptions& options);
+/// Quantizes the columns of this member's rows in order, with the state's books: fills its codes and quantized values.
+/// factor: U [in, in]. keep_residual: returns what each column was when it was quantized less its quantized value,
+/// [in, width]; else nothing.
+backend::Array<float> run_column_loop(backend::Context& context, const VqRows& rows,
+                                      const backend::Array<float>& factor, const kernels::ColumnLoopOptions& options,
+                                      bool keep_residual, VqState& state);
 
 }  // namespace voronoi::quant

@@ -6,6 +6,12 @@
 
 namespace voronoi::quant {
 
-const Quantizer& voronoi_quantizer();
+struct VoronoiParameters {
+  int rounds = 3;      ///< refit + sweep rounds
+  int candidates = 8;  ///< main candidates in the joint residual search
+};
+
+QuantResult run_voronoi(backend::Context& context, core::Team& team, const QuantInput& input,
+                        const QuantParameters& parameters);
 
 }  // namespace voronoi::quant

@@ -2,15 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <span>
 #include <utility>
+#include <vector>
 
+#include "core/bytes.h"
 #include "core/error.h"
+#include "core/index.h"
 #include "core/packing.h"
 #include "core/types.h"
 #include "quant/vq/second_order.h"
 
 namespace voronoi::quant {
+
+using core::index;
+
 namespace {
 
 std::vector<std::uint16_t> to_bits(core::DType dtype, std::span<const float> values) {
@@ -18,26 +24,6 @@ std::vector<std::uint16_t> to_bits(core::DType dtype, std::span<const float> val
   std::transform(values.begin(), values.end(), bits.begin(),
                  [&](float value) { return core::to_bits16(dtype, value); });
   return bits;
-}
-
-bool is_identity(std::span<const std::int32_t> perm) {
-  for (std::size_t i = 0; i < perm.size(); ++i)
-    if (perm[i] != static_cast<std::int32_t>(i)) return false;
-  return true;
-}
-
-std::vector<float> diagonal_of(backend::Context& context, std::int64_t n, const float* matrix) {
-  backend::Array<float> diagonal(context, n);
-  context.hessian().get_diagonal(context.exec(), n, matrix, diagonal.data());
-  return diagonal.to_host();
-}
-
-template <class T>
-std::vector<T> from_bytes(const std::vector<std::byte>& bytes, std::int64_t count) {
-  VORONOI_REQUIRE(bytes.size() == static_cast<std::size_t>(count) * sizeof(T), "a member sent part of its codes");
-  std::vector<T> values(static_cast<std::size_t>(count));
-  if (count > 0) std::memcpy(values.data(), bytes.data(), bytes.size());
-  return values;
 }
 
 }  // namespace
@@ -73,136 +59,93 @@ ColumnScale column_scales(backend::Context& context, const QuantInput& input) {
   return columns;
 }
 
-VqRun::VqRun(backend::Context& the_context, core::Team& the_team, const QuantInput& the_input,
-             const QuantParameters& the_parameters)
-    : context(the_context), team(the_team), input(the_input), parameters(the_parameters) {
-  VORONOI_REQUIRE(input.hessian != nullptr && input.hessian->n == input.in_features,
-                  "the Hessian is of the operator's input");
-  VORONOI_REQUIRE(static_cast<std::int64_t>(input.weight.size()) == input.out_features * input.in_features,
-                  "the weight has its shape");
-  const PreparedHessian& prepared = *input.hessian;
-  geometry = make_geometry(parameters, input.out_features, input.in_features);
-  columns = column_scales(context, input);
-  rows = make_rows(context, geometry, team, input.weight, prepared.perm);
-  hessian = prepared.h.data();
-  if (!is_identity(prepared.perm)) {
-    permuted_hessian_ = backend::Array<float>(context, prepared.h.size());
-    const backend::DeviceView<std::int32_t> perm(context, prepared.perm);
-    context.hessian().permute(context.exec(), prepared.n, prepared.h.data(), perm.data(), permuted_hessian_.data());
-    hessian = permuted_hessian_.data();
+namespace {
+
+/// Main or residual books of all groups, and with the main ones that of the outliers.
+std::vector<float> train_books(const VqProblem& problem, const ColumnScale& columns,
+                               const backend::Array<float>* residual, std::int64_t k, const std::string& name,
+                               std::map<std::string, double>& statistics) {
+  const VqGeometry& g = problem.geometry;
+  std::vector<float> books;
+  for (std::int64_t group = 0; group < g.groups; ++group) {
+    const TrainingSet set{g.outlier_size + group * g.group_size, g.group_size, g.v, residual};
+    const std::string full_name = g.groups == 1 ? name : name + "_" + std::to_string(group);
+    const std::vector<float> centroids = train_codebook(problem, columns, set, k, full_name, statistics);
+    books.insert(books.end(), centroids.begin(), centroids.end());
   }
-  hessian_diagonal = diagonal_of(context, prepared.n, hessian);
-  factor_diagonal_ = diagonal_of(context, prepared.n, prepared.factor.data());
-  statistics["seed"] = static_cast<double>(parameters.seed);
-  statistics["damping"] = prepared.damping;
-  statistics["damping_steps"] = prepared.damping_steps;
-  statistics["dead_columns"] = static_cast<double>(prepared.dead_columns);
-  weight_norm = hessian_norm(rows.weight);
-}
-
-void hessian_product(VqRun& run, const backend::Array<float>& x, backend::Array<float>& product) {
-  const std::int64_t n = run.geometry.in_features, width = run.rows.slice.width;
-  if (width == 0) return;
-  run.context.linalg().gemm_f32(run.context.exec(), false, false, n, width, n, 1.0F, run.hessian, n, x.data(), width,
-                                0.0F, product.data(), width);
-}
-
-/// tr(X H X^T) over the team, X as x [in, width] holds it.
-double VqRun::hessian_norm(const backend::Array<float>& x) {
-  backend::Array<float> product(context, x.size());
-  hessian_product(*this, x, product);
-  return sum_over_parts(context, team, geometry.n_parts, rows.parts.count, 1,
-                        [&](bool combined, double* sums) {
-                          context.slice().dots(context.exec(), rows.slice, x.data(), product.data(), combined, sums);
-                        })
-      .front();
-}
-
-void VqRun::train(TrainingSource source, std::int64_t k, const std::string& name, std::vector<float>& book) {
-  // An error of a column costs H_nn at once, and 1 / U_nn^2 after the columns behind it have made up for what they can
-  // (the loop's own loss). Either alone is worse on real layers: the first counts what is repaired, the second trusts
-  // the damping where a few hot columns carry nearly all of H. Their geometric mean gave the least error over the
-  // layers of SmolLM2-135M, the hottest one included.
-  std::vector<double> importance;
-  for (std::int64_t p = 0; p < geometry.in_features; ++p) {
-    const auto at = static_cast<std::size_t>(p);
-    importance.push_back(std::sqrt(static_cast<double>(hessian_diagonal[at])) /
-                         static_cast<double>(factor_diagonal_[at]));
-  }
-  book.clear();
-  for (std::int64_t group = 0; group < geometry.groups; ++group) {
-    const TrainingSet set{geometry.outlier_size + group * geometry.group_size, geometry.group_size, geometry.v};
-    const std::string full_name = geometry.groups == 1 ? name : name + "_" + std::to_string(group);
-    const std::vector<float> centroids = train_codebook(context, team, geometry, rows, columns, importance, set, source,
-                                                        k, input, parameters, full_name, statistics);
-    book.insert(book.end(), centroids.begin(), centroids.end());
-  }
-  if (geometry.outlier_size > 0 && source == TrainingSource::weight)
-    books.outlier =
-        train_codebook(context, team, geometry, rows, columns, importance, {0, geometry.outlier_size, geometry.v0},
-                       source, geometry.k0, input, parameters, "outlier", statistics);
-}
-
-void VqRun::run_loop(std::int64_t candidates, bool feedback, bool keep_residual) {
-  run_column_loop(context, rows, input.hessian->factor, books, columns, {{candidates, feedback, false}, keep_residual});
-}
-
-void VqRun::quantize(std::int64_t candidates) {
-  train(TrainingSource::weight, geometry.k, "main", books.main);
-  run_loop(1, false, false);
-  statistics["error_nearest"] = weight_norm > 0 ? error() / weight_norm : 0;
-  run_loop(1, true, geometry.kr > 0);
-  statistics["error_pass1"] = weight_norm > 0 ? error() / weight_norm : 0;
-  if (geometry.kr == 0) return;
-  train(TrainingSource::residual, geometry.kr, "residual", books.residual);
-  rows.residual = {};
-  run_loop(candidates, true, false);
-  statistics["error_pass2"] = weight_norm > 0 ? error() / weight_norm : 0;
-}
-
-double VqRun::error() {
-  backend::Array<float> lost(context, rows.weight.size());
-  context.slice().subtract(context.exec(), lost.size(), rows.weight.data(), rows.quantized.data(), lost.data());
-  return hessian_norm(lost);
+  return books;
 }
 
 /// Each member packs its rows; their words stand one after another.
-void VqRun::pack(format::VqEncoding& encoding) {
-  const VqGeometry& g = geometry;
+void pack(const VqProblem& problem, VqState& state, format::VqEncoding& encoding) {
+  const VqGeometry& g = problem.geometry;
+  backend::Context& context = problem.context;
+  const VqRows& rows = problem.rows;
   const int bits = core::index_bits(g.k) + core::index_bits(g.kr);
   const std::int64_t vectors = core::ceil_div(g.out_features, g.v), row_words = core::packed_words(g.group_size, bits);
   std::vector<std::int32_t> stored;  // column of each position within its group
   for (std::int64_t i = 0; i < g.in_features - g.outlier_size; ++i)
-    stored.push_back(encoding.perm.empty() ? input.hessian->perm[static_cast<std::size_t>(i)]
+    stored.push_back(encoding.perm.empty() ? problem.input.hessian->perm[index(i)]
                                            : static_cast<std::int32_t>(i % g.group_size));
   const backend::DeviceView<std::int32_t> device_stored(context, stored);
   backend::Array<std::uint32_t> words(context, g.groups * core::ceil_div(rows.slice.rows, g.v) * row_words);
   backend::Array<std::uint16_t> outlier_words(
       context, g.outlier_size > 0 ? core::ceil_div(rows.slice.rows, g.v0) * g.outlier_size : 0);
-  context.slice().pack(context.exec(), rows.slice, rows.code_view(), device_stored.data(), words.data(),
+  context.slice().pack(context.exec(), rows.slice, state.code_view(), device_stored.data(), words.data(),
                        outlier_words.data());
 
-  encoding.indices.resize(static_cast<std::size_t>(g.groups * vectors * row_words));
-  const auto all_words = team.all_gather(std::as_bytes(std::span<const std::uint32_t>(words.to_host())));
-  const auto all_outliers = team.all_gather(std::as_bytes(std::span<const std::uint16_t>(outlier_words.to_host())));
-  for (std::int64_t rank = 0; rank < team.size(); ++rank) {
-    const auto at = static_cast<std::size_t>(rank);
-    const MemberParts theirs = member_parts(g, rank, team.size());
+  encoding.indices.resize(index(g.groups * vectors * row_words));
+  const auto all_words = problem.team.all_gather(std::as_bytes(std::span<const std::uint32_t>(words.to_host())));
+  const auto all_outliers =
+      problem.team.all_gather(std::as_bytes(std::span<const std::uint16_t>(outlier_words.to_host())));
+  for (std::int64_t rank = 0; rank < problem.team.size(); ++rank) {
+    const MemberParts theirs = member_parts(g, rank, problem.team.size());
     const std::int64_t count = core::ceil_div(theirs.rows, g.v) * row_words;
-    const auto some = from_bytes<std::uint32_t>(all_words[at], g.groups * count);
+    const auto some = core::values_of<std::uint32_t>(all_words[index(rank)]);
+    VORONOI_REQUIRE(some.size() == index(g.groups * count), "a member sent part of its codes");
     for (std::int64_t group = 0; group < g.groups; ++group)
       std::copy_n(some.begin() + group * count, count,
                   encoding.indices.begin() + (group * vectors + theirs.row_begin / g.v) * row_words);
     if (g.outlier_size == 0) continue;
-    const auto outliers =
-        from_bytes<std::uint16_t>(all_outliers[at], core::ceil_div(theirs.rows, g.v0) * g.outlier_size);
-    encoding.outlier_indices.insert(encoding.outlier_indices.end(), outliers.begin(), outliers.end());
+    core::append_values(all_outliers[index(rank)], encoding.outlier_indices);
+    VORONOI_REQUIRE(
+        encoding.outlier_indices.size() == index(core::ceil_div(theirs.row_begin + theirs.rows, g.v0) * g.outlier_size),
+        "a member sent part of its outliers");
   }
 }
 
-QuantResult VqRun::finish(double error) {
-  const VqGeometry& g = geometry;
-  const PreparedHessian& prepared = *input.hessian;
+}  // namespace
+
+void vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& state,
+                 std::map<std::string, double>& statistics) {
+  const VqGeometry& g = problem.geometry;
+  const auto loop = [&](const kernels::ColumnLoopOptions& options, bool keep_residual) {
+    return run_column_loop(problem.context, problem.rows, problem.input.hessian->factor, options, keep_residual, state);
+  };
+  const auto relative_error = [&] {
+    return problem.weight_norm > 0 ? hessian_error(problem, state) / problem.weight_norm : 0;
+  };
+  state.books = {};
+  state.books.main = train_books(problem, state.columns, nullptr, g.k, "main", statistics);
+  if (g.outlier_size > 0)
+    state.books.outlier =
+        train_codebook(problem, state.columns, {0, g.outlier_size, g.v0}, g.k0, "outlier", statistics);
+  loop({.feedback = false}, false);
+  statistics["error_nearest"] = relative_error();
+  {
+    const backend::Array<float> residual = loop({}, g.kr > 0);
+    statistics["error_pass1"] = relative_error();
+    if (g.kr == 0) return;
+    state.books.residual = train_books(problem, state.columns, &residual, g.kr, "residual", statistics);
+  }
+  loop({.candidates = candidates}, false);
+  statistics["error_pass2"] = relative_error();
+}
+
+QuantResult pack_result(const VqProblem& problem, VqState state, double error,
+                        std::map<std::string, double> statistics) {
+  const VqGeometry& g = problem.geometry;
+  const PreparedHessian& prepared = *problem.input.hessian;
   format::VqEncoding encoding;
   encoding.out_features = g.out_features;
   encoding.in_features = g.in_features;
@@ -213,17 +156,17 @@ QuantResult VqRun::finish(double error) {
   encoding.outlier_size = g.outlier_size;
   encoding.outlier_vector_length = g.outlier_size > 0 ? g.v0 : 0;
   encoding.outlier_centroids = g.outlier_size > 0 ? g.k0 : 0;
-  encoding.dtype = input.stored_dtype;
-  encoding.codebook = to_bits(encoding.dtype, books.main);
-  encoding.residual_codebook = to_bits(encoding.dtype, books.residual);
-  encoding.outlier_codebook = to_bits(encoding.dtype, books.outlier);
+  encoding.dtype = problem.input.stored_dtype;
+  encoding.codebook = to_bits(encoding.dtype, state.books.main);
+  encoding.residual_codebook = to_bits(encoding.dtype, state.books.residual);
+  encoding.outlier_codebook = to_bits(encoding.dtype, state.books.outlier);
 
   const auto n = static_cast<std::size_t>(g.in_features);
   std::vector<float> scale(n), bias(n);
   for (std::size_t p = 0; p < n; ++p) {
     const auto column = static_cast<std::size_t>(prepared.perm[p]);
-    scale[column] = columns.scale[p];
-    bias[column] = columns.bias[p];
+    scale[column] = state.columns.scale[p];
+    bias[column] = state.columns.bias[p];
   }
   encoding.scale = to_bits(encoding.dtype, scale);
   encoding.bias = to_bits(encoding.dtype, bias);
@@ -234,27 +177,22 @@ QuantResult VqRun::finish(double error) {
   if (!natural)
     for (const std::int32_t column : prepared.perm) encoding.perm.push_back(static_cast<std::uint16_t>(column));
 
-  pack(encoding);
-  return {format::to_encoding(encoding), relative_error_of(error, weight_norm), statistics};
+  pack(problem, state, encoding);
+  statistics["seed"] = static_cast<double>(problem.parameters.seed);
+  statistics["damping"] = prepared.damping;
+  statistics["damping_steps"] = prepared.damping_steps;
+  statistics["dead_columns"] = static_cast<double>(prepared.dead_columns);
+  return {format::to_encoding(encoding), relative_error_of(error, problem.weight_norm), std::move(statistics)};
 }
 
-namespace {
-
-class VptqQuantizer final : public Quantizer {
- public:
-  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
-                       const QuantParameters& parameters) const override {
-    VqRun run(context, team, input, parameters);
-    run.quantize(1);
-    return run.finish(run.error());
-  }
-};
-
-}  // namespace
-
-const Quantizer& vptq_quantizer() {
-  static const VptqQuantizer quantizer;
-  return quantizer;
+QuantResult run_vptq(backend::Context& context, core::Team& team, const QuantInput& input,
+                     const QuantParameters& parameters) {
+  const VqProblem problem(context, team, input, parameters);
+  VqState state = make_state(context, problem.rows, column_scales(context, input));
+  std::map<std::string, double> statistics;
+  vptq_passes(problem, 1, state, statistics);
+  const double error = hessian_error(problem, state);
+  return pack_result(problem, std::move(state), error, std::move(statistics));
 }
 
 }  // namespace voronoi::quant

@@ -1,0 +1,42 @@
+// What the methods of uniform codes share: their parameters, and what follows from the stored form.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "quant/method.h"
+
+namespace voronoi::quant {
+
+struct UniformParameters {
+  int bits = 2;
+  std::int64_t group_size = 64;  ///< columns that share a scale; 0 for whole rows
+};
+
+class UniformMethod : public Method {
+ public:
+  const std::vector<Parameter>& parameters() const override;
+  std::string setting(const QuantParameters& parameters) const override;
+  StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
+                         std::int64_t in_features) const override;
+  double nominal_bits(const QuantParameters& parameters) const override;
+  OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
+                    std::int64_t in_features) const override;
+  double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
+                             std::int64_t in_features) const override;
+  std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features,
+                          std::int64_t in_features) const override;
+  void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
+                       core::MemoryPeak& peak) const override;
+
+ protected:
+  /// Products with the Hessian, those of the reported error included.
+  virtual double products() const = 0;
+  /// Whether a permutation of the columns is stored.
+  virtual bool stores_order(const QuantParameters& parameters) const = 0;
+  /// Bytes of this rank's codes and grids before they are packed.
+  static std::int64_t code_bytes(const QuantParameters& parameters, const OperatorOnRank& on_rank);
+};
+
+}  // namespace voronoi::quant

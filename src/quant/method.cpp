@@ -1,0 +1,61 @@
+#include "quant/method.h"
+
+#include "core/error_context.h"
+#include "quant/soundness.h"
+
+namespace voronoi::quant {
+namespace {
+
+/// A packed lower triangle as both, and T H T' in the place of H.
+void rotate_hessian(const InputRotation& rotation, std::int64_t n, std::vector<float>& lower) {
+  const auto at = [n](std::int64_t row, std::int64_t column) { return static_cast<std::size_t>(row * n + column); };
+  std::vector<float> full(at(n, 0));
+  std::size_t next = 0;
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j <= i; ++j) full[at(i, j)] = full[at(j, i)] = lower[next++];
+  rotation.apply(n, full);  // H T'
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j < i; ++j) std::swap(full[at(i, j)], full[at(j, i)]);
+  rotation.apply(n, full);  // T H T', and its own transpose
+  next = 0;
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j <= i; ++j) lower[next++] = full[at(i, j)];
+}
+
+}  // namespace
+
+PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters) {
+  PreparedSite prepared;
+  prepared.state = find_method(parameters.method).prepare_site(site, parameters);
+  if (prepared.state && prepared.state->rotation)
+    rotate_hessian(*prepared.state->rotation, site.in_features, site.hessian);
+  prepared.hessian = prepare_hessian(context, site.in_features, site.hessian, parameters.damping, parameters.act_order);
+  return prepared;
+}
+
+QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                     const QuantParameters& parameters) {
+  return core::with_context<core::NumericError>(input.name, [&] {
+    require_sound_weight(input);
+    QuantInput given = input;
+    std::vector<float> rotated;
+    if (input.site != nullptr && input.site->rotation) {
+      rotated.assign(input.weight.begin(), input.weight.end());
+      input.site->rotation->apply(input.out_features, rotated);
+      given.weight = rotated;
+    }
+    QuantResult result = find_method(parameters.method).quantize(context, team, given, parameters);
+    require_sound_result(result);
+    return result;
+  });
+}
+
+StoredBits planned_bits(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
+  return find_method(parameters.method).stored_bits(parameters, out_features, in_features);
+}
+
+double planned_nominal_bits(const QuantParameters& parameters) {
+  return find_method(parameters.method).nominal_bits(parameters);
+}
+
+}  // namespace voronoi::quant

@@ -1,0 +1,138 @@
+// A method owns itself: one unit declares its parameters, checks, stored bits, work, memory and its quantize. Adding
+// one is a class in files of its own and a line in registry.cpp.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/memory_peak.h"
+#include "quant/cost.h"
+#include "quant/parameters.h"
+#include "quant/quantizer.h"
+#include "quant/setting.h"
+#include "quant/site.h"
+
+namespace voronoi::quant {
+
+/// Bits that quantizing an operator will store, and where they go. Exact, but for gptq with act-order: a Hessian whose
+/// diagonal falls already needs no permutation.
+struct StoredBits {
+  std::int64_t indices = 0;    ///< packed, with padding; outlier indices included
+  std::int64_t codebooks = 0;  ///< main, residual, outlier
+  std::int64_t scales = 0;     ///< scales, biases, zeros
+  std::int64_t permutation = 0;
+  std::int64_t total() const { return indices + codebooks + scales + permutation; }
+};
+
+/// What decides whether VPTQ's public checkpoint format can hold a layer.
+struct PublicLayout {
+  std::int64_t vector_length = 0, centroids = 0, residual_centroids = 0, groups = 1;
+  bool outliers = false;
+  std::int64_t outlier_vector_length = 0;
+};
+
+/// One operator on one rank of a team, for predictions of memory.
+struct OperatorOnRank {
+  std::string name;
+  std::int64_t out_features = 0, in_features = 0;
+  int n_threads = 1, team_size = 1;
+  std::int64_t held_bytes = 0;  ///< by the site's task meanwhile: prepared Hessian and dense weight
+};
+
+/// A method. Stateless; may be used by several threads with own contexts. Shapes and parameters given to it are without
+/// problems (check_shape), but for check and check_shape themselves.
+class Method {
+ public:
+  virtual ~Method() = default;
+
+  /// As --method takes it.
+  virtual std::string_view name() const = 0;
+  /// One line for help.
+  virtual std::string_view summary() const = 0;
+
+  /// Its own parameters, in the order of run.json; the same object at every call.
+  virtual const std::vector<Parameter>& parameters() const = 0;
+  /// Adds what is wrong beyond the range of each parameter, which may be outside of it here.
+  virtual void check(const QuantParameters& /*parameters*/, Problems& /*problems*/) const {}
+  /// Adds why an operator of this shape cannot be quantized; the parameters are fine.
+  virtual void check_shape(const QuantParameters& /*parameters*/, std::int64_t /*out_features*/,
+                           std::int64_t /*in_features*/, Problems& /*problems*/) const {}
+  /// The setting in a few words, for tables: "2 bits, groups of 64".
+  virtual std::string setting(const QuantParameters& parameters) const = 0;
+
+  virtual StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
+                                 std::int64_t in_features) const = 0;
+  /// Index bits a weight alone, as papers quote.
+  virtual double nominal_bits(const QuantParameters& parameters) const = 0;
+  /// Of the layers it makes; nothing when they are of another format than VPTQ's, so that no export can hold them.
+  virtual std::optional<PublicLayout> public_layout(const QuantParameters& /*parameters*/) const {
+    return std::nullopt;
+  }
+
+  /// Names of the parameters that --bits chooses for the size of the model. Empty: --bits is a parameter of the
+  /// method's own, or none.
+  virtual std::vector<std::string> chosen_by_bits() const { return {}; }
+  /// For such methods: the best setting of at most `wanted` true bits (kBitsMargin allowed), the other parameters taken
+  /// from `base`; nothing when none fits.
+  virtual std::optional<QuantParameters> choose_setting(const QuantParameters& /*base*/, double /*wanted*/,
+                                                        std::span<const LayerCount> /*layers*/) const {
+    return std::nullopt;
+  }
+  /// The least true bits of any setting it could choose; nothing when the layers allow none.
+  virtual std::optional<double> least_true_bits(const QuantParameters& /*base*/,
+                                                std::span<const LayerCount> /*layers*/) const {
+    return std::nullopt;
+  }
+
+  virtual OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
+                            std::int64_t in_features) const = 0;
+  /// See team_exchange_bytes, row_pieces (quant/cost.h).
+  virtual double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
+                                     std::int64_t in_features) const = 0;
+  virtual std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features,
+                                  std::int64_t in_features) const = 0;
+  /// Offers the bytes of each moment of quantizing the operator, held_bytes included, to the peak.
+  virtual void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
+                               core::MemoryPeak& peak) const = 0;
+
+  /// Called once a site before its Hessian is factored, by every member of the team alike: may change the Hessian,
+  /// and returns what the method wants to keep for the site's linears (QuantInput::site) and the rotation of their
+  /// input, if any. Throws NumericError when the site cannot be quantized.
+  virtual std::unique_ptr<SiteState> prepare_site(SiteInput& /*site*/, const QuantParameters& /*parameters*/) const {
+    return nullptr;
+  }
+  /// All members of `team` call it with the same input; every member returns the same, whole result. The encoding
+  /// decodes to the linear's weight on the model's own input: what undoes a rotation is stored in it.
+  virtual QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                               const QuantParameters& parameters) const = 0;
+};
+
+/// In the order of registry.cpp.
+std::vector<const Method*> methods();
+std::vector<std::string> method_names();
+/// Throws ConfigError naming the known methods.
+const Method& find_method(std::string_view name);
+
+/// Makes a method known while it lives, for programs that bring one of their own; before threads start. InternalError
+/// when the name, or a parameter in another unit, is taken.
+class MethodRegistration {
+ public:
+  explicit MethodRegistration(const Method& method);
+  ~MethodRegistration();
+  MethodRegistration(const MethodRegistration&) = delete;
+  MethodRegistration& operator=(const MethodRegistration&) = delete;
+
+ private:
+  const Method& method_;
+};
+
+/// Method::stored_bits, nominal_bits of the parameters' method.
+StoredBits planned_bits(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
+double planned_nominal_bits(const QuantParameters& parameters);
+
+}  // namespace voronoi::quant

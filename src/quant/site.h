@@ -1,0 +1,54 @@
+// A site (the linears that share one input) on its way to its quantizer: the hook before its Hessian is factored, and
+// the rotation of its input.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "quant/quantizer.h"
+
+namespace voronoi::quant {
+
+/// An orthogonal change y = T x of a site's input, under which Hessian and weights are quantized: W x = (W T') y with
+/// T' the transpose, E[y y'] = T H T'.
+class InputRotation {
+ public:
+  virtual ~InputRotation() = default;
+  /// T x for each of `rows` vectors x [rows, in_features], in place. Deterministic.
+  virtual void apply(std::int64_t rows, std::span<float> vectors) const = 0;
+};
+
+/// What a method keeps of a site for its linears; methods derive their own.
+struct SiteState {
+  virtual ~SiteState() = default;
+  std::unique_ptr<const InputRotation> rotation;  ///< null: the input stays as it is
+};
+
+struct SiteLinear {
+  std::string name;  ///< full module path
+  std::int64_t out_features = 0;
+};
+
+/// What Method::prepare_site sees, in the units of the model.
+struct SiteInput {
+  std::string name;
+  std::int64_t in_features = 0;
+  std::vector<SiteLinear> linears;  ///< those that are to be quantized
+  std::vector<float> hessian;       ///< packed lower triangle of E[x x^T]; what stands here afterwards is factored
+  std::function<std::vector<float>(const SiteLinear&)> read_weight;  ///< [out_features, in_features]
+};
+
+/// A site ready for quantize() of its linears.
+struct PreparedSite {
+  PreparedHessian hessian;  ///< of the rotated input where there is a rotation
+  std::unique_ptr<const SiteState> state;
+};
+
+/// The method's prepare_site, the rotation of the Hessian, and its factor. Throws NumericError as they do.
+PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters);
+
+}  // namespace voronoi::quant

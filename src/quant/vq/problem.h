@@ -1,0 +1,41 @@
+// One operator's quantization as it stands before any code is chosen: what all passes read and none changes.
+#pragma once
+
+#include <vector>
+
+#include "backend/tensor.h"
+#include "core/team.h"
+#include "quant/quantizer.h"
+#include "quant/vq/layout.h"
+
+namespace voronoi::quant {
+
+/// References must outlive it. Passes take it const; those that exchange sums are collective over its team.
+class VqProblem {
+ public:
+  VqProblem(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters);
+
+  /// product = H x for x [in, width] of this member's rows; device.
+  void hessian_product(const backend::Array<float>& x, backend::Array<float>& product) const;
+  /// sum of a * b over the rows of the whole team. Collective.
+  double dot(const backend::Array<float>& a, const backend::Array<float>& b) const;
+  /// tr(X H X^T) over the team, X as x [in, width] holds it. Collective.
+  double hessian_norm(const backend::Array<float>& x) const;
+
+  backend::Context& context;
+  core::Team& team;
+  const QuantInput& input;
+  const QuantParameters& parameters;
+  VqGeometry geometry;
+  VqRows rows;
+  const float* hessian = nullptr;       ///< [in, in] processing order, undamped; device
+  std::vector<float> hessian_diagonal;  ///< of it, on the host
+  /// [in] What a squared error of a column counts in the training of codebooks.
+  std::vector<double> importance;
+  double weight_norm = 0;  ///< tr(W H W^T)
+
+ private:
+  backend::Array<float> permuted_hessian_;  ///< empty when the processing order is the natural one
+};
+
+}  // namespace voronoi::quant

@@ -1,0 +1,42 @@
+#include "quant/vq/state.h"
+
+#include <utility>
+
+namespace voronoi::quant {
+
+VqState VqState::keep() const { return {columns, books, codes.clone(), residual_codes.clone(), {}}; }
+
+void VqState::restore(VqState kept) {
+  kept.quantized = std::move(quantized);
+  *this = std::move(kept);
+}
+
+VqState make_state(backend::Context& context, const VqRows& rows, ColumnScale columns) {
+  VqState state;
+  state.columns = std::move(columns);
+  state.quantized = backend::Array<float>(context, rows.weight.size());
+  state.quantized.zero();
+  state.codes = backend::Array<std::int32_t>(context, rows.slice.in_features * rows.slice.code_stride);
+  state.codes.zero();
+  if (rows.slice.kr > 0) state.residual_codes = state.codes.clone();
+  return state;
+}
+
+void decode_state(const VqProblem& problem, VqState& state) {
+  const DeviceBooks books(problem.context, state.books, state.columns);
+  problem.context.slice().decode(problem.context.exec(), problem.rows.slice, books.view(), state.code_view(),
+                                 state.quantized.data());
+}
+
+void subtract_quantized(const VqProblem& problem, const VqState& state, backend::Array<float>& lost) {
+  problem.context.slice().subtract(problem.context.exec(), lost.size(), problem.rows.weight.data(),
+                                   state.quantized.data(), lost.data());
+}
+
+double hessian_error(const VqProblem& problem, const VqState& state) {
+  backend::Array<float> lost(problem.context, problem.rows.weight.size());
+  subtract_quantized(problem, state, lost);
+  return problem.hessian_norm(lost);
+}
+
+}  // namespace voronoi::quant

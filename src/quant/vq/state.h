@@ -1,0 +1,37 @@
+// What passes over a problem change, and what a layer is stored from in the end.
+#pragma once
+
+#include "backend/tensor.h"
+#include "quant/vq/codebooks.h"
+#include "quant/vq/layout.h"
+#include "quant/vq/problem.h"
+
+namespace voronoi::quant {
+
+/// Columns and books are the same on every member of the team, codes those of this member's rows.
+struct VqState {
+  ColumnScale columns;
+  Codebooks books;
+  backend::Array<std::int32_t> codes, residual_codes;  ///< [in, slice.code_stride]; the latter empty without kr
+  backend::Array<float> quantized;  ///< [in, slice.width]: what a pass has decoded them to, exactly as decode() does
+
+  kernels::VqCodes code_view() { return {codes.data(), residual_codes.data()}; }
+  /// A copy to come back to, without `quantized`.
+  VqState keep() const;
+  /// Back to what was kept; `quantized` is due again (decode_state).
+  void restore(VqState kept);
+};
+
+/// Codes and quantized values zero, no books.
+VqState make_state(backend::Context& context, const VqRows& rows, ColumnScale columns);
+
+/// Makes `quantized` from the rest.
+void decode_state(const VqProblem& problem, VqState& state);
+
+/// lost = W - Q, [in, width].
+void subtract_quantized(const VqProblem& problem, const VqState& state, backend::Array<float>& lost);
+
+/// tr((W-Q) H (W-Q)^T) for the quantized values at hand, undamped H. Collective.
+double hessian_error(const VqProblem& problem, const VqState& state);
+
+}  // namespace voronoi::quant

@@ -1,0 +1,92 @@
+#include "quant/vq/vector_cost.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/types.h"
+#include "quant/vq/codebooks.h"
+#include "quant/vq/kmeans_start.h"
+#include "quant/vq/vector_method.h"
+
+namespace voronoi::quant {
+namespace {
+
+// How many steps were seen before the relative rules stopped them, on the layers of SmolLM2-135M at 2 to 4 bits.
+constexpr double kSampleSteps = 20, kCoarseSteps = 22, kSteps = 40;
+
+Work lloyd(double points, double dim, double k, double steps) {
+  Work work;
+  work.nearest = 2 * points * k * dim * (steps + 1);
+  work.scattered = points * (dim + 1) * (steps + 1);
+  work.steps = 4 * (steps + 1);
+  return work;
+}
+
+Work seeding(double points, double dim, std::int64_t k) {
+  Work work;
+  const auto seeds = static_cast<double>(k);
+  if (k <= kGreedySeeds) {
+    work.seeding = 3 * points * dim * seeds * static_cast<double>(seed_candidates(k) + 1);
+  } else {
+    work.nearest = 2 * points * seeds * dim;
+  }
+  return work;
+}
+
+Work training(double points, std::int64_t v, std::int64_t codebook) {
+  const auto dim = static_cast<double>(v), k = static_cast<double>(codebook);
+  const double stride = std::floor(points / (static_cast<double>(kCoarsePointsACentroid) * k));
+  const double coarse = stride > 1 ? points / stride : points;
+  const auto sample = static_cast<double>(sample_size(codebook));
+  Work work = seeding(std::min(coarse, sample), dim, codebook);
+  if (coarse > sample) work += lloyd(sample, dim, k, kSampleSteps);
+  if (stride > 1) work += lloyd(coarse, dim, k, kCoarseSteps);
+  return work + lloyd(points, dim, k, kSteps);
+}
+
+}  // namespace
+
+Work search_work(const VqGeometry& g, std::int64_t candidates, bool with_residual) {
+  const double columns = static_cast<double>(g.in_features), weights = static_cast<double>(g.out_features) * columns;
+  Work work;
+  work.nearest = 2 * weights * static_cast<double>(g.k);
+  if (with_residual) work.nearest += 2 * weights * static_cast<double>(g.kr) * static_cast<double>(candidates);
+  work.bytes = 12 * weights;
+  // Scaling, search, decoding and what the column owes the next ones, column by column.
+  work.steps = (with_residual ? 6 : 4) * columns;
+  return work;
+}
+
+OperatorWork VectorMethod::work(const QuantParameters& parameters, std::int64_t out_features,
+                                std::int64_t in_features) const {
+  const VqGeometry g = make_geometry(parameters, out_features, in_features);
+  const bool residual = g.kr > 0;
+  const double vectors =
+      std::floor(static_cast<double>(out_features) / static_cast<double>(g.v)) * static_cast<double>(g.group_size);
+  OperatorWork work;
+  work.kmeans = training(vectors, g.v, g.k) * static_cast<double>(g.groups);
+  if (residual) work.kmeans += training(vectors, g.v, g.kr) * static_cast<double>(g.groups);
+  // Without feedback, with it, and with the residual codebook; the true error after each, and of the weight itself.
+  work.column_loop = search_work(g, 1, false) * 2 + product_work(out_features, in_features, 0.5 + 3);
+  if (residual)
+    work.column_loop += search_work(g, candidates(parameters), true) + product_work(out_features, in_features, 0.5 + 1);
+  return work;
+}
+
+double VectorMethod::team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
+                                         std::int64_t in_features) const {
+  const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
+  const VqGeometry g = make_geometry(parameters, out_features, in_features);
+  const auto pieces = static_cast<double>(g.n_parts), v = static_cast<double>(g.v),
+             entries = static_cast<double>(g.k + g.kr), groups = static_cast<double>(g.groups);
+  const double codes = 4 * weights / v * (g.kr > 0 ? 2 : 1);
+  const double sums = 8 * pieces * entries * (v + 1) * groups * (kCoarseSteps + kSteps + 2);
+  return codes + sums;
+}
+
+std::int64_t VectorMethod::row_pieces(const QuantParameters& parameters, std::int64_t out_features,
+                                      std::int64_t in_features) const {
+  return make_geometry(parameters, out_features, in_features).n_parts;
+}
+
+}  // namespace voronoi::quant

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# What a run tells while it works and when it ends: status in the middle of a long block and behind a stop, metrics, logs as JSON, and
+# commands that need no MPI.
+. "$(dirname "$0")/common.sh"
+options=("${common[@]}" --method voronoi --residual-centroids 16 --hessian-window 2)
+field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" <<<"$2" | head -n 1; }
+run=$work/run
+
+# The first block stops before its first Hessian is published, for as long as the test wants.
+# wait_for CONDITION...: polls for 60 s.
+wait_for() {
+  local end=$((SECONDS + 60))
+  until "$@"; do
+    [ $SECONDS -lt $end ] || fail "not within the time: $*"
+    sleep 0.05
+  done
+}
+FAULTY=(env VORONOI_FAULT="rename hessians/block_000 1 hold" VORONOI_FAULT_HOLD="$work/go" VORONOI_FAULT_LOG="$work/struck" LD_PRELOAD="$FAULTY_DISK")
+"${FAULTY[@]}" "$VORONOI" quantize --run "$run" "${options[@]}" --log-format json --log-level debug >/dev/null 2>"$work/log" &
+pid=$!
+wait_for grep -qs hold "$work/struck"
+updated() { field updated "$(cat "$run/status.json")"; }
+changed() { [ "$(updated)" != "$1" ]; }
+wait_for test -s "$run/status.json"
+for _ in 1 2 3; do wait_for changed "$(updated)"; done
+one=$("$VORONOI" status "$run" --json)
+[ "$(field state "$one")" = '"running"' ] || fail "the held block reads as $one"
+[ "$(field doing "$one")" = '"block 1/5"' ] || fail "no word of the first block: $one"
+awk -v a="$(field eta_seconds "$one")" 'BEGIN { exit !(a > 0) }' || fail "no time left in the first block: $one"
+"$VORONOI" status "$run" | grep -q "now     calibrate, block 1/5" || fail "status does not show the block"
+grep -q "voronoi_ranks_alive{.*} 1$" "$run/metrics.prom" || fail "metrics of the held block"
+kill -USR1 $pid
+touch "$work/go"
+code=0
+wait $pid || code=$?
+[ $code = 75 ] || { cat "$work/log"; fail "exit $code instead of 75"; }
+one=$("$VORONOI" status "$run" --json)
+[ "$(field state "$one")" = '"stopped"' ] || fail "behind a stop: $one"
+grep -q "voronoi_ranks_alive{.*} 0$" "$run/metrics.prom" || fail "metrics behind the stop"
+"$VORONOI" quantize --run "$run" "${options[@]}" --log-format json --log-level debug >/dev/null 2>>"$work/log"
+[ "$(field state "$("$VORONOI" status "$run" --json)")" = '"finished"' ] || fail "not finished"
+python3 - "$work/log" <<'PY'
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+for line in lines:
+    assert list(line) == ["time", "level", "rank", "message"], line
+finished = [line for line in lines if line["level"] == "debug" and "bits a weight, relative error" in line["message"]]
+assert len(finished) == 35, len(finished)
+PY
+expect 2 "$VORONOI" quantize --log-format json --no-such-option
+python3 -c 'import json, sys; assert json.loads(sys.stdin.readline())["level"] == "error"' <"$work/stderr" || fail "an error that is no JSON"
+
+# Commands that need no MPI start where it cannot, and once under a launcher.
+for command in "--version" "--help" "quantize --help" "status $run" "inspect $run" "report $run --out $work/report" "verify $run"; do
+  # shellcheck disable=SC2086  # words
+  OMPI_MCA_btl=none PMIX_MCA_gds=none expect 0 "$VORONOI" $command
+  cp "$work/stdout" "$work/alone"
+  # shellcheck disable=SC2086
+  expect 0 ranks 3 $command
+  [ "$(grep -c . "$work/stdout")" = "$(grep -c . "$work/alone")" ] || fail "told more than once under mpirun: $command"
+done
+expect 2 ranks 3 report
+[ "$(grep -c "which runs" "$work/stderr")" = 1 ] || fail "an error is told more than once under mpirun"

@@ -1,0 +1,33 @@
+# The tests under sanitizers. Presets asan and tsan build them (clang); in other builds the tests below build those presets and run each
+# program whole: all unit tests under the address and undefined-behaviour sanitizers, and those of the rooms where threads and ranks meet
+# under the thread sanitizer.
+set(threaded_rooms core store sched)
+add_custom_target(threaded_tests DEPENDS test_core test_store test_sched comm_test scheduler_test)
+if(VORONOI_SANITIZE)
+  return()
+endif()
+set(sanitized ${CMAKE_CURRENT_SOURCE_DIR}/support/sanitized)
+# Compiling shares the machine with tests that mostly wait (Slurm, killed runs), so these begin first.
+add_test(NAME asan.build COMMAND ${sanitized} build asan unit_tests fuzz)
+add_test(NAME tsan.build COMMAND ${sanitized} build tsan threaded_tests)
+set_tests_properties(asan.build PROPERTIES FIXTURES_SETUP asan COST 1000)
+set_tests_properties(tsan.build PROPERTIES FIXTURES_SETUP tsan COST 980)
+set(names asan.build tsan.build)
+get_property(rooms GLOBAL PROPERTY voronoi_tested_rooms)
+foreach(room IN LISTS rooms)
+  add_test(NAME asan.${room} COMMAND ${sanitized} run ${PROJECT_SOURCE_DIR}/build/asan/tests/test_${room} --gtest_brief=1)
+  set_tests_properties(asan.${room} PROPERTIES FIXTURES_REQUIRED asan)
+  list(APPEND names asan.${room})
+endforeach()
+foreach(room IN LISTS threaded_rooms)
+  add_test(NAME tsan.${room} COMMAND ${sanitized} run ${PROJECT_SOURCE_DIR}/build/tsan/tests/test_${room} --gtest_brief=1)
+  set_tests_properties(tsan.${room} PROPERTIES FIXTURES_REQUIRED tsan)
+  list(APPEND names tsan.${room})
+endforeach()
+foreach(name comm_test scheduler_test)
+  add_test(NAME tsan.${name} COMMAND ${sanitized} run ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks 3 300
+           ${PROJECT_SOURCE_DIR}/build/tsan/tests/${name})
+  set_tests_properties(tsan.${name} PROPERTIES FIXTURES_REQUIRED tsan PROCESSORS 2)
+  list(APPEND names tsan.${name})
+endforeach()
+set_tests_properties(${names} PROPERTIES LABELS sanitized TIMEOUT 1800 SKIP_RETURN_CODE 77 ENVIRONMENT VORONOI_TEST_DATA=${VORONOI_TEST_DATA})

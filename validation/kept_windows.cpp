@@ -1,0 +1,94 @@
+#include "validation/kept_windows.h"
+
+#include <algorithm>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/json.h"
+#include "core/log.h"
+#include "model/precision.h"
+
+namespace voronoi::validation {
+namespace {
+
+struct Kept {
+  WindowSums sums;
+  double seconds = 0;
+};
+
+Kept read_kept(const std::filesystem::path& file, std::int64_t n_windows) {
+  const core::Json json = core::read_sealed_json(file.string(), "it will be computed again");
+  Kept kept;
+  for (const core::Json& sum : json.at("sums"))
+    kept.sums.push_back(sum.is_null() ? std::nullopt : std::optional(sum.get<double>()));
+  if (std::ssize(kept.sums) != n_windows)
+    throw core::FormatError(file.string(), "is of another number of windows; it will be computed again");
+  kept.seconds = json.at("seconds").get<double>();
+  return kept;
+}
+
+std::int64_t count_done(const WindowSums& sums) {
+  return std::count_if(sums.begin(), sums.end(), [](const auto& sum) { return sum.has_value(); });
+}
+
+}  // namespace
+
+std::string window_key(const std::string& content, const model::Windows& windows, core::DType dtype,
+                       backend::Device device) {
+  core::Sha256 hash;
+  hash.update(content + "\n" + std::to_string(windows.count) + "\n" + std::to_string(windows.context) + "\n");
+  hash.update(std::as_bytes(std::span(windows.ids)));
+  hash.update("\n" + std::string(model::product_dtype_name(dtype)) +
+              (device == backend::Device::cuda ? "\ncuda\n" : "\ncpu\n") + VORONOI_VERSION);
+  return hash.hex();
+}
+
+KeptWindows::KeptWindows(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_windows)
+    : directories_(std::move(directories)),
+      name_(key.substr(0, 32) + ".windows"),
+      sums_(static_cast<std::size_t>(n_windows)) {
+  for (const std::filesystem::path& directory : directories_) {
+    const std::filesystem::path file = directory / name_;
+    std::error_code ignored;
+    if (!std::filesystem::exists(file, ignored)) continue;
+    try {
+      Kept kept = read_kept(file, n_windows);
+      if (count_done(kept.sums) <= count_done(sums_)) continue;
+      sums_ = std::move(kept.sums);
+      seconds_ = kept.seconds;
+    } catch (const core::Error& error) {
+      core::log_warning("{}", error.what());
+    } catch (const core::Json::exception& error) {
+      core::log_warning("{}: holds no sums of windows: {}; they will be computed again", file.string(), error.what());
+    }
+  }
+}
+
+void KeptWindows::keep(const WindowSums& sums, double seconds) {
+  sums_ = sums;
+  seconds_ = seconds;
+  core::Json list = core::Json::array();
+  for (const auto& sum : sums) list.push_back(sum ? core::Json(*sum) : core::Json(nullptr));
+  const std::string text = core::seal_json({{"format", 1}, {"seconds", seconds}, {"sums", std::move(list)}}).dump();
+  for (const std::filesystem::path& directory : directories_) {
+    try {
+      std::error_code error;
+      std::filesystem::create_directories(directory, error);
+      if (error) throw core::system_error(directory, "create the directory", error.value());
+      core::write_file_atomic(directory / name_, text + "\n", core::unique_tag());
+    } catch (const core::StoreError& error) {
+      if (!std::exchange(warned_, true)) core::log_warning("{}; an interrupted evaluation begins again", error.what());
+    }
+  }
+}
+
+void KeptWindows::remove() const {
+  std::error_code ignored;
+  for (const std::filesystem::path& directory : directories_) std::filesystem::remove(directory / name_, ignored);
+}
+
+}  // namespace voronoi::validation
