@@ -80,6 +80,12 @@ def main():
                     if not re.fullmatch(r"no-test: \S.*", reason):
                         problems.append(f"{place}: '{reason}' is not no-test: REASON")
                     skipped.append(f"{place}: {reason}")
+                    grammar = subprocess.run(["bash", "-n", "-c", text], text=True, stderr=subprocess.PIPE)
+                    if grammar.returncode != 0:
+                        problems.append(f"{place}: {grammar.stderr}")
+                    for word in re.findall(r"^(?:jobs|tests|slurm|validation)/\S+", text, re.MULTILINE):
+                        if not os.access(root / word, os.X_OK):
+                            problems.append(f"{place}: {word} is no program of the project")
                     continue
                 result = subprocess.run(["bash", "-exo", "pipefail", "-c", text], cwd=folder, env=environment, text=True,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
