@@ -32,8 +32,9 @@ std::string overview() {
     text += fmt::format("  {:<10}{}\n", command.name, command.summary);
   return text +
          "\nvoronoi COMMAND --help shows options and examples.\n"
-         "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 74 another node may do "
-         "better (a lost GPU, a failing disk or network), 75 stopped on request and resumable.\n";
+         "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 74 a fault of the "
+         "node (its GPU or the way to disk or network) that another may not have, 75 stopped on request and "
+         "resumable.\n";
 }
 
 /// The table's entry, or null.

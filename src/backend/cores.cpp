@@ -44,6 +44,14 @@ pid_t parent_of(pid_t process) {
   return 0;
 }
 
+/// Started as a rank by Open MPI, which tells in the environment; it has none of that itself.
+bool is_a_rank(pid_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/environ");
+  for (std::string variable; std::getline(file, variable, '\0');)
+    if (variable.starts_with("OMPI_COMM_WORLD_RANK=")) return true;
+  return false;
+}
+
 /// Cores that the group alone may use; 0: any.
 double quota_of(const fs::path& group) {
   double quota = 0, period = 0;
@@ -104,15 +112,14 @@ CoreClaim claim_of_this_process() {
 void widen_default_binding() {
   const std::vector<int> mine = cores_of(0);
   if (!is_one_core(mine)) return;
-  for (pid_t process = ::getppid(); process > 1; process = parent_of(process)) {
-    const std::vector<int> cores = cores_of(process);
-    if (cores.size() <= mine.size()) continue;  // a script between the launcher and this process
-    cpu_set_t mask;
-    CPU_ZERO(&mask);
-    for (const int core : cores) CPU_SET(static_cast<unsigned>(core), &mask);
-    ::sched_setaffinity(0, sizeof mask, &mask);
-    return;
-  }
+  pid_t launcher = ::getppid();
+  while (launcher > 1 && is_a_rank(launcher)) launcher = parent_of(launcher);  // a script around this process
+  const std::vector<int> cores = launcher > 1 ? cores_of(launcher) : std::vector<int>();
+  if (cores.size() <= mine.size()) return;
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  for (const int core : cores) CPU_SET(static_cast<unsigned>(core), &mask);
+  ::sched_setaffinity(0, sizeof mask, &mask);
 }
 
 }  // namespace voronoi::backend

@@ -2,6 +2,10 @@
 
 #include <gmock/gmock.h>
 
+#include <cerrno>
+
+#include "core/file.h"
+
 namespace voronoi::core {
 namespace {
 
@@ -24,6 +28,13 @@ TEST(Error, CarriesTheDocumentedExitCode) {
   EXPECT_EQ(static_cast<int>(ExitCode::system), 5);
   EXPECT_EQ(static_cast<int>(ExitCode::node), 74);
   EXPECT_EQ(static_cast<int>(ExitCode::stopped), 75);
+}
+
+TEST(Error, AFailingDiskOrServerIsTheNodesFault) {
+  for (const int error : {EIO, ESTALE, ESHUTDOWN})
+    EXPECT_EQ(system_error("a/b.bin", "be read", error).exit_code(), ExitCode::node) << error;
+  for (const int error : {ENOSPC, EACCES, ENOENT, EROFS})
+    EXPECT_EQ(system_error("a/b.bin", "be read", error).exit_code(), ExitCode::system) << error;
 }
 
 TEST(Error, FormatErrorNamesFileAndByte) {

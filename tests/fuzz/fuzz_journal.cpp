@@ -16,7 +16,7 @@ namespace {
 
 using Records = std::vector<core::Json>;
 
-std::optional<Records> run::replay(const std::string& path) {
+std::optional<Records> read_journal(const std::string& path) {
   Records records;
   if (!accepts([&] { records = store::Journal::read(path); })) return std::nullopt;
   return records;
@@ -25,13 +25,13 @@ std::optional<Records> run::replay(const std::string& path) {
 void run(std::string_view input) {
   static const Folder folder;
   const std::string path = folder.write("journal.log", input);
-  const std::optional<Records> records = run::replay(path);
+  const std::optional<Records> records = read_journal(path);
   if (!records) return;
 
   // Cut anywhere it is a journal of the first records.
   const std::size_t cut = std::hash<std::string_view>()(input) % (input.size() + 1);
   folder.write("cut.log", input.substr(0, cut));
-  const std::optional<Records> fewer = run::replay(folder / "cut.log");
+  const std::optional<Records> fewer = read_journal(folder / "cut.log");
   require(fewer.has_value(), "a journal is refused once it is cut");
   require(fewer->size() <= records->size() && std::equal(fewer->begin(), fewer->end(), records->begin()),
           "a cut journal has other records");
@@ -45,7 +45,7 @@ void run(std::string_view input) {
             "a writer keeps something else");
     journal.append({{"kind", "next"}});
   }
-  const std::optional<Records> more = run::replay(path);
+  const std::optional<Records> more = read_journal(path);
   require(more && more->size() == records->size() + 1 && std::equal(records->begin(), records->end(), more->begin()),
           "a record is not appended");
   accepts([&] { run::replay(*records, path); });

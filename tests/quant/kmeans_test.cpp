@@ -96,6 +96,22 @@ TEST(Kmeans, StopsWhenTheObjectiveNoLongerFalls) {
   EXPECT_EQ(result.objective[1], result.objective[2]);
 }
 
+TEST(Kmeans, AStopIsSeenInEveryStepAlsoOfThoseOnTheSample) {
+  const Data data = gaussian(3000, 4, 7);
+  backend::Context context(backend::Device::cpu, 1);
+  core::SoloTeam team;
+  int n_asked = 0;
+  team.stop_when([&] { return ++n_asked < 0; });
+  const KmeansResult whole = solve_share(context, team, data, 1, {.k = 16, .dim = 4, .max_iterations = 5});
+  EXPECT_GT(n_asked, whole.iterations);
+  const int n_all = n_asked;
+  for (const int last : {1, n_all / 2, n_all}) {
+    n_asked = 0;
+    team.stop_when([&] { return ++n_asked == last; });
+    EXPECT_THROW(solve_share(context, team, data, 1, {.k = 16, .dim = 4, .max_iterations = 5}), core::StopRequested);
+  }
+}
+
 TEST(Kmeans, NoStepLeavesTheInitialCentroids) {
   const Data data{1, {0, 1}, {1, 1}};
   const std::vector<float> initial{5};

@@ -12,6 +12,7 @@ WorkerMessage some_worker_message() {
   message.kind = WorkerMessage::Kind::done;
   message.status = TaskStatus::failed;
   message.at_fault = true;
+  message.error_code = 74;
   message.task = -7;
   message.seconds = 0.125;
   message.waited_seconds = 0.25;
@@ -37,6 +38,7 @@ TEST(Messages, WorkerMessageSurvivesTheTrip) {
   EXPECT_EQ(got.kind, sent.kind);
   EXPECT_EQ(got.status, sent.status);
   EXPECT_EQ(got.at_fault, sent.at_fault);
+  EXPECT_EQ(got.error_code, sent.error_code);
   EXPECT_EQ(got.stop_requested, sent.stop_requested);
   EXPECT_EQ(got.task, sent.task);
   EXPECT_EQ(got.seconds, sent.seconds);
