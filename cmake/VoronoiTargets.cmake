@@ -23,9 +23,9 @@ endif()
 
 # voronoi_add_room(NAME LIBRARIES ...): every source of the current folder's NAME/ as a static library. LIBRARIES is the room's
 # row in the table of arrows (docs/architecture.md); a test links its room alone, so a stray use fails to link.
-# With CMAKE_UNITY_BUILD, which halves the work for who only wants the program (jobs/quickstart), the files of a room are compiled together
-# where no two of them have names of their own in common.
-set(voronoi_rooms_in_unity calib run sched stages validation jobs)
+# With CMAKE_UNITY_BUILD, for who only wants the program (jobs/quickstart), the files of a room are compiled together where no two of them
+# have names of their own in common; their headers cost more than they do.
+set(voronoi_rooms_in_unity calib run sched validation jobs)
 function(voronoi_add_room name)
   cmake_parse_arguments(ROOM "" "FOLDER" "LIBRARIES" ${ARGN})
   if(NOT ROOM_FOLDER)
