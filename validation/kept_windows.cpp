@@ -51,12 +51,15 @@ KeptWindows::KeptWindows(std::vector<std::filesystem::path> directories, const s
     : directories_(std::move(directories)),
       name_(key.substr(0, 32) + ".windows"),
       sums_(static_cast<std::size_t>(n_windows)) {
+  std::vector<std::filesystem::path> lacking;
   for (const std::filesystem::path& directory : directories_) {
     const std::filesystem::path file = directory / name_;
+    lacking.push_back(directory);
     std::error_code ignored;
     if (!std::filesystem::exists(file, ignored)) continue;
     try {
       Kept kept = read_kept(file, n_windows);
+      if (count_done(kept.sums) == n_windows) lacking.pop_back();
       if (count_done(kept.sums) <= count_done(sums_)) continue;
       sums_ = std::move(kept.sums);
       seconds_ = kept.seconds;
@@ -66,15 +69,21 @@ KeptWindows::KeptWindows(std::vector<std::filesystem::path> directories, const s
       core::log_warning("{}: holds no sums of windows: {}; they will be computed again", file.string(), error.what());
     }
   }
+  // What one of them has whole, all shall have.
+  if (count_done(sums_) == n_windows) write(lacking);
 }
 
 void KeptWindows::keep(const WindowSums& sums, double seconds) {
   sums_ = sums;
   seconds_ = seconds;
+  write(directories_);
+}
+
+void KeptWindows::write(const std::vector<std::filesystem::path>& directories) {
   core::Json list = core::Json::array();
-  for (const auto& sum : sums) list.push_back(sum ? core::Json(*sum) : core::Json(nullptr));
-  const std::string text = core::seal_json({{"format", 1}, {"seconds", seconds}, {"sums", std::move(list)}}).dump();
-  for (const std::filesystem::path& directory : directories_) {
+  for (const auto& sum : sums_) list.push_back(sum ? core::Json(*sum) : core::Json(nullptr));
+  const std::string text = core::seal_json({{"format", 1}, {"seconds", seconds_}, {"sums", std::move(list)}}).dump();
+  for (const std::filesystem::path& directory : directories) {
     try {
       std::error_code error;
       std::filesystem::create_directories(directory, error);

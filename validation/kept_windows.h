@@ -20,7 +20,7 @@ std::string window_key(const std::string& content, const model::Windows& windows
 /// same time write the same.
 class KeptWindows {
  public:
-  /// Reads what is there; `directories` need not exist.
+  /// Reads what is there; `directories` need not exist. What is whole in one of them is put into the others.
   KeptWindows(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_windows);
 
   const WindowSums& sums() const { return sums_; }
@@ -30,6 +30,8 @@ class KeptWindows {
   void remove() const;
 
  private:
+  void write(const std::vector<std::filesystem::path>& directories);
+
   std::vector<std::filesystem::path> directories_;
   std::string name_;
   WindowSums sums_;
