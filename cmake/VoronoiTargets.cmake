@@ -23,6 +23,9 @@ endif()
 
 # voronoi_add_room(NAME LIBRARIES ...): every source of the current folder's NAME/ as a static library. LIBRARIES is the room's
 # row in the table of arrows (docs/architecture.md); a test links its room alone, so a stray use fails to link.
+# With CMAKE_UNITY_BUILD, for who only wants the program (jobs/quickstart), the files of a room are compiled together where no two of them
+# have names of their own in common; their headers cost more than they do.
+set(voronoi_rooms_in_unity calib run sched validation jobs)
 function(voronoi_add_room name)
   cmake_parse_arguments(ROOM "" "FOLDER" "LIBRARIES" ${ARGN})
   if(NOT ROOM_FOLDER)
@@ -33,6 +36,9 @@ function(voronoi_add_room name)
   add_library(voronoi_${name} STATIC ${sources})
   target_include_directories(voronoi_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
   target_link_libraries(voronoi_${name} PUBLIC ${ROOM_LIBRARIES} PRIVATE voronoi_options)
+  if(NOT name IN_LIST voronoi_rooms_in_unity)
+    set_target_properties(voronoi_${name} PROPERTIES UNITY_BUILD OFF)
+  endif()
   # core and kernels are linked into the modules as well.
   set_target_properties(voronoi_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_compile_options(voronoi_${name} PRIVATE -fno-semantic-interposition)
