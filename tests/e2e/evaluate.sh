@@ -8,7 +8,7 @@ expect 0 "$VORONOI" eval --model "$work/model" "${text[@]}" --json
 golden=$(field perplexity)
 if [ "$kind" = trained ]; then
   golden=107.7473531525854
-  awk -v a="$(field perplexity)" -v b=$golden 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "perplexity $(field perplexity), golden $golden"
+  awk -v a="$(field perplexity)" -v b="$golden" 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "perplexity $(field perplexity), golden $golden"
 fi
 [ "$(field bits_true)" = null ] || fail "bits of an unquantized model"
 expect 0 "$VORONOI" quantize --run "$work/run" "${common[@]}" --method voronoi --residual-centroids 16
@@ -63,6 +63,7 @@ kept=0
 for file in "$work"/run/evaluations/*.windows; do kept=$((kept + $(windows "$file"))); done
 [ "$kept" = 18 ] || fail "$kept windows are kept, not 4 + 2 + 2 and 10 more"
 expect 0 ranks 2 eval --model "$work/run" "${text[@]}" --json --batch-windows 3
+# shellcheck disable=SC2001  # a pattern, not a text
 [ "$(plain "$work/stdout")" = "$(sed 's/"seconds":[^,}]*//' <<<"$one")" ] || fail "an interrupted evaluation has another figure"
 [ "$(ls "$work"/run/evaluations/*.windows | wc -l)" = 1 ] || fail "more is kept behind the end than the reference"
 # The reference of one text and protocol is computed once: by runs evaluated together or after one another, and by those that share a cache.
@@ -77,7 +78,7 @@ expect 0 "$VORONOI" eval --model "$work/taken" "${text[@]}" --json --reference-c
 printf x | dd of="$(ls "$work"/references/*)" bs=1 seek=60 conv=notrunc status=none
 expect 0 "$VORONOI" eval --model "$work/model" "${text[@]}" --json --reference-cache "$work/references"
 grep -q "computed again" "$work/stderr" || fail "no word of the damaged reference"
-awk -v a="$(field perplexity)" -v b=$golden 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "a figure from a damaged reference"
+awk -v a="$(field perplexity)" -v b="$golden" 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "a figure from a damaged reference"
 # Evaluations of one run at once: each tells its figure, the report holds all of them and is whole.
 for n in 2 3 4 5; do
   "$VORONOI" eval --model "$work/run" "${text[@]/#16/$n}" --json >"$work/at-once-$n" 2>"$work/at-once-$n.err" &
