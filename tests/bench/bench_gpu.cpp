@@ -36,7 +36,7 @@ int run(const std::vector<std::string>& arguments) {
   std::vector<std::string> names;
   for (const Part& part : kParts) names.emplace_back(part.name);
   names.emplace_back(kPredict);
-  CommandSpec command;
+  jobs::CommandSpec command;
   command.name = "bench_gpu";
   command.summary =
       "Measures the kernels of a device. The ceilings (memory, tf32, bf16, fp64) are measured in every run.";
@@ -47,9 +47,9 @@ int run(const std::vector<std::string>& arguments) {
                      core::choice_option("device", "whose kernels", device, {"cuda", "cpu"}),
                      core::integer_option("threads", "CPU threads", threads, 1, 1024),
                      core::text_option("out", "DIR", "folder of table.md, results.json and rates.json", out)};
-  const ParseResult parsed = parse(command, arguments, false);
+  const jobs::ParseResult parsed = jobs::parse(command, arguments, false);
   if (parsed.help) {
-    fmt::print("{}", help_text(command, false));
+    fmt::print("{}", jobs::help_text(command, false));
     return 0;
   }
   std::vector<std::string> problems = parsed.problems;
@@ -66,11 +66,11 @@ int run(const std::vector<std::string>& arguments) {
   Bench bench(context, tiny);
   fmt::print("{}\n", bench.device());
   std::vector<Prediction> predictions;
-  std::vector<std::string> run::failures;
+  std::vector<std::string> failures;
   const auto publish = [&] {
     const std::filesystem::path folder(out);
-    core::write_file_atomic(folder / "table.md", table_text(bench, predictions, run::failures), "bench");
-    core::write_file_atomic(folder / "results.json", results_json(bench, predictions, run::failures).dump(1) + "\n",
+    core::write_file_atomic(folder / "table.md", table_text(bench, predictions, failures), "bench");
+    core::write_file_atomic(folder / "results.json", results_json(bench, predictions, failures).dump(1) + "\n",
                             "bench");
   };
   measure_ceilings(bench);
@@ -79,8 +79,8 @@ int run(const std::vector<std::string>& arguments) {
     try {
       part.measure(bench);
     } catch (const core::Error& error) {  // the other parts are still worth having
-      run::failures.push_back(fmt::format("{}: {}", part.name, error.what()));
-      fmt::print(stderr, "{}\n", run::failures.back());
+      failures.push_back(fmt::format("{}: {}", part.name, error.what()));
+      fmt::print(stderr, "{}\n", failures.back());
     }
     publish();  // whatever ends this run, what was measured is kept
   }
@@ -90,8 +90,8 @@ int run(const std::vector<std::string>& arguments) {
                             planning::rates_json(measured_rates(bench, 6, 4096)).dump(1) + "\n", "bench");
   }
   publish();
-  fmt::print("\n{}", table_text(bench, predictions, run::failures));
-  return run::failures.empty() ? 0 : 1;
+  fmt::print("\n{}", table_text(bench, predictions, failures));
+  return failures.empty() ? 0 : 1;
 }
 
 }  // namespace

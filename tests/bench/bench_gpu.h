@@ -107,8 +107,8 @@ std::vector<Prediction> predict(const Bench& bench);
 
 /// table.md and results.json.
 std::string table_text(const Bench& bench, const std::vector<Prediction>& predictions,
-                       const std::vector<std::string>& run::failures);
+                       const std::vector<std::string>& failures);
 core::Json results_json(const Bench& bench, const std::vector<Prediction>& predictions,
-                        const std::vector<std::string>& run::failures);
+                        const std::vector<std::string>& failures);
 
 }  // namespace voronoi::bench

@@ -114,7 +114,7 @@ std::string rate_text(Unit unit, double rate) {
 }  // namespace
 
 std::string table_text(const Bench& bench, const std::vector<Prediction>& predictions,
-                       const std::vector<std::string>& run::failures) {
+                       const std::vector<std::string>& failures) {
   std::string text = fmt::format("# {}\n\n", bench.device());
   if (bench.tiny()) text += "Tiny sizes: every line has run, the times mean nothing.\n\n";
   text +=
@@ -139,12 +139,12 @@ std::string table_text(const Bench& bench, const std::vector<Prediction>& predic
       text += fmt::format("| {} | {} | {} | {:.3g} | {} |\n", p.model, p.setting, p.rates, p.hours,
                           p.target_hours > 0 ? fmt::format("at most {:.1f}", p.target_hours) : "");
   }
-  for (const std::string& failure : run::failures) text += fmt::format("\nFAILED: {}\n", failure);
+  for (const std::string& failure : failures) text += fmt::format("\nFAILED: {}\n", failure);
   return text;
 }
 
 core::Json results_json(const Bench& bench, const std::vector<Prediction>& predictions,
-                        const std::vector<std::string>& run::failures) {
+                        const std::vector<std::string>& failures) {
   core::Json ceilings = core::Json::object(), results = core::Json::array(), planned = core::Json::array();
   for (const auto& [name, rate] : bench.ceilings()) ceilings[name] = rate;
   for (const Measurement& m : bench.measurements()) {
@@ -166,7 +166,7 @@ core::Json results_json(const Bench& bench, const std::vector<Prediction>& predi
     if (p.target_hours > 0) planned.back()["target_hours"] = p.target_hours;
   }
   return {{"device", bench.device()}, {"tiny", bench.tiny()},   {"ceilings", ceilings},
-          {"results", results},       {"predictions", planned}, {"failures", run::failures}};
+          {"results", results},       {"predictions", planned}, {"failures", failures}};
 }
 
 }  // namespace voronoi::bench

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "bench/bench_gpu.h"
+#include "planning/bits.h"
 #include "planning/model_sizes.h"
 #include "planning/plan.h"
 #include "quant/vq/vector_parameters.h"
@@ -80,7 +81,7 @@ double sustained_share(const Bench& bench) {
   quant::Work work = quant::operator_work(parameters, out, in).total();
   const double waiting = work.steps / rates.steps;
   work.steps = 0;
-  const double busy = seconds(work, rates), left = whole.front().seconds - waiting;
+  const double busy = planning::seconds(work, rates), left = whole.front().seconds - waiting;
   return left > busy ? busy / left : 1;
 }
 
