@@ -91,7 +91,7 @@ void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation
                                      evaluation.windows, evaluation.bos);
   if (evaluation.dtype != "float32") protocol += " " + evaluation.dtype;  // fp32 keeps the name it always had
   const std::string key = core::sha256(protocol);
-  core::write_file_atomic(paths.evaluations() / (key.substr(0, 16) + ".json"), json.dump(2) + "\n", core::unique_tag());
+  core::write_file_shared(paths.evaluations() / (key.substr(0, 16) + ".json"), json.dump(2) + "\n");
 }
 
 std::vector<StoredEvaluation> stored_evaluations(const store::RunPaths& paths) {

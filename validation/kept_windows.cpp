@@ -88,7 +88,7 @@ void KeptWindows::write(const std::vector<std::filesystem::path>& directories) {
       std::error_code error;
       std::filesystem::create_directories(directory, error);
       if (error) throw core::system_error(directory, "create the directory", error.value());
-      core::write_file_atomic(directory / name_, text + "\n", core::unique_tag());
+      core::write_file_shared(directory / name_, text + "\n");
     } catch (const core::StoreError& error) {
       if (!std::exchange(warned_, true)) core::log_warning("{}; an interrupted evaluation begins again", error.what());
     }

@@ -102,8 +102,8 @@ std::filesystem::path write_run_report(const RunReport& report, const std::files
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw core::system_error(directory, "create the directory", error.value());
-  core::write_file_atomic(directory / kJson, report.json.dump(2) + "\n", core::unique_tag());
-  core::write_file_atomic(directory / kMarkdown, report.markdown, core::unique_tag());
+  core::write_file_shared(directory / kJson, report.json.dump(2) + "\n");
+  core::write_file_shared(directory / kMarkdown, report.markdown);
   return directory / kMarkdown;
 }
 

@@ -6,12 +6,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <csignal>
 #include <cstring>
 #include <random>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "core/whereabouts.h"
 
 namespace voronoi::core {
 namespace {
@@ -190,6 +193,27 @@ void publish_file(const std::filesystem::path& path, std::span<const std::byte> 
   sync_directory(path.parent_path());
 }
 
+namespace {
+
+/// Files whose names are `prefix`, the number of a process of this host that is gone, and anything behind a dot.
+void remove_abandoned(const std::filesystem::path& directory, const std::string& prefix) {
+  std::error_code error;
+  std::vector<std::filesystem::path> left;
+  for (auto entry = std::filesystem::directory_iterator(directory, error);
+       !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (!name.starts_with(prefix)) continue;
+    pid_t writer = 0;
+    const char* end = name.data() + name.size();
+    const auto [rest, problem] = std::from_chars(name.data() + prefix.size(), end, writer);
+    if (problem != std::errc() || rest == end || *rest != '.' || writer <= 0) continue;
+    if (::kill(writer, 0) != 0 && errno == ESRCH) left.push_back(entry->path());
+  }
+  for (const std::filesystem::path& path : left) std::filesystem::remove(path, error);
+}
+
+}  // namespace
+
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag) {
   publish_file(path, bytes, path.string() + ".tmp-" + std::string(tag));
 }
@@ -198,11 +222,11 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view text,
   write_file_atomic(path, std::as_bytes(std::span(text)), tag);
 }
 
-std::string unique_tag() {
+void write_file_shared(const std::filesystem::path& path, std::string_view text) {
+  const std::string tag = host_name() + ".";
+  remove_abandoned(path.has_parent_path() ? path.parent_path() : ".", path.filename().string() + ".tmp-" + tag);
   std::random_device random;
-  std::string tag = std::to_string(::getpid());
-  for (int i = 0; i < 3; ++i) tag += "-" + std::to_string(random());
-  return tag;
+  write_file_atomic(path, text, tag + std::to_string(::getpid()) + "." + std::to_string(random()));
 }
 
 OutputFile::OutputFile(const std::filesystem::path& path) : path_(path.string()) {

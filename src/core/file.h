@@ -41,8 +41,9 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag);
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag);
 
-/// A tag that no other writer has, on no host.
-std::string unique_tag();
+/// The same of a file that several processes may write at once: whole is what the last of them wrote. Temporary files
+/// that killed writers of this host left beside it are removed.
+void write_file_shared(const std::filesystem::path& path, std::string_view text);
 
 /// The same through a temporary file of the caller's choice, on the same file system.
 void publish_file(const std::filesystem::path& path, std::span<const std::byte> bytes,

@@ -1,8 +1,13 @@
 #include "core/file.h"
 
 #include <gmock/gmock.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
 
 #include "core/error.h"
+#include "core/whereabouts.h"
 #include "support/skip.h"
 #include "support/temporary.h"
 
@@ -123,6 +128,26 @@ TEST(SyncDirectory, NeedsADirectory) {
   test::write_bytes(folder / "f", "x");
   EXPECT_THROW(sync_directory(folder / "f"), StoreError);
   EXPECT_THROW(sync_directory(folder / "none"), StoreError);
+}
+
+TEST(WriteFileShared, RemovesWhatKilledWritersLeftAndNothingElse) {
+  const test::TemporaryFolder folder;
+  const std::filesystem::path file = folder.path() / "report.json";
+  const auto temporary = [&](const std::string& writer) { return file.string() + ".tmp-" + writer; };
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  const std::string gone = temporary(host_name() + "." + std::to_string(child) + ".1");
+  const std::vector<std::string> kept{
+      temporary(host_name() + "." + std::to_string(::getpid()) + ".1"),
+      temporary("elsewhere." + std::to_string(child) + ".1"), temporary(host_name() + "." + std::to_string(child)),
+      (folder.path() / ("other.json.tmp-" + host_name() + "." + std::to_string(child) + ".1")).string()};
+  for (const std::string& path : kept) std::ofstream(path) << "part";
+  std::ofstream(gone) << "part";
+  write_file_shared(file, "whole");
+  EXPECT_EQ(read_text_file(file), "whole");
+  EXPECT_FALSE(std::filesystem::exists(gone));
+  for (const std::string& path : kept) EXPECT_TRUE(std::filesystem::exists(path)) << path;
 }
 
 }  // namespace
