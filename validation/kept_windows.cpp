@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "core/version.h"
 #include "model/precision.h"
 
 namespace voronoi::validation {
@@ -43,7 +44,7 @@ std::string window_key(const std::string& content, const model::Windows& windows
   hash.update(content + "\n" + std::to_string(windows.count) + "\n" + std::to_string(windows.context) + "\n");
   hash.update(std::as_bytes(std::span(windows.ids)));
   hash.update("\n" + std::string(model::product_dtype_name(dtype)) +
-              (device == backend::Device::cuda ? "\ncuda\n" : "\ncpu\n") + VORONOI_VERSION);
+              (device == backend::Device::cuda ? "\ncuda\n" : "\ncpu\n") + core::program_version());
   return hash.hex();
 }
 
