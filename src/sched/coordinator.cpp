@@ -241,7 +241,9 @@ void Coordinator::judge(int rank, std::int64_t index, const std::string& error) 
 /// been measured, since a guess may be far off.
 void Coordinator::double_overdue(double now, std::vector<AddressedCommand>& commands) {
   if (finished_ || draining() || free_.empty()) return;
-  for (auto& [index, running] : running_) {
+  for (auto& entry : running_) {
+    const std::int64_t index = entry.first;  // no structured binding: clang 14 lets no lambda capture one
+    auto& running = entry.second;
     const double seconds = now - running.started;
     if (running.members.size() > 1 || running.discarded ||
         workers_[static_cast<std::size_t>(running.members.front())].tasks.front().index != index ||
