@@ -6,7 +6,7 @@
 random_model=$support/random_model.py
 text=$work/text.txt
 head -c 100000 "$calibration_text" >"$text"
-peak() { sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$1/journal.log"; }
+peak() { sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$1/journal.log" | sort -n | tail -n 1; }
 
 # as_planned RANKS OPTIONS...
 as_planned() {
