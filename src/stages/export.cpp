@@ -82,12 +82,11 @@ bool up_to_date(const run::Run& run, exporting::Profile profile) {
 /// Told after each layer: stops on request, keeps the heartbeat, shows what is going on.
 class StageProgress {
  public:
-  explicit StageProgress(const run::Run& run)
-      : run_(run), n_ranks_(run.state.last_start ? run.state.last_start->ranks : 0) {}
+  explicit StageProgress(const Work& work) : work_(work) {}
 
   void operator()(const std::string& what, std::size_t done, std::size_t total) {
     if (core::stop_requested()) throw core::StopRequested();
-    run_.attempt->require_current();
+    work_.run.attempt->require_current();
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
     std::map<std::string, double> left;
@@ -95,19 +94,13 @@ class StageProgress {
       left["export"] = std::chrono::duration<double>(Clock::now() - start_).count() / static_cast<double>(done) *
                        static_cast<double>(total - done);
     core::show_progress(fmt::format("exporting ({}): {} of {} layers{}", what, done, total, left_text(left)));
-    run::Heartbeat heartbeat;
-    heartbeat.attempt = run_.state.start;
-    heartbeat.stage = "export";
-    heartbeat.doing = fmt::format("layer {}/{}", done, total);
-    heartbeat.layers = heartbeat.layers_done = static_cast<std::int64_t>(total);
-    heartbeat.ranks = n_ranks_;
+    run::Heartbeat heartbeat = work_.heartbeat("export", fmt::format("layer {}/{}", done, total));
     heartbeat.stages = std::move(left);
-    run_.heartbeat->update(std::move(heartbeat));
+    work_.run.heartbeat->update(std::move(heartbeat));
   }
 
  private:
-  const run::Run& run_;
-  std::int64_t n_ranks_;
+  const Work& work_;
   Clock::time_point start_ = Clock::now(), next_ = start_;
 };
 
@@ -135,9 +128,11 @@ namespace {
 /// RUN/export, made again unless it holds what the run holds. Layers that were given up keep it from being made, which
 /// is a warning; so do damaged tensors that it would hold as they are, which is journalled, and what the format cannot
 /// hold, unless the stage was asked for by name. Throws StopRequested between layers when a stop was asked for.
-void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& settings) {
+void run_export_stage(Work& work) {
+  run::Run& run = work.run;
+  const run::Settings& settings = work.settings;
   const exporting::Profile profile = *exporting::profile_from_name(settings.export_profile);
-  const ExportSource source{run.paths, run.state, *inputs.model,
+  const ExportSource source{run.paths, run.state, *work.inputs.model,
                             settings.tokenizer.empty() ? settings.model : settings.tokenizer, run.parameters.method};
   if (const auto missing = missing_layers(source); !missing.empty()) {
     core::log_warning("not exported: {} layers are not quantized, {} first", missing.size(), missing.front());
@@ -154,7 +149,8 @@ void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& 
   const Clock::time_point start = Clock::now();
   run.attempt->remove(run.paths.exported());
   try {
-    export_run(source, profile, run.paths.exported(), run.attempt->temporary(run.paths.exported()), StageProgress(run));
+    export_run(source, profile, run.paths.exported(), run.attempt->temporary(run.paths.exported()),
+               StageProgress(work));
   } catch (const model::BadValues& error) {
     // Of a tensor that is stored as it is: the layers of the run are as good as they were.
     return give_up(error.what());
@@ -171,9 +167,7 @@ void run_export_stage(run::Run& run, const Inputs& inputs, const run::Settings& 
 }  // namespace
 
 StageRun begin_export(Work& work) {
-  return [&work](const Window&) {
-    comm::on_root(work.world, [&] { run_export_stage(work.run, work.inputs, work.settings); });
-  };
+  return [&work](const Window&) { comm::on_root(work.world, [&] { run_export_stage(work); }); };
 }
 
 }  // namespace voronoi::stages

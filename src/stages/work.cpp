@@ -87,7 +87,7 @@ double Work::wall_seconds(const planning::SiteTask& task) const {
   return planning::task_seconds(task, run.parameters, rates) / world.size();
 }
 
-void Work::tell(const char* stage, const std::string& doing, core::Json workers) const {
+run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) const {
   run::Heartbeat heartbeat;
   heartbeat.attempt = run.state.start;
   heartbeat.stage = stage;
@@ -99,8 +99,13 @@ void Work::tell(const char* stage, const std::string& doing, core::Json workers)
   heartbeat.ranks = world.size();
   heartbeat.tokens_per_second = tokens_per_second;
   heartbeat.stages = clock.left();
-  heartbeat.workers = std::move(workers);
-  run.heartbeat->update(std::move(heartbeat));
+  return heartbeat;
+}
+
+void Work::tell(const char* stage, const std::string& doing, core::Json workers) const {
+  run::Heartbeat now = heartbeat(stage, doing);
+  now.workers = std::move(workers);
+  run.heartbeat->update(std::move(now));
 }
 
 }  // namespace voronoi::stages

@@ -51,7 +51,9 @@ class Work {
 
   /// Predicted wall seconds of a task on all ranks.
   double wall_seconds(const planning::SiteTask& task) const;
-  /// What the heartbeat, which `status` reads, says from now on; rank 0. `doing`: for people, "block 3/32".
+  /// The run as `status` is to see it, at work in a stage; rank 0.
+  run::Heartbeat heartbeat(const char* stage, const std::string& doing) const;
+  /// What the heartbeat says from now on; rank 0. `doing`: for people, "block 3/32".
   void tell(const char* stage, const std::string& doing, core::Json workers = core::Json::array()) const;
 
   const comm::Communicator& world;
