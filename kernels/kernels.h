@@ -7,6 +7,7 @@
 #include "kernels/hessian.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
+#include "kernels/nn_gradient.h"
 #include "kernels/uniform.h"
 #include "kernels/vptq.h"
 #include "kernels/vq.h"
@@ -18,6 +19,7 @@ struct Kernels {
   DeviceKernels device;
   LinalgKernels linalg;
   NnKernels nn;
+  NnGradientKernels nn_gradient;
   VqKernels vq;
   VqSliceKernels slice;
   HessianKernels hessian;
@@ -35,6 +37,7 @@ const Kernels& cuda();
 DeviceKernels cpu_device_kernels();
 LinalgKernels cpu_linalg_kernels();
 NnKernels cpu_nn_kernels();
+NnGradientKernels cpu_nn_gradient_kernels();
 VqKernels cpu_vq_kernels();
 VqSliceKernels cpu_vq_slice_kernels();
 HessianKernels cpu_hessian_kernels();

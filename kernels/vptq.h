@@ -27,6 +27,22 @@ struct PackedVptq {
   const std::uint16_t* perm = nullptr;              ///< [in] stored column -> natural column; null: identity
 };
 
+/// The same with numbers in fp32 that are being tuned; those of `packed` are not looked at.
+struct TunedVptq {
+  PackedVptq packed;
+  const float* codebook = nullptr;           ///< [groups, k, v]
+  const float* residual_codebook = nullptr;  ///< [groups, kr, v]; null without a residual
+  const float* outlier_codebook = nullptr;   ///< [k0, v0]; null without outliers
+  const float* scale = nullptr;              ///< [in], natural order
+  const float* bias = nullptr;               ///< [in]
+};
+
+/// Sums by the numbers of TunedVptq, of the same shapes; null where those are.
+struct VptqGradient {
+  float *codebook = nullptr, *residual_codebook = nullptr, *outlier_codebook = nullptr, *scale = nullptr,
+        *bias = nullptr;
+};
+
 inline constexpr std::int64_t kMaxVptqTokens = 16;
 /// Whether fused_matmul takes the linear's vector lengths.
 constexpr bool fused_length(const PackedVptq& p) {
@@ -42,6 +58,13 @@ struct VptqKernels {
   /// n_tokens <= kMaxVptqTokens, fused_length(packed); fp32 x and sums in a fixed order.
   void (*fused_matmul)(const Exec&, const PackedVptq&, std::int64_t n_tokens, const float* x, bool accumulate,
                        float* out);
+  /// weight [out, in] = (main + residual) * scale + bias of the tuned numbers, each operation rounded to fp32 once.
+  void (*decode_tuned)(const Exec&, const TunedVptq&, float* weight);
+  /// Adds what d_weight [out, in], the loss's derivative by decode_tuned's result, means for each number: a centroid
+  /// gets the sum over its places of d_weight times the column's scale; a scale that of d_weight times the centroid
+  /// (with its residual); a bias that of d_weight. Rows that only pad the last vector give nothing. The order of the
+  /// sums is fixed: the same bits at each call and thread count.
+  void (*gradient)(const Exec&, const TunedVptq&, const float* d_weight, const VptqGradient& sum);
 };
 
 }  // namespace voronoi::kernels

@@ -14,6 +14,7 @@
 #include "backend/device.h"
 #include "core/types.h"
 #include "format/encoding.h"
+#include "format/tuned.h"
 
 namespace voronoi::format {
 
@@ -70,6 +71,9 @@ class Format {
   virtual void decode(const Encoding& encoding, std::span<float> weight) const = 0;
   /// Copies it to the device; the context must outlive the matrix.
   virtual std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const = 0;
+  /// With parameters to tune; null: the format has none. The codes are copied to the device, the context must outlive
+  /// the matrix.
+  virtual std::unique_ptr<TunedMatrix> tuned(backend::Context& context, const Encoding& encoding) const = 0;
 };
 
 /// Those that files may name.

@@ -12,6 +12,7 @@
 
 #include "backend/tensor.h"
 #include "model/config.h"
+#include "model/gradient.h"
 #include "model/linear_weight.h"
 #include "model/weights.h"
 
@@ -95,6 +96,36 @@ class Transformer {
   /// Negative log-likelihoods (natural logarithm) of ids[s, t+1] given ids[s, <= t]: [n_sequences, n_tokens - 1],
   /// row-major. Logits exist only for a slab of rows at a time.
   std::vector<double> next_token_nll(const HiddenStates& hidden, std::span<const std::int32_t> ids);
+
+  /// Zeros, for backward_block.
+  BlockGradients make_gradients(const BlockWeights& weights) const;
+  /// The backward pass of run_block, which it computes again from `input`, the hidden states that entered the block:
+  /// `gradient`, of their shape, comes in as the loss's derivative by what left the block and leaves as that by what
+  /// entered it. Adds to `gradients` (null: not wanted). The type of the products must be f32. Workspace is bounded as
+  /// run_block's, with the activations of a few sequences besides.
+  void backward_block(const BlockWeights& weights, const HiddenStates& input, HiddenStates& gradient,
+                      BlockGradients* gradients, const GradientObserver& observer);
+
+  /// Where the losses begin: final norm and head. `norm`: what the final norm multiplies by, null: the model's own.
+  struct LossGradient {
+    std::vector<double> loss;    ///< of each predicted position [n_sequences, positions], row-major
+    HiddenStates hidden;         ///< derivative of factor * (sum of the losses) by the hidden states
+    backend::Array<float> norm;  ///< by what the final norm multiplies by, [hidden_size]
+    backend::Array<float> head;  ///< by the head [vocab, hidden_size], where it is asked for
+  };
+  /// -log p(ids[s, t+1] | ids[s, <= t]) at the n_tokens - 1 positions of each sequence. Logits exist only for a slab of
+  /// rows at a time, here and below.
+  LossGradient cross_entropy(const HiddenStates& hidden, std::span<const std::int32_t> ids, float factor,
+                             const backend::Array<float>* norm = nullptr, bool with_head = false);
+  /// KL(teacher || hidden) over the vocabulary at every position; `teacher`, of the same shape, goes through the
+  /// model's own norm and head and is constant. factor 0: the loss alone, the gradients stay empty.
+  LossGradient divergence(const HiddenStates& hidden, const HiddenStates& teacher, float factor,
+                          const backend::Array<float>* norm = nullptr, bool with_head = false);
+  /// The model's own final norm, as its weights are: what the normed value is multiplied by.
+  backend::Array<float> final_norm() const;
+  /// table [vocab, hidden_size] += the gradient by the embedding table, of that by embed()'s result.
+  void add_embedding_gradient(std::span<const std::int32_t> ids, const HiddenStates& gradient,
+                              backend::Array<float>& table) const;
 
  private:
   struct Impl;

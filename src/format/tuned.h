@@ -1,0 +1,49 @@
+// A packed linear whose numbers are being tuned: its codes stay, codebooks, scales and biases move.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "backend/device.h"
+#include "format/encoding.h"
+
+namespace voronoi::format {
+
+/// What a run of parameters is: tuning gives each kind a learning rate of its own.
+enum class ParameterKind { codebook, scale, bias };
+
+/// Parameters [first, first + size) of a matrix are one array of its encoding.
+struct ParameterRun {
+  std::string_view array;  ///< its name there
+  ParameterKind kind = ParameterKind::codebook;
+  std::int64_t first = 0, size = 0;
+};
+
+/// A linear [out, in]; all parameters of it are one fp32 vector, kept by the caller. Made by Format::tuned.
+class TunedMatrix {
+ public:
+  virtual ~TunedMatrix() = default;
+  TunedMatrix() = default;
+  TunedMatrix(const TunedMatrix&) = delete;
+  TunedMatrix& operator=(const TunedMatrix&) = delete;
+
+  virtual const std::vector<ParameterRun>& runs() const = 0;
+  std::int64_t n_parameters() const { return runs().empty() ? 0 : runs().back().first + runs().back().size; }
+  /// As the encoding has them.
+  virtual std::vector<float> initial() const = 0;
+  /// What the codes take on the device.
+  virtual std::int64_t size_bytes() const = 0;
+
+  /// weight [out, in] row-major, of parameters [n_parameters()]; device memory, as below.
+  virtual void decode(backend::Context& context, const float* parameters, float* weight) const = 0;
+  /// gradient [n_parameters()] += the loss's derivative by the parameters, d_weight [out, in] being that by the weight.
+  virtual void add_gradient(backend::Context& context, const float* parameters, const float* d_weight,
+                            float* gradient) const = 0;
+  /// The linear with these parameters, rounded to the encoding's 16-bit type. Throws NumericError, naming the array,
+  /// for one that the type cannot hold or that is not finite.
+  virtual Encoding rounded(std::span<const float> parameters) const = 0;
+};
+
+}  // namespace voronoi::format
