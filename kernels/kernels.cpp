@@ -48,6 +48,7 @@ const Kernels& cpu() {
   static const Kernels table{.device = cpu_device_kernels(),
                              .linalg = cpu_linalg_kernels(),
                              .nn = cpu_nn_kernels(),
+                             .nn_gradient = cpu_nn_gradient_kernels(),
                              .vq = cpu_vq_kernels(),
                              .slice = cpu_vq_slice_kernels(),
                              .hessian = cpu_hessian_kernels(),

@@ -72,6 +72,7 @@ class UniformFormat final : public Format {
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<UniformMatrix>(context, encoding);
   }
+  std::unique_ptr<TunedMatrix> tuned(backend::Context&, const Encoding&) const override { return nullptr; }
 };
 
 }  // namespace

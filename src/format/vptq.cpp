@@ -88,6 +88,7 @@ class VptqFormat final : public Format {
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<VptqMatrix>(context, encoding);
   }
+  std::unique_ptr<TunedMatrix> tuned(backend::Context&, const Encoding&) const override { return nullptr; }
 };
 
 }  // namespace

@@ -81,6 +81,9 @@ class ToyFormat final : public format::Format {
   std::unique_ptr<format::PackedMatrix> upload(backend::Context&, const format::Encoding& e) const override {
     return std::make_unique<Matrix>(e);
   }
+  std::unique_ptr<format::TunedMatrix> tuned(backend::Context&, const format::Encoding&) const override {
+    return nullptr;
+  }
 
  private:
   /// On the host alone.
