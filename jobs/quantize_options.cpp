@@ -72,6 +72,22 @@ CommandSpec quantize_command(run::Settings& o) {
       core::choice_option(
           "dtype", "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
           o.dtype, model::dtype_choices()),
+      core::choice_option("tune",
+                          "what to tune by gradients once all is quantized; block: each block by the error of what "
+                          "leaves it; end-to-end: all numbers of the packed model by its divergence from the "
+                          "unquantized one; codes stay as they are",
+                          o.tune, {"none", "block", "end-to-end", "block,end-to-end"}),
+      core::as_path(core::list_option("tune-text", "FILE", "text to tune on [that of calibration]", o.tune_texts)),
+      core::integer_option("tune-tokens",
+                           "tokens of text to tune on, an eighth of them held out; 0: as many as calibration takes",
+                           o.tune_tokens, 0, std::int64_t{1} << 40),
+      core::integer_option("tune-passes", "how often to go over them", o.tune_passes, 1, 1000),
+      core::number_option("tune-held-out", "share of the sequences that only tells whether tuning helps",
+                          o.tune_held_out, 0.001, 0.5),
+      core::number_option("tune-learning-rate",
+                          "largest step of a centroid, as a share of its codebook's root mean square; 0: by the "
+                          "model's width and the bits",
+                          o.tune_learning_rate, 0, 1),
       core::text_option("stages", "LIST",
                         "stages to run, separated by commas: " + stages::stage_names() +
                             " [all; export where VPTQ's format can hold the layers]",

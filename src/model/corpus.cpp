@@ -182,4 +182,43 @@ Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>&
   return windows;
 }
 
+Windows disjoint_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_tokens,
+                         std::int64_t context) {
+  VORONOI_REQUIRE(!texts.empty() && context > 0 && n_tokens >= 0, "texts, tokens and context of windows");
+  std::vector<std::vector<std::int32_t>> ids;
+  std::int64_t available = 0;
+  for (const Text& text : texts) {
+    ids.push_back(tokenizer.encode(without_document_marks(text.content)));
+    const auto n = static_cast<std::int64_t>(ids.back().size());
+    if (n < context)
+      throw FormatError(text.path, "gives " + std::to_string(n) + " tokens, less than one window of " +
+                                       std::to_string(context) + "; use a longer text or a smaller context");
+    available += n / context;
+  }
+  const std::int64_t wanted = n_tokens == 0 ? available : n_tokens / context + (n_tokens % context > 0 ? 1 : 0);
+  if (wanted > available)
+    throw core::ConfigError("the texts give " + std::to_string(available) + " windows of " + std::to_string(context) +
+                            " tokens that do not overlap, and " + std::to_string(wanted) +
+                            " are asked for; add text, or ask for fewer tokens");
+  // Texts with less than an even share give all they have, the others the rest.
+  std::vector<std::int64_t> share(texts.size(), 0);
+  for (std::int64_t left = wanted; left > 0;)
+    for (std::size_t t = 0; t < texts.size() && left > 0; ++t)
+      if (share[t] < static_cast<std::int64_t>(ids[t].size()) / context) {
+        ++share[t];
+        --left;
+      }
+  Windows windows{wanted, context, {}};
+  const std::optional<std::int32_t> bos = tokenizer.automatic_bos();
+  for (std::size_t t = 0; t < texts.size(); ++t) {
+    const std::int64_t whole = static_cast<std::int64_t>(ids[t].size()) / context;
+    for (std::int64_t i = 0; i < share[t]; ++i) {
+      const std::int64_t start = i * whole / share[t] * context;
+      windows.ids.insert(windows.ids.end(), ids[t].begin() + start, ids[t].begin() + start + context);
+      if (bos) windows.ids[windows.ids.size() - static_cast<std::size_t>(context)] = *bos;
+    }
+  }
+  return windows;
+}
+
 }  // namespace voronoi::model

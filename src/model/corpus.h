@@ -53,4 +53,10 @@ Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t conte
 Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences,
                             std::int64_t context);
 
+/// Tuning: whole windows of `context` tokens that do not overlap, n_tokens / context of them (rounded up; 0: all there
+/// are), shared evenly over the texts as far as they reach and spread over each text's length. BOS and document lines
+/// as in calibration. Throws FormatError when a text gives no window, ConfigError when all together are too short.
+Windows disjoint_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_tokens,
+                         std::int64_t context);
+
 }  // namespace voronoi::model

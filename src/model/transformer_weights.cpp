@@ -4,18 +4,13 @@
 #include <set>
 #include <utility>
 
+#include "model/block_norms.h"
 #include "model/rope.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
 
 using backend::Array;
-
-namespace {
-
-std::string block_prefix(std::int64_t layer) { return "model.layers." + std::to_string(layer) + "."; }
-
-}  // namespace
 
 std::int64_t product(std::int64_t a, std::int64_t b) {
   const auto result = core::checked_multiply(a, b);
@@ -133,18 +128,8 @@ BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* stag
   const std::string prefix = block_prefix(layer);
   BlockWeights weights;
   weights.layer = layer;
-  weights.input_norm = load_norm(prefix + "input_layernorm.weight", staged);
-  if (config.post_norms) {
-    weights.attention_out_norm = load_norm(prefix + "post_attention_layernorm.weight", staged);
-    weights.feed_forward_norm = load_norm(prefix + "pre_feedforward_layernorm.weight", staged);
-    weights.feed_forward_out_norm = load_norm(prefix + "post_feedforward_layernorm.weight", staged);
-  } else {
-    weights.feed_forward_norm = load_norm(prefix + "post_attention_layernorm.weight", staged);
-  }
-  if (config.qk_norm) {
-    weights.q_norm = load_norm(prefix + "self_attn.q_norm.weight", staged);
-    weights.k_norm = load_norm(prefix + "self_attn.k_norm.weight", staged);
-  }
+  for_each_norm(config, layer, weights,
+                [&](const std::string& name, Array<float>& norm) { norm = load_norm(name, staged); });
   if (is_mixture(config, layer)) {
     weights.router = load(prefix + config.mixture.module + ".gate.weight", staged);
     if (config.mixture.shared_size > 0)

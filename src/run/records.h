@@ -255,6 +255,68 @@ struct SchedulingCost {
   }
 };
 
+/// A phase of tuning begins, or went on in a later start.
+struct TuningBegun {
+  static constexpr std::string_view kType = "tuning";
+  std::string phase;                                    ///< "block", "end-to-end"
+  core::Json settings = core::Json::object();           ///< all that decides its result
+  std::int64_t sequences = 0, held_out = 0, batch = 0;  ///< of training, held out, of a step
+  std::int64_t context = 0, steps = 0;                  ///< tokens a sequence; steps planned (of each block)
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("phase", self.phase);
+    f("settings", self.settings);
+    f("sequences", self.sequences);
+    f("held_out", self.held_out);
+    f("batch", self.batch);
+    f("context", self.context);
+    f("steps", self.steps);
+  }
+};
+
+/// A look of tuning at the text that is held out.
+struct TuningPoint {
+  static constexpr std::string_view kType = "tuning_point";
+  std::string phase;
+  std::int64_t block = -1;   ///< of the phase "block"
+  std::int64_t step = 0;     ///< steps done
+  double training_loss = 0;  ///< mean since the point before; 0 before the first step
+  double held_out_loss = 0, learning_rate = 0;
+  bool ran_away = false;  ///< the loss was not finite; held_out_loss is 0 then
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("phase", self.phase);
+    f.later("block", self.block);
+    f("step", self.step);
+    f("training_loss", self.training_loss);
+    f("held_out_loss", self.held_out_loss);
+    f("learning_rate", self.learning_rate);
+    f.later("ran_away", self.ran_away);
+  }
+};
+
+/// A phase of tuning, or a block of it, came to its end.
+struct TuningEnded {
+  static constexpr std::string_view kType = "tuning_ended";
+  std::string phase;
+  std::int64_t block = -1;
+  std::string end;  ///< "finished", "no gain" (the held-out loss fell no longer), "diverged"
+  std::int64_t steps = 0, best_step = 0, fallbacks = 0;
+  double first_loss = 0, best_loss = 0, seconds = 0;  ///< losses: held out; seconds: of the start that ended it
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("phase", self.phase);
+    f.later("block", self.block);
+    f("end", self.end);
+    f("steps", self.steps);
+    f("best_step", self.best_step);
+    f("fallbacks", self.fallbacks);
+    f("first_loss", self.first_loss);
+    f("best_loss", self.best_loss);
+    f("seconds", self.seconds);
+  }
+};
+
 struct PeakMemory {
   static constexpr std::string_view kType = "memory";
   std::int64_t peak_bytes = 0;  ///< largest resident set of any rank
@@ -287,7 +349,7 @@ struct Finished {
 /// Every type; a new one is its struct, its name here and its part of apply().
 using Record = std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, TensorRecord, DamagedTensor,
                             Quarantined, TaskDone, TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone,
-                            SchedulingCost, PeakMemory, Stopped, Finished>;
+                            SchedulingCost, TuningBegun, TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
 
 /// With a member "type" first.
 core::Json to_json(const Record& record);

@@ -99,6 +99,14 @@ struct Applier {
     state.scheduling.waiting_seconds += cost.waiting_seconds;
     state.scheduling.coordinator_seconds += cost.coordinator_seconds;
   }
+  void operator()(const TuningBegun& begun) const { state.tuning[begun.phase].begun = begun; }
+  void operator()(const TuningPoint& point) const {
+    // A start that was killed tells again what it does again.
+    std::vector<TuningPoint>& points = state.tuning[point.phase].points;
+    std::erase_if(points, [&](const TuningPoint& p) { return p.block == point.block && p.step >= point.step; });
+    points.push_back(point);
+  }
+  void operator()(const TuningEnded& ended) const { state.tuning[ended.phase].ended[ended.block] = ended; }
   void operator()(const PeakMemory& memory) const {
     state.peak_memory_bytes = std::max(state.peak_memory_bytes, memory.peak_bytes);
   }

@@ -16,6 +16,13 @@
 
 namespace voronoi::run {
 
+/// A phase of tuning as far as it has come.
+struct TuningState {
+  TuningBegun begun;
+  std::vector<TuningPoint> points;            ///< in order of block and step, each once
+  std::map<std::int64_t, TuningEnded> ended;  ///< by block; -1: the whole model
+};
+
 struct RunState {
   std::int64_t start = 0;  ///< number of the last one; 0 before the first
   std::optional<StartRecord> last_start;
@@ -30,6 +37,7 @@ struct RunState {
   std::map<std::string, double> stage_seconds;       ///< wall time a stage, summed over starts
   std::set<std::string> stages_done;                 ///< that came to their end, and nothing was taken back since
   std::set<std::string> versions;                    ///< of the program, that made layers which are there
+  std::map<std::string, TuningState> tuning;         ///< by phase
   sched::PhaseCost scheduling;                       ///< of the quantize stage, summed over starts
   std::int64_t peak_memory_bytes = 0;                ///< largest resident set of any rank so far
   bool finished = false;                             ///< the last start came to the end of its stages

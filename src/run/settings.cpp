@@ -10,11 +10,21 @@
 
 namespace voronoi::run {
 
-std::vector<std::string> stage_list(const Settings& options) {
+namespace {
+
+std::vector<std::string> split(const std::string& words) {
   std::vector<std::string> list;
-  std::stringstream text(options.stages);
-  for (std::string stage; std::getline(text, stage, ',');) list.push_back(stage);
+  std::stringstream text(words);
+  for (std::string word; std::getline(text, word, ',');) list.push_back(word);
   return list;
+}
+
+}  // namespace
+
+std::vector<std::string> stage_list(const Settings& options) { return split(options.stages); }
+
+std::vector<std::string> tune_phases(const Settings& options) {
+  return options.tune == "none" ? std::vector<std::string>() : split(options.tune);
 }
 
 bool asks_for_stage(const Settings& options, std::string_view stage) {

@@ -24,6 +24,12 @@ struct Settings {
   std::int64_t hessian_window = 4;
   bool keep_hessians = false;
   std::string hessians_from;
+  std::string tune = "none";            ///< "none", or phases of tuning separated by commas: "block", "end-to-end"
+  std::vector<std::string> tune_texts;  ///< empty: those of calibration
+  std::int64_t tune_tokens = 0;         ///< 0: as many as calibration takes
+  std::int64_t tune_passes = 1;
+  double tune_held_out = 0.125;
+  double tune_learning_rate = 0;  ///< 0: by size and bits
   std::int64_t team_size = 0;
   int threads = 0;
   int max_attempts = 2;
@@ -39,6 +45,9 @@ struct Settings {
 std::vector<std::string> stage_list(const Settings& options);
 /// Whether the user asked for the stage by name.
 bool asks_for_stage(const Settings& options, std::string_view stage);
+
+/// Phases of --tune, in the order in which they run; empty: none.
+std::vector<std::string> tune_phases(const Settings& options);
 
 /// Problems of --bits with the method and with options that say the same.
 std::vector<std::string> check_bits(const Settings& options);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <span>
 
 #include "core/error.h"
@@ -40,6 +41,21 @@ void check_shapes(const run::Settings& options, const model::ModelConfig& config
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
+void open_tuning(const run::Settings& options, Inputs& inputs) {
+  std::vector<model::Text> own;
+  for (const std::string& path : options.tune_texts) own.push_back(model::load_text(path, model::default_join(path)));
+  const std::int64_t calibrated = options.calibration_sequences * options.calibration_context;
+  try {
+    inputs.tuning_windows = model::disjoint_windows(*inputs.tokenizer, own.empty() ? inputs.texts : own,
+                                                    options.tune_tokens > 0 ? options.tune_tokens : calibrated,
+                                                    std::min(kTuningContext, options.calibration_context));
+    inputs.tuning_sequences = tune::divide(inputs.tuning_windows.count, options.tune_passes, options.tune_held_out);
+  } catch (core::Error& error) {
+    error.add_context("--tune-tokens");
+    throw;
+  }
+}
+
 }  // namespace
 
 Inputs open_inputs(run::Settings& options, const backend::Context& context) {
@@ -53,6 +69,7 @@ Inputs open_inputs(run::Settings& options, const backend::Context& context) {
     inputs.texts.push_back(model::load_text(path, model::default_join(path)));
   inputs.windows = model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences,
                                               options.calibration_context);
+  if (!run::tune_phases(options).empty()) open_tuning(options, inputs);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
   const core::Json parameters = quant::parameters_json(options.parameters);

@@ -11,6 +11,7 @@
 #include "model/corpus.h"
 #include "model/weights.h"
 #include "run/settings.h"
+#include "tune/sequences.h"
 
 namespace voronoi::stages {
 
@@ -18,11 +19,16 @@ struct Inputs {
   std::unique_ptr<model::WeightSource> model;
   std::unique_ptr<model::Tokenizer> tokenizer;
   std::vector<model::Text> texts;
-  model::Windows windows;                ///< calibration
+  model::Windows windows;         ///< calibration
+  model::Windows tuning_windows;  ///< empty where nothing is tuned
+  tune::Sequences tuning_sequences;
   core::DType dtype = core::DType::f32;  ///< of the forward pass of calibration
   std::string calibration;               ///< fingerprint of all that decides the Hessians
   core::Json identity;                   ///< for run.json
 };
+
+/// Tokens of a sequence that tunes, where the windows of calibration are not shorter.
+inline constexpr std::int64_t kTuningContext = 1024;
 
 /// Opens and checks everything that can be checked before any computing; every problem of the settings at once. Puts
 /// into the options what --bits leaves to the model's size.

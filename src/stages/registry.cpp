@@ -16,6 +16,11 @@ namespace {
 
 std::vector<std::string> nothing(const run::Settings&) { return {}; }
 
+std::vector<std::string> nothing_to_tune(const run::Settings& settings) {
+  if (!run::tune_phases(settings).empty()) return {};
+  return {"--stages: tune needs --tune block, --tune end-to-end or both"};
+}
+
 std::vector<std::string> not_exportable(const run::Settings& settings) {
   return exporting::check_exportable(settings.parameters, {}, *exporting::profile_from_name(settings.export_profile));
 }
@@ -76,6 +81,7 @@ const std::vector<Stage>& stages() {
   static const std::vector<Stage> list{
       {"calibrate", {}, true, nothing, begin_calibrate},
       {"quantize", {}, true, nothing, begin_quantize},  // needs Hessians, whoever made them: looks for the files
+      {"tune", {"quantize"}, false, nothing_to_tune, begin_tune},
       {"export", {"quantize"}, false, not_exportable, begin_export},
       {"report", {}, false, nothing, begin_report},
   };

@@ -50,6 +50,7 @@ void run_stages(Work& work);
 
 StageRun begin_calibrate(Work& work);
 StageRun begin_quantize(Work& work);
+StageRun begin_tune(Work& work);
 StageRun begin_export(Work& work);
 StageRun begin_report(Work& work);
 

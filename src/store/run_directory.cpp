@@ -40,9 +40,9 @@ std::string dump(const Json& value, int indent = -1) {
   return value.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-std::array<fs::path, 8> folders_of(const RunPaths& paths) {
-  return {paths.layers(),      paths.hessians(), paths.staging(), paths.quarantine(),
-          paths.evaluations(), paths.report(),   paths.logs(),    paths.root};
+std::array<fs::path, 9> folders_of(const RunPaths& paths) {
+  return {paths.layers(), paths.hessians(), paths.staging(), paths.quarantine(), paths.evaluations(),
+          paths.report(), paths.logs(),     paths.tuning(),  paths.root};
 }
 
 bool holds_attempts_only(const fs::path& staging) {

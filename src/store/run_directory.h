@@ -24,6 +24,9 @@ struct RunPaths {
   std::filesystem::path hessians() const { return root / "hessians"; }
   std::filesystem::path hessian(std::int64_t block, const std::string& site)
       const;  ///< hessians/block_007.down.h5, block_007.expert.3.down.h5; no slash
+  std::filesystem::path tuning() const { return root / "tuning"; }
+  /// tuning/<phase>.h5: what a phase of tuning goes on from.
+  std::filesystem::path tuning_state(const std::string& phase) const { return tuning() / (phase + ".h5"); }
   std::filesystem::path quarantine() const { return root / "quarantine"; }
   std::filesystem::path evaluations() const { return root / "evaluations"; }
   std::filesystem::path exported() const { return root / "export"; }

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 
@@ -181,6 +183,29 @@ TEST_F(Corpus, CalibrationWindowsAreSharedEvenlyOverTexts) {
 TEST_F(Corpus, CalibrationBosReplacesFirstTokens) {
   const Windows windows = calibration_windows(ByteTokenizer(true, true), {text_of("abcdef")}, 2, 3);
   EXPECT_EQ(windows.ids, (Ids{1000, 'b', 'c', 1000, 'e', 'f'}));
+}
+
+TEST_F(Corpus, DisjointWindowsAreWholeAndSpread) {
+  const ByteTokenizer tokenizer(true, false);
+  // 100 tokens hold ten windows of 10; four of them start at the first, third, sixth and eighth.
+  const Windows windows = disjoint_windows(tokenizer, {text_of(counting(100))}, 40, 10);
+  EXPECT_EQ(windows.count, 4);
+  for (std::size_t w = 0; w < 4; ++w)
+    for (std::size_t i = 0; i < 10; ++i)
+      EXPECT_EQ(windows.ids[10 * w + i], static_cast<std::int32_t>(std::array{0, 20, 50, 70}.at(w) + i));
+  EXPECT_EQ(disjoint_windows(tokenizer, {text_of(counting(100))}, 31, 10).count, 4);
+  EXPECT_EQ(disjoint_windows(tokenizer, {text_of(counting(99))}, 0, 10).count, 9);
+}
+
+TEST_F(Corpus, ATextThatIsShortGivesAllItHasToDisjointWindows) {
+  const ByteTokenizer tokenizer(true, false);
+  const std::vector<Text> texts{text_of(std::string(7, 'a')), text_of(std::string(50, 'b'))};
+  const Windows windows = disjoint_windows(tokenizer, texts, 20, 2);
+  EXPECT_EQ(windows.count, 10);
+  EXPECT_EQ(std::count(windows.ids.begin(), windows.ids.end(), 'a'), 6);
+  EXPECT_THROW(disjoint_windows(tokenizer, texts, 58, 2), core::ConfigError);
+  expect_format_error([&] { disjoint_windows(tokenizer, {text_of("abc", "short.txt")}, 4, 4); }, "short.txt",
+                      "3 tokens, less than one window of 4");
 }
 
 TEST_F(Corpus, DocumentMarksAreDroppedFromCalibration) {

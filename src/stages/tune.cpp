@@ -1,0 +1,433 @@
+// The stage that tunes the numbers of packed linears and the norms by gradients: phase after phase of --tune, each of
+// which publishes one more generation of every layer.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <set>
+
+#include "comm/agreement.h"
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "core/whereabouts.h"
+#include "model/block_norms.h"
+#include "run/layer_store.h"
+#include "stages/stage.h"
+#include "stages/tuning_state.h"
+#include "tune/block_tuning.h"
+#include "tune/distillation.h"
+#include "tune/footprint.h"
+#include "tune/loss_sum.h"
+
+namespace voronoi::stages {
+namespace {
+
+constexpr const char* kName = "tune";
+constexpr const char* kBlock = "block";
+constexpr const char* kEndToEnd = "end-to-end";
+/// Looks at the held-out text in the course of a descent, and states of it that are kept.
+constexpr std::int64_t kLooks = 4, kKept = 32;
+
+std::string_view name_of(tune::DescentEnd end) {
+  switch (end) {
+    case tune::DescentEnd::finished:
+      return "finished";
+    case tune::DescentEnd::no_gain:
+      return "no gain";
+    case tune::DescentEnd::diverged:
+      return "diverged";
+    case tune::DescentEnd::stopped:
+      return "stopped";
+  }
+  throw core::InternalError("end of a descent");
+}
+
+/// One phase: what it starts from is generation `base` of every layer, what it publishes the next.
+class Phase {
+ public:
+  Phase(Work& work, std::string name, std::int64_t base)
+      : work_(work), name_(std::move(name)), base_(base), source_(make_source(base)) {
+    const tune::Sequences& sequences = work.inputs.tuning_sequences;
+    const auto n = std::ssize(sequences.training) / sequences.batch * work.settings.tune_passes;
+    plan_.n_steps = n;
+    plan_.look_every = std::max<std::int64_t>(1, (n + kLooks - 1) / kLooks);
+    plan_.keep_every = std::max<std::int64_t>(1, n / kKept);
+    const auto& config = work.config();
+    comm::on_root(work.world, [&] { nominal_bits_ = run::nominal_bits(work_.run.state); });
+    nominal_bits_ = tune::agreed_number(work.world, nominal_bits_);
+    plan_.learning_rate = work.settings.tune_learning_rate > 0
+                              ? work.settings.tune_learning_rate
+                              : tune::default_learning_rate(nominal_bits_, config.hidden_size);
+  }
+
+  void run() {
+    find_pending();
+    if (pending_.empty()) return;
+    begin();
+    if (name_ == kBlock)
+      run_blocks();
+    else
+      run_end_to_end();
+  }
+
+ private:
+  model::ModelConfig const& config() const { return work_.config(); }
+
+  /// The run's layers, and norms where an earlier phase made them, as of a generation.
+  std::unique_ptr<run::RunSource> make_source(std::int64_t generation) const {
+    run::Published published;
+    for (const model::LinearSpec& linear : model::block_linears(config())) published.linears[linear.name] = generation;
+    if (generation > 0)
+      for (std::int64_t layer = 0; layer < config().n_layers; ++layer)
+        for (const std::string& norm : norm_names(layer)) published.tensors[norm] = generation;
+    return std::make_unique<run::RunSource>(*work_.inputs.model, work_.run.paths, std::move(published));
+  }
+
+  std::vector<std::string> norm_names(std::int64_t layer) const {
+    struct {
+      int input_norm, feed_forward_norm, attention_out_norm, feed_forward_out_norm, q_norm, k_norm;
+    } none{};
+    std::vector<std::string> names;
+    model::for_each_norm(config(), layer, none, [&](const std::string& name, int) { names.push_back(name); });
+    return names;
+  }
+
+  std::vector<std::string> linear_names(std::int64_t layer) const {
+    std::vector<std::string> names;
+    for (const model::SiteSpec& site : model::block_sites(config(), layer))
+      for (const model::LinearSpec& linear : site.linears) names.push_back(linear.name);
+    return names;
+  }
+
+  /// Rank 0: whether the newest generation of a layer or norm is older than the phase's.
+  bool lacks_layer(const std::string& name) const { return work_.run.state.layers.at(name).generation <= base_; }
+  bool lacks_tensor(const std::string& name, std::int64_t generation) const {
+    const auto found = work_.run.state.tensors.find(name);
+    return found == work_.run.state.tensors.end() || found->second.generation < generation;
+  }
+
+  /// Blocks of which something is to be published; the number behind the last stands for the final norm.
+  void find_pending() {
+    std::string pending(static_cast<std::size_t>(config().n_layers) + 1, '0');
+    comm::on_root(work_.world, [&] {
+      for (std::int64_t layer = 0; layer < config().n_layers; ++layer) {
+        const std::vector<std::string> linears = linear_names(layer), norms = norm_names(layer);
+        if (std::any_of(linears.begin(), linears.end(), [&](const auto& name) { return lacks_layer(name); }) ||
+            std::any_of(norms.begin(), norms.end(), [&](const auto& name) { return lacks_tensor(name, base_ + 1); }))
+          pending[static_cast<std::size_t>(layer)] = '1';
+      }
+      if (name_ == kEndToEnd && lacks_tensor(tune::Distillation::kFinalNorm, 1)) pending.back() = '1';
+    });
+    pending = work_.world.broadcast(pending, 0);
+    for (std::size_t i = 0; i < pending.size(); ++i)
+      if (pending[i] == '1') pending_.insert(static_cast<std::int64_t>(i));
+  }
+
+  /// Everything that decides what the phase makes, the layers that it starts from included.
+  core::Json settings_json() const {
+    const tune::Sequences& sequences = work_.inputs.tuning_sequences;
+    std::string layers;
+    for (const auto& [name, layer] : work_.run.state.layers) {
+      if (layer.generation == base_) layers += name + " " + layer.sha256 + "\n";
+      const auto earlier = work_.run.state.earlier_layers.find(name);
+      if (earlier == work_.run.state.earlier_layers.end()) continue;
+      for (const run::LayerRecord& record : earlier->second)
+        if (record.generation == base_) layers += name + " " + record.sha256 + "\n";
+    }
+    return {{"ids", core::sha256(std::as_bytes(std::span(work_.inputs.tuning_windows.ids)))},
+            {"context", work_.inputs.tuning_windows.context},
+            {"sequences", sequences.training.size()},
+            {"held_out", sequences.held_out.size()},
+            {"batch", sequences.batch},
+            {"passes", work_.settings.tune_passes},
+            {"learning_rate", fmt::format("{:.17g}", plan_.learning_rate)},
+            {"seed", seed()},
+            {"layers", core::sha256(layers)}};
+  }
+
+  std::uint64_t seed() const { return static_cast<std::uint64_t>(work_.run.parameters.seed); }
+
+  void begin() {
+    std::string settings;
+    comm::on_root(work_.world, [&] {
+      const core::Json now = settings_json();
+      settings = now.dump();
+      const auto before = work_.run.state.tuning.find(name_);
+      if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
+          before->second.begun.settings.at("layers") == now.at("layers"))
+        throw core::ConfigError(
+            fmt::format("--tune: {} of this run began with other text or settings ({}, now {}); give those of then, "
+                        "or use another --run with --hessians-from",
+                        name_, before->second.begun.settings.dump(), settings));
+      const tune::Sequences& sequences = work_.inputs.tuning_sequences;
+      work_.run.append(run::TuningBegun{name_, now, std::ssize(sequences.training), std::ssize(sequences.held_out),
+                                        sequences.batch, work_.inputs.tuning_windows.context, plan_.n_steps});
+      core::log_info("tuning ({}): {} sequences of {} tokens, {} held out, {} a step, learning rate {:g}", name_,
+                     sequences.training.size(), work_.inputs.tuning_windows.context, sequences.held_out.size(),
+                     sequences.batch, plan_.learning_rate);
+      if (work_.world.size() > sequences.batch)
+        core::log_warning("tuning takes {} sequence(s) a step: {} of {} ranks have nothing to do", sequences.batch,
+                          work_.world.size() - sequences.batch, work_.world.size());
+    });
+    settings_ = work_.world.broadcast(settings, 0);
+  }
+
+  format::Encoding read_base(const std::string& linear) const {
+    return run::read_layer(work_.run.paths, linear, base_);
+  }
+
+  /// What all descents of the phase share.
+  tune::Descent calls(std::int64_t block) {
+    tune::Descent calls;
+    calls.stop = [this] { return work_.stop_agreed(); };
+    calls.point = [this, block](const tune::DescentPoint& point) {
+      if (work_.world.rank() != 0) return;
+      const bool finite = std::isfinite(point.held_out_loss);
+      work_.run.append(run::TuningPoint{name_, block, point.step, point.training_loss,
+                                        finite ? point.held_out_loss : 0.0, point.learning_rate, !finite});
+      core::log_debug("tuning ({}{}): step {}, held-out loss {:.5f}, training loss {:.5f}", name_,
+                      block < 0 ? "" : fmt::format(", block {}", block + 1), point.step, point.held_out_loss,
+                      point.training_loss);
+      held_out_ = point.held_out_loss;
+    };
+    calls.keep = [](const tune::DescentState&) {};
+    return calls;
+  }
+
+  /// Rank 0: published and journalled unless it is there.
+  void publish(std::int64_t layer, const tune::BlockResult& result, double seconds) {
+    const store::Attempt& attempt = *work_.run.attempt;
+    for (const auto& [name, encoding] : result.linears) {
+      if (!lacks_layer(name)) continue;
+      const run::NextGeneration next = run::next_layer_generation(work_.run.state, name);
+      run::LayerRecord record = work_.run.state.layers.at(name);
+      record.parent = next.parent;
+      record.generation = next.generation;
+      record.start = work_.run.state.start;
+      record.rank = 0;
+      record.seconds = seconds / static_cast<double>(result.linears.size());
+      record.statistics = core::Json::object();
+      // The error in the Hessian's metric is that of quantization: tuning goes by another loss.
+      record.sha256 = run::write_layer(attempt, name, next.generation, {encoding, record.relative_error, {}});
+      work_.run.add(record);
+    }
+    for (const auto& [name, values] : result.norms) publish_norm(name, base_ + 1, values);
+    work_.run.journal->commit();
+    core::log_debug("block {}: generation {} published", layer + 1, base_ + 1);
+  }
+
+  void publish_norm(const std::string& name, std::int64_t generation, std::span<const float> values) {
+    if (!lacks_tensor(name, generation)) return;
+    const run::NextGeneration next = run::next_tensor_generation(work_.run.state, name);
+    const std::string sha256 =
+        run::write_tensor(*work_.run.attempt, name, next.generation, {std::ssize(values)}, values);
+    work_.run.add(run::TensorRecord{name, sha256, next.generation, work_.run.state.start, next.parent});
+  }
+
+  void journal_end(std::int64_t block, tune::DescentEnd end, const tune::DescentState& state, double seconds) {
+    if (work_.world.rank() != 0) return;
+    work_.run.append(run::TuningEnded{name_, block, std::string(name_of(end)), state.step, state.best_step,
+                                      state.fallbacks, state.first_loss, state.best_loss, seconds});
+  }
+
+  void show(const std::string& doing, double predicted, double elapsed, double share) {
+    if (work_.world.rank() != 0) return;
+    const double left = share > 0 ? elapsed * (1 - share) / share : work_.clock.corrected(kName, predicted) - elapsed;
+    work_.clock.under_way(kName, predicted, elapsed, std::max(left, 0.0));
+    core::show_progress(fmt::format("tuning ({}): {}{}{}", name_, doing,
+                                    held_out_ > 0 ? fmt::format(", held-out loss {:.4f}", held_out_) : "",
+                                    left_text(work_.clock.left())));
+    work_.tell(kName, name_ + ", " + doing);
+  }
+
+  double seconds_of(double operations) const { return operations / work_.rates.gemm; }
+
+  void run_end_to_end() {
+    const Clock::time_point start = Clock::now();
+    const tune::Sequences& sequences = work_.inputs.tuning_sequences;
+    const model::Windows& windows = work_.inputs.tuning_windows;
+    const auto ranks = static_cast<double>(work_.world.size());
+    const double held_out = static_cast<double>(sequences.held_out.size());
+    const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences);
+    const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
+                 looking = seconds_of(work.held_out) * held_out * (kLooks + 1) / ranks,
+                 teaching = seconds_of(work.teacher) / ranks;
+    work_.clock.expect(kName, stepping + looking + teaching);
+
+    model::Transformer student(*source_, work_.context, core::DType::f32);
+    tune::Distillation distillation(
+        work_.context, work_.world, student, [this](const std::string& linear) { return read_base(linear); }, windows,
+        sequences, seed());
+    tune::DescentState state;
+    const bool found = find_state(distillation.initial().size(), state);
+    if (!found) state.values = distillation.initial();
+    tune::DescentEnd end = tune::DescentEnd::finished;
+    if (state.step < plan_.n_steps || state.looked_at < state.step) {
+      {
+        model::Transformer teacher(*work_.inputs.model, work_.context, core::DType::f32);
+        distillation.teach(teacher, [&](std::int64_t done, std::int64_t all) {
+          show(fmt::format("the unquantized model, {}/{}", done, all), teaching,
+               std::chrono::duration<double>(Clock::now() - start).count(),
+               static_cast<double>(done) / static_cast<double>(all));
+        });
+      }
+      work_.clock.done(kName, teaching, std::chrono::duration<double>(Clock::now() - start).count());
+      if (work_.stop_agreed()) return;
+      const Clock::time_point descent = Clock::now();
+      const std::int64_t first = state.step;
+      tune::Descent descent_calls = calls(-1);
+      descent_calls.differentiate = [&](std::int64_t step, std::span<const float> values,
+                                        std::vector<float>& gradient) {
+        return distillation.differentiate(step, values, gradient);
+      };
+      descent_calls.held_out = [&](std::span<const float> values) { return distillation.held_out_loss(values); };
+      descent_calls.rounded = [&](std::span<const float> values) { return distillation.rounded(values); };
+      descent_calls.stepped = [&](std::int64_t step, double) {
+        work_.tokens_per_second = static_cast<double>((step - first) * sequences.batch * windows.context) /
+                                  std::chrono::duration<double>(Clock::now() - descent).count();
+        show(fmt::format("step {}/{}", step, plan_.n_steps), stepping + looking,
+             std::chrono::duration<double>(Clock::now() - descent).count(),
+             static_cast<double>(step - first) / static_cast<double>(plan_.n_steps - first));
+      };
+      descent_calls.keep = [&](const tune::DescentState& now) {
+        comm::on_root(work_.world, [&] { write_tuning_state(*work_.run.attempt, name_, settings_, now); });
+      };
+      end = tune::descend(work_.context.pool(), distillation.segments(), plan_, descent_calls, state);
+      if (end == tune::DescentEnd::stopped) return;
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      work_.clock.done(kName, stepping + looking, seconds);
+      journal_end(-1, end, state, seconds);
+      comm::on_root(work_.world, [&] {
+        // What is published again, should a file of it be lost.
+        tune::DescentState last = state;
+        last.values = state.best;
+        last.adam = {};
+        last.step = last.looked_at = plan_.n_steps;
+        write_tuning_state(*work_.run.attempt, name_, settings_, last);
+        core::log_info("tuned ({}, {}): held-out loss {:.4f} before, {:.4f} after {} of {} steps", name_, name_of(end),
+                       state.first_loss, state.best_loss, state.best_step, state.step);
+      });
+    }
+    comm::on_root(work_.world, [&] {
+      const double seconds =
+          std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(config().n_layers);
+      for (std::int64_t layer = 0; layer < config().n_layers; ++layer)
+        if (pending_.contains(layer)) publish(layer, distillation.result(layer, state.best), seconds);
+      publish_norm(tune::Distillation::kFinalNorm, 1, distillation.final_norm(state.best));
+      work_.run.journal->commit();
+    });
+  }
+
+  /// The state that an earlier start kept, on every rank; false: there is none that can be used.
+  bool find_state(std::size_t n_parameters, tune::DescentState& state) {
+    std::string found = "0";
+    comm::on_root(work_.world, [&] {
+      const auto file = work_.run.paths.tuning_state(name_);
+      if (!std::filesystem::exists(file)) return;
+      try {
+        state = read_tuning_state(work_.run.paths, name_, settings_, n_parameters);
+        found = "1";
+      } catch (const core::FormatError& error) {
+        core::log_warning("{}; moved to {}, tuning begins anew", error.what(),
+                          work_.run.attempt->quarantine(file).string());
+      }
+    });
+    found = work_.world.broadcast(found, 0);
+    if (found != "1") return false;
+    if (work_.world.rank() != 0) state = read_tuning_state(work_.run.paths, name_, settings_, n_parameters);
+    return true;
+  }
+
+  void run_blocks() {
+    const tune::Sequences& sequences = work_.inputs.tuning_sequences;
+    const model::Windows& windows = work_.inputs.tuning_windows;
+    const auto predicted = [&](std::int64_t layer) {
+      const tune::TuneWork work = tune::block_work(config(), layer, windows.context, sequences);
+      double operations = work.teacher;
+      if (pending_.contains(layer))
+        operations += work.step * static_cast<double>(plan_.n_steps * sequences.batch) +
+                      work.held_out * static_cast<double>(sequences.held_out.size()) * (kLooks + 1);
+      return seconds_of(operations) / work_.world.size();
+    };
+    const std::int64_t last = *pending_.rbegin();
+    for (std::int64_t layer = 0; layer <= last; ++layer) work_.clock.expect(kName, predicted(layer));
+    const std::unique_ptr<run::RunSource> tuned = make_source(base_ + 1);
+    model::Transformer teacher(*work_.inputs.model, work_.context, core::DType::f32),
+        student(*source_, work_.context, core::DType::f32), finished(*tuned, work_.context, core::DType::f32);
+    tune::BlockTuning tuning(work_.context, work_.world, teacher, windows, sequences, seed());
+    for (std::int64_t layer = 0; layer <= last; ++layer) {
+      if (work_.stop_agreed()) return;
+      const Clock::time_point start = Clock::now();
+      const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+      const std::string doing = fmt::format("block {}/{}", layer + 1, config().n_layers);
+      held_out_ = 0;
+      show(doing, predicted(layer), 0, 0);
+      tuning.advance_teacher(teacher.load_block(layer));
+      if (!pending_.contains(layer)) {
+        tuning.advance_student(finished.load_block(layer));
+        work_.clock.done(kName, predicted(layer), elapsed());
+        continue;
+      }
+      tune::TunedBlock block(work_.context, student, layer,
+                             [this](const std::string& linear) { return read_base(linear); });
+      tune::DescentState state;
+      state.values = block.initial();
+      tune::Descent descent_calls = calls(layer);
+      descent_calls.differentiate = [&](std::int64_t step, std::span<const float> values,
+                                        std::vector<float>& gradient) {
+        return tuning.differentiate(block, step, values, gradient);
+      };
+      descent_calls.held_out = [&](std::span<const float> values) { return tuning.held_out_loss(block, values); };
+      descent_calls.rounded = [&](std::span<const float> values) { return block.rounded(values); };
+      descent_calls.stepped = [&](std::int64_t step, double) {
+        show(doing, predicted(layer), elapsed(), static_cast<double>(step) / static_cast<double>(plan_.n_steps));
+      };
+      const tune::DescentEnd end = tune::descend(work_.context.pool(), block.segments(), plan_, descent_calls, state);
+      if (end == tune::DescentEnd::stopped) return;
+      journal_end(layer, end, state, elapsed());
+      comm::on_root(work_.world, [&] { publish(layer, block.result(state.best), elapsed()); });
+      tuning.advance_student(block, state.best);
+      work_.clock.done(kName, predicted(layer), elapsed());
+    }
+  }
+
+  Work& work_;
+  std::string name_;
+  std::int64_t base_;
+  double nominal_bits_ = 0;
+  std::unique_ptr<run::RunSource> source_;
+  tune::DescentPlan plan_;
+  std::set<std::int64_t> pending_;
+  std::string settings_;
+  double held_out_ = 0;  // on rank 0: of the last look
+};
+
+void run_tune_stage(Work& work) {
+  std::string missing;
+  comm::on_root(work.world, [&] {
+    for (const model::LinearSpec& linear : model::block_linears(work.config()))
+      if (!work.run.state.layers.contains(linear.name)) {
+        core::log_warning("not tuned: {} is not quantized", linear.name);
+        missing = linear.name;
+        return;
+      }
+  });
+  if (!work.world.broadcast(missing, 0).empty()) return;
+  const Clock::time_point start = Clock::now();
+  std::int64_t generation = 0;
+  for (const std::string& name : run::tune_phases(work.settings)) {
+    Phase(work, name, generation++).run();
+    if (work.stopped) break;
+  }
+  work.journal_time(kName, start);
+}
+
+}  // namespace
+
+StageRun begin_tune(Work& work) {
+  return [&work](const Window&) { run_tune_stage(work); };
+}
+
+}  // namespace voronoi::stages

@@ -1,0 +1,110 @@
+#include "stages/tuning_state.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "core/error.h"
+#include "store/shard.h"
+
+namespace voronoi::stages {
+namespace {
+
+constexpr std::string_view kKind = "voronoi state of tuning, version 1";
+
+template <class T>
+store::ShardArray array_of(const char* name, core::DType dtype, std::span<const T> values) {
+  store::ShardArray array{name, dtype, {std::ssize(values)}, {}};
+  array.bytes.resize(values.size_bytes());
+  if (!values.empty()) std::memcpy(array.bytes.data(), values.data(), values.size_bytes());
+  return array;
+}
+
+/// Every number of the state that is no vector, in the order of the file; whole ones are far below 2^53.
+template <class State, class Visit>
+void for_each_number(State& state, const Visit& visit) {
+  visit(state.step);
+  visit(state.adam.steps);
+  visit(state.best_loss);
+  visit(state.best_step);
+  visit(state.first_loss);
+  visit(state.looked_at);
+  visit(state.without_gain);
+  visit(state.loss_sum);
+  visit(state.n_summed);
+  visit(state.fallbacks);
+}
+
+template <class State, class Visit>
+void for_each_vector(State& state, const Visit& visit) {
+  visit("values", state.values);
+  visit("first_moment", state.adam.first);
+  visit("second_moment", state.adam.second);
+  visit("best", state.best);
+}
+
+}  // namespace
+
+void write_tuning_state(const store::Attempt& attempt, const std::string& phase, const std::string& settings,
+                        const tune::DescentState& state) {
+  store::Shard shard;
+  shard.attributes["kind"] = kKind;
+  shard.attributes["phase"] = phase;
+  shard.attributes["settings"] = settings;
+  std::vector<double> numbers;
+  for_each_number(state, [&](const auto& number) { numbers.push_back(static_cast<double>(number)); });
+  shard.arrays.push_back(array_of<double>("numbers", core::DType::f64, numbers));
+  for_each_vector(state, [&](const char* name, const std::vector<float>& values) {
+    if (!values.empty()) shard.arrays.push_back(array_of<float>(name, core::DType::f32, values));
+  });
+  attempt.publish(attempt.paths().tuning_state(phase), store::serialize(shard));
+}
+
+tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::string& phase,
+                                     const std::string& settings, std::size_t n_parameters) {
+  const std::string file = paths.tuning_state(phase).string();
+  store::Shard shard = store::read_shard(file);
+  if (shard.attributes["kind"] != kKind || shard.attributes["phase"] != phase)
+    throw core::FormatError(file, fmt::format("is not a file of kind '{}' and phase '{}'", kKind, phase));
+  if (shard.attributes["settings"] != settings)
+    throw core::FormatError(file, "is of other settings of tuning, or of other quantized layers");
+  tune::DescentState state;
+  std::size_t n_numbers = 0;
+  for_each_number(state, [&](const auto&) { ++n_numbers; });
+  const auto find = [&](const std::string& name) {
+    for (const store::ShardArray& array : shard.arrays)
+      if (array.name == name) return &array;
+    return static_cast<const store::ShardArray*>(nullptr);
+  };
+  const store::ShardArray* numbers = find("numbers");
+  if (numbers == nullptr || numbers->dtype != core::DType::f64 || numbers->bytes.size() != n_numbers * sizeof(double))
+    throw core::FormatError(file, fmt::format("does not hold {} numbers of F64", n_numbers));
+  std::size_t at = 0;
+  for_each_number(state, [&](auto& number) {
+    double value = 0;
+    std::memcpy(&value, numbers->bytes.data() + at++ * sizeof(double), sizeof value);
+    using T = std::decay_t<decltype(number)>;
+    if constexpr (std::is_same_v<T, std::int64_t>) {
+      if (!(value >= -1 && value < 0x1p53) || value != std::floor(value))
+        throw core::FormatError(file, fmt::format("counts {:g} where a whole number is wanted", value));
+    }
+    number = static_cast<T>(value);
+  });
+  for_each_vector(state, [&](const char* name, std::vector<float>& values) {
+    const store::ShardArray* array = find(name);
+    if (array == nullptr) return;
+    if (array->dtype != core::DType::f32 || array->bytes.size() != n_parameters * sizeof(float))
+      throw core::FormatError(file, fmt::format("{}: {} F32 numbers are wanted", name, n_parameters));
+    values.resize(n_parameters);
+    std::memcpy(values.data(), array->bytes.data(), array->bytes.size());
+  });
+  if (state.values.empty() || state.best.empty() || state.adam.first.size() != state.adam.second.size())
+    throw core::FormatError(file, "lacks the parameters, or one of Adam's two moments");
+  return state;
+}
+
+}  // namespace voronoi::stages

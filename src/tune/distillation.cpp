@@ -1,0 +1,202 @@
+#include "tune/distillation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/error.h"
+#include "model/block_prefetcher.h"
+#include "tune/loss_sum.h"
+
+namespace voronoi::tune {
+
+using backend::Array;
+using model::HiddenStates;
+
+std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size) {
+  const std::int64_t stream = n_tokens * hidden_size * std::int64_t{sizeof(float)};
+  const std::int64_t kept = std::max<std::int64_t>(1, kStreamBytes / stream);
+  return (n_layers + kept - 1) / kept;
+}
+
+Distillation::Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
+                           const TunedBlock::LayerReader& read_layer, const model::Windows& windows,
+                           const Sequences& sequences, std::uint64_t seed)
+    : context_(context),
+      world_(world),
+      student_(student),
+      windows_(windows),
+      sequences_(sequences),
+      seed_(seed),
+      gradient_sum_(context, world) {
+  const auto take = [&](std::span<const Segment> segments, std::span<const float> initial) {
+    const auto before = static_cast<std::int64_t>(initial_.size());
+    first_.push_back(before);
+    for (Segment segment : segments) {
+      segment.first += before;
+      segments_.push_back(std::move(segment));
+    }
+    initial_.insert(initial_.end(), initial.begin(), initial.end());
+  };
+  for (std::int64_t layer = 0; layer < student.config().n_layers; ++layer) {
+    blocks_.push_back(std::make_unique<TunedBlock>(context, student, layer, read_layer));
+    take(blocks_.back()->segments(), blocks_.back()->initial());
+    parameters_.emplace_back(context, blocks_.back()->n_parameters());
+    sums_.emplace_back(context, blocks_.back()->n_parameters());
+  }
+  norm_ = student.final_norm();
+  norm_sum_ = Array<float>(context, norm_.size());
+  const std::vector<float> norm = norm_.to_host();
+  double square = 0;
+  for (const float value : norm) square += static_cast<double>(value) * static_cast<double>(value);
+  const Segment segment{kFinalNorm, {},           Kind::norm,
+                        0,          norm_.size(), std::sqrt(square / static_cast<double>(norm.size()))};
+  take({&segment, 1}, norm);
+}
+
+std::span<const float> Distillation::part(std::span<const float> values, std::size_t block) const {
+  const auto first = static_cast<std::size_t>(first_[block]);
+  return values.subspan(
+      first, (block + 1 < first_.size() ? static_cast<std::size_t>(first_[block + 1]) : values.size()) - first);
+}
+
+std::vector<float> Distillation::rounded(std::span<const float> values) const {
+  std::vector<float> result;
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const std::vector<float> block = blocks_[b]->rounded(part(values, b));
+    result.insert(result.end(), block.begin(), block.end());
+  }
+  for (const float value : part(values, blocks_.size())) result.push_back(rounded_norm(student_.config(), value));
+  return result;
+}
+
+BlockResult Distillation::result(std::int64_t layer, std::span<const float> values) const {
+  const auto block = static_cast<std::size_t>(layer);
+  return blocks_[block]->result(part(values, block));
+}
+
+std::vector<float> Distillation::final_norm(std::span<const float> values) const {
+  std::vector<float> norm;
+  for (const float value : part(values, blocks_.size()))
+    norm.push_back(value - (student_.config().norm_plus_one ? 1.0F : 0.0F));
+  return norm;
+}
+
+void Distillation::place(std::span<const float> values) {
+  for (std::size_t b = 0; b < blocks_.size(); ++b) parameters_[b].assign(part(values, b));
+  norm_.assign(part(values, blocks_.size()));
+}
+
+HiddenStates Distillation::embed(std::int64_t window) {
+  return student_.embed(
+      std::span(windows_.ids)
+          .subspan(static_cast<std::size_t>(window * windows_.context), static_cast<std::size_t>(windows_.context)),
+      1, windows_.context);
+}
+
+void Distillation::teach(model::Transformer& teacher, const std::function<void(std::int64_t, std::int64_t)>& told) {
+  const std::vector<std::int64_t> mine = windows_of(sequences_, world_.rank(), world_.size());
+  const model::ModelConfig& config = teacher.config();
+  const std::int64_t bytes = windows_.context * config.hidden_size * std::int64_t{sizeof(float)};
+  const auto group = static_cast<std::size_t>(std::max<std::int64_t>(1, kTeacherBytes / bytes));
+  const auto n_groups = static_cast<std::int64_t>((mine.size() + group - 1) / group);
+  std::vector<std::int64_t> layers;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) layers.push_back(layer);
+  for (std::int64_t g = 0; g < n_groups; ++g) {
+    const std::size_t first = static_cast<std::size_t>(g) * group, last = std::min(first + group, mine.size());
+    std::vector<HiddenStates> hidden;
+    for (std::size_t i = first; i < last; ++i) hidden.push_back(embed(mine[i]));
+    model::BlockPrefetcher prefetcher(teacher, context_, layers);
+    for (const std::int64_t layer : layers) {
+      const model::BlockWeights weights = prefetcher.next();
+      for (HiddenStates& states : hidden) teacher.run_block(weights, states);
+      told(g * config.n_layers + layer + 1, n_groups * config.n_layers);
+    }
+    for (std::size_t i = first; i < last; ++i) teacher_[mine[i]] = hidden[i - first].values.to_host();
+  }
+}
+
+void Distillation::run_blocks(std::int64_t first, std::int64_t last, HiddenStates& hidden) {
+  for (std::int64_t layer = first; layer < last; ++layer) {
+    TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
+    student_.run_block(block.assemble(parameters_[static_cast<std::size_t>(layer)].data()), hidden);
+    block.drop();
+  }
+}
+
+double Distillation::sequence_loss(std::int64_t window) {
+  HiddenStates hidden = embed(window);
+  run_blocks(0, std::ssize(blocks_), hidden);
+  const HiddenStates teacher{1, windows_.context, Array<float>(context_, std::span<const float>(teacher_.at(window)))};
+  return mean(student_.divergence(hidden, teacher, 0, &norm_).loss);
+}
+
+double Distillation::sequence_gradient(std::int64_t window) {
+  const std::int64_t n_layers = std::ssize(blocks_);
+  const std::int64_t stride = stream_stride(n_layers, windows_.context, student_.config().hidden_size);
+  const auto states = [&](const std::vector<float>& values) {
+    return HiddenStates{1, windows_.context, Array<float>(context_, std::span<const float>(values))};
+  };
+  std::vector<std::vector<float>> kept;  // what enters blocks 0, stride, 2 stride, ...
+  HiddenStates hidden = embed(window);
+  for (std::int64_t first = 0; first < n_layers; first += stride) {
+    kept.push_back(hidden.values.to_host());
+    run_blocks(first, std::min(first + stride, n_layers), hidden);
+  }
+  model::Transformer::LossGradient loss = student_.divergence(
+      hidden, states(teacher_.at(window)), 1.0F / static_cast<float>(windows_.context * sequences_.batch), &norm_);
+  context_.nn().add(context_.exec(), norm_sum_.size(), loss.norm.data(), norm_sum_.data());
+  hidden = {};
+  while (!kept.empty()) {
+    const std::int64_t first = (std::ssize(kept) - 1) * stride, last = std::min(first + stride, n_layers);
+    std::vector<HiddenStates> inputs;
+    inputs.push_back(states(kept.back()));
+    kept.pop_back();
+    for (std::int64_t layer = first; layer + 1 < last; ++layer) {
+      HiddenStates next{1, windows_.context, inputs.back().values.clone()};
+      run_blocks(layer, layer + 1, next);
+      inputs.push_back(std::move(next));
+    }
+    for (std::int64_t layer = last - 1; layer >= first; --layer) {
+      const auto b = static_cast<std::size_t>(layer);
+      blocks_[b]->assemble(parameters_[b].data());
+      blocks_[b]->backward(student_, parameters_[b].data(), inputs.back(), loss.hidden, sums_[b].data());
+      blocks_[b]->drop();
+      inputs.pop_back();
+    }
+  }
+  return mean(loss.loss);
+}
+
+double Distillation::differentiate(std::int64_t step, std::span<const float> values, std::vector<float>& gradient) {
+  place(values);
+  const Share stripes = share_of(sequences_.batch, world_.rank(), world_.size());
+  std::vector<double> losses;
+  for (std::int64_t stripe = stripes.first; stripe < stripes.last; ++stripe) {
+    for (Array<float>& sum : sums_) sum.zero();
+    norm_sum_.zero();
+    losses.push_back(sequence_gradient(window_of(sequences_, seed_, step, stripe)));
+    std::vector<float> mine;
+    mine.reserve(initial_.size());
+    for (const Array<float>& sum : sums_) {
+      const std::vector<float> block = sum.to_host();
+      mine.insert(mine.end(), block.begin(), block.end());
+    }
+    const std::vector<float> norm = norm_sum_.to_host();
+    mine.insert(mine.end(), norm.begin(), norm.end());
+    gradient_sum_.add(stripe, mine);
+  }
+  gradient = gradient_sum_.total(static_cast<std::int64_t>(initial_.size()));
+  return mean(all_numbers(world_, losses));
+}
+
+double Distillation::held_out_loss(std::span<const float> values) {
+  place(values);
+  const Share share = share_of(std::ssize(sequences_.held_out), world_.rank(), world_.size());
+  std::vector<double> losses;
+  for (std::int64_t i = share.first; i < share.last; ++i)
+    losses.push_back(sequence_loss(sequences_.held_out[static_cast<std::size_t>(i)]));
+  return mean(all_numbers(world_, losses));
+}
+
+}  // namespace voronoi::tune

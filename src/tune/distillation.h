@@ -1,0 +1,83 @@
+// End to end: the numbers of all packed linears and all norms, by the divergence from the unquantized model.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/tensor.h"
+#include "comm/mpi.h"
+#include "model/corpus.h"
+#include "model/transformer.h"
+#include "tune/descent.h"
+#include "tune/gradient_sum.h"
+#include "tune/sequences.h"
+#include "tune/tuned_block.h"
+
+namespace voronoi::tune {
+
+/// Host memory that a rank gives to the residual streams between blocks of one sequence: where they would take more,
+/// every s-th is kept and those between are computed again.
+inline constexpr std::int64_t kStreamBytes = std::int64_t{8} << 30;
+/// Bytes of hidden states that run through the teacher together.
+inline constexpr std::int64_t kTeacherBytes = std::int64_t{1} << 30;
+
+/// Between which blocks the stream is kept: every stride-th.
+std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size);
+
+/// A student and its teacher's last hidden states, which are computed once. Loss: KL(teacher || student) over the
+/// vocabulary, mean over the positions of a step's sequences.
+class Distillation {
+ public:
+  /// `student`: reads norms, head and embedding of what is tuned, in f32. References must outlive it.
+  Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
+               const TunedBlock::LayerReader& read_layer, const model::Windows& windows, const Sequences& sequences,
+               std::uint64_t seed);
+
+  /// Hidden states of this rank's sequences behind the teacher's last block. `told`: after each block of a group of
+  /// sequences, with its number and how many there are in all; may throw to stop.
+  void teach(model::Transformer& teacher, const std::function<void(std::int64_t done, std::int64_t all)>& told);
+
+  /// Of the whole model: the blocks in their order, then the final norm.
+  const std::vector<Segment>& segments() const { return segments_; }
+  const std::vector<float>& initial() const { return initial_; }
+  std::vector<float> rounded(std::span<const float> values) const;
+
+  // Collective; the same on every rank.
+  double differentiate(std::int64_t step, std::span<const float> values, std::vector<float>& gradient);
+  double held_out_loss(std::span<const float> values);
+
+  /// Of rounded parameters: of block `layer`; the final norm as its file holds it.
+  BlockResult result(std::int64_t layer, std::span<const float> values) const;
+  std::vector<float> final_norm(std::span<const float> values) const;
+  static constexpr const char* kFinalNorm = "model.norm.weight";
+
+ private:
+  void place(std::span<const float> values);
+  model::HiddenStates embed(std::int64_t window);
+  std::span<const float> part(std::span<const float> values, std::size_t block) const;
+  /// Blocks [first, last) move the hidden states on.
+  void run_blocks(std::int64_t first, std::int64_t last, model::HiddenStates& hidden);
+  /// Loss of one sequence; its gradient is added to the device's sums.
+  double sequence_gradient(std::int64_t window);
+  double sequence_loss(std::int64_t window);
+
+  backend::Context& context_;
+  const comm::Communicator& world_;
+  model::Transformer& student_;
+  const model::Windows& windows_;
+  const Sequences& sequences_;
+  std::uint64_t seed_;
+  std::vector<std::unique_ptr<TunedBlock>> blocks_;
+  std::vector<std::int64_t> first_;  ///< of each block's parameters, then of the final norm's
+  std::vector<Segment> segments_;
+  std::vector<float> initial_;
+  std::map<std::int64_t, std::vector<float>> teacher_;    ///< this rank's windows -> last hidden states
+  std::vector<backend::Array<float>> parameters_, sums_;  ///< [block]
+  backend::Array<float> norm_, norm_sum_;
+  GradientSum gradient_sum_;
+};
+
+}  // namespace voronoi::tune

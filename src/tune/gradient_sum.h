@@ -1,0 +1,33 @@
+// The sum of the sequences' gradients of a step over all ranks, in an order that depends on the sequences alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/device.h"
+#include "calib/node_transport.h"
+#include "calib/sum_tree.h"
+#include "comm/mpi.h"
+
+namespace voronoi::tune {
+
+class GradientSum {
+ public:
+  /// Collective. References must outlive it.
+  GradientSum(backend::Context& context, const comm::Communicator& world);
+
+  /// The gradient (host) of the sequence in place `place` of the step; a rank's places follow one another.
+  void add(std::int64_t place, std::span<const float> gradient);
+  /// The sum of all ranks' gradients of n numbers, on every rank, and an empty sum for the next step; collective.
+  std::vector<float> total(std::int64_t n);
+
+ private:
+  backend::Context& context_;
+  const comm::Communicator& world_;
+  calib::NodeTransport transport_;
+  std::unique_ptr<calib::SumTree> tree_;
+};
+
+}  // namespace voronoi::tune

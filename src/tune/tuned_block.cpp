@@ -1,0 +1,172 @@
+#include "tune/tuned_block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/error.h"
+#include "format/format.h"
+#include "model/block_norms.h"
+
+namespace voronoi::tune {
+namespace {
+
+Kind kind_of(format::ParameterKind kind) {
+  switch (kind) {
+    case format::ParameterKind::codebook:
+      return Kind::codebook;
+    case format::ParameterKind::scale:
+      return Kind::scale;
+    case format::ParameterKind::bias:
+      return Kind::bias;
+  }
+  throw core::InternalError("kind of a parameter");
+}
+
+double root_mean_square(std::span<const float> values) {
+  double sum = 0;
+  for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
+  return std::sqrt(sum / static_cast<double>(std::max<std::size_t>(values.size(), 1)));
+}
+
+template <class T>
+auto part(T values, const Segment& segment) {
+  return values.subspan(static_cast<std::size_t>(segment.first), static_cast<std::size_t>(segment.size));
+}
+
+}  // namespace
+
+float rounded_norm(const model::ModelConfig& config, float value) {
+  const float offset = config.norm_plus_one ? 1.0F : 0.0F;
+  return core::round_to(config.stored_dtype, value - offset) + offset;
+}
+
+TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& transformer, std::int64_t layer,
+                       const LayerReader& read_layer)
+    : context_(context), config_(transformer.config()), weights_(transformer.load_block(layer)) {
+  const std::vector<model::SiteSpec> sites = model::block_sites(config_, layer);
+  for (std::size_t s = 0; s < sites.size(); ++s)
+    for (std::size_t i = 0; i < sites[s].linears.size(); ++i) {
+      const model::LinearSpec& spec = sites[s].linears[i];
+      weights_.linears[s][i] = model::LinearWeight{};
+      const format::Encoding encoding = read_layer(spec.name);
+      Linear linear{s,
+                    i,
+                    spec.name,
+                    spec.out_features,
+                    spec.in_features,
+                    n_parameters_,
+                    encoding.dtype,
+                    encoding.format->tuned(context, encoding)};
+      if (!linear.matrix)
+        throw core::ConfigError("--tune: " + spec.name + " is stored as '" + std::string(encoding.format->name()) +
+                                "', which has no numbers to tune; leave --tune out");
+      const std::vector<float> values = linear.matrix->initial();
+      initial_.insert(initial_.end(), values.begin(), values.end());
+      for (const format::ParameterRun& run : linear.matrix->runs())
+        segments_.push_back({spec.name, run.array, kind_of(run.kind), n_parameters_ + run.first, run.size, 0});
+      n_parameters_ += linear.matrix->n_parameters();
+      linears_.push_back(std::move(linear));
+    }
+  add_norms();
+  for (Segment& segment : segments_) segment.unit = root_mean_square(part(std::span<const float>(initial_), segment));
+}
+
+void TunedBlock::add_norms() {
+  model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string& name, const auto& norm) {
+    const std::vector<float> values = norm.to_host();
+    segments_.push_back({name, {}, Kind::norm, n_parameters_, norm.size(), 0});
+    n_parameters_ += norm.size();
+    initial_.insert(initial_.end(), values.begin(), values.end());
+  });
+}
+
+const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
+  for (const Linear& linear : linears_) {
+    model::LinearWeight& weight = weights_.linears[linear.site][linear.index];
+    const std::int64_t n = linear.out_features * linear.in_features;
+    if (weight.wide.size() != n) weight.wide = backend::Array<float>(context_, n);
+    linear.matrix->decode(context_, parameters + linear.first, weight.wide.data());
+  }
+  // Norms are the last segments, in the order of the walk.
+  auto segment = segments_.end() - std::count_if(segments_.begin(), segments_.end(),
+                                                 [](const Segment& s) { return s.kind == Kind::norm; });
+  model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string&, auto& norm) {
+    context_.memory().copy_on_device(context_.exec(), parameters + segment->first,
+                                     norm.size() * std::int64_t{sizeof(float)}, norm.data());
+    ++segment;
+  });
+  return weights_;
+}
+
+void TunedBlock::drop() {
+  for (const Linear& linear : linears_) weights_.linears[linear.site][linear.index].wide = {};
+  d_weight_ = {};
+}
+
+void TunedBlock::backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
+                          model::HiddenStates& gradient, float* sum) {
+  const auto& exec = context_.exec();
+  const auto observe = [&](const model::SiteSpec& site, std::size_t site_index, std::size_t index, std::int64_t n_rows,
+                           const float* x, const float* dy) {
+    const auto linear = std::find_if(linears_.begin(), linears_.end(), [&](const Linear& candidate) {
+      return candidate.site == site_index && candidate.index == index;
+    });
+    VORONOI_REQUIRE(linear != linears_.end(), "a gradient of a linear of " + site.name + " that is not there");
+    const std::int64_t n_out = linear->out_features, n_in = linear->in_features;
+    if (d_weight_.size() < n_out * n_in) {
+      d_weight_ = {};
+      d_weight_ = backend::Array<float>(context_, n_out * n_in);
+    }
+    context_.linalg().gemm_f32(exec, true, false, n_out, n_in, n_rows, 1.0F, dy, n_out, x, n_in, 0.0F, d_weight_.data(),
+                               n_in);
+    linear->matrix->add_gradient(context_, parameters + linear->first, d_weight_.data(), sum + linear->first);
+  };
+  model::BlockGradients gradients = transformer.make_gradients(weights_);
+  transformer.backward_block(weights_, input, gradient, &gradients, observe);
+  auto segment = segments_.end() - std::count_if(segments_.begin(), segments_.end(),
+                                                 [](const Segment& s) { return s.kind == Kind::norm; });
+  model::for_each_norm(config_, weights_.layer, gradients, [&](const std::string&, const auto& norm) {
+    context_.nn().add(exec, norm.size(), norm.data(), sum + segment->first);
+    ++segment;
+  });
+}
+
+std::vector<float> TunedBlock::rounded(std::span<const float> parameters) const {
+  VORONOI_REQUIRE(static_cast<std::int64_t>(parameters.size()) == n_parameters_, "parameters of another block");
+  std::vector<float> values(parameters.begin(), parameters.end());
+  for (const Linear& linear : linears_) {
+    const auto own = std::span(values).subspan(static_cast<std::size_t>(linear.first),
+                                               static_cast<std::size_t>(linear.matrix->n_parameters()));
+    for (float& value : own) value = core::round_to(linear.dtype, value);
+  }
+  for (const Segment& segment : segments_)
+    if (segment.kind == Kind::norm)
+      for (float& value : part(std::span(values), segment)) value = rounded_norm(config_, value);
+  return values;
+}
+
+BlockResult TunedBlock::result(std::span<const float> parameters) const {
+  BlockResult result;
+  for (const Linear& linear : linears_) {
+    try {
+      result.linears.emplace(linear.name, linear.matrix->rounded(parameters.subspan(
+                                              static_cast<std::size_t>(linear.first),
+                                              static_cast<std::size_t>(linear.matrix->n_parameters()))));
+    } catch (core::Error& error) {
+      error.add_context(linear.name);
+      throw;
+    }
+  }
+  const float offset = config_.norm_plus_one ? 1.0F : 0.0F;
+  for (const Segment& segment : segments_)
+    if (segment.kind == Kind::norm) {
+      const auto values = part(parameters, segment);
+      std::vector<float>& stored = result.norms[segment.tensor];
+      std::transform(values.begin(), values.end(), std::back_inserter(stored),
+                     [offset](float value) { return value - offset; });
+    }
+  return result;
+}
+
+}  // namespace voronoi::tune

@@ -1,0 +1,79 @@
+// A decoder block of packed linears whose numbers, and norms, are parameters.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/tensor.h"
+#include "format/encoding.h"
+#include "format/tuned.h"
+#include "model/transformer.h"
+#include "tune/parameters.h"
+
+namespace voronoi::tune {
+
+/// What tuning made of a block.
+struct BlockResult {
+  std::map<std::string, format::Encoding> linears;
+  std::map<std::string, std::vector<float>> norms;  ///< by tensor, as its file holds it
+};
+
+/// The codes lie on the device; parameters come from the caller with each call, as one vector [n_parameters()].
+class TunedBlock {
+ public:
+  /// The encoding that a linear is to start from, by its name.
+  using LayerReader = std::function<format::Encoding(const std::string& linear)>;
+
+  /// Norms, biases and routers as `transformer` loads them, which must outlive the block, as the context must. Throws
+  /// ConfigError for a linear of a format without parameters.
+  TunedBlock(backend::Context& context, const model::Transformer& transformer, std::int64_t layer,
+             const LayerReader& read_layer);
+
+  const std::vector<Segment>& segments() const { return segments_; }
+  std::int64_t n_parameters() const { return n_parameters_; }
+  const std::vector<float>& initial() const { return initial_; }
+
+  /// The block with these parameters (device memory), until the next call; its linears are fp32 and dense.
+  const model::BlockWeights& assemble(const float* parameters);
+  /// Gives back the memory of the dense linears.
+  void drop();
+  /// Transformer::backward_block of the block as it was last assembled, from these parameters. sum [n_parameters()]
+  /// (device memory) += the loss's derivative by the parameters.
+  void backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
+                model::HiddenStates& gradient, float* sum);
+
+  /// The parameters (host) as they will be stored: each array in its 16-bit type. Throws NumericError naming the
+  /// linear for what that type cannot hold.
+  std::vector<float> rounded(std::span<const float> parameters) const;
+  /// Of rounded parameters.
+  BlockResult result(std::span<const float> parameters) const;
+
+ private:
+  struct Linear {
+    std::size_t site = 0, index = 0;
+    std::string name;
+    std::int64_t out_features = 0, in_features = 0, first = 0;
+    core::DType dtype = core::DType::f16;
+    std::unique_ptr<format::TunedMatrix> matrix;
+  };
+  void add_norms();
+
+  backend::Context& context_;
+  const model::ModelConfig& config_;
+  model::BlockWeights weights_;
+  std::vector<Linear> linears_;
+  std::vector<Segment> segments_;
+  std::int64_t n_parameters_ = 0;
+  std::vector<float> initial_;
+  backend::Array<float> d_weight_;
+};
+
+/// A norm as it is stored in `dtype`, of what the normed value is multiplied by, and back.
+float rounded_norm(const model::ModelConfig& config, float value);
+
+}  // namespace voronoi::tune

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Tuning: the held-out loss falls; the same bytes on 1, 2 and 3 ranks and after any kill; the export is the tuned model; bad text and settings.
+# shellcheck source=common.sh
+. "$(dirname "$0")/common.sh"
+options=("${common[@]}" --calibration-sequences 24 --method vptq --centroids 16 --tune block,end-to-end --tune-passes 2)
+
+# held_out RUN PHASE FIELD: of the record of the end of a phase.
+ended() { grep '"type":"tuning_ended"' "$1/journal.log" | grep "\"phase\":\"$2\"" | sed -n "s/.*\"$3\":\([^,}]*\).*/\1/p"; }
+perplexity() { "$VORONOI" eval --model "$1" --text "$evaluation_text" --context 128 --windows 6 --json 2>/dev/null | sed -n 's/.*"perplexity":\([0-9.]*\).*/\1/p' | tail -1; }
+less() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
+
+expect 0 ranks 1 quantize --run "$work/reference" "${options[@]}"
+expect 0 "$VORONOI" verify "$work/reference"
+before=$(ended "$work/reference" end-to-end first_loss) after=$(ended "$work/reference" end-to-end best_loss)
+less "$after" "$before" || fail "end to end: held-out loss $before before, $after after"
+[ "$(ended "$work/reference" block end | wc -l)" = $((n_linears / 7)) ] || fail "not every block was tuned"
+# Every linear in three generations, the final norm in one of its own.
+for generation in "" .g1 .g2; do
+  [ "$(find "$work/reference/layers" -name "*_proj$generation.h5" | wc -l)" = "$n_linears" ] || fail "not $n_linears linears of generation '$generation'"
+done
+[ -e "$work/reference/layers/model.norm.weight.g1.h5" ] || fail "no final norm"
+
+# It is what evaluation, export and all ranks see.
+expect 0 ranks 1 quantize --run "$work/untuned" "${options[@]}" --tune none
+cp -r "$work/untuned" "$work/added"
+tuned=$(perplexity "$work/reference") untuned=$(perplexity "$work/untuned") exported=$(perplexity "$work/reference/export")
+if [ "$kind" = trained ]; then less "$tuned" "$untuned" || fail "perplexity $untuned before, $tuned after"; fi
+awk -v a="$tuned" -v b="$exported" 'BEGIN { exit !((a - b) ^ 2 < (1e-5 * b) ^ 2) }' || fail "run $tuned, export $exported"
+for n in 2 3; do
+  expect 0 ranks $n quantize --run "$work/ranks$n" "${options[@]}"
+  same_layers "$work/reference" "$work/ranks$n"
+done
+# A run that was made without tuning takes it later.
+expect 0 ranks 2 quantize --run "$work/added" "${options[@]}"
+same_layers "$work/reference" "$work/added"
+# Another seed takes the sequences in another order: the comparison above can fail.
+expect 0 ranks 1 quantize --run "$work/seed" "${options[@]}" --seed 1
+! diff -rq "$work/reference/layers" "$work/seed/layers" >/dev/null || fail "the seed changes nothing"
+
+# Killed in a block, between phases, in the steps of the second, while it publishes; on another number of ranks then.
+records() { local n; n=$(grep -c "\"type\":\"$2\"" "$1/journal.log" 2>/dev/null || true); [ "${n:-0}" -ge "$3" ]; }
+end_points() { local n; n=$(grep '"type":"tuning_point"' "$1/journal.log" 2>/dev/null | grep -c '"phase":"end-to-end"' || true); [ "${n:-0}" -ge "$2" ]; }
+interrupted=0
+for at in "records tuning_point 2" "records tuning_ended 2" "records layer $((2 * n_linears))" "end_points 1" "end_points 3" "records layer $((2 * n_linears + 8))"; do
+  read -ra condition <<<"$at"
+  run="$work/killed"
+  rm -rf "$run"
+  cp -r "$work/untuned" "$run"
+  timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>&1 &
+  launcher=$!
+  if hold "$run" "${condition[0]}" "$run" "${condition[@]:1}"; then
+    ranks_of "$run" | head -1 | xargs -r kill -9
+    release "$run"
+    interrupted=$((interrupted + 1))
+  fi
+  wait $launcher || true
+  expect 0 ranks 3 quantize --run "$run" "${options[@]}"
+  same_layers "$work/reference" "$run"
+done
+[ $interrupted -ge 4 ] || fail "only $interrupted of 6 runs were caught alive"
+
+# A stop on request keeps the step; the rest is done by the same command.
+run=$work/stopped
+cp -r "$work/untuned" "$run"
+"$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>"$work/stderr" &
+pid=$!
+hold "$run" end_points "$run" 2 || fail "it was over before it could be stopped"
+kill -USR1 $pid
+release "$run"
+code=0
+wait $pid || code=$?
+[ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }
+expect 0 ranks 2 quantize --run "$run" "${options[@]}"
+same_layers "$work/reference" "$run"
+
+# A lost layer of a tuned generation comes back from the state that was kept, a damaged state is made again.
+rm "$(find "$run/layers" -name '*down_proj.g2.h5' | head -1)"
+expect 0 ranks 1 quantize --run "$run" "${options[@]}"
+same_layers "$work/reference" "$run"
+rm "$(find "$run/layers" -name '*down_proj.g2.h5' | head -1)"
+truncate -s 1000 "$run/tuning/end-to-end.h5"
+expect 0 ranks 1 quantize --run "$run" "${options[@]}"
+grep -q "end-to-end.h5.*tuning begins anew" "$work/stderr" || fail "no word of the damaged state"
+same_layers "$work/reference" "$run"
+
+# Bad settings and texts.
+expect 2 ranks 1 quantize --run "$run" "${options[@]}" --tune-passes 3
+grep -q "other text or settings" "$work/stderr" || { cat "$work/stderr"; fail "no word of the other settings"; }
+expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune end-to-end --tune-tokens 128
+grep -q "one has to be held out" "$work/stderr" || { cat "$work/stderr"; fail "no word of the held-out sequence"; }
+expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune end-to-end --tune-tokens 100000000
+grep -q "are asked for" "$work/stderr" || { cat "$work/stderr"; fail "no word of the short text"; }
+head -c 60 "$calibration_text" >"$work/short.txt"
+expect 3 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune end-to-end --tune-text "$work/short.txt"
+grep -q "short.txt.*less than one window" "$work/stderr" || { cat "$work/stderr"; fail "no word of the short text"; }
+expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --stages tune
+# A rate that runs away: back to the best, which is the untuned model, and the run ends well.
+expect 0 ranks 1 quantize --run "$work/untuned" "${options[@]}" --tune end-to-end --tune-learning-rate 1
+grep -q "ran away" "$work/stderr" || { cat "$work/stderr"; fail "no word of the loss that ran away"; }
+grep -q '"end":"diverged"\|"fallbacks":[1-9]' "$work/untuned/journal.log" || fail "the fallback is not journalled"
