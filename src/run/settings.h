@@ -26,7 +26,7 @@ struct Settings {
   std::string hessians_from;
   std::int64_t team_size = 0;
   int threads = 0;
-  int max_attempts = 2;
+  int max_tries = 2;
   std::vector<std::string> set;
   std::string log_level = "info";
   quant::QuantParameters parameters;
