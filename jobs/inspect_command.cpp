@@ -139,7 +139,7 @@ core::Json inspect_run(const std::string& path) {
   return {{"kind", "run directory"},
           {"path", path},
           {"identity", store::read_identity(paths)},
-          {"attempts", state.start},
+          {"starts", state.start},
           {"finished", state.finished},
           {"bits_true", true_bits(state)},
           {"failures", run::failures(state)},

@@ -92,7 +92,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
       run.append(run::Finished{core::unix_time()});
     run.heartbeat->end(work.stopped ? "stopped" : "finished");
     if (work.stopped) return;
-    run.attempt->require_current();
+    run.start->require_current();
     core::show_progress("quantization finished", true);
     print_summary(run);
     failed = run::failures(run.state).empty() ? 0 : 1;

@@ -25,7 +25,7 @@ core::Json collect_status(const store::RunPaths& paths) {
   const run::RunState state = run::read_state(paths);
   core::Json status{{"run", paths.root.string()},
                     {"method", identity.at("quantization").at("method")},
-                    {"attempt", state.start},
+                    {"start", state.start},
                     {"ranks", state.last_start ? state.last_start->ranks : 0},
                     {"layers_done", state.layers.size()},
                     {"bits_true", true_bits(state)},
@@ -41,7 +41,7 @@ core::Json collect_status(const store::RunPaths& paths) {
   const std::optional<run::Heartbeat> live = run::read_heartbeat(paths);
   if (!live) return status;
   status["layers_total"] = live->layers;
-  if (state.finished || live->attempt != state.start) return status;
+  if (state.finished || live->start != state.start) return status;
   const double age = core::unix_time() - live->updated;
   status["heartbeat_age_seconds"] = age;
   if (!live->ended.empty()) status["state"] = live->ended;
@@ -57,9 +57,9 @@ core::Json collect_status(const store::RunPaths& paths) {
 }
 
 std::string describe(const core::Json& status) {
-  std::string text = fmt::format("{}: {}, method {}, attempt {} on {} rank(s)\n", status.at("run").get<std::string>(),
+  std::string text = fmt::format("{}: {}, method {}, start {} on {} rank(s)\n", status.at("run").get<std::string>(),
                                  status.at("state").get<std::string>(), status.at("method").get<std::string>(),
-                                 core::whole_number(status.at("attempt")), core::whole_number(status.at("ranks")));
+                                 core::whole_number(status.at("start")), core::whole_number(status.at("ranks")));
   text += fmt::format(
       "  layers  {}{} done, {:.3f} true bits a weight\n", core::whole_number(status.at("layers_done")),
       status.contains("layers_total") ? fmt::format(" of {}", core::whole_number(status.at("layers_total"))) : "",

@@ -86,8 +86,8 @@ void append_fallbacks(std::string& text, const RunSection& run) {
 
 void append_run(std::string& text, const RunSection& run) {
   text += fmt::format("## {}\n\n", run.label);
-  text += fmt::format("- directory `{}`, {} attempt(s), last on {} rank(s), peak memory of a rank {}\n", run.directory,
-                      run.attempts, run.ranks, core::format_bytes(static_cast<double>(run.peak_memory_bytes)));
+  text += fmt::format("- directory `{}`, {} start(s), last on {} rank(s), peak memory of a rank {}\n", run.directory,
+                      run.starts, run.ranks, core::format_bytes(static_cast<double>(run.peak_memory_bytes)));
   text += fmt::format("- {} layers, {:.4f} true bits a weight, nominal {:.3f}, mean relative Hessian error {:.5f}\n",
                       run.layers.size(), run.true_bits, run.nominal_bits, run.mean_relative_error);
   for (const auto& [stage, seconds] : run.stage_seconds)
@@ -155,7 +155,7 @@ core::Json report_json(const Report& report) {
                     {"mean_relative_error", run.mean_relative_error},
                     {"stage_seconds", run.stage_seconds},
                     {"ranks", run.ranks},
-                    {"attempts", run.attempts},
+                    {"starts", run.starts},
                     {"peak_memory_bytes", run.peak_memory_bytes},
                     {"scheduling",
                      {{"tasks", run.n_tasks},

@@ -40,7 +40,7 @@ struct RunSection {
   core::Json identity;  ///< run.json
   double true_bits = 0, nominal_bits = 0, mean_relative_error = 0;
   std::map<std::string, double> stage_seconds;
-  std::int64_t ranks = 0, attempts = 0, peak_memory_bytes = 0;
+  std::int64_t ranks = 0, starts = 0, peak_memory_bytes = 0;
   std::int64_t n_tasks = 0;  ///< of the quantize stage
   double task_seconds = 0, waiting_seconds = 0,
          coordinator_seconds = 0;  ///< rank-seconds in and between them; CPU time

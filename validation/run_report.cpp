@@ -32,7 +32,7 @@ RunSection section_of(const store::RunPaths& run) {
   section.nominal_bits = nominal_bits(state);
   section.stage_seconds = state.stage_seconds;
   section.ranks = state.last_start ? state.last_start->ranks : 0;
-  section.attempts = state.start;
+  section.starts = state.start;
   section.peak_memory_bytes = state.peak_memory_bytes;
   section.n_tasks = state.scheduling.n_tasks;
   section.task_seconds = state.scheduling.task_seconds;

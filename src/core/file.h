@@ -36,7 +36,7 @@ std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t 
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 33);
 
 /// Publishes `bytes` at `path`: written to "<path>.tmp-<tag>", synced, renamed over `path`, directory synced. Throws
-/// StoreError (naming path and cause) and leaves no temporary file behind. `tag` tells writers apart (the attempt's
+/// StoreError (naming path and cause) and leaves no temporary file behind. `tag` tells writers apart (the start's
 /// id).
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::byte> bytes, std::string_view tag);
 void write_file_atomic(const std::filesystem::path& path, std::string_view text, std::string_view tag);

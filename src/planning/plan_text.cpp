@@ -114,7 +114,7 @@ std::string plan_text(const PlanRequest& request, const Plan& plan) {
   const sched::SimulationSummary& window = plan.windows.window;
   text += fmt::format(
       "Schedule (the coordinator itself, simulated)\n"
-      "  {} window{} of {} blocks: {} tasks on {} rank{}, {} shared by up to {}\n"
+      "  {} window{} of {} blocks: {} tasks on {} rank{}, {} of them wide, on teams of at most {}\n"
       "  a window takes {} where no schedule can take less than {}: efficiency {:.1f} %\n"
       "  ({:.1f} % of what a division at no cost would give); {} ends last\n"
       "  a killed job loses the tasks in flight: at most {} of one window\n",

@@ -32,7 +32,7 @@ std::string label_text(const std::string& text) {
 }
 
 core::Json to_json(const Heartbeat& h) {
-  return {{"attempt", h.attempt},
+  return {{"start", h.start},
           {"stage", h.stage},
           {"doing", h.doing},
           {"updated", h.updated},
@@ -98,7 +98,7 @@ HeartbeatWriter::~HeartbeatWriter() {
 void HeartbeatWriter::update(Heartbeat heartbeat) {
   {
     const std::lock_guard lock(mutex_);
-    if (superseded_) throw store::Superseded(attempt_.paths());
+    if (superseded_) throw store::Superseded(start_.paths());
     current_ = std::move(heartbeat);
     since_ = core::unix_time();
   }
@@ -151,7 +151,7 @@ void HeartbeatWriter::write(Heartbeat heartbeat, double age) {
   // What was told to be left then is less by now.
   if (const auto stage = heartbeat.stages.find(heartbeat.stage); stage != heartbeat.stages.end())
     stage->second = std::max(0.0, stage->second - std::max(0.0, age));
-  const store::RunPaths& paths = attempt_.paths();
+  const store::RunPaths& paths = start_.paths();
   publish(paths.status(), core::seal_json(to_json(heartbeat)).dump() + "\n", warned_of_status_);
   publish(paths.metrics(), metrics_text(heartbeat, std::filesystem::absolute(paths.root).lexically_normal().string()),
           warned_of_metrics_);
@@ -159,7 +159,7 @@ void HeartbeatWriter::write(Heartbeat heartbeat, double age) {
 
 void HeartbeatWriter::publish(const std::filesystem::path& file, const std::string& text, bool& warned) const {
   try {
-    attempt_.publish(file, text);
+    start_.publish(file, text);
   } catch (const store::Superseded&) {
     throw;
   } catch (const std::exception& error) {
@@ -174,7 +174,7 @@ std::optional<Heartbeat> read_heartbeat(const store::RunPaths& paths) {
   try {
     const core::Json json = core::read_sealed_json(file, "a live run writes it anew");
     Heartbeat heartbeat;
-    heartbeat.attempt = core::whole_number(json.at("attempt"));
+    heartbeat.start = core::whole_number(json.at("start"));
     heartbeat.stage = json.at("stage").get<std::string>();
     heartbeat.doing = json.at("doing").get<std::string>();
     heartbeat.updated = json.at("updated").get<double>();

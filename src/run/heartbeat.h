@@ -10,12 +10,12 @@
 #include <thread>
 
 #include "core/json.h"
-#include "store/attempt.h"
+#include "store/start.h"
 
 namespace voronoi::run {
 
 struct Heartbeat {
-  std::int64_t attempt = 0;
+  std::int64_t start = 0;
   std::string stage;
   std::string doing;   ///< for people: "block 3/32"
   double updated = 0;  ///< unix_time(), set when it is written
@@ -42,7 +42,7 @@ std::string metrics_text(const Heartbeat& heartbeat, const std::string& run);
 /// belongs to the run itself tells of the same disk soon enough.
 class HeartbeatWriter {
  public:
-  explicit HeartbeatWriter(const store::Attempt& attempt) : attempt_(attempt) {}
+  explicit HeartbeatWriter(const store::Start& start) : start_(start) {}
   /// Without an end() before, the start has failed.
   ~HeartbeatWriter();
   HeartbeatWriter(const HeartbeatWriter&) = delete;
@@ -59,7 +59,7 @@ class HeartbeatWriter {
   void write(Heartbeat heartbeat, double age);
   void publish(const std::filesystem::path& file, const std::string& text, bool& warned) const;
 
-  const store::Attempt& attempt_;
+  const store::Start& start_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<Heartbeat> current_;

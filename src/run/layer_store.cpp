@@ -51,7 +51,7 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
   return value;
 }
 
-std::string publish_shard(const store::Attempt& attempt, const std::filesystem::path& path, const store::Shard& shard) {
+std::string publish_shard(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
   std::vector<std::byte> bytes;
   try {
     bytes = store::serialize(shard);
@@ -59,13 +59,13 @@ std::string publish_shard(const store::Attempt& attempt, const std::filesystem::
     error.add_context(path.string());
     throw;
   }
-  attempt.publish(path, bytes);
+  start.publish(path, bytes);
   return core::sha256(bytes);
 }
 
 }  // namespace
 
-std::string write_layer(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+std::string write_layer(const store::Start& start, const std::string& name, std::int64_t generation,
                         const quant::QuantResult& result) {
   store::Shard shard;
   shard.attributes = format::to_attributes(result.encoding);
@@ -76,7 +76,7 @@ std::string write_layer(const store::Attempt& attempt, const std::string& name, 
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (const format::NamedArray& array : result.encoding.arrays)
     shard.arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
-  return publish_shard(attempt, attempt.paths().layer(name, generation), shard);
+  return publish_shard(start, start.paths().layer(name, generation), shard);
 }
 
 format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation) {
@@ -88,14 +88,14 @@ format::Encoding read_layer(const store::RunPaths& paths, const std::string& nam
   return format::from_arrays(shard.attributes, std::move(arrays), file);
 }
 
-std::string write_tensor(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+std::string write_tensor(const store::Start& start, const std::string& name, std::int64_t generation,
                          const core::Shape& shape, std::span<const float> values) {
   VORONOI_REQUIRE(generation > 0, "generation 0 of a tensor is the model's own");
   store::Shard shard;
   shard.attributes["kind"] = kTensorKind;
   shard.attributes["name"] = name;
   shard.arrays.push_back(float_array("values", shape, values));
-  return publish_shard(attempt, attempt.paths().layer(name, generation), shard);
+  return publish_shard(start, start.paths().layer(name, generation), shard);
 }
 
 void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
@@ -108,7 +108,7 @@ void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, st
   std::memcpy(out.data(), shard.arrays[0].bytes.data(), out.size_bytes());
 }
 
-void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
+void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
                    const std::string& calibration) {
   store::Shard shard;
   shard.attributes["kind"] = kHessianKind;
@@ -120,7 +120,7 @@ void write_hessian(const store::Attempt& attempt, std::int64_t block, const cali
   if (site.pooled_tokens > 0) shard.attributes["pooled_tokens"] = std::to_string(site.pooled_tokens);
   if (!site.fault.empty()) shard.attributes["fault"] = site.fault;
   shard.arrays.push_back(float_array("lower", {static_cast<std::int64_t>(site.lower.size())}, site.lower));
-  publish_shard(attempt, attempt.paths().hessian(block, site.site), shard);
+  publish_shard(start, start.paths().hessian(block, site.site), shard);
 }
 
 StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,

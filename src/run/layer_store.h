@@ -12,26 +12,26 @@
 #include "model/weights.h"
 #include "quant/quantizer.h"
 #include "run/run_state.h"
-#include "store/attempt.h"
+#include "store/start.h"
 
 namespace voronoi::run {
 
 /// Publishes a generation of a quantized linear (RunPaths::layer); returns the SHA-256 of the file. Only deterministic
 /// content goes in.
-std::string write_layer(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+std::string write_layer(const store::Start& start, const std::string& name, std::int64_t generation,
                         const quant::QuantResult& result);
 /// Reads it back with every check; throws FormatError.
 format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation);
 
 /// Publishes a generation, from 1 on, of a tensor that is no quantized linear; returns the SHA-256 of the file.
-std::string write_tensor(const store::Attempt& attempt, const std::string& name, std::int64_t generation,
+std::string write_tensor(const store::Start& start, const std::string& name, std::int64_t generation,
                          const core::Shape& shape, std::span<const float> values);
 /// Into `out`, which has the size of `spec`; throws FormatError.
 void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
                  std::span<float> out);
 
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
-void write_hessian(const store::Attempt& attempt, std::int64_t block, const calib::SiteHessian& site,
+void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
                    const std::string& calibration);
 struct StoredHessian {
   std::vector<float> lower;                                      ///< packed lower triangle, n(n+1)/2 values

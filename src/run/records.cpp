@@ -46,10 +46,6 @@ class Writer {
     json_[key] = value_to_json(value);
   }
   template <class T>
-  void renamed(const char*, const char* key, const T& value) {
-    (*this)(key, value);
-  }
-  template <class T>
   void later(const char* key, const T& value) {
     core::Json written = value_to_json(value);
     if (written != value_to_json(T{})) json_[key] = std::move(written);
@@ -65,10 +61,6 @@ class Reader {
   template <class T>
   void operator()(const char* key, T& value) {
     value_from_json(json_.at(key), value);
-  }
-  template <class T>
-  void renamed(const char* old_key, const char* key, T& value) {
-    (*this)(json_.contains(key) ? key : old_key, value);
   }
   template <class T>
   void later(const char* key, T& value) {
@@ -87,13 +79,6 @@ T read_fields(const core::Json& json) {
   return record;
 }
 
-template <class T>
-bool is_type(std::string_view type) {
-  if constexpr (requires { T::kOldType; })
-    if (type == T::kOldType) return true;
-  return type == T::kType;
-}
-
 /// Nothing when no type of the variant has this name.
 template <std::size_t I = 0>
 std::optional<Record> read_record(std::string_view type, const core::Json& json) {
@@ -101,7 +86,7 @@ std::optional<Record> read_record(std::string_view type, const core::Json& json)
     return std::nullopt;
   } else {
     using T = std::variant_alternative_t<I, Record>;
-    if (is_type<T>(type)) return read_fields<T>(json);
+    if (type == T::kType) return read_fields<T>(json);
     return read_record<I + 1>(type, json);
   }
 }
@@ -126,8 +111,8 @@ Record record_from_json(const core::Json& json, const std::string& file, std::si
     if (std::optional<Record> record = read_record(type, json)) return *std::move(record);
     throw core::FormatError(
         file,
-        fmt::format("line {} is a record of type {}, which this version does not know: the run was continued by a "
-                    "newer version of the program; use that one, or start a new run directory",
+        fmt::format("line {} is a record of type {}, which this version does not know: another version of the program "
+                    "wrote it; use that one, or start a new run directory",
                     line, core::quote_text(type)));
   } catch (const core::Json::exception& error) {
     throw core::FormatError(file, fmt::format("line {}: the record lacks what its type needs: {}; the journal is of "

@@ -22,12 +22,11 @@ struct GivenOption {
 // A type's list of fields, `each`, is called with a writer or a reader:
 //   f("key", member)            must be there
 //   f.later("key", member)      absent in journals of earlier versions, and where it has the value of a new object
-//   f.renamed("old", "key", m)  was written under another key once
 // Members that only records of other files need stay out of it.
 
 /// A start of the run, before it does anything.
 struct StartRecord {
-  static constexpr std::string_view kType = "start", kOldType = "attempt";
+  static constexpr std::string_view kType = "start";
   std::int64_t number = 0;                      ///< from 1
   std::int64_t ranks = 0, pid = 0;              ///< pid: of rank 0
   std::string host;                             ///< of rank 0
@@ -89,7 +88,7 @@ struct LayerRecord {
     f.later("left_out_tokens", self.left_out_tokens);
     f.later("pooled_tokens", self.pooled_tokens);
     f("rank", self.rank);
-    f.renamed("attempt", "start", self.start);
+    f("start", self.start);
     f.later("generation", self.generation);
     f.later("parent", self.parent);
     f("statistics", self.statistics);

@@ -37,7 +37,7 @@ bool is_lost(const Run& run, const std::string& name, std::int64_t generation, c
   if (std::filesystem::exists(file)) {
     problem = damage_of(file, sha256);
     if (problem.empty()) return false;
-    problem += ", moved to " + run.attempt->quarantine(file).string();
+    problem += ", moved to " + run.start->quarantine(file).string();
   }
   core::log_warning("{}; it will be made again", problem);
   return true;
@@ -82,7 +82,7 @@ void remove_unjournalled(const Run& run) {
       unknown.push_back(entry.path());
   for (const std::filesystem::path& file : unknown) {
     core::log_info("{}: no record names it: removed", file.string());
-    run.attempt->remove(file);
+    run.start->remove(file);
   }
 }
 
@@ -101,8 +101,8 @@ void open_on_root(Run& run, const comm::Communicator& world, const Settings& opt
   run.lock = std::make_unique<store::RunLock>(run.paths);
   if (run.lock->stale_holder())
     core::log_info("{}: took over the lock of {}", run.paths.root.string(), *run.lock->stale_holder());
-  run.attempt = store::Attempt::begin(run.paths);
-  store::check_or_write_identity(*run.attempt, identity);
+  run.start = store::Start::begin(run.paths);
+  store::check_or_write_identity(*run.start, identity);
   take_up(run,
           {.ranks = world.size(),
            .pid = ::getpid(),
@@ -123,7 +123,7 @@ void open_on_root(Run& run, const comm::Communicator& world, const Settings& opt
 
 /// What the other ranks have to know.
 core::Json state_to_json(const Run& run) {
-  return {{"start", run.state.start}, {"id", run.attempt->id()}, {"done", run.done}, {"sets", run.state.sets}};
+  return {{"start", run.state.start}, {"id", run.start->id()}, {"done", run.done}, {"sets", run.state.sets}};
 }
 
 }  // namespace
@@ -147,9 +147,9 @@ void Run::take_into_account(const Record& record) {
 void take_up(Run& run, StartRecord start, const std::vector<std::string>& set) {
   const std::string file = run.paths.journal().string();
   try {
-    run.journal = std::make_unique<store::Journal>(run.paths.journal(), run.attempt->temporary(run.paths.journal()));
+    run.journal = std::make_unique<store::Journal>(run.paths.journal(), run.start->temporary(run.paths.journal()));
   } catch (const core::StoreError&) {
-    run.attempt->require_current();
+    run.start->require_current();
     throw;
   }
   if (run.journal->dropped_torn_tail()) core::log_warning("{}: dropped a record that was cut short", file);
@@ -171,12 +171,12 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
   const std::string text = world.broadcast(world.rank() == 0 ? state_to_json(run).dump() : std::string(), 0);
   if (world.rank() != 0) {
     const core::Json json = core::parse_json(text, "state of the run");
-    run.attempt = std::make_unique<store::Attempt>(run.paths, json.at("id").get<std::string>(), world.rank());
+    run.start = std::make_unique<store::Start>(run.paths, json.at("id").get<std::string>(), world.rank());
     run.state.start = core::whole_number(json.at("start"));
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
     run.done = json.at("done").get<std::map<std::string, std::int64_t>>();
   }
-  run.heartbeat = std::make_unique<HeartbeatWriter>(*run.attempt);
+  run.heartbeat = std::make_unique<HeartbeatWriter>(*run.start);
   run.parameters = options.parameters;
   comm::together(world, [&] {
     for (const std::string& assignment : run.state.sets)

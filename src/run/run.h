@@ -12,9 +12,9 @@
 #include "run/heartbeat.h"
 #include "run/run_state.h"
 #include "run/settings.h"
-#include "store/attempt.h"
 #include "store/journal.h"
 #include "store/run_lock.h"
+#include "store/start.h"
 
 namespace voronoi::run {
 
@@ -22,7 +22,7 @@ namespace voronoi::run {
 struct Run {
   store::RunPaths paths;
   std::unique_ptr<store::RunLock> lock;
-  std::unique_ptr<store::Attempt> attempt;     ///< on every rank
+  std::unique_ptr<store::Start> start;         ///< on every rank
   std::unique_ptr<HeartbeatWriter> heartbeat;  ///< rank 0 uses it
   std::unique_ptr<store::Journal> journal;
   RunState state;  ///< as the journal says it, without the layers' statistics
@@ -38,7 +38,7 @@ struct Run {
   void take_into_account(const Record& record);
 };
 
-/// Rank 0's part of open_run, once `run.attempt` has begun. Replays the journal and journals `start` under the next
+/// Rank 0's part of open_run, once `run.start` has begun. Replays the journal and journals `start` under the next
 /// number, with the assignments of --set. Then files and journal are made to agree: a journalled layer or tensor whose
 /// file is missing or damaged is quarantined and journalled as lost, so that it is made again or the generation before
 /// counts; files of generations that no record names are removed: they were published by a start that ended before it

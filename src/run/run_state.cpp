@@ -65,9 +65,6 @@ struct Applier {
   const std::string& file;
 
   void operator()(const StartRecord& start) const {
-    // Journals of earlier versions have no record of a stage's end.
-    if (state.finished)
-      for (const auto& [stage, seconds] : state.stage_seconds) state.stages_done.insert(stage);
     state.start = start.number;
     state.last_start = start;
     state.finished = false;

@@ -32,7 +32,7 @@ struct Settings {
   double tune_learning_rate = 0;  ///< 0: by size and bits
   std::int64_t team_size = 0;
   int threads = 0;
-  int max_attempts = 2;
+  int max_tries = 2;
   std::vector<std::string> set;
   std::string log_level = "info";
   quant::QuantParameters parameters;

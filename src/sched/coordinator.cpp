@@ -30,7 +30,7 @@ Coordinator::Coordinator(const std::vector<Task>& tasks, int n_ranks, CostModel&
       workers_(static_cast<std::size_t>(n_ranks)),
       n_serving_(n_ranks) {
   VORONOI_REQUIRE(n_ranks >= 1, "a phase needs a rank");
-  VORONOI_REQUIRE(options.max_attempts >= 1, "max_attempts must be at least 1");
+  VORONOI_REQUIRE(options.max_tries >= 1, "max_tries must be at least 1");
   for (std::int64_t i = 0; i < std::ssize(tasks_); ++i) {
     VORONOI_REQUIRE(task(i).width >= 1 && task(i).width <= n_ranks, "width of task \"" + task(i).name + "\"");
     has_wide_ |= task(i).width > 1;
@@ -192,18 +192,17 @@ void Coordinator::conclude_failure(std::int64_t index, const Running& running, b
   if (running.at_fault.empty() || !std::all_of(running.at_fault.begin(), running.at_fault.end(), [&](int member) {
         return workers_[static_cast<std::size_t>(member)].left_out;
       }))
-    ++state.attempts;
+    ++state.tries;
   state.failed_on.insert(running.at_fault.begin(), running.at_fault.end());
   const int culprit =
       running.at_fault.empty() ? rank : *std::min_element(running.at_fault.begin(), running.at_fault.end());
   guarded([&] {
     if (events_.task_failed)
-      events_.task_failed(task(index), {task(index).id, false, running.seconds, running.error}, culprit,
-                          state.attempts);
+      events_.task_failed(task(index), {task(index).id, false, running.seconds, running.error}, culprit, state.tries);
   });
   for (const int member : running.at_fault) judge(member, index, running.error);
   if (runs_elsewhere) return;
-  if (state.attempts < options_.max_attempts) {
+  if (state.tries < options_.max_tries) {
     enqueue(index);
     return;
   }
@@ -231,7 +230,7 @@ void Coordinator::judge(int rank, std::int64_t index, const std::string& error) 
   worker.left_out = true;
   --n_serving_;
   free_.erase(rank);
-  for (const std::int64_t failed : row) --states_[static_cast<std::size_t>(failed)].attempts;
+  for (const std::int64_t failed : row) --states_[static_cast<std::size_t>(failed)].tries;
   guarded([&] {
     if (events_.rank_left_out) events_.rank_left_out(rank, error);
   });
@@ -352,8 +351,7 @@ void Coordinator::look_ahead(int rank, double now, std::vector<AddressedCommand>
     const Candidate next = best_candidate({}, 1, kNoLimit);
     const double seconds = worker.queued_seconds + next.seconds;
     if (seconds > kShortTasksSeconds && (worker.tasks.size() > 1 || seconds > kLookAheadSeconds)) return;
-    if (states_[static_cast<std::size_t>(next.index)].attempts > 0 || !cost_model_.has_seen(task(next.index).kind))
-      return;
+    if (states_[static_cast<std::size_t>(next.index)].tries > 0 || !cost_model_.has_seen(task(next.index).kind)) return;
     give(next, {rank}, now, commands);
   }
 }

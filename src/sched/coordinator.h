@@ -45,7 +45,7 @@ class Coordinator {
 
  private:
   struct TaskState {
-    int attempts = 0;
+    int tries = 0;
     std::set<int> failed_on;
   };
   struct Given {

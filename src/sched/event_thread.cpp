@@ -42,8 +42,8 @@ CoordinatorEvents EventThread::posting() {
       post([this, &task, outcome, rank] { events_.task_done(task, outcome, rank); });
     };
   if (events_.task_failed)
-    posting.task_failed = [this](const Task& task, const Outcome& outcome, int rank, int attempt) {
-      post([this, &task, outcome, rank, attempt] { events_.task_failed(task, outcome, rank, attempt); });
+    posting.task_failed = [this](const Task& task, const Outcome& outcome, int rank, int number) {
+      post([this, &task, outcome, rank, number] { events_.task_failed(task, outcome, rank, number); });
     };
   if (events_.task_quarantined)
     posting.task_quarantined = [this](const Task& task, const std::string& error) {

@@ -124,7 +124,7 @@ PhaseResult run_coordinator_rank(const Channels& channels, const std::vector<Tas
 PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& task_list, const TaskCallback& callback,
                       const CoordinatorEvents& events, CostModel& cost_model, const SchedulerOptions& options,
                       const std::function<bool()>& stop) {
-  VORONOI_REQUIRE(options.max_attempts >= 1, "max_attempts must be at least 1");
+  VORONOI_REQUIRE(options.max_tries >= 1, "max_tries must be at least 1");
   check_same_list(world, task_list);
   std::vector<Task> tasks = task_list;
   for (Task& task : tasks) task.width = std::clamp(task.width, 1, world.size());

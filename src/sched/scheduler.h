@@ -19,10 +19,10 @@ struct Task {
   std::string name;              ///< for people: "block 7 down"
   std::string kind;              ///< tasks of one kind share a correction factor of the cost model
   double predicted_seconds = 0;  ///< for one rank alone
-  int width = 1;                 ///< ranks that work on it together (row split); clipped to the world's size
-  double serial_seconds = 0;     ///< of the predicted: what every member of a team does by itself
-  double team_seconds = 0;       ///< beyond the predicted, when a team exchanges its results
-  std::int64_t pieces = 0;       ///< indivisible equal parts of the rest, dealt to the members; 0: any division
+  int width = 1;              ///< ranks of its team, which share its rows; above 1: a wide task. Clipped to the world
+  double serial_seconds = 0;  ///< of the predicted: what every member of a team does by itself
+  double team_seconds = 0;    ///< beyond the predicted, when a team exchanges its results
+  std::int64_t pieces = 0;    ///< indivisible equal parts of the rest, dealt to the members; 0: any division
 };
 
 /// Predicted wall time on `width` ranks, uncorrected; 0 when the prediction is no time.
@@ -49,7 +49,7 @@ struct Progress {
 };
 
 struct SchedulerOptions {
-  int max_attempts = 2;  ///< a task's failures before it is quarantined; a retry prefers another rank
+  int max_tries = 2;  ///< a task's failures before it is quarantined; a retry prefers another rank
   double progress_interval_seconds = 1;
   /// Failures of a rank in a row, of different tasks that failed nowhere else, after which it gets none any more.
   int failures_to_leave_out = 3;
@@ -62,7 +62,7 @@ struct SchedulerOptions {
 /// next task without waiting for it. An exception ends the phase on every rank with that error.
 struct CoordinatorEvents {
   std::function<void(const Task&, const Outcome&, int rank)> task_done;
-  std::function<void(const Task&, const Outcome&, int rank, int attempt)> task_failed;
+  std::function<void(const Task&, const Outcome&, int rank, int number)> task_failed;
   std::function<void(const Task&, const std::string& error)> task_quarantined;
   /// After task_failed of its last task. The tasks it failed are tried as if they had not been on it.
   std::function<void(int rank, const std::string& error)> rank_left_out;
@@ -135,7 +135,7 @@ PhaseResult run_phase(const comm::Communicator& world, const std::vector<Task>& 
 /// (the bound for malleable tasks of Turek, Wolf and Yu 1992). By the predictions; widths given are not looked at.
 double phase_bound(const std::vector<Task>& tasks, int n_ranks);
 
-/// Widths for row splitting under which the coordinator ends the phase soonest, of some hundred tried by simulation
+/// Widths under which the coordinator ends the phase soonest, of some hundred tried by simulation
 /// with the predictions; widths given are not looked at. A task that is not worth sharing gets 1. Deterministic.
 std::vector<int> choose_widths(const std::vector<Task>& tasks, int n_ranks);
 

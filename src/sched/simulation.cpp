@@ -10,9 +10,9 @@ namespace voronoi::sched {
 Simulation::Simulation(std::vector<Task> tasks, int n_ranks, SchedulerOptions options)
     : n_ranks_(n_ranks), tasks_(std::move(tasks)), coordinator_(tasks_, n_ranks, cost_model, events, options) {
   events.task_done = [this](const Task& task, const Outcome&, int) { done.push_back(task.id); };
-  events.task_failed = [this](const Task& task, const Outcome& outcome, int rank, int attempt) {
-    failed.push_back(std::to_string(task.id) + " on " + std::to_string(rank) + " attempt " + std::to_string(attempt) +
-                     ": " + outcome.report);
+  events.task_failed = [this](const Task& task, const Outcome& outcome, int rank, int number) {
+    failed.push_back(std::to_string(task.id) + " on " + std::to_string(rank) + " try " + std::to_string(number) + ": " +
+                     outcome.report);
   };
   events.task_quarantined = [this](const Task& task, const std::string&) { quarantined.push_back(task.id); };
   execute = [](const Task& task, const std::vector<int>&, int) {
@@ -21,10 +21,10 @@ Simulation::Simulation(std::vector<Task> tasks, int n_ranks, SchedulerOptions op
 }
 
 void Simulation::behave(const ClusterBehaviour& cluster) {
-  execute = [cluster](const Task& task, const std::vector<int>& members, int attempt) {
+  execute = [cluster](const Task& task, const std::vector<int>& members, int number) {
     const core::CounterRandom speeds(cluster.seed, 1), chances(cluster.seed, 2 + static_cast<std::uint64_t>(task.id));
     const auto uniform = [&](int what) {
-      return chances.uniform(8 * static_cast<std::uint64_t>(attempt) + static_cast<std::uint64_t>(what));
+      return chances.uniform(8 * static_cast<std::uint64_t>(number) + static_cast<std::uint64_t>(what));
     };
     double slowest = 2;
     for (const int member : members)
@@ -65,7 +65,7 @@ void Simulation::post(double time, int rank, WorkerMessage message) {
 
 void Simulation::start(const Command& command, double now) {
   const Task& task = tasks_[static_cast<std::size_t>(command.task)];
-  const RunResult result = execute(task, command.members, ++attempts_[task.id]);
+  const RunResult result = execute(task, command.members, ++tries_[task.id]);
   double begin = now;
   for (const int member : command.members) begin = std::max(begin, busy_until_[member]);
   const double finish = begin + result.seconds;

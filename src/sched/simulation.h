@@ -41,7 +41,7 @@ struct ClusterBehaviour {
 
 class Simulation {
  public:
-  using Execute = std::function<RunResult(const Task&, const std::vector<int>& members, int attempt)>;
+  using Execute = std::function<RunResult(const Task&, const std::vector<int>& members, int number)>;
 
   /// Widths are in [1, n_ranks]. Callbacks may be replaced before run().
   Simulation(std::vector<Task> tasks, int n_ranks, SchedulerOptions options = {});
@@ -81,7 +81,7 @@ class Simulation {
   std::vector<Task> tasks_;
   Coordinator coordinator_;
   std::priority_queue<Event> queue_;
-  std::map<std::int64_t, int> attempts_;
+  std::map<std::int64_t, int> tries_;
   std::map<int, double> busy_until_;           ///< by rank
   std::map<std::int64_t, std::int64_t> ends_;  ///< event that ends a hand-out of one rank, by the hand-out's number
   std::set<std::int64_t> void_;                ///< events that will not come

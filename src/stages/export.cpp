@@ -86,7 +86,7 @@ class StageProgress {
 
   void operator()(const std::string& what, std::size_t done, std::size_t total) {
     if (core::stop_requested()) throw core::StopRequested();
-    work_.run.attempt->require_current();
+    work_.run.start->require_current();
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
     std::map<std::string, double> left;
@@ -147,10 +147,9 @@ void run_export_stage(Work& work) {
     return;
   }
   const Clock::time_point start = Clock::now();
-  run.attempt->remove(run.paths.exported());
+  run.start->remove(run.paths.exported());
   try {
-    export_run(source, profile, run.paths.exported(), run.attempt->temporary(run.paths.exported()),
-               StageProgress(work));
+    export_run(source, profile, run.paths.exported(), run.start->temporary(run.paths.exported()), StageProgress(work));
   } catch (const model::BadValues& error) {
     // Of a tensor that is stored as it is: the layers of the run are as good as they were.
     return give_up(error.what());

@@ -79,7 +79,7 @@ class Quantization {
                            work_.hessians);
     };
     sched::SchedulerOptions scheduler;
-    scheduler.max_attempts = work_.settings.max_attempts;
+    scheduler.max_tries = work_.settings.max_tries;
     // Every rank has a PhaseError: rank 0 tells it, all end in order.
     try {
       return sched::run_phase(work_.world, tasks, callback, coordinator_events(), cost_model_, scheduler,
@@ -171,7 +171,7 @@ class Quantization {
         std::set<std::string> kept;
         for (const planning::SiteTask& task : work_.pending_tasks(block)) kept.insert(task.site.name);
         for (const planning::SiteTask& task : work_.all_tasks(block))
-          if (!kept.contains(task.site.name)) work_.run.attempt->remove(work_.run.paths.hessian(block, task.site.name));
+          if (!kept.contains(task.site.name)) work_.run.start->remove(work_.run.paths.hessian(block, task.site.name));
       }
     });
   }

@@ -11,7 +11,7 @@ StageRun begin_report(Work& work) {
     const std::int64_t peak = work.peak_memory();  // which the report tells
     comm::on_root(work.world, [&] {
       work.run.append(run::PeakMemory{peak});
-      work.run.attempt->require_current();
+      work.run.start->require_current();
       core::log_info("report: {}", validation::write_run_report(validation::make_run_report({work.run.paths}),
                                                                 work.run.paths.report())
                                        .string());

@@ -65,7 +65,7 @@ run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::P
   for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
   if (team.rank() == 0) {
     try {
-      layer.sha256 = run::write_layer(*run.attempt, linear.name, layer.generation, result);
+      layer.sha256 = run::write_layer(*run.start, linear.name, layer.generation, result);
     } catch (const store::Superseded&) {
       throw;
     } catch (const core::StoreError& error) {

@@ -18,7 +18,7 @@ namespace voronoi::stages {
 /// Reads the Hessian, quantizes the linears and publishes their shards (the team's rank 0 does). Returns a SiteReport
 /// as JSON. What a linear's own numbers forbid (weights that cannot be used, a Hessian without a row, codes that its
 /// type cannot hold) gives up that linear alone, and is no failure of the task: another rank would see the same. Nor is
-/// a shard that cannot be written: no other rank would fare better, and read_report() throws it. A superseded attempt
+/// a shard that cannot be written: no other rank would fare better, and read_report() throws it. A superseded start
 /// ends here, with all its ranks. `hessians`: the run directory that holds them (this run's, or the one named by
 /// --hessians-from).
 std::string run_site_task(const planning::SiteTask& task, backend::Context& context, core::Team& team,

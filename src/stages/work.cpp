@@ -65,7 +65,7 @@ bool Work::is_hessian_ready(const planning::SiteTask& task) const {
       error.add_context("--hessians-from (another run with --keep-hessians makes them again)");
       throw;
     }
-    core::log_warning("{}; moved to {}, it will be made again", error.what(), run.attempt->quarantine(file).string());
+    core::log_warning("{}; moved to {}, it will be made again", error.what(), run.start->quarantine(file).string());
     return false;
   }
 }
@@ -89,7 +89,7 @@ double Work::wall_seconds(const planning::SiteTask& task) const {
 
 run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) const {
   run::Heartbeat heartbeat;
-  heartbeat.attempt = run.state.start;
+  heartbeat.start = run.state.start;
   heartbeat.stage = stage;
   heartbeat.doing = doing;
   heartbeat.layers = static_cast<std::int64_t>(n_layers);

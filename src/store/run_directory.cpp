@@ -15,7 +15,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/printable.h"
-#include "store/attempt.h"
+#include "store/start.h"
 
 namespace voronoi::store {
 namespace {
@@ -45,12 +45,12 @@ std::array<fs::path, 9> folders_of(const RunPaths& paths) {
           paths.report(), paths.logs(),     paths.tuning(),  paths.root};
 }
 
-bool holds_attempts_only(const fs::path& staging) {
+bool holds_starts_only(const fs::path& staging) {
   std::error_code error;
   for (auto entry = fs::directory_iterator(staging, error); !error && entry != fs::directory_iterator();
        entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    if (!name.starts_with("attempt-") && !name.starts_with("revoked-")) return false;
+    if (!name.starts_with("start-") && !name.starts_with("revoked-")) return false;
   }
   return !error;
 }
@@ -63,7 +63,7 @@ bool is_left_by_interrupted_start(const RunPaths& paths, const fs::directory_ent
   if (entry.path() == paths.lock() || entry.path() == paths.logs() || name.starts_with("lock.json.tmp-") ||
       name == kWriteCheck)
     return true;
-  if (entry.path() == paths.staging()) return holds_attempts_only(entry.path());
+  if (entry.path() == paths.staging()) return holds_starts_only(entry.path());
   for (const fs::path& folder : folders_of(paths))
     if (entry.path() == folder) return entry.is_directory(error) && fs::is_empty(entry.path(), error);
   return false;
@@ -166,8 +166,8 @@ void create_run_directory(const RunPaths& paths) {
   core::sync_directory(paths.root);
 }
 
-void check_or_write_identity(const Attempt& attempt, const Json& identity) {
-  const RunPaths& paths = attempt.paths();
+void check_or_write_identity(const Start& start, const Json& identity) {
+  const RunPaths& paths = start.paths();
   VORONOI_REQUIRE(identity.is_object(), "a run's identity is an object");
   // As it would be read back, so that only what the file can tell apart counts as different.
   const Json now = core::parse_json(dump(identity), "identity");
@@ -176,7 +176,7 @@ void check_or_write_identity(const Attempt& attempt, const Json& identity) {
   if (type == fs::file_type::none) throw StoreError(reason(paths.identity(), "look for", error.value()));
   if (type == fs::file_type::not_found) {
     const std::string digest = core::sha256(identity_text(now, std::string(kDigestDigits, '0')));
-    attempt.publish(paths.identity(), identity_text(now, digest));
+    start.publish(paths.identity(), identity_text(now, digest));
     return;
   }
   const std::vector<std::string> lines = differences(read_identity(paths), now);

@@ -38,11 +38,11 @@ struct RunPaths {
 /// `root` exists, is not empty and is not a run directory.
 void create_run_directory(const RunPaths& paths);
 
-class Attempt;
+class Start;
 
 /// First start: writes run.json = identity (with its checksum). Later: compares; throws ConfigError listing every
 /// difference as "key: was A, is B" with the remedy (another --run, or the old settings).
-void check_or_write_identity(const Attempt& attempt, const core::Json& identity);
+void check_or_write_identity(const Start& start, const core::Json& identity);
 core::Json read_identity(const RunPaths& paths);
 
 }  // namespace voronoi::store

@@ -14,7 +14,7 @@ namespace voronoi::store {
 /// process of this boot and process namespace that does not exist any more; an earlier run of this very Slurm job; a
 /// Slurm job of this cluster that has ended, as squeue says. Throws StoreError otherwise, naming the holder, how to
 /// tell whether it still lives, and the remedy. Nothing depends on the judgement being right: a holder that lives after
-/// all cannot publish any more (attempt.h).
+/// all cannot publish any more (start.h).
 class RunLock {
  public:
   explicit RunLock(const RunPaths& paths);

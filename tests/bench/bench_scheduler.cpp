@@ -60,7 +60,7 @@ Json layer_record(const std::string& name) {
       {"calibration_tokens", 64},
       {"pooled_tokens", 8192},
       {"rank", 0},
-      {"attempt", 1},
+      {"start", 1},
       {"statistics", {{"objective.main", 0.123456789012345}, {"objective.total", 0.23456789012345}, {"rounds", 4.0}}}};
 }
 

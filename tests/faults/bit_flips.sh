@@ -22,16 +22,16 @@ named() { grep -q -- "$(basename "$1")" "$work/stderr" "$work/stdout"; }
 
 quantize+=(--keep-hessians)
 make_reference
-attempt "$VORONOI" "${evaluate[@]}" --model "$work/reference"
+bounded "$VORONOI" "${evaluate[@]}" --model "$work/reference"
 exits 0 "the undisturbed evaluation"
 wanted=$(figure)
 cp -a "$work/reference" "$run"
-attempt "$VORONOI" "${evaluate[@]}" --model "$run/export"
+bounded "$VORONOI" "${evaluate[@]}" --model "$run/export"
 exits 0 "the undisturbed evaluation of the export"
 # A copy is another file tree with the manifest of the first: what is compared lies at one place.
 rm -rf "$run"
 mv "$work/reference" "$run"
-attempt "$VORONOI" verify "$run"
+bounded "$VORONOI" verify "$run"
 exits 0 "the undisturbed run"
 cp -a "$run" "$work/finished"
 cp -a "$run" "$work/reference"
@@ -44,30 +44,30 @@ mv "$run" "$work/half"
 
 check_commands() {
   local file=$1 state=$2
-  attempt "$VORONOI" verify "$run"
+  bounded "$VORONOI" verify "$run"
   # What is shown to people alone has no sum: the log. The text of the lock decides nothing; kept windows are computed again.
   case $file in
     */lock.json | */logs/* | */status.json | */metrics.prom | */evaluations/*.windows) exits 0 "verify, $what" ;;
     *) if [ "$code" = 0 ] && [ "$file" != "$run/journal.log" ]; then complain "verify does not notice: $what"; fi ;;
   esac
   if [ "$code" != 0 ]; then named "$file" || complain "verify does not name the file: $what"; fi
-  attempt "$VORONOI" status "$run"
+  bounded "$VORONOI" status "$run"
   ended_well "status, $what"
   if [ "$state" = finished ]; then
-    attempt "$VORONOI" "${evaluate[@]}" --model "$run"
+    bounded "$VORONOI" "${evaluate[@]}" --model "$run"
     ended_well "eval, $what"
     if [ "$code" = 0 ]; then [ "$(figure)" = "$wanted" ] || complain "another figure: $what"; fi
     if [[ $file = $run/export/* ]]; then
-      attempt "$VORONOI" "${evaluate[@]}" --model "$run/export"
+      bounded "$VORONOI" "${evaluate[@]}" --model "$run/export"
       exits 3 "eval of the export, $what"
       named "$file" || complain "eval does not name the file: $what"
     fi
   fi
-  attempt "$VORONOI" "${quantize[@]}"
+  bounded "$VORONOI" "${quantize[@]}"
   ended_well "resume, $what"
   if [ "$code" = 0 ]; then
     same_result "$what"
-    attempt "$VORONOI" verify "$run"
+    bounded "$VORONOI" verify "$run"
     if [ "$code" != 0 ] && [[ $file = $run/hessians/* ]]; then
       # Nothing is left to do with it, so it was not made again; who wants it as an input is told.
       exits 3 "verify behind the resume, $what"
@@ -102,6 +102,6 @@ done
 rm -rf "$run"
 cp -a "$work/finished" "$work/donor"
 flip "$work/donor/hessians/block_001.down.h5"
-attempt "$VORONOI" "${quantize[@]}" --hessians-from "$work/donor"
+bounded "$VORONOI" "${quantize[@]}" --hessians-from "$work/donor"
 exits 3 "a damaged Hessian of another run"
 says "donor/hessians/block_001.down.h5"

@@ -6,7 +6,7 @@ import json
 TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", "status.json", "metrics.prom", "quarantine", "export",
        "evaluations", "report", "logs"}
 # Of a report: not of the result.
-TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "attempts", "peak_memory_bytes", "sha256", "markdown_sha256"}
+TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "starts", "peak_memory_bytes", "sha256", "markdown_sha256"}
 
 
 class Broken(Exception):

@@ -13,7 +13,7 @@ used=$(du -sk "$work/reference" | cut -f1)
 mkdir "$run"
 for percent in 2 8 25 45 60 75 90; do
   mount -t tmpfs -o "size=$((used * percent / 100 + 4))k" full "$run"
-  attempt "$VORONOI" "${quantize[@]}"
+  bounded "$VORONOI" "${quantize[@]}"
   exits 5 "a disk of $percent % of what is needed"
   says "error: $run/.*No space left on device"
   mount -o remount,size=64m "$run"
@@ -22,7 +22,7 @@ for percent in 2 8 25 45 60 75 90; do
 done
 # Names instead of bytes.
 mount -t tmpfs -o size=64m,nr_inodes=40 full "$run"
-attempt "$VORONOI" "${quantize[@]}"
+bounded "$VORONOI" "${quantize[@]}"
 exits 5 "a disk of 40 names"
 says "error: $run/.*No space left on device; free some space"
 mount -o remount,nr_inodes=1000 "$run"
@@ -51,7 +51,7 @@ exits 0 "no space for status.json"
 [ "$(grep -c "warning: $run/status.json" "$work/stderr")" = 1 ] || complain "not warned of status.json once"
 same_result "no space for status.json"
 rm -rf "$run" && mkdir -p "$run/logs" && ln -s /dev/full "$run/logs/rank_0000.log"
-attempt "$VORONOI" "${quantize[@]}"
+bounded "$VORONOI" "${quantize[@]}"
 exits 0 "a full disk for the log"
 [ "$(grep -c "warning: no log file: .*rank_0000.log" "$work/stderr")" = 1 ] || complain "not warned of the log once"
 same_result "a full disk for the log"
@@ -91,10 +91,10 @@ for command in "report $run" "plan --model $work/model --method rtn --json" "ins
 done
 # What is printed beside the result is none.
 # shellcheck disable=SC2016  # for the inner shell
-attempt bash -c '"$0" "$@" 2>/dev/full' "$VORONOI" report "$run"
+bounded bash -c '"$0" "$@" 2>/dev/full' "$VORONOI" report "$run"
 exits 0 "a report with stderr on a full disk"
 rm -rf "$run"
 # shellcheck disable=SC2016  # for the inner shell
-attempt bash -c '"$0" "$@" 2>/dev/full' "$VORONOI" "${quantize[@]}"
+bounded bash -c '"$0" "$@" 2>/dev/full' "$VORONOI" "${quantize[@]}"
 exits 0 "a run with stderr on a full disk"
 same_result "a run with stderr on a full disk"

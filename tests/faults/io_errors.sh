@@ -57,7 +57,7 @@ done
 figure() { grep -o '"nll":[^,]*' "$work/stdout"; }
 declare -A wanted
 for place in "$run" "$run/export"; do
-  attempt "$VORONOI" "${evaluate[@]}" --model "$place"
+  bounded "$VORONOI" "${evaluate[@]}" --model "$place"
   exits 0 "the undisturbed evaluation of $place"
   wanted[$place]=$(figure)
 done

@@ -15,7 +15,7 @@ for cut in "${cuts[@]}"; do
   rm -rf "$run"
   cp -a "$work/finished" "$run"
   truncate -s "$cut" "$run/journal.log"
-  attempt "$VORONOI" verify "$run"
+  bounded "$VORONOI" verify "$run"
   exits 0 "verify, cut at byte $cut"
   finishes "a journal cut at byte $cut of $size"
 done
@@ -27,7 +27,7 @@ for _ in 1 2 3 4; do
   { head -c "$at" "$journal"; tail -c +$((at + 2 + RANDOM % 500)) "$journal"; } >"$run/journal.log"
   for command in "verify $run" "status $run" "report $run" "inspect $run" "${evaluate[*]} --model $run" "${quantize[*]}"; do
     # shellcheck disable=SC2086  # no path has a blank
-    attempt "$VORONOI" $command
+    bounded "$VORONOI" $command
     exits 3 "$command, a piece missing at byte $at"
     says "error: $run/journal.log: byte [0-9]*: line [0-9]* is damaged.*keep a copy, cut the file before this line"
   done

@@ -6,50 +6,50 @@ need_mounts
 trap 'umount "$work/sealed" 2>/dev/null || true; chmod -R u+w "$work"; rm -rf "$work"' EXIT
 make_reference
 mv "$work/reference" "$run"
-attempt "$VORONOI" "${evaluate[@]}" --model "$run"
+bounded "$VORONOI" "${evaluate[@]}" --model "$run"
 exits 0 "the undisturbed evaluation"
 figure() { grep -o '"nll":[^,]*' "$work/stdout"; }
 wanted=$(figure)
-attempt "$VORONOI" report "$run"
+bounded "$VORONOI" report "$run"
 grep -v '^written:' "$work/stdout" >"$work/report"
 before=$(cd "$run" && find . -type f | sort | xargs sha256sum)
 
 # read_it HOW: all that reads, of the run $place; $as is put before each command.
 read_it() {
   local how=$1
-  attempt "${as[@]}" "$VORONOI" verify "$place"
+  bounded "${as[@]}" "$VORONOI" verify "$place"
   exits 0 "verify, $how"
-  attempt "${as[@]}" "$VORONOI" status "$place"
+  bounded "${as[@]}" "$VORONOI" status "$place"
   exits 0 "status, $how"
-  attempt "${as[@]}" "$VORONOI" inspect "$place"
+  bounded "${as[@]}" "$VORONOI" inspect "$place"
   exits 0 "inspect, $how"
-  attempt "${as[@]}" "$VORONOI" generate --model "$place" --prompt One --max-tokens 4
+  bounded "${as[@]}" "$VORONOI" generate --model "$place" --prompt One --max-tokens 4
   exits 0 "generate, $how"
-  attempt "${as[@]}" "$VORONOI" "${evaluate[@]}" --model "$place"
+  bounded "${as[@]}" "$VORONOI" "${evaluate[@]}" --model "$place"
   exits 0 "eval, $how"
   [ "$(figure)" = "$wanted" ] || complain "another figure, $how"
   says "is read-only, so the figures are printed but not kept"
-  attempt "${as[@]}" "$VORONOI" report "$place"
+  bounded "${as[@]}" "$VORONOI" report "$place"
   exits 0 "report, $how"
   diff <(sed "s|$place|$run|g" "$work/stdout") "$work/report" || complain "another report, $how"
   says "is read-only, so the report is printed but not kept"
-  attempt "${as[@]}" "$VORONOI" export "$place" --out "$work/open/export"
+  bounded "${as[@]}" "$VORONOI" export "$place" --out "$work/open/export"
   exits 0 "export elsewhere, $how"
   rm -r "$work/open/export"
 }
 # refuse_it HOW: all that has to write there.
 refuse_it() {
   local how=$1 reason='Read-only file system\|Permission denied'
-  attempt "${as[@]}" "$VORONOI" "${quantize[@]/$run/$place}"
+  bounded "${as[@]}" "$VORONOI" "${quantize[@]/$run/$place}"
   exits 5 "quantize, $how"
   says "$place.*\($reason\).*; check"
-  attempt "${as[@]}" "$VORONOI" "${quantize[@]/$run/$place/new}"
+  bounded "${as[@]}" "$VORONOI" "${quantize[@]/$run/$place/new}"
   exits 5 "a new run, $how"
   says "$place/new.*\($reason\).*; check"
-  attempt "${as[@]}" "$VORONOI" export "$place" --out "$place/elsewhere"
+  bounded "${as[@]}" "$VORONOI" export "$place" --out "$place/elsewhere"
   exits 5 "export, $how"
   says "$place/elsewhere.*\($reason\)"
-  attempt "${as[@]}" "$VORONOI" report "$place" --out "$place/tables"
+  bounded "${as[@]}" "$VORONOI" report "$place" --out "$place/tables"
   exits 5 "report --out, $how"
   says "$place/tables.*\($reason\).*; check"
 }

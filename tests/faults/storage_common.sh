@@ -15,8 +15,8 @@ settings=(--model "$work/model" --calibration-text "$work/text.txt" --calibratio
 quantize=(quantize --run "$run" "${settings[@]}" --method vptq --kmeans-iterations 1)
 evaluate=(eval --text "$work/text.txt" --context 64 --windows 2 --threads 1 --device cpu --json)
 
-# attempt COMMAND...: within 60 s, for a fault may not become a hang. Its exit code is in $code, its output in $work/stdout and stderr.
-attempt() {
+# bounded COMMAND...: within 60 s, for a fault may not become a hang. Its exit code is in $code, its output in $work/stdout and stderr.
+bounded() {
   local started=$SECONDS
   code=0
   timeout -k 5 60 "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
@@ -31,7 +31,7 @@ under() {
   local fault=$1
   shift
   : >"$work/struck"
-  attempt env VORONOI_FAULT="$fault" VORONOI_FAULT_LOG="$work/struck" LD_PRELOAD="$FAULTY_DISK" "$@"
+  bounded env VORONOI_FAULT="$fault" VORONOI_FAULT_LOG="$work/struck" LD_PRELOAD="$FAULTY_DISK" "$@"
   grep -qv '^count' "$work/struck" || complain "nothing struck: $fault"
 }
 says() { grep -q -- "$1" "$work/stderr" || complain "no word of '$1'"; }
@@ -45,11 +45,11 @@ ended_well() {
 }
 # The same command without the fault finishes the run to the bytes of the undisturbed one; nothing is left of the fault.
 finishes() {
-  attempt "$VORONOI" "${quantize[@]}"
+  bounded "$VORONOI" "${quantize[@]}"
   exits 0 "the same command after $1"
   same_result "$1"
   [ -z "$(ls -A "$run/staging")" ] || fail "staging is not empty after: $1"
-  attempt "$VORONOI" verify "$run"
+  bounded "$VORONOI" verify "$run"
   exits 0 "verify after $1"
 }
 same_result() {
@@ -57,7 +57,7 @@ same_result() {
   diff -rq "$work/reference/export" "$run/export" || fail "another export after: $1"
 }
 make_reference() {
-  attempt "$VORONOI" "${quantize[@]}"
+  bounded "$VORONOI" "${quantize[@]}"
   exits 0 "the undisturbed run"
   mv "$run" "$work/reference"
 }

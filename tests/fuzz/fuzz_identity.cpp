@@ -2,8 +2,8 @@
 #include "core/hash.h"
 #include "core/json.h"
 #include "fuzz/fuzz.h"
-#include "store/attempt.h"
 #include "store/run_directory.h"
+#include "store/start.h"
 
 namespace voronoi::fuzz {
 namespace {
@@ -14,12 +14,12 @@ void run(std::string_view input) {
   const store::RunPaths paths{folder.path()};
   core::Json identity;
   if (!accepts([&] { identity = store::read_identity(paths); })) return;
-  require(accepts([&] { store::check_or_write_identity(store::Attempt(paths, "none", 1), identity); }),
+  require(accepts([&] { store::check_or_write_identity(store::Start(paths, "none", 1), identity); }),
           "an identity is not its own");
   identity["another key"] = 1;
   require(!accepts([&] {
     try {
-      store::check_or_write_identity(store::Attempt(paths, "none", 1), identity);
+      store::check_or_write_identity(store::Start(paths, "none", 1), identity);
     } catch (const core::ConfigError&) {  // of several lines
       throw core::ConfigError("differs");
     }

@@ -18,7 +18,7 @@ using testing::HasSubstr;
 
 Heartbeat example() {
   Heartbeat heartbeat;
-  heartbeat.attempt = 3;
+  heartbeat.start = 3;
   heartbeat.stage = "calibrate";
   heartbeat.doing = "block 2/32";
   heartbeat.layers = 35;
@@ -64,15 +64,15 @@ class Heart : public testing::Test {
  protected:
   Heart() {
     store::create_run_directory(paths_);
-    attempt_ = store::Attempt::begin(paths_);
+    start_ = store::Start::begin(paths_);
   }
   test::TemporaryFolder folder_;
   store::RunPaths paths_{folder_ / "run"};
-  std::unique_ptr<store::Attempt> attempt_;
+  std::unique_ptr<store::Start> start_;
 };
 
 TEST_F(Heart, BeatsWhileNobodyTellsItAnything) {
-  HeartbeatWriter writer(*attempt_);
+  HeartbeatWriter writer(*start_);
   writer.update(example());
   const auto updated = [&] {
     const auto heartbeat = read_heartbeat(paths_);
@@ -99,14 +99,14 @@ TEST_F(Heart, BeatsWhileNobodyTellsItAnything) {
 
 TEST_F(Heart, TellsHowAStartEnds) {
   {
-    HeartbeatWriter writer(*attempt_);
+    HeartbeatWriter writer(*start_);
     writer.update(example());
     writer.end("stopped");
   }
   EXPECT_EQ(read_heartbeat(paths_)->ended, "stopped");
   EXPECT_EQ(read_heartbeat(paths_)->ranks, 0);
   {
-    HeartbeatWriter writer(*attempt_);
+    HeartbeatWriter writer(*start_);
     writer.update(example());
   }
   EXPECT_EQ(read_heartbeat(paths_)->ended, "failed");
@@ -117,7 +117,7 @@ TEST_F(Heart, WarnsOnceOfAFileThatCannotBeWritten) {
   std::filesystem::create_directories(paths_.metrics() / "in the way");
   testing::internal::CaptureStderr();
   {
-    HeartbeatWriter writer(*attempt_);
+    HeartbeatWriter writer(*start_);
     writer.update(example());
     writer.end("finished");
   }
@@ -128,9 +128,9 @@ TEST_F(Heart, WarnsOnceOfAFileThatCannotBeWritten) {
 }
 
 TEST_F(Heart, SaysWhenAnotherStartHasTakenOver) {
-  HeartbeatWriter writer(*attempt_);
+  HeartbeatWriter writer(*start_);
   writer.update(example());
-  const auto next = store::Attempt::begin(paths_);
+  const auto next = store::Start::begin(paths_);
   EXPECT_THROW(
       for (int i = 0; i < 1000; ++i) {
         writer.update(example());

@@ -29,7 +29,7 @@ struct Phase {
   const comm::Communicator world = comm::Communicator::world();
   CostModel cost_model;
   CoordinatorEvents events;
-  SchedulerOptions options{.max_attempts = 2, .progress_interval_seconds = 0.05};
+  SchedulerOptions options{.max_tries = 2, .progress_interval_seconds = 0.05};
   std::function<bool()> stop;
   std::vector<std::int64_t> done;
   std::vector<std::pair<std::int64_t, int>> failed;  ///< task, rank
@@ -182,8 +182,8 @@ TEST(RunPhase, WideTasksRunOnTeamsAndWidthsBeyondTheWorldAreClipped) {
 TEST(RunPhase, AWideTaskWhoseMembersFailAtDifferentMomentsIsRetriedAndAllAgree) {
   Phase phase;
   const int n_ranks = phase.world.size();
-  phase.options.max_attempts = 2;
-  // Task i: member i % size fails at collective i / size (the last: after all), on the first attempt of that member.
+  phase.options.max_tries = 2;
+  // Task i: member i % size fails at collective i / size (the last: after all), on the first try of that member.
   std::vector<int> tries(40, 0);
   const auto tasks = make_tasks(
       5 * n_ranks, [](int) { return 0.001; }, [&](int) { return n_ranks; });

@@ -23,7 +23,7 @@ class Generations : public testing::Test {
   void start(const std::string& version = "1.0") {
     run_ = std::make_unique<run::Run>();
     run_->paths = paths_;
-    run_->attempt = store::Attempt::begin(paths_);
+    run_->start = store::Start::begin(paths_);
     StartRecord record;
     record.version = version;
     take_up(*run_, record, {});
@@ -32,7 +32,7 @@ class Generations : public testing::Test {
   /// As a stage does: first the file, then the record.
   LayerRecord publish(const std::string& name, const std::string& bytes) const {
     const NextGeneration next = next_layer_generation(run_->state, name);
-    run_->attempt->publish(paths_.layer(name, next.generation), bytes);
+    run_->start->publish(paths_.layer(name, next.generation), bytes);
     LayerRecord record;
     record.name = name;
     record.sha256 = core::sha256(bytes);
@@ -72,7 +72,7 @@ TEST_F(Generations, KilledAnywhereNeitherIsLost) {
   ASSERT_EQ(run_->state.earlier_layers.at("a").size(), 1U);
   EXPECT_EQ(run_->state.layers.at("a").parent, run_->state.earlier_layers.at("a")[0].sha256);
   // A third one that never was whole.
-  test::write_bytes(run_->attempt->temporary(paths_.layer("a", 2)), "half");
+  test::write_bytes(run_->start->temporary(paths_.layer("a", 2)), "half");
   start();
   EXPECT_EQ(layer("a"), "second");
   EXPECT_EQ(test::entries(paths_.layers()), 2);
@@ -140,7 +140,7 @@ TEST_F(Generations, ReadersTakeTheNewestThatIsJournalled) {
   for (const std::vector<float>& values : {std::vector<float>{2, 3}, std::vector<float>{4, 5}}) {
     const std::vector<float> before = value();
     const NextGeneration next = next_tensor_generation(run_->state, norm.name);
-    TensorRecord record{norm.name, write_tensor(*run_->attempt, norm.name, next.generation, norm.shape, values),
+    TensorRecord record{norm.name, write_tensor(*run_->start, norm.name, next.generation, norm.shape, values),
                         next.generation, 1, next.parent};
     EXPECT_EQ(value(), before);
     run_->append(record);

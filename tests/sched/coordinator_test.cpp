@@ -119,9 +119,9 @@ TEST(Coordinator, CorrectionByWhatWasMeasuredChangesTheOrder) {
 TEST(Coordinator, AFailedTaskIsRetriedOnAnotherRank) {
   for (const int n_ranks : {2, 3, 8}) {
     Simulation simulation(make_tasks({9, 1, 1, 1, 1, 1, 1, 1}), n_ranks);
-    simulation.execute = [](const Task& task, const std::vector<int>&, int attempt) {
-      return task.id == 3 && attempt == 1 ? RunResult{0.1, TaskStatus::failed, {}}
-                                          : RunResult{task.predicted_seconds, {}, {}};
+    simulation.execute = [](const Task& task, const std::vector<int>&, int number) {
+      return task.id == 3 && number == 1 ? RunResult{0.1, TaskStatus::failed, {}}
+                                         : RunResult{task.predicted_seconds, {}, {}};
     };
     simulation.run();
     expect_each_done_once(simulation, 8);
@@ -130,15 +130,15 @@ TEST(Coordinator, AFailedTaskIsRetriedOnAnotherRank) {
       if (run.id == 3) ranks.push_back(run.members.front());
     ASSERT_EQ(ranks.size(), 2U);
     EXPECT_NE(ranks[0], ranks[1]);
-    EXPECT_THAT(simulation.failed, ElementsAre("3 on " + std::to_string(ranks[0]) + " attempt 1: error"));
+    EXPECT_THAT(simulation.failed, ElementsAre("3 on " + std::to_string(ranks[0]) + " try 1: error"));
     EXPECT_THAT(simulation.quarantined, IsEmpty());
   }
 }
 
 TEST(Coordinator, ATaskThatFailedOnEveryRankMayComeBackToOne) {
-  Simulation simulation(make_tasks({1}), 2, {.max_attempts = 3});
-  simulation.execute = [](const Task&, const std::vector<int>&, int attempt) {
-    return RunResult{1, attempt < 3 ? TaskStatus::failed : TaskStatus::ok, {}};
+  Simulation simulation(make_tasks({1}), 2, {.max_tries = 3});
+  simulation.execute = [](const Task&, const std::vector<int>&, int number) {
+    return RunResult{1, number < 3 ? TaskStatus::failed : TaskStatus::ok, {}};
   };
   simulation.run();
   ASSERT_EQ(simulation.runs.size(), 3U);
@@ -297,7 +297,7 @@ TEST_F(OverdueTask, KeepsItsFirstRanksResultWhenThatIsFirst) {
 
 TEST_F(OverdueTask, IsNotLostWhenOneOfTheTwoFails) {
   EXPECT_THAT(coordinator_.on_message(0, done_message(0, 35, TaskStatus::failed), 35), IsEmpty());
-  EXPECT_THAT(simulation_.failed, ElementsAre("0 on 0 attempt 1: "));
+  EXPECT_THAT(simulation_.failed, ElementsAre("0 on 0 try 1: "));
   EXPECT_EQ(coordinator_.on_message(1, done_message(0, 8), 41).size(), 2U);
   EXPECT_THAT(simulation_.done, ElementsAre(1, 0));
   EXPECT_THAT(simulation_.quarantined, IsEmpty());
@@ -374,14 +374,14 @@ TEST(Coordinator, AWideTaskIsReportedByItsLowestRankAndOnce) {
 
 TEST(Coordinator, AWideTaskIsRetriedWithoutTheRankThatFailed) {
   Simulation simulation(make_tasks({9}, {2}), 3);
-  simulation.execute = [](const Task&, const std::vector<int>&, int attempt) {
-    return attempt == 1 ? RunResult{1, TaskStatus::failed, {1}} : RunResult{1, {}, {}};
+  simulation.execute = [](const Task&, const std::vector<int>&, int number) {
+    return number == 1 ? RunResult{1, TaskStatus::failed, {1}} : RunResult{1, {}, {}};
   };
   simulation.run();
   ASSERT_EQ(simulation.runs.size(), 2U);
   EXPECT_THAT(simulation.runs[0].members, ElementsAre(0, 1));
   EXPECT_THAT(simulation.runs[1].members, ElementsAre(0, 2));
-  EXPECT_THAT(simulation.failed, ElementsAre("0 on 1 attempt 1: error"));
+  EXPECT_THAT(simulation.failed, ElementsAre("0 on 1 try 1: error"));
 }
 
 TEST(Coordinator, NoTaskStartsAfterAStopAndThoseInFlightFinish) {
@@ -531,7 +531,7 @@ TEST(Coordinator, ProgressTellsWhatRunsAndWhenItWillEnd) {
 }
 
 TEST(Coordinator, ProgressComesAtTheIntervalAndOnceAtTheEnd) {
-  Simulation simulation(make_tasks({8}), 1, {.max_attempts = 2, .progress_interval_seconds = 2});
+  Simulation simulation(make_tasks({8}), 1, {.max_tries = 2, .progress_interval_seconds = 2});
   std::vector<double> times;
   simulation.events.progress = [&](const Progress& progress) { times.push_back(progress.elapsed_seconds); };
   Coordinator& coordinator = simulation.coordinator();

@@ -53,7 +53,7 @@ void expect_nothing_lost(const Simulation& simulation, const std::vector<Task>& 
 TEST(SimulatedCluster, LosesNothingAtAnyNumberOfRanks) {
   for (const int n_ranks : {1, 2, 3, 7, 16, 64, 257, 1024}) {
     const std::vector<Task> tasks = random_tasks(2000, 3);
-    Simulation simulation(tasks, n_ranks, {.max_attempts = 4});
+    Simulation simulation(tasks, n_ranks, {.max_tries = 4});
     simulation.behave({.seed = static_cast<std::uint64_t>(n_ranks),
                        .speed_spread = 0.3,
                        .noise = 0.1,
@@ -81,7 +81,7 @@ TEST(SimulatedCluster, TenThousandTasksOverAThousandRanksStayNearTheBound) {
 TEST(SimulatedCluster, TheSameSeedGivesTheSamePhase) {
   const std::vector<Task> tasks = random_tasks(500, 5);
   const auto play = [&](std::uint64_t seed) {
-    Simulation simulation(tasks, 48, {.max_attempts = 3});
+    Simulation simulation(tasks, 48, {.max_tries = 3});
     simulation.behave({.seed = seed, .speed_spread = 0.2, .noise = 0.2, .failure_probability = 0.1});
     simulation.run();
     std::vector<std::pair<std::int64_t, double>> runs;
@@ -94,7 +94,7 @@ TEST(SimulatedCluster, TheSameSeedGivesTheSamePhase) {
 
 TEST(SimulatedCluster, AFailureIsRetriedOnAnotherRankAndCountsAsLost) {
   const std::vector<Task> tasks = random_tasks(300, 6);
-  Simulation simulation(tasks, 16, {.max_attempts = 5});
+  Simulation simulation(tasks, 16, {.max_tries = 5});
   simulation.behave({.seed = 1, .failure_probability = 0.2});
   simulation.run();
   expect_nothing_lost(simulation, tasks, 16);
@@ -140,7 +140,7 @@ TEST(SimulatedCluster, AStragglerDelaysThePhaseByItselfAlone) {
 TEST(SimulatedCluster, WideTasksOfUnequalRanksEndToo) {
   std::vector<Task> tasks = random_tasks(200, 9);
   for (std::size_t i = 0; i < tasks.size(); ++i) tasks[i].width = 1 + static_cast<int>(i % 7);
-  Simulation simulation(tasks, 20, {.max_attempts = 4});
+  Simulation simulation(tasks, 20, {.max_tries = 4});
   simulation.behave(
       {.seed = 3, .speed_spread = 0.4, .noise = 0.3, .straggler_probability = 0.05, .failure_probability = 0.05});
   simulation.run();

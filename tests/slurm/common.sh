@@ -46,7 +46,7 @@ wait_for() {
 }
 layers_done() { grep -c '"type":"layer"' "$1/journal.log" 2>/dev/null || true; }
 has_layers() { local n; n=$(layers_done "$1"); [ "${n:-0}" -ge "$2" ]; }
-attempts() { grep -c '"type":"start"' "$1/journal.log" 2>/dev/null || true; }
+starts() { grep -c '"type":"start"' "$1/journal.log" 2>/dev/null || true; }
 finished() { grep -q '"type":"finished"' "$1/journal.log" 2>/dev/null; }
 job_state() { slurm squeue -h -j "$1" -o %T 2>/dev/null || true; }
 all_nodes_idle() { [ "$(slurm sinfo -h -t idle -o %D)" = ${#hosts[@]} ]; }

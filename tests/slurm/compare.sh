@@ -23,7 +23,7 @@ for row in rtn-2bit rtn-3bit voronoi-2bit voronoi-3bit; do
   finished "$work/out/$row" || fail "$row did not finish"
   wanted=1
   if [ $row = voronoi-3bit ]; then wanted=2; fi
-  [ "$(attempts "$work/out/$row")" = $wanted ] || fail "$row was started $(attempts "$work/out/$row") times instead of $wanted"
+  [ "$(starts "$work/out/$row")" = $wanted ] || fail "$row was started $(starts "$work/out/$row") times instead of $wanted"
 done
 # The shared Hessians give what a run would compute itself.
 expected=$work/alone

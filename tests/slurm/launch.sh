@@ -97,7 +97,7 @@ kill -USR1 $job; ends 75 yes
 
 # Two restarts that bring nothing are the last; one that brings something counts anew.
 layer='echo "{\"type\":\"layer\"}" >>"$WORK/run/journal.log"; '
-start='echo "{\"type\":\"attempt\"}" >>"$WORK/run/journal.log"; '
+start='echo "{\"type\":\"start\"}" >>"$WORK/run/journal.log"; '
 rm -r "$run"
 starts 0 "$start exit 75"; ends 75 yes
 starts 1 "$start exit 75"; ends 75 yes

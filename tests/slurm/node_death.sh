@@ -16,7 +16,7 @@ for n in 2 1; do
   wait_for 150 job_gone "$job"
   completed "$job"
   [ "$(layers_done "$run")" = "$n_linears" ] || fail "finished layers were made again"
-  [ "$(attempts "$run")" -ge 2 ] || fail "the job was not started again"
+  [ "$(starts "$run")" -ge 2 ] || fail "the job was not started again"
   same_as_reference "$run"
-  passed "node $n of 2 ($victim) died after $before layers, $(attempts "$run") attempts"
+  passed "node $n of 2 ($victim) died after $before layers, $(starts "$run") starts"
 done

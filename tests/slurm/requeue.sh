@@ -18,7 +18,7 @@ for launcher in mpirun srun; do
   [ "$before" -lt "$n_linears" ] || fail "the job was not stopped early"
   wait_for 120 job_gone "$job"
   completed "$job"
-  [ "$(attempts "$run")" = 2 ] || fail "$launcher: $(attempts "$run") attempts instead of 2"
+  [ "$(starts "$run")" = 2 ] || fail "$launcher: $(starts "$run") starts instead of 2"
   [ "$(grep -c '"type":"start".*"ranks":2' "$run/journal.log")" = 2 ] || fail "$launcher: not on two ranks"
   [ "$(layers_done "$run")" = "$n_linears" ] || fail "$launcher: finished layers were made again"
   grep -q '"type":"task_done".*"rank":1' "$run/journal.log" || grep -q '"rank":1.*"type":"task_done"' "$run/journal.log" || fail "$launcher: the second rank did nothing"

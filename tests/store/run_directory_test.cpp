@@ -5,8 +5,8 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
-#include "store/attempt.h"
 #include "store/run_lock.h"
+#include "store/start.h"
 #include "support/skip.h"
 #include "support/temporary.h"
 
@@ -34,7 +34,7 @@ Json identity() {
 
 void write_identity(const RunPaths& paths, const Json& value) {
   fs::create_directories(paths.staging());
-  check_or_write_identity(*Attempt::begin(paths), value);
+  check_or_write_identity(*Start::begin(paths), value);
 }
 
 TEST(RunPaths, AreAsDocumented) {
@@ -70,8 +70,8 @@ TEST(RunDirectory, StartCutOffBeforeTheIdentityMayGoOn) {
   const RunPaths paths{folder / "run"};
   create_run_directory(paths);
   { const RunLock lock(paths); }
-  fs::create_directory(paths.staging() / "attempt-node1-12-abcdef");
-  test::write_bytes(paths.staging() / "attempt-node1-12-abcdef/run.json.0", "{\"for");
+  fs::create_directory(paths.staging() / "start-node1-12-abcdef");
+  test::write_bytes(paths.staging() / "start-node1-12-abcdef/run.json.0", "{\"for");
   test::write_bytes(paths.logs() / "rank_0.log", "x");
   test::write_bytes(paths.root / ".write-check", "");
   create_run_directory(paths);
@@ -182,12 +182,11 @@ TEST(RunIdentity, FullDiskLeavesNothing) {
   if (!disk.mounted()) VORONOI_SKIP_MACHINE(disk.why());
   const RunPaths paths{disk.path()};
   fs::create_directory(paths.staging());
-  const std::unique_ptr<Attempt> attempt = Attempt::begin(paths);
+  const std::unique_ptr<Start> start = Start::begin(paths);
   test::write_bytes(disk / "filler", std::string(1 << 20, 'x'));
-  EXPECT_THAT(message_of<StoreError>([&] { check_or_write_identity(*attempt, identity()); }),
-              HasSubstr("No space left"));
+  EXPECT_THAT(message_of<StoreError>([&] { check_or_write_identity(*start, identity()); }), HasSubstr("No space left"));
   EXPECT_FALSE(fs::exists(paths.identity()));
-  EXPECT_TRUE(fs::is_empty(attempt->temporary("x").parent_path()));
+  EXPECT_TRUE(fs::is_empty(start->temporary("x").parent_path()));
 }
 
 }  // namespace

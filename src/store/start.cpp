@@ -1,4 +1,4 @@
-#include "store/attempt.h"
+#include "store/start.h"
 
 #include <dirent.h>
 #include <fmt/format.h>
@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 using core::StoreError;
 
-constexpr std::string_view kPrefix = "attempt-", kRevokedPrefix = "revoked-";
+constexpr std::string_view kPrefix = "start-", kRevokedPrefix = "revoked-";
 
 std::vector<fs::path> list(const fs::path& directory) {
   std::error_code error;
@@ -65,35 +65,35 @@ Superseded::Superseded(const RunPaths& paths)
     : StoreError(paths.root.string() +
                  ": superseded: another start has taken this run over; what this one had not published is dropped") {}
 
-std::unique_ptr<Attempt> Attempt::begin(const RunPaths& paths) {
+std::unique_ptr<Start> Start::begin(const RunPaths& paths) {
   std::string directory =
       (paths.staging() / fmt::format("{}{}-{}-XXXXXX", kPrefix, core::host_name(), ::getpid())).string();
   if (::mkdtemp(directory.data()) == nullptr) throw core::system_error(directory, "create", errno);
   if (::chmod(directory.c_str(), 0755) != 0) throw core::system_error(directory, "open to other users", errno);
-  auto attempt = std::make_unique<Attempt>(paths, fs::path(directory).filename().string(), 0);
-  attempt->began_ = true;
+  auto start = std::make_unique<Start>(paths, fs::path(directory).filename().string(), 0);
+  start->began_ = true;
   for (const fs::path& other : list(paths.staging()))
     if (const std::string name = other.filename().string();
-        other != attempt->directory_ && (name.starts_with(kPrefix) || name.starts_with(kRevokedPrefix)))
+        other != start->directory_ && (name.starts_with(kPrefix) || name.starts_with(kRevokedPrefix)))
       revoke(other);
   core::sync_directory(paths.staging());
-  return attempt;
+  return start;
 }
 
-Attempt::Attempt(RunPaths paths, std::string id, int rank)
+Start::Start(RunPaths paths, std::string id, int rank)
     : paths_(std::move(paths)), id_(std::move(id)), directory_(paths_.staging() / id_), rank_(rank) {}
 
-Attempt::~Attempt() {
+Start::~Start() {
   // What a rank that died had begun stays for the next start to remove. On the way out of an error the directory stays
   // too: to the other ranks, which may still publish, its loss would mean that another start has taken over.
   if (began_ && std::uncaught_exceptions() == 0) ::rmdir(directory_.c_str());
 }
 
-fs::path Attempt::temporary(const fs::path& path) const {
+fs::path Start::temporary(const fs::path& path) const {
   return directory_ / fmt::format("{}.{}", path.filename().string(), rank_);
 }
 
-void Attempt::publish(const fs::path& path, std::span<const std::byte> bytes) const {
+void Start::publish(const fs::path& path, std::span<const std::byte> bytes) const {
   try {
     core::publish_file(path, bytes, temporary(path));
   } catch (const StoreError&) {
@@ -102,12 +102,12 @@ void Attempt::publish(const fs::path& path, std::span<const std::byte> bytes) co
   }
 }
 
-void Attempt::publish(const fs::path& path, std::string_view text) const {
+void Start::publish(const fs::path& path, std::string_view text) const {
   publish(path, std::as_bytes(std::span(text)));
 }
 
 /// Renames the file into the staging directory; an empty path when there is none.
-fs::path Attempt::take(const fs::path& path) const {
+fs::path Start::take(const fs::path& path) const {
   fs::path taken = temporary(path);
   if (::rename(path.c_str(), taken.c_str()) == 0) return taken;
   const int error = errno;
@@ -116,12 +116,12 @@ fs::path Attempt::take(const fs::path& path) const {
   throw core::system_error(path, "take away", error);
 }
 
-void Attempt::remove(const fs::path& path) const {
+void Start::remove(const fs::path& path) const {
   std::error_code ignored;
   if (const fs::path taken = take(path); !taken.empty()) fs::remove_all(taken, ignored);
 }
 
-fs::path Attempt::quarantine(const fs::path& path) const {
+fs::path Start::quarantine(const fs::path& path) const {
   const fs::path taken = take(path);
   if (taken.empty()) throw core::system_error(path, "set aside", ENOENT);
   for (int n = 1;; ++n) {
@@ -136,7 +136,7 @@ fs::path Attempt::quarantine(const fs::path& path) const {
   }
 }
 
-void Attempt::require_current() const {
+void Start::require_current() const {
   std::error_code error;
   const fs::file_type type = fs::symlink_status(directory_, error).type();
   // ESTALE: a network file system knows the directory by number, and the number is gone.

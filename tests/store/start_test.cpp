@@ -1,4 +1,4 @@
-#include "store/attempt.h"
+#include "store/start.h"
 
 #include <gmock/gmock.h>
 #include <unistd.h>
@@ -26,15 +26,15 @@ struct RunFolder {
   RunFolder() { create_run_directory(paths); }
 };
 
-TEST(Attempt, PublishesAndRemovesAndLeavesNothingBehind) {
+TEST(Start, PublishesAndRemovesAndLeavesNothingBehind) {
   const RunFolder run;
   {
-    const std::unique_ptr<Attempt> attempt = Attempt::begin(run.paths);
-    const Attempt other(run.paths, attempt->id(), 1);
-    attempt->publish(run.paths.layer("a"), "first");
+    const std::unique_ptr<Start> start = Start::begin(run.paths);
+    const Start other(run.paths, start->id(), 1);
+    start->publish(run.paths.layer("a"), "first");
     other.publish(run.paths.layer("a"), "second");
     EXPECT_EQ(test::read_bytes(run.paths.layer("a")), "second");
-    EXPECT_NE(attempt->temporary("a"), other.temporary("a"));
+    EXPECT_NE(start->temporary("a"), other.temporary("a"));
     other.remove(run.paths.layer("a"));
     EXPECT_FALSE(fs::exists(run.paths.layer("a")));
     other.remove(run.paths.layer("a"));
@@ -44,16 +44,16 @@ TEST(Attempt, PublishesAndRemovesAndLeavesNothingBehind) {
   EXPECT_TRUE(fs::is_empty(run.paths.layers()));
 }
 
-TEST(Attempt, LaterOneFencesEveryRankOfTheEarlierOff) {
+TEST(Start, LaterOneFencesEveryRankOfTheEarlierOff) {
   const RunFolder run;
-  const std::unique_ptr<Attempt> first = Attempt::begin(run.paths);
-  const Attempt rank(run.paths, first->id(), 1);
+  const std::unique_ptr<Start> first = Start::begin(run.paths);
+  const Start rank(run.paths, first->id(), 1);
   rank.publish(run.paths.layer("a"), "first");
   test::write_bytes(rank.temporary(run.paths.layer("b")), "half written");
-  const std::unique_ptr<Attempt> second = Attempt::begin(run.paths);
+  const std::unique_ptr<Start> second = Start::begin(run.paths);
   EXPECT_EQ(test::entries(run.paths.staging()), 1);
   second->publish(run.paths.layer("a"), "second");
-  for (const Attempt* old : {static_cast<const Attempt*>(first.get()), &rank}) {
+  for (const Start* old : {static_cast<const Start*>(first.get()), &rank}) {
     EXPECT_THROW(old->publish(run.paths.layer("a"), "first"), Superseded);
     EXPECT_THROW(old->publish(run.paths.layer("new"), "first"), Superseded);
     EXPECT_THROW(old->remove(run.paths.layer("a")), Superseded);
@@ -66,19 +66,19 @@ TEST(Attempt, LaterOneFencesEveryRankOfTheEarlierOff) {
   EXPECT_EQ(test::entries(run.paths.layers()), 1);
 }
 
-TEST(Attempt, RemovesWhatAStartThatDiedWhileItRemovedOthersLeft) {
+TEST(Start, RemovesWhatAStartThatDiedWhileItRemovedOthersLeft) {
   const RunFolder run;
-  const std::filesystem::path left = run.paths.staging() / "revoked-attempt-node1-12-abcdef";
+  const std::filesystem::path left = run.paths.staging() / "revoked-start-node1-12-abcdef";
   std::filesystem::create_directory(left);
   test::write_bytes(left / "a.h5.0", "half");
-  const std::unique_ptr<Attempt> attempt = Attempt::begin(run.paths);
+  const std::unique_ptr<Start> start = Start::begin(run.paths);
   EXPECT_FALSE(std::filesystem::exists(left));
 }
 
-TEST(Attempt, WriterThatNeverPausesIsFencedOff) {
+TEST(Start, WriterThatNeverPausesIsFencedOff) {
   const RunFolder run;
   for (int round = 0; round < 20; ++round) {
-    const std::unique_ptr<Attempt> first = Attempt::begin(run.paths);
+    const std::unique_ptr<Start> first = Start::begin(run.paths);
     std::atomic<int> published{0};
     std::atomic<bool> superseded{false};
     std::thread writer([&] {
@@ -92,7 +92,7 @@ TEST(Attempt, WriterThatNeverPausesIsFencedOff) {
       }
     });
     while (published < 5) std::this_thread::yield();
-    const std::unique_ptr<Attempt> second = Attempt::begin(run.paths);
+    const std::unique_ptr<Start> second = Start::begin(run.paths);
     second->publish(run.paths.layer("a"), "new");
     writer.join();
     ASSERT_TRUE(superseded);
@@ -100,33 +100,33 @@ TEST(Attempt, WriterThatNeverPausesIsFencedOff) {
   }
 }
 
-TEST(Attempt, LeavesForeignFilesInTheStagingDirectoryAlone) {
+TEST(Start, LeavesForeignFilesInTheStagingDirectoryAlone) {
   const RunFolder run;
   test::write_bytes(run.paths.staging() / "notes.txt", "mine");
-  const std::unique_ptr<Attempt> attempt = Attempt::begin(run.paths);
+  const std::unique_ptr<Start> start = Start::begin(run.paths);
   EXPECT_EQ(test::read_bytes(run.paths.staging() / "notes.txt"), "mine");
 }
 
-TEST(Attempt, OrdinaryErrorsKeepTheirReason) {
+TEST(Start, OrdinaryErrorsKeepTheirReason) {
   const RunFolder run;
-  const std::unique_ptr<Attempt> attempt = Attempt::begin(run.paths);
-  EXPECT_THAT(message_of<StoreError>([&] { attempt->publish(run.paths.root / "none/f", "x"); }), HasSubstr("none/f"));
-  EXPECT_THROW(Attempt::begin({"/dev/null"}), StoreError);
+  const std::unique_ptr<Start> start = Start::begin(run.paths);
+  EXPECT_THAT(message_of<StoreError>([&] { start->publish(run.paths.root / "none/f", "x"); }), HasSubstr("none/f"));
+  EXPECT_THROW(Start::begin({"/dev/null"}), StoreError);
 }
 
-TEST(Attempt, QuarantinedFilesKeepTheirBytesAndNeverCollide) {
+TEST(Start, QuarantinedFilesKeepTheirBytesAndNeverCollide) {
   const TemporaryFolder folder;
   const RunPaths paths{folder / "run"};
   create_run_directory(paths);
-  const std::unique_ptr<Attempt> attempt = Attempt::begin(paths);
+  const std::unique_ptr<Start> start = Start::begin(paths);
   for (int i = 1; i <= 3; ++i) {
     test::write_bytes(paths.layer("a"), std::to_string(i));
-    const fs::path moved = attempt->quarantine(paths.layer("a"));
+    const fs::path moved = start->quarantine(paths.layer("a"));
     EXPECT_EQ(moved, paths.quarantine() / ("a.h5." + std::to_string(i)));
     EXPECT_EQ(test::read_bytes(moved), std::to_string(i));
     EXPECT_FALSE(fs::exists(paths.layer("a")));
   }
-  EXPECT_THAT(message_of<StoreError>([&] { attempt->quarantine(paths.layer("a")); }), HasSubstr("a.h5"));
+  EXPECT_THAT(message_of<StoreError>([&] { start->quarantine(paths.layer("a")); }), HasSubstr("a.h5"));
 }
 
 }  // namespace

@@ -19,22 +19,22 @@ class Superseded : public core::StoreError {
   explicit Superseded(const RunPaths& paths);
 };
 
-/// One start of a run. All its files are made in a directory of its own, staging/attempt-<host>-<pid>-<random>, and
+/// One start of a run. All its files are made in a directory of its own, staging/start-<host>-<pid>-<random>, and
 /// published by a rename out of it; files are taken away by a rename into it. A later start removes that directory
 /// before it reads anything. From then on such a rename cannot succeed, so there is no moment between a check and the
 /// rename: a process on a node that was cut off, or one that was stopped for hours, is fenced off without clocks and
 /// leases, by any file system that keeps the rules of rename and rmdir.
-class Attempt {
+class Start {
  public:
   /// The process that holds the run's lock: makes the staging directory, then removes those of all earlier starts.
   /// Throws StoreError.
-  static std::unique_ptr<Attempt> begin(const RunPaths& paths);
+  static std::unique_ptr<Start> begin(const RunPaths& paths);
   /// Another rank of the same start. `id`: of the one that began.
-  Attempt(RunPaths paths, std::string id, int rank);
+  Start(RunPaths paths, std::string id, int rank);
   /// The one that began removes the staging directory.
-  ~Attempt();
-  Attempt(const Attempt&) = delete;
-  Attempt& operator=(const Attempt&) = delete;
+  ~Start();
+  Start(const Start&) = delete;
+  Start& operator=(const Start&) = delete;
 
   const RunPaths& paths() const { return paths_; }
   const std::string& id() const { return id_; }
