@@ -136,6 +136,9 @@ core::Json inspect_run(const std::string& path) {
                       {"pooled_tokens", layer.pooled_tokens},
                       {"generation", layer.generation},
                       {"statistics", layer.statistics}});
+  core::Json tensors = core::Json::array();
+  for (const auto& [name, tensor] : state.tensors)
+    tensors.push_back({{"name", name}, {"generation", tensor.generation}});
   return {{"kind", "run directory"},
           {"path", path},
           {"identity", store::read_identity(paths)},
@@ -143,7 +146,8 @@ core::Json inspect_run(const std::string& path) {
           {"finished", state.finished},
           {"bits_true", true_bits(state)},
           {"failures", run::failures(state)},
-          {"layers", layers}};
+          {"layers", layers},
+          {"tensors", tensors}};
 }
 
 core::Json inspect_path(const std::string& path, bool headers_only) {

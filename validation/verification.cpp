@@ -38,13 +38,6 @@ void add_layer(Verification& result, const std::string& name, const format::Enco
        {"decoded_sha256", core::sha256(std::as_bytes(std::span(weight)))}});
 }
 
-void require_sum(const std::string& file, const std::string& sha256, const char* what) {
-  if (core::sha256_of_file(file) != sha256) throw core::FormatError(file, what);
-}
-
-constexpr const char* kNotJournalled =
-    "is not the file that was journalled (checksum); run the quantize command again, it will be made again";
-
 /// Generations of a layer or tensor before the newest: their files, and that each was made from the one before it.
 /// Of one that was lost the journal tells, and nothing is left to compare with.
 template <class T>
@@ -54,17 +47,17 @@ void verify_parents(const store::RunPaths& paths, const T& newest,
   if (earlier == all_earlier.end()) return;
   const T* child = &newest;
   for (auto record = earlier->second.rbegin(); record != earlier->second.rend(); ++record) {
-    const std::string file = paths.layer(record->name, record->generation).string();
-    require_sum(file, record->sha256, kNotJournalled);
+    run::require_journalled(paths, record->name, record->generation, record->sha256);
     if (child->generation == record->generation + 1 && child->parent != record->sha256)
-      throw core::FormatError(paths.layer(child->name, child->generation).string(), "was not made from " + file);
+      throw core::FormatError(paths.layer(child->name, child->generation).string(),
+                              "was not made from " + paths.layer(record->name, record->generation).string());
     child = &*record;
   }
 }
 
 void verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer, Verification& result) {
   const std::string file = paths.layer(layer.name, layer.generation).string();
-  require_sum(file, layer.sha256, kNotJournalled);
+  run::require_journalled(paths, layer.name, layer.generation, layer.sha256);
   const format::Encoding encoding = run::read_layer(paths, layer.name, layer.generation);
   if (format::stored_bits(encoding) != layer.stored_bits)
     throw core::FormatError(file, "holds another number of bits than journalled");
@@ -96,28 +89,66 @@ void add_hessian_problems(const store::RunPaths& paths, Verification& result) {
   }
 }
 
-/// The generation of a layer whose shard has this digest; the newest when none has.
-std::int64_t generation_of(const run::RunState& state, const std::string& name, const std::string& sha256) {
-  if (const auto earlier = state.earlier_layers.find(name); earlier != state.earlier_layers.end())
-    for (const run::LayerRecord& layer : earlier->second)
-      if (layer.sha256 == sha256) return layer.generation;
-  const auto newest = state.layers.find(name);
-  return newest == state.layers.end() ? 0 : newest->second.generation;
+/// The generation of a layer or tensor whose file has this digest; the newest when none has.
+template <class T>
+std::int64_t generation_of(const std::map<std::string, T>& newest, const std::map<std::string, std::vector<T>>& earlier,
+                           const std::string& name, const std::string& sha256) {
+  if (const auto found = earlier.find(name); found != earlier.end())
+    for (const T& record : found->second)
+      if (record.sha256 == sha256) return record.generation;
+  const auto found = newest.find(name);
+  return found == newest.end() ? 0 : found->second.generation;
 }
 
-/// The layer of the run a checkpoint comes from must decode to the same numbers.
-void compare_with_run(const store::RunPaths& run, const run::RunState& state, const std::string& name,
-                      const exporting::Manifest& manifest, const std::vector<float>& weight, const std::string& path) {
-  const auto sum = manifest.layers.find(name);
-  if (sum == manifest.layers.end()) throw core::FormatError(path, name + ": is not in the manifest");
-  const std::int64_t generation = generation_of(state, name, sum->second);
-  const std::string file = run.layer(name, generation).string();
-  require_sum(file, sum->second, "is not the file that was exported (checksum)");
-  const std::vector<float> expected = decode_finite(run::read_layer(run, name, generation), file);
-  const auto bits = [](const std::vector<float>& values) { return std::as_bytes(std::span(values)); };
-  if (!std::ranges::equal(bits(expected), bits(weight)))
-    throw core::FormatError(path, name + ": decodes to other numbers than " + file);
-}
+/// A run that a checkpoint says it comes from: what its files hold must stand in the checkpoint.
+class ExportedRun {
+ public:
+  ExportedRun(const exporting::Manifest& manifest, const std::string& checkpoint)
+      : paths_{manifest.run}, state_(run::read_state(paths_)), manifest_(manifest), checkpoint_(checkpoint) {}
+
+  /// `weight`: what the checkpoint's layer decodes to.
+  void compare_layer(const std::string& name, const std::vector<float>& weight) const {
+    const auto sum = manifest_.layers.find(name);
+    if (sum == manifest_.layers.end()) throw core::FormatError(checkpoint_, name + ": is not in the manifest");
+    const std::int64_t generation = generation_of(state_.layers, state_.earlier_layers, name, sum->second);
+    const std::string file = exported_file(name, generation, sum->second);
+    compare(name, decode_finite(run::read_layer(paths_, name, generation), file), weight, file);
+  }
+
+  /// A tensor that is no quantized linear; nothing to compare where the run has none of its own.
+  void compare_tensor(const model::TensorSpec& spec, const exporting::VptqCheckpoint& checkpoint) const {
+    const auto sum = manifest_.layers.find(spec.name);
+    if (sum == manifest_.layers.end()) return;
+    const std::int64_t generation = generation_of(state_.tensors, state_.earlier_tensors, spec.name, sum->second);
+    const std::string file = exported_file(spec.name, generation, sum->second);
+    std::vector<float> expected(static_cast<std::size_t>(core::element_count(spec.shape).value())),
+        stored(expected.size());
+    run::read_tensor(paths_, spec, generation, expected);
+    const core::DType dtype = checkpoint.config().stored_dtype;
+    for (float& value : expected) value = core::from_bits16(dtype, core::to_bits16(dtype, value));
+    checkpoint.read(spec, stored);
+    compare(spec.name, expected, stored, file);
+  }
+
+ private:
+  std::string exported_file(const std::string& name, std::int64_t generation, const std::string& sha256) const {
+    std::string file = paths_.layer(name, generation).string();
+    if (core::sha256_of_file(file) != sha256)
+      throw core::FormatError(file, "is not the file that was exported (checksum)");
+    return file;
+  }
+  void compare(const std::string& name, const std::vector<float>& expected, const std::vector<float>& stored,
+               const std::string& file) const {
+    const auto bits = [](const std::vector<float>& values) { return std::as_bytes(std::span(values)); };
+    if (!std::ranges::equal(bits(expected), bits(stored)))
+      throw core::FormatError(checkpoint_, name + ": holds other numbers than " + file);
+  }
+
+  store::RunPaths paths_;
+  run::RunState state_;
+  const exporting::Manifest& manifest_;
+  const std::string& checkpoint_;
+};
 
 }  // namespace
 
@@ -139,7 +170,7 @@ Verification verify_run(const std::string& path) {
   for (const auto& [name, tensor] : state.tensors) {
     try {
       verify_parents(paths, tensor, state.earlier_tensors);
-      require_sum(paths.layer(name, tensor.generation).string(), tensor.sha256, kNotJournalled);
+      run::require_journalled(paths, name, tensor.generation, tensor.sha256);
     } catch (const core::Error& error) {
       result.problems.emplace_back(error.what());
     }
@@ -159,25 +190,31 @@ Verification verify_checkpoint(const std::string& path) {
   Verification result;
   result.kind = "VPTQ checkpoint";
   const std::optional<exporting::Manifest> manifest = exporting::read_manifest(path);
-  std::optional<store::RunPaths> run;
-  run::RunState state;
+  std::optional<ExportedRun> run;
   if (manifest) {
     result.problems = exporting::check_files(path, *manifest);
     result.notes.push_back(fmt::format("{} files summed", manifest->files.size()));
-    if (std::filesystem::exists(store::RunPaths{manifest->run}.identity())) run = store::RunPaths{manifest->run};
+    if (std::filesystem::exists(store::RunPaths{manifest->run}.identity())) run.emplace(*manifest, path);
     result.notes.push_back((run ? "compared with the run " : "the run is not at hand: ") + manifest->run);
   } else {
     result.notes.emplace_back("no manifest: nothing to compare checksums with");
   }
-  if (run) state = run::read_state(*run);
   const exporting::VptqCheckpoint checkpoint(path);
   result.n_layers = checkpoint.linears().size();
   for (const std::string& name : checkpoint.linears()) {
     try {
       const format::Encoding encoding = checkpoint.encoding(name);
       const std::vector<float> weight = decode_finite(encoding, path + ": " + name);
-      if (run) compare_with_run(*run, state, name, *manifest, weight, path);
+      if (run) run->compare_layer(name, weight);
       add_layer(result, name, encoding, weight);
+    } catch (const core::Error& error) {
+      result.problems.emplace_back(error.what());
+    }
+  }
+  if (!run) return result;
+  for (const model::TensorSpec& spec : model::expected_tensors(checkpoint.config())) {
+    try {
+      run->compare_tensor(spec, checkpoint);
     } catch (const core::Error& error) {
       result.problems.emplace_back(error.what());
     }

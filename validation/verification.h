@@ -23,7 +23,8 @@ struct Verification {
 Verification verify_run(const std::string& path);
 
 /// Every file against the manifest, when there is one; every packed layer decoded and, when its run is at hand,
-/// compared with what the run's shard decodes to. Throws FormatError when the checkpoint cannot be opened.
+/// compared with what the run's shard decodes to, as are the tensors that the run had of its own. Throws FormatError
+/// when the checkpoint cannot be opened.
 Verification verify_checkpoint(const std::string& path);
 
 }  // namespace voronoi::validation

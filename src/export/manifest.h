@@ -22,8 +22,9 @@ struct Manifest {
   std::string run;     ///< absolute path of the run directory
   std::string method;  ///< that quantized the layers
   Profile profile = Profile::safe;
-  std::vector<File> files;                    ///< by name
-  std::map<std::string, std::string> layers;  ///< linear -> SHA-256 of its shard in the run
+  std::vector<File> files;  ///< by name
+  /// Linear, or tensor that is not the model's own -> SHA-256 of its shard in the run.
+  std::map<std::string, std::string> layers;
 };
 
 /// Sums every file of the directory (there are no folders in it), adds them to `manifest` and writes it.

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "model/weight_data.h"
 #include "store/shard.h"
 
 namespace voronoi::run {
@@ -91,6 +92,10 @@ format::Encoding read_layer(const store::RunPaths& paths, const std::string& nam
 std::string write_tensor(const store::Start& start, const std::string& name, std::int64_t generation,
                          const core::Shape& shape, std::span<const float> values) {
   VORONOI_REQUIRE(generation > 0, "generation 0 of a tensor is the model's own");
+  if (!model::all_finite(values))
+    throw core::NumericError(name +
+                             ": its new values are not finite or above 65504 (the range of F16), so that no checkpoint "
+                             "could hold them; the generation before stays");
   store::Shard shard;
   shard.attributes["kind"] = kTensorKind;
   shard.attributes["name"] = name;
@@ -106,6 +111,14 @@ void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, st
     throw core::FormatError(file, fmt::format("does not hold one F32 array of shape {}", core::to_string(spec.shape)));
   VORONOI_REQUIRE(out.size_bytes() == shard.arrays[0].bytes.size(), "room for the whole tensor is wanted");
   std::memcpy(out.data(), shard.arrays[0].bytes.data(), out.size_bytes());
+}
+
+void require_journalled(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
+                        const std::string& sha256) {
+  const std::string file = paths.layer(name, generation).string();
+  if (core::sha256_of_file(file) != sha256)
+    throw core::FormatError(
+        file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
 }
 
 void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,

@@ -23,12 +23,17 @@ std::string write_layer(const store::Start& start, const std::string& name, std:
 /// Reads it back with every check; throws FormatError.
 format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation);
 
-/// Publishes a generation, from 1 on, of a tensor that is no quantized linear; returns the SHA-256 of the file.
+/// Publishes a generation, from 1 on, of a tensor that is no quantized linear; returns the SHA-256 of the file. Throws
+/// NumericError for a value that 16 bits cannot hold.
 std::string write_tensor(const store::Start& start, const std::string& name, std::int64_t generation,
                          const core::Shape& shape, std::span<const float> values);
 /// Into `out`, which has the size of `spec`; throws FormatError.
 void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
                  std::span<float> out);
+
+/// Throws FormatError, with the remedy, where the file of a generation of a layer or tensor is not what was journalled.
+void require_journalled(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
+                        const std::string& sha256);
 
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
 void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,

@@ -30,10 +30,7 @@ constexpr const char* kExportTask = "export";
 
 format::Encoding read_journalled_layer(const ExportSource& source, const std::string& name) {
   const run::LayerRecord& layer = source.state.layers.at(name);
-  const std::string file = source.paths.layer(name, layer.generation).string();
-  if (core::sha256_of_file(file) != layer.sha256)
-    throw core::FormatError(
-        file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+  run::require_journalled(source.paths, name, layer.generation, layer.sha256);
   return run::read_layer(source.paths, name, layer.generation);
 }
 
@@ -109,6 +106,8 @@ class StageProgress {
 void export_run(const ExportSource& source, exporting::Profile profile, const fs::path& out, const fs::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
   if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, profile, missing);
+  for (const auto& [name, tensor] : source.state.tensors)
+    run::require_journalled(source.paths, name, tensor.generation, tensor.sha256);
   exporting::ExportRequest request;
   const run::RunSource tensors(source.original, source.paths, {{}, run::published(source.state).tensors});
   request.original = &source.original;
