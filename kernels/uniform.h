@@ -32,6 +32,12 @@ struct UniformKernels {
   /// kMaxUniformTokens; W as decoded, fp32 x and sums in a fixed order.
   void (*fused_matmul)(const Exec&, const PackedUniform&, std::int64_t n_tokens, const float* x, bool accumulate,
                        float* out);
+  /// As decode_f32 with scales in fp32 that are being tuned, [out, n_groups]; those of the packed linear are not looked
+  /// at.
+  void (*decode_tuned)(const Exec&, const PackedUniform&, const float* scale, float* weight);
+  /// d_scale [out, n_groups] += the loss's derivative by the scales, d_weight [out, in] being that by decode_tuned's
+  /// result: the sum over a group's columns of d_weight times (code - zero), in a fixed order.
+  void (*gradient)(const Exec&, const PackedUniform&, const float* d_weight, float* d_scale);
 };
 
 }  // namespace voronoi::kernels

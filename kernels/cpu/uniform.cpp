@@ -1,5 +1,5 @@
 // Linears packed in uniform codes: a row is decoded at a time, into a buffer that stays in cache, and either written
-// out or multiplied at once.
+// out, multiplied, or used for a gradient at once.
 #include "kernels/uniform.h"
 
 #include <algorithm>
@@ -54,27 +54,57 @@ class Decoder {
         zeros_(index(n_groups_)),
         stored_(index(packed.perm == nullptr ? 0 : packed.in_features)) {}
 
-  /// Row `row` of the matrix into values [in], natural column order.
+  std::int64_t n_groups() const { return n_groups_; }
+  /// The stored scale of group g of a row.
+  float scale(std::int64_t row, std::int64_t g) const {
+    return core::from_bits16(p_.dtype, p_.scale[row * n_groups_ + g]);
+  }
+
+  /// Row `row` of the matrix, scale_of(g) being its scales, into values [in], natural column order.
+  template <class ScaleOf>
+  void decode(std::int64_t row, const ScaleOf& scale_of, float* values) {
+    if (p_.perm == nullptr) return decode_stored(row, scale_of, values);
+    decode_stored(row, scale_of, stored_.data());
+    for (std::int64_t c = 0; c < p_.in_features; ++c) values[p_.perm[c]] = stored_[index(c)];
+  }
   void decode(std::int64_t row, float* values) {
+    decode(
+        row, [&](std::int64_t g) { return scale(row, g); }, values);
+  }
+
+  /// d_scale [n_groups] of a row += the sums over its groups of d_row [in] times (code - zero).
+  void add_gradient(std::int64_t row, const float* d_row, float* d_scale) {
+    steps_.resize(index(p_.in_features));
+    decode_stored(
+        row, [](std::int64_t) { return 1.0F; }, steps_.data());
+    for (std::int64_t c = 0; p_.perm != nullptr && c < p_.in_features; ++c) stored_[index(c)] = d_row[p_.perm[c]];
+    const float* d_stored = p_.perm == nullptr ? d_row : stored_.data();
+    for (std::int64_t g = 0; g < n_groups_; ++g) {
+      const std::int64_t first = g * p_.group_size, end = std::min(p_.in_features, first + p_.group_size);
+      d_scale[g] += packed::dot(end - first, d_stored + first, steps_.data() + first);
+    }
+  }
+
+ private:
+  /// Stored column order.
+  template <class ScaleOf>
+  void decode_stored(std::int64_t row, const ScaleOf& scale_of, float* stored) {
     unpack_(p_.codes + row * core::packed_words(p_.in_features, p_.bits), p_.in_features, codes_.data());
     unpack_(p_.zeros + row * core::packed_words(n_groups_, p_.bits), n_groups_, zeros_.data());
-    float* stored = p_.perm == nullptr ? values : stored_.data();
     for (std::int64_t g = 0; g < n_groups_; ++g) {
-      const float scale = core::from_bits16(p_.dtype, p_.scale[row * n_groups_ + g]);
+      const float scale = scale_of(g);
       const std::int32_t zero = zeros_[index(g)];
       const std::int64_t end = std::min(p_.in_features, (g + 1) * p_.group_size);
       for (std::int64_t c = g * p_.group_size; c < end; ++c)
         stored[c] = scale * static_cast<float>(codes_[index(c)] - zero);
     }
-    for (std::int64_t c = 0; p_.perm != nullptr && c < p_.in_features; ++c) values[p_.perm[c]] = stored[c];
   }
 
- private:
   const PackedUniform& p_;
   Unpack unpack_;
   std::int64_t n_groups_;
   std::vector<std::int32_t> codes_, zeros_;
-  std::vector<float> stored_;
+  std::vector<float> stored_, steps_;
 };
 
 /// use(decoder, row) for every row, over the threads.
@@ -90,6 +120,20 @@ void for_rows(const Exec& exec, const PackedUniform& packed, const Use& use) {
 void decode_f32(const Exec& exec, const PackedUniform& packed, float* weight) {
   for_rows(exec, packed,
            [&](Decoder& decoder, std::int64_t row) { decoder.decode(row, weight + row * packed.in_features); });
+}
+
+void decode_tuned(const Exec& exec, const PackedUniform& packed, const float* scale, float* weight) {
+  for_rows(exec, packed, [&](Decoder& decoder, std::int64_t row) {
+    const float* scales = scale + row * decoder.n_groups();
+    decoder.decode(
+        row, [scales](std::int64_t g) { return scales[g]; }, weight + row * packed.in_features);
+  });
+}
+
+void gradient(const Exec& exec, const PackedUniform& packed, const float* d_weight, float* d_scale) {
+  for_rows(exec, packed, [&](Decoder& decoder, std::int64_t row) {
+    decoder.add_gradient(row, d_weight + row * packed.in_features, d_scale + row * decoder.n_groups());
+  });
 }
 
 void decode_16(const Exec& exec, const PackedUniform& packed, std::uint16_t* weight) {
@@ -119,7 +163,11 @@ void fused_matmul(const Exec& exec, const PackedUniform& packed, std::int64_t n_
 }  // namespace
 
 UniformKernels cpu_uniform_kernels() {
-  return {.decode_f32 = decode_f32, .decode_16 = decode_16, .fused_matmul = fused_matmul};
+  return {.decode_f32 = decode_f32,
+          .decode_16 = decode_16,
+          .fused_matmul = fused_matmul,
+          .decode_tuned = decode_tuned,
+          .gradient = gradient};
 }
 
 }  // namespace voronoi::kernels

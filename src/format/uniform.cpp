@@ -5,21 +5,28 @@
 #include "core/packing.h"
 #include "format/checks.h"
 #include "format/device_arrays.h"
+#include "format/tuned_arrays.h"
 
 namespace voronoi::format {
 namespace {
 
 constexpr std::int64_t kMaxBits = 16;
 
-/// put(array) gives the address where the kernels are to read it.
-template <class Put>
-kernels::PackedUniform packed_view(const UniformView& e, const Put& put) {
+/// Without arrays.
+kernels::PackedUniform packed_extents(const UniformExtents& e) {
   kernels::PackedUniform packed;
   packed.out_features = e.out_features;
   packed.in_features = e.in_features;
   packed.bits = static_cast<int>(e.bits);
   packed.group_size = e.group_size;
   packed.dtype = e.dtype;
+  return packed;
+}
+
+/// put(array) gives the address where the kernels are to read it.
+template <class Put>
+kernels::PackedUniform packed_view(const UniformView& e, const Put& put) {
+  kernels::PackedUniform packed = packed_extents(e);
   packed.codes = put(e.codes);
   packed.zeros = put(e.zeros);
   packed.scale = put(e.scale);
@@ -51,6 +58,28 @@ class UniformMatrix final : public PackedMatrix {
   kernels::PackedUniform packed_;
 };
 
+class TunedUniformMatrix final : public TunedArrays {
+ public:
+  TunedUniformMatrix(backend::Context& context, const Encoding& encoding)
+      : TunedArrays(context, encoding, {{"scale", ParameterKind::scale}}),
+        packed_(packed_extents(uniform_view(encoding))) {
+    packed_.codes = fixed<std::uint32_t>("codes");
+    packed_.zeros = fixed<std::uint32_t>("zeros");
+    packed_.perm = fixed<std::uint16_t>("perm");
+  }
+
+  void decode(backend::Context& context, const float* parameters, float* weight) const override {
+    context.uniform().decode_tuned(context.exec(), packed_, parameters, weight);
+  }
+  void add_gradient(backend::Context& context, const float* /*parameters*/, const float* d_weight,
+                    float* gradient) const override {
+    context.uniform().gradient(context.exec(), packed_, d_weight, gradient);
+  }
+
+ private:
+  kernels::PackedUniform packed_;
+};
+
 class UniformFormat final : public Format {
  public:
   std::string_view name() const override { return "uniform"; }
@@ -72,7 +101,9 @@ class UniformFormat final : public Format {
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<UniformMatrix>(context, encoding);
   }
-  std::unique_ptr<TunedMatrix> tuned(backend::Context&, const Encoding&) const override { return nullptr; }
+  std::unique_ptr<TunedMatrix> tuned(backend::Context& context, const Encoding& encoding) const override {
+    return std::make_unique<TunedUniformMatrix>(context, encoding);
+  }
 };
 
 }  // namespace

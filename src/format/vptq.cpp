@@ -7,6 +7,7 @@
 #include "core/packing.h"
 #include "format/checks.h"
 #include "format/device_arrays.h"
+#include "format/tuned_arrays.h"
 
 namespace voronoi::format {
 namespace {
@@ -18,9 +19,8 @@ constexpr std::int64_t kMaxCodebook = 1 << 16;
 
 bool is_power_of_two(std::int64_t value) { return value > 0 && std::has_single_bit(static_cast<std::uint64_t>(value)); }
 
-/// put(array) gives the address where the kernels are to read it.
-template <class Put>
-kernels::PackedVptq packed_view(const VqView& e, const Put& put) {
+/// Without arrays.
+kernels::PackedVptq packed_extents(const VqExtents& e) {
   kernels::PackedVptq packed;
   packed.out_features = e.out_features;
   packed.in_features = e.in_features;
@@ -33,6 +33,13 @@ kernels::PackedVptq packed_view(const VqView& e, const Put& put) {
   packed.v0 = e.outlier_vector_length;
   packed.k0 = e.outlier_centroids;
   packed.dtype = e.dtype;
+  return packed;
+}
+
+/// put(array) gives the address where the kernels are to read it.
+template <class Put>
+kernels::PackedVptq packed_view(const VqView& e, const Put& put) {
+  kernels::PackedVptq packed = packed_extents(e);
   packed.indices = put(e.indices);
   packed.codebook = put(e.codebook);
   packed.residual_codebook = put(e.residual_codebook);
@@ -68,6 +75,45 @@ class VptqMatrix final : public PackedMatrix {
   kernels::PackedVptq packed_;
 };
 
+class TunedVptqMatrix final : public TunedArrays {
+ public:
+  TunedVptqMatrix(backend::Context& context, const Encoding& encoding)
+      : TunedArrays(context, encoding,
+                    {{"codebook", ParameterKind::codebook},
+                     {"residual_codebook", ParameterKind::codebook},
+                     {"outlier_codebook", ParameterKind::codebook},
+                     {"scale", ParameterKind::scale},
+                     {"bias", ParameterKind::bias}}),
+        packed_(packed_extents(vq_view(encoding))) {
+    packed_.indices = fixed<std::uint32_t>("indices");
+    packed_.outlier_indices = fixed<std::uint16_t>("outlier_indices");
+    packed_.perm = fixed<std::uint16_t>("perm");
+  }
+
+  void decode(backend::Context& context, const float* parameters, float* weight) const override {
+    context.vptq().decode_tuned(context.exec(), numbers(parameters), weight);
+  }
+  void add_gradient(backend::Context& context, const float* parameters, const float* d_weight,
+                    float* gradient) const override {
+    context.vptq().gradient(
+        context.exec(), numbers(parameters), d_weight,
+        {part_of(gradient, "codebook"), part_of(gradient, "residual_codebook"), part_of(gradient, "outlier_codebook"),
+         part_of(gradient, "scale"), part_of(gradient, "bias")});
+  }
+
+ private:
+  kernels::TunedVptq numbers(const float* parameters) const {
+    return {packed_,
+            part_of(parameters, "codebook"),
+            part_of(parameters, "residual_codebook"),
+            part_of(parameters, "outlier_codebook"),
+            part_of(parameters, "scale"),
+            part_of(parameters, "bias")};
+  }
+
+  kernels::PackedVptq packed_;
+};
+
 class VptqFormat final : public Format {
  public:
   std::string_view name() const override { return "vq"; }
@@ -88,7 +134,9 @@ class VptqFormat final : public Format {
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<VptqMatrix>(context, encoding);
   }
-  std::unique_ptr<TunedMatrix> tuned(backend::Context&, const Encoding&) const override { return nullptr; }
+  std::unique_ptr<TunedMatrix> tuned(backend::Context& context, const Encoding& encoding) const override {
+    return std::make_unique<TunedVptqMatrix>(context, encoding);
+  }
 };
 
 }  // namespace

@@ -1,0 +1,51 @@
+// What the tuned matrices of the formats share: which arrays of an encoding are parameters, and those that stay, in
+// device memory.
+#pragma once
+
+#include <cstddef>
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "backend/tensor.h"
+#include "format/tuned.h"
+
+namespace voronoi::format {
+
+class TunedArrays : public TunedMatrix {
+ public:
+  const std::vector<ParameterRun>& runs() const final { return runs_; }
+  std::vector<float> initial() const final;
+  std::int64_t size_bytes() const final;
+  Encoding rounded(std::span<const float> parameters) const final;
+
+ protected:
+  /// Of a sound encoding. parameters: its arrays of 16-bit numbers that are tuned, in the order of the runs; those that
+  /// the encoding lacks are passed over.
+  TunedArrays(backend::Context& context, const Encoding& encoding,
+              std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters);
+
+  /// Where an array that stays lies on the device; null of one that the encoding lacks.
+  template <class T>
+  const T* fixed(const std::string& name) const {
+    const auto found = fixed_.find(name);
+    return found == fixed_.end() ? nullptr : reinterpret_cast<const T*>(found->second.data());
+  }
+  /// The part of [n_parameters()] values that is the named array; null of one that the encoding lacks.
+  template <class T>
+  T* part_of(T* parameters, std::string_view name) const {
+    for (const ParameterRun& run : runs_)
+      if (run.array == name) return parameters + run.first;
+    return nullptr;
+  }
+
+ private:
+  Encoding encoding_;  // without the bytes of fixed_
+  std::map<std::string, backend::Array<std::byte>> fixed_;
+  std::vector<ParameterRun> runs_;
+};
+
+}  // namespace voronoi::format

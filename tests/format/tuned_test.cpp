@@ -1,0 +1,247 @@
+#include "format/tuned.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "support/random_packed.h"
+#include "support/typed_encoding.h"
+
+namespace voronoi::format {
+namespace {
+
+using test::PackedShape;
+using test::UniformShape;
+using testing::HasSubstr;
+
+std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+std::vector<float> random_values(std::int64_t n, std::uint64_t seed) {
+  const core::CounterRandom random(seed, 1);
+  std::vector<float> values(index(n));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(random.uniform(i) - 0.5);
+  return values;
+}
+
+/// Sums of terms and of their magnitudes.
+struct Sums {
+  explicit Sums(std::size_t n) : total(n), size(n) {}
+  void add(std::size_t i, double term) {
+    total[i] += term;
+    size[i] += std::fabs(term);
+  }
+  std::vector<double> total, size;
+};
+
+/// Code j of a packed row.
+std::uint32_t code_at(std::span<const std::uint32_t> words, std::int64_t row, std::int64_t n, int bits,
+                      std::int64_t j) {
+  const std::int64_t size = core::packed_words(n, bits);
+  std::vector<std::uint32_t> codes(index(n));
+  core::unpack_row(words.subspan(index(row * size), index(size)), bits, codes);
+  return codes[index(j)];
+}
+
+/// The gradient by its definition, weight for weight, in fp64; parameters in the order of the runs.
+Sums plain_gradient(const VqEncoding& e, const std::vector<float>& parameters, const std::vector<float>& d_weight) {
+  const std::int64_t v = e.vector_length, n = e.in_features;
+  const std::size_t residual = e.codebook.size(), outlier = residual + e.residual_codebook.size(),
+                    scale = outlier + e.outlier_codebook.size(), bias = scale + index(n);
+  Sums sums(bias + index(n));
+  for (std::int64_t row = 0; row < e.out_features; ++row)
+    for (std::int64_t stored = 0; stored < n; ++stored) {
+      const std::size_t column = e.perm.empty() ? index(stored) : e.perm[index(stored)];
+      const auto d = static_cast<double>(d_weight[index(row * n) + column]);
+      const auto s = static_cast<double>(parameters[scale + column]);
+      double centroid = 0;
+      const auto use = [&](std::size_t place) {
+        sums.add(place, d * s);
+        centroid += static_cast<double>(parameters[place]);
+      };
+      if (stored < e.outlier_size) {
+        const std::int64_t v0 = e.outlier_vector_length;
+        use(outlier + index(e.outlier_indices[index(row / v0 * e.outlier_size + stored)] * v0 + row % v0));
+      } else {
+        const std::int64_t g = (stored - e.outlier_size) / e.group_size(), r = g * e.vector_rows() + row / v;
+        const std::uint32_t code = code_at(e.indices, r, e.group_size(), e.main_bits() + e.residual_bits(),
+                                           (stored - e.outlier_size) % e.group_size());
+        use(index((g * e.centroids + code % e.centroids) * v + row % v));
+        if (e.residual_centroids > 0)
+          use(residual + index((g * e.residual_centroids + code / e.centroids) * v + row % v));
+      }
+      sums.add(scale + column, d * centroid);
+      sums.add(bias + column, d);
+    }
+  return sums;
+}
+
+Sums plain_gradient(const UniformEncoding& e, const std::vector<float>&, const std::vector<float>& d_weight) {
+  const std::int64_t n = e.in_features, n_groups = core::ceil_div(n, e.group_size);
+  const int bits = static_cast<int>(e.bits);
+  Sums sums(index(e.out_features * n_groups));
+  for (std::int64_t row = 0; row < e.out_features; ++row)
+    for (std::int64_t stored = 0; stored < n; ++stored) {
+      const std::size_t column = e.perm.empty() ? index(stored) : e.perm[index(stored)];
+      const std::int64_t g = stored / e.group_size;
+      const double step = static_cast<double>(code_at(e.codes, row, n, bits, stored)) -
+                          static_cast<double>(code_at(e.zeros, row, n_groups, bits, g));
+      sums.add(index(row * n_groups + g), static_cast<double>(d_weight[index(row * n) + column]) * step);
+    }
+  return sums;
+}
+
+Sums plain_gradient(const Encoding& encoding, const std::vector<float>& parameters,
+                    const std::vector<float>& d_weight) {
+  return encoding.format == &vptq_format() ? plain_gradient(test::vq_of(encoding), parameters, d_weight)
+                                           : plain_gradient(test::uniform_of(encoding), parameters, d_weight);
+}
+
+/// An encoding, its tuned matrix, and parameters away from the stored ones.
+class Tuned : public ::testing::TestWithParam<Encoding> {
+ protected:
+  void SetUp() override {
+    matrix_ = encoding().format->tuned(context_, encoding());
+    ASSERT_NE(matrix_, nullptr);
+    moved_ = matrix_->initial();
+    const std::vector<float> step = random_values(matrix_->n_parameters(), 5);
+    for (std::size_t i = 0; i < moved_.size(); ++i) moved_[i] += 0.1F * step[i];
+    d_weight_ = random_values(n_weights(), 6);
+  }
+  const Encoding& encoding() const { return GetParam(); }
+  std::int64_t n_weights() const { return encoding().out_features * encoding().in_features; }
+  std::vector<float> decoded(const std::vector<float>& parameters) {
+    std::vector<float> weight(index(n_weights()), std::numeric_limits<float>::quiet_NaN());
+    matrix_->decode(context_, parameters.data(), weight.data());
+    return weight;
+  }
+
+  backend::Context context_{backend::Device::cpu, 2};
+  std::unique_ptr<TunedMatrix> matrix_;
+  std::vector<float> moved_, d_weight_;
+};
+
+TEST_P(Tuned, TheStoredNumbersDecodeToTheSameBitsAndRoundToTheSameEncoding) {
+  EXPECT_EQ(decoded(matrix_->initial()), test::decoded(encoding()));
+  EXPECT_TRUE(matrix_->rounded(matrix_->initial()) == encoding());
+}
+
+TEST_P(Tuned, MovedNumbersAreRoundedToTheStoredTypeAndTheCodesStay) {
+  const Encoding rounded = matrix_->rounded(moved_);
+  EXPECT_EQ(find_problem(rounded), "");
+  const auto again = rounded.format->tuned(context_, rounded);
+  const std::vector<float> values = again->initial();
+  for (std::size_t i = 0; i < moved_.size(); ++i)
+    ASSERT_EQ(values[i], core::round_to(encoding().dtype, moved_[i])) << i;
+  for (std::size_t a = 0; a < rounded.arrays.size(); ++a) {
+    const bool tuned = std::any_of(matrix_->runs().begin(), matrix_->runs().end(),
+                                   [&](const ParameterRun& run) { return run.array == rounded.arrays[a].name; });
+    EXPECT_NE(rounded.arrays[a] == encoding().arrays[a], tuned) << rounded.arrays[a].name;
+  }
+}
+
+TEST_P(Tuned, TheRunsAreThePartsOfTheParametersOneBehindTheOther) {
+  std::int64_t first = 0, fixed_bytes = stored_bits(encoding()) / 8;
+  for (const ParameterRun& run : matrix_->runs()) {
+    EXPECT_EQ(run.first, first);
+    EXPECT_GT(run.size, 0);
+    first += run.size;
+    fixed_bytes -= run.size * 2;
+  }
+  EXPECT_EQ(matrix_->n_parameters(), first);
+  EXPECT_EQ(matrix_->size_bytes(), fixed_bytes);
+}
+
+TEST_P(Tuned, TheGradientIsThatOfItsDefinition) {
+  const Sums expected = plain_gradient(encoding(), moved_, d_weight_);
+  std::vector<float> gradient(moved_.size(), 0.25F);
+  matrix_->add_gradient(context_, moved_.data(), d_weight_.data(), gradient.data());
+  ASSERT_EQ(expected.total.size(), gradient.size());
+  for (std::size_t i = 0; i < gradient.size(); ++i)
+    ASSERT_NEAR(static_cast<double>(gradient[i]) - 0.25, expected.total[i], 1e-6 * expected.size[i] + 1e-6) << i;
+}
+
+TEST_P(Tuned, TheGradientSaysHowTheDecodedWeightMoves) {
+  std::vector<float> gradient(moved_.size());
+  matrix_->add_gradient(context_, moved_.data(), d_weight_.data(), gradient.data());
+  const auto loss = [&](const std::vector<float>& parameters) {
+    const std::vector<float> weight = decoded(parameters);
+    double sum = 0;
+    for (std::size_t i = 0; i < weight.size(); ++i)
+      sum += static_cast<double>(weight[i]) * static_cast<double>(d_weight_[i]);
+    return sum;
+  };
+  const std::vector<float> direction = random_values(matrix_->n_parameters(), 7);
+  for (const ParameterRun& run : matrix_->runs()) {  // linear in each array
+    std::vector<float> ahead = moved_, behind = moved_;
+    double expected = 0, size = 0;
+    for (std::int64_t k = run.first; k < run.first + run.size; ++k) {
+      const std::size_t i = index(k);
+      ahead[i] += direction[i];
+      behind[i] -= direction[i];
+      const double term = static_cast<double>(gradient[i]) * static_cast<double>(direction[i]);
+      expected += term;
+      size += std::fabs(term);
+    }
+    EXPECT_NEAR((loss(ahead) - loss(behind)) / 2, expected, 1e-5 * size + 1e-4) << run.array;
+  }
+}
+
+TEST_P(Tuned, AnyNumberOfThreadsGivesTheSameBits) {
+  std::vector<float> first;
+  for (const int threads : {1, 2, 3}) {
+    backend::Context context(backend::Device::cpu, threads);
+    std::vector<float> gradient(moved_.size(), 0.5F);
+    matrix_->add_gradient(context, moved_.data(), d_weight_.data(), gradient.data());
+    if (first.empty()) first = gradient;
+    EXPECT_EQ(gradient, first) << threads;
+  }
+}
+
+TEST_P(Tuned, WhatTheStoredTypeCannotHoldIsRefusedWithTheArray) {
+  for (const ParameterRun& run : matrix_->runs())
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity(),
+                            encoding().dtype == core::DType::f16 ? 65520.0F : 3.4e38F}) {
+      std::vector<float> parameters = matrix_->initial();
+      parameters[index(run.first + run.size - 1)] = bad;
+      decoded(parameters);  // of no meaning, but nothing is read out of bounds
+      try {
+        (void)matrix_->rounded(parameters);
+        ADD_FAILURE() << bad << " in " << run.array << " was accepted";
+      } catch (const core::NumericError& error) {
+        EXPECT_THAT(error.what(), HasSubstr(std::string(run.array) + "[" + std::to_string(run.size - 1) + "] is "));
+      }
+    }
+  std::vector<float> short_one = matrix_->initial();
+  short_one.pop_back();
+  EXPECT_THROW((void)matrix_->rounded(short_one), core::InternalError);
+}
+
+Encoding of(const PackedShape& shape) { return test::random_packed(shape); }
+Encoding of(const UniformShape& shape) { return test::random_packed(shape); }
+
+// Vectors that end with the matrix and such that do not, with and without residual, outliers, groups and a column
+// order; many parts of the vector rows and one.
+INSTANTIATE_TEST_SUITE_P(Vptq, Tuned,
+                         ::testing::Values(of(PackedShape{24, 64, 4, 8, 0}), of(PackedShape{601, 120, 6, 4, 0}),
+                                           of(PackedShape{50, 70, 8, 10, 8, 1, 0, 0, 0, false, core::DType::bf16}),
+                                           of(PackedShape{399, 66, 12, 5, 3}),
+                                           of(PackedShape{35, 90, 16, 8, 4, 1, 0, 0, 0, true}),
+                                           of(PackedShape{401, 96, 6, 5, 4, 3, 6, 4, 37, true, core::DType::bf16}),
+                                           of(PackedShape{190, 40, 4, 6, 6, 2, 10, 8, 300, true}),
+                                           of(PackedShape{77, 51, 3, 4, 2, 1, 1, 5, 7})));
+
+INSTANTIATE_TEST_SUITE_P(Uniform, Tuned,
+                         ::testing::Values(of(UniformShape{24, 64, 2, 64}), of(UniformShape{37, 101, 3, 16, true}),
+                                           of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
+                                           of(UniformShape{7, 65, 11, 5, true}), of(UniformShape{1, 1, 1, 1})));
+
+}  // namespace
+}  // namespace voronoi::format
