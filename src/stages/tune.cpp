@@ -198,7 +198,7 @@ class Phase {
 
   /// Rank 0: published and journalled unless it is there.
   void publish(std::int64_t layer, const tune::BlockResult& result, double seconds) {
-    const store::Attempt& attempt = *work_.run.attempt;
+    const store::Start& start = *work_.run.start;
     for (const auto& [name, encoding] : result.linears) {
       if (!lacks_layer(name)) continue;
       const run::NextGeneration next = run::next_layer_generation(work_.run.state, name);
@@ -210,7 +210,7 @@ class Phase {
       record.seconds = seconds / static_cast<double>(result.linears.size());
       record.statistics = core::Json::object();
       // The error in the Hessian's metric is that of quantization: tuning goes by another loss.
-      record.sha256 = run::write_layer(attempt, name, next.generation, {encoding, record.relative_error, {}});
+      record.sha256 = run::write_layer(files, name, next.generation, {encoding, record.relative_error, {}});
       work_.run.add(record);
     }
     for (const auto& [name, values] : result.norms) publish_norm(name, base_ + 1, values);
@@ -221,8 +221,7 @@ class Phase {
   void publish_norm(const std::string& name, std::int64_t generation, std::span<const float> values) {
     if (!lacks_tensor(name, generation)) return;
     const run::NextGeneration next = run::next_tensor_generation(work_.run.state, name);
-    const std::string sha256 =
-        run::write_tensor(*work_.run.attempt, name, next.generation, {std::ssize(values)}, values);
+    const std::string sha256 = run::write_tensor(*work_.run.start, name, next.generation, {std::ssize(values)}, values);
     work_.run.add(run::TensorRecord{name, sha256, next.generation, work_.run.state.start, next.parent});
   }
 
@@ -292,7 +291,7 @@ class Phase {
              static_cast<double>(step - first) / static_cast<double>(plan_.n_steps - first));
       };
       descent_calls.keep = [&](const tune::DescentState& now) {
-        comm::on_root(work_.world, [&] { write_tuning_state(*work_.run.attempt, name_, settings_, now); });
+        comm::on_root(work_.world, [&] { write_tuning_state(*work_.run.start, name_, settings_, now); });
       };
       end = tune::descend(work_.context.pool(), distillation.segments(), plan_, descent_calls, state);
       if (end == tune::DescentEnd::stopped) return;
@@ -305,7 +304,7 @@ class Phase {
         last.values = state.best;
         last.adam = {};
         last.step = last.looked_at = plan_.n_steps;
-        write_tuning_state(*work_.run.attempt, name_, settings_, last);
+        write_tuning_state(*work_.run.start, name_, settings_, last);
         core::log_info("tuned ({}, {}): held-out loss {:.4f} before, {:.4f} after {} of {} steps", name_, name_of(end),
                        state.first_loss, state.best_loss, state.best_step, state.step);
       });
@@ -331,7 +330,7 @@ class Phase {
         found = "1";
       } catch (const core::FormatError& error) {
         core::log_warning("{}; moved to {}, tuning begins anew", error.what(),
-                          work_.run.attempt->quarantine(file).string());
+                          work_.run.start->quarantine(file).string());
       }
     });
     found = work_.world.broadcast(found, 0);

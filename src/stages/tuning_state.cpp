@@ -49,7 +49,7 @@ void for_each_vector(State& state, const Visit& visit) {
 
 }  // namespace
 
-void write_tuning_state(const store::Attempt& attempt, const std::string& phase, const std::string& settings,
+void write_tuning_state(const store::Start& start, const std::string& phase, const std::string& settings,
                         const tune::DescentState& state) {
   store::Shard shard;
   shard.attributes["kind"] = kKind;
@@ -61,7 +61,7 @@ void write_tuning_state(const store::Attempt& attempt, const std::string& phase,
   for_each_vector(state, [&](const char* name, const std::vector<float>& values) {
     if (!values.empty()) shard.arrays.push_back(array_of<float>(name, core::DType::f32, values));
   });
-  attempt.publish(attempt.paths().tuning_state(phase), store::serialize(shard));
+  start.publish(start.paths().tuning_state(phase), store::serialize(shard));
 }
 
 tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::string& phase,

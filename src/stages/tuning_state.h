@@ -4,13 +4,13 @@
 #include <optional>
 #include <string>
 
-#include "store/attempt.h"
+#include "store/start.h"
 #include "tune/descent.h"
 
 namespace voronoi::stages {
 
 /// RunPaths::tuning_state. `settings`: text of all that decides the result.
-void write_tuning_state(const store::Attempt& attempt, const std::string& phase, const std::string& settings,
+void write_tuning_state(const store::Start& start, const std::string& phase, const std::string& settings,
                         const tune::DescentState& state);
 /// Throws FormatError for a file that is damaged, of other settings, or of another number of parameters.
 tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::string& phase,

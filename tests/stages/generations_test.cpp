@@ -41,14 +41,13 @@ class Generations : public testing::Test {
     settings_.parameters.method = "vptq";
     inputs_.model = model::open_model(settings_.model);
     store::create_run_directory(run_.paths = {folder_ / "run"});
-    run_.attempt = store::Attempt::begin(run_.paths);
+    run_.start = store::Start::begin(run_.paths);
     store::check_or_write_identity(
-        *run_.attempt,
-        {{"format", 1}, {"model", inputs_.model->fingerprint()}, {"quantization", {{"method", "vptq"}}}});
+        *run_.start, {{"format", 1}, {"model", inputs_.model->fingerprint()}, {"quantization", {{"method", "vptq"}}}});
     run::StartRecord start;
     start.model = settings_.model;
     run::take_up(run_, start, {});
-    run_.heartbeat = std::make_unique<run::HeartbeatWriter>(*run_.attempt);
+    run_.heartbeat = std::make_unique<run::HeartbeatWriter>(*run_.start);
     run_.parameters = settings_.parameters;
     for (const model::LinearSpec& linear : model::block_linears(inputs_.model->config())) publish(linear);
     run_.append(run::Finished{});
@@ -61,7 +60,7 @@ class Generations : public testing::Test {
     const run::NextGeneration next = run::next_layer_generation(run_.state, linear.name);
     run::LayerRecord record;
     record.name = linear.name;
-    record.sha256 = run::write_layer(*run_.attempt, linear.name, next.generation, result);
+    record.sha256 = run::write_layer(*run_.start, linear.name, next.generation, result);
     record.generation = next.generation;
     record.parent = next.parent;
     record.weights = linear.out_features * linear.in_features;
@@ -77,7 +76,7 @@ class Generations : public testing::Test {
     const std::vector<float> values(static_cast<std::size_t>(core::element_count(tensor.shape).value()), value);
     const run::NextGeneration next = run::next_tensor_generation(run_.state, tensor.name);
     run::TensorRecord record{tensor.name,
-                             run::write_tensor(*run_.attempt, tensor.name, next.generation, tensor.shape, values),
+                             run::write_tensor(*run_.start, tensor.name, next.generation, tensor.shape, values),
                              next.generation, run_.state.start, next.parent};
     run_.append(record);
     expected_[tensor.name] = values;
@@ -183,7 +182,7 @@ TEST_F(Generations, ValuesThatNoCheckpointCanHoldAreNotPublished) {
   const model::TensorSpec norm{kNorm, {2}};
   for (const float bad : {70000.0F, std::numeric_limits<float>::quiet_NaN()}) {
     EXPECT_THAT(test::message_of<core::NumericError>([&] {
-                  run::write_tensor(*run_.attempt, kNorm, 1, norm.shape, std::vector<float>{1, bad});
+                  run::write_tensor(*run_.start, kNorm, 1, norm.shape, std::vector<float>{1, bad});
                 }),
                 HasSubstr(kNorm));
     EXPECT_FALSE(std::filesystem::exists(file(kNorm, 1)));

@@ -15,7 +15,7 @@ class TuningState : public ::testing::Test {
  protected:
   TuningState() : paths_{folder_.path() / "run"} {
     store::create_run_directory(paths_);
-    start_ = store::Attempt::begin(paths_);
+    start_ = store::Start::begin(paths_);
     state_.step = 12;
     state_.values = {1.5F, -2, 3};
     state_.adam = {{1, 2, 3}, {4, 5, 6}, 11};
@@ -35,7 +35,7 @@ class TuningState : public ::testing::Test {
 
   test::TemporaryFolder folder_;
   store::RunPaths paths_;
-  std::unique_ptr<store::Attempt> start_;
+  std::unique_ptr<store::Start> start_;
   tune::DescentState state_;
 };
 
