@@ -40,6 +40,8 @@ struct LinalgKernels {
   void (*pack_lower_f64)(const Exec&, std::int64_t n, const double* full, double* packed);
   /// x += y over n values.
   void (*add_f64)(const Exec&, std::int64_t n, const double* y, double* x);
+  /// x = y over n values.
+  void (*widen_f64)(const Exec&, std::int64_t n, const float* y, double* x);
   /// out [n_ids, n] = x[ids[i], :] for x [*, n]; ids are in range, in any order and any number of times.
   void (*gather_rows_f32)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t n, const float* x,
                           float* out);

@@ -135,6 +135,13 @@ void add(const Exec& exec, std::int64_t n, const double* y, double* x) {
   });
 }
 
+void widen(const Exec& exec, std::int64_t n, const float* y, double* x) {
+  constexpr std::int64_t kPiece = 1 << 16;
+  exec.pool->parallel_for(core::ceil_div(n, kPiece), [&](std::int64_t piece) {
+    for (std::int64_t i = piece * kPiece; i < std::min(n, (piece + 1) * kPiece); ++i) x[i] = static_cast<double>(y[i]);
+  });
+}
+
 }  // namespace
 
 LinalgKernels cpu_linalg_kernels() {
@@ -147,6 +154,7 @@ LinalgKernels cpu_linalg_kernels() {
           .diagonal_f64 = diagonal,
           .pack_lower_f64 = pack_lower,
           .add_f64 = add,
+          .widen_f64 = widen,
           .gather_rows_f32 = cpu_gather_rows_f32,
           .gather_rows_16 = cpu_gather_rows_16,
           .bounded_rows = cpu_bounded_rows};

@@ -217,6 +217,7 @@ LinalgKernels cuda_linalg_kernels() {
           .diagonal_f64 = gpu::diagonal_f64,
           .pack_lower_f64 = gpu::pack_lower_f64,
           .add_f64 = gpu::add_f64,
+          .widen_f64 = gpu::widen_f64,
           .gather_rows_f32 = gpu::gather_rows_f32,
           .gather_rows_16 = gpu::gather_rows_16,
           .bounded_rows = gpu::bounded_rows};

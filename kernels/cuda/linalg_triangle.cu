@@ -1,4 +1,5 @@
-// Diagonals and packed triangles of sums, for trees of Hessians. Bound by memory: a value is read and written once.
+// Diagonals, packed triangles and sums, for trees of Hessians and gradients. Bound by memory: a value is read and
+// written once.
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/linalg_triangle.h"
 #include "kernels/cuda/native.h"
@@ -25,6 +26,10 @@ __global__ void __launch_bounds__(kThreads) add_f64_kernel(std::int64_t n, const
   for (std::int64_t i = global_thread(); i < n; i += global_threads()) x[i] += y[i];
 }
 
+__global__ void __launch_bounds__(kThreads) widen_f64_kernel(std::int64_t n, const float* y, double* x) {
+  for (std::int64_t i = global_thread(); i < n; i += global_threads()) x[i] = static_cast<double>(y[i]);
+}
+
 }  // namespace
 
 void diagonal_f64(const Exec& exec, std::int64_t n, const double* full, double* diagonal) {
@@ -38,6 +43,11 @@ void pack_lower_f64(const Exec& exec, std::int64_t n, const double* full, double
 void add_f64(const Exec& exec, std::int64_t n, const double* y, double* x) {
   Native& open = native(exec);
   launch(open, add_f64_kernel, grid_for(open, n, kThreads), dim3(kThreads), 0, n, y, x);
+}
+
+void widen_f64(const Exec& exec, std::int64_t n, const float* y, double* x) {
+  Native& open = native(exec);
+  launch(open, widen_f64_kernel, grid_for(open, n, kThreads), dim3(kThreads), 0, n, y, x);
 }
 
 }  // namespace voronoi::kernels::gpu

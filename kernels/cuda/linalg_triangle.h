@@ -11,5 +11,6 @@ namespace voronoi::kernels::gpu {
 void diagonal_f64(const Exec& exec, std::int64_t n, const double* full, double* diagonal);
 void pack_lower_f64(const Exec& exec, std::int64_t n, const double* full, double* packed);
 void add_f64(const Exec& exec, std::int64_t n, const double* y, double* x);
+void widen_f64(const Exec& exec, std::int64_t n, const float* y, double* x);
 
 }  // namespace voronoi::kernels::gpu

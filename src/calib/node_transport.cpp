@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kTag = 41;
 
-/// first_chunk, level, n_tokens, n_left_out of a node; a negative first chunk ends the tree.
+/// first_chunk, level and counts of a node; a negative first chunk ends the tree.
 using Header = std::array<std::int64_t, 4>;
 
 Header receive_header(const comm::Communicator& communicator, int from) {
@@ -39,15 +39,15 @@ NodeTransport::~NodeTransport() {
   if (group_ != nullptr) context_.collective().leave(group_);
 }
 
-void NodeTransport::send(HessianTree& tree, int to) const {
+void NodeTransport::send(SumTree& tree, int to) const {
   while (tree.n_nodes() > 0) {
-    const HessianNode node = tree.pop_node();
-    const Header header{node.first_chunk, node.level, node.n_tokens, node.n_left_out};
+    const SumNode node = tree.pop_node();
+    const Header header{node.first_chunk, node.level, node.counts[0], node.counts[1]};
     communicator_.send(std::as_bytes(std::span(header)), to, kTag);
     if (group_ != nullptr) {
-      context_.collective().send_f64(context_.exec(), group_, node.lower.size(), node.lower.data(), to);
+      context_.collective().send_f64(context_.exec(), group_, node.values.size(), node.values.data(), to);
     } else {
-      const std::vector<double> values = node.lower.to_host();
+      const std::vector<double> values = node.values.to_host();
       communicator_.send(std::as_bytes(std::span(values)), to, kTag);
     }
   }
@@ -55,18 +55,17 @@ void NodeTransport::send(HessianTree& tree, int to) const {
   communicator_.send(std::as_bytes(std::span(end)), to, kTag);
 }
 
-void NodeTransport::receive(HessianTree& tree, int from) const {
+void NodeTransport::receive(SumTree& tree, int from) const {
   for (Header header = receive_header(communicator_, from); header[0] >= 0;
        header = receive_header(communicator_, from)) {
-    HessianNode node{header[0], header[1], header[2], header[3],
-                     backend::Array<double>(context_, HessianTree::packed_size(tree.n()))};
+    SumNode node{header[0], header[1], {header[2], header[3]}, backend::Array<double>(context_, tree.n_values())};
     if (group_ != nullptr) {
-      context_.collective().receive_f64(context_.exec(), group_, node.lower.size(), node.lower.data(), from);
+      context_.collective().receive_f64(context_.exec(), group_, node.values.size(), node.values.data(), from);
     } else {
       const std::vector<std::byte> bytes = communicator_.receive(from, kTag);
-      VORONOI_REQUIRE(bytes.size() == static_cast<std::size_t>(node.lower.size()) * sizeof(double), "not a tree node");
+      VORONOI_REQUIRE(bytes.size() == static_cast<std::size_t>(node.values.size()) * sizeof(double), "not a tree node");
       context_.memory().copy_from_host(context_.exec(), bytes.data(), static_cast<std::int64_t>(bytes.size()),
-                                       node.lower.data());
+                                       node.values.data());
     }
     tree.absorb(std::move(node));
   }

@@ -1,9 +1,9 @@
-// Moves the nodes of Hessian trees between ranks: from GPU to GPU where the build has a transport between devices
+// Moves the nodes of sum trees between ranks: from GPU to GPU where the build has a transport between devices
 // (kernels/collective.h), else through the host over MPI. Nothing is summed on the way: the same bits either way.
 #pragma once
 
 #include "backend/device.h"
-#include "calib/hessian_tree.h"
+#include "calib/sum_tree.h"
 #include "comm/mpi.h"
 
 namespace voronoi::calib {
@@ -17,9 +17,9 @@ class NodeTransport {
   NodeTransport& operator=(const NodeTransport&) = delete;
 
   /// Empties the tree; `to` receives at the same time. Host memory holds one node at most.
-  void send(HessianTree& tree, int to) const;
+  void send(SumTree& tree, int to) const;
   /// Adds the nodes that `from` sends.
-  void receive(HessianTree& tree, int from) const;
+  void receive(SumTree& tree, int from) const;
 
  private:
   backend::Context& context_;

@@ -69,7 +69,7 @@ TEST(HessianTree, RefusesAChunkTwiceAndDamagedBytes) {
   tree.add_chunk(4, array({1}), 1);
   EXPECT_ANY_THROW(tree.add_chunk(4, array({1}), 1));
   EXPECT_ANY_THROW(tree.add_chunk(5, array({1, 2}), 1));
-  EXPECT_ANY_THROW(tree.absorb(HessianNode()));
+  EXPECT_ANY_THROW(tree.absorb(SumNode()));
 }
 
 }  // namespace

@@ -302,6 +302,15 @@ TEST_F(Linalg, DiagonalAndPackedTriangleOfAFullMatrix) {
   EXPECT_EQ(packed, (std::vector<double>{1, 4, 5, 7, 8, 9}));
 }
 
+TEST_F(Linalg, ValuesAreWidenedAndAdded) {
+  const std::vector<float> narrow{1.5F, -0.1F};
+  std::vector<double> wide(2, 9.0);
+  linalg_.widen_f64(exec_, 2, narrow.data(), wide.data());
+  EXPECT_EQ(wide, (std::vector<double>{1.5, static_cast<double>(-0.1F)}));
+  linalg_.add_f64(exec_, 2, std::vector<double>{1, 2}.data(), wide.data());
+  EXPECT_EQ(wide, (std::vector<double>{2.5, 2 + static_cast<double>(-0.1F)}));
+}
+
 TEST_F(Linalg, NegativeExtentsAreRefused) {
   std::vector<float> x(4);
   EXPECT_THROW(linalg_.gemm_f32(exec_, false, false, -1, 2, 2, 1.0F, x.data(), 2, x.data(), 2, 0.0F, x.data(), 2),
