@@ -94,7 +94,7 @@ double BlockTuning::differentiate(TunedBlock& block, std::int64_t step, std::spa
     Array<float> sum(context_, block.n_parameters());
     sum.zero();
     block.backward(transformer_, parameters.data(), input, hidden, sum.data());
-    gradient_sum_.add(stripe, sum.to_host());
+    gradient_sum_.add(stripe, sum);
   }
   block.drop();
   gradient = gradient_sum_.total(block.n_parameters());

@@ -41,17 +41,20 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
   for (std::int64_t layer = 0; layer < student.config().n_layers; ++layer) {
     blocks_.push_back(std::make_unique<TunedBlock>(context, student, layer, read_layer));
     take(blocks_.back()->segments(), blocks_.back()->initial());
-    parameters_.emplace_back(context, blocks_.back()->n_parameters());
-    sums_.emplace_back(context, blocks_.back()->n_parameters());
   }
   norm_ = student.final_norm();
-  norm_sum_ = Array<float>(context, norm_.size());
   const std::vector<float> norm = norm_.to_host();
   double square = 0;
   for (const float value : norm) square += static_cast<double>(value) * static_cast<double>(value);
   const Segment segment{kFinalNorm, {},           Kind::norm,
                         0,          norm_.size(), std::sqrt(square / static_cast<double>(norm.size()))};
   take({&segment, 1}, norm);
+  parameters_ = Array<float>(context, std::ssize(initial_));
+  sums_ = Array<float>(context, std::ssize(initial_));
+}
+
+float* Distillation::of_block(Array<float>& all, std::int64_t layer) const {
+  return all.data() + first_[static_cast<std::size_t>(layer)];
 }
 
 std::span<const float> Distillation::part(std::span<const float> values, std::size_t block) const {
@@ -83,7 +86,7 @@ std::vector<float> Distillation::final_norm(std::span<const float> values) const
 }
 
 void Distillation::place(std::span<const float> values) {
-  for (std::size_t b = 0; b < blocks_.size(); ++b) parameters_[b].assign(part(values, b));
+  parameters_.assign(values);
   norm_.assign(part(values, blocks_.size()));
 }
 
@@ -119,7 +122,7 @@ void Distillation::teach(model::Transformer& teacher, const std::function<void(s
 void Distillation::run_blocks(std::int64_t first, std::int64_t last, HiddenStates& hidden) {
   for (std::int64_t layer = first; layer < last; ++layer) {
     TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
-    student_.run_block(block.assemble(parameters_[static_cast<std::size_t>(layer)].data()), hidden);
+    student_.run_block(block.assemble(of_block(parameters_, layer)), hidden);
     block.drop();
   }
 }
@@ -145,7 +148,7 @@ double Distillation::sequence_gradient(std::int64_t window) {
   }
   model::Transformer::LossGradient loss = student_.divergence(
       hidden, states(teacher_.at(window)), 1.0F / static_cast<float>(windows_.context * sequences_.batch), &norm_);
-  context_.nn().add(context_.exec(), norm_sum_.size(), loss.norm.data(), norm_sum_.data());
+  context_.nn().add(context_.exec(), loss.norm.size(), loss.norm.data(), of_block(sums_, n_layers));
   hidden = {};
   while (!kept.empty()) {
     const std::int64_t first = (std::ssize(kept) - 1) * stride, last = std::min(first + stride, n_layers);
@@ -158,10 +161,10 @@ double Distillation::sequence_gradient(std::int64_t window) {
       inputs.push_back(std::move(next));
     }
     for (std::int64_t layer = last - 1; layer >= first; --layer) {
-      const auto b = static_cast<std::size_t>(layer);
-      blocks_[b]->assemble(parameters_[b].data());
-      blocks_[b]->backward(student_, parameters_[b].data(), inputs.back(), loss.hidden, sums_[b].data());
-      blocks_[b]->drop();
+      TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
+      block.assemble(of_block(parameters_, layer));
+      block.backward(student_, of_block(parameters_, layer), inputs.back(), loss.hidden, of_block(sums_, layer));
+      block.drop();
       inputs.pop_back();
     }
   }
@@ -173,18 +176,9 @@ double Distillation::differentiate(std::int64_t step, std::span<const float> val
   const Share stripes = share_of(sequences_.batch, world_.rank(), world_.size());
   std::vector<double> losses;
   for (std::int64_t stripe = stripes.first; stripe < stripes.last; ++stripe) {
-    for (Array<float>& sum : sums_) sum.zero();
-    norm_sum_.zero();
+    sums_.zero();
     losses.push_back(sequence_gradient(window_of(sequences_, seed_, step, stripe)));
-    std::vector<float> mine;
-    mine.reserve(initial_.size());
-    for (const Array<float>& sum : sums_) {
-      const std::vector<float> block = sum.to_host();
-      mine.insert(mine.end(), block.begin(), block.end());
-    }
-    const std::vector<float> norm = norm_sum_.to_host();
-    mine.insert(mine.end(), norm.begin(), norm.end());
-    gradient_sum_.add(stripe, mine);
+    gradient_sum_.add(stripe, sums_);
   }
   gradient = gradient_sum_.total(static_cast<std::int64_t>(initial_.size()));
   return mean(all_numbers(world_, losses));

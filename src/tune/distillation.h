@@ -57,6 +57,7 @@ class Distillation {
  private:
   void place(std::span<const float> values);
   model::HiddenStates embed(std::int64_t window);
+  float* of_block(backend::Array<float>& all, std::int64_t layer) const;
   std::span<const float> part(std::span<const float> values, std::size_t block) const;
   /// Blocks [first, last) move the hidden states on.
   void run_blocks(std::int64_t first, std::int64_t last, model::HiddenStates& hidden);
@@ -74,9 +75,9 @@ class Distillation {
   std::vector<std::int64_t> first_;  ///< of each block's parameters, then of the final norm's
   std::vector<Segment> segments_;
   std::vector<float> initial_;
-  std::map<std::int64_t, std::vector<float>> teacher_;    ///< this rank's windows -> last hidden states
-  std::vector<backend::Array<float>> parameters_, sums_;  ///< [block]
-  backend::Array<float> norm_, norm_sum_;
+  std::map<std::int64_t, std::vector<float>> teacher_;  ///< this rank's windows -> last hidden states
+  backend::Array<float> parameters_, sums_;             ///< as values; the gradient of one sequence
+  backend::Array<float> norm_;                          ///< the final one, of the parameters
   GradientSum gradient_sum_;
 };
 

@@ -1,19 +1,16 @@
 #include "tune/gradient_sum.h"
 
 #include <algorithm>
-
-#include "backend/tensor.h"
-#include "core/error.h"
+#include <span>
 
 namespace voronoi::tune {
 
 GradientSum::GradientSum(backend::Context& context, const comm::Communicator& world)
     : context_(context), world_(world), transport_(context, world) {}
 
-void GradientSum::add(std::int64_t place, std::span<const float> gradient) {
-  if (!tree_) tree_ = std::make_unique<calib::SumTree>(context_, std::ssize(gradient));
-  const std::vector<double> wide(gradient.begin(), gradient.end());
-  tree_->add(place, backend::Array<double>(context_, std::span<const double>(wide)));
+void GradientSum::add(std::int64_t place, const backend::Array<float>& gradient) {
+  if (!tree_) tree_ = std::make_unique<calib::SumTree>(context_, gradient.size());
+  tree_->add(place, gradient.data());
 }
 
 std::vector<float> GradientSum::total(std::int64_t n) {
@@ -24,7 +21,7 @@ std::vector<float> GradientSum::total(std::int64_t n) {
   }
   std::vector<float> total(static_cast<std::size_t>(n));
   if (world_.rank() == 0) {
-    const std::vector<double> sum = tree_->total();
+    const std::vector<double> sum = tree_->total().to_host();
     std::transform(sum.begin(), sum.end(), total.begin(), [](double value) { return static_cast<float>(value); });
   }
   tree_.reset();

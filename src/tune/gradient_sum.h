@@ -3,10 +3,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <vector>
 
-#include "backend/device.h"
+#include "backend/tensor.h"
 #include "calib/node_transport.h"
 #include "calib/sum_tree.h"
 #include "comm/mpi.h"
@@ -18,8 +17,8 @@ class GradientSum {
   /// Collective. References must outlive it.
   GradientSum(backend::Context& context, const comm::Communicator& world);
 
-  /// The gradient (host) of the sequence in place `place` of the step; a rank's places follow one another.
-  void add(std::int64_t place, std::span<const float> gradient);
+  /// The gradient of the sequence in place `place` of the step; a rank's places follow one another.
+  void add(std::int64_t place, const backend::Array<float>& gradient);
   /// The sum of all ranks' gradients of n numbers, on every rank, and an empty sum for the next step; collective.
   std::vector<float> total(std::int64_t n);
 
