@@ -285,7 +285,7 @@ struct TuningPoint {
   template <class Self, class Fields>
   static void each(Self& self, Fields& f) {
     f("phase", self.phase);
-    f.later("block", self.block);
+    f("block", self.block);
     f("step", self.step);
     f("training_loss", self.training_loss);
     f("held_out_loss", self.held_out_loss);
@@ -305,7 +305,7 @@ struct TuningEnded {
   template <class Self, class Fields>
   static void each(Self& self, Fields& f) {
     f("phase", self.phase);
-    f.later("block", self.block);
+    f("block", self.block);
     f("end", self.end);
     f("steps", self.steps);
     f("best_step", self.best_step);

@@ -210,7 +210,7 @@ class Phase {
       record.seconds = seconds / static_cast<double>(result.linears.size());
       record.statistics = core::Json::object();
       // The error in the Hessian's metric is that of quantization: tuning goes by another loss.
-      record.sha256 = run::write_layer(files, name, next.generation, {encoding, record.relative_error, {}});
+      record.sha256 = run::write_layer(start, name, next.generation, {encoding, record.relative_error, {}});
       work_.run.add(record);
     }
     for (const auto& [name, values] : result.norms) publish_norm(name, base_ + 1, values);
