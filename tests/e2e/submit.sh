@@ -42,6 +42,7 @@ expect 0 "$VORONOI" quantize --model model --run meant "${given[@]}"
 same_layers "a b/run" meant
 cmp <(python3 -c 'import json; print(json.load(open("a b/run/run.json"))["identity"])') <(python3 -c 'import json; print(json.load(open("meant/run.json"))["identity"])') ||
   fail "the job makes another run"
+# shellcheck disable=SC2016  # for the inner shell
 expect 0 with_slurm sh -c 'cd / && sbatch --parsable "$0"' "$work/a b/run/logs/submit.sbatch"
 # The directory alone, with nothing left to do; its options come from the journal.
 expect 0 with_slurm "$VORONOI" submit "a b/run"
