@@ -31,7 +31,7 @@ namespace fs = std::filesystem;
 constexpr std::pair<const char*, const char*> kSbatchOptions[] = {
     {"nodes", "nodes [1]"},
     {"ntasks-per-node", "ranks of a node [one a GPU; 1 without]"},
-    {"cpus-per-task", "cores a rank [as plan has it]"},
+    {"cpus-per-task", "cores a rank [8 on GPUs, else the cores of this machine by the ranks of a node]"},
     {"gpus-per-node", "GPUs a node"},
     {"gres", "the same by name, gpu:8"},
     {"mem", "memory a node [predicted, with a margin]"},
@@ -125,8 +125,7 @@ CommandSpec submit_command(run::Settings& settings, planning::Resources& resourc
       "Submits a quantization run to Slurm: writes the batch script, with time, memory and tasks as plan predicts "
       "them, "
       "to RUN/logs/submit.sbatch and gives it to sbatch. RUN alone goes on with the run that is there.";
-  command.usage =
-      "voronoi submit [any options of sbatch --] [MODEL] RUN [quantize's options] [options below] [--print]";
+  command.usage = "voronoi submit [any options of sbatch --] [MODEL] RUN [quantize's options] [--print]";
   for (const auto& [name, help] : kSbatchOptions)
     command.options.push_back({name, "VALUE", fmt::format("of sbatch: {}", help),
                                [&sbatch, name = std::string(name)](const std::string& value) -> std::string {

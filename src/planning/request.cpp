@@ -77,12 +77,14 @@ PlanRequest make_request(const run::Settings& options, std::vector<run::GivenOpt
   request.n_ranks = resources.ranks;
   const int cores = std::max(1, static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)));
   const int wanted = resources.threads > 0 ? resources.threads : options.threads;
-  request.threads = wanted > 0 ? wanted : request.cuda ? 8 : std::max(1, cores / resources.ranks);
+  const int on_node =
+      resources.ranks_per_node > 0 ? std::min(resources.ranks_per_node, resources.ranks) : resources.ranks;
+  request.threads = wanted > 0 ? wanted : request.cuda ? 8 : std::max(1, cores / on_node);
   request.ranks_per_node = resources.ranks_per_node > 0 ? resources.ranks_per_node
                            : request.cuda               ? 8
                                                         : std::max(1, cores / request.threads);
   const backend::Device device = request.cuda ? backend::Device::cuda : backend::Device::cpu;
-  request.rates = planning::table_rates(device, request.threads);
+  request.rates = table_rates(device, request.threads);
   if (!resources.rates_file.empty()) request.rates = read_rates(resources.rates_file);
   if (resources.probe) {
     backend::Context context(device, request.threads);

@@ -22,9 +22,9 @@ std::int64_t resident_bytes();
 
 struct Resources {
   int ranks = 1;
-  int ranks_per_node = 0;          ///< 0: 8 on GPUs, else the cores of this machine by the threads
-  int threads = 0;                 ///< a rank; 0: 8 on GPUs, else the cores of this machine by the ranks
-  bool cuda = false;               ///< whether --device auto means GPUs
+  int ranks_per_node = 0;  ///< 0: 8 on GPUs, else the cores of this machine by the threads
+  int threads = 0;    ///< a rank; 0: the settings', or 8 on GPUs, else the cores of this machine by the ranks of a node
+  bool cuda = false;  ///< whether --device auto means GPUs
   std::int64_t gpu_memory = 0;     ///< bytes a GPU; 0: 80 GiB
   std::int64_t node_memory = 0;    ///< bytes a node, 0: not told
   std::int64_t program_bytes = 0;  ///< resident memory of a rank that has done nothing
