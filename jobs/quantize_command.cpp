@@ -1,3 +1,6 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <filesystem>
 #include <memory>
 #include <utility>
@@ -6,13 +9,19 @@
 #include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/option.h"
+#include "core/output.h"
 #include "core/whereabouts.h"
 #include "jobs/commands.h"
+#include "jobs/plan_options.h"
 #include "jobs/quantize_options.h"
+#include "planning/plan.h"
+#include "planning/request.h"
 #include "run/resume.h"
 #include "run/run.h"
 #include "run/settings.h"
 #include "stages/inputs.h"
+#include "stages/outlook.h"
 #include "stages/stage.h"
 #include "stages/work.h"
 
@@ -24,16 +33,6 @@ core::LogLevel level_of(const std::string& name) {
   if (name == "warning") return core::LogLevel::warning;
   if (name == "error") return core::LogLevel::error;
   return core::LogLevel::info;
-}
-
-/// Arguments that name a run, but not both model and texts, go on with the options of its last start.
-std::vector<run::GivenOption> options_of_run(const Arguments& arguments) {
-  run::Settings settings;
-  if (parse(quantize_command(settings), arguments, true).help || settings.run.empty()) return {};
-  if (!settings.model.empty() && !settings.calibration_texts.empty()) return {};
-  const store::RunPaths paths{settings.run};
-  if (!std::filesystem::exists(paths.journal())) return {};
-  return run::resume_options(paths, run::read_state(paths));
 }
 
 void print_summary(const run::Run& run) {
@@ -51,18 +50,47 @@ void print_summary(const run::Run& run) {
   for (const std::string& line : run::describe_failures(state)) core::log_warning("not done: {}", line);
 }
 
+/// What --dry-run does in place of the run; rank 0's work. Throws ConfigError with all that is in the way.
+/// `given`: options that a job would take.
+void tell_outlook(const comm::Communicator& world, const backend::Context& context, run::Settings settings,
+                  const std::vector<run::GivenOption>& given, const stages::Inputs& inputs, std::int64_t program_bytes,
+                  int ranks_here) {
+  const run::RunState state = stages::existing_state(settings);
+  stages::apply_sets(settings, state);
+  planning::Resources resources;
+  resources.ranks = world.size();
+  resources.ranks_per_node = ranks_here;
+  resources.threads = context.n_threads();
+  resources.cuda = context.device() == backend::Device::cuda;
+  resources.gpu_memory = context.memory().facts(context.exec()).total_bytes;
+  resources.node_memory = std::int64_t{::sysconf(_SC_PHYS_PAGES)} * ::sysconf(_SC_PAGESIZE);
+  resources.program_bytes = program_bytes;
+  const planning::PlanRequest request = planning::make_request(settings, given, inputs.model->config(), resources);
+  const planning::Plan plan = planning::make_plan(request);
+  const stages::Outlook outlook = stages::look_ahead(settings, inputs, state, plan);
+  fmt::print("{}{}", planning::plan_text(request, plan), stages::outlook_text(settings, outlook));
+  core::flush_output();
+  std::vector<std::string> problems = plan.refusals;
+  problems.insert(problems.end(), outlook.problems.begin(), outlook.problems.end());
+  if (!problems.empty()) throw core::ConfigError(problems);
+}
+
 }  // namespace
 
 int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   run::Settings settings;
-  const CommandSpec command = quantize_command(settings);
+  CommandSpec command = quantize_command(settings);
+  bool dry_run = false;
+  command.options.push_back(core::switch_option(
+      "dry-run", "open and check everything, print the plan of it and what the start would do, and write nothing",
+      dry_run));
   bool help = false;
   comm::together(world, [&] {
     const ParseResult parsed = parse(command, arguments, true, options_of_run(arguments));
     help = help_or_problems(world, command, parsed, true);
     if (help) return;
     for (const run::GivenOption& option : parsed.given)
-      if (option.name != "run" && option.name != "set") settings.given.push_back(option);
+      if (option.name != "run" && option.name != "set" && option.name != "dry-run") settings.given.push_back(option);
     std::vector<std::string> problems = run::check(settings);
     for (std::string& problem : stages::check_stages(settings)) problems.push_back(std::move(problem));
     if (!problems.empty()) throw core::ConfigError(problems);
@@ -70,12 +98,21 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   if (help) return 0;
   core::configure_log(world.size() > 1 ? world.rank() : -1, level_of(settings.log_level));
 
+  const std::int64_t program_bytes = planning::resident_bytes();
   std::unique_ptr<backend::Context> context;
   stages::Inputs inputs;
   comm::together(world, [&] {
     context = backend::make_context(settings.device, settings.threads, world);
     inputs = stages::open_inputs(settings, *context);
   });
+  if (dry_run) {
+    const comm::LocalRanks here = comm::local_ranks(world);
+    comm::on_root(world, [&] {
+      tell_outlook(world, *context, settings, options_to_submit(command.options, settings.given), inputs, program_bytes,
+                   here.size);
+    });
+    return 0;
+  }
   run::Run run = run::open_run(world, settings, inputs.identity);
   if (world.rank() == 0 && run.state.start > 1)
     core::log_info("{}: start {}, {} layers are done already", settings.run, run.state.start, run.state.layers.size());

@@ -4,11 +4,14 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "core/option.h"
 #include "model/precision.h"
 #include "quant/method.h"
+#include "run/resume.h"
+#include "run/run_state.h"
 #include "stages/stage.h"
 
 namespace voronoi::jobs {
@@ -124,6 +127,9 @@ CommandSpec quantize_command(run::Settings& o) {
       "  # about 2 bits, two ranks; run it again after any interruption to resume\n"
       "  mpirun -n 2 voronoi quantize --model SmolLM2-135M --run runs/2bit --calibration-text wiki.txt --method "
       "voronoi\n"
+      "  # what the first one would do: opens and checks everything, predicts, writes nothing\n"
+      "  mpirun -n 2 voronoi quantize --model SmolLM2-135M --run runs/2bit --calibration-text wiki.txt --method "
+      "voronoi --dry-run\n"
       "  # goes on with that run from its directory alone\n"
       "  mpirun -n 2 voronoi quantize --run runs/2bit\n"
       "  # the best codebooks of at most 2.3 true bits for this model's size\n"
@@ -137,6 +143,15 @@ CommandSpec quantize_command(run::Settings& o) {
       "Exit codes: 0 done, 2 usage, 3 bad data, 4 finished but some layers failed, 5 system, 75 stopped on request and "
       "resumable.\n";
   return command;
+}
+
+std::vector<run::GivenOption> options_of_run(const std::vector<std::string>& arguments) {
+  run::Settings settings;
+  if (parse(quantize_command(settings), arguments, true).help || settings.run.empty()) return {};
+  if (!settings.model.empty() && !settings.calibration_texts.empty()) return {};
+  const store::RunPaths paths{settings.run};
+  if (!std::filesystem::exists(paths.journal())) return {};
+  return run::resume_options(paths, run::read_state(paths));
 }
 
 }  // namespace voronoi::jobs

@@ -17,9 +17,6 @@
 namespace voronoi::jobs {
 namespace {
 
-/// A live run refreshes its status file every second, whatever it does; one that is this old is taken for dead.
-constexpr double kHeartbeatSeconds = 30;
-
 core::Json collect_status(const store::RunPaths& paths) {
   const core::Json identity = store::read_identity(paths);
   const run::RunState state = run::read_state(paths);
@@ -42,10 +39,9 @@ core::Json collect_status(const store::RunPaths& paths) {
   if (!live) return status;
   status["layers_total"] = live->layers;
   if (state.finished || live->start != state.start) return status;
-  const double age = core::unix_time() - live->updated;
-  status["heartbeat_age_seconds"] = age;
+  status["heartbeat_age_seconds"] = core::unix_time() - live->updated;
   if (!live->ended.empty()) status["state"] = live->ended;
-  if (!live->ended.empty() || age > kHeartbeatSeconds) return status;
+  if (!run::is_alive(*live, state)) return status;
   status["state"] = "running";
   status["eta_seconds"] = live->eta_seconds();
   status["stage_eta_seconds"] = live->stages;

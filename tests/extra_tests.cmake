@@ -7,7 +7,7 @@ if(TARGET voronoi_cuda_emulated)
 endif()
 
 # End to end: the program itself on a real model, under mpirun.
-foreach(name determinism resume contention errors evaluate status architectures export plan memory generate tune)
+foreach(name determinism resume contention errors evaluate status architectures export plan dry_run submit memory generate tune)
   add_test(NAME e2e.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/e2e/${name}.sh)
   set_tests_properties(e2e.${name} PROPERTIES LABELS e2e TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};EMULATED_CUDA=${emulated_module};FAULTY_DISK=$<TARGET_FILE:faulty_disk>")
@@ -15,7 +15,7 @@ endforeach()
 
 # The batch scripts on a real Slurm of four nodes, started and removed by each test (tests/slurm/cluster). They wait for timers of Slurm most
 # of the time, so two may run at once.
-foreach(name requeue node_death node_error cut_off compare)
+foreach(name requeue node_death node_error cut_off compare submit)
   # The inner limit lets the script take its cluster down.
   add_test(NAME slurm.${name} COMMAND timeout -k 60 600 ${CMAKE_CURRENT_SOURCE_DIR}/slurm/${name}.sh)
   set_tests_properties(slurm.${name} PROPERTIES LABELS slurm TIMEOUT 700 COST 950 SKIP_RETURN_CODE 77

@@ -81,7 +81,12 @@ Plan make_plan(const PlanRequest& request);
 /// Tables with units, for people.
 std::string plan_text(const PlanRequest& request, const Plan& plan);
 core::Json plan_json(const PlanRequest& request, const Plan& plan);
-/// sbatch command whose flags fit the plan.
+/// Options of sbatch that fit the plan, time and memory with a margin: half of the time and ten minutes, a fifth of the
+/// memory and a gibibyte.
+std::vector<std::string> sbatch_options(const PlanRequest& request, const Plan& plan);
+/// What slurm/quantize.sbatch takes: model, run, and all else that was given. Words, not quoted.
+std::vector<std::string> job_words(const PlanRequest& request);
+/// Both as one line for a shell.
 std::string sbatch_line(const PlanRequest& request, const Plan& plan);
 
 }  // namespace voronoi::planning

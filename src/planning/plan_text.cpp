@@ -1,5 +1,6 @@
 // Plans for people, as JSON, and as an sbatch command.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -30,21 +31,6 @@ std::string flops_text(double flops) {
   return flops > 0 ? fmt::format("{:.3g} {}", flops, kUnits[unit]) : "-";
 }
 
-/// What quantize.sbatch takes: model, run, and all else that was given, as one line for a shell.
-std::string job_arguments(const PlanRequest& request) {
-  const run::Settings& o = request.options;
-  std::string text = core::quote_for_shell(o.model) + " " + (o.run.empty() ? "RUN" : core::quote_for_shell(o.run));
-  bool device = false;
-  for (const run::GivenOption& option : request.given) {
-    if (option.name == "model" || option.name == "run") continue;
-    device = device || option.name == "device";
-    text += " --" + option.name;
-    if (!option.value.empty()) text += " " + core::quote_for_shell(option.value);
-  }
-  if (request.cuda && !device) text += " --device cuda";
-  return o.calibration_texts.empty() ? text + " --calibration-text TEXT" : text;
-}
-
 std::string time_flag(double seconds) {
   // Half as long again, ten minutes to start and stop, whole minutes.
   const auto minutes = static_cast<std::int64_t>(std::ceil((1.5 * seconds + 600) / 60));
@@ -55,10 +41,12 @@ std::string time_flag(double seconds) {
 
 int ranks_on_a_node(const PlanRequest& request) { return std::min(request.ranks_per_node, request.n_ranks); }
 
-std::int64_t node_gibibytes(const PlanRequest& request, const Plan& plan) {
-  // A fifth more than predicted, and a gibibyte for the system's own buffers.
-  const double bytes = 1.2 * static_cast<double>(plan.node(ranks_on_a_node(request)).bytes);
-  return static_cast<std::int64_t>(std::ceil(bytes / 0x1p30)) + 1;
+/// A fifth more than predicted, and a gibibyte for the system's own buffers.
+std::string memory_flag(std::int64_t predicted_bytes) {
+  constexpr double kStepMebibytes = 64, kLargeMebibytes = 16 * 1024;
+  const double mebibytes = 1.2 * static_cast<double>(predicted_bytes) / 0x1p20 + 1024;
+  if (mebibytes > kLargeMebibytes) return fmt::format("{:.0f}G", std::ceil(mebibytes / 1024));
+  return fmt::format("{:.0f}M", kStepMebibytes * std::ceil(mebibytes / kStepMebibytes));
 }
 
 std::string stored_table(const Plan& plan) {
@@ -76,13 +64,35 @@ std::string stored_table(const Plan& plan) {
 
 }  // namespace
 
-std::string sbatch_line(const PlanRequest& request, const Plan& plan) {
+std::vector<std::string> sbatch_options(const PlanRequest& request, const Plan& plan) {
   const int on_node = ranks_on_a_node(request);
-  std::string text = fmt::format("sbatch --nodes={} --ntasks-per-node={}",
-                                 core::ceil_div(request.n_ranks, request.ranks_per_node), on_node);
-  text += request.cuda ? fmt::format(" --gpus-per-node={}", on_node) : "";
-  text += fmt::format(" --cpus-per-task={} --mem={}G --time={} slurm/quantize.sbatch {}", request.threads,
-                      node_gibibytes(request, plan), time_flag(plan.total_seconds), job_arguments(request));
+  std::vector<std::string> options{fmt::format("--nodes={}", core::ceil_div(request.n_ranks, request.ranks_per_node)),
+                                   fmt::format("--ntasks-per-node={}", on_node)};
+  if (request.cuda) options.push_back(fmt::format("--gpus-per-node={}", on_node));
+  options.push_back(fmt::format("--cpus-per-task={}", request.threads));
+  options.push_back("--mem=" + memory_flag(plan.node(on_node).bytes));
+  options.push_back("--time=" + time_flag(plan.total_seconds));
+  return options;
+}
+
+std::vector<std::string> job_words(const PlanRequest& request) {
+  const run::Settings& o = request.options;
+  std::vector<std::string> words{o.model, o.run.empty() ? "RUN" : o.run};
+  bool device = false;
+  for (const run::GivenOption& option : request.given) {
+    if (option.name == "model" || option.name == "run") continue;
+    device = device || option.name == "device";
+    words.push_back("--" + option.name);
+    if (!option.value.empty()) words.push_back(option.value);
+  }
+  if (request.cuda && !device) words.insert(words.end(), {"--device", "cuda"});
+  if (o.calibration_texts.empty()) words.insert(words.end(), {"--calibration-text", "TEXT"});
+  return words;
+}
+
+std::string sbatch_line(const PlanRequest& request, const Plan& plan) {
+  std::string text = fmt::format("sbatch {} slurm/quantize.sbatch", fmt::join(sbatch_options(request, plan), " "));
+  for (const std::string& word : job_words(request)) text += " " + core::quote_for_shell(word);
   return text;
 }
 

@@ -168,6 +168,11 @@ void HeartbeatWriter::publish(const std::filesystem::path& file, const std::stri
   }
 }
 
+bool is_alive(const Heartbeat& heartbeat, const RunState& state) {
+  return !state.finished && heartbeat.start == state.start && heartbeat.ended.empty() &&
+         core::unix_time() - heartbeat.updated <= kHeartbeatSeconds;
+}
+
 std::optional<Heartbeat> read_heartbeat(const store::RunPaths& paths) {
   const std::string file = paths.status().string();
   if (!std::filesystem::exists(file)) return std::nullopt;

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/json.h"
+#include "run/run_state.h"
 #include "store/start.h"
 
 namespace voronoi::run {
@@ -68,6 +69,11 @@ class HeartbeatWriter {
   bool warned_of_status_ = false, warned_of_metrics_ = false;
   std::thread thread_;  // from the first update on
 };
+
+/// A live run renews its status file every second, whatever it does; one that is this old is taken for dead.
+constexpr double kHeartbeatSeconds = 30;
+/// Whether a heartbeat is of the last start, which has not ended, and recent.
+bool is_alive(const Heartbeat& heartbeat, const RunState& state);
 
 /// Nothing when there is none, or when it is damaged, of which a warning tells. Throws StoreError when it cannot be
 /// read.

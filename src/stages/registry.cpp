@@ -38,20 +38,6 @@ std::vector<const Stage*> wanted_stages(const run::Settings& settings) {
   return wanted;
 }
 
-/// Rank 0: the state is its alone.
-void check_needs(const std::vector<const Stage*>& wanted, const run::RunState& state) {
-  std::set<std::string, std::less<>> met(state.stages_done.begin(), state.stages_done.end());
-  std::vector<std::string> problems;
-  for (const Stage* stage : wanted) {
-    for (const std::string_view need : stage->needs)
-      if (!met.contains(need))
-        problems.push_back(fmt::format("--stages: {} needs {}, which has not come to its end in this run; name it too",
-                                       stage->name, need));
-    met.emplace(stage->name);
-  }
-  if (!problems.empty()) throw core::ConfigError(problems);
-}
-
 std::vector<Window> windows_of(const Work& work, bool by_windows) {
   const std::int64_t n_layers = work.config().n_layers;
   std::vector<Window> windows;
@@ -113,9 +99,26 @@ std::vector<std::string> check_stages(const run::Settings& settings) {
   return problems;
 }
 
+std::vector<std::string> unmet_needs(const run::Settings& settings, const run::RunState& state) {
+  std::set<std::string, std::less<>> met(state.stages_done.begin(), state.stages_done.end());
+  std::vector<std::string> problems;
+  for (const Stage* stage : wanted_stages(settings)) {
+    for (const std::string_view need : stage->needs)
+      if (!met.contains(need))
+        problems.push_back(fmt::format("--stages: {} needs {}, which has not come to its end in this run; name it too",
+                                       stage->name, need));
+    met.emplace(stage->name);
+  }
+  return problems;
+}
+
 void run_stages(Work& work) {
   const std::vector<const Stage*> wanted = wanted_stages(work.settings);
-  comm::on_root(work.world, [&] { check_needs(wanted, work.run.state); });
+  // Rank 0: the state is its alone.
+  comm::on_root(work.world, [&] {
+    if (std::vector<std::string> problems = unmet_needs(work.settings, work.run.state); !problems.empty())
+      throw core::ConfigError(problems);
+  });
   if (work.settings.stages.empty() && work.world.rank() == 0)
     for (const Stage& stage : stages())
       if (const std::vector<std::string> reasons = stage.reasons_against(work.settings); !reasons.empty())

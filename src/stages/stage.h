@@ -43,6 +43,9 @@ bool is_wanted(const run::Settings& settings, std::string_view stage);
 /// Problems of --stages.
 std::vector<std::string> check_stages(const run::Settings& settings);
 
+/// Stages that are wanted, but need one that has not come to its end and is not wanted; empty: none.
+std::vector<std::string> unmet_needs(const run::Settings& settings, const run::RunState& state);
+
 /// Runs all that are wanted, journalling each that came to its end; collective. A stage is run again in a later start
 /// and finds what is there. What was given up stands in the run's state and journal. Throws ConfigError for a stage
 /// whose needs are not met.

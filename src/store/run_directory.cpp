@@ -166,25 +166,46 @@ void create_run_directory(const RunPaths& paths) {
   core::sync_directory(paths.root);
 }
 
+std::vector<std::string> run_directory_problems(const RunPaths& paths) {
+  try {
+    refuse_foreign_folder(paths);
+  } catch (const core::Error& error) {
+    return {error.what()};
+  }
+  // The nearest directory that is there will get the rest.
+  std::error_code error;
+  fs::path place = fs::absolute(paths.root).lexically_normal();
+  while (!fs::exists(place, error) && place.has_relative_path()) place = place.parent_path();
+  if (!fs::is_directory(place, error)) return {reason(place, "create a directory in it", ENOTDIR)};
+  if (::access(place.c_str(), W_OK | X_OK) != 0) return {reason(place, "write", errno)};
+  return {};
+}
+
+std::vector<std::string> identity_problems(const RunPaths& paths, const Json& identity) {
+  // As it would be read back, so that only what the file can tell apart counts as different.
+  const std::vector<std::string> lines =
+      differences(read_identity(paths), core::parse_json(dump(identity), "identity"));
+  if (lines.empty()) return {};
+  std::vector<std::string> problems{
+      paths.root.string() + ": was started with other settings; choose another place with --run, or the old settings:"};
+  for (const std::string& line : lines) problems.push_back("  " + line);
+  return problems;
+}
+
 void check_or_write_identity(const Start& start, const Json& identity) {
   const RunPaths& paths = start.paths();
   VORONOI_REQUIRE(identity.is_object(), "a run's identity is an object");
-  // As it would be read back, so that only what the file can tell apart counts as different.
-  const Json now = core::parse_json(dump(identity), "identity");
   std::error_code error;
   const fs::file_type type = fs::symlink_status(paths.identity(), error).type();
   if (type == fs::file_type::none) throw StoreError(reason(paths.identity(), "look for", error.value()));
   if (type == fs::file_type::not_found) {
+    const Json now = core::parse_json(dump(identity), "identity");
     const std::string digest = core::sha256(identity_text(now, std::string(kDigestDigits, '0')));
     start.publish(paths.identity(), identity_text(now, digest));
     return;
   }
-  const std::vector<std::string> lines = differences(read_identity(paths), now);
-  if (lines.empty()) return;
-  std::vector<std::string> problems{
-      paths.root.string() + ": was started with other settings; choose another place with --run, or the old settings:"};
-  for (const std::string& line : lines) problems.push_back("  " + line);
-  throw ConfigError(problems);
+  if (const std::vector<std::string> problems = identity_problems(paths, identity); !problems.empty())
+    throw ConfigError(problems);
 }
 
 Json read_identity(const RunPaths& paths) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "core/json.h"
 
@@ -38,11 +39,18 @@ struct RunPaths {
 /// `root` exists, is not empty and is not a run directory.
 void create_run_directory(const RunPaths& paths);
 
+/// The same checks without writing anything: what would keep a run from being made or continued there, empty when
+/// nothing is known to.
+std::vector<std::string> run_directory_problems(const RunPaths& paths);
+
 class Start;
 
 /// First start: writes run.json = identity (with its checksum). Later: compares; throws ConfigError listing every
 /// difference as "key: was A, is B" with the remedy (another --run, or the old settings).
 void check_or_write_identity(const Start& start, const core::Json& identity);
 core::Json read_identity(const RunPaths& paths);
+/// The problems that check_or_write_identity would throw of a run that is there; empty when it is the same. Throws
+/// FormatError, StoreError.
+std::vector<std::string> identity_problems(const RunPaths& paths, const core::Json& identity);
 
 }  // namespace voronoi::store

@@ -61,3 +61,48 @@ for command in "--version" "--help" "quantize --help" "status $run" "inspect $ru
 done
 expect 2 ranks 3 report
 [ "$(grep -c "which runs" "$work/stderr")" = 1 ] || fail "an error is told more than once under mpirun"
+
+# Lines of several ranks in one file that is no terminal stay whole: with Hessians so singular that both ranks warn all the time, and in
+# evaluations whose ranks all warn of a model's stray tensor, as text and as JSON.
+python3 - "$work/model" "$work/stray" <<'PY'
+import json, shutil, struct, sys
+shutil.copytree(sys.argv[1], sys.argv[2])
+path = sys.argv[2] + "/model.safetensors"
+data = open(path, "rb").read()
+size = struct.unpack("<Q", data[:8])[0]
+header = json.loads(data[8:8 + size])
+end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+header["stray.weight"] = {"dtype": "F32", "shape": [4], "data_offsets": [end, end + 16]}
+text = json.dumps(header).encode()
+text += b" " * (-len(text) % 8)
+open(path, "wb").write(struct.pack("<Q", len(text)) + text + data[8 + size:] + bytes(16))
+PY
+for format in text json; do
+  ranks 2 quantize --run "$work/warned-$format" --model "$work/stray" "${common[@]:2:2}" --calibration-sequences 1 --calibration-context 16 \
+    --method rtn --damping 1e-12 --log-format $format >/dev/null 2>"$work/$format.log" || fail "the run whose ranks warn"
+  for _ in 1 2 3; do
+    ranks 2 eval --model "$work/stray" --model "$work/warned-$format" --text "$evaluation_text" --join wikitext --context 64 --windows 32 --log-format $format \
+      >/dev/null 2>>"$work/$format.log" || fail "the evaluation whose ranks warn"
+  done
+done
+python3 - "$work/text.log" "$work/json.log" <<'PY' || fail "lines of two ranks are mixed"
+import json, re, sys
+WHOLE = re.compile(r"(computing on the CPU .* for it|export is left out: .* of --stages|(calibrating|quantizing|evaluating): .*left.*|quantization finished|"
+                   r"peak memory of a rank: .*B|.*: \d+ layers, .* in all starts|quantizing \(rtn\): .* layers.*|"
+                   r"(rank 1: )?warning: (block \d [a-z_]+: the Hessian needed a damping of \S+ of its mean diagonal to factor|"
+                   r".*: 1 tensors are not part of a llama model and are not read; the first is .*stray\.weight.*)|report: .*/report\.md)")
+STARTS = re.compile(r"warning: |computing on |export is left out|calibrating: |quantizing \(|evaluating: |quantization finished|peak memory |report: ")
+ranks, n = set(), 0
+for line in open(sys.argv[1]).read().split("\n")[:-1]:
+    n += 1
+    assert WHOLE.fullmatch(line) and len(STARTS.findall(line)) <= 1, line
+    if "warning: " in line:
+        ranks.add(line.startswith("rank 1"))
+assert ranks == {False, True} and n > 25, (ranks, n)
+ranks = set()
+for line in open(sys.argv[2]).read().split("\n")[:-1]:
+    line = json.loads(line)
+    assert list(line) == ["time", "level", "rank", "message"], line
+    ranks.add(line["rank"])
+assert ranks == {0, 1}, ranks
+PY

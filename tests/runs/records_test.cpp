@@ -108,6 +108,12 @@ TEST(Records, UnknownTypeIsOfAnotherVersion) {
                     HasSubstr("another version"), HasSubstr("use that one")));
 }
 
+TEST(Records, AStartOfTheFirstVersionIsOfAnotherVersion) {
+  EXPECT_THAT(test::message_of<core::FormatError>(
+                  [] { replay(parse({R"({"type":"attempt","number":1,"ranks":2})"}), "RUN/journal.log"); }),
+              AllOf(HasSubstr("line 1"), HasSubstr("attempt"), HasSubstr("another version")));
+}
+
 TEST(Records, WhatATypeNeedsIsNamed) {
   EXPECT_THAT(
       test::message_of<core::FormatError>([] { replay(parse({R"({"type":"stage","seconds":1})"}), "journal.log"); }),

@@ -65,6 +65,26 @@ TEST(RunDirectory, IsCreatedTwiceWithoutHarm) {
   EXPECT_EQ(test::read_bytes(paths.layers() / "a.h5"), "kept");
 }
 
+TEST(RunDirectory, IsLookedAtWithoutWriting) {
+  const TemporaryFolder folder;
+  EXPECT_TRUE(run_directory_problems({folder / "deep/run"}).empty());
+  EXPECT_FALSE(fs::exists(folder / "deep"));
+  test::write_bytes(folder / "file", "x");
+  for (const char* place : {"file", "file/run"})
+    EXPECT_EQ(run_directory_problems({folder / place}).size(), 1U) << place;
+  fs::create_directory(folder / "foreign");
+  test::write_bytes(folder / "foreign/thesis.tex", "x");
+  EXPECT_THAT(run_directory_problems({folder / "foreign"}), ::testing::ElementsAre(HasSubstr("thesis.tex")));
+  const RunPaths paths{folder / "run"};
+  create_run_directory(paths);
+  write_identity(paths, identity());
+  EXPECT_TRUE(run_directory_problems(paths).empty());
+  EXPECT_TRUE(identity_problems(paths, identity()).empty());
+  Json other = identity();
+  other["seed"] = 1;
+  EXPECT_THAT(identity_problems(paths, other), ::testing::Contains(HasSubstr("seed: was 0, is 1")));
+}
+
 TEST(RunDirectory, StartCutOffBeforeTheIdentityMayGoOn) {
   const TemporaryFolder folder;
   const RunPaths paths{folder / "run"};
