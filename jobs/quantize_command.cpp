@@ -1,10 +1,12 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <memory>
 #include <utility>
 
+#include "backend/cores.h"
 #include "backend/placement.h"
 #include "comm/agreement.h"
 #include "core/error.h"
@@ -75,6 +77,13 @@ void tell_outlook(const comm::Communicator& world, const backend::Context& conte
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
+/// In the rank's own log: what to look at when ranks are slow.
+void tell_cores(int n_threads) {
+  const backend::CoreClaim claim = backend::claim_of_this_process();
+  core::log_debug("{}: {} thread(s), allowed on cores {}{}", core::host_name(), n_threads, fmt::join(claim.cores, ","),
+                  claim.quota > 0 ? fmt::format(", {:g} of them by the quota of {}", claim.quota, claim.group) : "");
+}
+
 }  // namespace
 
 int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
@@ -114,6 +123,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     return 0;
   }
   run::Run run = run::open_run(world, settings, inputs.identity);
+  tell_cores(context->n_threads());
   if (world.rank() == 0 && run.state.start > 1)
     core::log_info("{}: start {}, {} layers are done already", settings.run, run.state.start, run.state.layers.size());
 

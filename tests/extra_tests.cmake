@@ -15,7 +15,7 @@ endforeach()
 
 # The batch scripts on a real Slurm of four nodes, started and removed by each test (tests/slurm/cluster). They wait for timers of Slurm most
 # of the time, so two may run at once.
-foreach(name requeue node_death node_error cut_off compare submit)
+foreach(name requeue node_death node_error cut_off compare submit cores)
   # The inner limit lets the script take its cluster down.
   add_test(NAME slurm.${name} COMMAND timeout -k 60 600 ${CMAKE_CURRENT_SOURCE_DIR}/slurm/${name}.sh)
   set_tests_properties(slurm.${name} PROPERTIES LABELS slurm TIMEOUT 700 COST 950 SKIP_RETURN_CODE 77

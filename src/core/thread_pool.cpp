@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <system_error>
@@ -14,7 +15,7 @@
 
 namespace voronoi::core {
 namespace {
-thread_local bool inside_parallel_for = false;
+thread_local bool inside_parallel_for = false, is_pool_thread = false;
 
 /// The exception of the lowest index, so that the message does not depend on the number of threads.
 struct FirstError {
@@ -41,20 +42,51 @@ struct ThreadPool::State {
   int running = 0;
   FirstError error;
 
+  using Clock = std::chrono::steady_clock;
+  std::function<bool()> asked;
+  std::chrono::nanoseconds interval{};
+  Clock::time_point next_look;
+  std::atomic<bool> stopped{false};
+
+  /// Before each body. What is asked may not be for several threads.
+  bool leave() {
+    if (asked && !is_pool_thread && !stopped.load(std::memory_order_relaxed)) {
+      if (const Clock::time_point now = Clock::now(); now >= next_look) {
+        next_look = now + interval;
+        if (asked()) stopped = true;
+      }
+    }
+    return stopped.load(std::memory_order_relaxed);
+  }
+
+  /// One body, unless a stop was asked for. False: no further one.
+  bool run(const std::function<void(std::int64_t)>& one, std::int64_t i, FirstError& errors) {
+    const bool leaving = leave();
+    std::exception_ptr thrown;
+    try {
+      if (leaving) throw StopRequested();
+      one(i);
+      return true;
+    } catch (const StopRequested&) {
+      thrown = std::current_exception();
+      i = std::numeric_limits<std::int64_t>::max();  // hides no error
+    } catch (...) {
+      thrown = std::current_exception();
+    }
+    const std::lock_guard lock(mutex);
+    errors.keep(i, std::move(thrown));
+    return !leaving;
+  }
+
   void work() {
     inside_parallel_for = true;
-    for (std::int64_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) {
-      try {
-        (*body)(i);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        error.keep(i, std::current_exception());
-      }
+    for (std::int64_t i = next.fetch_add(1); i < n && run(*body, i, error); i = next.fetch_add(1)) {
     }
     inside_parallel_for = false;
   }
 
   void loop() {
+    is_pool_thread = true;
     std::uint64_t seen = 0;
     for (;;) {
       {
@@ -92,15 +124,19 @@ ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads), state_(std::make_
 
 ThreadPool::~ThreadPool() { state_->end(); }
 
+void ThreadPool::stop_when(std::function<bool()> stop, std::chrono::nanoseconds interval) {
+  state_->asked = std::move(stop);
+  state_->interval = interval;
+  state_->next_look = {};
+  state_->stopped = false;
+}
+
 void ThreadPool::parallel_for(std::int64_t n, const std::function<void(std::int64_t)>& body) {
   if (n <= 0) return;
   if (inside_parallel_for || n == 1 || n_threads_ == 1) {
     FirstError error;
-    for (std::int64_t i = 0; i < n; ++i) try {
-        body(i);
-      } catch (...) {
-        error.keep(i, std::current_exception());
-      }
+    for (std::int64_t i = 0; i < n && state_->run(body, i, error); ++i) {
+    }
     if (error.exception) std::rethrow_exception(error.exception);
     return;
   }

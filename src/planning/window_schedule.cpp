@@ -33,16 +33,14 @@ std::vector<sched::Task> window_tasks(const std::vector<SiteTask>& site_tasks, c
     task.kind = site_task.kind();
     task.predicted_seconds = task_seconds(site_task, parameters, rates);
     task.serial_seconds = hessian_seconds(site_task, rates);
-    for (const model::LinearSpec& linear : site_task.site.linears)
-      task.serial_seconds +=
-          quant::operator_work(parameters, linear.out_features, linear.in_features).total().steps / rates.steps;
     task.pieces = 1;
-    if (task.predicted_seconds >= kLeastSharedSeconds)
-      for (const model::LinearSpec& linear : site_task.site.linears) {
-        task.pieces = std::max(task.pieces, quant::row_pieces(parameters, linear.out_features, linear.in_features));
-        task.team_seconds +=
-            quant::team_exchange_bytes(parameters, linear.out_features, linear.in_features) / rates.link_bytes;
-      }
+    for (const model::LinearSpec& linear : site_task.site.linears) {
+      const quant::OperatorWork work = quant::operator_work(parameters, linear.out_features, linear.in_features);
+      task.serial_seconds += work.total().steps / rates.steps;
+      if (task.predicted_seconds < kLeastSharedSeconds) continue;
+      task.pieces = std::max(task.pieces, work.row_pieces);
+      task.team_seconds += work.exchange_bytes / rates.link_bytes;
+    }
     tasks.push_back(std::move(task));
   }
   if (team_size > 0) {

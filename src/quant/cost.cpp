@@ -42,12 +42,4 @@ OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_f
   return find_method(parameters.method).work(parameters, out_features, in_features);
 }
 
-double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
-  return find_method(parameters.method).team_exchange_bytes(parameters, out_features, in_features);
-}
-
-std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
-  return find_method(parameters.method).row_pieces(parameters, out_features, in_features);
-}
-
 }  // namespace voronoi::quant

@@ -31,24 +31,20 @@ Work hessian_work(std::int64_t n);
 /// `count` products of an operator with a matrix as large as its Hessian, and the passes over its weights.
 Work product_work(std::int64_t out_features, std::int64_t in_features, double count);
 
-/// Work of one operator, which the rows of a team share.
+/// Work of one operator, which the rows of a team share. Steps that stop by themselves are counted as often as they
+/// were seen to run on real layers.
 struct OperatorWork {
   Work kmeans;       ///< training of all codebooks
   Work column_loop;  ///< passes with error feedback, or rounding alone
   Work refine;       ///< refits and sweeps behind them
+  /// What each member of a team receives from the others: sums of all row pieces, a step of k-means and of a refit
+  /// each, and the codes.
+  double exchange_bytes = 0;
+  std::int64_t row_pieces = 1;  ///< that the rows are cut into: a larger team has members without work
   Work total() const { return kmeans + column_loop + refine; }
 };
 
-// Of the parameters' method, for parameters and a shape without problems.
-
-/// Steps that stop by themselves are counted as often as they were seen to run on real layers.
+/// Of the parameters' method, for parameters and a shape without problems.
 OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
-
-/// Bytes that each member of a team receives from the others while they share an operator: sums of all row pieces, a
-/// step of k-means and of a refit each, and the codes.
-double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
-
-/// Pieces the rows of an operator are cut into: a larger team has members without work.
-std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
 
 }  // namespace voronoi::quant

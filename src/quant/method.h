@@ -91,11 +91,6 @@ class Method {
 
   virtual OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
                             std::int64_t in_features) const = 0;
-  /// See team_exchange_bytes, row_pieces (quant/cost.h).
-  virtual double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
-                                     std::int64_t in_features) const = 0;
-  virtual std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features,
-                                  std::int64_t in_features) const = 0;
   /// Offers the bytes of each moment of quantizing the operator, held_bytes included, to the peak.
   virtual void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
                                core::MemoryPeak& peak) const = 0;

@@ -14,13 +14,4 @@ double true_bits(const QuantParameters& parameters, std::span<const LayerCount> 
   return weights > 0 ? bits / weights : 0;
 }
 
-std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
-                                              std::span<const LayerCount> layers) {
-  return find_method(base.method).choose_setting(base, wanted, layers);
-}
-
-std::optional<double> least_true_bits(const QuantParameters& base, std::span<const LayerCount> layers) {
-  return find_method(base.method).least_true_bits(base, layers);
-}
-
 }  // namespace voronoi::quant

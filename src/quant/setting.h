@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 
 #include "quant/parameters.h"
@@ -19,10 +18,5 @@ double true_bits(const QuantParameters& parameters, std::span<const LayerCount> 
 
 /// True bits may exceed the wanted ones by this share.
 inline constexpr double kBitsMargin = 0.02;
-
-/// Method::choose_setting and least_true_bits of the method of `base`.
-std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
-                                              std::span<const LayerCount> layers);
-std::optional<double> least_true_bits(const QuantParameters& base, std::span<const LayerCount> layers);
 
 }  // namespace voronoi::quant

@@ -81,6 +81,7 @@ run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::P
 std::string run_site_task(const planning::SiteTask& task, backend::Context& context, core::Team& team,
                           const Inputs& inputs, const run::Run& run, const store::RunPaths& hessians) {
   try {
+    const core::StopScope leaves(context.pool(), [&] { return team.stop_requested(); });
     core::Json layers = core::Json::array(), failures = core::Json::array();
     std::optional<core::StoreError> unwritten;
     const auto give_up = [&](const model::LinearSpec& linear, const core::Error& error) {

@@ -2,10 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <string>
+#include <system_error>
+
+#include "support/skip.h"
 
 namespace voronoi::backend {
 namespace {
@@ -67,6 +72,49 @@ TEST(Cores, TheTightestLimitOnTheWayToTheRootCounts) {
   read_quota(mount, "/elsewhere", none);
   EXPECT_EQ(none.quota, 0);
   std::filesystem::remove_all(mount);
+}
+
+/// A control group with a limit of time, which this process is in meanwhile.
+class RealQuota {
+ public:
+  /// `file`, `limit`: what the hierarchy at `mount` is told it by.
+  RealQuota(const std::filesystem::path& mount, const char* file, const char* limit)
+      : mount_(mount), group_(mount / ("voronoi-test-" + std::to_string(::getpid()))) {
+    std::error_code error;
+    if (!std::filesystem::exists(mount / "cgroup.procs") || !std::filesystem::create_directory(group_, error)) return;
+    made_ = write(group_ / file, limit) && enter(group_);
+  }
+  ~RealQuota() {
+    if (made_) enter(mount_);
+    std::error_code ignored;
+    std::filesystem::remove(group_, ignored);
+  }
+  RealQuota(const RealQuota&) = delete;
+  RealQuota& operator=(const RealQuota&) = delete;
+  bool made() const { return made_; }
+  std::string name() const { return "/" + group_.filename().string(); }
+
+ private:
+  static bool write(const std::filesystem::path& file, const std::string& text) {
+    return std::filesystem::exists(file) && static_cast<bool>(std::ofstream(file) << text << std::flush);
+  }
+  static bool enter(const std::filesystem::path& group) {
+    return write(group / "cgroup.procs", std::to_string(::getpid()));
+  }
+  std::filesystem::path mount_, group_;
+  bool made_ = false;
+};
+
+TEST(Cores, TheQuotaOfARealGroupIsSeen) {
+  const CoreClaim before = claim_of_this_process();
+  if (before.quota > 0) VORONOI_SKIP_MACHINE("this process has a quota already");
+  const RealQuota v1("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "150000"),
+      v2("/sys/fs/cgroup", "cpu.max", "150000 100000");
+  if (!v1.made() && !v2.made()) VORONOI_SKIP_MACHINE("no control group with a quota can be made here");
+  const CoreClaim claim = claim_of_this_process();
+  EXPECT_EQ(claim.quota, 1.5);
+  EXPECT_EQ(claim.group, (v1.made() ? v1 : v2).name());
+  EXPECT_EQ(fair_threads({claim, claim}, 0), 1);
 }
 
 TEST(Cores, ThisProcessMayUseSome) { EXPECT_FALSE(claim_of_this_process().cores.empty()); }

@@ -14,3 +14,9 @@ set_tests_properties(bench.gpu_on_cpu PROPERTIES LABELS bench TIMEOUT 120)
 # The coordinator's cost; tests/bench/many_layers runs it, and the program on a model of 10,000 tasks.
 add_executable(bench_scheduler ${CMAKE_CURRENT_SOURCE_DIR}/bench/bench_scheduler.cpp)
 target_link_libraries(bench_scheduler PRIVATE voronoi_sched voronoi_store voronoi_options)
+
+# How long a stop may wait in the middle of a task; tests/bench/stop_time measures a whole run.
+add_executable(bench_stop ${CMAKE_CURRENT_SOURCE_DIR}/bench/bench_stop.cpp)
+target_link_libraries(bench_stop PRIVATE voronoi_quant voronoi_options)
+add_test(NAME bench.stop COMMAND bench_stop vptq 64 128)
+set_tests_properties(bench.stop PROPERTIES LABELS bench TIMEOUT 60)

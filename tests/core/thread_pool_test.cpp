@@ -55,6 +55,59 @@ TEST_P(ThreadPoolOf, ErrorOfTheLowestIndexIsRethrownAfterAllHaveEnded) {
   EXPECT_EQ(calls, 10) << "the pool works on after an error";
 }
 
+TEST_P(ThreadPoolOf, AStopEndsALoopBeforeItsEnd) {
+  ThreadPool pool(GetParam());
+  const std::thread::id caller = std::this_thread::get_id();
+  std::atomic<int> looks{0}, calls{0}, own_calls{0};
+  bool stranger = false;
+  pool.stop_when(
+      [&] {
+        stranger |= std::this_thread::get_id() != caller;
+        return ++looks >= 50;
+      },
+      std::chrono::nanoseconds{0});
+  const auto inner = [&](std::int64_t) {
+    ++calls;
+    if (std::this_thread::get_id() == caller)
+      ++own_calls;
+    else  // the others leave the caller something to do
+      while (looks < 50 && own_calls < 1000) std::this_thread::yield();
+  };
+  const auto outer = [&](std::int64_t) { pool.parallel_for(1000, inner); };
+  EXPECT_THROW(pool.parallel_for(1000, outer), StopRequested);
+  EXPECT_EQ(looks, 50) << "once it is known nobody asks again";
+  EXPECT_GT(own_calls, 0);
+  EXPECT_LT(own_calls, 50);
+  EXPECT_LT(calls, 1000 * 1000);
+  EXPECT_FALSE(stranger);
+  calls = 0;
+  EXPECT_THROW(pool.parallel_for(1, inner), StopRequested);
+  EXPECT_EQ(calls, 0) << "still asked for";
+  pool.stop_when(nullptr);
+  pool.parallel_for(10, inner);
+  EXPECT_EQ(calls, 10);
+}
+
+TEST_P(ThreadPoolOf, AStopHidesNoError) {
+  ThreadPool pool(GetParam());
+  std::atomic<bool> stop{false};
+  pool.stop_when([&] { return stop.load(); }, std::chrono::nanoseconds{0});
+  const auto fails = [&](std::int64_t i) {
+    if (i != 3) return;
+    stop = true;
+    throw NumericError("index 3");
+  };
+  EXPECT_THROW(pool.parallel_for(1000, fails), NumericError);
+}
+
+TEST(ThreadPool, AsksNoMoreOftenThanItIsToldTo) {
+  ThreadPool pool(1);  // of several threads the caller may get no body
+  int looks = 0;
+  pool.stop_when([&] { return ++looks > 1; }, std::chrono::hours{1});
+  pool.parallel_for(1000, [](std::int64_t) {});
+  EXPECT_EQ(looks, 1);
+}
+
 TEST_P(ThreadPoolOf, InnerLoopRunsOnItsOwnThread) {
   ThreadPool pool(GetParam());
   std::atomic<int> calls{0}, strangers{0};

@@ -17,6 +17,7 @@
 #include "model/config.h"
 #include "model/each_linear.h"
 #include "model/weights.h"
+#include "support/small_config.h"
 #include "support/temporary.h"
 
 namespace voronoi::test {
@@ -118,24 +119,6 @@ struct TensorSet {
     write_bytes(path, std::string(reinterpret_cast<const char*>(&length), sizeof length) + text + data);
   }
 };
-
-inline core::Json small_config(const std::string& dtype = "float16") {
-  return {{"architectures", {"LlamaForCausalLM"}},
-          {"model_type", "llama"},
-          {"hidden_size", 24},
-          {"intermediate_size", 44},
-          {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"head_dim", 6},
-          {"vocab_size", 11},
-          {"rms_norm_eps", 1e-5},
-          {"rope_theta", 10000.0},
-          {"max_position_embeddings", 64},
-          {"attention_bias", true},
-          {"tie_word_embeddings", true},
-          {"torch_dtype", dtype}};
-}
 
 /// Writes config.json, model.safetensors (values exact in either 16-bit type) and a tokenizer.json to `folder`.
 inline void write_model(const std::filesystem::path& folder, const core::Json& config) {

@@ -11,7 +11,7 @@
 #include "jobs/quantize_options.h"
 #include "planning/model_sizes.h"
 #include "quant/baselines/uniform_method.h"
-#include "quant/setting.h"
+#include "quant/method.h"
 #include "quant/vq/vector_parameters.h"
 
 namespace voronoi::jobs {
@@ -45,7 +45,8 @@ TEST(Bits, ReadyConfigsAreWhatBitsChoosesAndKeepToTheirBits) {
       EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
       EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
       const double wanted = std::stod(bits);
-      const auto chosen = quant::choose_setting(options.parameters, wanted, models.front());
+      const auto chosen =
+          quant::find_method(options.parameters.method).choose_setting(options.parameters, wanted, models.front());
       ASSERT_TRUE(chosen.has_value());
       EXPECT_EQ(options.parameters.get<quant::VectorParameters>().vector_length,
                 chosen->get<quant::VectorParameters>().vector_length)

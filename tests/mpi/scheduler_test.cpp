@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/thread_pool.h"
 
 namespace voronoi::sched {
 namespace {
@@ -283,13 +284,15 @@ TEST(RunPhase, AStopReachesIntoTheTasks) {
   const int n_ranks = phase.world.size();
   const auto start = std::chrono::steady_clock::now();
   phase.stop = [&] { return std::chrono::steady_clock::now() - start > std::chrono::milliseconds(100); };
-  // Of the two members of a team only the lowest looks; the others wait for it.
+  // Of the two members of a team only the lowest looks, in a loop of its threads; the others wait for it.
+  core::ThreadPool pool(2);
   const auto result =
       phase.run(make_tasks(
                     3, [](int i) { return 100.0 - i; }, [&](int i) { return i == 0 ? std::min(2, n_ranks) : 1; }),
                 [&](const Task&, core::Team& team) -> std::string {
+                  const core::StopScope leaves(pool, [&] { return team.stop_requested(); });
                   for (int pass = 0; pass < 3000; ++pass) {
-                    if (team.rank() == 0) team.check_stop();
+                    if (team.rank() == 0) pool.parallel_for(100, [](std::int64_t) { sleep_seconds(0.0001); });
                     sleep_seconds(0.005);
                     team.all_gather({});
                   }

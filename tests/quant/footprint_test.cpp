@@ -95,8 +95,8 @@ TEST(Footprint, WorkGrowsWithWhatItCounts) {
   p.method = "vptq";
   EXPECT_EQ(operator_work(p, 512, 512).refine.flops(), 0);
   EXPECT_DOUBLE_EQ(hessian_work(300).factor, 2.0 / 3.0 * 300 * 300 * 300);
-  EXPECT_EQ(row_pieces(p, 4096, 512), 42);  // 1024 vectors, at least 24 a piece
-  EXPECT_GT(team_exchange_bytes(p, 512, 512), 4 * 512 * 512 / 4);
+  EXPECT_EQ(operator_work(p, 4096, 512).row_pieces, 42);  // 1024 vectors, at least 24 a piece
+  EXPECT_GT(operator_work(p, 512, 512).exchange_bytes, 4 * 512 * 512 / 4);
 }
 
 TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {

@@ -72,15 +72,15 @@ TEST_F(ToyMethod, PlansWhatItStoresAndTakes) {
   EXPECT_EQ(planned_bits(parameters_, 10, 100).indices, 10 * 7 * 32);
   EXPECT_EQ(planned_nominal_bits(parameters_), 2);
   EXPECT_EQ(operator_work(parameters_, 10, 100).column_loop.gemm, 2 * 2 * 10 * 100 * 100);
-  EXPECT_EQ(row_pieces(parameters_, 300, 100), 3);
-  EXPECT_EQ(team_exchange_bytes(parameters_, 10, 100), 1000);
+  EXPECT_EQ(operator_work(parameters_, 300, 100).row_pieces, 3);
+  EXPECT_EQ(operator_work(parameters_, 10, 100).exchange_bytes, 1000);
   const std::vector<OperatorShape> operators{{"q", 4096}};
   EXPECT_EQ(site_memory(parameters_, 8, operators, 1, 1).where, "the toys of q");
   const std::vector<LayerCount> layers{{4096, 4096, 3}};
-  const auto chosen = choose_setting(parameters_, 3.4, layers);
+  const auto chosen = find_method("toy").choose_setting(parameters_, 3.4, layers);
   ASSERT_TRUE(chosen);
   EXPECT_EQ(chosen->get<test::ToyParameters>().levels, 8);
-  EXPECT_FALSE(choose_setting(parameters_, 1.5, layers));
+  EXPECT_FALSE(find_method("toy").choose_setting(parameters_, 1.5, layers));
 }
 
 TEST_F(ToyMethod, LeavesWithItsRegistration) {

@@ -28,7 +28,7 @@ TEST(Setting, KeepsToTheWantedBitsAndTheFormat) {
                              block(8192, 28672, 1024), block(16384, 53248, 1024)}) {
     double last_gain = 0;
     for (const double wanted : {1.5, 2.0, 2.3, 3.0, 4.0}) {
-      const auto chosen = choose_setting(base, wanted, layers);
+      const auto chosen = choose_vector_setting(base, wanted, layers);
       ASSERT_TRUE(chosen.has_value()) << wanted;
       EXPECT_LE(true_bits(*chosen, layers), wanted * (1 + kBitsMargin));
       EXPECT_GE(true_bits(*chosen, layers), 0.93 * wanted);
@@ -53,8 +53,8 @@ TEST(Setting, KeepsToTheWantedBitsAndTheFormat) {
 
 TEST(Setting, LargerModelsGetLargerCodebooks) {
   const QuantParameters base;
-  const auto small = choose_setting(base, 2, block(576, 1536, 192)),
-             large = choose_setting(base, 2, block(16384, 53248, 1024));
+  const auto small = choose_vector_setting(base, 2, block(576, 1536, 192)),
+             large = choose_vector_setting(base, 2, block(16384, 53248, 1024));
   ASSERT_TRUE(small && large);
   EXPECT_GT(large->get<VectorParameters>().centroids, small->get<VectorParameters>().centroids);
   EXPECT_GT(expected_gain_db(large->get<VectorParameters>().vector_length, large->get<VectorParameters>().centroids,
@@ -66,13 +66,13 @@ TEST(Setting, LargerModelsGetLargerCodebooks) {
 TEST(Setting, NothingFitsBelowTheLeastTrueBits) {
   const QuantParameters base;
   const auto layers = block(576, 1536, 192);
-  const auto least = least_true_bits(base, layers);
+  const auto least = least_vector_bits(base, layers);
   ASSERT_TRUE(least.has_value());
-  EXPECT_FALSE(choose_setting(base, 0.9 * *least, layers).has_value());
-  EXPECT_TRUE(choose_setting(base, *least, layers).has_value());
+  EXPECT_FALSE(choose_vector_setting(base, 0.9 * *least, layers).has_value());
+  EXPECT_TRUE(choose_vector_setting(base, *least, layers).has_value());
   // Layers with fewer vectors than the smallest codebook has entries.
   const std::vector<LayerCount> tiny{{8, 8, 1}};
-  EXPECT_FALSE(least_true_bits(base, tiny).has_value());
+  EXPECT_FALSE(least_vector_bits(base, tiny).has_value());
 }
 
 TEST(Setting, ExpectedGainGrowsWithEveryBit) {

@@ -18,6 +18,7 @@
 #include "format/uniform.h"
 #include "model/config.h"
 #include "model/weights.h"
+#include "support/small_config.h"
 
 namespace voronoi::test {
 
@@ -96,20 +97,10 @@ class EncodedSource final : public model::WeightSource {
 
  private:
   static core::Json description() {
-    return {{"architectures", {"LlamaForCausalLM"}},
-            {"model_type", "llama"},
-            {"hidden_size", 24},
-            {"intermediate_size", 44},
-            {"num_hidden_layers", 2},
-            {"num_attention_heads", 4},
-            {"num_key_value_heads", 2},
-            {"head_dim", 6},
-            {"vocab_size", 50},
-            {"rms_norm_eps", 1e-5},
-            {"rope_theta", 10000.0},
-            {"max_position_embeddings", 64},
-            {"tie_word_embeddings", true},
-            {"torch_dtype", "float16"}};
+    core::Json config = small_config();
+    config.erase("attention_bias");
+    config["vocab_size"] = 50;
+    return config;
   }
 
   model::ModelConfig config_;

@@ -73,13 +73,9 @@ class Toy : public quant::Method {
   quant::OperatorWork work(const quant::QuantParameters& /*p*/, std::int64_t out, std::int64_t in) const override {
     quant::OperatorWork work;
     work.column_loop = quant::product_work(out, in, 2);
+    work.exchange_bytes = static_cast<double>(out) * static_cast<double>(in);
+    work.row_pieces = core::ceil_div(out, quant::kRowTile);
     return work;
-  }
-  double team_exchange_bytes(const quant::QuantParameters& /*p*/, std::int64_t out, std::int64_t in) const override {
-    return static_cast<double>(out) * static_cast<double>(in);
-  }
-  std::int64_t row_pieces(const quant::QuantParameters& /*p*/, std::int64_t out, std::int64_t /*in*/) const override {
-    return core::ceil_div(out, quant::kRowTile);
   }
   void consider_memory(const quant::QuantParameters& /*p*/, const quant::OperatorOnRank& r,
                        core::MemoryPeak& peak) const override {

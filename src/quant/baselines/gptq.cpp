@@ -125,8 +125,7 @@ class Gptq final : public UniformMethod {
   }
   void consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,
                        core::MemoryPeak& peak) const override {
-    const std::int64_t tiles =
-        std::min<std::int64_t>(r.n_threads, row_pieces(parameters, r.out_features, r.in_features));
+    const std::int64_t tiles = std::min<std::int64_t>(r.n_threads, core::ceil_div(r.out_features, kRowTile));
     peak.consider(r.held_bytes + code_bytes(parameters, r) + 4 * kRowTile * (r.in_features + kRowTile) * tiles,
                   "column loop of " + r.name);
     UniformMethod::consider_memory(parameters, r, peak);

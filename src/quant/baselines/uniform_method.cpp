@@ -42,24 +42,16 @@ double UniformMethod::nominal_bits(const QuantParameters& parameters) const {
   return parameters.get<UniformParameters>().bits;
 }
 
-OperatorWork UniformMethod::work(const QuantParameters& /*parameters*/, std::int64_t out_features,
+OperatorWork UniformMethod::work(const QuantParameters& parameters, std::int64_t out_features,
                                  std::int64_t in_features) const {
+  const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
   OperatorWork work;
   work.column_loop = product_work(out_features, in_features, products());
   // Rounding, packing and decoding pass over the weights.
-  work.column_loop.bytes += 60 * static_cast<double>(out_features) * static_cast<double>(in_features);
+  work.column_loop.bytes += 60 * weights;
+  work.exchange_bytes = weights * parameters.get<UniformParameters>().bits / 8;
+  work.row_pieces = core::ceil_div(out_features, kRowTile);
   return work;
-}
-
-double UniformMethod::team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
-                                          std::int64_t in_features) const {
-  return static_cast<double>(out_features) * static_cast<double>(in_features) *
-         parameters.get<UniformParameters>().bits / 8;
-}
-
-std::int64_t UniformMethod::row_pieces(const QuantParameters& /*parameters*/, std::int64_t out_features,
-                                       std::int64_t /*in_features*/) const {
-  return core::ceil_div(out_features, kRowTile);
 }
 
 std::int64_t UniformMethod::code_bytes(const QuantParameters& parameters, const OperatorOnRank& r) {

@@ -70,23 +70,15 @@ OperatorWork VectorMethod::work(const QuantParameters& parameters, std::int64_t 
   work.column_loop = search_work(g, 1, false) * 2 + product_work(out_features, in_features, 0.5 + 3);
   if (residual)
     work.column_loop += search_work(g, candidates(parameters), true) + product_work(out_features, in_features, 0.5 + 1);
-  return work;
-}
 
-double VectorMethod::team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
-                                         std::int64_t in_features) const {
   const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
-  const VqGeometry g = make_geometry(parameters, out_features, in_features);
   const auto pieces = static_cast<double>(g.n_parts), v = static_cast<double>(g.v),
              entries = static_cast<double>(g.k + g.kr), groups = static_cast<double>(g.groups);
-  const double codes = 4 * weights / v * (g.kr > 0 ? 2 : 1);
+  const double codes = 4 * weights / v * (residual ? 2 : 1);
   const double sums = 8 * pieces * entries * (v + 1) * groups * (kCoarseSteps + kSteps + 2);
-  return codes + sums;
-}
-
-std::int64_t VectorMethod::row_pieces(const QuantParameters& parameters, std::int64_t out_features,
-                                      std::int64_t in_features) const {
-  return make_geometry(parameters, out_features, in_features).n_parts;
+  work.exchange_bytes = codes + sums;
+  work.row_pieces = g.n_parts;
+  return work;
 }
 
 }  // namespace voronoi::quant

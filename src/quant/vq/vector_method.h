@@ -31,10 +31,6 @@ class VectorMethod : public Method {
   /// k-means and VPTQ's passes.
   OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
                     std::int64_t in_features) const override;
-  double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
-                             std::int64_t in_features) const override;
-  std::int64_t row_pieces(const QuantParameters& parameters, std::int64_t out_features,
-                          std::int64_t in_features) const override;
   void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
                        core::MemoryPeak& peak) const override;
 

@@ -39,16 +39,11 @@ class Voronoi final : public VectorMethod {
     Work round = product_work(out_features, in_features, 2 * kFitSteps + 3 + kSweeps) +
                  search_work(g, candidates(parameters), g.kr > 0) * kSweeps;
     round.scattered += 2 * weights * (g.kr > 0 ? 2 : 1) * kFitSteps;
-    work.refine += round * static_cast<double>(parameters.get<VoronoiParameters>().rounds);
-    return work;
-  }
-
-  double team_exchange_bytes(const QuantParameters& parameters, std::int64_t out_features,
-                             std::int64_t in_features) const override {
-    const VqGeometry g = make_geometry(parameters, out_features, in_features);
+    const auto rounds = static_cast<double>(parameters.get<VoronoiParameters>().rounds);
+    work.refine += round * rounds;
     const auto unknowns = static_cast<double>((g.k + g.kr) * g.v * g.groups + 2 * in_features);
-    return VectorMethod::team_exchange_bytes(parameters, out_features, in_features) +
-           parameters.get<VoronoiParameters>().rounds * 8 * static_cast<double>(g.n_parts) * (kFitSteps + 2) * unknowns;
+    work.exchange_bytes += rounds * 8 * static_cast<double>(g.n_parts) * (kFitSteps + 2) * unknowns;
+    return work;
   }
 
   void consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,
