@@ -43,4 +43,4 @@ foreach(name scripts format tidy)
   set_tests_properties(house.${name} PROPERTIES LABELS house TIMEOUT 900 PROCESSORS 2 SKIP_RETURN_CODE 77)
 endforeach()
 # Long ones first, so that none is left alone at the end.
-set_tests_properties(house.tidy e2e.determinism e2e.resume package.deb PROPERTIES COST 900)
+set_tests_properties(house.tidy e2e.determinism e2e.resume PROPERTIES COST 900)
