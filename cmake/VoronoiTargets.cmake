@@ -34,6 +34,8 @@ endif()
 function(voronoi_compile_together target kind)
   if(VORONOI_UNITY STREQUAL "all" OR VORONOI_UNITY STREQUAL kind)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    # It takes types of the included files' unnamed namespaces for types of a header.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
   endif()
 endfunction()
 
