@@ -13,6 +13,8 @@ elseif(VORONOI_SANITIZE STREQUAL "thread")
 elseif(VORONOI_SANITIZE)
   message(FATAL_ERROR "VORONOI_SANITIZE is '${VORONOI_SANITIZE}'; it may be OFF, address or thread")
 endif()
+# A build with sanitizers takes half of the time without optimisation; the rooms that compute most would take it back in their tests.
+set(voronoi_computing_rooms kernels model quant)
 if(VORONOI_SANITIZE)
   target_compile_options(voronoi_options INTERFACE -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(voronoi_options INTERFACE -fsanitize=${sanitizers})
@@ -21,11 +23,24 @@ if(VORONOI_FUZZ)  # every room tells the fuzzer which code an input reaches, so 
   target_compile_options(voronoi_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# What is compiled several files at a time, in half of the time, since their headers cost more than they do: OFF, tests, all (rooms as well,
+# for who only wants the program or a build with sanitizers). Files of one room have no names of their own in common for it.
+set(VORONOI_UNITY OFF CACHE STRING "Files compiled together: OFF, tests, all")
+set_property(CACHE VORONOI_UNITY PROPERTY STRINGS OFF tests all)
+if(NOT VORONOI_UNITY MATCHES "^(OFF|tests|all)$")
+  message(FATAL_ERROR "VORONOI_UNITY is '${VORONOI_UNITY}'; it may be OFF, tests or all")
+endif()
+# voronoi_compile_together(TARGET KIND): KIND is tests or rooms.
+function(voronoi_compile_together target kind)
+  if(VORONOI_UNITY STREQUAL "all" OR VORONOI_UNITY STREQUAL kind)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    # It takes types of the included files' unnamed namespaces for types of a header.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  endif()
+endfunction()
+
 # voronoi_add_room(NAME LIBRARIES ...): every source of the current folder's NAME/ as a static library. LIBRARIES is the room's
 # row in the table of arrows (docs/architecture.md); a test links its room alone, so a stray use fails to link.
-# With CMAKE_UNITY_BUILD, for who only wants the program (jobs/quickstart), the files of a room are compiled together where no two of them
-# have names of their own in common; their headers cost more than they do.
-set(voronoi_rooms_in_unity calib run sched validation jobs)
 function(voronoi_add_room name)
   cmake_parse_arguments(ROOM "" "FOLDER" "LIBRARIES" ${ARGN})
   if(NOT ROOM_FOLDER)
@@ -36,8 +51,11 @@ function(voronoi_add_room name)
   add_library(voronoi_${name} STATIC ${sources})
   target_include_directories(voronoi_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
   target_link_libraries(voronoi_${name} PUBLIC ${ROOM_LIBRARIES} PRIVATE voronoi_options)
-  if(NOT name IN_LIST voronoi_rooms_in_unity)
-    set_target_properties(voronoi_${name} PROPERTIES UNITY_BUILD OFF)
+  if(NOT name STREQUAL "kernels")  # its files are few, long, and full of names of their own
+    voronoi_compile_together(voronoi_${name} rooms)
+  endif()
+  if(VORONOI_SANITIZE AND name IN_LIST voronoi_computing_rooms)
+    target_compile_options(voronoi_${name} PRIVATE -O1)
   endif()
   # core and kernels are linked into the modules as well.
   set_target_properties(voronoi_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)

@@ -49,7 +49,7 @@ set_tests_properties(emulated.run PROPERTIES LABELS emulated TIMEOUT 300)
 # The program itself, from calibration to perplexity. Of the small models one is enough for the emulator, which takes a minute for it.
 foreach(name whole_run tiny_models)
   add_test(NAME emulated.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}.sh)
-  set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 1200 PROCESSORS 2 SKIP_RETURN_CODE 77 ENVIRONMENT
+  set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 1200 PROCESSORS 2 COST 900 SKIP_RETURN_CODE 77 ENVIRONMENT
     "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};MODELS=phi3;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}.sh)
@@ -67,7 +67,7 @@ foreach(source IN LISTS gpu_tests)
   target_link_libraries(gpu_${name} PRIVATE voronoi_quant voronoi_calib voronoi_options GTest::gtest_main GTest::gmock)
   add_dependencies(gpu_${name} voronoi_cuda_emulated)
   add_test(NAME emulated.${name} COMMAND gpu_${name})
-  set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300
+  set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300 PROCESSORS 2
                        ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>;VORONOI_NCCL_FOUND=ON")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND gpu_${name})

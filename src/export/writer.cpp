@@ -25,7 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kWeight = ".weight";
+constexpr std::string_view kWeightEnding = ".weight";
 constexpr const char* kHead = "lm_head.weight";
 constexpr std::int64_t kConvertChunk = 1 << 20;  // elements narrowed at a time
 
@@ -128,8 +128,8 @@ class Writer {
  private:
   /// The quantized linear whose weight `spec` is, or nullptr.
   const model::LinearSpec* linear_of(const model::TensorSpec& spec) const {
-    if (!spec.name.ends_with(kWeight)) return nullptr;
-    const auto found = linears_.find(spec.name.substr(0, spec.name.size() - kWeight.size()));
+    if (!spec.name.ends_with(kWeightEnding)) return nullptr;
+    const auto found = linears_.find(spec.name.substr(0, spec.name.size() - kWeightEnding.size()));
     return found == linears_.end() ? nullptr : &found->second;
   }
 

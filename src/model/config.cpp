@@ -21,7 +21,7 @@ using core::Json;
 enum class Biases { none, qkv, by_key, qkv_by_key };
 /// by_layer: "use_sliding_window" with "layer_types" or "max_window_layers"; alternating: "layer_types" or every second
 /// layer from the first on; off: must not be asked for.
-enum class Windows { none, all, by_layer, alternating, off };
+enum class AttentionWindows { none, all, by_layer, alternating, off };
 enum class Mixture { none, mixtral, qwen };
 
 /// What the class of an architecture says where config.json is silent: the defaults of the configuration classes in
@@ -36,7 +36,7 @@ struct Family {
   double norm_eps = 1e-6, theta = 10000;
   Biases biases = Biases::none;
   bool mlp_bias_key = false, qk_norm = false;
-  Windows windows = Windows::none;
+  AttentionWindows windows = AttentionWindows::none;
   Mixture mixture = Mixture::none;
   bool shared_expert = false;
   bool fused_projections = false;
@@ -57,14 +57,14 @@ constexpr std::array<Family, 10> kFamilies{{
      .max_position = 131072,
      .window = 4096,
      .bos_id = 1,
-     .windows = Windows::all},
+     .windows = AttentionWindows::all},
     {.model_type = "qwen2",
      .class_name = "Qwen2ForCausalLM",
      .n_kv_heads = 32,
      .max_position = 32768,
      .window = 4096,
      .biases = Biases::qkv,
-     .windows = Windows::by_layer},
+     .windows = AttentionWindows::by_layer},
     {.model_type = "qwen3",
      .class_name = "Qwen3ForCausalLM",
      .n_kv_heads = 32,
@@ -73,7 +73,7 @@ constexpr std::array<Family, 10> kFamilies{{
      .window = 4096,
      .biases = Biases::by_key,
      .qk_norm = true,
-     .windows = Windows::by_layer},
+     .windows = AttentionWindows::by_layer},
     {.model_type = "mixtral",
      .class_name = "MixtralForCausalLM",
      .n_kv_heads = 8,
@@ -81,14 +81,14 @@ constexpr std::array<Family, 10> kFamilies{{
      .bos_id = 1,
      .norm_eps = 1e-5,
      .theta = 1e6,
-     .windows = Windows::all,
+     .windows = AttentionWindows::all,
      .mixture = Mixture::mixtral},
     {.model_type = "qwen2_moe",
      .class_name = "Qwen2MoeForCausalLM",
      .n_kv_heads = 16,
      .max_position = 32768,
      .biases = Biases::qkv_by_key,
-     .windows = Windows::off,
+     .windows = AttentionWindows::off,
      .mixture = Mixture::qwen,
      .shared_expert = true},
     {.model_type = "qwen3_moe",
@@ -97,7 +97,7 @@ constexpr std::array<Family, 10> kFamilies{{
      .max_position = 32768,
      .biases = Biases::by_key,
      .qk_norm = true,
-     .windows = Windows::off,
+     .windows = AttentionWindows::off,
      .mixture = Mixture::qwen},
     {.model_type = "gemma",
      .class_name = "GemmaForCausalLM",
@@ -115,7 +115,7 @@ constexpr std::array<Family, 10> kFamilies{{
      .window = 4096,
      .bos_id = 2,
      .biases = Biases::by_key,
-     .windows = Windows::alternating,
+     .windows = AttentionWindows::alternating,
      .gemma = true,
      .post_norms = true},
     {.model_type = "phi3",
@@ -123,7 +123,7 @@ constexpr std::array<Family, 10> kFamilies{{
      .max_position = 4096,
      .bos_id = 1,
      .norm_eps = 1e-5,
-     .windows = Windows::all,
+     .windows = AttentionWindows::all,
      .fused_projections = true},
 }};
 
@@ -214,8 +214,8 @@ RopeConfig parse_rope(const Keys& keys, const Family& family, std::int64_t max_p
 
 std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, std::int64_t n_layers) {
   std::vector<std::int64_t> window(static_cast<std::size_t>(n_layers), 0);
-  if (family.windows == Windows::none) return window;
-  if (family.windows == Windows::off) {
+  if (family.windows == AttentionWindows::none) return window;
+  if (family.windows == AttentionWindows::off) {
     if (keys.boolean_or("use_sliding_window", false))
       keys.refuse(
           "use_sliding_window",
@@ -226,11 +226,11 @@ std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, 
   // An absent key means the class default, null means no window.
   std::int64_t width = keys.is_absent("sliding_window") ? family.window : 0;
   width = keys.integer_or("sliding_window", 1, kMaxPosition, width);
-  if (family.windows == Windows::all) {
+  if (family.windows == AttentionWindows::all) {
     window.assign(window.size(), width);
     return window;
   }
-  const bool alternating = family.windows == Windows::alternating;
+  const bool alternating = family.windows == AttentionWindows::alternating;
   if (!alternating && !keys.boolean_or("use_sliding_window", false)) width = 0;
   const std::int64_t first = keys.integer_or("max_window_layers", 0, kMaxPosition, 28);
   const Json* types = keys.find("layer_types");

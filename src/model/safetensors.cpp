@@ -20,7 +20,7 @@ using core::quote_text;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeader = 100'000'000;  // the reference's own limit
-constexpr std::size_t kMaxDimensions = 16;
+constexpr std::size_t kMaxShape = 16;
 
 struct FormatType {
   std::string_view name;
@@ -40,14 +40,14 @@ std::optional<std::int64_t> size_from(const Json& value) {
 }
 
 /// Offsets into the data part.
-struct Extent {
+struct DataExtent {
   std::int64_t begin = 0, end = 0;
   const std::string* name = nullptr;
 };
 
 struct Entry {
   SafetensorsTensor tensor;
-  Extent extent;
+  DataExtent extent;
 };
 
 Entry parse_entry(const std::string& file, const std::string& name, const Json& json) {
@@ -70,8 +70,8 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
   if (type == kTypes.end()) refuse("unknown dtype " + quote_text(entry.tensor.dtype_name));
   entry.tensor.dtype = core::dtype_from_name(type->name);
 
-  if (!shape.is_array() || shape.size() > kMaxDimensions)
-    refuse(fmt::format("its shape is not a list of at most {} sizes", kMaxDimensions));
+  if (!shape.is_array() || shape.size() > kMaxShape)
+    refuse(fmt::format("its shape is not a list of at most {} sizes", kMaxShape));
   for (const Json& dimension : shape) {
     const auto size = size_from(dimension);
     if (!size) refuse("its shape holds " + quote_text(dimension.dump()) + ", which is no size");
@@ -93,11 +93,12 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
 }
 
 /// The format allows neither holes nor overlaps, nor bytes after the last tensor.
-void check_tiling(const std::string& file, std::vector<Extent> extents, std::int64_t data_size) {
-  std::sort(extents.begin(), extents.end(),
-            [](const Extent& a, const Extent& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+void check_tiling(const std::string& file, std::vector<DataExtent> extents, std::int64_t data_size) {
+  std::sort(extents.begin(), extents.end(), [](const DataExtent& a, const DataExtent& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
   std::int64_t position = 0;
-  for (const Extent& extent : extents) {
+  for (const DataExtent& extent : extents) {
     if (extent.end > data_size)
       throw FormatError(file, fmt::format("tensor {}: its data end at byte {} of the data, but the file holds {} bytes "
                                           "of data: it is truncated or its offsets are wrong",
@@ -132,7 +133,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
   if (!header.starts_with('{')) throw FormatError(path, kLengthBytes, "its header does not begin with \"{\"");
 
   const Json json = core::parse_json(header, path);
-  std::vector<Extent> extents;
+  std::vector<DataExtent> extents;
   for (const auto& [name, value] : json.items()) {
     if (name == "__metadata__") {
       if (!value.is_object() ||
@@ -145,7 +146,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
     extents.push_back({entry.extent.begin, entry.extent.end, &stored->first});
   }
   check_tiling(path, extents, static_cast<std::int64_t>(data.size()));
-  for (const Extent& extent : extents)
+  for (const DataExtent& extent : extents)
     tensors_.find(*extent.name)->second.bytes =
         data.subspan(static_cast<std::size_t>(extent.begin), static_cast<std::size_t>(extent.end - extent.begin));
 }

@@ -71,7 +71,7 @@ std::int32_t convert_f64(const std::byte* source, std::int64_t n, float* out) {
   return largest;
 }
 
-std::string listed(const std::vector<std::string>& names) {
+std::string joined(const std::vector<std::string>& names) {
   constexpr std::size_t kShown = 8;
   std::string text;
   for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i) text += (i ? ", " : "") + names[i];
@@ -155,7 +155,7 @@ void require_tensors(const ModelConfig& config, const std::string& file, std::si
   if (!missing.empty())
     throw core::FormatError(
         file, fmt::format("the config asks for {} layers and {} missing tensor{}: {}", config.n_layers, missing.size(),
-                          missing.size() == 1 ? "" : "s", listed(missing)));
+                          missing.size() == 1 ? "" : "s", joined(missing)));
 }
 
 void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file,

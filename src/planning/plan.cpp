@@ -43,7 +43,7 @@ std::string role_of(const std::string& name) {
   return role.empty() ? name : role;
 }
 
-std::string size_text(std::int64_t bytes) { return core::format_bytes(static_cast<double>(bytes)); }
+std::string bytes_text(std::int64_t bytes) { return core::format_bytes(static_cast<double>(bytes)); }
 
 std::vector<quant::OperatorShape> operators_of(const model::SiteSpec& site) {
   std::vector<quant::OperatorShape> operators;
@@ -264,7 +264,7 @@ class Planner {
   void refuse(const std::string& what, const core::MemoryPeak& peak, std::int64_t memory) {
     if (memory <= 0 || peak.bytes <= memory) return;
     plan_.refusals.push_back(fmt::format("does not fit: {} has {} and would have to hold {}: {}", what,
-                                         size_text(memory), size_text(peak.bytes), peak.where));
+                                         bytes_text(memory), bytes_text(peak.bytes), peak.where));
   }
 
   const PlanRequest& request_;

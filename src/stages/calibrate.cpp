@@ -19,14 +19,14 @@
 namespace voronoi::stages {
 namespace {
 
-constexpr const char* kName = "calibrate";
+constexpr const char* kCalibrate = "calibrate";
 
 class Calibration {
  public:
   explicit Calibration(Work& work)
       : work_(work), mended_(*work.inputs.model), transformer_(mended_, work.context, work.inputs.dtype) {
     find_needed();
-    for (std::int64_t block = 0; block <= last_needed_; ++block) work_.clock.expect(kName, block_seconds(block));
+    for (std::int64_t block = 0; block <= last_needed_; ++block) work_.clock.expect(kCalibrate, block_seconds(block));
     if (last_needed_ < 0 && !(work.sequential() && work.has_pending_from(0))) return;
     stream_.emplace(transformer_, work.context, work.world, work.inputs.windows);
     collector_.emplace(transformer_, work.context, work.world, *stream_);
@@ -50,14 +50,14 @@ class Calibration {
       else
         stream_->advance(weights);
       const double seconds = std::chrono::duration<double>(Clock::now() - block_start).count();
-      work_.clock.done(kName, block_seconds(block), seconds);
+      work_.clock.done(kCalibrate, block_seconds(block), seconds);
       work_.tokens_per_second =
           static_cast<double>(work_.inputs.windows.count * work_.inputs.windows.context) / seconds;
-      if (work_.world.rank() == 0) work_.tell(kName, doing(block));
+      if (work_.world.rank() == 0) work_.tell(kCalibrate, doing(block));
       tell_damage();
     }
     work_.world.barrier();  // every Hessian of the window is on disk
-    work_.journal_time(kName, start);
+    work_.journal_time(kCalibrate, start);
   }
 
  private:
@@ -142,12 +142,12 @@ class Calibration {
   /// As the block begins.
   void show(std::int64_t block) {
     const double predicted = block_seconds(block);
-    work_.clock.under_way(kName, predicted, 0, work_.clock.corrected(kName, predicted));
+    work_.clock.under_way(kCalibrate, predicted, 0, work_.clock.corrected(kCalibrate, predicted));
     core::show_progress(
         fmt::format("calibrating: {}{}, {} of {} layers done{}", doing(block),
                     work_.tokens_per_second > 0 ? fmt::format(", {:.0f} tokens/s", work_.tokens_per_second) : "",
                     work_.run.state.layers.size(), work_.n_layers, left_text(work_.clock.left())));
-    work_.tell(kName, doing(block));
+    work_.tell(kCalibrate, doing(block));
   }
 
   Work& work_;

@@ -19,14 +19,14 @@
 namespace voronoi::stages {
 namespace {
 
-constexpr const char* kName = "quantize";
+constexpr const char* kQuantize = "quantize";
 
 class Quantization {
  public:
   explicit Quantization(Work& work) : work_(work) {
     // Otherwise calibration makes those that are not there.
     if (!is_wanted(work.settings, "calibrate")) comm::on_root(work.world, [&] { require_hessians(); });
-    for (const auto& [block, seconds] : work.predicted_quantize) work.clock.expect(kName, seconds);
+    for (const auto& [block, seconds] : work.predicted_quantize) work.clock.expect(kQuantize, seconds);
   }
 
   void run(const Window& window) {
@@ -45,7 +45,7 @@ class Quantization {
         window_seconds_ += found->second;
     work_.tokens_per_second = 0;
     const sched::PhaseResult phase = run_tasks(site_tasks);
-    work_.clock.done(kName, window_seconds_, std::chrono::duration<double>(Clock::now() - start).count());
+    work_.clock.done(kQuantize, window_seconds_, std::chrono::duration<double>(Clock::now() - start).count());
     const std::set<std::string> given_up = agree_on_failures(site_tasks);
     if (work_.world.rank() == 0)
       work_.run.add(run::SchedulingCost{phase.cost.n_tasks, phase.cost.task_seconds, phase.cost.waiting_seconds,
@@ -59,7 +59,7 @@ class Quantization {
             if (!given_up.contains(linear.name)) work_.done[linear.name] = 0;
       drop_hessians(window);
     }
-    work_.journal_time(kName, start);
+    work_.journal_time(kQuantize, start);
   }
 
  private:
@@ -145,7 +145,7 @@ class Quantization {
   }
 
   void show_tasks(const sched::Progress& progress) {
-    work_.clock.under_way(kName, window_seconds_, progress.elapsed_seconds, progress.eta_seconds);
+    work_.clock.under_way(kQuantize, window_seconds_, progress.elapsed_seconds, progress.eta_seconds);
     const std::string doing = fmt::format("tasks {}/{} of this window", progress.done, progress.total);
     core::show_progress(fmt::format("quantizing ({}): {} of {} layers, {}{}{}", work_.run.parameters.method,
                                     work_.run.state.layers.size(), work_.n_layers, doing,
@@ -159,7 +159,7 @@ class Quantization {
                          {"since_seconds", worker.since_seconds},
                          {"busy_seconds", worker.busy_seconds}});
     }
-    work_.tell(kName, doing, std::move(workers));
+    work_.tell(kQuantize, doing, std::move(workers));
   }
 
   /// Those of a window whose layers are done. What was given up keeps its own, so that the next start tries it again

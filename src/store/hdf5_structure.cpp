@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kUndefined = ~std::uint64_t{0};
 constexpr std::size_t kSuperblockBytes = 44;  ///< without its checksum, for addresses of 8 bytes
-constexpr std::uint64_t kMaxRank = 32;
+constexpr std::uint64_t kMaxRankRead = 32;
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
 
@@ -253,7 +253,7 @@ class Walk {
   static void dataspace(Cursor& body) {
     if (body.number(1) != 2) refuse_version();
     const std::uint64_t rank = body.number(1), flags = body.number(1), kind = body.number(1);
-    if (rank > kMaxRank) refuse("has more than 32 dimensions");
+    if (rank > kMaxRankRead) refuse("has more than 32 dimensions");
     if (flags > 1 || kind > 2 || (kind != 1 && (rank != 0 || flags != 0))) refuse("HDF5 dataspace of an unknown form");
     const auto extents = body.take(8 * rank);
     if (flags == 1 && !std::ranges::equal(body.take(8 * rank), extents)) refuse("can change its shape");

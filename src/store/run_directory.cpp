@@ -26,7 +26,7 @@ using core::FormatError;
 using core::Json;
 using core::StoreError;
 
-constexpr std::string_view kFormat = "voronoi run";
+constexpr std::string_view kRunFormat = "voronoi run";
 constexpr int kVersion = 1;
 constexpr std::size_t kDigestDigits = 64;
 constexpr const char* kWriteCheck = ".write-check";
@@ -134,7 +134,7 @@ bool is_plain_name(const std::string& name) {
 
 std::string identity_text(const Json& identity, const std::string& digest) {
   Json file = Json::object();
-  file["format"] = kFormat;
+  file["format"] = kRunFormat;
   file["version"] = kVersion;
   file["sha256"] = digest;
   file["identity"] = identity;
@@ -220,7 +220,7 @@ Json read_identity(const RunPaths& paths) {
   } catch (const FormatError& error) {
     throw damaged("is damaged (" + std::string(error.what()) + ")");
   }
-  if (!json.is_object() || !json.contains("format") || json["format"] != kFormat)
+  if (!json.is_object() || !json.contains("format") || json["format"] != kRunFormat)
     throw damaged("is not a run's identity");
   if (!json.contains("version") || json["version"] != kVersion)
     throw FormatError(

@@ -7,7 +7,7 @@
 namespace voronoi::calib {
 namespace {
 
-constexpr std::int64_t kN = 5;
+constexpr std::int64_t kOrder = 5;
 
 backend::Context& context() {
   static backend::Context cpu(backend::Device::cpu, 2);
@@ -21,7 +21,7 @@ backend::Array<double> array(const std::vector<double>& values) {
 backend::Array<double> chunk_sum(std::int64_t chunk) {
   std::mt19937_64 generator(static_cast<std::uint64_t>(chunk) + 17);
   std::uniform_real_distribution<double> uniform(-1, 1);
-  std::vector<double> sum(kN * kN);
+  std::vector<double> sum(kOrder * kOrder);
   // Magnitudes far apart, so that another order of additions would show in the bits.
   for (double& value : sum) value = uniform(generator) * std::exp2(static_cast<double>(chunk % 7) * 6);
   return array(sum);
@@ -29,9 +29,9 @@ backend::Array<double> chunk_sum(std::int64_t chunk) {
 
 /// The mean over n_chunks when they are divided over `ranks` and gathered, as the collector does it.
 std::vector<float> divided(std::int64_t n_chunks, std::int64_t ranks) {
-  HessianTree total(context(), kN);
+  HessianTree total(context(), kOrder);
   for (std::int64_t rank = ranks - 1; rank >= 0; --rank) {  // arrival order must not matter
-    HessianTree mine(context(), kN);
+    HessianTree mine(context(), kOrder);
     for (std::int64_t chunk = n_chunks * rank / ranks; chunk < n_chunks * (rank + 1) / ranks; ++chunk)
       mine.add_chunk(chunk, chunk_sum(chunk), 3);
     while (mine.n_nodes() > 0) total.absorb(mine.pop_node());

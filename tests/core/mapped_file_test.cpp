@@ -18,7 +18,7 @@ using testing::HasSubstr;
 
 constexpr std::size_t kPage = 65536;  // at least one page of any system
 
-std::string text_of(std::span<const std::byte> bytes) {
+std::string text_in(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
@@ -27,10 +27,10 @@ TEST(MappedFile, ShowsTheBytesOfAFile) {
   const std::string content("a\0b\xFF", 4);
   test::write_bytes(folder / "f", content);
   MappedFile file(folder / "f");
-  EXPECT_EQ(text_of(file.bytes()), content);
+  EXPECT_EQ(text_in(file.bytes()), content);
   EXPECT_EQ(file.path(), (folder / "f").string());
   const MappedFile moved(std::move(file));
-  EXPECT_EQ(text_of(moved.bytes()), content);
+  EXPECT_EQ(text_in(moved.bytes()), content);
 }
 
 TEST(MappedFile, EmptyFileIsAnEmptySpan) {
@@ -75,7 +75,7 @@ TEST(MappedFile, FindsThatAFileWasCutOrOverwritten) {
   test::write_bytes(folder / "new", std::string(10, 'y'));
   fs::rename(folder / "new", folder / "h");
   EXPECT_NO_THROW(replaced.require_unchanged());
-  EXPECT_EQ(text_of(replaced.bytes()), content);
+  EXPECT_EQ(text_in(replaced.bytes()), content);
 }
 
 void read_what_was_cut(const fs::path& path) {

@@ -16,7 +16,7 @@ namespace voronoi::kernels {
 namespace {
 
 template <class T>
-std::vector<T> random_values(std::int64_t n, unsigned seed) {
+std::vector<T> oracle_values(std::int64_t n, unsigned seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<double> normal;
   std::vector<T> values(static_cast<std::size_t>(n));
@@ -30,8 +30,8 @@ TEST(BlasOracle, SinglePrecisionProductAgreesWithinItsBound) {
   for (const auto& [m, n, k] : {std::array<int, 3>{1, 1, 1}, {7, 33, 129}, {130, 257, 300}, {513, 48, 769}})
     for (const bool ta : {false, true})
       for (const bool tb : {false, true}) {
-        const auto a = random_values<float>(m * k, 1), b = random_values<float>(n * k, 2);
-        auto ours = random_values<float>(m * n, 3), theirs = ours;
+        const auto a = oracle_values<float>(m * k, 1), b = oracle_values<float>(n * k, 2);
+        auto ours = oracle_values<float>(m * n, 3), theirs = ours;
         const int lda = ta ? m : k, ldb = tb ? k : n;
         cpu().linalg.gemm_f32(exec, ta, tb, m, n, k, 0.5F, a.data(), lda, b.data(), ldb, -1.0F, ours.data(), n);
         cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, 0.5F,
@@ -47,7 +47,7 @@ TEST(BlasOracle, CholeskyAgreesWithLapack) {
   core::ThreadPool pool(2);
   const Exec exec{&pool, nullptr};
   for (const int n : {1, 5, 64, 200, 577}) {
-    const auto x = random_values<double>(static_cast<std::int64_t>(n) * (n + 3), 5);
+    const auto x = oracle_values<double>(static_cast<std::int64_t>(n) * (n + 3), 5);
     std::vector<double> a(static_cast<std::size_t>(n) * static_cast<std::size_t>(n));
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n + 3, 1.0, x.data(), n + 3, x.data(), n + 3, 0.0,
                 a.data(), n);

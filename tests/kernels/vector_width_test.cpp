@@ -13,7 +13,7 @@
 namespace voronoi::kernels {
 namespace {
 
-std::vector<float> random_floats(std::int64_t n, std::uint32_t seed) {
+std::vector<float> floats_of(std::int64_t n, std::uint32_t seed) {
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal;
   std::vector<float> values(static_cast<std::size_t>(n));
@@ -49,7 +49,7 @@ class VectorWidth : public ::testing::Test {
 
 TEST_F(VectorWidth, DoesNotChangeMatrixProducts) {
   const std::int64_t m = 230, n = 150, k = 700;
-  const std::vector<float> a = random_floats(m * k, 1), b = random_floats(n * k, 2);
+  const std::vector<float> a = floats_of(m * k, 1), b = floats_of(n * k, 2);
   expect_equal([&] {
     std::vector<float> c(static_cast<std::size_t>(m * n), 1.0F);
     kernels_.linalg.gemm_f32(exec_, false, true, m, n, k, 0.7F, a.data(), k, b.data(), k, 0.3F, c.data(), n);
@@ -64,7 +64,7 @@ TEST_F(VectorWidth, DoesNotChangeMatrixProducts) {
 
 TEST_F(VectorWidth, IsReallyChangedByTheseTests) {
   // Below AVX2 there is no fused multiply-add, and the bits differ.
-  const std::vector<float> a = random_floats(100 * 100, 6);
+  const std::vector<float> a = floats_of(100 * 100, 6);
   std::vector<float> wide(100 * 100), narrow(wide);
   kernels_.linalg.gemm_f32(exec_, false, true, 100, 100, 100, 1.0F, a.data(), 100, a.data(), 100, 0.0F, wide.data(),
                            100);
@@ -76,7 +76,7 @@ TEST_F(VectorWidth, IsReallyChangedByTheseTests) {
 
 TEST_F(VectorWidth, DoesNotChangeFactorizations) {
   const std::int64_t n = 300;
-  const std::vector<float> x = random_floats(2 * n * n, 3);
+  const std::vector<float> x = floats_of(2 * n * n, 3);
   std::vector<double> gram(static_cast<std::size_t>(n * n));
   kernels_.linalg.gram_accumulate(exec_, 2 * n, n, x.data(), n, core::DType::f32, gram.data());
   expect_equal([&] {
@@ -89,7 +89,7 @@ TEST_F(VectorWidth, DoesNotChangeFactorizations) {
 
 TEST_F(VectorWidth, DoesNotChangeDecoderOperations) {
   const std::int64_t rows = 600, dim = 44;
-  const std::vector<float> x = random_floats(rows * dim, 4), y = random_floats(rows * dim, 5);
+  const std::vector<float> x = floats_of(rows * dim, 4), y = floats_of(rows * dim, 5);
   expect_equal([&] {
     std::vector<float> out(x.size());
     kernels_.nn.rms_norm(exec_, rows, dim, x.data(), dim, y.data(), 1e-5F, out.data(), dim);

@@ -28,7 +28,7 @@ using test::FileTensor;
 using testing::AllOf;
 using testing::HasSubstr;
 
-std::string refusal(const std::string& path) {
+std::string refusal_of(const std::string& path) {
   try {
     open_model(path);
   } catch (const core::Error& error) {
@@ -189,27 +189,27 @@ TEST(Directory, TakesASingleFileOfAnyName) {
   const test::TemporaryFolder folder;
   write_model(folder, small_config());
   std::filesystem::rename(folder.path() + "/model.safetensors", folder.path() + "/weights.safetensors");
-  EXPECT_EQ(refusal(folder.path()), "accepted");
+  EXPECT_EQ(refusal_of(folder.path()), "accepted");
   std::filesystem::copy_file(folder.path() + "/weights.safetensors", folder.path() + "/more.safetensors");
-  EXPECT_THAT(refusal(folder.path()), AllOf(HasSubstr(folder.path()), HasSubstr("model.safetensors.index.json")));
+  EXPECT_THAT(refusal_of(folder.path()), AllOf(HasSubstr(folder.path()), HasSubstr("model.safetensors.index.json")));
 }
 
 TEST(Directory, RefusesWhatItCannotReadWithTheRemedy) {
   const test::TemporaryFolder folder;
-  EXPECT_THAT(refusal(folder.path()), HasSubstr("config.json"));
+  EXPECT_THAT(refusal_of(folder.path()), HasSubstr("config.json"));
   folder.write("config.json", small_config().dump());
-  EXPECT_THAT(refusal(folder.path()), HasSubstr("model.safetensors"));
+  EXPECT_THAT(refusal_of(folder.path()), HasSubstr("model.safetensors"));
   folder.write("pytorch_model.bin", "\x80\x02");
-  EXPECT_THAT(refusal(folder.path()),
+  EXPECT_THAT(refusal_of(folder.path()),
               AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("pickle"), HasSubstr("safetensors")));
-  EXPECT_THAT(refusal(folder.path() + "/pytorch_model.bin"),
+  EXPECT_THAT(refusal_of(folder.path() + "/pytorch_model.bin"),
               AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("pickle"), HasSubstr("safetensors")));
   for (const char* name : {"model.pt", "model.pth", "model.ckpt"})
-    EXPECT_THAT(refusal(folder.write(name, "x")), HasSubstr("pickle"));
-  EXPECT_THAT(refusal(folder.write("m.safetensors", "x")), HasSubstr("give the directory"));
-  EXPECT_THAT(refusal(folder.path() + "/config.json"), HasSubstr("give the directory"));
-  EXPECT_THAT(refusal(folder.write("notes.txt", "x")), HasSubstr("neither"));
-  EXPECT_THAT(refusal(folder.path() + "/none"), AllOf(HasSubstr("none"), HasSubstr("no such file")));
+    EXPECT_THAT(refusal_of(folder.write(name, "x")), HasSubstr("pickle"));
+  EXPECT_THAT(refusal_of(folder.write("m.safetensors", "x")), HasSubstr("give the directory"));
+  EXPECT_THAT(refusal_of(folder.path() + "/config.json"), HasSubstr("give the directory"));
+  EXPECT_THAT(refusal_of(folder.write("notes.txt", "x")), HasSubstr("neither"));
+  EXPECT_THAT(refusal_of(folder.path() + "/none"), AllOf(HasSubstr("none"), HasSubstr("no such file")));
 }
 
 TEST(Directory, RefusesATensorThatIsNotOfAFloatType) {
@@ -219,7 +219,7 @@ TEST(Directory, RefusesATensorThatIsNotOfAFloatType) {
   folder.write("config.json", config.dump());
   tensors.back().dtype = "I32";
   folder.write("model.safetensors", test::safetensors_bytes(tensors));
-  EXPECT_THAT(refusal(folder.path()),
+  EXPECT_THAT(refusal_of(folder.path()),
               AllOf(HasSubstr("model.safetensors"), HasSubstr(tensors.back().name), HasSubstr("I32")));
 }
 
@@ -229,7 +229,7 @@ TEST(Directory, ClaimsOfManyLayersAreRefusedWithoutListingThem) {
   write_model(folder, config);
   config["num_hidden_layers"] = 100'000;
   folder.write("config.json", config.dump());
-  EXPECT_THAT(refusal(folder.path()),
+  EXPECT_THAT(refusal_of(folder.path()),
               AllOf(HasSubstr("100000 layers"), HasSubstr("model.layers.2.input_layernorm.weight")));
 }
 
@@ -244,7 +244,7 @@ TEST(Directory, RefusesShardsOutsideItsFolderThoughTheyWouldRead) {
     Json map = Json::object();
     for (const TensorSpec& spec : expected_tensors(parse_config(small_config(), "c"))) map[spec.name] = shard;
     folder.write("model.safetensors.index.json", Json{{"weight_map", map}}.dump());
-    return refusal(folder.path());
+    return refusal_of(folder.path());
   };
   EXPECT_EQ(with_shard("here.safetensors"), "accepted");
   for (const std::string& shard : {std::string("sub/there.safetensors"), std::string("./here.safetensors"),

@@ -7,7 +7,7 @@ if(VORONOI_SANITIZE)  # installs nothing
 endif()
 foreach(name install deb definition)
   add_test(NAME package.${name} COMMAND ${CMAKE_CURRENT_LIST_DIR}/${name}.sh)
-  set_tests_properties(package.${name} PROPERTIES LABELS package TIMEOUT 900 SKIP_RETURN_CODE 77
+  set_tests_properties(package.${name} PROPERTIES LABELS package TIMEOUT 900 COST 900 SKIP_RETURN_CODE 77
     ENVIRONMENT "BUILD=${PROJECT_BINARY_DIR};ROOT=${PROJECT_SOURCE_DIR};EMULATED_CUDA=${emulated_module}")
 endforeach()
 # They share the packages that apt has fetched.

@@ -19,7 +19,7 @@ namespace {
 
 using core::DType;
 
-QuantParameters parameters(int bits, std::int64_t group_size) {
+QuantParameters gptq_parameters(int bits, std::int64_t group_size) {
   QuantParameters p;
   p.method = "gptq";
   p.get<UniformParameters>().bits = bits;
@@ -68,7 +68,7 @@ TEST(Gptq, BlocksAndTilesDoNotChangeThePlainColumnLoop) {
   // Past two blocks of columns and one tile of rows; the last group is short.
   const test::Layer layer = test::make_layer(context, 140, 300, 1, true);
   core::SoloTeam team;
-  const auto result = gptq_method().quantize(context, team, layer.input(), parameters(3, 32));
+  const auto result = gptq_method().quantize(context, team, layer.input(), gptq_parameters(3, 32));
   const auto expected = plain_gptq(layer, 3, 32);
   // fp32 against fp64: a value near the middle between two codes may flip and then moves what follows in its row.
   EXPECT_LT(count_different(decoded(result), expected, 1e-6F), 0.01 * static_cast<double>(expected.size()));
@@ -115,7 +115,7 @@ TEST(Gptq, AgreesWithTheOriginal) {
 
     core::SoloTeam team;
     const auto stored =
-        gptq_method().quantize(context, team, layer.input(), parameters(settings.bits, settings.group_size));
+        gptq_method().quantize(context, team, layer.input(), gptq_parameters(settings.bits, settings.group_size));
     EXPECT_NEAR(stored.relative_error, error, 0.01 * error) << name;  // 16-bit scales; measured: 0.03, 0.2, 0.5 %
   }
 }
@@ -125,9 +125,10 @@ TEST(Gptq, BeatsRoundToNearestAndActOrderHelps) {
   core::SoloTeam team;
   const test::Layer natural = test::make_layer(context, 64, 256, 3, false),
                     ordered = test::make_layer(context, 64, 256, 3, true);
-  const double rtn = rtn_method().quantize(context, team, natural.input(), parameters(3, 64)).relative_error;
-  const double gptq = gptq_method().quantize(context, team, natural.input(), parameters(3, 64)).relative_error;
-  const double gptq_ordered = gptq_method().quantize(context, team, ordered.input(), parameters(3, 64)).relative_error;
+  const double rtn = rtn_method().quantize(context, team, natural.input(), gptq_parameters(3, 64)).relative_error;
+  const double gptq = gptq_method().quantize(context, team, natural.input(), gptq_parameters(3, 64)).relative_error;
+  const double gptq_ordered =
+      gptq_method().quantize(context, team, ordered.input(), gptq_parameters(3, 64)).relative_error;
   EXPECT_LT(gptq, 0.7 * rtn);
   EXPECT_LT(gptq_ordered, gptq);
 }
@@ -136,13 +137,13 @@ TEST(Gptq, TeamsAndThreadsGiveTheSameBits) {
   backend::Context context(backend::Device::cpu, 1);
   const test::Layer layer = test::make_layer(context, 300, 150, 4, true);  // three tiles, the last one short
   core::SoloTeam solo;
-  const auto alone = gptq_method().quantize(context, solo, layer.input(), parameters(2, 64));
+  const auto alone = gptq_method().quantize(context, solo, layer.input(), gptq_parameters(2, 64));
   for (const int members : {2, 3, 4}) {
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context own(backend::Device::cpu, 2);
       results[static_cast<std::size_t>(team.rank())] =
-          gptq_method().quantize(own, team, layer.input(), parameters(2, 64));
+          gptq_method().quantize(own, team, layer.input(), gptq_parameters(2, 64));
     });
     for (const QuantResult& result : results) {
       EXPECT_TRUE(result.encoding == alone.encoding) << members << " members";
@@ -155,9 +156,9 @@ TEST(Gptq, GroupsOfAWholeRowAreAskedForInThreeWays) {
   backend::Context context(backend::Device::cpu, 1);
   const test::Layer layer = test::make_layer(context, 8, 40, 5, false);
   core::SoloTeam team;
-  const auto whole = gptq_method().quantize(context, team, layer.input(), parameters(4, 40));
+  const auto whole = gptq_method().quantize(context, team, layer.input(), gptq_parameters(4, 40));
   for (const std::int64_t group_size : {-1, 0, 41, 1000})
-    EXPECT_TRUE(gptq_method().quantize(context, team, layer.input(), parameters(4, group_size)).encoding ==
+    EXPECT_TRUE(gptq_method().quantize(context, team, layer.input(), gptq_parameters(4, group_size)).encoding ==
                 whole.encoding)
         << group_size;
   EXPECT_EQ(stored_bits(whole.encoding), 8 * (40 * 4 + 16 + 32));
@@ -168,7 +169,7 @@ TEST(Gptq, WeightsOnTheGridAreKept) {
   test::Layer layer = test::make_layer(context, 4, 16, 6, true);
   for (std::size_t i = 0; i < layer.weight.size(); ++i) layer.weight[i] = 0.125F * (static_cast<float>(i * 7 % 16) - 5);
   core::SoloTeam team;
-  const auto result = gptq_method().quantize(context, team, layer.input(), parameters(4, -1));
+  const auto result = gptq_method().quantize(context, team, layer.input(), gptq_parameters(4, -1));
   EXPECT_EQ(decoded(result), layer.weight);
   EXPECT_EQ(result.relative_error, 0);
   EXPECT_FALSE(format::uniform_view(result.encoding).perm.empty());

@@ -22,7 +22,7 @@ using core::DType;
 using test::decoded;
 using testing::ElementsAre;
 
-QuantParameters parameters(int bits, std::int64_t group_size) {
+QuantParameters rtn_parameters(int bits, std::int64_t group_size) {
   QuantParameters p;
   p.method = "rtn";
   p.get<UniformParameters>().bits = bits;
@@ -70,7 +70,7 @@ TEST(Rtn, CodesOfOneRowAreThoseWorkedOutByHand) {
   const std::vector<float> weight{-1, 0.4F, 2, 0.75F, -0.3F};
   const QuantInput input{"layer", 1, 5, weight, &hessian, DType::f16};
   core::SoloTeam team;
-  const auto result = rtn_method().quantize(context, team, input, parameters(2, 3));
+  const auto result = rtn_method().quantize(context, team, input, rtn_parameters(2, 3));
   const format::UniformEncoding e = test::uniform_of(result.encoding);
   // Group 0: range -1..2, scale 1, zero 1. Group 1: range -0.3..0.75, scale half(0.35) = 0.35009766, zero 1.
   EXPECT_THAT(e.scale, ElementsAre(core::float_to_half(1), core::float_to_half(0.35F)));
@@ -89,7 +89,7 @@ TEST(Rtn, EveryWeightGoesToTheNearestPointItsGroupHas) {
   core::SoloTeam team;
   for (const DType dtype : {DType::f16, DType::bf16})
     for (const int bits : {1, 2, 3, 4, 8}) {
-      const auto result = rtn_method().quantize(context, team, layer.input(dtype), parameters(bits, 32));
+      const auto result = rtn_method().quantize(context, team, layer.input(dtype), rtn_parameters(bits, 32));
       const format::UniformEncoding e = test::uniform_of(result.encoding);
       ASSERT_EQ(find_problem(result.encoding), "");
       const auto weight = decoded(result.encoding);
@@ -117,7 +117,7 @@ TEST(Rtn, MoreBitsMeanLessError) {
   core::SoloTeam team;
   double last = std::numeric_limits<double>::infinity();
   for (const int bits : {2, 3, 4, 6, 8}) {
-    const double error = rtn_method().quantize(context, team, layer.input(), parameters(bits, 64)).relative_error;
+    const double error = rtn_method().quantize(context, team, layer.input(), rtn_parameters(bits, 64)).relative_error;
     EXPECT_LT(error, 0.5 * last);
     last = error;
   }
@@ -127,13 +127,13 @@ TEST(Rtn, TeamsGiveTheSameBits) {
   backend::Context context(backend::Device::cpu, 1);
   const test::Layer layer = test::make_layer(context, 200, 70, 4, false);
   core::SoloTeam solo;
-  const auto alone = rtn_method().quantize(context, solo, layer.input(), parameters(3, 16));
+  const auto alone = rtn_method().quantize(context, solo, layer.input(), rtn_parameters(3, 16));
   for (const int members : {2, 3}) {  // the third member has no tile of rows
     std::vector<QuantResult> results(static_cast<std::size_t>(members));
     test::run_as_team(members, [&](core::Team& team) {
       backend::Context own(backend::Device::cpu, 1);
       results[static_cast<std::size_t>(team.rank())] =
-          rtn_method().quantize(own, team, layer.input(), parameters(3, 16));
+          rtn_method().quantize(own, team, layer.input(), rtn_parameters(3, 16));
     });
     for (const QuantResult& result : results) EXPECT_TRUE(result.encoding == alone.encoding) << members;
   }
@@ -145,10 +145,10 @@ TEST(Rtn, AWeightOfAnotherShapeThanSaidIsRefused) {
   core::SoloTeam team;
   QuantInput input = layer.input();
   input.out_features = 5;
-  EXPECT_THROW(rtn_method().quantize(context, team, input, parameters(3, 16)), core::InternalError);
+  EXPECT_THROW(rtn_method().quantize(context, team, input, rtn_parameters(3, 16)), core::InternalError);
   input = layer.input();
   input.hessian = nullptr;
-  EXPECT_THROW(rtn_method().quantize(context, team, input, parameters(3, 16)), core::InternalError);
+  EXPECT_THROW(rtn_method().quantize(context, team, input, rtn_parameters(3, 16)), core::InternalError);
 }
 
 }  // namespace

@@ -19,7 +19,7 @@
 namespace voronoi::quant {
 namespace {
 
-Layer make_layer(std::int64_t out, std::int64_t in) {
+Layer layer_of(std::int64_t out, std::int64_t in) {
   return make_named_layer("model.layers.0.mlp.down_proj", 11, out, in);
 }
 
@@ -57,7 +57,7 @@ struct Started {
 };
 
 TEST(Voronoi, BeatsGreedyVptq) {
-  const Layer layer = make_layer(192, 128);
+  const Layer layer = layer_of(192, 128);
   const double one_book = quantize(vptq_method(), layer, parameters_of(4, 64)).relative_error;
   const double two_books = quantize(vptq_method(), layer, parameters_of(4, 64, 16)).relative_error;
   EXPECT_LT(quantize(voronoi_method(), layer, parameters_of(4, 64)).relative_error, 0.93 * one_book);
@@ -65,7 +65,7 @@ TEST(Voronoi, BeatsGreedyVptq) {
 }
 
 TEST(Voronoi, JointChoiceOfMainAndResidualBeatsGreedy) {
-  const Layer layer = make_layer(192, 128);
+  const Layer layer = layer_of(192, 128);
   QuantParameters parameters = parameters_of(4, 64, 16);
   parameters.get<VoronoiParameters>().rounds = 0;
   const QuantResult joint = quantize(voronoi_method(), layer, parameters);
@@ -79,7 +79,7 @@ TEST(Voronoi, JointChoiceOfMainAndResidualBeatsGreedy) {
 
 TEST(Voronoi, EveryRoundKeptLowersTheError) {
   QuantParameters parameters = parameters_of(4, 64, 16);
-  const Layer layer = make_layer(192, 128);
+  const Layer layer = layer_of(192, 128);
   const QuantResult result = quantize(voronoi_method(), layer, parameters);
   double before = result.statistics.at("error_pass2");
   const int rounds = static_cast<int>(result.statistics.at("rounds_kept"));
@@ -96,7 +96,7 @@ TEST(Voronoi, EveryRoundKeptLowersTheError) {
 class VoronoiDeterminism : public ::testing::TestWithParam<QuantParameters> {};
 
 TEST_P(VoronoiDeterminism, SameBytesAtAnyThreadAndTeamSize) {
-  const Layer layer = make_layer(302, 96);
+  const Layer layer = layer_of(302, 96);
   const QuantResult alone = quantize(voronoi_method(), layer, GetParam());
   EXPECT_NEAR(alone.relative_error, decoded_error(layer, alone), 1e-4 * alone.relative_error);
   for (const int members : {1, 2, 3}) {
@@ -121,7 +121,7 @@ TEST_P(VoronoiDeterminism, SameBytesAtAnyThreadAndTeamSize) {
   }
 }
 
-QuantParameters with_groups_and_outliers() {
+QuantParameters groups_and_outliers() {
   QuantParameters parameters = parameters_of(6, 32, 8);
   parameters.get<VectorParameters>().groups = 4;
   parameters.get<VectorParameters>().outlier_percent = 3;
@@ -130,12 +130,11 @@ QuantParameters with_groups_and_outliers() {
   return parameters;
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, VoronoiDeterminism,
-                         ::testing::Values(parameters_of(4, 32), with_groups_and_outliers()),
+INSTANTIATE_TEST_SUITE_P(Settings, VoronoiDeterminism, ::testing::Values(parameters_of(4, 32), groups_and_outliers()),
                          [](const auto& instance) { return "setting" + std::to_string(instance.index); });
 
 TEST(Refiner, FittedCodebooksAreTheLeastSquaresSolution) {
-  Started started(make_layer(96, 48), parameters_of(4, 16, 4));
+  Started started(layer_of(96, 48), parameters_of(4, 16, 4));
   started.layer.dtype = core::DType::f32;  // no rounding: the optimum itself
   started.input.stored_dtype = core::DType::f32;
   Refiner refiner(started.problem, started.state);
@@ -158,7 +157,7 @@ TEST(Refiner, FittedCodebooksAreTheLeastSquaresSolution) {
 }
 
 TEST(Refiner, FittedColumnsAreTheLeastSquaresSolution) {
-  Started started(make_layer(96, 48), parameters_of(4, 16));
+  Started started(layer_of(96, 48), parameters_of(4, 16));
   started.input.stored_dtype = core::DType::f32;
   Refiner refiner(started.problem, started.state);
   const double before = refiner.update();
@@ -179,7 +178,7 @@ TEST(Refiner, FittedColumnsAreTheLeastSquaresSolution) {
 }
 
 TEST(VqState, WhatWasKeptComesBackWhole) {
-  Started started(make_layer(96, 48), parameters_of(4, 16, 4));
+  Started started(layer_of(96, 48), parameters_of(4, 16, 4));
   VqState& state = started.state;
   VqState kept = state.keep();
   const Codebooks books = state.books;
@@ -211,7 +210,7 @@ TEST(VqState, WhatWasKeptComesBackWhole) {
 }
 
 TEST(Refiner, FitsRoundToTheStoredType) {
-  Started started(make_layer(96, 48), parameters_of(4, 16, 4));
+  Started started(layer_of(96, 48), parameters_of(4, 16, 4));
   Refiner refiner(started.problem, started.state);
   refiner.update();
   refiner.fit_codebooks(10);
@@ -224,7 +223,7 @@ TEST(Refiner, FitsRoundToTheStoredType) {
 
 TEST(Refiner, SweepsEndWhereNoSingleCodeLowersTheError) {
   // More columns than a block has: gradients must reach the other blocks.
-  Started started(make_layer(16, 150), parameters_of(4, 16));
+  Started started(layer_of(16, 150), parameters_of(4, 16));
   Refiner refiner(started.problem, started.state);
   double error = refiner.update();
   for (int i = 0; i < 60; ++i) {

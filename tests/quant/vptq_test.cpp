@@ -29,7 +29,7 @@ QuantResult quantize(const Layer& layer, const QuantParameters& parameters, int 
   return vptq_method().quantize(context, team, layer.input(), parameters);
 }
 
-std::vector<float> decoded(const QuantResult& result) { return test::decoded(result.encoding); }
+std::vector<float> decoded_result(const QuantResult& result) { return test::decoded(result.encoding); }
 
 double error_of(const Layer& layer, std::span<const float> quantized) {
   backend::Context context(backend::Device::cpu, 1);
@@ -194,7 +194,7 @@ TEST_P(VptqDeterminism, FeedbackSawWhatTheDecoderGives) {
   const std::vector<float> seen = passed.quantized(layer);
   const double error = hessian_error(passed.problem, passed.state);
   const QuantResult result = pack_result(passed.problem, std::move(passed.state), error, {});
-  const std::vector<float> decoder = decoded(result);
+  const std::vector<float> decoder = decoded_result(result);
   EXPECT_EQ(seen, decoder);
   EXPECT_NEAR(result.relative_error, error_of(layer, decoder), 1e-4 * result.relative_error);
 }
@@ -282,11 +282,11 @@ TEST(Vptq, OddLayersPass) {
   Layer zero = make_layer(24, 32);
   std::fill(zero.weight.begin(), zero.weight.end(), 0.0F);
   EXPECT_EQ(quantize(zero, parameters).relative_error, 0);
-  EXPECT_EQ(decoded(quantize(zero, parameters)), zero.weight);
+  EXPECT_EQ(decoded_result(quantize(zero, parameters)), zero.weight);
 
   Layer equal = make_layer(24, 32);  // a column of equal weights has no deviation: its mean is all there is
   for (std::size_t r = 0; r < 24; ++r) equal.weight[r * 32 + 5] = 0.5F;
-  const std::vector<float> quantized = decoded(quantize(equal, parameters));
+  const std::vector<float> quantized = decoded_result(quantize(equal, parameters));
   for (std::size_t r = 0; r < 24; ++r) EXPECT_NEAR(quantized[r * 32 + 5], 0.5F, 0.1F);
 
   const Layer low = make_layer(3, 32);  // fewer rows than a vector has

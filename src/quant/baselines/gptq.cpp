@@ -15,7 +15,7 @@ using core::index;
 
 namespace {
 
-constexpr std::int64_t kBlock = 128;  // columns whose errors are spread at once over the rest
+constexpr std::int64_t kColumnBlock = 128;  // columns whose errors are spread at once over the rest
 
 /// One tile of rows, transposed: w [in, rows] in processing order, so that a column's rows are contiguous. Tiles are
 /// independent.
@@ -30,7 +30,7 @@ class GptqTile {
         rows_(rows),
         max_code_(static_cast<float>((1 << settings.bits) - 1)),
         w_(index(in_ * rows)),
-        error_(index(kBlock * rows)),
+        error_(index(kColumnBlock * rows)),
         grids_(index(rows)),
         low_(index(rows)),
         high_(index(rows)) {
@@ -44,8 +44,8 @@ class GptqTile {
   /// Writes this tile's part of `out`, whose rows start at out_row.
   void run(std::int64_t out_row, UniformCodes& out) {
     const float* u = factor_;
-    for (std::int64_t begin = 0; begin < in_; begin += kBlock) {
-      const std::int64_t end = std::min(in_, begin + kBlock);
+    for (std::int64_t begin = 0; begin < in_; begin += kColumnBlock) {
+      const std::int64_t end = std::min(in_, begin + kColumnBlock);
       for (std::int64_t column = begin; column < end; ++column) {
         if (column % settings_.group_size == 0) open_group(column, out_row, out);
         const float* factor_row = u + column * in_;
@@ -108,7 +108,7 @@ class GptqTile {
   std::vector<float> low_, high_;
 };
 
-constexpr std::int64_t kMaxStoredPerm = 65535;
+constexpr std::int64_t kMaxGptqPerm = 65535;
 
 class Gptq final : public UniformMethod {
  public:
@@ -118,10 +118,10 @@ class Gptq final : public UniformMethod {
   }
   void check_shape(const QuantParameters& parameters, std::int64_t /*out_features*/, std::int64_t in_features,
                    Problems& problems) const override {
-    if (parameters.act_order && in_features > kMaxStoredPerm)
+    if (parameters.act_order && in_features > kMaxGptqPerm)
       problems.push_back(
           fmt::format("a layer of {} columns is past the {} whose order can be stored; switch off --act-order",
-                      in_features, kMaxStoredPerm));
+                      in_features, kMaxGptqPerm));
   }
   void consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,
                        core::MemoryPeak& peak) const override {

@@ -9,7 +9,7 @@ namespace {
 
 // As often as the steps of a round were seen to run before their rules stopped them, on the layers of SmolLM2-135M at 2
 // to 4 bits; codebooks and columns are fitted apart.
-constexpr double kFitSteps = 4, kSweeps = 3.5;
+constexpr double kUsualFitSteps = 4, kUsualSweeps = 3.5;
 
 class Voronoi final : public VectorMethod {
  public:
@@ -36,13 +36,13 @@ class Voronoi final : public VectorMethod {
     const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
     OperatorWork work = VectorMethod::work(parameters, out_features, in_features);
     work.refine = product_work(out_features, in_features, 1);
-    Work round = product_work(out_features, in_features, 2 * kFitSteps + 3 + kSweeps) +
-                 search_work(g, candidates(parameters), g.kr > 0) * kSweeps;
-    round.scattered += 2 * weights * (g.kr > 0 ? 2 : 1) * kFitSteps;
+    Work round = product_work(out_features, in_features, 2 * kUsualFitSteps + 3 + kUsualSweeps) +
+                 search_work(g, candidates(parameters), g.kr > 0) * kUsualSweeps;
+    round.scattered += 2 * weights * (g.kr > 0 ? 2 : 1) * kUsualFitSteps;
     const auto rounds = static_cast<double>(parameters.get<VoronoiParameters>().rounds);
     work.refine += round * rounds;
     const auto unknowns = static_cast<double>((g.k + g.kr) * g.v * g.groups + 2 * in_features);
-    work.exchange_bytes += rounds * 8 * static_cast<double>(g.n_parts) * (kFitSteps + 2) * unknowns;
+    work.exchange_bytes += rounds * 8 * static_cast<double>(g.n_parts) * (kUsualFitSteps + 2) * unknowns;
     return work;
   }
 
