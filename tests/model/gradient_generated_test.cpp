@@ -118,7 +118,7 @@ const std::vector<Architecture>& architectures() {
       {"qwen2_moe",
        {{"model_type", "qwen2_moe"},
         {"num_experts", 4},
-        {"num_experts_per_tok", 2},
+        {"num_experts_per_tok", 3},
         {"moe_intermediate_size", 10},
         {"shared_expert_intermediate_size", 14},
         {"decoder_sparse_step", 1},
