@@ -53,7 +53,7 @@ struct NnGradientKernels {
   void (*cross_entropy)(const Exec&, std::int64_t n_rows, std::int64_t vocab, float factor, const std::int32_t* target,
                         float* logits, std::int64_t ld, double* nll);
   /// Of divergence[i] = KL(softmax(teacher[i, :]) || softmax(logits[i, :])) in fp64: logits [n_rows, vocab] become
-  /// factor * (softmax(logits) - softmax(teacher)).
+  /// factor * (softmax(logits) - softmax(teacher)). Rows of both are ld apart.
   void (*divergence)(const Exec&, std::int64_t n_rows, std::int64_t vocab, float factor, const float* teacher,
                      float* logits, std::int64_t ld, double* divergence);
 };

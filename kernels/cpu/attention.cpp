@@ -10,8 +10,7 @@
 #include <limits>
 
 #include "core/types.h"
-#include "hwy/contrib/math/math-inl.h"
-#include "kernels/cpu/micro_kernel-inl.h"
+#include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
 
@@ -19,49 +18,10 @@ HWY_BEFORE_NAMESPACE();
 namespace voronoi::kernels::HWY_NAMESPACE {
 namespace {
 
-// Keys a block: fixed, since it decides where sums are cut; every vector width divides it.
-constexpr std::int64_t kKeys = 256;
-constexpr std::int64_t kScoresLd = kRowLd;
-static_assert(kKeys <= kRowLd);
 constexpr std::int64_t kQueries = kMicroRows * (56 / kMicroRows);
-constexpr std::int64_t kSumLanes = 16;
-constexpr std::int64_t kPanel = kMicroColumns<float>;
-constexpr std::int64_t kWidth = kPanel / 2;
-constexpr float kMasked = -1e30F;
 
-using Tag = hn::ScalableTag<float>;
-using Vector = hn::Vec<Tag>;
-
-struct Layout {
-  std::int64_t n_keys, dim;  // both rounded up: to blocks of keys, to panels
-  std::int64_t head_dim;
-  std::int64_t head_size() const { return n_keys * (head_dim + dim); }
-};
-
-/// Packed head: keys as panels [n_keys / kPanel][head_dim][kPanel], then values as [n_keys / kKeys][dim /
-/// kPanel][kKeys][kPanel].
-HWY_NOINLINE void pack_head(const AttentionShape& shape, const Layout& layout, const float* k, const float* v,
-                            float* packed) {
-  for (std::int64_t key = 0; key < layout.n_keys; key += kPanel, packed += shape.head_dim * kPanel) {
-    const std::int64_t rows = std::clamp<std::int64_t>(shape.n_tokens - key, 0, kPanel);
-    pack_rows<kPanel>(shape.head_dim, rows, k + key * shape.ld_kv, shape.ld_kv, packed);
-  }
-  for (std::int64_t key = 0; key < layout.n_keys; key += kKeys)
-    for (std::int64_t column = 0; column < layout.dim; column += kPanel, packed += kKeys * kPanel) {
-      const std::int64_t rows = std::min(kKeys, shape.n_tokens - key);
-      pack_columns<kPanel>(rows, std::min(kPanel, shape.head_dim - column), v + key * shape.ld_kv + column, shape.ld_kv,
-                           packed);
-      std::fill(packed + rows * kPanel, packed + kKeys * kPanel, 0.0F);
-    }
-}
-
-/// scores [0, width) = cap tanh(score / cap).
-HWY_NOINLINE void cap_row(float* scores, std::int64_t width, float cap) {
-  const Tag d;
-  const Vector factor = hn::Set(d, cap);
-  for (std::int64_t i = 0; i < width; i += kWidth)
-    hn::Store(hn::Mul(hn::Tanh(d, hn::Div(hn::Load(d, scores + i), factor)), factor), d, scores + i);
-}
+/// A head's keys, packed for their transpose, and values.
+std::int64_t head_size(const Layout& layout) { return layout.transposed_size() + layout.blocks_size(); }
 
 /// What a row has seen so far: output = accumulator / sum.
 struct RowState {
@@ -71,19 +31,19 @@ struct RowState {
 /// scores [0, width) become exp(score - maximum) inside [begin, end) and zero outside. Returns the factor that the
 /// row's earlier accumulator has to be multiplied by.
 HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t begin, std::int64_t end, RowState& state) {
-  const Tag d;
-  const Vector first = hn::Set(d, static_cast<float>(begin)), last = hn::Set(d, static_cast<float>(end));
-  const Vector masked = hn::Set(d, kMasked);
+  const FloatTag d;
+  const FloatVector first = hn::Set(d, static_cast<float>(begin)), last = hn::Set(d, static_cast<float>(end));
+  const FloatVector masked = hn::Set(d, kMasked);
   const bool whole = begin == 0 && end == width;
   const auto inside = [&](std::int64_t i) HWY_ATTR {
-    const Vector index = hn::Iota(d, static_cast<float>(i));
+    const FloatVector index = hn::Iota(d, static_cast<float>(i));
     return hn::And(hn::Ge(index, first), hn::Lt(index, last));
   };
   if (begin >= end) {
     std::fill(scores, scores + width, 0.0F);
     return 1.0F;
   }
-  Vector maxima = masked;
+  FloatVector maxima = masked;
   if (whole) {
     for (std::int64_t i = 0; i < width; i += kWidth) maxima = hn::Max(maxima, hn::Load(d, scores + i));
   } else {
@@ -93,47 +53,36 @@ HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t beg
   const float maximum = std::max(state.maximum, hn::GetLane(hn::MaxOfLanes(d, maxima)));
   const float correction =
       maximum == state.maximum ? 1.0F : hn::GetLane(hn::Exp(d, hn::Set(d, std::max(kMasked, state.maximum - maximum))));
-  const Vector shift = hn::Set(d, maximum);
-  Vector sums[kSumLanes / kWidth];
+  const FloatVector shift = hn::Set(d, maximum);
+  FloatVector sums[kParts];
   for (auto& sum : sums) sum = hn::Zero(d);
-  for (std::int64_t i = 0; i < width; i += kSumLanes)
-    for (std::int64_t part = 0; part < kSumLanes / kWidth; ++part) {
+  for (std::int64_t i = 0; i < width; i += kLanes)
+    for (std::int64_t part = 0; part < kParts; ++part) {
       float* at = scores + i + part * kWidth;
-      Vector value = hn::Exp(d, hn::Sub(hn::Load(d, at), shift));
+      FloatVector value = hn::Exp(d, hn::Sub(hn::Load(d, at), shift));
       if (!whole) value = hn::IfThenElseZero(inside(i + part * kWidth), value);
       sums[part] = hn::Add(sums[part], value);
       hn::Store(value, d, at);
     }
-  float lanes[kSumLanes];
-  for (std::int64_t part = 0; part < kSumLanes / kWidth; ++part) hn::StoreU(sums[part], d, lanes + part * kWidth);
-  for (std::int64_t half = kSumLanes / 2; half > 0; half /= 2)
-    for (std::int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   state.maximum = maximum;
-  state.sum = state.sum * correction + lanes[0];
+  state.sum = state.sum * correction + sum_lanes(sums);
   return correction;
 }
 
 /// Queries [first, first + kQueries) of one head against the packed keys and values.
 HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std::int64_t first, const float* q,
                          const float* packed, float* out) {
-  const Tag d;
+  const FloatTag d;
   const std::int64_t n_queries = std::min(kQueries, shape.n_tokens - first);
   const std::int64_t window = shape.window > 0 ? shape.window : shape.n_tokens;
-  Scratch<float> memory(kQueries * (core::ceil_div(shape.head_dim, kGemmDepth) * kRowLd + kScoresLd + layout.dim));
+  Scratch<float> memory(query_rows_size(shape.head_dim, kQueries) + kQueries * (kRowLd + layout.dim));
   float* scores = memory.data();
-  float* sums = scores + kQueries * kScoresLd;
+  float* sums = scores + kQueries * kRowLd;
   float* queries = sums + kQueries * layout.dim;
   std::fill_n(sums, kQueries * layout.dim, 0.0F);
-  // Scaled queries, kGemmDepth of their components at a time: [head_dim / kGemmDepth][kQueries][kRowLd].
-  for (std::int64_t c = 0; c < shape.head_dim; c += kGemmDepth)
-    for (std::int64_t i = 0; i < kQueries; ++i) {
-      float* row = queries + c / kGemmDepth * kQueries * kRowLd + i * kRowLd;
-      const std::int64_t depth = std::min(kGemmDepth, shape.head_dim - c);
-      for (std::int64_t p = 0; p < depth; ++p)
-        row[p] = i < n_queries ? shape.scale * q[(first + i) * shape.ld_q + c + p] : 0.0F;
-    }
+  pack_query_rows(n_queries, kQueries, shape.head_dim, shape.scale, q + first * shape.ld_q, shape.ld_q, queries);
   RowState state[kQueries];
-  const float* values = packed + layout.n_keys * shape.head_dim;
+  const float* values = packed + layout.transposed_size();
 
   const std::int64_t oldest = std::max<std::int64_t>(0, first - window + 1);
   for (std::int64_t block = oldest / kKeys * kKeys; block < first + n_queries; block += kKeys) {
@@ -143,22 +92,17 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
       const std::int64_t to = std::min(kKeys, tile_last + 1 - block);
       const std::int64_t from = std::max<std::int64_t>(0, first + tile - window + 1 - block);
       if (from >= to) continue;
-      const std::int64_t width = core::ceil_div(to, std::max(kPanel, kSumLanes)) * std::max(kPanel, kSumLanes);
-      float* tile_scores = scores + tile * kScoresLd;
-      for (std::int64_t key = 0; key < width; key += kPanel)
-        for (std::int64_t c = 0; c < shape.head_dim; c += kGemmDepth)
-          micro_tile<float, false>(std::min(kGemmDepth, shape.head_dim - c),
-                                   queries + (c / kGemmDepth * kQueries + tile) * kRowLd,
-                                   packed + (block + key) * shape.head_dim + c * kPanel, tile_scores + key, kScoresLd,
-                                   {1.0F, c == 0 ? 0.0F : 1.0F});
+      const std::int64_t width = core::ceil_div(to, kScoreStep) * kScoreStep;
+      float* scores_here = scores + tile * kRowLd;
+      tile_scores(0, width, shape.head_dim, queries, kQueries, tile, packed + block * shape.head_dim, scores_here);
       for (std::int64_t i = 0; i < kMicroRows; ++i) {
         const std::int64_t query = first + tile + i;
         // Rows past the last query are padding: they are masked out altogether.
         const std::int64_t end = query < shape.n_tokens ? std::min(kKeys, query + 1 - block) : 0;
         const std::int64_t begin = std::clamp<std::int64_t>(query - window + 1 - block, 0, kKeys);
-        if (shape.softcap > 0) cap_row(tile_scores + i * kScoresLd, width, shape.softcap);
+        if (shape.softcap > 0) cap_row(scores_here + i * kRowLd, width, shape.softcap);
         const float correction =
-            softmax_row(tile_scores + i * kScoresLd, width, begin, std::max<std::int64_t>(0, end), state[tile + i]);
+            softmax_row(scores_here + i * kRowLd, width, begin, std::max<std::int64_t>(0, end), state[tile + i]);
         if (correction != 1.0F) {
           float* row = sums + (tile + i) * layout.dim;
           for (std::int64_t c = 0; c < layout.dim; c += kWidth)
@@ -166,7 +110,7 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
         }
       }
       for (std::int64_t column = 0; column < layout.dim; column += kPanel)
-        micro_tile<float, false>(to, tile_scores, values + block * layout.dim + column * kKeys,
+        micro_tile<float, false>(to, scores_here, values + block * layout.dim + column * kKeys,
                                  sums + tile * layout.dim + column, layout.dim, {1.0F, 1.0F});
     }
   }
@@ -180,14 +124,15 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
 void attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
                float* out) {
   if (shape.n_sequences == 0 || shape.n_tokens == 0) return;
-  const Layout layout{core::ceil_div(shape.n_tokens, kKeys) * kKeys, core::ceil_div(shape.head_dim, kPanel) * kPanel,
-                      shape.head_dim};
+  const Layout layout(shape);
   const std::int64_t n_packed = shape.n_sequences * shape.n_kv_heads, group = shape.n_heads / shape.n_kv_heads;
-  Scratch<float> packed(n_packed * layout.head_size());
+  Scratch<float> packed(n_packed * head_size(layout));
   exec.pool->parallel_for(n_packed, [&](std::int64_t i) {
     const std::int64_t offset =
         i / shape.n_kv_heads * shape.n_tokens * shape.ld_kv + i % shape.n_kv_heads * shape.head_dim;
-    pack_head(shape, layout, k + offset, v + offset, packed.data() + i * layout.head_size());
+    float* head = packed.data() + i * head_size(layout);
+    pack_transposed(shape, layout, k + offset, head);
+    pack_blocks(shape, layout, v + offset, head + layout.transposed_size());
   });
   const std::int64_t blocks = core::ceil_div(shape.n_tokens, kQueries), n_heads = shape.n_sequences * shape.n_heads;
   // Late queries see the most keys: they come first, so that no thread is left with a long one at the end.
@@ -195,7 +140,7 @@ void attention(const Exec& exec, const AttentionShape& shape, const float* q, co
     const std::int64_t block = blocks - 1 - task / n_heads, sequence = task % n_heads / shape.n_heads,
                        head = task % shape.n_heads;
     attend(shape, layout, block * kQueries, q + sequence * shape.n_tokens * shape.ld_q + head * shape.head_dim,
-           packed.data() + (sequence * shape.n_kv_heads + head / group) * layout.head_size(),
+           packed.data() + (sequence * shape.n_kv_heads + head / group) * head_size(layout),
            out + sequence * shape.n_tokens * shape.ld_out + head * shape.head_dim);
   });
 }

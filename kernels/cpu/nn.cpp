@@ -1,5 +1,4 @@
-// Row-wise and elementwise operations. Sums run over kLanes interleaved partial sums whatever the vector width, so that
-// AVX2 and AVX-512 give the same bits.
+// Row-wise and elementwise operations.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/nn.cpp"
 #include "hwy/foreach_target.h"
@@ -11,63 +10,13 @@
 #include <vector>
 
 #include "core/types.h"
-#include "hwy/contrib/math/math-inl.h"
+#include "kernels/cpu/nn-inl.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/kernels.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace voronoi::kernels::HWY_NAMESPACE {
 namespace {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using FloatTag = hn::ScalableTag<float>;
-using FloatVector = hn::Vec<FloatTag>;
-using DoubleTag = hn::ScalableTag<double>;
-using DoubleVector = hn::Vec<DoubleTag>;
-
-constexpr std::int64_t kLanes = 16;
-constexpr std::int64_t kWidth = static_cast<std::int64_t>(hn::MaxLanes(FloatTag()));
-constexpr std::int64_t kDoubleWidth = static_cast<std::int64_t>(hn::MaxLanes(DoubleTag()));
-constexpr std::int64_t kParts = kLanes / kWidth;
-constexpr std::int64_t kDoubleParts = kLanes / kDoubleWidth;
-
-/// Sum of kLanes partial sums in a fixed order.
-template <class T>
-T reduce(T* lanes) {
-  for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (std::int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-
-/// body(offset, count) for every whole vector of n values, and a last one of fewer than kWidth.
-template <class Full, class Rest>
-HWY_INLINE void for_each_vector(std::int64_t n, const Full& full, const Rest& rest) {
-  std::int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) full(i);
-  if (i < n) rest(i, n - i);
-}
-
-float sum_of_squares(std::int64_t n, const float* x) {
-  const FloatTag d;
-  FloatVector sums[kParts];
-  for (auto& sum : sums) sum = hn::Zero(d);
-  const auto add = [&](const float* values) HWY_ATTR {
-    for (std::int64_t part = 0; part < kParts; ++part) {
-      const FloatVector value = hn::LoadU(d, values + part * kWidth);
-      sums[part] = hn::MulAdd(value, value, sums[part]);
-    }
-  };
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) add(x + i);
-  if (i < n) {
-    float rest[kLanes] = {};
-    std::copy_n(x + i, n - i, rest);
-    add(rest);
-  }
-  float lanes[kLanes];
-  for (std::int64_t part = 0; part < kParts; ++part) hn::StoreU(sums[part], d, lanes + part * kWidth);
-  return reduce(lanes);
-}
 
 void rms_norm_rows(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight,
                    float eps, float* out, std::int64_t ld_out) {
@@ -86,8 +35,10 @@ void rms_norm_rows(std::int64_t n_rows, std::int64_t dim, const float* x, std::i
   }
 }
 
-void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
-               std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
+/// kBack: by the angles' opposites.
+template <bool kBack>
+HWY_INLINE void turn_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
+                          std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
   const FloatTag d;
   const std::int64_t half = head_dim / 2;
   for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
@@ -97,7 +48,8 @@ void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_token
       float* low = x + r * ldx + h * head_dim;
       float* high = low + half;
       const auto turn = [&](const float* c, const float* s, float* l, float* u) HWY_ATTR {
-        const FloatVector vc = hn::LoadU(d, c), vs = hn::LoadU(d, s), vl = hn::LoadU(d, l), vu = hn::LoadU(d, u);
+        const FloatVector vc = hn::LoadU(d, c), vl = hn::LoadU(d, l), vu = hn::LoadU(d, u);
+        const FloatVector vs = kBack ? hn::Neg(hn::LoadU(d, s)) : hn::LoadU(d, s);
         hn::StoreU(hn::NegMulAdd(vu, vs, hn::Mul(vl, vc)), d, l);
         hn::StoreU(hn::MulAdd(vl, vs, hn::Mul(vu, vc)), d, u);
       };
@@ -115,6 +67,15 @@ void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_token
           });
     }
   }
+}
+
+void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
+               std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
+  turn_rows<false>(first_row, n_rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
+}
+void rope_back_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
+                    std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
+  turn_rows<true>(first_row, n_rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
 }
 
 /// out = f(gate) * up with f(x) = x / (1 + exp(-exponent(x))).
@@ -144,27 +105,7 @@ void swiglu_range(std::int64_t n, const float* gate, const float* up, float* out
 }
 
 void geglu_range(std::int64_t n, const float* gate, const float* up, float* out) {
-  // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), which keeps its digits where the first form cancels.
-  gate_range(n, gate, up, out, [](FloatVector x) HWY_ATTR {
-    const FloatTag d;
-    constexpr float kTwiceRoot = 1.5957691216057308F;  // 2 sqrt(2 / pi)
-    const FloatVector cubic = hn::MulAdd(hn::Mul(x, x), hn::Set(d, 0.044715F), hn::Set(d, 1.0F));
-    return hn::Mul(hn::Mul(x, cubic), hn::Set(d, kTwiceRoot));
-  });
-}
-
-/// x = function(x) over n values.
-template <class Function>
-HWY_INLINE void map_range(std::int64_t n, float* x, const Function& function) {
-  const FloatTag d;
-  for_each_vector(
-      n, [&](std::int64_t i) HWY_ATTR { hn::StoreU(function(hn::LoadU(d, x + i)), d, x + i); },
-      [&](std::int64_t i, std::int64_t rest) HWY_ATTR {
-        float buffer[kWidth] = {};
-        std::copy_n(x + i, rest, buffer);
-        hn::StoreU(function(hn::LoadU(d, buffer)), d, buffer);
-        std::copy_n(buffer, rest, x + i);
-      });
+  gate_range(n, gate, up, out, [](FloatVector x) HWY_ATTR { return gelu_exponent(x); });
 }
 
 void scale_range(std::int64_t n, float factor, float* x) {
@@ -201,9 +142,7 @@ float softmax_row(std::int64_t n, const float* logits, float largest, float* exp
   for (std::int64_t i = 0; i < padded; i += kLanes)
     for (std::int64_t part = 0; part < kParts; ++part)
       sums[part] = hn::Add(sums[part], hn::LoadU(d, exponentials + i + part * kWidth));
-  float lanes[kLanes];
-  for (std::int64_t part = 0; part < kParts; ++part) hn::StoreU(sums[part], d, lanes + part * kWidth);
-  return reduce(lanes);
+  return sum_lanes(sums);
 }
 
 void add_weighted_range(std::int64_t n, float weight, const float* y, float* x) {
@@ -232,33 +171,7 @@ void add_range(std::int64_t n, const float* y, float* x) {
 }
 
 double nll_row(std::int64_t vocab, const float* logits, std::int32_t target) {
-  const FloatTag d;
-  FloatVector maxima[4];
-  for (auto& maximum : maxima) maximum = hn::Set(d, logits[0]);
-  std::int64_t i = 0;
-  for (; i + 4 * kWidth <= vocab; i += 4 * kWidth)
-    for (std::int64_t part = 0; part < 4; ++part)
-      maxima[part] = hn::Max(maxima[part], hn::LoadU(d, logits + i + part * kWidth));
-  float largest = hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(maxima[0], maxima[1]), hn::Max(maxima[2], maxima[3]))));
-  for (; i < vocab; ++i) largest = std::max(largest, logits[i]);
-
-  const DoubleTag dd;
-  const hn::Rebind<float, DoubleTag> narrow;
-  const DoubleVector shift = hn::Set(dd, static_cast<double>(largest));
-  DoubleVector sums[kDoubleParts];
-  for (auto& sum : sums) sum = hn::Zero(dd);
-  const auto add = [&](const float* values) HWY_ATTR {
-    for (std::int64_t part = 0; part < kDoubleParts; ++part) {
-      const DoubleVector value = hn::PromoteTo(dd, hn::LoadU(narrow, values + part * kDoubleWidth));
-      sums[part] = hn::Add(sums[part], hn::Exp(dd, hn::Sub(value, shift)));
-    }
-  };
-  for (i = 0; i + kLanes <= vocab; i += kLanes) add(logits + i);
-  double lanes[kLanes];
-  for (std::int64_t part = 0; part < kDoubleParts; ++part) hn::StoreU(sums[part], dd, lanes + part * kDoubleWidth);
-  double sum = reduce(lanes);
-  for (; i < vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - static_cast<double>(largest));
-  return std::log(sum) + static_cast<double>(largest) - static_cast<double>(logits[target]);
+  return log_sum_exp(vocab, logits).value - static_cast<double>(logits[target]);
 }
 
 }  // namespace
@@ -271,6 +184,7 @@ namespace {
 
 HWY_EXPORT(rms_norm_rows);
 HWY_EXPORT(rope_rows);
+HWY_EXPORT(rope_back_rows);
 HWY_EXPORT(swiglu_range);
 HWY_EXPORT(add_range);
 HWY_EXPORT(nll_row);
@@ -294,6 +208,18 @@ void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int
     HWY_DYNAMIC_DISPATCH(rope_rows)(first, rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
   });
 }
+
+}  // namespace
+
+/// See NnGradientKernels::rope.
+void cpu_rope_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
+                       std::int64_t head_dim, const float* cos_sin, float* dx, std::int64_t ldx) {
+  for_row_chunks(exec, n_rows, n_heads * head_dim, [&](std::int64_t first, std::int64_t rows) {
+    HWY_DYNAMIC_DISPATCH(rope_back_rows)(first, rows, n_tokens, n_heads, head_dim, cos_sin, dx, ldx);
+  });
+}
+
+namespace {
 
 void swiglu(const Exec& exec, std::int64_t n, const float* gate, const float* up, float* out) {
   for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {

@@ -36,6 +36,7 @@ class Context {
   const kernels::DeviceKernels& memory() const { return table_->device; }
   const kernels::LinalgKernels& linalg() const { return table_->linalg; }
   const kernels::NnKernels& nn() const { return table_->nn; }
+  const kernels::NnGradientKernels& nn_gradient() const { return table_->nn_gradient; }
   const kernels::VqKernels& vq() const { return table_->vq; }
   const kernels::VptqKernels& vptq() const { return table_->vptq; }
   const kernels::UniformKernels& uniform() const { return table_->uniform; }

@@ -1,7 +1,9 @@
 #include "model/linear_weight.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 
@@ -55,6 +57,24 @@ void multiply(backend::Context& context, const LinearWeight& weight, std::int64_
   else
     context.linalg().gemm_16(context.exec(), n_rows, n_out, n_in, x, n_in, weight.dtype, weight.narrow.data(), n_in,
                              beta, out, n_out);
+}
+
+void multiply_transposed(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
+                         std::int64_t n_in, const float* dy, bool accumulate, float* dx) {
+  if (weight.packed)
+    return multiply_transposed(context, decoded(context, *weight.packed, core::DType::f32), n_rows, n_out, n_in, dy,
+                               accumulate, dx);
+  backend::Array<float> widened;
+  if (weight.dtype != core::DType::f32) {
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(n_out));
+    std::iota(rows.begin(), rows.end(), 0);
+    const backend::Array<std::int32_t> ids(context, std::span<const std::int32_t>(rows));
+    widened = backend::Array<float>(context, n_out * n_in);
+    gather_rows(context, weight, ids.data(), n_out, n_in, widened.data());
+  }
+  context.linalg().gemm_f32(context.exec(), false, false, n_rows, n_in, n_out, 1.0F, dy, n_out,
+                            widened.empty() ? weight.wide.data() : widened.data(), n_in, accumulate ? 1.0F : 0.0F, dx,
+                            n_in);
 }
 
 void gather_rows(backend::Context& context, const LinearWeight& weight, const std::int32_t* ids, std::int64_t n_ids,

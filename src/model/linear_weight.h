@@ -45,6 +45,11 @@ LinearWeight decoded(backend::Context& context, const format::PackedMatrix& pack
 void multiply(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
               std::int64_t n_in, const float* x, bool accumulate, float* out);
 
+/// dx [n_rows, n_in] = dy [n_rows, n_out] W, added to dx when `accumulate`, in fp32 whatever the weight's type: what
+/// multiply() means for its input. A packed matrix is decoded first.
+void multiply_transposed(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
+                         std::int64_t n_in, const float* dy, bool accumulate, float* dx);
+
 /// out [n_ids, n_in] = rows `ids` (device memory) of the matrix.
 void gather_rows(backend::Context& context, const LinearWeight& weight, const std::int32_t* ids, std::int64_t n_ids,
                  std::int64_t n_in, float* out);

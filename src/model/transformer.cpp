@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/error_context.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -13,12 +12,6 @@ using backend::Array;
 
 // Floats of logits in memory at a time, and the rows beyond which a larger slab gains no speed.
 constexpr std::int64_t kLogitFloats = 24 << 20, kLogitRows = 512;
-
-/// Memory that runs short, and other faults of the device, are told with the block.
-template <class Work>
-decltype(auto) in_block(std::int64_t layer, const Work& work) {
-  return core::with_context<core::DeviceError>("block " + std::to_string(layer), work);
-}
 
 }  // namespace
 
@@ -45,19 +38,31 @@ void Transformer::Impl::check_hidden(const HiddenStates& hidden) const {
                   "rows of hidden states are counted in 32 bits");
 }
 
-const float* Transformer::Impl::slab_logits(const HiddenStates& hidden, std::span<const std::int32_t> rows) {
+Predictions predictions(const HiddenStates& hidden, std::span<const std::int32_t> ids) {
+  Predictions result;
+  for (std::int64_t s = 0; s < hidden.n_sequences; ++s)
+    for (std::int64_t t = 0; t + 1 < hidden.n_tokens; ++t) {
+      result.rows.push_back(static_cast<std::int32_t>(s * hidden.n_tokens + t));
+      result.targets.push_back(ids[static_cast<std::size_t>(result.rows.back()) + 1]);
+    }
+  return result;
+}
+
+float* Transformer::Impl::slab_logits(const HiddenStates& hidden, std::span<const std::int32_t> rows,
+                                      Array<float>& logits, const Array<float>* norm_weight, Array<float>* raw) {
   const auto n_rows = static_cast<std::int64_t>(rows.size());
   const Array<std::int32_t> index(context, rows);
-  float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
-  float* logits = grow(context, work_wide, product(n_rows, config.vocab_size));
-  if (final_norm.empty()) final_norm = load_norm("model.norm.weight");
+  const std::int64_t n = product(n_rows, config.hidden_size);
+  float* normed = grow(context, work_normed, n);
+  float* gathered = raw == nullptr ? normed : grow(context, *raw, n);
+  float* out = grow(context, logits, product(n_rows, config.vocab_size));
   context.linalg().gather_rows_f32(context.exec(), index.data(), n_rows, config.hidden_size, hidden.values.data(),
-                                   normed);
-  norm(n_rows, config.hidden_size, normed, final_norm, normed);
-  multiply(context, head_table(), n_rows, config.vocab_size, config.hidden_size, normed, false, logits);
+                                   gathered);
+  norm(n_rows, config.hidden_size, gathered, norm_weight == nullptr ? final_norm_weight() : *norm_weight, normed);
+  multiply(context, head_table(), n_rows, config.vocab_size, config.hidden_size, normed, false, out);
   if (config.logit_softcap > 0)
-    context.nn().soft_cap(context.exec(), n_rows * config.vocab_size, static_cast<float>(config.logit_softcap), logits);
-  return logits;
+    context.nn().soft_cap(context.exec(), n_rows * config.vocab_size, static_cast<float>(config.logit_softcap), out);
+  return out;
 }
 
 std::size_t Transformer::Impl::slab_rows() const {
@@ -102,19 +107,14 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
 
 void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer) {
   impl_->check_hidden(hidden);
-  if (hidden.values.empty()) return;
-  const std::int64_t per_batch = impl_->context.on_host() ? host_batch(hidden.n_tokens) : 1;
-  for (std::int64_t s = 0; s < hidden.n_sequences; s += per_batch) {
-    const std::int64_t n_sequences = std::min(per_batch, hidden.n_sequences - s),
-                       n_rows = n_sequences * hidden.n_tokens;
-    float* rows = hidden.values.data() + s * hidden.n_tokens * impl_->config.hidden_size;
-    in_block(weights.layer, [&] {
-      impl_->attention_half(weights, n_sequences, hidden.n_tokens, rows, observer);
-      for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
-        impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
-                                 observer);
-    });
-  }
+  impl_->for_each_batch(weights.layer, hidden, [&](std::int64_t n_sequences, std::int64_t first) {
+    const std::int64_t n_rows = n_sequences * hidden.n_tokens;
+    float* rows = hidden.values.data() + first;
+    impl_->attention_half(weights, n_sequences, hidden.n_tokens, rows, observer);
+    for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
+      impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
+                               observer);
+  });
 }
 
 KvCache Transformer::make_cache(std::int64_t capacity) const {
@@ -154,7 +154,7 @@ std::vector<float> Transformer::logits(const HiddenStates& hidden, std::span<con
   for (std::size_t first = 0; first < index.size(); first += impl_->slab_rows()) {
     const auto slab =
         std::span<const std::int32_t>(index).subspan(first, std::min(impl_->slab_rows(), index.size() - first));
-    const float* logits = impl_->slab_logits(hidden, slab);
+    const float* logits = impl_->slab_logits(hidden, slab, impl_->work_wide);
     impl_->context.memory().copy_to_host(impl_->context.exec(), logits,
                                          product(static_cast<std::int64_t>(slab.size() * sizeof(float)), vocab),
                                          result.data() + first * static_cast<std::size_t>(vocab));
@@ -167,25 +167,20 @@ std::vector<double> Transformer::next_token_nll(const HiddenStates& hidden, std:
   VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == hidden.n_sequences * hidden.n_tokens,
                   "ids must be [n_sequences, n_tokens]");
   impl_->check_ids(ids);
-  std::vector<std::int32_t> rows, targets;
-  for (std::int64_t s = 0; s < hidden.n_sequences; ++s)
-    for (std::int64_t t = 0; t + 1 < hidden.n_tokens; ++t) {
-      rows.push_back(static_cast<std::int32_t>(s * hidden.n_tokens + t));
-      targets.push_back(ids[static_cast<std::size_t>(rows.back()) + 1]);
-    }
-  std::vector<double> result(rows.size());
-  Array<double> nll(impl_->context, static_cast<std::int64_t>(std::min(impl_->slab_rows(), rows.size())));
-  // A slab reaches over sequences where batches do.
-  const std::size_t unit = impl_->context.on_host() ? rows.size() : static_cast<std::size_t>(hidden.n_tokens) - 1;
-  for (std::size_t first = 0, n = 0; first < rows.size(); first += n) {
-    n = std::min(impl_->slab_rows(), unit - first % unit);
-    const float* logits = impl_->slab_logits(hidden, std::span<const std::int32_t>(rows).subspan(first, n));
-    const Array<std::int32_t> target(impl_->context, std::span<const std::int32_t>(targets).subspan(first, n));
+  const Predictions predicted = predictions(hidden, ids);
+  std::vector<double> result(predicted.rows.size());
+  Array<double> nll(impl_->context, static_cast<std::int64_t>(std::min(impl_->slab_rows(), predicted.rows.size())));
+  const auto rows_a_sequence = static_cast<std::size_t>(hidden.n_tokens) - 1;
+  impl_->for_each_slab(predicted.rows.size(), rows_a_sequence, [&](std::size_t first, std::size_t n) {
+    const float* logits =
+        impl_->slab_logits(hidden, std::span<const std::int32_t>(predicted.rows).subspan(first, n), impl_->work_wide);
+    const Array<std::int32_t> target(impl_->context,
+                                     std::span<const std::int32_t>(predicted.targets).subspan(first, n));
     impl_->context.nn().nll(impl_->context.exec(), static_cast<std::int64_t>(n), impl_->config.vocab_size, logits,
                             impl_->config.vocab_size, target.data(), nll.data());
     impl_->context.memory().copy_to_host(impl_->context.exec(), nll.data(),
                                          static_cast<std::int64_t>(n * sizeof(double)), result.data() + first);
-  }
+  });
   return result;
 }
 

@@ -22,16 +22,43 @@ void Transformer::Impl::norm(std::int64_t n_rows, std::int64_t dim, const float*
 }
 
 void Transformer::Impl::add_output(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
-                                   const backend::Array<float>& out_norm, float* hidden) {
+                                   const backend::Array<float>& out_norm, float* hidden, backend::Array<float>* raw) {
   if (out_norm.empty()) {
     linear(weights, site, 0, n_rows, x, true, hidden);
     return;
   }
   const std::int64_t n = product(n_rows, config.hidden_size);
-  float* out = grow(context, work_out, n);
+  float* normed = grow(context, work_out, n);
+  float* out = raw == nullptr ? normed : grow(context, *raw, n);
   linear(weights, site, 0, n_rows, x, false, out);
-  norm(n_rows, config.hidden_size, out, out_norm, out);
-  context.nn().add(context.exec(), n, out, hidden);
+  norm(n_rows, config.hidden_size, out, out_norm, normed);
+  context.nn().add(context.exec(), n, normed, hidden);
+}
+
+AttentionParts Transformer::Impl::attention_parts(std::int64_t n_rows) const {
+  const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
+  if (config.fused_projections) return {q_dim, q_dim + kv_dim, q_dim + 2 * kv_dim, q_dim + 2 * kv_dim};
+  return {n_rows * q_dim, n_rows * (q_dim + kv_dim), q_dim, kv_dim};
+}
+
+kernels::AttentionShape Transformer::Impl::attention_shape(const BlockWeights& weights, std::int64_t n_sequences,
+                                                           std::int64_t n_tokens) const {
+  const AttentionParts parts = attention_parts(n_sequences * n_tokens);
+  kernels::AttentionShape shape{};
+  shape.n_sequences = n_sequences;
+  shape.n_tokens = n_tokens;
+  shape.n_heads = config.n_heads;
+  shape.n_kv_heads = config.n_kv_heads;
+  shape.head_dim = config.head_dim;
+  shape.window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(weights.layer)];
+  shape.scale =
+      static_cast<float>(1.0 / std::sqrt(config.query_pre_attn_scalar.value_or(static_cast<double>(config.head_dim))));
+  shape.ld_q = parts.ld_q;
+  shape.ld_kv = parts.ld_kv;
+  shape.ld_out = config.n_heads * config.head_dim;
+  shape.softcap = static_cast<float>(config.attention_softcap);
+  shape.compute = dtype;
+  return shape;
 }
 
 void Transformer::Impl::copy_to_cache(const float* qkv, std::int64_t n_tokens, KvCache& cache, std::size_t layer) {
@@ -49,19 +76,20 @@ void Transformer::Impl::copy_to_cache(const float* qkv, std::int64_t n_tokens, K
 }
 
 void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens,
-                                       float* hidden, const SiteObserver& observer, KvCache* cache) {
+                                       float* hidden, const SiteObserver& observer, KvCache* cache,
+                                       AttentionTape* tape) {
   const std::vector<SiteSpec>& site = block(weights);
   const std::int64_t n_rows = n_sequences * n_tokens;
   const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
   const auto& exec = context.exec();
-  float* normed = grow(context, work_normed, product(n_rows, std::max(config.hidden_size, q_dim)));
-  float* q = grow(context, work_wide, product(n_rows, q_dim + 2 * kv_dim));
-  // Three matrices one after the other, or the columns of one.
+  float* normed =
+      grow(context, tape == nullptr ? work_normed : tape->normed, product(n_rows, std::max(config.hidden_size, q_dim)));
+  float* q = grow(context, tape == nullptr ? work_wide : tape->qkv, product(n_rows, q_dim + 2 * kv_dim));
   const bool fused = config.fused_projections;
-  float* k = q + (fused ? 1 : n_rows) * q_dim;
-  float* v = k + (fused ? 1 : n_rows) * kv_dim;
-  const std::int64_t ld_q = fused ? q_dim + 2 * kv_dim : q_dim;
-  std::int64_t ld_kv = fused ? ld_q : kv_dim;
+  const AttentionParts parts = attention_parts(n_rows);
+  kernels::AttentionShape shape = attention_shape(weights, n_sequences, n_tokens);
+  float* k = q + parts.k;
+  float* v = q + parts.v;
   const std::int64_t n_past = cache == nullptr ? 0 : cache->n_tokens;
   const auto layer = static_cast<std::size_t>(weights.layer);
   if (cache != nullptr && !fused) {  // they are made where they stay
@@ -76,38 +104,30 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
     linear(weights, kQkvSite, 2, n_rows, normed, false, v);
   }
   if (config.qk_norm) {
+    if (tape != nullptr) {
+      const std::int64_t n = product(n_rows, q_dim + kv_dim);
+      context.memory().copy_on_device(exec, q, n * std::int64_t{sizeof(float)}, grow(context, tape->raw_qk, n));
+    }
     norm(n_rows * config.n_heads, config.head_dim, q, weights.q_norm, q);
     norm(n_rows * config.n_kv_heads, config.head_dim, k, weights.k_norm, k);
   }
   const float* cos_sin = rope_rows(n_past + n_tokens) + n_past * config.head_dim;
-  context.nn().rope(exec, n_rows, n_tokens, config.n_heads, config.head_dim, cos_sin, q, ld_q);
-  context.nn().rope(exec, n_rows, n_tokens, config.n_kv_heads, config.head_dim, cos_sin, k, ld_kv);
-  kernels::AttentionShape shape{};
-  shape.n_sequences = n_sequences;
-  shape.n_tokens = n_tokens;
-  shape.n_heads = config.n_heads;
-  shape.n_kv_heads = config.n_kv_heads;
-  shape.head_dim = config.head_dim;
-  shape.window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(weights.layer)];
-  shape.scale =
-      static_cast<float>(1.0 / std::sqrt(config.query_pre_attn_scalar.value_or(static_cast<double>(config.head_dim))));
-  shape.softcap = static_cast<float>(config.attention_softcap);
-  shape.compute = dtype;
+  context.nn().rope(exec, n_rows, n_tokens, config.n_heads, config.head_dim, cos_sin, q, shape.ld_q);
+  context.nn().rope(exec, n_rows, n_tokens, config.n_kv_heads, config.head_dim, cos_sin, k, shape.ld_kv);
   if (cache != nullptr) {
     if (fused) copy_to_cache(q, n_tokens, *cache, layer);
     k = cache->keys[layer].data();
     v = cache->values[layer].data();
-    ld_kv = kv_dim;
+    shape.ld_kv = kv_dim;
   }
-  shape.ld_q = ld_q;
-  shape.ld_kv = ld_kv;
-  shape.ld_out = q_dim;
+  float* attended = tape == nullptr ? normed : grow(context, tape->attended, product(n_rows, q_dim));
   if (n_past == 0)
-    context.nn().attention(exec, shape, q, k, v, normed);
+    context.nn().attention(exec, shape, q, k, v, attended);
   else
-    context.nn().cached_attention(exec, shape, n_past, q, k, v, normed);
-  if (observer) observer(site[kOSite], kOSite, normed, n_rows);
-  add_output(weights, kOSite, n_rows, normed, weights.attention_out_norm, hidden);
+    context.nn().cached_attention(exec, shape, n_past, q, k, v, attended);
+  if (observer) observer(site[kOSite], kOSite, attended, n_rows);
+  add_output(weights, kOSite, n_rows, attended, weights.attention_out_norm, hidden,
+             tape == nullptr ? nullptr : &tape->out);
 }
 
 }  // namespace voronoi::model

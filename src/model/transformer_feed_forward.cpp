@@ -1,6 +1,7 @@
 // The feed-forward half of a block: one gated part, or a mixture of them.
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "model/transformer_impl.h"
 
@@ -12,6 +13,7 @@ struct RowsByExpert {
   std::vector<std::int64_t> first;
   std::vector<std::int32_t> row;
   std::vector<float> weight;
+  std::vector<std::int32_t> places;  ///< of [n_rows, top_k] in this order
 };
 
 /// expert, weight [n_rows, top_k] as a router gives them.
@@ -23,11 +25,13 @@ RowsByExpert group_by_expert(std::span<const std::int32_t> expert, std::span<con
   std::partial_sum(rows.first.begin(), rows.first.end(), rows.first.begin());
   rows.row.resize(expert.size());
   rows.weight.resize(expert.size());
+  rows.places.resize(expert.size());
   std::vector<std::int64_t> next = rows.first;
   for (std::size_t i = 0; i < expert.size(); ++i) {
     const auto at = static_cast<std::size_t>(next[static_cast<std::size_t>(expert[i])]++);
     rows.row[at] = static_cast<std::int32_t>(i / static_cast<std::size_t>(top_k));
     rows.weight[at] = weight[i];
+    rows.places[i] = static_cast<std::int32_t>(at);
   }
   return rows;
 }
@@ -35,10 +39,10 @@ RowsByExpert group_by_expert(std::span<const std::int32_t> expert, std::span<con
 }  // namespace
 
 const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t gate_up, std::int64_t n_rows,
-                                      const float* x, const SiteObserver& observer) {
+                                      const float* x, const SiteObserver& observer, GatedTape* tape) {
   const std::vector<SiteSpec>& site = block(weights);
   const std::int64_t inner = site[gate_up + 1].in_features, n = product(n_rows, inner);
-  float* gate = grow(context, work_wide, product(n, 2));
+  float* gate = grow(context, tape == nullptr || config.fused_projections ? work_wide : tape->gate_up, product(n, 2));
   float* up = gate + n;
   if (observer) observer(site[gate_up], gate_up, x, n_rows);
   linear(weights, gate_up, 0, n_rows, x, false, gate);
@@ -48,7 +52,7 @@ const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t g
     for (std::int64_t i = 0; i < 2 * n_rows; ++i)
       order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i < n_rows ? 2 * i : 2 * (i - n_rows) + 1);
     const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
-    float* split = grow(context, work_split, product(n, 2));
+    float* split = grow(context, tape == nullptr ? work_split : tape->gate_up, product(n, 2));
     context.linalg().gather_rows_f32(context.exec(), index.data(), 2 * n_rows, inner, gate, split);
     gate = split;
     up = split + n;
@@ -56,13 +60,14 @@ const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t g
     linear(weights, gate_up, 1, n_rows, x, false, up);
   }
   const auto gate_kernel = config.activation == Activation::silu ? context.nn().swiglu : context.nn().geglu;
-  gate_kernel(context.exec(), n, gate, up, gate);
-  if (observer) observer(site[gate_up + 1], gate_up + 1, gate, n_rows);
-  return gate;
+  float* inner_product = tape == nullptr ? gate : grow(context, tape->inner, n);
+  gate_kernel(context.exec(), n, gate, up, inner_product);
+  if (observer) observer(site[gate_up + 1], gate_up + 1, inner_product, n_rows);
+  return inner_product;
 }
 
 void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
-                                const SiteObserver& observer) {
+                                const SiteObserver& observer, FeedForwardTape* tape) {
   const MixtureConfig& mixture = config.mixture;
   const std::int64_t dim = config.hidden_size;
   const auto& exec = context.exec();
@@ -72,15 +77,18 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
                               out.data(), n_out);
     return out;
   };
-  const auto add_weighted = [&](std::size_t gate_up, std::int64_t n, const float* x, const std::int32_t* row,
-                                const float* weight) {
-    const float* inner = gated(weights, gate_up, n, x, observer);
-    float* out = grow(context, work_out, product(n, dim));
-    linear(weights, gate_up + 1, 0, n, inner, false, out);
-    context.nn().add_weighted_rows(exec, n, dim, out, row, weight, hidden);
+  const auto add_weighted = [&](MixturePart part) {
+    const float* inner =
+        gated(weights, part.gate_up, part.n_rows, part.x, observer, tape == nullptr ? nullptr : &tape->gated);
+    part.out = grow(context, work_out, product(part.n_rows, dim));
+    linear(weights, part.gate_up + 1, 0, part.n_rows, inner, false, part.out);
+    if (tape != nullptr)
+      tape->part(part);
+    else
+      context.nn().add_weighted_rows(exec, part.n_rows, dim, part.out, part.row, part.weight, hidden);
   };
 
-  const backend::Array<float> logits = times(weights.router, mixture.n_experts);
+  backend::Array<float> logits = times(weights.router, mixture.n_experts);
   backend::Array<std::int32_t> chosen(context, product(n_rows, mixture.top_k));
   backend::Array<float> chosen_weight(context, chosen.size());
   context.nn().route(exec, n_rows, mixture.n_experts, mixture.top_k, mixture.renormalise, logits.data(), chosen.data(),
@@ -95,24 +103,37 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
     if (n == 0) continue;
     float* x = grow(context, work_expert, product(n, dim));
     context.linalg().gather_rows_f32(exec, row.data() + first, n, dim, normed, x);
-    add_weighted(gate_up, n, x, row.data() + first, weight.data() + first);
+    add_weighted({gate_up, n, x, nullptr, row.data() + first, weight.data() + first, first});
   }
   if (mixture.shared_size > 0) {
     backend::Array<float> gate = times(weights.shared_gate, 1);
     context.nn().sigmoid(exec, n_rows, gate.data());
-    add_weighted(gate_up, n_rows, normed, nullptr, gate.data());
+    add_weighted({gate_up, n_rows, normed, nullptr, nullptr, gate.data(), 0});
+  }
+  if (tape != nullptr) {
+    tape->logits = std::move(logits);
+    tape->expert = std::move(chosen);
+    tape->weight = std::move(chosen_weight);
+    tape->places = backend::Array<std::int32_t>(context, std::span<const std::int32_t>(rows.places));
   }
 }
 
 void Transformer::Impl::feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden,
-                                          const SiteObserver& observer) {
-  float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
+                                          const SiteObserver& observer, FeedForwardTape* tape) {
+  const std::int64_t n = product(n_rows, config.hidden_size);
+  float* normed = grow(context, tape == nullptr ? work_normed : tape->normed, n);
   norm(n_rows, config.hidden_size, hidden, weights.feed_forward_norm, normed);
   if (is_mixture(config, weights.layer)) {
-    mixture(weights, n_rows, normed, hidden, observer);
+    mixture(weights, n_rows, normed, hidden, observer, tape);
     return;
   }
-  const float* inner = gated(weights, kFirstGateUpSite, n_rows, normed, observer);
+  const float* inner =
+      gated(weights, kFirstGateUpSite, n_rows, normed, observer, tape == nullptr ? nullptr : &tape->gated);
+  if (tape != nullptr) {
+    if (!weights.feed_forward_out_norm.empty())
+      linear(weights, kFirstGateUpSite + 1, 0, n_rows, inner, false, grow(context, tape->out, n));
+    return;
+  }
   add_output(weights, kFirstGateUpSite + 1, n_rows, inner, weights.feed_forward_out_norm, hidden);
 }
 

@@ -1,15 +1,19 @@
-// What the parts of the forward pass share: weights on the device, work arrays, the one place that applies a linear.
-// Private to model/transformer*.cpp.
+// What the parts of the forward and backward pass share: weights on the device, work arrays, the one place that applies
+// a linear. Private to model/transformer*.cpp.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "core/error_context.h"
 #include "core/types.h"
 #include "model/transformer.h"
 
@@ -17,6 +21,61 @@ namespace voronoi::model {
 
 /// a * b; throws InternalError when it overflows.
 std::int64_t product(std::int64_t a, std::int64_t b);
+
+/// Memory that runs short, and other faults of the device, are told with the block.
+template <class Work>
+decltype(auto) in_block(std::int64_t layer, const Work& work) {
+  return core::with_context<core::DeviceError>("block " + std::to_string(layer), work);
+}
+
+/// Rows of hidden states [n_sequences, n_tokens] that predict a token, and which.
+struct Predictions {
+  std::vector<std::int32_t> rows, targets;
+};
+Predictions predictions(const HiddenStates& hidden, std::span<const std::int32_t> ids);
+
+// What the forward pass keeps where the backward pass asks for it (a tape). Its arrays live on for the next call.
+
+struct AttentionTape {
+  backend::Array<float> normed;    ///< [n_rows, hidden_size] enters q, k, v
+  backend::Array<float> raw_qk;    ///< q, then k, before their norms, where there are such
+  backend::Array<float> qkv;       ///< as they enter attention, laid out as AttentionParts says
+  backend::Array<float> attended;  ///< [n_rows, n_heads * head_dim] enters the output projection
+  backend::Array<float> out;       ///< [n_rows, hidden_size] leaves it, where a norm follows
+};
+
+/// A gated part: gate, then up, each [n_rows, inner], and the product that enters the down projection.
+struct GatedTape {
+  backend::Array<float> gate_up, inner;
+};
+
+/// A gated part of a mixture whose `out` [n_rows, hidden_size], may be overwritten, counts `weight` [n_rows] in the
+/// rows `row` of the result (null: all).
+struct MixturePart {
+  std::size_t gate_up;  ///< its first site
+  std::int64_t n_rows;
+  const float* x;  ///< [n_rows, hidden_size]
+  float* out;
+  const std::int32_t* row;
+  const float* weight;
+  std::int64_t place;  ///< of an expert's first row in the order by expert
+};
+
+/// Of the feed-forward half, which then leaves the hidden states as they were: nobody needs what it gives.
+struct FeedForwardTape {
+  backend::Array<float> normed;  ///< [n_rows, hidden_size]
+  GatedTape gated;               ///< of a mixture: the part that `part` is called for
+  backend::Array<float> out;     ///< leaves the down projection, where a norm follows
+  // Of a mixture: called for each part instead of adding it, then what its router gave.
+  std::function<void(const MixturePart&)> part;
+  backend::Array<float> logits, weight;         ///< [n_rows, n_experts], [n_rows, top_k]
+  backend::Array<std::int32_t> expert, places;  ///< [n_rows, top_k]; places: in the order by expert
+};
+
+/// Where q, k and v of n_rows tokens lie in one array: three matrices one after the other, or the columns of one.
+struct AttentionParts {
+  std::int64_t k, v, ld_q, ld_kv;
+};
 
 struct Transformer::Impl {
   Impl(const WeightSource& weight_source, backend::Context& backend_context, std::optional<core::DType> product_dtype,
@@ -36,6 +95,7 @@ struct Transformer::Impl {
 
   const LinearWeight& embedding_table();
   const LinearWeight& head_table();
+  const backend::Array<float>& final_norm_weight();
   const float* rope_rows(std::int64_t n_tokens);
   /// Throws FormatError for an id outside the vocabulary.
   void check_ids(std::span<const std::int32_t> ids) const;
@@ -51,29 +111,64 @@ struct Transformer::Impl {
   void norm(std::int64_t n_rows, std::int64_t dim, const float* x, const backend::Array<float>& weight,
             float* out) const;
   /// hidden [n_rows, hidden_size] += x times the site's only linear, normed before it is added where `out_norm` holds
-  /// weights.
+  /// weights; `raw`: what is normed is kept there.
   void add_output(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
-                  const backend::Array<float>& out_norm, float* hidden);
+                  const backend::Array<float>& out_norm, float* hidden, backend::Array<float>* raw = nullptr);
 
+  AttentionParts attention_parts(std::int64_t n_rows) const;
+  kernels::AttentionShape attention_shape(const BlockWeights& weights, std::int64_t n_sequences,
+                                          std::int64_t n_tokens) const;
   /// cache: of the one sequence's tokens before these, which are added to it.
   void attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens, float* hidden,
-                      const SiteObserver& observer, KvCache* cache = nullptr);
+                      const SiteObserver& observer, KvCache* cache = nullptr, AttentionTape* tape = nullptr);
 
   /// Keys and values of a fused product [n_tokens, q + k + v] to the end of the cache.
   void copy_to_cache(const float* qkv, std::int64_t n_tokens, KvCache& cache, std::size_t layer);
 
-  void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden, const SiteObserver& observer);
-  /// The gated product that enters the down projection, [n_rows, inner], in work_wide: of the pair of sites that begins
-  /// at `gate_up`, for its input x [n_rows, hidden_size]. Tells the observer of both.
+  void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden, const SiteObserver& observer,
+                         FeedForwardTape* tape = nullptr);
+  /// The gated product that enters the down projection, [n_rows, inner], in work_wide or the tape: of the pair of sites
+  /// that begins at `gate_up`, for its input x [n_rows, hidden_size]. Tells the observer of both.
   const float* gated(const BlockWeights& weights, std::size_t gate_up, std::int64_t n_rows, const float* x,
-                     const SiteObserver& observer);
+                     const SiteObserver& observer, GatedTape* tape = nullptr);
   /// hidden += the experts of each row of normed [n_rows, hidden_size], weighted.
   void mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
-               const SiteObserver& observer);
+               const SiteObserver& observer, FeedForwardTape* tape = nullptr);
 
-  /// Logits of the hidden rows `rows`, in work_wide: [rows.size(), vocab].
-  const float* slab_logits(const HiddenStates& hidden, std::span<const std::int32_t> rows);
+  /// Logits of the hidden rows `rows`, in `logits`: [rows.size(), vocab]; what entered the head stays in work_normed.
+  /// norm_weight: of the final norm, null: the model's own; raw: keeps the rows before it.
+  float* slab_logits(const HiddenStates& hidden, std::span<const std::int32_t> rows, backend::Array<float>& logits,
+                     const backend::Array<float>* norm_weight = nullptr, backend::Array<float>* raw = nullptr);
+  /// body(first, n) over n_rows rows of logits, as many at a time as fit. A slab reaches over sequences where batches
+  /// do.
+  template <class Body>
+  void for_each_slab(std::size_t n_rows, std::size_t rows_a_sequence, const Body& body) const {
+    const std::size_t unit = context.on_host() ? n_rows : rows_a_sequence;
+    for (std::size_t first = 0, n = 0; first < n_rows; first += n) {
+      n = std::min(slab_rows(), unit - first % unit);
+      body(first, n);
+    }
+  }
   std::size_t slab_rows() const;
+
+  /// body(n_sequences, first value of theirs) for a few sequences of the hidden states at a time.
+  template <class Body>
+  void for_each_batch(std::int64_t layer, const HiddenStates& hidden, const Body& body) const {
+    if (hidden.values.empty()) return;
+    const std::int64_t per_batch = context.on_host() ? host_batch(hidden.n_tokens) : 1;
+    for (std::int64_t s = 0; s < hidden.n_sequences; s += per_batch)
+      in_block(layer,
+               [&] { body(std::min(per_batch, hidden.n_sequences - s), s * hidden.n_tokens * config.hidden_size); });
+  }
+
+  /// The backward pass of a block: model/transformer_backward.cpp.
+  struct Backward;
+  /// Both losses: with a teacher the divergence from it, else the negative log-likelihood of `targets`, at the rows
+  /// `rows` of the hidden states.
+  LossGradient loss_gradient(const HiddenStates& hidden, const HiddenStates* teacher,
+                             std::span<const std::int32_t> rows, std::span<const std::int32_t> targets,
+                             std::int64_t rows_a_sequence, float factor, const backend::Array<float>* norm_weight,
+                             bool with_head);
 
   const WeightSource& source;
   backend::Context& context;
@@ -86,6 +181,10 @@ struct Transformer::Impl {
   backend::Array<float> final_norm, rope;
   std::int64_t n_rope_positions = 0;
   backend::Array<float> work_normed, work_wide, work_split, work_expert, work_out;
+  // Of the backward pass.
+  AttentionTape attention_tape;
+  FeedForwardTape feed_forward_tape;
+  backend::Array<float> work_middle, work_d_wide, work_d_normed, work_d_expert, work_raw, work_teacher;
 
  private:
   TensorSpec spec_of(const std::string& name) const;

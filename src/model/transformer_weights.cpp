@@ -205,6 +205,11 @@ const LinearWeight& Transformer::Impl::head_table() {
   return head;
 }
 
+const Array<float>& Transformer::Impl::final_norm_weight() {
+  if (final_norm.empty()) final_norm = load_norm("model.norm.weight");
+  return final_norm;
+}
+
 const float* Transformer::Impl::rope_rows(std::int64_t n_tokens) {
   if (n_rope_positions < n_tokens) {
     const std::vector<float> table = rope_table(config.rope, config.head_dim, n_tokens);

@@ -134,5 +134,60 @@ TEST_F(VectorWidth, DoesNotChangeDecoderOperations) {
   });
 }
 
+TEST_F(VectorWidth, DoesNotChangeDerivatives) {
+  const NnGradientKernels& nn = kernels_.nn_gradient;
+  const std::int64_t rows = 600, dim = 44;
+  const std::vector<float> x = random_floats(rows * dim, 7), y = random_floats(rows * dim, 8),
+                           d_out = random_floats(rows * dim, 9);
+  expect_equal([&] {
+    std::vector<float> dx(x.size()), d_weight(static_cast<std::size_t>(dim));
+    nn.rms_norm(exec_, rows, dim, x.data(), dim, y.data(), 1e-5F, d_out.data(), dim, false, dx.data(), dim,
+                d_weight.data());
+    dx.insert(dx.end(), d_weight.begin(), d_weight.end());
+    return dx;
+  });
+  for (const auto gate : {nn.swiglu, nn.geglu})
+    expect_equal([&] {
+      std::vector<float> d_gate(x.size()), d_up(x.size());
+      gate(exec_, rows * dim, x.data(), y.data(), d_out.data(), d_gate.data(), d_up.data());
+      nn.soft_cap(exec_, rows * dim - 3, 5.0F, y.data(), d_up.data());
+      nn.sigmoid(exec_, rows * dim - 9, y.data(), d_up.data());
+      d_gate.insert(d_gate.end(), d_up.begin(), d_up.end());
+      return d_gate;
+    });
+  expect_equal([&] {
+    std::vector<float> dx(x.size()), d_weight(static_cast<std::size_t>(rows));
+    nn.weighted_rows(exec_, rows, dim, x.data(), nullptr, y.data(), d_out.data(), dx.data(), d_weight.data());
+    nn.column_sums(exec_, rows, dim, y.data(), dim, dx.data());
+    dx.insert(dx.end(), d_weight.begin(), d_weight.end());
+    return dx;
+  });
+  // Head sizes that fill register tiles otherwise at each width, and a window.
+  for (const std::int64_t head_dim : {22, 14})
+    for (const float softcap : {0.0F, 1.5F})
+      expect_equal([&] {
+        const AttentionShape shape{1, rows, 2, 1, head_dim, head_dim == 14 ? 290 : 0, 0.2F, dim, dim, dim, softcap};
+        std::vector<float> out(x.size()), dq(x.size()), dk(x.size()), dv(x.size());
+        kernels_.nn.attention(exec_, shape, x.data(), y.data(), x.data(), out.data());
+        nn.attention(exec_, shape, x.data(), y.data(), x.data(), out.data(), d_out.data(), dq.data(), dk.data(),
+                     dv.data());
+        dq.insert(dq.end(), dk.begin(), dk.end());
+        dq.insert(dq.end(), dv.begin(), dv.end());
+        return dq;
+      });
+  expect_equal([&] {
+    const std::vector<std::int32_t> target(3, 5);
+    std::vector<float> logits = x, student = x;
+    std::vector<double> nll(3), divergence(3);
+    nn.cross_entropy(exec_, 3, 4999, 0.1F, target.data(), logits.data(), 5000, nll.data());
+    nn.divergence(exec_, 3, 4999, 0.1F, y.data(), student.data(), 5000, divergence.data());
+    std::vector<double> all(logits.begin(), logits.end());
+    for (const double value : nll) all.push_back(value);
+    for (const double value : divergence) all.push_back(value);
+    for (const float value : student) all.push_back(static_cast<double>(value));
+    return all;
+  });
+}
+
 }  // namespace
 }  // namespace voronoi::kernels

@@ -1,0 +1,217 @@
+// The backward pass of a block: the forward pass again with a tape, half by half, then the tape walked back.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "model/transformer_impl.h"
+
+namespace voronoi::model {
+
+/// One block's backward pass. In every half `gradient` [n_rows, hidden_size] comes in as the derivative by what left
+/// the half and leaves as that by what entered it: the residual stream's part stays, the other is added.
+struct Transformer::Impl::Backward {
+  using Floats = backend::Array<float>;
+
+  Impl& model;
+  const BlockWeights& weights;
+  BlockGradients* sums;
+  const GradientObserver& observer;
+  backend::Context& context = model.context;
+  const ModelConfig& config = model.config;
+  const kernels::NnGradientKernels& kernels = context.nn_gradient();
+
+  /// Where the sum of a gradient goes; null: it is not wanted.
+  float* sum(Floats BlockGradients::*part) const { return sums == nullptr ? nullptr : (sums->*part).data(); }
+
+  void norm(std::int64_t n_rows, std::int64_t dim, const float* x, const Floats& weight, const float* d_out,
+            bool accumulate, float* dx, Floats BlockGradients::*part) const {
+    kernels.rms_norm(context.exec(), n_rows, dim, x, dim, weight.data(), static_cast<float>(config.norm_eps), d_out,
+                     dim, accumulate, dx, dim, sum(part));
+  }
+
+  /// dx [n_rows, in_features] = dy W (+ dx) of a linear that took x.
+  void linear(std::size_t site, std::size_t index, std::int64_t n_rows, const float* x, const float* dy,
+              bool accumulate, float* dx) const {
+    const SiteSpec& spec = model.block(weights)[site];
+    const LinearSpec& linear = spec.linears[index];
+    if (observer) observer(spec, site, index, n_rows, x, dy);
+    if (linear.has_bias && sums != nullptr)
+      kernels.column_sums(context.exec(), n_rows, linear.out_features, dy, linear.out_features,
+                          sums->biases[site][index].data());
+    multiply_transposed(context, weights.linears[site][index], n_rows, linear.out_features, linear.in_features, dy,
+                        accumulate, dx);
+  }
+
+  /// The derivative by what left a half's last linear: `gradient`, or through the norm of `raw` that followed.
+  const float* before_out_norm(std::int64_t n_rows, const Floats& raw, const Floats& weight, const float* gradient,
+                               Floats BlockGradients::*part) const {
+    if (weight.empty()) return gradient;
+    float* d_raw = grow(context, model.work_out, product(n_rows, config.hidden_size));
+    norm(n_rows, config.hidden_size, raw.data(), weight, gradient, false, d_raw, part);
+    return d_raw;
+  }
+
+  /// dx [n_rows, hidden_size] (+)= through the pair of sites at `gate_up`, which took x; d_out: by what left it.
+  void gated(std::size_t gate_up, std::int64_t n_rows, const float* x, const GatedTape& tape, const float* d_out,
+             bool accumulate, float* dx) const {
+    const std::int64_t inner = model.block(weights)[gate_up + 1].in_features, n = product(n_rows, inner);
+    float* d_gate = grow(context, model.work_d_wide, product(n, 2));
+    float* d_up = d_gate + n;
+    linear(gate_up + 1, 0, n_rows, tape.inner.data(), d_out, false, d_gate);
+    const auto kernel = config.activation == Activation::silu ? kernels.swiglu : kernels.geglu;
+    kernel(context.exec(), n, tape.gate_up.data(), tape.gate_up.data() + n, d_gate, d_gate, d_up);
+    if (!config.fused_projections) {
+      linear(gate_up, 0, n_rows, x, d_gate, accumulate, dx);
+      linear(gate_up, 1, n_rows, x, d_up, true, dx);
+      return;
+    }
+    // As one table of 2 n_rows rows, gates and then ups: each row of the fused product is a gate and its up.
+    std::vector<std::int32_t> order(static_cast<std::size_t>(2 * n_rows));
+    for (std::int64_t i = 0; i < 2 * n_rows; ++i)
+      order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i % 2 * n_rows + i / 2);
+    const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
+    float* joined = grow(context, model.work_wide, product(n, 2));
+    context.linalg().gather_rows_f32(context.exec(), index.data(), 2 * n_rows, inner, d_gate, joined);
+    linear(gate_up, 0, n_rows, x, joined, accumulate, dx);
+  }
+
+  /// d_normed += dy W, and the sum of dy^T normed, for a matrix [n_out, hidden_size] that is no linear of a site.
+  void small_linear(std::int64_t n_rows, std::int64_t n_out, const Floats& weight, const float* normed, const float* dy,
+                    Floats BlockGradients::*part, float* d_normed) const {
+    const std::int64_t dim = config.hidden_size;
+    if (float* total = sum(part))
+      context.linalg().gemm_f32(context.exec(), true, false, n_out, dim, n_rows, 1.0F, dy, n_out, normed, dim, 1.0F,
+                                total, dim);
+    context.linalg().gemm_f32(context.exec(), false, false, n_rows, dim, n_out, 1.0F, dy, n_out, weight.data(), dim,
+                              1.0F, d_normed, dim);
+  }
+
+  /// d_normed = through the mixture, part by part as it is computed again.
+  void mixture(std::int64_t n_rows, float* hidden, const float* gradient, float* d_normed) const {
+    const MixtureConfig& mixture = config.mixture;
+    const std::int64_t dim = config.hidden_size, n_chosen = product(n_rows, mixture.top_k);
+    const auto& exec = context.exec();
+    FeedForwardTape& tape = model.feed_forward_tape;
+    Floats d_weight(context, n_chosen), d_grouped(context, n_chosen),
+        d_logits(context, product(n_rows, mixture.n_experts)), d_gate(context, mixture.shared_size > 0 ? n_rows : 0);
+    context.memory().zero(exec, product(product(n_rows, dim), sizeof(float)), d_normed);
+    tape.part = [&](const MixturePart& part) {
+      const bool shared = part.row == nullptr;
+      float* d_part_weight = shared ? d_gate.data() : d_grouped.data() + part.place;
+      kernels.weighted_rows(exec, part.n_rows, dim, part.out, part.row, part.weight, gradient, part.out, d_part_weight);
+      if (shared) {
+        gated(part.gate_up, part.n_rows, part.x, tape.gated, part.out, true, d_normed);
+        kernels.sigmoid(exec, n_rows, part.weight, d_gate.data());
+        small_linear(n_rows, 1, weights.shared_gate, part.x, d_gate.data(), &BlockGradients::shared_gate, d_normed);
+        return;
+      }
+      float* dx = grow(context, model.work_d_expert, product(part.n_rows, dim));
+      gated(part.gate_up, part.n_rows, part.x, tape.gated, part.out, false, dx);
+      kernels.scatter_rows(exec, part.row, part.n_rows, dim, dx, d_normed);
+    };
+    model.feed_forward_half(weights, n_rows, hidden, nullptr, &tape);
+    tape.part = nullptr;
+    context.linalg().gather_rows_f32(exec, tape.places.data(), n_chosen, 1, d_grouped.data(), d_weight.data());
+    kernels.route(exec, n_rows, mixture.n_experts, mixture.top_k, mixture.renormalise, tape.logits.data(),
+                  tape.expert.data(), tape.weight.data(), d_weight.data(), d_logits.data());
+    small_linear(n_rows, mixture.n_experts, weights.router, tape.normed.data(), d_logits.data(),
+                 &BlockGradients::router, d_normed);
+  }
+
+  /// hidden [n_rows, hidden_size]: what entered the half.
+  void feed_forward_half(std::int64_t n_rows, float* hidden, float* gradient) const {
+    FeedForwardTape& tape = model.feed_forward_tape;
+    float* d_normed = grow(context, model.work_d_normed, product(n_rows, config.hidden_size));
+    if (is_mixture(config, weights.layer)) {
+      mixture(n_rows, hidden, gradient, d_normed);
+    } else {
+      model.feed_forward_half(weights, n_rows, hidden, nullptr, &tape);
+      const float* d_out = before_out_norm(n_rows, tape.out, weights.feed_forward_out_norm, gradient,
+                                           &BlockGradients::feed_forward_out_norm);
+      gated(kFirstGateUpSite, n_rows, tape.normed.data(), tape.gated, d_out, false, d_normed);
+    }
+    norm(n_rows, config.hidden_size, hidden, weights.feed_forward_norm, d_normed, true, gradient,
+         &BlockGradients::feed_forward_norm);
+  }
+
+  /// Of the half whose tape is the model's; input [n_sequences * n_tokens, hidden_size]: what entered it.
+  void attention_half(std::int64_t n_sequences, std::int64_t n_tokens, const float* input, float* gradient) const {
+    const AttentionTape& tape = model.attention_tape;
+    const auto& exec = context.exec();
+    const std::int64_t n_rows = n_sequences * n_tokens, dim = config.hidden_size;
+    const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
+    const AttentionParts parts = model.attention_parts(n_rows);
+    const kernels::AttentionShape shape = model.attention_shape(weights, n_sequences, n_tokens);
+    float* d_attended = grow(context, model.work_d_wide, product(n_rows, 2 * (q_dim + kv_dim)));
+    float* dq = d_attended + n_rows * q_dim;
+    float *dk = dq + parts.k, *dv = dq + parts.v;
+    const float* d_out =
+        before_out_norm(n_rows, tape.out, weights.attention_out_norm, gradient, &BlockGradients::attention_out_norm);
+    linear(kOSite, 0, n_rows, tape.attended.data(), d_out, false, d_attended);
+    const float* q = tape.qkv.data();
+    kernels.attention(exec, shape, q, q + parts.k, q + parts.v, tape.attended.data(), d_attended, dq, dk, dv);
+    const float* cos_sin = model.rope_rows(n_tokens);
+    kernels.rope(exec, n_rows, n_tokens, config.n_heads, config.head_dim, cos_sin, dq, shape.ld_q);
+    kernels.rope(exec, n_rows, n_tokens, config.n_kv_heads, config.head_dim, cos_sin, dk, shape.ld_kv);
+    if (config.qk_norm) {
+      const float* raw = tape.raw_qk.data();
+      norm(n_rows * config.n_heads, config.head_dim, raw, weights.q_norm, dq, false, dq, &BlockGradients::q_norm);
+      norm(n_rows * config.n_kv_heads, config.head_dim, raw + parts.k, weights.k_norm, dk, false, dk,
+           &BlockGradients::k_norm);
+    }
+    float* d_normed = grow(context, model.work_d_normed, product(n_rows, dim));
+    linear(kQkvSite, 0, n_rows, tape.normed.data(), dq, false, d_normed);
+    if (!config.fused_projections) {
+      linear(kQkvSite, 1, n_rows, tape.normed.data(), dk, true, d_normed);
+      linear(kQkvSite, 2, n_rows, tape.normed.data(), dv, true, d_normed);
+    }
+    norm(n_rows, dim, input, weights.input_norm, d_normed, true, gradient, &BlockGradients::input_norm);
+  }
+};
+
+BlockGradients Transformer::make_gradients(const BlockWeights& weights) const {
+  const auto zeros = [&](const backend::Array<float>& like) {
+    backend::Array<float> array;
+    if (!like.empty()) array = backend::Array<float>(impl_->context, like.size());
+    array.zero();
+    return array;
+  };
+  BlockGradients gradients;
+  gradients.input_norm = zeros(weights.input_norm);
+  gradients.feed_forward_norm = zeros(weights.feed_forward_norm);
+  gradients.attention_out_norm = zeros(weights.attention_out_norm);
+  gradients.feed_forward_out_norm = zeros(weights.feed_forward_out_norm);
+  gradients.q_norm = zeros(weights.q_norm);
+  gradients.k_norm = zeros(weights.k_norm);
+  gradients.router = zeros(weights.router);
+  gradients.shared_gate = zeros(weights.shared_gate);
+  for (const auto& site : weights.biases) {
+    auto& biases = gradients.biases.emplace_back();
+    for (const auto& bias : site) biases.push_back(zeros(bias));
+  }
+  return gradients;
+}
+
+void Transformer::backward_block(const BlockWeights& weights, const HiddenStates& input, HiddenStates& gradient,
+                                 BlockGradients* gradients, const GradientObserver& observer) {
+  impl_->check_hidden(input);
+  impl_->check_hidden(gradient);
+  VORONOI_REQUIRE(input.n_sequences == gradient.n_sequences && input.n_tokens == gradient.n_tokens,
+                  "the gradient has the shape of the hidden states");
+  VORONOI_REQUIRE(impl_->dtype == core::DType::f32, "the backward pass takes products in f32");
+  const Impl::Backward backward{*impl_, weights, gradients, observer};
+  const std::int64_t dim = impl_->config.hidden_size;
+  impl_->for_each_batch(weights.layer, input, [&](std::int64_t n_sequences, std::int64_t first) {
+    const std::int64_t n_rows = n_sequences * input.n_tokens, n = product(n_rows, dim);
+    const float* entered = input.values.data() + first;
+    float* rows = gradient.values.data() + first;
+    float* middle = Impl::grow(impl_->context, impl_->work_middle, n);
+    impl_->context.memory().copy_on_device(impl_->context.exec(), entered, product(n, sizeof(float)), middle);
+    impl_->attention_half(weights, n_sequences, input.n_tokens, middle, nullptr, nullptr, &impl_->attention_tape);
+    for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
+      backward.feed_forward_half(std::min(kFeedForwardRows, n_rows - r), middle + r * dim, rows + r * dim);
+    backward.attention_half(n_sequences, input.n_tokens, entered, rows);
+  });
+}
+
+}  // namespace voronoi::model

@@ -1,0 +1,305 @@
+// The backward pass of generated models: against differences of the loss, over threads, batches and pieces.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "model/gradients.h"
+
+namespace voronoi::model {
+namespace {
+
+using backend::Array;
+using test::DifferentiableModel, test::ModelGradients;
+
+/// Random weights in host memory, which may be moved.
+class GeneratedSource : public WeightSource {
+ public:
+  explicit GeneratedSource(const core::Json& changes) {
+    core::Json json = {{"model_type", "llama"},
+                       {"hidden_size", 24},
+                       {"intermediate_size", 30},
+                       {"num_hidden_layers", 2},
+                       {"num_attention_heads", 4},
+                       {"num_key_value_heads", 2},
+                       {"head_dim", 6},
+                       {"vocab_size", 37},
+                       {"max_position_embeddings", 4096},
+                       {"rms_norm_eps", 1e-5},
+                       {"rope_theta", 100.0},
+                       {"hidden_act", "silu"},
+                       {"tie_word_embeddings", false}};
+    json.update(changes);
+    config_ = parse_config(json, "generated");
+    std::uint32_t seed = 0;
+    for (const TensorSpec& spec : expected_tensors(config_)) {
+      std::mt19937 engine(++seed);
+      std::normal_distribution<float> normal(0.0F, spec.name.find("embed") == std::string::npos ? 0.25F : 1.0F);
+      std::vector<float>& values = tensors[spec.name];
+      values.resize(static_cast<std::size_t>(core::element_count(spec.shape).value()));
+      const bool norm = spec.name.find("norm") != std::string::npos;
+      for (float& value : values) value = normal(engine) + (norm && !config_.norm_plus_one ? 1.0F : 0.0F);
+    }
+  }
+  const ModelConfig& config() const override { return config_; }
+  void read(const TensorSpec& spec, std::span<float> out) const override {
+    std::ranges::copy(tensors.at(spec.name), out.begin());
+  }
+  std::string fingerprint() const override { return {}; }
+  const std::string& path() const override { return path_; }
+
+  std::map<std::string, std::vector<float>> tensors;
+
+ private:
+  ModelConfig config_;
+  std::string path_ = "generated";
+};
+
+std::vector<std::int32_t> some_ids(std::int32_t n, std::int32_t vocab) {
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < n; ++i) ids.push_back((i * i * 7 + i) % 509 % vocab);
+  return ids;
+}
+
+/// The loss along a direction in which every tensor's gradient has a large part, by four points; the step is small
+/// enough for no token to change its experts, and large enough for fp32 not to be seen.
+void expect_difference(GeneratedSource& source, const std::string& name, const std::vector<double>& gradient,
+                       const std::function<double()>& loss) {
+  std::mt19937 engine(3);
+  std::normal_distribution<double> normal;
+  std::vector<double> direction(gradient.size());
+  double norm = 0, random_norm = 0, along = 0;
+  for (std::size_t i = 0; i < gradient.size(); ++i) {
+    direction[i] = normal(engine);
+    norm += gradient[i] * gradient[i];
+    random_norm += direction[i] * direction[i];
+  }
+  norm = std::sqrt(norm);
+  ASSERT_GT(norm, 1e-4) << name;
+  for (std::size_t i = 0; i < gradient.size(); ++i) {
+    direction[i] = direction[i] / std::sqrt(random_norm) + gradient[i] / norm;
+    along += direction[i] * gradient[i];
+  }
+  std::vector<float>& values = source.tensors.at(name);
+  const std::vector<float> kept = values;
+  constexpr double kStep = 0.001;
+  const auto moved = [&](double by) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<float>(static_cast<double>(kept[i]) + by * direction[i]);
+    const double result = loss();
+    values = kept;
+    return result;
+  };
+  const double slope = (8 * (moved(kStep) - moved(-kStep)) - (moved(2 * kStep) - moved(-2 * kStep))) / (12 * kStep);
+  EXPECT_NEAR(along, slope, 3e-3 * norm) << name;
+}
+
+struct Architecture {
+  const char* name;
+  core::Json changes;
+};
+
+void PrintTo(const Architecture& architecture, std::ostream* stream) { *stream << architecture.name; }
+
+const std::vector<Architecture>& architectures() {
+  static const std::vector<Architecture> all{
+      {"llama_with_biases", {{"attention_bias", true}, {"mlp_bias", true}}},
+      {"llama_tied", {{"tie_word_embeddings", true}}},
+      {"mistral_with_window", {{"model_type", "mistral"}, {"sliding_window", 4}}},
+      {"qwen3", {{"model_type", "qwen3"}}},
+      {"mixtral",
+       {{"model_type", "mixtral"}, {"num_local_experts", 4}, {"num_experts_per_tok", 2}, {"sliding_window", nullptr}}},
+      {"qwen2_moe",
+       {{"model_type", "qwen2_moe"},
+        {"num_experts", 5},
+        {"num_experts_per_tok", 3},
+        {"moe_intermediate_size", 10},
+        {"shared_expert_intermediate_size", 14},
+        {"decoder_sparse_step", 1},
+        {"mlp_only_layers", core::Json::array()},
+        {"norm_topk_prob", false},
+        {"qkv_bias", true}}},
+      {"qwen3_moe",
+       {{"model_type", "qwen3_moe"},
+        {"num_experts", 6},
+        {"num_experts_per_tok", 3},
+        {"moe_intermediate_size", 10},
+        {"decoder_sparse_step", 1},
+        {"mlp_only_layers", {1}},
+        {"norm_topk_prob", true}}},
+      {"gemma2",
+       {{"model_type", "gemma2"},
+        {"tie_word_embeddings", true},
+        {"hidden_activation", "gelu_pytorch_tanh"},
+        {"attn_logit_softcapping", 2.0},
+        {"final_logit_softcapping", 3.0},
+        {"query_pre_attn_scalar", 8},
+        {"sliding_window", 4}}},
+      {"phi3", {{"model_type", "phi3"}, {"original_max_position_embeddings", 4096}, {"sliding_window", nullptr}}}};
+  return all;
+}
+
+class GeneratedGradients : public ::testing::TestWithParam<Architecture> {};
+
+TEST_P(GeneratedGradients, AreThoseOfDifferences) {
+  GeneratedSource source(GetParam().changes);
+  const std::vector<std::int32_t> ids = some_ids(18, 37);
+  const auto run = [&](bool distilled, const std::vector<std::string>& names) {
+    GeneratedSource other(GetParam().changes);
+    for (float& value : other.tensors.at("model.embed_tokens.weight")) value *= 0.9F;
+    DifferentiableModel teacher(other, 1);
+    const std::vector<HiddenStates> teacher_states = teacher.streams(ids, 2);
+    const HiddenStates* target = distilled ? &teacher_states.back() : nullptr;
+    // A teacher of another embedding, but one head: divergence() takes both through the student's own.
+    const auto loss = [&] {
+      DifferentiableModel model(source, 1);
+      const std::vector<double> losses = model.loss(model.streams(ids, 2).back(), ids, 0, target, false).loss;
+      return std::accumulate(losses.begin(), losses.end(), 0.0);
+    };
+    const ModelGradients gradients = DifferentiableModel(source, 2).gradients(ids, 2, 1, target);
+    EXPECT_EQ(gradients.by.size(), source.tensors.size());
+    for (const auto& [name, gradient] : gradients.by)
+      if (names.empty() || std::ranges::count(names, name) > 0) expect_difference(source, name, gradient, loss);
+  };
+  run(false, {});
+  // The teacher goes through final norm and head as they are and is constant, so these cannot be moved.
+  run(true, {"model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.o_proj.weight"});
+}
+
+TEST_P(GeneratedGradients, DependOnNeitherThreadsNorBatches) {
+  const GeneratedSource source(GetParam().changes);
+  const std::vector<std::int32_t> ids = some_ids(5 * 110, 37);
+  DifferentiableModel one(source, 1), three(source, 3);
+  const ModelGradients gradients = one.gradients(ids, 5, 0.01F);
+  EXPECT_EQ(gradients.bits, three.gradients(ids, 5, 0.01F).bits);
+  const std::size_t sequence = 110 * 24;
+  for (std::size_t s = 0; s < 5; ++s) {
+    const auto first = ids.begin() + static_cast<std::ptrdiff_t>(110 * s);
+    const ModelGradients alone = three.gradients({first, first + 110}, 1, 0.01F);
+    for (std::size_t i = 0; i < alone.input.size(); ++i)
+      EXPECT_TRUE(std::equal(alone.input[i].begin(), alone.input[i].end(),
+                             gradients.input[i].begin() + static_cast<std::ptrdiff_t>(s * sequence)));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, GeneratedGradients, ::testing::ValuesIn(architectures()),
+                         [](const auto& parameter) { return std::string(parameter.param.name); });
+
+TEST(Gradients, OfALongSequenceComeInPieces) {
+  GeneratedSource source(core::Json{{"num_hidden_layers", 1}});
+  const auto n = static_cast<std::int32_t>(kFeedForwardRows) + 40;
+  const std::vector<std::int32_t> ids = some_ids(n, 37);
+  const float factor = 1.0F / 64;
+  const ModelGradients gradients = DifferentiableModel(source, 2).gradients(ids, 1, factor);
+  EXPECT_EQ(gradients.n_calls.at("model.layers.0.mlp.up_proj"), 2);
+  EXPECT_EQ(gradients.n_calls.at("model.layers.0.self_attn.q_proj"), 1);
+  const auto loss = [&] {
+    DifferentiableModel model(source, 2);
+    const std::vector<double> losses = model.loss(model.streams(ids, 1).back(), ids, 0, nullptr, false).loss;
+    return std::accumulate(losses.begin(), losses.end(), 0.0) / 64;
+  };
+  for (const char* name : {"self_attn.k_proj.weight", "mlp.up_proj.weight", "post_attention_layernorm.weight"})
+    expect_difference(source, std::string("model.layers.0.") + name,
+                      gradients.by.at(std::string("model.layers.0.") + name), loss);
+}
+
+TEST(Gradients, WhatIsNotWantedChangesNothing) {
+  const GeneratedSource source(core::Json{{"attention_bias", true}});
+  DifferentiableModel model(source, 2);
+  const std::vector<std::int32_t> ids = some_ids(20, 37);
+  const std::vector<HiddenStates> entered = model.streams(ids, 2);
+  Transformer::LossGradient with = model.transformer.cross_entropy(entered.back(), ids, 1, nullptr, true);
+  const Array<float> norm = model.transformer.final_norm();
+  Transformer::LossGradient without = model.transformer.cross_entropy(entered.back(), ids, 1, &norm);
+  EXPECT_EQ(with.loss, without.loss);
+  EXPECT_EQ(with.loss, model.transformer.next_token_nll(entered.back(), ids));
+  EXPECT_EQ(with.norm.to_host(), without.norm.to_host());
+  EXPECT_TRUE(without.head.empty());
+  BlockGradients sums = model.transformer.make_gradients(model.blocks[1]);
+  model.transformer.backward_block(model.blocks[1], entered[1], with.hidden, &sums, nullptr);
+  model.transformer.backward_block(model.blocks[1], entered[1], without.hidden, nullptr, nullptr);
+  EXPECT_EQ(with.hidden.values.to_host(), without.hidden.values.to_host());
+
+  // The loss alone.
+  const Transformer::LossGradient alone = model.transformer.cross_entropy(entered.back(), ids, 0);
+  EXPECT_EQ(alone.loss, with.loss);
+  EXPECT_TRUE(alone.hidden.values.empty() && alone.norm.empty() && alone.head.empty());
+}
+
+TEST(Gradients, ANormOfOnesOwnIsTaken) {
+  GeneratedSource source(core::Json::object());
+  DifferentiableModel model(source, 2);
+  const std::vector<std::int32_t> ids = some_ids(20, 37);
+  const std::vector<HiddenStates> entered = model.streams(ids, 1);
+  std::vector<float> moved = model.transformer.final_norm().to_host();
+  for (std::size_t i = 0; i < moved.size(); ++i) moved[i] += 0.1F * static_cast<float>(i % 3);
+  const Array<float> norm(model.context, std::span<const float>(moved));
+  const Transformer::LossGradient given = model.transformer.cross_entropy(entered.back(), ids, 1, &norm, true);
+  // A teacher goes through the model's own norm.
+  double apart = 0;
+  for (const double value : model.transformer.divergence(entered.back(), entered.back(), 0, &norm).loss) apart += value;
+  EXPECT_GT(apart, 1e-4);
+  source.tensors.at("model.norm.weight") = moved;
+  DifferentiableModel other(source, 2);
+  const Transformer::LossGradient own = other.transformer.cross_entropy(entered.back(), ids, 1, nullptr, true);
+  EXPECT_EQ(given.loss, own.loss);
+  EXPECT_EQ(given.hidden.values.to_host(), own.hidden.values.to_host());
+  EXPECT_EQ(given.norm.to_host(), own.norm.to_host());
+  EXPECT_EQ(given.head.to_host(), own.head.to_host());
+  for (const double value : other.transformer.divergence(entered.back(), entered.back(), 0).loss)
+    EXPECT_NEAR(value, 0, 1e-12);
+}
+
+TEST(Gradients, ProductsWith16BitWeightsAreOfTheirWidenedValues) {
+  backend::Context context(backend::Device::cpu, 2);
+  const std::int64_t n_rows = 5, n_out = 19, n_in = 23;
+  std::mt19937 engine(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> w(static_cast<std::size_t>(n_out * n_in)), dy(static_cast<std::size_t>(n_rows * n_out));
+  for (float& value : w) value = core::round_to(core::DType::bf16, normal(engine));
+  for (float& value : dy) value = normal(engine);
+  const auto product = [&](core::DType dtype) {
+    const HostTensor tensor = host_tensor(dtype, w);
+    LinearWeight weight;
+    weight.dtype = dtype;
+    if (dtype == core::DType::f32)
+      weight.wide = Array<float>(context, std::span<const float>(tensor.wide));
+    else
+      weight.narrow = Array<std::uint16_t>(context, std::span<const std::uint16_t>(tensor.narrow));
+    std::vector<float> dx(static_cast<std::size_t>(n_rows * n_in), 2.0F);
+    multiply_transposed(context, weight, n_rows, n_out, n_in, dy.data(), true, dx.data());
+    return dx;
+  };
+  const std::vector<float> dx = product(core::DType::f32);
+  EXPECT_EQ(dx, product(core::DType::bf16));
+  for (std::size_t r = 0; r < 5; ++r)
+    for (std::size_t i = 0; i < 23; ++i) {
+      double sum = 2;
+      for (std::size_t o = 0; o < 19; ++o)
+        sum += static_cast<double>(dy[r * 19 + o]) * static_cast<double>(w[o * 23 + i]);
+      EXPECT_NEAR(dx[r * 23 + i], sum, 1e-4);
+    }
+}
+
+TEST(Gradients, AreRefusedForOtherShapesAndTypes) {
+  const GeneratedSource source(core::Json::object());
+  DifferentiableModel model(source, 1);
+  const std::vector<std::int32_t> ids = some_ids(20, 37);
+  std::vector<HiddenStates> entered = model.streams(ids, 2);
+  HiddenStates other = model.transformer.embed(ids, 1, 20);
+  EXPECT_THROW(model.transformer.backward_block(model.blocks[0], entered[0], other, nullptr, nullptr),
+               core::InternalError);
+  EXPECT_THROW(model.transformer.divergence(entered[0], other, 1), core::InternalError);
+  EXPECT_THROW(model.transformer.cross_entropy(entered[0], some_ids(19, 37), 1), core::InternalError);
+  Transformer half(source, model.context, core::DType::bf16);
+  EXPECT_THROW(half.backward_block(half.load_block(0), entered[0], entered[1], nullptr, nullptr), core::InternalError);
+}
+
+}  // namespace
+}  // namespace voronoi::model

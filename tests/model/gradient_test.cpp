@@ -1,0 +1,155 @@
+// The backward pass against autograd through the real implementations (see ../shared/data/gradients/README.md).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "model/gradients.h"
+#include "support/data.h"
+#include "support/safetensors_lite.h"
+
+namespace voronoi::model {
+namespace {
+
+using test::DifferentiableModel, test::ModelGradients, test::SafetensorsLite, test::WeightedMoment;
+
+core::Json read_json(const std::string& relative) {
+  std::ifstream stream(test::data_path(relative));
+  return core::Json::parse(stream);
+}
+
+/// Largest difference over largest magnitude.
+template <class T>
+double distance(const std::vector<T>& actual, const std::vector<float>& expected) {
+  if (actual.size() != expected.size()) return 1e9;
+  double difference = 0, largest = 0;
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    difference = std::max(difference, std::abs(static_cast<double>(actual[i]) - static_cast<double>(expected[i])));
+    largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+  }
+  return difference / largest;
+}
+
+constexpr double kTolerance = 1e-4;
+
+/// Every parameter of the configuration has its gradient, as the file says.
+void expect_gradients(const ModelGradients& gradients, const ModelConfig& config, const SafetensorsLite& expected) {
+  std::set<std::string> names;
+  for (const TensorSpec& spec : expected_tensors(config)) names.insert(spec.name);
+  for (const std::string& name : names) {
+    const auto found = gradients.by.find(name);
+    ASSERT_TRUE(found != gradients.by.end()) << name;
+    EXPECT_LT(distance(found->second, expected.f32(name)), kTolerance) << name;
+  }
+  EXPECT_EQ(gradients.by.size(), names.size());
+}
+
+class GoldenGradients : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    file_ = std::string("gradients/tiny-random/") + GetParam();
+    VORONOI_NEEDS_DATA(file_ + ".json");
+    golden_ = read_json(file_ + ".json");
+    source_ = open_model(test::data_path(std::string("models/tiny-random/") + GetParam()));
+  }
+
+  std::string file_;
+  core::Json golden_;
+  std::unique_ptr<WeightSource> source_;
+};
+
+TEST_P(GoldenGradients, AreThoseOfTheRealImplementation) {
+  DifferentiableModel model(*source_, 2);
+  const std::vector<std::int32_t> ids = golden_.at("ids");
+  const ModelGradients gradients = model.gradients(ids, 1, 1.0F / 39);
+  ASSERT_EQ(gradients.loss.size(), 39U);
+  EXPECT_NEAR(gradients.loss_sum() / 39, golden_.at("loss").get<double>(), 1e-5);
+
+  const SafetensorsLite expected(test::data_path(file_ + ".safetensors"));
+  expect_gradients(gradients, source_->config(), expected);
+  for (std::size_t i = 0; i < gradients.input.size(); ++i)
+    EXPECT_LT(distance(gradients.input[i], expected.f32("input_gradient." + std::to_string(i))), kTolerance) << i;
+
+  // Routers and gates of shared experts are no linears here.
+  std::size_t n_others = 0;
+  for (const auto& [name, figures] : golden_.at("weighted_moments").items()) {
+    if (name.ends_with("mlp.gate") || name.ends_with("moe.gate") || name.ends_with("shared_expert_gate")) {
+      ++n_others;
+      continue;
+    }
+    const auto found = gradients.moments.find(name);
+    ASSERT_TRUE(found != gradients.moments.end()) << name;
+    const WeightedMoment& moment = found->second;
+    EXPECT_EQ(moment.n_rows, figures.at("n").get<std::int64_t>()) << name;
+    EXPECT_EQ(moment.dim, figures.at("dim").get<std::int64_t>()) << name;
+    EXPECT_EQ(moment.n_outputs, figures.at("outputs").get<std::int64_t>()) << name;
+    const double sum_s = figures.at("sum_s"), fro = figures.at("fro");
+    EXPECT_NEAR(moment.sum_s, sum_s, 1e-5 * sum_s) << name;
+    const auto dim = static_cast<std::size_t>(moment.dim);
+    double trace = 0, squares = 0;
+    for (std::size_t i = 0; i < dim; ++i) trace += moment.sum[i * dim + i] / moment.sum_s;
+    for (const double value : moment.sum) squares += std::pow(value / moment.sum_s, 2);
+    EXPECT_NEAR(trace, figures.at("trace").get<double>(), 1e-5 * fro) << name;
+    EXPECT_NEAR(std::sqrt(squares), fro, 1e-5 * fro) << name;
+    EXPECT_NEAR(moment.sum[0] / moment.sum_s, figures.at("h00").get<double>(), 1e-5 * fro) << name;
+    EXPECT_NEAR(moment.sum[1] / moment.sum_s, figures.at("h01").get<double>(), 1e-5 * fro) << name;
+    EXPECT_NEAR(moment.sum.back() / moment.sum_s, figures.at("hlast").get<double>(), 1e-5 * fro) << name;
+  }
+  EXPECT_EQ(gradients.moments.size() + n_others, golden_.at("weighted_moments").size());
+}
+
+std::string test_name(const ::testing::TestParamInfo<const char*>& parameter) {
+  std::string name = parameter.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, GoldenGradients,
+                         ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral",
+                                           "mistral-window", "qwen2", "qwen2-yarn", "qwen2-window", "qwen3", "mixtral",
+                                           "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"),
+                         test_name);
+
+/// A model whose linears are rounded to eighths.
+class RoundedSource : public WeightSource {
+ public:
+  explicit RoundedSource(const WeightSource& source) : source_(source) {
+    for (const LinearSpec& linear : block_linears(source.config())) linears_.insert(linear.name + ".weight");
+  }
+  const ModelConfig& config() const override { return source_.config(); }
+  void read(const TensorSpec& spec, std::span<float> out) const override {
+    source_.read(spec, out);
+    if (linears_.contains(spec.name))
+      for (float& value : out) value = std::nearbyint(value * 8) / 8;
+  }
+  std::string fingerprint() const override { return {}; }
+  const std::string& path() const override { return source_.path(); }
+
+ private:
+  const WeightSource& source_;
+  std::set<std::string> linears_;
+};
+
+using GoldenDivergence = GoldenGradients;
+
+TEST_P(GoldenDivergence, IsThatOfTheRealImplementation) {
+  const RoundedSource rounded(*source_);
+  DifferentiableModel teacher(*source_, 2), student(rounded, 2);
+  const std::vector<std::int32_t> ids = golden_.at("ids");
+  const std::vector<HiddenStates> teacher_states = teacher.streams(ids, 1);
+  const ModelGradients gradients = student.gradients(ids, 1, 1.0F / 40, &teacher_states.back());
+  ASSERT_EQ(gradients.loss.size(), 40U);
+  EXPECT_NEAR(gradients.loss_sum() / 40, golden_.at("kl").at("loss").get<double>(), 1e-5);
+  expect_gradients(gradients, source_->config(), SafetensorsLite(test::data_path(file_ + ".kl.safetensors")));
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, GoldenDivergence,
+                         ::testing::Values("llama3", "qwen2", "qwen3", "mixtral", "gemma2", "phi3"), test_name);
+
+}  // namespace
+}  // namespace voronoi::model
