@@ -135,7 +135,7 @@ void vptq_gradient(const Exec& exec, const TunedVptq& tuned, const float* d_weig
   const VectorLayout layout(tuned.packed);
   const Books books(tuned.packed);
   const std::int64_t n = tuned.packed.in_features, n_parts = core::ceil_div(layout.vector_rows, kPartRows);
-  // No sum has more terms than the matrix has vectors, or outliers of a row.
+  // No sum has more terms than the matrix has weights.
   const auto most_terms = static_cast<std::uint64_t>(n * tuned.packed.out_features);
   const FixedPoint point{62 - static_cast<int>(std::bit_width(most_terms))};
   const Scratch<float> column_sums(gpu, n_parts * 2 * n);
