@@ -2,9 +2,6 @@
 
 #include <cmath>
 #include <limits>
-#include <ostream>
-#include <string>
-#include <utility>
 
 #include "gpu/gpu_fixture.h"
 #include "support/random_packed.h"
@@ -12,30 +9,7 @@
 namespace voronoi::test {
 namespace {
 
-struct Case {
-  std::string text;
-  format::Encoding encoding;
-};
-void PrintTo(const Case& tested, std::ostream* out) { *out << tested.text; }
-
-std::string ending(bool permuted, core::DType dtype) {
-  return std::string(permuted ? ", perm" : "") + (dtype == core::DType::bf16 ? ", bf16" : ", f16");
-}
-
-Case case_of(const PackedShape& s) {
-  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", v " + std::to_string(s.v) +
-              ", bits " + std::to_string(s.main_bits) + " + " + std::to_string(s.residual_bits) + ", groups " +
-              std::to_string(s.groups) + ", outliers " + std::to_string(s.outlier_size) + ending(s.permuted, s.dtype),
-          random_packed(s)};
-}
-
-Case case_of(const UniformShape& s) {
-  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", uniform, bits " +
-              std::to_string(s.bits) + ", groups of " + std::to_string(s.group_size) + ending(s.permuted, s.dtype),
-          random_packed(s)};
-}
-
-class GpuPacked : public GpuTest, public ::testing::WithParamInterface<Case> {
+class GpuPacked : public GpuTest, public ::testing::WithParamInterface<PackedCase> {
  protected:
   const format::Encoding& encoding() const { return GetParam().encoding; }
   std::unique_ptr<format::PackedMatrix> on(backend::Context& context) const {
