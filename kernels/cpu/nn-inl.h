@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 
@@ -113,21 +114,46 @@ HWY_INLINE DoubleVector widened(const float* x) {
   return hn::PromoteTo(DoubleTag(), hn::LoadU(hn::Rebind<float, DoubleTag>(), x));
 }
 
-/// Sum over n places in fp64: of vector(i), those from i on, and behind the last whole kLanes of single(i).
-template <class Vector, class Single>
-HWY_INLINE double wide_sum(std::int64_t n, const Vector& vector, const Single& single) {
+/// Sums over n places in fp64: of what vector(i, terms) gives for those from i on, and behind the last whole kLanes
+/// single(i, terms) for each.
+template <std::size_t kSums, class Vector, class Single>
+HWY_INLINE std::array<double, kSums> wide_sums(std::int64_t n, const Vector& vector, const Single& single) {
   const DoubleTag d;
-  DoubleVector sums[kDoubleParts];
-  for (auto& sum : sums) sum = hn::Zero(d);
+  DoubleVector sums[kSums][kDoubleParts];
+  for (auto& parts : sums)
+    for (auto& sum : parts) sum = hn::Zero(d);
   std::int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
-    for (std::int64_t part = 0; part < kDoubleParts; ++part)
-      sums[part] = hn::Add(sums[part], vector(i + part * kDoubleWidth));
-  double lanes[kLanes];
-  for (std::int64_t part = 0; part < kDoubleParts; ++part) hn::StoreU(sums[part], d, lanes + part * kDoubleWidth);
-  double sum = reduce(lanes);
-  for (; i < n; ++i) sum += single(i);
-  return sum;
+    for (std::int64_t part = 0; part < kDoubleParts; ++part) {
+      DoubleVector terms[kSums];
+      vector(i + part * kDoubleWidth, terms);
+      for (std::size_t s = 0; s < kSums; ++s) sums[s][part] = hn::Add(sums[s][part], terms[s]);
+    }
+  std::array<double, kSums> result;
+  for (std::size_t s = 0; s < kSums; ++s) {
+    double lanes[kLanes];
+    for (std::int64_t part = 0; part < kDoubleParts; ++part) hn::StoreU(sums[s][part], d, lanes + part * kDoubleWidth);
+    result[s] = reduce(lanes);
+  }
+  for (; i < n; ++i) {
+    double terms[kSums];
+    single(i, terms);
+    for (std::size_t s = 0; s < kSums; ++s) result[s] += terms[s];
+  }
+  return result;
+}
+
+inline float largest_of(std::int64_t n, const float* x) {
+  const FloatTag d;
+  FloatVector maxima[4];
+  for (auto& maximum : maxima) maximum = hn::Set(d, x[0]);
+  std::int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth)
+    for (std::int64_t part = 0; part < 4; ++part)
+      maxima[part] = hn::Max(maxima[part], hn::LoadU(d, x + i + part * kWidth));
+  float largest = hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(maxima[0], maxima[1]), hn::Max(maxima[2], maxima[3]))));
+  for (; i < n; ++i) largest = std::max(largest, x[i]);
+  return largest;
 }
 
 /// Of a row of logits.
@@ -137,22 +163,16 @@ struct LogSumExp {
 };
 
 inline LogSumExp log_sum_exp(std::int64_t vocab, const float* logits) {
-  const FloatTag d;
-  FloatVector maxima[4];
-  for (auto& maximum : maxima) maximum = hn::Set(d, logits[0]);
-  std::int64_t i = 0;
-  for (; i + 4 * kWidth <= vocab; i += 4 * kWidth)
-    for (std::int64_t part = 0; part < 4; ++part)
-      maxima[part] = hn::Max(maxima[part], hn::LoadU(d, logits + i + part * kWidth));
-  float largest = hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(maxima[0], maxima[1]), hn::Max(maxima[2], maxima[3]))));
-  for (; i < vocab; ++i) largest = std::max(largest, logits[i]);
-
-  const DoubleTag dd;
-  const DoubleVector shift = hn::Set(dd, static_cast<double>(largest));
-  const double sum = wide_sum(
-      vocab, [&](std::int64_t j) HWY_ATTR { return hn::Exp(dd, hn::Sub(widened(logits + j), shift)); },
-      [&](std::int64_t j) { return std::exp(static_cast<double>(logits[j]) - static_cast<double>(largest)); });
-  return {largest, std::log(sum) + static_cast<double>(largest)};
+  const DoubleTag d;
+  const float largest = largest_of(vocab, logits);
+  const DoubleVector shift = hn::Set(d, static_cast<double>(largest));
+  const auto sums = wide_sums<1>(
+      vocab,
+      [&](std::int64_t i, DoubleVector* terms) HWY_ATTR { terms[0] = hn::Exp(d, hn::Sub(widened(logits + i), shift)); },
+      [&](std::int64_t i, double* terms) {
+        terms[0] = std::exp(static_cast<double>(logits[i]) - static_cast<double>(largest));
+      });
+  return {largest, std::log(sums[0]) + static_cast<double>(largest)};
 }
 
 }  // namespace voronoi::kernels::HWY_NAMESPACE

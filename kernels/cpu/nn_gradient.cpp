@@ -162,20 +162,26 @@ double cross_entropy_row(std::int64_t vocab, float factor, std::int32_t target, 
 
 double divergence_row(std::int64_t vocab, float factor, const float* teacher, float* logits) {
   const FloatTag d;
-  const LogSumExp from = log_sum_exp(vocab, teacher), row = log_sum_exp(vocab, logits);
-  // sum of p (log p - log q), p the teacher's.
+  const LogSumExp row = log_sum_exp(vocab, logits);
+  const float largest = largest_of(vocab, teacher);
+  // With e the exponentials of the teacher's logits t: its softmax p is e / sum(e), and sum of p (log p - log q) is
+  // sum(e (t - logits)) / sum(e) - log(sum(e)) + log(sum(exp(logits))).
   const DoubleTag dd;
-  const DoubleVector from_shift = hn::Set(dd, from.value), gap = hn::Set(dd, row.value - from.value);
-  const double divergence = wide_sum(
+  const DoubleVector from_shift = hn::Set(dd, static_cast<double>(largest));
+  const auto sums = wide_sums<2>(
       vocab,
-      [&](std::int64_t j) HWY_ATTR {
-        const DoubleVector t = widened(teacher + j);
-        return hn::Mul(hn::Exp(dd, hn::Sub(t, from_shift)), hn::Add(hn::Sub(t, widened(logits + j)), gap));
+      [&](std::int64_t i, DoubleVector* terms) HWY_ATTR {
+        const DoubleVector t = widened(teacher + i);
+        terms[0] = hn::Exp(dd, hn::Sub(t, from_shift));
+        terms[1] = hn::Mul(terms[0], hn::Sub(t, widened(logits + i)));
       },
-      [&](std::int64_t j) {
-        const double t = static_cast<double>(teacher[j]);
-        return std::exp(t - from.value) * (t - static_cast<double>(logits[j]) + (row.value - from.value));
+      [&](std::int64_t i, double* terms) {
+        const double t = static_cast<double>(teacher[i]);
+        terms[0] = std::exp(t - static_cast<double>(largest));
+        terms[1] = terms[0] * (t - static_cast<double>(logits[i]));
       });
+  const LogSumExp from{largest, std::log(sums[0]) + static_cast<double>(largest)};
+  const double divergence = sums[1] / sums[0] - from.value + row.value;
   const FloatVector shift = hn::Set(d, row.largest), share = hn::Set(d, share_of_row(row, factor)),
                     teacher_shift = hn::Set(d, from.largest), teacher_share = hn::Set(d, share_of_row(from, factor));
   map_places<2, 1>(vocab, {teacher, logits}, {logits}, [&](const FloatVector* v, FloatVector* to) HWY_ATTR {

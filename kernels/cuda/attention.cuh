@@ -1,9 +1,11 @@
-// What the two attention kernels share: how rows are dealt to blocks, what a row may see.
+// What the attention kernels share: how rows are dealt to blocks, what a row may see.
 //
 // A block takes kRows rows of one sequence and one key head. A row is a pair (token, query head of the group), tokens
 // first, so that all query heads of a group use a tile of keys and values while it is in shared memory. Online softmax:
 // Milakov and Gimelshein 2018, Dao et al. 2022.
 #pragma once
+
+#include <initializer_list>
 
 #include "kernels/cuda/nn.cuh"
 
@@ -69,6 +71,11 @@ __device__ __forceinline__ float4 load_4(const float* row, int column, int n_col
 }
 
 constexpr float kNoScore = -1e30F;  // below any score that counts
+
+/// Throws for shapes that the kernels cannot take; false: nothing to do.
+bool check_attention(const AttentionShape& shape);
+/// Whether rows of q, k, v (and others of their layouts) may be read 16 bytes at a time.
+bool vector_loads(const AttentionShape& shape, std::initializer_list<const float*> arrays);
 
 void attention_f32(Native& native, const AttentionShape& shape, bool vectors, const float* q, const float* k,
                    const float* v, float* out);

@@ -8,6 +8,7 @@ namespace voronoi::kernels {
 DeviceKernels cuda_device_kernels();
 LinalgKernels cuda_linalg_kernels();
 NnKernels cuda_nn_kernels();
+NnGradientKernels cuda_nn_gradient_kernels();
 VqKernels cuda_vq_kernels();
 VqSliceKernels cuda_vq_slice_kernels();
 HessianKernels cuda_hessian_kernels();

@@ -8,6 +8,7 @@ Kernels make_table() {
   return {.device = cuda_device_kernels(),
           .linalg = cuda_linalg_kernels(),
           .nn = cuda_nn_kernels(),
+          .nn_gradient = cuda_nn_gradient_kernels(),
           .vq = cuda_vq_kernels(),
           .slice = cuda_vq_slice_kernels(),
           .hessian = cuda_hessian_kernels(),

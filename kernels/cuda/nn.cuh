@@ -19,6 +19,34 @@ inline dim3 nn_grid(std::int64_t blocks) { return grid_of(std::min(blocks, kNnBl
 
 inline bool aligned_16(const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; }
 
+/// What the block reduces a row in.
+struct RowReduction {
+  float maxima[kNnThreads / kWarpSize];
+  double sums[kWarpSize];
+};
+
+/// log(sum of exp) of a row of logits, and the largest of them.
+struct LogSumExp {
+  float largest;
+  double value;
+};
+
+/// By the whole block. Thread t sums the exponentials of columns t, t + kNnThreads, ... in that order, then block_sum:
+/// the same bits at any grid. About 40 fp64 operations a logit, on hardware with half the fp32 rate or better.
+__device__ __forceinline__ LogSumExp log_sum_exp(std::int64_t vocab, const float* values, RowReduction& shared) {
+  float largest = values[0];
+  for (std::int64_t i = threadIdx.x; i < vocab; i += kNnThreads) largest = fmaxf(largest, values[i]);
+  for (int step = kWarpSize / 2; step > 0; step /= 2) largest = fmaxf(largest, shuffle_xor(largest, step));
+  if (lane_id() == 0) shared.maxima[warp_id()] = largest;
+  sync_threads();
+  for (const float maximum : shared.maxima) largest = fmaxf(largest, maximum);
+  sync_threads();
+  const auto shift = static_cast<double>(largest);
+  double sum = 0;
+  for (std::int64_t i = threadIdx.x; i < vocab; i += kNnThreads) sum += exp(static_cast<double>(values[i]) - shift);
+  return {largest, log(block_sum(sum, shared.sums)) + shift};
+}
+
 void attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
                float* out);
 void cached_attention(const Exec& exec, const AttentionShape& shape, std::int64_t n_past, const float* q,

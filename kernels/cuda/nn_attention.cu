@@ -197,19 +197,28 @@ void attend(Native& native, const AttentionShape& shape, bool vectors, const flo
 
 }  // namespace
 
-void attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
-               float* out) {
+bool check_attention(const AttentionShape& shape) {
   VORONOI_REQUIRE(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
                   "query heads must be a multiple of key heads");
   if (shape.head_dim > 256)
     throw core::DeviceError("attention on the GPU takes heads of up to 256, not " + std::to_string(shape.head_dim) +
                             ": compute on the CPU (--device cpu)");
-  if (shape.n_sequences <= 0 || shape.n_tokens <= 0) return;
+  if (shape.n_sequences <= 0 || shape.n_tokens <= 0) return false;
   VORONOI_REQUIRE(shape.n_tokens <= (std::int64_t{1} << 30) / (shape.n_heads / shape.n_kv_heads),
                   "rows of a sequence are counted in 32 bits");
+  return true;
+}
+
+bool vector_loads(const AttentionShape& shape, std::initializer_list<const float*> arrays) {
+  return std::all_of(arrays.begin(), arrays.end(), aligned_16) && shape.ld_q % 4 == 0 && shape.ld_kv % 4 == 0 &&
+         shape.head_dim % 4 == 0;
+}
+
+void attention(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
+               float* out) {
+  if (!check_attention(shape)) return;
   Native& gpu = native(exec);
-  const bool vectors = aligned_16(q) && aligned_16(k) && aligned_16(v) && shape.ld_q % 4 == 0 && shape.ld_kv % 4 == 0 &&
-                       shape.head_dim % 4 == 0;
+  const bool vectors = vector_loads(shape, {q, k, v});
   if (shape.compute == core::DType::bf16)
     attend<true>(gpu, shape, vectors, q, k, v, out);
   else if (shape.compute == core::DType::f16)

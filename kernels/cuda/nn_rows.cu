@@ -40,31 +40,13 @@ __global__ void __launch_bounds__(kNnThreads)
     norm_row<kNnThreads>(dim, x + row * ldx, weight, eps, out + row * ld_out, static_cast<int>(threadIdx.x), shared);
 }
 
-__device__ __forceinline__ float block_max(float value, float* shared) {
-  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, shuffle_xor(value, step));
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-  sync_threads();
-  float maximum = shared[0];
-  for (int i = 1; i < kWarps; ++i) maximum = fmaxf(maximum, shared[i]);
-  sync_threads();
-  return maximum;
-}
-
-/// Thread t sums the exponentials of columns t, t + kNnThreads, ... in that order, then block_sum: the same bits at any
-/// grid. About 40 fp64 operations a logit, on hardware with half the fp32 rate or better.
 __global__ void __launch_bounds__(kNnThreads) nll_kernel(std::int64_t n_rows, std::int64_t vocab, const float* logits,
                                                          std::int64_t ld, const std::int32_t* target, double* nll) {
-  __shared__ float maxima[kWarps];
-  __shared__ double sums[kWarps];
+  __shared__ RowReduction shared;
   for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x) {
     const float* values = logits + row * ld;
-    float largest = values[0];
-    for (std::int64_t i = threadIdx.x; i < vocab; i += kNnThreads) largest = fmaxf(largest, values[i]);
-    const auto shift = static_cast<double>(block_max(largest, maxima));
-    double sum = 0;
-    for (std::int64_t i = threadIdx.x; i < vocab; i += kNnThreads) sum += exp(static_cast<double>(values[i]) - shift);
-    sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) nll[row] = log(sum) + shift - static_cast<double>(values[target[row]]);
+    const LogSumExp all = log_sum_exp(vocab, values, shared);
+    if (threadIdx.x == 0) nll[row] = all.value - static_cast<double>(values[target[row]]);
   }
 }
 

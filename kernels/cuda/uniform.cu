@@ -40,7 +40,7 @@ RowLayout layout_of(const PackedUniform& p) {
   return row;
 }
 
-/// Scale and zero of a row's group.
+/// Scale, stored or tuned, and zero of a row's group.
 struct Grid {
   float scale;
   std::int32_t zero;
@@ -48,8 +48,9 @@ struct Grid {
 
 template <bool kBf16>
 __device__ __forceinline__ Grid load_grid(const PackedUniform& p, const RowLayout& layout, std::int64_t row,
-                                          std::int64_t group) {
-  return {widen16<kBf16>(p.scale[row * layout.n_groups + group]),
+                                          std::int64_t group, const float* tuned_scale = nullptr) {
+  const std::int64_t at = row * layout.n_groups + group;
+  return {tuned_scale != nullptr ? tuned_scale[at] : widen16<kBf16>(p.scale[at]),
           static_cast<std::int32_t>(packed_value(p.zeros + row * layout.zero_words, group, p.bits))};
 }
 
@@ -63,14 +64,32 @@ __device__ __forceinline__ float load_weight(const PackedUniform& p, const RowLa
 /// Block (row, chunk): its stored columns. Neighbouring threads write neighbouring columns unless a permutation
 /// scatters them.
 template <bool kBf16, class Out>
-__global__ void decode_kernel(PackedUniform p, RowLayout layout, Out* weight) {
+__global__ void decode_kernel(PackedUniform p, RowLayout layout, const float* tuned_scale, Out* weight) {
   const std::int64_t row = blockIdx.x, first = static_cast<std::int64_t>(blockIdx.y) * kColumnsABlock;
   const std::int64_t end = first + kColumnsABlock < p.in_features ? first + kColumnsABlock : p.in_features;
   for (std::int64_t stored = first + threadIdx.x; stored < end; stored += blockDim.x) {
     const std::int64_t column = p.perm != nullptr ? p.perm[stored] : stored;
-    const Grid grid = load_grid<kBf16>(p, layout, row, stored / p.group_size);
+    const Grid grid = load_grid<kBf16>(p, layout, row, stored / p.group_size, tuned_scale);
     store<kBf16>(load_weight(p, layout, grid, row, stored), weight + row * p.in_features + column);
   }
+}
+
+/// A warp a row and group: the sum over its columns of d_weight times (code - zero).
+__global__ void __launch_bounds__(kThreads)
+    gradient_kernel(PackedUniform p, RowLayout layout, const float* d_weight, float* d_scale) {
+  const std::int64_t place = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_id();
+  if (place >= p.out_features * layout.n_groups) return;  // a whole warp
+  const std::int64_t row = place / layout.n_groups, group = place % layout.n_groups;
+  const Grid grid{1.0F, static_cast<std::int32_t>(packed_value(p.zeros + row * layout.zero_words, group, p.bits))};
+  const std::int64_t first = group * p.group_size, last = first + p.group_size;
+  const std::int64_t end = last < p.in_features ? last : p.in_features;
+  float sum = 0;
+  for (std::int64_t stored = first + lane_id(); stored < end; stored += kWarpSize) {
+    const std::int64_t column = p.perm != nullptr ? p.perm[stored] : stored;
+    sum = fmaf(d_weight[row * p.in_features + column], load_weight(p, layout, grid, row, stored), sum);
+  }
+  sum = warp_sum(sum);
+  if (lane_id() == 0) d_scale[place] += sum;
 }
 
 /// ordered [n_tokens, in] in stored order.
@@ -134,7 +153,19 @@ template <class Out>
 void decode(const Exec& exec, const PackedUniform& p, Out* weight) {
   const auto kernel = p.dtype == core::DType::bf16 ? decode_kernel<true, Out> : decode_kernel<false, Out>;
   launch(native(exec), kernel, grid_of(p.out_features, core::ceil_div(p.in_features, kColumnsABlock)), dim3(kThreads),
-         0, p, layout_of(p), weight);
+         0, p, layout_of(p), nullptr, weight);
+}
+
+void decode_tuned(const Exec& exec, const PackedUniform& p, const float* scale, float* weight) {
+  launch(native(exec), decode_kernel<false, float>,
+         grid_of(p.out_features, core::ceil_div(p.in_features, kColumnsABlock)), dim3(kThreads), 0, p, layout_of(p),
+         scale, weight);
+}
+
+void gradient(const Exec& exec, const PackedUniform& p, const float* d_weight, float* d_scale) {
+  const RowLayout layout = layout_of(p);
+  launch(native(exec), gradient_kernel, grid_of(core::ceil_div(p.out_features * layout.n_groups, std::int64_t{kWarps})),
+         dim3(kThreads), 0, p, layout, d_weight, d_scale);
 }
 
 /// Tokens of one pass.
@@ -170,7 +201,11 @@ void fused_matmul(const Exec& exec, const PackedUniform& packed, std::int64_t n_
 }  // namespace gpu
 
 UniformKernels cuda_uniform_kernels() {
-  return {.decode_f32 = gpu::decode<float>, .decode_16 = gpu::decode<std::uint16_t>, .fused_matmul = gpu::fused_matmul};
+  return {.decode_f32 = gpu::decode<float>,
+          .decode_16 = gpu::decode<std::uint16_t>,
+          .fused_matmul = gpu::fused_matmul,
+          .decode_tuned = gpu::decode_tuned,
+          .gradient = gpu::gradient};
 }
 
 }  // namespace voronoi::kernels

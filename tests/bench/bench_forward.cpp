@@ -1,6 +1,6 @@
-// Speed of the forward pass and of Hessian updates in the shapes of SmolLM2-135M, beside OpenBLAS's sgemm in the same
-// run. GFLOP/s counts processor time of all threads, so that it is a figure per core and holds on a busy machine;
-// OPENBLAS_CORETYPE chooses OpenBLAS's kernels.
+// Speed of the forward and backward pass and of Hessian updates in the shapes of SmolLM2-135M, beside OpenBLAS's sgemm
+// in the same run. GFLOP/s counts processor time of all threads, so that it is a figure per core and holds on a busy
+// machine; OPENBLAS_CORETYPE chooses OpenBLAS's kernels.
 #include <benchmark/benchmark.h>
 #include <cblas.h>
 
@@ -83,11 +83,7 @@ void cholesky_and_inverse(benchmark::State& state) {
   set_flops(state, 2.0 / 3.0 * static_cast<double>(n) * static_cast<double>(n * n));
 }
 
-void attention(benchmark::State& state) {
-  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
-  const std::vector<float> q = random_floats(kTokens * kHeads * kHeadDim),
-                           k = random_floats(kTokens * kKvHeads * kHeadDim);
-  std::vector<float> out(q.size());
+kernels::AttentionShape attention_shape() {
   kernels::AttentionShape shape{};
   shape.n_sequences = 1;
   shape.n_tokens = kTokens;
@@ -97,8 +93,34 @@ void attention(benchmark::State& state) {
   shape.scale = 0.125F;
   shape.ld_q = shape.ld_out = kHeads * kHeadDim;
   shape.ld_kv = kKvHeads * kHeadDim;
+  return shape;
+}
+
+/// Of the two products of attention, half of whose scores are masked.
+constexpr double kAttentionFlops =
+    2.0 * static_cast<double>(kTokens * kTokens) * static_cast<double>(kHeads * kHeadDim);
+
+void attention(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const std::vector<float> q = random_floats(kTokens * kHeads * kHeadDim),
+                           k = random_floats(kTokens * kKvHeads * kHeadDim);
+  std::vector<float> out(q.size());
+  const kernels::AttentionShape shape = attention_shape();
   for (auto _ : state) context.nn().attention(context.exec(), shape, q.data(), k.data(), k.data(), out.data());
-  set_flops(state, 2.0 * static_cast<double>(kTokens * kTokens) * static_cast<double>(kHeads * kHeadDim));
+  set_flops(state, kAttentionFlops);
+}
+
+void attention_gradient(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const std::vector<float> q = random_floats(kTokens * kHeads * kHeadDim),
+                           k = random_floats(kTokens * kKvHeads * kHeadDim), d_out = q;
+  std::vector<float> out(q.size()), dq(q.size()), dk(k.size()), dv(k.size());
+  const kernels::AttentionShape shape = attention_shape();
+  context.nn().attention(context.exec(), shape, q.data(), k.data(), k.data(), out.data());
+  for (auto _ : state)
+    context.nn_gradient().attention(context.exec(), shape, q.data(), k.data(), k.data(), out.data(), d_out.data(),
+                                    dq.data(), dk.data(), dv.data());
+  set_flops(state, 2.5 * kAttentionFlops);
 }
 
 void swiglu(benchmark::State& state) {
@@ -165,6 +187,52 @@ void forward_block(benchmark::State& state) {
   set_flops(state, kBlockFlops);
 }
 
+/// With the gradients of all weights. Counted: the forward pass again but for its down projection, two products a
+/// linear and seven of attention's in all.
+void backward_block(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const RandomSource source;
+  model::Transformer transformer(source, context);
+  const model::BlockWeights block = transformer.load_block(0);
+  const std::vector<std::int32_t> ids(kTokens, 7);
+  const model::HiddenStates hidden = transformer.embed(ids, 1, kTokens);
+  model::HiddenStates gradient{1, kTokens, hidden.values.clone()};
+  model::BlockGradients sums = transformer.make_gradients(block);
+  std::vector<float> d_weight(static_cast<std::size_t>(kHidden * kIntermediate));
+  for (auto _ : state)
+    transformer.backward_block(block, hidden, gradient, &sums,
+                               [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows,
+                                   const float* x, const float* dy) {
+                                 const std::int64_t n_out = site.linears[i].out_features,
+                                                    n_in = site.linears[i].in_features;
+                                 context.linalg().gemm_f32(context.exec(), true, false, n_out, n_in, n_rows, 1.0F, dy,
+                                                           n_out, x, n_in, 1.0F, d_weight.data(), n_in);
+                               });
+  set_flops(state, 3 * kBlockFlops - 2.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kIntermediate) +
+                       3.5 * kAttentionFlops);
+}
+
+/// Of a window's loss by its hidden states: logits and their derivative, slab by slab.
+void cross_entropy(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const RandomSource source;
+  model::Transformer transformer(source, context);
+  const std::vector<std::int32_t> ids(kTokens, 7);
+  const model::HiddenStates hidden = transformer.embed(ids, 1, kTokens);
+  for (auto _ : state) benchmark::DoNotOptimize(transformer.cross_entropy(hidden, ids, 1.0F));
+  set_flops(state, 4.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kVocab));
+}
+
+void divergence(benchmark::State& state) {
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
+  const RandomSource source;
+  model::Transformer transformer(source, context);
+  const std::vector<std::int32_t> ids(kTokens, 7);
+  const model::HiddenStates hidden = transformer.embed(ids, 1, kTokens);
+  for (auto _ : state) benchmark::DoNotOptimize(transformer.divergence(hidden, hidden, 1.0F));
+  set_flops(state, 6.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kVocab));
+}
+
 void forward_window_with_head(benchmark::State& state) {
   backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
   const RandomSource source;
@@ -200,9 +268,13 @@ BENCHMARK(cholesky_and_inverse)
     ->Unit(benchmark::kMillisecond)
     ->MeasureProcessCPUTime();
 BENCHMARK(attention)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(attention_gradient)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(swiglu)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(nll)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(forward_block)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(backward_block)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(cross_entropy)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(divergence)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(forward_window_with_head)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 
 }  // namespace

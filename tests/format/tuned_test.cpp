@@ -18,6 +18,7 @@
 namespace voronoi::format {
 namespace {
 
+using test::case_of;
 using test::PackedShape;
 using test::UniformShape;
 using testing::HasSubstr;
@@ -105,7 +106,7 @@ Sums plain_gradient(const Encoding& encoding, const std::vector<float>& paramete
 }
 
 /// An encoding, its tuned matrix, and parameters away from the stored ones.
-class Tuned : public ::testing::TestWithParam<Encoding> {
+class Tuned : public ::testing::TestWithParam<test::PackedCase> {
  protected:
   void SetUp() override {
     matrix_ = encoding().format->tuned(context_, encoding());
@@ -115,7 +116,7 @@ class Tuned : public ::testing::TestWithParam<Encoding> {
     for (std::size_t i = 0; i < moved_.size(); ++i) moved_[i] += 0.1F * step[i];
     d_weight_ = random_values(n_weights(), 6);
   }
-  const Encoding& encoding() const { return GetParam(); }
+  const Encoding& encoding() const { return GetParam().encoding; }
   std::int64_t n_weights() const { return encoding().out_features * encoding().in_features; }
   std::vector<float> decoded(const std::vector<float>& parameters) {
     std::vector<float> weight(index(n_weights()), std::numeric_limits<float>::quiet_NaN());
@@ -224,24 +225,24 @@ TEST_P(Tuned, WhatTheStoredTypeCannotHoldIsRefusedWithTheArray) {
   EXPECT_THROW((void)matrix_->rounded(short_one), core::InternalError);
 }
 
-Encoding of(const PackedShape& shape) { return test::random_packed(shape); }
-Encoding of(const UniformShape& shape) { return test::random_packed(shape); }
-
 // Vectors that end with the matrix and such that do not, with and without residual, outliers, groups and a column
 // order; many parts of the vector rows and one.
 INSTANTIATE_TEST_SUITE_P(Vptq, Tuned,
-                         ::testing::Values(of(PackedShape{24, 64, 4, 8, 0}), of(PackedShape{601, 120, 6, 4, 0}),
-                                           of(PackedShape{50, 70, 8, 10, 8, 1, 0, 0, 0, false, core::DType::bf16}),
-                                           of(PackedShape{399, 66, 12, 5, 3}),
-                                           of(PackedShape{35, 90, 16, 8, 4, 1, 0, 0, 0, true}),
-                                           of(PackedShape{401, 96, 6, 5, 4, 3, 6, 4, 37, true, core::DType::bf16}),
-                                           of(PackedShape{190, 40, 4, 6, 6, 2, 10, 8, 300, true}),
-                                           of(PackedShape{77, 51, 3, 4, 2, 1, 1, 5, 7})));
+                         ::testing::Values(case_of(PackedShape{24, 64, 4, 8, 0}),
+                                           case_of(PackedShape{601, 120, 6, 4, 0}),
+                                           case_of(PackedShape{50, 70, 8, 10, 8, 1, 0, 0, 0, false, core::DType::bf16}),
+                                           case_of(PackedShape{399, 66, 12, 5, 3}),
+                                           case_of(PackedShape{35, 90, 16, 8, 4, 1, 0, 0, 0, true}),
+                                           case_of(PackedShape{401, 96, 6, 5, 4, 3, 6, 4, 37, true, core::DType::bf16}),
+                                           case_of(PackedShape{190, 40, 4, 6, 6, 2, 10, 8, 300, true}),
+                                           case_of(PackedShape{77, 51, 3, 4, 2, 1, 1, 5, 7})));
 
 INSTANTIATE_TEST_SUITE_P(Uniform, Tuned,
-                         ::testing::Values(of(UniformShape{24, 64, 2, 64}), of(UniformShape{37, 101, 3, 16, true}),
-                                           of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
-                                           of(UniformShape{7, 65, 11, 5, true}), of(UniformShape{1, 1, 1, 1})));
+                         ::testing::Values(case_of(UniformShape{24, 64, 2, 64}),
+                                           case_of(UniformShape{37, 101, 3, 16, true}),
+                                           case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
+                                           case_of(UniformShape{7, 65, 11, 5, true}),
+                                           case_of(UniformShape{1, 1, 1, 1})));
 
 }  // namespace
 }  // namespace voronoi::format

@@ -217,5 +217,17 @@ TEST_F(GpuHessianTree, SumsAreThoseOfTheCpu) {
   EXPECT_EQ(received.n_tokens(), 10);
 }
 
+TEST_F(GpuHessianTree, SoAreThoseOfOtherVectors) {
+  calib::SumTree ours(gpu(), 300), theirs(cpu(), 300);
+  for (const std::int64_t chunk : {3, 0, 1, 2, 5}) {
+    const std::vector<float> values = test::normal_values(300, static_cast<std::uint32_t>(chunk) + 1);
+    ours.add(chunk, on_gpu(values).data(), {1, chunk});
+    theirs.add(chunk, values.data(), {1, chunk});
+  }
+  EXPECT_EQ(ours.n_nodes(), 2);
+  EXPECT_EQ(ours.counts(), (calib::SumCounts{5, 11}));
+  EXPECT_EQ(ours.total().to_host(), theirs.total().to_host());
+}
+
 }  // namespace
 }  // namespace voronoi::model

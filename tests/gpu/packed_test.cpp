@@ -1,9 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <ostream>
-#include <string>
-#include <utility>
+#include <limits>
 
 #include "gpu/gpu_fixture.h"
 #include "support/random_packed.h"
@@ -11,30 +9,7 @@
 namespace voronoi::test {
 namespace {
 
-struct Case {
-  std::string text;
-  format::Encoding encoding;
-};
-void PrintTo(const Case& tested, std::ostream* out) { *out << tested.text; }
-
-std::string ending(bool permuted, core::DType dtype) {
-  return std::string(permuted ? ", perm" : "") + (dtype == core::DType::bf16 ? ", bf16" : ", f16");
-}
-
-Case case_of(const PackedShape& s) {
-  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", v " + std::to_string(s.v) +
-              ", bits " + std::to_string(s.main_bits) + " + " + std::to_string(s.residual_bits) + ", groups " +
-              std::to_string(s.groups) + ", outliers " + std::to_string(s.outlier_size) + ending(s.permuted, s.dtype),
-          random_packed(s)};
-}
-
-Case case_of(const UniformShape& s) {
-  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", uniform, bits " +
-              std::to_string(s.bits) + ", groups of " + std::to_string(s.group_size) + ending(s.permuted, s.dtype),
-          random_packed(s)};
-}
-
-class GpuPacked : public GpuTest, public ::testing::WithParamInterface<Case> {
+class GpuPacked : public GpuTest, public ::testing::WithParamInterface<PackedCase> {
  protected:
   const format::Encoding& encoding() const { return GetParam().encoding; }
   std::unique_ptr<format::PackedMatrix> on(backend::Context& context) const {
@@ -97,6 +72,56 @@ TEST_P(GpuPacked, MultipliesWithinTheRoundingOfItsSums) {
           EXPECT_NEAR(static_cast<double>(cpu_out[at]), sum, bound) << "token " << t << ", row " << row;
         }
     }
+  }
+}
+
+TEST_P(GpuPacked, TunedNumbersDecodeTheSameBitsAndHaveTheSameGradient) {
+  const auto here = encoding().format->tuned(cpu(), encoding()), there = encoding().format->tuned(gpu(), encoding());
+  EXPECT_EQ(there->size_bytes(), here->size_bytes());
+  const std::int64_t n = encoding().out_features * encoding().in_features;
+  std::vector<float> parameters = here->initial();
+  EXPECT_EQ(there->initial(), parameters);
+  const std::vector<float> step = normal_values(here->n_parameters(), 3), d_weight = normal_values(n, 4);
+  for (std::size_t i = 0; i < step.size(); ++i) parameters[i] += 0.01F * step[i];
+  const backend::Array<float> gpu_parameters = on_gpu(parameters), gpu_d_weight = on_gpu(d_weight);
+  std::vector<float> expected(static_cast<std::size_t>(n));
+  here->decode(cpu(), parameters.data(), expected.data());
+  backend::Array<float> weight(gpu(), n);
+  there->decode(gpu(), gpu_parameters.data(), weight.data());
+  EXPECT_EQ(weight.to_host(), expected);
+
+  const std::vector<float> before = normal_values(here->n_parameters(), 5);
+  std::vector<float> gradient = before, size(before.size());
+  here->add_gradient(cpu(), parameters.data(), d_weight.data(), gradient.data());
+  backend::Array<float> ours = on_gpu(before), again = on_gpu(before);
+  there->add_gradient(gpu(), gpu_parameters.data(), gpu_d_weight.data(), ours.data());
+  there->add_gradient(gpu(), gpu_parameters.data(), gpu_d_weight.data(), again.data());
+  const std::vector<float> got = ours.to_host();
+  EXPECT_EQ(again.to_host(), got);
+  // Roundings of sums of up to a column's terms of size about one, or a group's of some steps.
+  const double bound = 1e-6 * std::sqrt(static_cast<double>(n)) *
+                       (encoding().format == &format::uniform_format() ? std::exp2(nominal_bits(encoding())) : 1.0);
+  for (std::size_t i = 0; i < got.size(); ++i)
+    ASSERT_NEAR(got[i], gradient[i], bound + 1e-5 * static_cast<double>(std::fabs(gradient[i]))) << i;
+
+  const format::Encoding rounded = there->rounded(parameters);
+  EXPECT_TRUE(rounded == here->rounded(parameters));
+}
+
+TEST_P(GpuPacked, AGradientThatIsNotFiniteIsNotHidden) {
+  const auto there = encoding().format->tuned(gpu(), encoding());
+  std::vector<float> d_weight(static_cast<std::size_t>(encoding().out_features * encoding().in_features), 1.0F);
+  d_weight.back() = std::numeric_limits<float>::quiet_NaN();
+  const backend::Array<float> parameters = on_gpu(there->initial()), gpu_d_weight = on_gpu(d_weight);
+  backend::Array<float> gradient(gpu(), there->n_parameters());
+  gradient.zero();
+  there->add_gradient(gpu(), parameters.data(), gpu_d_weight.data(), gradient.data());
+  const std::vector<float> values = gradient.to_host();
+  for (const format::ParameterRun& run : there->runs()) {
+    bool found = false;
+    for (std::int64_t i = run.first; i < run.first + run.size; ++i)
+      found = found || std::isnan(values[static_cast<std::size_t>(i)]);
+    EXPECT_TRUE(found) << run.array;
   }
 }
 

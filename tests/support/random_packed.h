@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <ostream>
 #include <random>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/packing.h"
@@ -111,6 +113,32 @@ inline format::Encoding random_packed(const UniformShape& s) {
   e.scale = random.values(s.out_features * n_groups, 0.1F, 0.03F);
   if (s.permuted) e.perm = random.permutation(s.in_features);
   return format::to_encoding(e);
+}
+
+/// For tests with such a parameter.
+struct PackedCase {
+  std::string text;
+  format::Encoding encoding;
+};
+inline void PrintTo(const PackedCase& tested, std::ostream* out) { *out << tested.text; }
+
+inline std::string shape_ending(bool permuted, core::DType dtype) {
+  return std::string(permuted ? ", perm" : "") + (dtype == core::DType::bf16 ? ", bf16" : ", f16");
+}
+
+inline PackedCase case_of(const PackedShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", v " + std::to_string(s.v) +
+              ", bits " + std::to_string(s.main_bits) + " + " + std::to_string(s.residual_bits) + ", groups " +
+              std::to_string(s.groups) + ", outliers " + std::to_string(s.outlier_size) +
+              shape_ending(s.permuted, s.dtype),
+          random_packed(s)};
+}
+
+inline PackedCase case_of(const UniformShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", uniform, bits " +
+              std::to_string(s.bits) + ", groups of " + std::to_string(s.group_size) +
+              shape_ending(s.permuted, s.dtype),
+          random_packed(s)};
 }
 
 }  // namespace voronoi::test
