@@ -23,6 +23,8 @@ constexpr std::int64_t kTileRows = kMicroRows * (112 / kMicroRows);
 constexpr std::int64_t kTileColumns = 768;
 // Elements of B packed at a time: they fit a last-level cache.
 constexpr std::int64_t kSlabElements = 2 << 20;
+// Depth of op(B) packed at a time: a slab of it has columns enough for what packing A costs.
+constexpr std::int64_t kSlabDepth = 16 * kGemmDepth;
 constexpr std::int64_t kGramColumns = 256;
 
 template <class T>
@@ -104,6 +106,18 @@ template <class T>
 void gemm(const Exec& exec, const MatrixProduct<T>& x, Part part) {
   if (x.m == 0 || x.n == 0) return;
   if (x.k == 0) return scale(x);
+  if (x.k > kSlabDepth) {
+    // Cut where the chains are cut anyway.
+    for (std::int64_t p = 0; p < x.k; p += kSlabDepth) {
+      MatrixProduct<T> piece = x;
+      piece.k = std::min(kSlabDepth, x.k - p);
+      piece.a += x.transpose_a ? p * x.lda : p;
+      piece.b += x.transpose_b ? p : p * x.ldb;
+      if (p > 0) piece.beta = T{1};
+      gemm(exec, piece, part);
+    }
+    return;
+  }
   const std::int64_t panels = core::ceil_div(x.n, kPanel<T>);
   const std::int64_t slab_panels = std::clamp<std::int64_t>(kSlabElements / (x.k * kPanel<T>), 1, panels);
   const std::int64_t row_tiles = core::ceil_div(x.m, kTileRows);

@@ -56,6 +56,17 @@ void gemm_f32(benchmark::State& state) {
   set_flops(state, 2.0 * static_cast<double>(m * n) * static_cast<double>(k));
 }
 
+/// What a linear's output means for its input: [m, k] times W [k, n].
+void gemm_f32_back(benchmark::State& state) {
+  const std::int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  backend::Context context(backend::Device::cpu, static_cast<int>(state.range(3)));
+  const std::vector<float> a = random_floats(m * k), b = random_floats(n * k);
+  std::vector<float> c(static_cast<std::size_t>(m * n));
+  for (auto _ : state)
+    context.linalg().gemm_f32(context.exec(), false, false, m, n, k, 1.0F, a.data(), k, b.data(), n, 0.0F, c.data(), n);
+  set_flops(state, 2.0 * static_cast<double>(m * n) * static_cast<double>(k));
+}
+
 void gram(benchmark::State& state) {
   const std::int64_t n = state.range(0);
   backend::Context context(backend::Device::cpu, static_cast<int>(state.range(1)));
@@ -260,6 +271,12 @@ BENCHMARK(gemm_f32)
     ->Args({kTokens, 576, 1536, 2})
     ->Args({512, kVocab, 576, 1})
     ->Args({512, kVocab, 576, 2})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime();
+BENCHMARK(gemm_f32_back)
+    ->ArgsProduct({{kTokens}, {576}, {576, 1536}, {1, 2}})
+    ->Args({512, 576, kVocab, 1})
+    ->Args({512, 576, kVocab, 2})
     ->Unit(benchmark::kMillisecond)
     ->MeasureProcessCPUTime();
 BENCHMARK(gram)->ArgsProduct({{576, 1536}, {1, 2}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();

@@ -77,9 +77,9 @@ class Linalg : public ::testing::Test {
 
   template <class T>
   void check_all() {
-    const std::vector<std::vector<std::int64_t>> sizes{{1, 1, 1},      {3, 5, 2},      {14, 32, 16},
-                                                       {15, 33, 17},   {6, 16, 1},     {113, 65, 256},
-                                                       {112, 64, 257}, {41, 130, 600}, {230, 7, 300}};
+    const std::vector<std::vector<std::int64_t>> sizes{{1, 1, 1},     {3, 5, 2},      {14, 32, 16},   {15, 33, 17},
+                                                       {6, 16, 1},    {113, 65, 256}, {112, 64, 257}, {41, 130, 600},
+                                                       {230, 7, 300}, {5, 37, 9000}};
     for (const auto& size : sizes)
       for (const bool ta : {false, true})
         for (const bool tb : {false, true}) {
