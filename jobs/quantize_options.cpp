@@ -75,7 +75,8 @@ CommandSpec quantize_command(run::Settings& o) {
       core::choice_option(
           "dtype", "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
           o.dtype, model::dtype_choices()),
-      core::choice_option("tune",
+      // Not --tune: mpirun looks for an option of its own of that name among the program's.
+      core::choice_option("tune-phases",
                           "what to tune by gradients once all is quantized; block: each block by the error of what "
                           "leaves it; end-to-end: all numbers of the packed model by its divergence from the "
                           "unquantized one; codes stay as they are",

@@ -46,7 +46,7 @@ std::vector<std::string> stage_list(const Settings& options);
 /// Whether the user asked for the stage by name.
 bool asks_for_stage(const Settings& options, std::string_view stage);
 
-/// Phases of --tune, in the order in which they run; empty: none.
+/// Phases of --tune-phases, in the order in which they run; empty: none.
 std::vector<std::string> tune_phases(const Settings& options);
 
 /// Problems of --bits with the method and with options that say the same.

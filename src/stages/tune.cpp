@@ -1,4 +1,4 @@
-// The stage that tunes the numbers of packed linears and the norms by gradients: phase after phase of --tune, each of
+// The stage that tunes the numbers of packed linears and the norms by gradients: phase after phase of --tune-phases, each of
 // which publishes one more generation of every layer.
 #include <fmt/format.h>
 
@@ -158,7 +158,7 @@ class Phase {
       if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
           before->second.begun.settings.at("layers") == now.at("layers"))
         throw core::ConfigError(
-            fmt::format("--tune: {} of this run began with other text or settings ({}, now {}); give those of then, "
+            fmt::format("--tune-phases: {} of this run began with other text or settings ({}, now {}); give those of then, "
                         "or use another --run with --hessians-from",
                         name_, before->second.begun.settings.dump(), settings));
       const tune::Sequences& sequences = work_.inputs.tuning_sequences;

@@ -12,7 +12,7 @@ namespace voronoi::tune {
 
 Sequences divide(std::int64_t n_windows, std::int64_t passes, double held_out_share) {
   if (n_windows < 2)
-    throw core::ConfigError("--tune: the text gives " + std::to_string(n_windows) +
+    throw core::ConfigError("--tune-phases: the text gives " + std::to_string(n_windows) +
                             " sequence(s), and one has to be held out; give more --tune-tokens, or more text");
   const std::int64_t every =
       std::clamp<std::int64_t>(static_cast<std::int64_t>(std::llround(1 / held_out_share)), 2, n_windows);

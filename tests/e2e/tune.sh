@@ -2,7 +2,9 @@
 # Tuning: the held-out loss falls; the same bytes on 1, 2 and 3 ranks and after any kill; the export is the tuned model; bad text and settings.
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
-options=("${common[@]}" --calibration-sequences 24 --method vptq --centroids 16 --tune block,end-to-end --tune-passes 2)
+base=("${common[@]:0:4}" --calibration-sequences 24 --calibration-context 128 --method vptq --centroids 256)
+phases=(--tune-phases block,end-to-end)
+options=("${base[@]}" "${phases[@]}" --tune-passes 2)
 
 # held_out RUN PHASE FIELD: of the record of the end of a phase.
 ended() { grep '"type":"tuning_ended"' "$1/journal.log" | grep "\"phase\":\"$2\"" | sed -n "s/.*\"$3\":\([^,}]*\).*/\1/p"; }
@@ -21,7 +23,7 @@ done
 [ -e "$work/reference/layers/model.norm.weight.g1.h5" ] || fail "no final norm"
 
 # It is what evaluation, export and all ranks see.
-expect 0 ranks 1 quantize --run "$work/untuned" "${options[@]}" --tune none
+expect 0 ranks 1 quantize --run "$work/untuned" "${base[@]}"
 cp -r "$work/untuned" "$work/added"
 tuned=$(perplexity "$work/reference") untuned=$(perplexity "$work/untuned") exported=$(perplexity "$work/reference/export")
 if [ "$kind" = trained ]; then less "$tuned" "$untuned" || fail "perplexity $untuned before, $tuned after"; fi
@@ -84,17 +86,17 @@ grep -q "end-to-end.h5.*tuning begins anew" "$work/stderr" || fail "no word of t
 same_layers "$work/reference" "$run"
 
 # Bad settings and texts.
-expect 2 ranks 1 quantize --run "$run" "${options[@]}" --tune-passes 3
+expect 2 ranks 1 quantize --run "$run" "${base[@]}" "${phases[@]}" --tune-passes 3
 grep -q "other text or settings" "$work/stderr" || { cat "$work/stderr"; fail "no word of the other settings"; }
-expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune end-to-end --tune-tokens 128
+expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune-phases end-to-end --tune-tokens 128
 grep -q "one has to be held out" "$work/stderr" || { cat "$work/stderr"; fail "no word of the held-out sequence"; }
-expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune end-to-end --tune-tokens 100000000
+expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune-phases end-to-end --tune-tokens 100000000
 grep -q "are asked for" "$work/stderr" || { cat "$work/stderr"; fail "no word of the short text"; }
 head -c 60 "$calibration_text" >"$work/short.txt"
-expect 3 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune end-to-end --tune-text "$work/short.txt"
+expect 3 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune-phases end-to-end --tune-text "$work/short.txt"
 grep -q "short.txt.*less than one window" "$work/stderr" || { cat "$work/stderr"; fail "no word of the short text"; }
 expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --stages tune
 # A rate that runs away: back to the best, which is the untuned model, and the run ends well.
-expect 0 ranks 1 quantize --run "$work/untuned" "${options[@]}" --tune end-to-end --tune-learning-rate 1
+expect 0 ranks 1 quantize --run "$work/untuned" "${base[@]}" --tune-phases end-to-end --tune-learning-rate 1
 grep -q "ran away" "$work/stderr" || { cat "$work/stderr"; fail "no word of the loss that ran away"; }
 grep -q '"end":"diverged"\|"fallbacks":[1-9]' "$work/untuned/journal.log" || fail "the fallback is not journalled"
