@@ -8,9 +8,9 @@
 namespace voronoi::calib {
 namespace {
 
-constexpr std::int64_t kN = 6;
+constexpr std::int64_t kLength = 6;
 
-backend::Context& context() {
+backend::Context& cpu_context() {
   static backend::Context cpu(backend::Device::cpu, 2);
   return cpu;
 }
@@ -19,16 +19,16 @@ backend::Context& context() {
 std::vector<float> chunk_values(std::int64_t chunk) {
   std::mt19937_64 generator(static_cast<std::uint64_t>(chunk) + 29);
   std::uniform_real_distribution<float> uniform(-1, 1);
-  std::vector<float> values(kN);
+  std::vector<float> values(kLength);
   for (float& value : values) value = uniform(generator) * std::exp2(static_cast<float>(chunk % 7) * 8);
   return values;
 }
 
 /// The sum over n_chunks when chunk c is with rank c % ranks.
-std::vector<double> divided(std::int64_t n_chunks, std::int64_t ranks) {
-  SumTree total(context(), kN);
+std::vector<double> sum_divided(std::int64_t n_chunks, std::int64_t ranks) {
+  SumTree total(cpu_context(), kLength);
   for (std::int64_t rank = 0; rank < ranks; ++rank) {
-    SumTree mine(context(), kN);
+    SumTree mine(cpu_context(), kLength);
     for (std::int64_t chunk = rank; chunk < n_chunks; chunk += ranks)
       mine.add(chunk, chunk_values(chunk).data(), {1, chunk});
     while (mine.n_nodes() > 0) total.absorb(mine.pop_node());
@@ -39,9 +39,9 @@ std::vector<double> divided(std::int64_t n_chunks, std::int64_t ranks) {
 
 TEST(SumTree, AnyDivisionOverRanksGivesTheSameBits) {
   for (const std::int64_t n_chunks : {1, 2, 5, 8, 13}) {
-    const std::vector<double> alone = divided(n_chunks, 1);
+    const std::vector<double> alone = sum_divided(n_chunks, 1);
     for (const std::int64_t ranks : {2, 3, 4})
-      EXPECT_EQ(divided(n_chunks, ranks), alone) << n_chunks << " chunks, " << ranks << " ranks";
+      EXPECT_EQ(sum_divided(n_chunks, ranks), alone) << n_chunks << " chunks, " << ranks << " ranks";
     for (std::size_t i = 0; i < alone.size(); ++i) {
       double sum = 0;
       for (std::int64_t chunk = 0; chunk < n_chunks; ++chunk) sum += static_cast<double>(chunk_values(chunk)[i]);
@@ -51,7 +51,7 @@ TEST(SumTree, AnyDivisionOverRanksGivesTheSameBits) {
 }
 
 TEST(SumTree, TheMemoryOfMergedNodesIsTakenOver) {
-  SumTree tree(context(), kN);
+  SumTree tree(cpu_context(), kLength);
   std::vector<const double*> addresses;
   for (std::int64_t chunk = 0; chunk < 2; ++chunk) {
     backend::Array<double> values = tree.room();
@@ -64,10 +64,10 @@ TEST(SumTree, TheMemoryOfMergedNodesIsTakenOver) {
 }
 
 TEST(SumTree, RefusesAChunkTwiceAndVectorsOfAnotherSize) {
-  SumTree tree(context(), kN);
+  SumTree tree(cpu_context(), kLength);
   tree.add(4, chunk_values(4).data());
   EXPECT_ANY_THROW(tree.add(4, chunk_values(4).data()));
-  EXPECT_ANY_THROW(tree.add(5, backend::Array<double>(context(), kN + 1)));
+  EXPECT_ANY_THROW(tree.add(5, backend::Array<double>(cpu_context(), kLength + 1)));
   EXPECT_ANY_THROW(tree.absorb(SumNode()));
 }
 

@@ -12,16 +12,6 @@
 namespace voronoi::kernels {
 namespace {
 
-struct AttentionCase {
-  std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
-  float softcap = 0;
-};
-
-void PrintTo(const AttentionCase& c, std::ostream* stream) {
-  *stream << c.n_sequences << " x " << c.n_tokens << " tokens, " << c.n_heads << "/" << c.n_kv_heads << " heads of "
-          << c.head_dim << ", window " << c.window << ", soft cap " << c.softcap;
-}
-
 struct AttentionGradients {
   Doubles dq, dk, dv;
 };

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <ostream>
 #include <random>
 #include <vector>
 
@@ -16,6 +17,16 @@
 namespace voronoi::kernels {
 
 using Doubles = std::vector<double>;
+
+struct AttentionCase {
+  std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
+  float softcap = 0;
+};
+
+inline void PrintTo(const AttentionCase& c, std::ostream* stream) {
+  *stream << c.n_sequences << " x " << c.n_tokens << " tokens, " << c.n_heads << "/" << c.n_kv_heads << " heads of "
+          << c.head_dim << ", window " << c.window << ", soft cap " << c.softcap;
+}
 
 inline std::vector<float> random_floats(std::int64_t n, std::uint32_t seed, float deviation = 1.0F) {
   std::mt19937 engine(seed);

@@ -9,18 +9,11 @@
 #include <vector>
 
 #include "core/thread_pool.h"
+#include "kernels/gradients.h"
 #include "kernels/kernels.h"
 
 namespace voronoi::kernels {
 namespace {
-
-std::vector<float> random_floats(std::int64_t n, std::uint32_t seed, float deviation = 1.0F) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal(0.0F, deviation);
-  std::vector<float> values(static_cast<std::size_t>(n));
-  for (float& value : values) value = normal(engine);
-  return values;
-}
 
 class Nn : public ::testing::Test {
  protected:
@@ -236,16 +229,6 @@ TEST_F(Nn, AddWeightedRowsAddsToTheNamedRows) {
   EXPECT_EQ(out, (std::vector<float>{120, 140, 160, 200, 200, 200, 300.5F, 301, 301.5F}));
   nn_.add_weighted_rows(exec_, 2, 3, x.data(), nullptr, weight.data(), out.data());
   EXPECT_EQ(out, (std::vector<float>{120.5F, 141, 161.5F, 220, 240, 260, 300.5F, 301, 301.5F}));
-}
-
-struct AttentionCase {
-  std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
-  float softcap = 0;
-};
-
-void PrintTo(const AttentionCase& c, std::ostream* stream) {
-  *stream << c.n_sequences << " x " << c.n_tokens << " tokens, " << c.n_heads << "/" << c.n_kv_heads << " heads of "
-          << c.head_dim << ", window " << c.window << ", soft cap " << c.softcap;
 }
 
 class Attention : public Nn, public ::testing::WithParamInterface<AttentionCase> {

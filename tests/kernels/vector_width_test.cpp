@@ -137,8 +137,7 @@ TEST_F(VectorWidth, DoesNotChangeDecoderOperations) {
 TEST_F(VectorWidth, DoesNotChangeDerivatives) {
   const NnGradientKernels& nn = kernels_.nn_gradient;
   const std::int64_t rows = 600, dim = 44;
-  const std::vector<float> x = random_data(rows * dim, 7), y = random_data(rows * dim, 8),
-                           d_out = random_data(rows * dim, 9);
+  const std::vector<float> x = floats_of(rows * dim, 7), y = floats_of(rows * dim, 8), d_out = floats_of(rows * dim, 9);
   expect_equal([&] {
     std::vector<float> dx(x.size()), d_weight(static_cast<std::size_t>(dim));
     nn.rms_norm(exec_, rows, dim, x.data(), dim, y.data(), 1e-5F, d_out.data(), dim, false, dx.data(), dim,
