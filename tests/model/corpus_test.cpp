@@ -192,7 +192,7 @@ TEST_F(Corpus, DisjointWindowsAreWholeAndSpread) {
   EXPECT_EQ(windows.count, 4);
   for (std::size_t w = 0; w < 4; ++w)
     for (std::size_t i = 0; i < 10; ++i)
-      EXPECT_EQ(windows.ids[10 * w + i], std::array{0, 20, 50, 70}.at(w) + static_cast<std::int32_t>(i));
+      EXPECT_EQ(windows.ids[10 * w + i], (std::array{0, 20, 50, 70}.at(w) + static_cast<std::int32_t>(i)));
   EXPECT_EQ(disjoint_windows(tokenizer, {text_of(counting(100))}, 31, 10).count, 4);
   EXPECT_EQ(disjoint_windows(tokenizer, {text_of(counting(99))}, 0, 10).count, 9);
 }
