@@ -22,12 +22,12 @@ for generation in "" .g1 .g2; do
 done
 [ -e "$work/reference/layers/model.norm.weight.g1.h5" ] || fail "no final norm"
 
-# It is what evaluation, export and all ranks see.
+# It is what evaluation, export (which rounds the embedding of this F32 model too) and all ranks see.
 expect 0 ranks 1 quantize --run "$work/untuned" "${base[@]}"
 cp -r "$work/untuned" "$work/added"
 tuned=$(perplexity "$work/reference") untuned=$(perplexity "$work/untuned") exported=$(perplexity "$work/reference/export")
 if [ "$kind" = trained ]; then less "$tuned" "$untuned" || fail "perplexity $untuned before, $tuned after"; fi
-awk -v a="$tuned" -v b="$exported" 'BEGIN { exit !((a - b) ^ 2 < (1e-5 * b) ^ 2) }' || fail "run $tuned, export $exported"
+awk -v a="$tuned" -v b="$exported" 'BEGIN { exit !((a - b) ^ 2 < (1e-3 * b) ^ 2) }' || fail "run $tuned, export $exported"
 for n in 2 3; do
   expect 0 ranks $n quantize --run "$work/ranks$n" "${options[@]}"
   same_layers "$work/reference" "$work/ranks$n"
@@ -47,7 +47,6 @@ for at in "records tuning_point 2" "records tuning_ended 2" "records layer $((2 
   read -ra condition <<<"$at"
   run="$work/killed"
   rm -rf "$run"
-  cp -r "$work/untuned" "$run"
   timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>&1 &
   launcher=$!
   if hold "$run" "${condition[0]}" "$run" "${condition[@]:1}"; then
@@ -63,7 +62,6 @@ done
 
 # A stop on request keeps the step; the rest is done by the same command.
 run=$work/stopped
-cp -r "$work/untuned" "$run"
 "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>"$work/stderr" &
 pid=$!
 hold "$run" end_points "$run" 2 || fail "it was over before it could be stopped"
