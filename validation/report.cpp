@@ -84,6 +84,34 @@ void append_fallbacks(std::string& text, const RunSection& run) {
                         layer->dead_inputs, layer->relative_error);
 }
 
+/// A phase of tuning: what it went over, and the held-out loss on its way.
+void append_tuning(std::string& text, const core::Json& phase) {
+  text += fmt::format("\nTuning, {}: {} sequences of {} tokens, {} a step, {} held out\n\n", phase.value("phase", ""),
+                      phase.value("sequences", 0), phase.value("context", 0), phase.value("batch", 0),
+                      phase.value("held_out", 0));
+  const core::Json& ended = phase.at("ended");
+  if (phase.value("phase", "") == "block") {
+    text += "| block | held-out loss before | after | best step | end |\n|---:|---:|---:|---:|---|\n";
+    for (const core::Json& end : ended)
+      text +=
+          fmt::format("| {} | {:.5g} | {:.5g} | {} | {} |\n", end.value("block", 0) + 1, end.value("first_loss", 0.0),
+                      end.value("best_loss", 0.0), end.value("best_step", 0), end.value("end", ""));
+    return;
+  }
+  text += "| step | training loss since the row before | held-out loss |\n|---:|---:|---:|\n";
+  for (const core::Json& point : phase.at("points"))
+    text += fmt::format(
+        "| {} | {} | {} |\n", point.value("step", 0),
+        point.value("step", 0) > 0 ? fmt::format("{:.5g}", point.value("training_loss", 0.0)) : "",
+        point.value("ran_away", false) ? "ran away" : fmt::format("{:.5g}", point.value("held_out_loss", 0.0)));
+  for (const core::Json& end : ended)
+    text += fmt::format("\n{}: kept step {}, held-out loss {:.5g} of {:.5g} before{}\n", end.value("end", ""),
+                        end.value("best_step", 0), end.value("best_loss", 0.0), end.value("first_loss", 0.0),
+                        end.value("fallbacks", 0) > 0
+                            ? fmt::format("; went back to its best state {} time(s)", end.value("fallbacks", 0))
+                            : "");
+}
+
 void append_run(std::string& text, const RunSection& run) {
   text += fmt::format("## {}\n\n", run.label);
   text += fmt::format("- directory `{}`, {} start(s), last on {} rank(s), peak memory of a rank {}\n", run.directory,
@@ -105,6 +133,7 @@ void append_run(std::string& text, const RunSection& run) {
   const auto quantization = run.identity.find("quantization");
   if (quantization != run.identity.end()) text += fmt::format("- settings: `{}`\n", quantization->dump());
   for (const auto& [task, error] : run.failures) text += fmt::format("- **not quantized**: {}: {}\n", task, error);
+  for (const core::Json& phase : run.tuning) append_tuning(text, phase);
   std::vector<LayerRow> worst = run.layers;
   std::stable_sort(worst.begin(), worst.end(),
                    [](const LayerRow& a, const LayerRow& b) { return a.relative_error > b.relative_error; });
@@ -162,6 +191,7 @@ core::Json report_json(const Report& report) {
                       {"task_seconds", run.task_seconds},
                       {"waiting_seconds", run.waiting_seconds},
                       {"coordinator_cpu_seconds", run.coordinator_seconds}}},
+                    {"tuning", run.tuning},
                     {"failures", run.failures},
                     {"damaged_tensors", damaged},
                     {"layers", layers}});

@@ -43,7 +43,8 @@ struct RunSection {
   std::int64_t ranks = 0, starts = 0, peak_memory_bytes = 0;
   std::int64_t n_tasks = 0;  ///< of the quantize stage
   double task_seconds = 0, waiting_seconds = 0,
-         coordinator_seconds = 0;  ///< rank-seconds in and between them; CPU time
+         coordinator_seconds = 0;           ///< rank-seconds in and between them; CPU time
+  core::Json tuning = core::Json::array();  ///< a phase each: its text, `points` and `ended`, as the journal has them
   std::vector<LayerRow> layers;
   std::map<std::string, std::string> failures;  ///< task, layer or tensor -> error
   std::vector<DamagedTensor> damaged;

@@ -21,6 +21,19 @@ namespace {
 constexpr const char *kJson = "report.json", *kMarkdown = "report.md";
 constexpr const char* kRemedy = "`voronoi report` makes it again";
 
+core::Json tuning_json(const run::RunState& state) {
+  core::Json phases = core::Json::array();
+  for (const auto& [name, tuning] : state.tuning) {
+    core::Json phase = to_json(tuning.begun), points = core::Json::array(), ended = core::Json::array();
+    for (const run::TuningPoint& point : tuning.points) points.push_back(to_json(point));
+    for (const auto& [block, end] : tuning.ended) ended.push_back(to_json(end));
+    phase["points"] = std::move(points);
+    phase["ended"] = std::move(ended);
+    phases.push_back(std::move(phase));
+  }
+  return phases;
+}
+
 RunSection section_of(const store::RunPaths& run) {
   RunSection section;
   section.identity = store::read_identity(run);
@@ -31,6 +44,7 @@ RunSection section_of(const store::RunPaths& run) {
   section.true_bits = true_bits(state);
   section.nominal_bits = nominal_bits(state);
   section.stage_seconds = state.stage_seconds;
+  section.tuning = tuning_json(state);
   section.ranks = state.last_start ? state.last_start->ranks : 0;
   section.starts = state.start;
   section.peak_memory_bytes = state.peak_memory_bytes;

@@ -14,6 +14,7 @@
 #include "model/sentencepiece_tokenizer.h"
 #include "planning/window_schedule.h"
 #include "quant/memory.h"
+#include "tune/footprint.h"
 
 namespace voronoi::planning {
 namespace {
@@ -191,6 +192,7 @@ class Planner {
       add_stage("quantize: refits, sweeps", operators.refine.flops(), 0, alone_refine * wall);
     const double output = static_cast<double>(plan_.quantized_bits) / 8;
     add_stage("write layers", 0, output, output / ranks / rates_.disk_bytes);
+    count_tuning();
     quant::Work decoding;
     decoding.bytes = output + 4 * static_cast<double>(plan_.quantized_weights);
     double evaluation = 0;
@@ -200,6 +202,62 @@ class Planner {
     evaluation += 2 * kEvaluationTokens * static_cast<double>(config_.hidden_size * config_.vocab_size);
     add_stage("decode, evaluate", evaluation, output,
               evaluation / ranks / forward_rate() + seconds(decoding, rates_) + output / rates_.disk_bytes);
+  }
+
+  /// As the stage will divide it, where the texts are long enough.
+  tune::Sequences tuned_sequences() const {
+    const run::Settings& options = request_.options;
+    const std::int64_t tokens =
+        options.tune_tokens > 0 ? options.tune_tokens : options.calibration_sequences * options.calibration_context;
+    return tune::divide(std::max<std::int64_t>(2, core::ceil_div(tokens, tuned_context())), options.tune_passes,
+                        options.tune_held_out);
+  }
+  std::int64_t tuned_context() const { return std::min(run::kTuningContext, request_.options.calibration_context); }
+
+  void count_tuning() {
+    const tune::Sequences sequences = tuned_sequences();
+    const auto of_step = static_cast<double>(sequences.batch);
+    // Ranks beyond the sequences of a step have nothing to do.
+    const double ranks = std::min(of_step, static_cast<double>(request_.n_ranks));
+    const auto steps = static_cast<double>(sequences.stripe_length() * request_.options.tune_passes);
+    const auto looked_at = static_cast<double>(sequences.held_out.size()) * (run::kTuningLooks + 1);
+    const auto add = [&](const char* name, const tune::TuneWork& work) {
+      const double flops = work.teacher + work.step * steps * of_step + work.held_out * looked_at;
+      add_stage(name, flops, 0,
+                (work.step * steps * of_step / ranks +
+                 (work.teacher + work.held_out * looked_at) / static_cast<double>(request_.n_ranks)) /
+                    rates_.gemm);
+    };
+    for (const std::string& phase : run::tune_phases(request_.options)) {
+      if (phase == "end-to-end") {
+        add("tune: end to end", tune::end_to_end_work(config_, tuned_context(), sequences));
+        continue;
+      }
+      tune::TuneWork blocks;
+      for (std::int64_t layer = 0; layer < config_.n_layers; ++layer) {
+        const tune::TuneWork one = tune::block_work(config_, layer, tuned_context(), sequences);
+        blocks.teacher += one.teacher;
+        blocks.step += one.step;
+        blocks.held_out += one.held_out;
+      }
+      add("tune: blocks", blocks);
+    }
+  }
+
+  void count_tuning_memory(std::int64_t base) {
+    tune::TunedSizes sizes;
+    std::int64_t number_bits = 0;
+    for (const PlannedLinear& linear : plan_.linears)
+      number_bits += linear.count * (linear.stored.codebooks + linear.stored.scales);
+    sizes.code_bytes = (plan_.quantized_bits - number_bits) / 8;
+    sizes.n_parameters = number_bits / 16 + (2 * config_.n_layers + 1) * config_.hidden_size;
+    const tune::TuneMemory memory =
+        tune::tune_memory(config_, sizes, tuned_context(), tuned_sequences(), request_.n_ranks);
+    for (const std::string& phase : run::tune_phases(request_.options)) {
+      const std::int64_t bytes = base + (phase == "block" ? memory.block : memory.end_to_end);
+      plan_.tuning.consider(bytes, "tuning (" + phase + ")");
+      if (request_.cuda) plan_.device.consider(bytes - base, "tuning (" + phase + ")");
+    }
   }
 
   void count_memory() {
@@ -249,6 +307,7 @@ class Planner {
         plan_.quantizing.consider(base + lasting + task.bytes, where);
       }
     }
+    count_tuning_memory(base);
     plan_.mapped_bytes = request_.file_bytes > 0 ? request_.file_bytes : plan_.original_bytes;
     if (!collects) {  // nobody looks at the embedding
       const double share =
@@ -283,6 +342,7 @@ core::MemoryPeak Plan::node(int ranks) const {
   peak.consider(calibrating.bytes * ranks, calibrating.where);
   peak.consider(gathering.bytes + calibrating.bytes * (ranks - 1), gathering.where);
   peak.consider(quantizing.bytes * ranks, quantizing.where);
+  peak.consider(tuning.bytes * ranks, tuning.where);
   return peak;
 }
 

@@ -145,6 +145,7 @@ std::string plan_text(const PlanRequest& request, const Plan& plan) {
   line("host, calibrating", plan.calibrating);
   if (plan.gathering.bytes > plan.calibrating.bytes) line("host, one at a time", plan.gathering);
   line("host, quantizing", plan.quantizing);
+  line("host, tuning", plan.tuning);
   line("GPU", plan.device);
   if (ranks_on_a_node(request) > 1)
     line(fmt::format("a node of {} ranks", ranks_on_a_node(request)).c_str(), plan.node(ranks_on_a_node(request)));
@@ -217,6 +218,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
             {"host_gathering", peak_json(plan.gathering)},
             {"node", peak_json(plan.node(ranks_on_a_node(request)))},
             {"host_quantizing", peak_json(plan.quantizing)},
+            {"host_tuning", peak_json(plan.tuning)},
             {"gpu", peak_json(plan.device)},
             {"mapped_bytes", plan.mapped_bytes}}},
           {"fits", plan.refusals.empty()},

@@ -13,6 +13,10 @@
 
 namespace voronoi::run {
 
+/// Tokens of a sequence that tunes, where the windows of calibration are not shorter; looks at the held-out text in the
+/// course of a descent.
+inline constexpr std::int64_t kTuningContext = 1024, kTuningLooks = 4;
+
 struct Settings {
   std::string model, run, tokenizer;
   std::vector<std::string> calibration_texts;

@@ -48,7 +48,7 @@ void open_tuning(const run::Settings& options, Inputs& inputs) {
   try {
     inputs.tuning_windows = model::disjoint_windows(*inputs.tokenizer, own.empty() ? inputs.texts : own,
                                                     options.tune_tokens > 0 ? options.tune_tokens : calibrated,
-                                                    std::min(kTuningContext, options.calibration_context));
+                                                    std::min(run::kTuningContext, options.calibration_context));
     inputs.tuning_sequences = tune::divide(inputs.tuning_windows.count, options.tune_passes, options.tune_held_out);
   } catch (core::Error& error) {
     error.add_context("--tune-tokens");

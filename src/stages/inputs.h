@@ -27,9 +27,6 @@ struct Inputs {
   core::Json identity;                   ///< for run.json
 };
 
-/// Tokens of a sequence that tunes, where the windows of calibration are not shorter.
-inline constexpr std::int64_t kTuningContext = 1024;
-
 /// Opens and checks everything that can be checked before any computing; every problem of the settings at once. Puts
 /// into the options what --bits leaves to the model's size.
 Inputs open_inputs(run::Settings& options, const backend::Context& context);

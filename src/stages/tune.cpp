@@ -1,5 +1,5 @@
-// The stage that tunes the numbers of packed linears and the norms by gradients: phase after phase of --tune-phases, each of
-// which publishes one more generation of every layer.
+// The stage that tunes the numbers of packed linears and the norms by gradients: phase after phase of --tune-phases,
+// each of which publishes one more generation of every layer.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -27,8 +27,8 @@ namespace {
 constexpr const char* kName = "tune";
 constexpr const char* kBlock = "block";
 constexpr const char* kEndToEnd = "end-to-end";
-/// Looks at the held-out text in the course of a descent, and states of it that are kept.
-constexpr std::int64_t kLooks = 4, kKept = 32;
+/// States of a descent that are kept on its way.
+constexpr std::int64_t kKept = 32;
 
 std::string_view name_of(tune::DescentEnd end) {
   switch (end) {
@@ -52,7 +52,7 @@ class Phase {
     const tune::Sequences& sequences = work.inputs.tuning_sequences;
     const auto n = std::ssize(sequences.training) / sequences.batch * work.settings.tune_passes;
     plan_.n_steps = n;
-    plan_.look_every = std::max<std::int64_t>(1, (n + kLooks - 1) / kLooks);
+    plan_.look_every = std::max<std::int64_t>(1, (n + run::kTuningLooks - 1) / run::kTuningLooks);
     plan_.keep_every = std::max<std::int64_t>(1, n / kKept);
     const auto& config = work.config();
     comm::on_root(work.world, [&] { nominal_bits_ = run::nominal_bits(work_.run.state); });
@@ -157,10 +157,10 @@ class Phase {
       const auto before = work_.run.state.tuning.find(name_);
       if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
           before->second.begun.settings.at("layers") == now.at("layers"))
-        throw core::ConfigError(
-            fmt::format("--tune-phases: {} of this run began with other text or settings ({}, now {}); give those of then, "
-                        "or use another --run with --hessians-from",
-                        name_, before->second.begun.settings.dump(), settings));
+        throw core::ConfigError(fmt::format(
+            "--tune-phases: {} of this run began with other text or settings ({}, now {}); give those of then, "
+            "or use another --run with --hessians-from",
+            name_, before->second.begun.settings.dump(), settings));
       const tune::Sequences& sequences = work_.inputs.tuning_sequences;
       work_.run.append(run::TuningBegun{name_, now, std::ssize(sequences.training), std::ssize(sequences.held_out),
                                         sequences.batch, work_.inputs.tuning_windows.context, plan_.n_steps});
@@ -251,7 +251,7 @@ class Phase {
     const double held_out = static_cast<double>(sequences.held_out.size());
     const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences);
     const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
-                 looking = seconds_of(work.held_out) * held_out * (kLooks + 1) / ranks,
+                 looking = seconds_of(work.held_out) * held_out * (run::kTuningLooks + 1) / ranks,
                  teaching = seconds_of(work.teacher) / ranks;
     work_.clock.expect(kName, stepping + looking + teaching);
 
@@ -347,7 +347,7 @@ class Phase {
       double operations = work.teacher;
       if (pending_.contains(layer))
         operations += work.step * static_cast<double>(plan_.n_steps * sequences.batch) +
-                      work.held_out * static_cast<double>(sequences.held_out.size()) * (kLooks + 1);
+                      work.held_out * static_cast<double>(sequences.held_out.size()) * (run::kTuningLooks + 1);
       return seconds_of(operations) / work_.world.size();
     };
     const std::int64_t last = *pending_.rbegin();

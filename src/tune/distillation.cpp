@@ -115,7 +115,10 @@ void Distillation::teach(model::Transformer& teacher, const std::function<void(s
       for (HiddenStates& states : hidden) teacher.run_block(weights, states);
       told(g * config.n_layers + layer + 1, n_groups * config.n_layers);
     }
-    for (std::size_t i = first; i < last; ++i) teacher_[mine[i]] = hidden[i - first].values.to_host();
+    for (std::size_t i = first; i < last; ++i) {
+      teacher_[mine[i]] = hidden[i - first].values.to_host();
+      hidden[i - first].values = {};
+    }
   }
 }
 

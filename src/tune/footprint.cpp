@@ -1,6 +1,10 @@
 #include "tune/footprint.h"
 
+#include <algorithm>
+#include <bit>
+
 #include "calib/footprint.h"
+#include "tune/distillation.h"
 
 namespace voronoi::tune {
 namespace {
@@ -31,6 +35,48 @@ TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::i
                     const Sequences& sequences) {
   const double once = forward(config, layer, n_tokens);
   return {2 * once * static_cast<double>(n_sequences(sequences)), once * (1 + kBackwardPasses), once};
+}
+
+TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
+                       const Sequences& sequences, int n_ranks) {
+  // The rank with the most sequences.
+  std::int64_t mine = 0;
+  for (int rank = 0; rank < n_ranks; ++rank)
+    mine = std::max<std::int64_t>(mine, std::ssize(windows_of(sequences, rank, n_ranks)));
+  const std::int64_t stream = 4 * n_tokens * config.hidden_size;
+  const std::int64_t q = config.n_heads * config.head_dim, kv = config.n_kv_heads * config.head_dim;
+  std::int64_t dense = 0, largest = 0, inner = 0;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    std::int64_t block = 0;
+    for (const model::SiteSpec& site : model::block_sites(config, layer))
+      for (const model::LinearSpec& linear : site.linears) {
+        block += 4 * linear.out_features * linear.in_features;
+        largest = std::max(largest, 4 * linear.out_features * linear.in_features);
+        inner = std::max(inner, linear.in_features);
+      }
+    dense = std::max(dense, block);
+  }
+  // Kept by the forward pass of a block and made by the backward one: streams, norms, heads, and the gated parts.
+  const std::int64_t block_work =
+      4 * n_tokens * (8 * config.hidden_size + 4 * (q + 2 * kv) + 5 * inner) + 18 * n_tokens * kv;
+  const std::int64_t stride = stream_stride(config.n_layers, n_tokens, config.hidden_size);
+  const std::int64_t kept = stream * ((config.n_layers + stride - 1) / stride + stride);
+  const std::int64_t head = 4 * config.vocab_size * config.hidden_size * (config.tied_embeddings ? 1 : 2);
+  // Two models' logits of a slab of rows.
+  const std::int64_t logits = 3 * 4 * config.vocab_size *
+                              std::min<std::int64_t>(512, std::max<std::int64_t>(1, (24 << 20) / config.vocab_size));
+  // Of each number: in its array, at first, now, at its best, two moments, gradient, on the device with the sum of a
+  // sequence, and the nodes of the tree of sums.
+  const auto nodes =
+      static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>((sequences.batch + n_ranks - 1) / n_ranks)));
+  const std::int64_t numbers = sizes.n_parameters * (10 * 4 + 8 * (nodes + 2));
+  TuneMemory memory;
+  memory.end_to_end =
+      head + sizes.code_bytes + numbers + mine * stream + dense + largest + kept + std::max(block_work, logits);
+  const std::int64_t of_block = numbers / std::max<std::int64_t>(config.n_layers, 1) +
+                                sizes.code_bytes / std::max<std::int64_t>(config.n_layers, 1);
+  memory.block = head + of_block + 2 * mine * stream + 2 * dense + largest + 4 * stream + block_work;
+  return memory;
 }
 
 }  // namespace voronoi::tune

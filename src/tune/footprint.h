@@ -20,4 +20,17 @@ TuneWork end_to_end_work(const model::ModelConfig& config, std::int64_t n_tokens
 TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_tokens,
                     const Sequences& sequences);
 
+/// What is tuned, for predictions of memory.
+struct TunedSizes {
+  std::int64_t code_bytes = 0;    ///< of all packed linears without the numbers that are tuned
+  std::int64_t n_parameters = 0;  ///< of the whole model
+};
+
+/// Bytes of one rank of a CPU, the program apart.
+struct TuneMemory {
+  std::int64_t block = 0, end_to_end = 0;
+};
+TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
+                       const Sequences& sequences, int n_ranks);
+
 }  // namespace voronoi::tune

@@ -59,8 +59,8 @@ TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& tran
                     encoding.dtype,
                     encoding.format->tuned(context, encoding)};
       if (!linear.matrix)
-        throw core::ConfigError("--tune-phases: " + spec.name + " is stored as '" + std::string(encoding.format->name()) +
-                                "', which has no numbers to tune; leave it out");
+        throw core::ConfigError("--tune-phases: " + spec.name + " is stored as '" +
+                                std::string(encoding.format->name()) + "', which has no numbers to tune; leave it out");
       const std::vector<float> values = linear.matrix->initial();
       initial_.insert(initial_.end(), values.begin(), values.end());
       for (const format::ParameterRun& run : linear.matrix->runs())

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", "status.json", "metrics.prom", "quarantine", "export",
-       "evaluations", "report", "logs"}
+       "evaluations", "report", "logs", "tuning"}
 # Of a report: not of the result.
 TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "starts", "peak_memory_bytes", "sha256", "markdown_sha256"}
 
