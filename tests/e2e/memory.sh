@@ -19,7 +19,7 @@ as_planned() {
   python3 - "$work/plan.json" "$(peak "$work/run")" <<'PY' || fail "$n rank(s): the plan's memory is not the run's"
 import json, sys
 memory, peak = json.load(open(sys.argv[1]))["memory"], int(sys.argv[2])
-parts = ("host_tokenizing", "host_calibrating", "host_gathering", "host_quantizing")
+parts = ("host_tokenizing", "host_calibrating", "host_gathering", "host_quantizing", "host_tuning")
 planned = max(memory[part]["bytes"] for part in parts) + memory["mapped_bytes"]
 print(f"planned {planned / 2**20:.1f} MiB, measured {peak / 2**20:.1f} MiB")
 assert 0.9 < planned / peak < 1.1, (planned, peak)
@@ -31,6 +31,10 @@ for n in 1 2; do as_planned $n --model "$work/wide" "${options[@]}" --calibratio
 # Many chunks through several blocks: their arrays may not wander through the heap.
 python3 "$random_model" "$work/stream" num_hidden_layers=6 hidden_size=512 intermediate_size=1024 num_attention_heads=8 num_key_value_heads=4
 as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256
+# Tuning: both streams or the teacher's states of all sequences, and a block's activations.
+for phase in block end-to-end; do
+  as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256 --tune-phases $phase
+done
 
 # 80 more blocks: their pages of the model's file, and 2 KiB a layer in the lists of what is done; nothing else.
 for blocks in 16 96; do
