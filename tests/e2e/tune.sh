@@ -3,7 +3,7 @@
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 base=("${common[@]:0:4}" --calibration-sequences 24 --calibration-context 128 --method vptq --centroids 256)
-phases=(--tune-phases block,end-to-end)
+phases=(--tune-phases "block,end-to-end")
 options=("${base[@]}" "${phases[@]}" --tune-passes 2)
 
 # held_out RUN PHASE FIELD: of the record of the end of a phase.

@@ -25,10 +25,12 @@ std::vector<float> total_over(const comm::Communicator& world, backend::Context&
                               std::int64_t n) {
   GradientSum sum(context, world);
   const Share share = share_of(batch, world.rank(), world.size());
-  for (std::int64_t place = share.first; place < share.last; ++place) sum.add(place, backend::Array<float>(context, gradient_of(place, n)));
+  for (std::int64_t place = share.first; place < share.last; ++place)
+    sum.add(place, backend::Array<float>(context, gradient_of(place, n)));
   std::vector<float> total = sum.total(n);
   // The next step begins empty.
-  for (std::int64_t place = share.first; place < share.last; ++place) sum.add(place, backend::Array<float>(context, gradient_of(place, n)));
+  for (std::int64_t place = share.first; place < share.last; ++place)
+    sum.add(place, backend::Array<float>(context, gradient_of(place, n)));
   EXPECT_EQ(sum.total(n), total);
   return total;
 }
