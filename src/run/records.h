@@ -258,12 +258,14 @@ struct SchedulingCost {
 struct TuningBegun {
   static constexpr std::string_view kType = "tuning";
   std::string phase;                                    ///< "block", "end-to-end"
+  std::int64_t base = 0;                                ///< generation of the layers that it starts from
   core::Json settings = core::Json::object();           ///< all that decides its result
   std::int64_t sequences = 0, held_out = 0, batch = 0;  ///< of training, held out, of a step
   std::int64_t context = 0, steps = 0;                  ///< tokens a sequence; steps planned (of each block)
   template <class Self, class Fields>
   static void each(Self& self, Fields& f) {
     f("phase", self.phase);
+    f("base", self.base);
     f("settings", self.settings);
     f("sequences", self.sequences);
     f("held_out", self.held_out);

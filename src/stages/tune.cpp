@@ -119,6 +119,15 @@ class Phase {
           pending[static_cast<std::size_t>(layer)] = '1';
       }
       if (name_ == kEndToEnd && lacks_tensor(tune::Distillation::kFinalNorm, 1)) pending.back() = '1';
+      // A phase makes one generation: what another list of phases made stands in its place.
+      const auto begun = work_.run.state.tuning.find(name_);
+      const bool other = begun == work_.run.state.tuning.end() ? pending.find('1') == std::string::npos
+                                                               : begun->second.begun.base != base_;
+      if (other)
+        throw core::ConfigError(
+            fmt::format("--tune-phases: this run was tuned by other phases than {}; give those of then, or use another "
+                        "--run with --hessians-from",
+                        work_.settings.tune));
     });
     pending = work_.world.broadcast(pending, 0);
     for (std::size_t i = 0; i < pending.size(); ++i)
@@ -157,13 +166,14 @@ class Phase {
       const auto before = work_.run.state.tuning.find(name_);
       if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
           before->second.begun.settings.at("layers") == now.at("layers"))
-        throw core::ConfigError(fmt::format(
-            "--tune-phases: {} of this run began with other text or settings ({}, now {}); give those of then, "
-            "or use another --run with --hessians-from",
-            name_, before->second.begun.settings.dump(), settings));
+        throw core::ConfigError(
+            fmt::format("--tune-phases: {} of this run began with other text or settings ({}, now {}); give those of "
+                        "then, or use another --run with --hessians-from",
+                        name_, before->second.begun.settings.dump(), settings));
       const tune::Sequences& sequences = work_.inputs.tuning_sequences;
-      work_.run.append(run::TuningBegun{name_, now, std::ssize(sequences.training), std::ssize(sequences.held_out),
-                                        sequences.batch, work_.inputs.tuning_windows.context, plan_.n_steps});
+      work_.run.append(run::TuningBegun{name_, base_, now, std::ssize(sequences.training),
+                                        std::ssize(sequences.held_out), sequences.batch,
+                                        work_.inputs.tuning_windows.context, plan_.n_steps});
       core::log_info("tuning ({}): {} sequences of {} tokens, {} held out, {} a step, learning rate {:g}", name_,
                      sequences.training.size(), work_.inputs.tuning_windows.context, sequences.held_out.size(),
                      sequences.batch, plan_.learning_rate);

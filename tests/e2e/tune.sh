@@ -93,6 +93,8 @@ grep -q "are asked for" "$work/stderr" || { cat "$work/stderr"; fail "no word of
 head -c 60 "$calibration_text" >"$work/short.txt"
 expect 3 ranks 1 quantize --run "$work/bad" "${common[@]}" --tune-phases end-to-end --tune-text "$work/short.txt"
 grep -q "short.txt.*less than one window" "$work/stderr" || { cat "$work/stderr"; fail "no word of the short text"; }
+expect 2 ranks 1 quantize --run "$run" "${base[@]}" --tune-phases end-to-end --tune-passes 2
+grep -q "tuned by other phases" "$work/stderr" || { cat "$work/stderr"; fail "no word of the other phases"; }
 expect 2 ranks 1 quantize --run "$work/bad" "${common[@]}" --stages tune
 # A rate that runs away: back to the best, which is the untuned model, and the run ends well.
 expect 0 ranks 1 quantize --run "$work/untuned" "${base[@]}" --tune-phases end-to-end --tune-learning-rate 1
