@@ -67,7 +67,7 @@ const std::vector<Stage>& stages() {
   static const std::vector<Stage> list{
       {"calibrate", {}, true, nothing, begin_calibrate},
       {"quantize", {}, true, nothing, begin_quantize},  // needs Hessians, whoever made them: looks for the files
-      {"tune", {"quantize"}, false, nothing_to_tune, begin_tune},
+      {"tune", {"quantize"}, false, nothing_to_tune, begin_tune, true},
       {"export", {"quantize"}, false, not_exportable, begin_export},
       {"report", {}, false, nothing, begin_report},
   };
@@ -121,7 +121,8 @@ void run_stages(Work& work) {
   });
   if (work.settings.stages.empty() && work.world.rank() == 0)
     for (const Stage& stage : stages())
-      if (const std::vector<std::string> reasons = stage.reasons_against(work.settings); !reasons.empty())
+      if (const std::vector<std::string> reasons = stage.reasons_against(work.settings);
+          !reasons.empty() && !stage.on_request)
         core::log_info("{} is left out: {}", stage.name, fmt::join(reasons, "; "));
   for (std::size_t i = 0; i < wanted.size() && !work.stopped;) {
     std::vector<const Stage*> group{wanted[i++]};

@@ -32,6 +32,8 @@ struct Stage {
   std::vector<std::string> (*reasons_against)(const run::Settings& settings);
   /// Called once, before any window.
   StageRun (*begin)(Work& work);
+  /// Nobody is told that it is left out.
+  bool on_request = false;
 };
 
 const std::vector<Stage>& stages();
