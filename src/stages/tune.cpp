@@ -64,6 +64,7 @@ class Phase {
 
   void run() {
     find_pending();
+    comm::on_root(work_.world, [&] { check_settings(); });
     if (pending_.empty()) return;
     begin();
     if (name_ == kBlock)
@@ -156,6 +157,18 @@ class Phase {
             {"layers", core::sha256(layers)}};
   }
 
+  /// Rank 0: the phase may not have begun with others.
+  void check_settings() const {
+    const core::Json now = settings_json();
+    const auto before = work_.run.state.tuning.find(name_);
+    if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
+        before->second.begun.settings.at("layers") == now.at("layers"))
+      throw core::ConfigError(
+          fmt::format("--tune-phases: {} of this run began with other text or settings ({}, now {}); give those of "
+                      "then, or use another --run with --hessians-from",
+                      name_, before->second.begun.settings.dump(), now.dump()));
+  }
+
   std::uint64_t seed() const { return static_cast<std::uint64_t>(work_.run.parameters.seed); }
 
   void begin() {
@@ -163,13 +176,6 @@ class Phase {
     comm::on_root(work_.world, [&] {
       const core::Json now = settings_json();
       settings = now.dump();
-      const auto before = work_.run.state.tuning.find(name_);
-      if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
-          before->second.begun.settings.at("layers") == now.at("layers"))
-        throw core::ConfigError(
-            fmt::format("--tune-phases: {} of this run began with other text or settings ({}, now {}); give those of "
-                        "then, or use another --run with --hessians-from",
-                        name_, before->second.begun.settings.dump(), settings));
       const tune::Sequences& sequences = work_.inputs.tuning_sequences;
       work_.run.append(run::TuningBegun{name_, base_, now, std::ssize(sequences.training),
                                         std::ssize(sequences.held_out), sequences.batch,

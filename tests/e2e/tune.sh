@@ -8,7 +8,7 @@ options=("${base[@]}" "${phases[@]}" --tune-passes 2)
 
 # held_out RUN PHASE FIELD: of the record of the end of a phase.
 ended() { grep '"type":"tuning_ended"' "$1/journal.log" | grep "\"phase\":\"$2\"" | sed -n "s/.*\"$3\":\([^,}]*\).*/\1/p"; }
-perplexity() { "$VORONOI" eval --model "$1" --text "$evaluation_text" --context 128 --windows 6 --json 2>/dev/null | sed -n 's/.*"perplexity":\([0-9.]*\).*/\1/p' | tail -1; }
+perplexity() { "$VORONOI" eval --model "$1" --text "$evaluation_text" --context 128 --windows 6 --json 2>/dev/null | sed -n 's/.*"perplexity":\([0-9.]*\).*/\1/p' | tail -n 1; }
 less() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
 
 expect 0 ranks 1 quantize --run "$work/reference" "${options[@]}"
@@ -50,7 +50,8 @@ for at in "records tuning_point 2" "records tuning_ended 2" "records layer $((2 
   timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>&1 &
   launcher=$!
   if hold "$run" "${condition[0]}" "$run" "${condition[@]:1}"; then
-    ranks_of "$run" | head -1 | xargs -r kill -9
+    mapfile -t victims < <(ranks_of "$run")
+    kill -9 "${victims[0]}"
     release "$run"
     interrupted=$((interrupted + 1))
   fi
@@ -74,10 +75,10 @@ expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
 # A lost layer of a tuned generation comes back from the state that was kept, a damaged state is made again.
-rm "$(find "$run/layers" -name '*down_proj.g2.h5' | head -1)"
+rm "$run/layers/model.layers.1.mlp.down_proj.g2.h5"
 expect 0 ranks 1 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
-rm "$(find "$run/layers" -name '*down_proj.g2.h5' | head -1)"
+rm "$run/layers/model.layers.1.mlp.down_proj.g2.h5"
 truncate -s 1000 "$run/tuning/end-to-end.h5"
 expect 0 ranks 1 quantize --run "$run" "${options[@]}"
 grep -q "end-to-end.h5.*tuning begins anew" "$work/stderr" || fail "no word of the damaged state"
