@@ -9,16 +9,6 @@ namespace voronoi::tune {
 using backend::Array;
 using model::HiddenStates;
 
-namespace {
-
-double mean_square(std::span<const float> values) {
-  double sum = 0;
-  for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
-  return sum / static_cast<double>(std::max<std::size_t>(values.size(), 1));
-}
-
-}  // namespace
-
 BlockTuning::BlockTuning(backend::Context& context, const comm::Communicator& world, model::Transformer& transformer,
                          const model::Windows& windows, const Sequences& sequences, std::uint64_t seed)
     : context_(context),
@@ -80,13 +70,14 @@ double BlockTuning::difference(HiddenStates& hidden, const Streams& streams) {
 double BlockTuning::differentiate(TunedBlock& block, std::int64_t step, std::span<const float> values,
                                   std::vector<float>& gradient) {
   const Array<float> parameters(context_, values);
+  const model::BlockWeights& weights = block.assemble(parameters.data());
   const Share stripes = share_of(sequences_.batch, world_.rank(), world_.size());
   std::vector<double> losses;
   for (std::int64_t stripe = stripes.first; stripe < stripes.last; ++stripe) {
     const Streams& streams = streams_.at(window_of(sequences_, seed_, step, stripe));
     const HiddenStates input = states(streams.student);
     HiddenStates hidden{1, windows_.context, input.values.clone()};
-    transformer_.run_block(block.assemble(parameters.data()), hidden);
+    transformer_.run_block(weights, hidden);
     losses.push_back(difference(hidden, streams));
     const double factor =
         2.0 / (static_cast<double>(hidden.values.size()) * energy_ * static_cast<double>(sequences_.batch));

@@ -44,10 +44,7 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
   }
   norm_ = student.final_norm();
   const std::vector<float> norm = norm_.to_host();
-  double square = 0;
-  for (const float value : norm) square += static_cast<double>(value) * static_cast<double>(value);
-  const Segment segment{kFinalNorm, {},           Kind::norm,
-                        0,          norm_.size(), std::sqrt(square / static_cast<double>(norm.size()))};
+  const Segment segment{kFinalNorm, {}, Kind::norm, 0, norm_.size(), std::sqrt(mean_square(norm))};
   take({&segment, 1}, norm);
   parameters_ = Array<float>(context, std::ssize(initial_));
   sums_ = Array<float>(context, std::ssize(initial_));
@@ -79,10 +76,7 @@ BlockResult Distillation::result(std::int64_t layer, std::span<const float> valu
 }
 
 std::vector<float> Distillation::final_norm(std::span<const float> values) const {
-  std::vector<float> norm;
-  for (const float value : part(values, blocks_.size()))
-    norm.push_back(value - (student_.config().norm_plus_one ? 1.0F : 0.0F));
-  return norm;
+  return stored_norm(student_.config(), part(values, blocks_.size()));
 }
 
 void Distillation::place(std::span<const float> values) {

@@ -35,4 +35,10 @@ inline double mean(std::span<const double> values) {
   return sum / static_cast<double>(values.empty() ? 1 : values.size());
 }
 
+inline double mean_square(std::span<const float> values) {
+  double sum = 0;
+  for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
+  return sum / static_cast<double>(values.empty() ? 1 : values.size());
+}
+
 }  // namespace voronoi::tune

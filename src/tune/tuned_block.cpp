@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "format/format.h"
 #include "model/block_norms.h"
+#include "tune/loss_sum.h"
 
 namespace voronoi::tune {
 namespace {
@@ -23,22 +24,23 @@ Kind kind_of(format::ParameterKind kind) {
   throw core::InternalError("kind of a parameter");
 }
 
-double root_mean_square(std::span<const float> values) {
-  double sum = 0;
-  for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
-  return std::sqrt(sum / static_cast<double>(std::max<std::size_t>(values.size(), 1)));
-}
-
 template <class T>
 auto part(T values, const Segment& segment) {
   return values.subspan(static_cast<std::size_t>(segment.first), static_cast<std::size_t>(segment.size));
 }
 
+float norm_offset(const model::ModelConfig& config) { return config.norm_plus_one ? 1.0F : 0.0F; }
+
 }  // namespace
 
 float rounded_norm(const model::ModelConfig& config, float value) {
-  const float offset = config.norm_plus_one ? 1.0F : 0.0F;
-  return core::round_to(config.stored_dtype, value - offset) + offset;
+  return core::round_to(config.stored_dtype, value - norm_offset(config)) + norm_offset(config);
+}
+
+std::vector<float> stored_norm(const model::ModelConfig& config, std::span<const float> values) {
+  std::vector<float> stored;
+  for (const float value : values) stored.push_back(value - norm_offset(config));
+  return stored;
 }
 
 TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& transformer, std::int64_t layer,
@@ -69,10 +71,12 @@ TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& tran
       linears_.push_back(std::move(linear));
     }
   add_norms();
-  for (Segment& segment : segments_) segment.unit = root_mean_square(part(std::span<const float>(initial_), segment));
+  for (Segment& segment : segments_)
+    segment.unit = std::sqrt(mean_square(part(std::span<const float>(initial_), segment)));
 }
 
 void TunedBlock::add_norms() {
+  first_norm_ = std::ssize(segments_);
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string& name, const auto& norm) {
     const std::vector<float> values = norm.to_host();
     segments_.push_back({name, {}, Kind::norm, n_parameters_, norm.size(), 0});
@@ -88,9 +92,7 @@ const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
     if (weight.wide.size() != n) weight.wide = backend::Array<float>(context_, n);
     linear.matrix->decode(context_, parameters + linear.first, weight.wide.data());
   }
-  // Norms are the last segments, in the order of the walk.
-  auto segment = segments_.end() - std::count_if(segments_.begin(), segments_.end(),
-                                                 [](const Segment& s) { return s.kind == Kind::norm; });
+  auto segment = segments_.begin() + first_norm_;
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string&, auto& norm) {
     context_.memory().copy_on_device(context_.exec(), parameters + segment->first,
                                      norm.size() * std::int64_t{sizeof(float)}, norm.data());
@@ -124,8 +126,7 @@ void TunedBlock::backward(model::Transformer& transformer, const float* paramete
   };
   model::BlockGradients gradients = transformer.make_gradients(weights_);
   transformer.backward_block(weights_, input, gradient, &gradients, observe);
-  auto segment = segments_.end() - std::count_if(segments_.begin(), segments_.end(),
-                                                 [](const Segment& s) { return s.kind == Kind::norm; });
+  auto segment = segments_.begin() + first_norm_;
   model::for_each_norm(config_, weights_.layer, gradients, [&](const std::string&, const auto& norm) {
     context_.nn().add(exec, norm.size(), norm.data(), sum + segment->first);
     ++segment;
@@ -158,14 +159,8 @@ BlockResult TunedBlock::result(std::span<const float> parameters) const {
       throw;
     }
   }
-  const float offset = config_.norm_plus_one ? 1.0F : 0.0F;
   for (const Segment& segment : segments_)
-    if (segment.kind == Kind::norm) {
-      const auto values = part(parameters, segment);
-      std::vector<float>& stored = result.norms[segment.tensor];
-      std::transform(values.begin(), values.end(), std::back_inserter(stored),
-                     [offset](float value) { return value - offset; });
-    }
+    if (segment.kind == Kind::norm) result.norms[segment.tensor] = stored_norm(config_, part(parameters, segment));
   return result;
 }
 

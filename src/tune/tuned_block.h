@@ -1,6 +1,7 @@
 // A decoder block of packed linears whose numbers, and norms, are parameters.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -68,12 +69,15 @@ class TunedBlock {
   model::BlockWeights weights_;
   std::vector<Linear> linears_;
   std::vector<Segment> segments_;
+  std::ptrdiff_t first_norm_ = 0;  ///< segment from which on they are norms, in the order of for_each_norm
   std::int64_t n_parameters_ = 0;
   std::vector<float> initial_;
   backend::Array<float> d_weight_;
 };
 
-/// A norm as it is stored in `dtype`, of what the normed value is multiplied by, and back.
+/// What the normed value is multiplied by, as it is after storing the norm in the model's 16-bit type.
 float rounded_norm(const model::ModelConfig& config, float value);
+/// Norms as their files hold them, of what the normed value is multiplied by.
+std::vector<float> stored_norm(const model::ModelConfig& config, std::span<const float> values);
 
 }  // namespace voronoi::tune

@@ -61,22 +61,6 @@ double attention_definition(const AttentionShape& s, const Doubles& q, const Dou
   return loss;
 }
 
-AttentionShape shape_of(const AttentionCase& c, bool fused) {
-  AttentionShape shape{};
-  shape.n_sequences = c.n_sequences;
-  shape.n_tokens = c.n_tokens;
-  shape.n_heads = c.n_heads;
-  shape.n_kv_heads = c.n_kv_heads;
-  shape.head_dim = c.head_dim;
-  shape.window = c.window;
-  shape.scale = 1.5F / std::sqrt(static_cast<float>(c.head_dim));
-  shape.ld_q = fused ? (c.n_heads + 2 * c.n_kv_heads) * c.head_dim : c.n_heads * c.head_dim + 1;
-  shape.ld_kv = fused ? shape.ld_q : c.n_kv_heads * c.head_dim + 3;
-  shape.ld_out = c.n_heads * c.head_dim + 2;
-  shape.softcap = c.softcap;
-  return shape;
-}
-
 class AttentionGradient : public NnGradient, public ::testing::WithParamInterface<AttentionCase> {};
 
 TEST_P(AttentionGradient, EqualsTheDefinition) {

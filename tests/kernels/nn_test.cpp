@@ -233,22 +233,7 @@ TEST_F(Nn, AddWeightedRowsAddsToTheNamedRows) {
 
 class Attention : public Nn, public ::testing::WithParamInterface<AttentionCase> {
  protected:
-  AttentionShape shape() const {
-    const AttentionCase& c = GetParam();
-    AttentionShape shape{};
-    shape.n_sequences = c.n_sequences;
-    shape.n_tokens = c.n_tokens;
-    shape.n_heads = c.n_heads;
-    shape.n_kv_heads = c.n_kv_heads;
-    shape.head_dim = c.head_dim;
-    shape.window = c.window;
-    shape.scale = 1.5F / std::sqrt(static_cast<float>(c.head_dim));
-    shape.ld_q = c.n_heads * c.head_dim + 1;
-    shape.ld_kv = c.n_kv_heads * c.head_dim + 3;
-    shape.ld_out = c.n_heads * c.head_dim + 2;
-    shape.softcap = c.softcap;
-    return shape;
-  }
+  AttentionShape shape() const { return shape_of(GetParam(), false); }
 };
 
 /// The definition, in fp64, with the whole row of scores.
