@@ -57,18 +57,12 @@ if [ "$(id -u)" = 0 ] && mkdir "$work/small" && mount -t tmpfs -o size=64k tmpfs
 fi
 
 # In the middle: at work it is told so, stopped it is resumed, and other settings are told apart.
-FAULTY=(env VORONOI_FAULT="rename layers/ 3 hold" VORONOI_FAULT_HOLD="$work/go" VORONOI_FAULT_LOG="$work/struck" LD_PRELOAD="$FAULTY_DISK")
-"${FAULTY[@]}" "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>"$work/log" &
-pid=$!
-for _ in $(seq 1200); do grep -qs hold "$work/struck" && break; sleep 0.05; done
-grep -qs hold "$work/struck" || fail "no layer is held"
+start_held "rename layers/ 3" "$work/log" "$VORONOI" quantize --run "$run" "${options[@]}"
 expect 2 "$VORONOI" quantize --run "$run" --dry-run
 says "is at work"
 kill -USR1 $pid
-touch "$work/go"
-code=0
-wait $pid || code=$?
-[ $code = 75 ] || { cat "$work/log"; fail "exit $code instead of 75"; }
+go_on
+ends 75 "$work/log"
 done_now=$(layers_done "$run")
 dry 0 "$VORONOI" quantize --run "$run"
 says "would be start 2 of $run, which it resumes"; says "$done_now of $n_linears are done"

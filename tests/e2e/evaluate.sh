@@ -46,17 +46,10 @@ rm -rf "$work/run/evaluations"
 windows() { grep -o 'null\|[0-9.]*' <<<"$(sed 's/.*"sums":\[\([^]]*\).*/\1/' "$1")" | grep -vc null; }
 for stop in "4 75" "2 75" "3 137" "10 75"; do
   read -r nth wanted <<<"$stop"
-  rm -f "$work/go" "$work/struck"
-  env VORONOI_FAULT="rename .windows $nth hold" VORONOI_FAULT_HOLD="$work/go" VORONOI_FAULT_LOG="$work/struck" LD_PRELOAD="$FAULTY_DISK" \
-    "${again[@]}" >"$work/stdout" 2>"$work/stderr" &
-  pid=$!
-  for _ in $(seq 1200); do grep -qs hold "$work/struck" && break; sleep 0.05; done
-  grep -qs hold "$work/struck" || fail "no window is kept"
+  start_held "rename .windows $nth" "$work/stderr" "${again[@]}"
   if [ "$wanted" = 75 ]; then kill -USR1 $pid; else kill -KILL $pid; fi
-  touch "$work/go"
-  code=0
-  wait $pid || code=$?
-  [ $code = "$wanted" ] || { cat "$work/stderr"; fail "exit $code instead of $wanted from an interrupted evaluation"; }
+  go_on
+  ends "$wanted" "$work/stderr"
   [ ! -s "$work/stdout" ] || fail "figures of an interrupted evaluation"
 done
 kept=0

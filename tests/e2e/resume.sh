@@ -38,14 +38,10 @@ done
 
 # A stop on request: exit 75, then the rest.
 run=$work/stopped
-"$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>"$work/stderr" &
-pid=$!
-hold "$run" has_begun "$run" || fail "it was over before it could be stopped"
+start_held "rename layers/ 2" "$work/stderr" "$VORONOI" quantize --run "$run" "${options[@]}"
 kill -USR1 $pid
-release "$run"
-code=0
-wait $pid || code=$?
-[ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }
+go_on
+ends 75 "$work/stderr"
 grep -q "run the same command again" "$work/stderr" || fail "no word on how to resume"
 expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
@@ -53,16 +49,12 @@ same_layers "$work/reference" "$run"
 # From its directory alone: started with relative paths, stopped, resumed from another directory by the command that status prints.
 run=$work/alone
 mkdir "$work/elsewhere"
-(
-  cd "$work"
-  exec "$VORONOI" quantize --run alone --model model --calibration-text "$DATA/calibration/wiki.utf8" "${options[@]:4}" >/dev/null 2>"$work/stderr"
-) &
-pid=$!
-for _ in $(seq 100); do [ -s "$run/journal.log" ] && break; sleep 0.02; done
+cd "$work"
+start_held "rename layers/ 2" "$work/stderr" "$VORONOI" quantize --run alone --model model --calibration-text calibration.txt "${options[@]:4}"
+cd - >/dev/null
 kill -USR1 $pid
-code=0
-wait $pid || code=$?
-[ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }
+go_on
+ends 75 "$work/stderr"
 grep -qF "voronoi quantize --run $run" "$work/stderr" || fail "no command to resume with"
 expect 0 "$VORONOI" status "$run"
 command=$(sed -n 's/^  resume  voronoi //p' "$work/stdout")

@@ -15,10 +15,7 @@ wait_for() {
     sleep 0.05
   done
 }
-FAULTY=(env VORONOI_FAULT="rename hessians/block_000 1 hold" VORONOI_FAULT_HOLD="$work/go" VORONOI_FAULT_LOG="$work/struck" LD_PRELOAD="$FAULTY_DISK")
-"${FAULTY[@]}" "$VORONOI" quantize --run "$run" "${options[@]}" --log-format json --log-level debug >/dev/null 2>"$work/log" &
-pid=$!
-wait_for grep -qs hold "$work/struck"
+start_held "rename hessians/block_000 1" "$work/log" "$VORONOI" quantize --run "$run" "${options[@]}" --log-format json --log-level debug
 updated() { field updated "$(cat "$run/status.json")"; }
 changed() { [ "$(updated)" != "$1" ]; }
 wait_for test -s "$run/status.json"
@@ -30,10 +27,8 @@ awk -v a="$(field eta_seconds "$one")" 'BEGIN { exit !(a > 0) }' || fail "no tim
 "$VORONOI" status "$run" | grep -q "now     calibrate, block 1/5" || fail "status does not show the block"
 grep -q "voronoi_ranks_alive{.*} 1$" "$run/metrics.prom" || fail "metrics of the held block"
 kill -USR1 $pid
-touch "$work/go"
-code=0
-wait $pid || code=$?
-[ $code = 75 ] || { cat "$work/log"; fail "exit $code instead of 75"; }
+go_on
+ends 75 "$work/log"
 one=$("$VORONOI" status "$run" --json)
 [ "$(field state "$one")" = '"stopped"' ] || fail "behind a stop: $one"
 grep -q "voronoi_ranks_alive{.*} 0$" "$run/metrics.prom" || fail "metrics behind the stop"

@@ -63,14 +63,10 @@ done
 
 # A stop on request keeps the step; the rest is done by the same command.
 run=$work/stopped
-"$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>"$work/stderr" &
-pid=$!
-hold "$run" end_points "$run" 2 || fail "it was over before it could be stopped"
+start_held "rename tuning/end-to-end 2" "$work/stderr" "$VORONOI" quantize --run "$run" "${options[@]}"
 kill -USR1 $pid
-release "$run"
-code=0
-wait $pid || code=$?
-[ $code = 75 ] || { cat "$work/stderr"; fail "exit $code instead of 75 after SIGUSR1"; }
+go_on
+ends 75 "$work/stderr"
 expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
