@@ -76,11 +76,12 @@ CommandSpec quantize_command(run::Settings& o) {
           "dtype", "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",
           o.dtype, model::dtype_choices()),
       // Not --tune: mpirun looks for an option of its own of that name among the program's.
-      core::choice_option("tune-phases",
-                          "what to tune by gradients once all is quantized; block: each block by the error of what "
-                          "leaves it; end-to-end: all numbers of the packed model by its divergence from the "
-                          "unquantized one; codes stay as they are",
-                          o.tune, {"none", "block", "end-to-end", "block,end-to-end"}),
+      core::choice_option(
+          "tune-phases",
+          "what to tune by gradients once all is quantized; block: each block by the error of what "
+          "leaves it; end-to-end: all numbers of the packed model by its divergence from the "
+          "unquantized one; codes: the same once more, and a hundredth of the codes move with each step",
+          o.tune, {"none", "block", "end-to-end", "block,end-to-end", "end-to-end,codes", "block,end-to-end,codes"}),
       core::as_path(core::list_option("tune-text", "FILE", "text to tune on [that of calibration]", o.tune_texts)),
       core::integer_option("tune-tokens",
                            "tokens of text to tune on, an eighth of them held out; 0: as many as calibration takes",

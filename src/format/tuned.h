@@ -1,6 +1,7 @@
-// A packed linear whose numbers are being tuned: its codes stay, codebooks, scales and biases move.
+// A packed linear whose numbers are being tuned: codebooks, scales and biases move, and codes on request.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -44,6 +45,18 @@ class TunedMatrix {
   /// The linear with these parameters, rounded to the encoding's 16-bit type. Throws NumericError, naming the array,
   /// for one that the type cannot hold or that is not finite.
   virtual Encoding rounded(std::span<const float> parameters) const = 0;
+
+  /// All codes as bytes, of a size that stays; host memory, as below.
+  virtual std::vector<std::byte> codes() const = 0;
+  /// codes: as this matrix, or one made of the same encoding, gave them.
+  virtual void set_codes(std::span<const std::byte> codes) = 0;
+  /// Moves codes towards a dense weight. Of the vectors (what one code stands for: in a uniform format a weight) the
+  /// ceil(share * their number) furthest from `target` [out, in] get the codes whose value with these parameters is the
+  /// nearest, as far as the search finds it, and never one that is further than what they have. Ties go to the lower
+  /// vector and code; where parameters or target are not finite the codes stay. Returns how many vectors changed. The
+  /// same on any device and number of threads.
+  virtual std::int64_t recode(backend::Context& context, std::span<const float> parameters,
+                              std::span<const float> target, double share) = 0;
 };
 
 }  // namespace voronoi::format

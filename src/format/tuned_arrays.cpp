@@ -22,7 +22,8 @@ NamedArray* find_array(Encoding& encoding, std::string_view name) {
 }  // namespace
 
 TunedArrays::TunedArrays(backend::Context& context, const Encoding& encoding,
-                         std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters)
+                         std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters,
+                         std::initializer_list<std::string_view> codes)
     : encoding_{encoding.format, encoding.out_features, encoding.in_features, encoding.dtype, encoding.attributes, {}} {
   const auto is_parameter = [&parameters](const NamedArray& array) {
     return std::any_of(parameters.begin(), parameters.end(),
@@ -43,12 +44,34 @@ TunedArrays::TunedArrays(backend::Context& context, const Encoding& encoding,
     runs_.push_back({parameter.first, parameter.second, first, size});
     first += size;
   }
+  for (const std::string_view name : codes)
+    if (fixed_.contains(std::string(name))) codes_.emplace_back(name);
 }
 
 std::int64_t TunedArrays::size_bytes() const {
   std::int64_t total = 0;
   for (const auto& entry : fixed_) total += entry.second.size();
   return total;
+}
+
+std::vector<std::byte> TunedArrays::codes() const {
+  std::vector<std::byte> all;
+  for (const std::string& name : codes_) {
+    const std::vector<std::byte> bytes = fixed_.at(name).to_host();
+    all.insert(all.end(), bytes.begin(), bytes.end());
+  }
+  return all;
+}
+
+void TunedArrays::set_codes(std::span<const std::byte> codes) {
+  for (const std::string& name : codes_) {
+    backend::Array<std::byte>& array = fixed_.at(name);
+    const auto size = static_cast<std::size_t>(array.size());
+    VORONOI_REQUIRE(codes.size() >= size, "codes of another linear");
+    array.assign(codes.first(size));
+    codes = codes.subspan(size);
+  }
+  VORONOI_REQUIRE(codes.empty(), "codes of another linear");
 }
 
 std::vector<float> TunedArrays::initial() const {

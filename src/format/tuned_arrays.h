@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <initializer_list>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,18 +23,37 @@ class TunedArrays : public TunedMatrix {
   std::vector<float> initial() const final;
   std::int64_t size_bytes() const final;
   Encoding rounded(std::span<const float> parameters) const final;
+  std::vector<std::byte> codes() const final;
+  void set_codes(std::span<const std::byte> codes) final;
 
  protected:
   /// Of a sound encoding. parameters: its arrays of 16-bit numbers that are tuned, in the order of the runs; those that
-  /// the encoding lacks are passed over.
+  /// the encoding lacks are passed over. codes: those that are codes, likewise.
   TunedArrays(backend::Context& context, const Encoding& encoding,
-              std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters);
+              std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters,
+              std::initializer_list<std::string_view> codes);
 
   /// Where an array that stays lies on the device; null of one that the encoding lacks.
   template <class T>
   const T* fixed(const std::string& name) const {
     const auto found = fixed_.find(name);
     return found == fixed_.end() ? nullptr : reinterpret_cast<const T*>(found->second.data());
+  }
+  /// An array that stays, in host memory; empty: the encoding lacks it.
+  template <class T>
+  std::vector<T> on_host(const std::string& name) const {
+    const auto found = fixed_.find(name);
+    if (found == fixed_.end()) return {};
+    const std::vector<std::byte> bytes = found->second.to_host();
+    std::vector<T> values(bytes.size() / sizeof(T));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  }
+  /// Its new content, of the same size.
+  template <class T>
+  void set_fixed(const std::string& name, const std::vector<T>& values) {
+    if (const auto found = fixed_.find(name); found != fixed_.end())
+      found->second.assign(std::as_bytes(std::span(values)));
   }
   /// The part of [n_parameters()] values that is the named array; null of one that the encoding lacks.
   template <class T>
@@ -46,6 +67,7 @@ class TunedArrays : public TunedMatrix {
   Encoding encoding_;  // without the bytes of fixed_
   std::map<std::string, backend::Array<std::byte>> fixed_;
   std::vector<ParameterRun> runs_;
+  std::vector<std::string> codes_;  // of fixed_
 };
 
 }  // namespace voronoi::format

@@ -6,6 +6,7 @@
 #include "format/checks.h"
 #include "format/device_arrays.h"
 #include "format/tuned_arrays.h"
+#include "format/uniform_recoding.h"
 
 namespace voronoi::format {
 namespace {
@@ -61,7 +62,7 @@ class UniformMatrix final : public PackedMatrix {
 class TunedUniformMatrix final : public TunedArrays {
  public:
   TunedUniformMatrix(backend::Context& context, const Encoding& encoding)
-      : TunedArrays(context, encoding, {{"scale", ParameterKind::scale}}),
+      : TunedArrays(context, encoding, {{"scale", ParameterKind::scale}}, {"codes"}),
         packed_(packed_extents(uniform_view(encoding))) {
     packed_.codes = fixed<std::uint32_t>("codes");
     packed_.zeros = fixed<std::uint32_t>("zeros");
@@ -74,6 +75,20 @@ class TunedUniformMatrix final : public TunedArrays {
   void add_gradient(backend::Context& context, const float* /*parameters*/, const float* d_weight,
                     float* gradient) const override {
     context.uniform().gradient(context.exec(), packed_, d_weight, gradient);
+  }
+  std::int64_t recode(backend::Context& context, std::span<const float> parameters, std::span<const float> target,
+                      double share) override {
+    auto codes = on_host<std::uint32_t>("codes");
+    const auto zeros = on_host<std::uint32_t>("zeros");
+    const auto perm = on_host<std::uint16_t>("perm");
+    kernels::PackedUniform packed = packed_;
+    packed.codes = codes.data();
+    packed.zeros = zeros.data();
+    packed.perm = perm.empty() ? nullptr : perm.data();
+    const std::int64_t n_changed =
+        recode_uniform(context.pool(), packed, parameters.data(), target.data(), share, codes);
+    set_fixed("codes", codes);
+    return n_changed;
   }
 
  private:

@@ -8,6 +8,7 @@
 #include "format/checks.h"
 #include "format/device_arrays.h"
 #include "format/tuned_arrays.h"
+#include "format/vptq_recoding.h"
 
 namespace voronoi::format {
 namespace {
@@ -83,7 +84,8 @@ class TunedVptqMatrix final : public TunedArrays {
                      {"residual_codebook", ParameterKind::codebook},
                      {"outlier_codebook", ParameterKind::codebook},
                      {"scale", ParameterKind::scale},
-                     {"bias", ParameterKind::bias}}),
+                     {"bias", ParameterKind::bias}},
+                    {"indices", "outlier_indices"}),
         packed_(packed_extents(vq_view(encoding))) {
     packed_.indices = fixed<std::uint32_t>("indices");
     packed_.outlier_indices = fixed<std::uint16_t>("outlier_indices");
@@ -99,6 +101,20 @@ class TunedVptqMatrix final : public TunedArrays {
         context.exec(), numbers(parameters), d_weight,
         {part_of(gradient, "codebook"), part_of(gradient, "residual_codebook"), part_of(gradient, "outlier_codebook"),
          part_of(gradient, "scale"), part_of(gradient, "bias")});
+  }
+  std::int64_t recode(backend::Context& context, std::span<const float> parameters, std::span<const float> target,
+                      double share) override {
+    auto indices = on_host<std::uint32_t>("indices");
+    auto outlier_indices = on_host<std::uint16_t>("outlier_indices");
+    const auto perm = on_host<std::uint16_t>("perm");
+    kernels::TunedVptq tuned = numbers(parameters.data());
+    tuned.packed.indices = indices.data();
+    tuned.packed.outlier_indices = outlier_indices.data();
+    tuned.packed.perm = perm.empty() ? nullptr : perm.data();
+    const std::int64_t n_changed = recode_vptq(context.pool(), tuned, target.data(), share, indices, outlier_indices);
+    set_fixed("indices", indices);
+    set_fixed("outlier_indices", outlier_indices);
+    return n_changed;
   }
 
  private:

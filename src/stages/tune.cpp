@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "comm/agreement.h"
@@ -17,6 +18,7 @@
 #include "stages/stage.h"
 #include "stages/tuning_state.h"
 #include "tune/block_tuning.h"
+#include "tune/code_update.h"
 #include "tune/distillation.h"
 #include "tune/footprint.h"
 #include "tune/loss_sum.h"
@@ -26,9 +28,9 @@ namespace {
 
 constexpr const char* kName = "tune";
 constexpr const char* kBlock = "block";
-constexpr const char* kEndToEnd = "end-to-end";
-/// States of a descent that are kept on its way.
-constexpr std::int64_t kKept = 32;
+constexpr const char* kCodes = "codes";
+/// States of a descent that are kept on its way. What moves codes begins anew at each of them, so there are fewer.
+constexpr std::int64_t kKept = 32, kKeptWithCodes = 8;
 
 std::string_view name_of(tune::DescentEnd end) {
   switch (end) {
@@ -44,16 +46,17 @@ std::string_view name_of(tune::DescentEnd end) {
   throw core::InternalError("end of a descent");
 }
 
-/// One phase: what it starts from is generation `base` of every layer, what it publishes the next.
+/// One phase: what it starts from is generation `base` of every layer and `norm_base` of the final norm, what it
+/// publishes the next.
 class Phase {
  public:
-  Phase(Work& work, std::string name, std::int64_t base)
-      : work_(work), name_(std::move(name)), base_(base), source_(make_source(base)) {
+  Phase(Work& work, std::string name, std::int64_t base, std::int64_t norm_base)
+      : work_(work), name_(std::move(name)), base_(base), norm_base_(norm_base), source_(make_source(base)) {
     const tune::Sequences& sequences = work.inputs.tuning_sequences;
     const auto n = std::ssize(sequences.training) / sequences.batch * work.settings.tune_passes;
     plan_.n_steps = n;
     plan_.look_every = std::max<std::int64_t>(1, (n + run::kTuningLooks - 1) / run::kTuningLooks);
-    plan_.keep_every = std::max<std::int64_t>(1, n / kKept);
+    plan_.keep_every = std::max<std::int64_t>(1, n / (name_ == kCodes ? kKeptWithCodes : kKept));
     const auto& config = work.config();
     comm::on_root(work.world, [&] { nominal_bits_ = run::nominal_bits(work_.run.state); });
     nominal_bits_ = tune::agreed_number(work.world, nominal_bits_);
@@ -83,6 +86,7 @@ class Phase {
     if (generation > 0)
       for (std::int64_t layer = 0; layer < config().n_layers; ++layer)
         for (const std::string& norm : norm_names(layer)) published.tensors[norm] = generation;
+    if (norm_base_ > 0) published.tensors[tune::Distillation::kFinalNorm] = norm_base_;
     return std::make_unique<run::RunSource>(*work_.inputs.model, work_.run.paths, std::move(published));
   }
 
@@ -119,7 +123,7 @@ class Phase {
             std::any_of(norms.begin(), norms.end(), [&](const auto& name) { return lacks_tensor(name, base_ + 1); }))
           pending[static_cast<std::size_t>(layer)] = '1';
       }
-      if (name_ == kEndToEnd && lacks_tensor(tune::Distillation::kFinalNorm, 1)) pending.back() = '1';
+      if (name_ != kBlock && lacks_tensor(tune::Distillation::kFinalNorm, norm_base_ + 1)) pending.back() = '1';
       // A phase makes one generation: what another list of phases made stands in its place.
       const auto begun = work_.run.state.tuning.find(name_);
       const bool other = begun == work_.run.state.tuning.end() ? pending.find('1') == std::string::npos
@@ -275,8 +279,13 @@ class Phase {
     tune::Distillation distillation(
         work_.context, work_.world, student, [this](const std::string& linear) { return read_base(linear); }, windows,
         sequences, seed());
+    std::optional<tune::CodeUpdate> codes;
+    if (name_ == kCodes) {
+      codes.emplace(work_.context, work_.world, sequences, distillation.blocks());
+      distillation.move_codes(*codes);
+    }
     tune::DescentState state;
-    const bool found = find_state(distillation.initial().size(), state);
+    const bool found = find_state(distillation.initial().size(), state, codes ? &*codes : nullptr);
     if (!found) state.values = distillation.initial();
     tune::DescentEnd end = tune::DescentEnd::finished;
     if (state.step < plan_.n_steps || state.looked_at < state.step) {
@@ -295,6 +304,9 @@ class Phase {
       tune::Descent descent_calls = calls(-1);
       descent_calls.differentiate = [&](std::int64_t step, std::span<const float> values,
                                         std::vector<float>& gradient) {
+        if (codes && begins_anew(step)) codes->restart();
+        if (codes)
+          codes->set_rate(tune::schedule(step, plan_.n_steps) * std::exp2(-static_cast<double>(state.fallbacks)));
         return distillation.differentiate(step, values, gradient);
       };
       descent_calls.held_out = [&](std::span<const float> values) { return distillation.held_out_loss(values); };
@@ -307,20 +319,30 @@ class Phase {
              static_cast<double>(step - first) / static_cast<double>(plan_.n_steps - first));
       };
       descent_calls.keep = [&](const tune::DescentState& now) {
-        comm::on_root(work_.world, [&] { write_tuning_state(*work_.run.start, name_, settings_, now); });
+        // Buffers are not kept: where they do not begin anew, a start that went on would make other bytes.
+        if (codes && !begins_anew(now.step)) return;
+        comm::on_root(work_.world, [&] { write_state(now, codes ? &*codes : nullptr); });
       };
+      if (codes) {
+        descent_calls.follow = [&](std::span<const float> values) {
+          codes->recode(values, [&](std::span<const float> all, std::size_t b) { return distillation.part(all, b); });
+        };
+        descent_calls.best_found = [&] { codes->keep_best(); };
+        descent_calls.went_back = [&] { codes->go_back(); };
+      }
       end = tune::descend(work_.context.pool(), distillation.segments(), plan_, descent_calls, state);
       if (end == tune::DescentEnd::stopped) return;
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
       work_.clock.done(kName, stepping + looking, seconds);
       journal_end(-1, end, state, seconds);
+      if (codes) codes->go_back();
       comm::on_root(work_.world, [&] {
         // What is published again, should a file of it be lost.
         tune::DescentState last = state;
         last.values = state.best;
         last.adam = {};
         last.step = last.looked_at = plan_.n_steps;
-        write_tuning_state(*work_.run.start, name_, settings_, last);
+        write_state(last, codes ? &*codes : nullptr);
         core::log_info("tuned ({}, {}): held-out loss {:.4f} before, {:.4f} after {} of {} steps", name_, name_of(end),
                        state.first_loss, state.best_loss, state.best_step, state.step);
       });
@@ -330,19 +352,37 @@ class Phase {
           std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(config().n_layers);
       for (std::int64_t layer = 0; layer < config().n_layers; ++layer)
         if (pending_.contains(layer)) publish(layer, distillation.result(layer, state.best), seconds);
-      publish_norm(tune::Distillation::kFinalNorm, 1, distillation.final_norm(state.best));
+      publish_norm(tune::Distillation::kFinalNorm, norm_base_ + 1, distillation.final_norm(state.best));
       work_.run.journal->commit();
     });
   }
 
-  /// The state that an earlier start kept, on every rank; false: there is none that can be used.
-  bool find_state(std::size_t n_parameters, tune::DescentState& state) {
+  /// Whether the buffers that move codes begin anew with the step: where a state is kept.
+  bool begins_anew(std::int64_t step) const {
+    return step % plan_.keep_every == 0 || step % plan_.look_every == 0 || step == plan_.n_steps;
+  }
+
+  /// Rank 0.
+  void write_state(const tune::DescentState& state, tune::CodeUpdate* codes) const {
+    TuningCodes kept;
+    if (codes != nullptr) kept = {codes->codes(), codes->best()};
+    write_tuning_state(*work_.run.start, name_, settings_, state, codes != nullptr ? &kept : nullptr);
+  }
+
+  /// The state that an earlier start kept, on every rank; false: there is none that can be used. codes: null where they
+  /// stay.
+  bool find_state(std::size_t n_parameters, tune::DescentState& state, tune::CodeUpdate* codes) {
     std::string found = "0";
+    TuningCodes kept;
+    if (codes != nullptr) kept.now = kept.best = codes->codes();
+    const auto read = [&] {
+      return read_tuning_state(work_.run.paths, name_, settings_, n_parameters, codes != nullptr ? &kept : nullptr);
+    };
     comm::on_root(work_.world, [&] {
       const auto file = work_.run.paths.tuning_state(name_);
       if (!std::filesystem::exists(file)) return;
       try {
-        state = read_tuning_state(work_.run.paths, name_, settings_, n_parameters);
+        state = read();
         found = "1";
       } catch (const core::FormatError& error) {
         core::log_warning("{}; moved to {}, tuning begins anew", error.what(),
@@ -351,7 +391,11 @@ class Phase {
     });
     found = work_.world.broadcast(found, 0);
     if (found != "1") return false;
-    if (work_.world.rank() != 0) state = read_tuning_state(work_.run.paths, name_, settings_, n_parameters);
+    if (work_.world.rank() != 0) state = read();
+    if (codes != nullptr) {
+      codes->set_codes(kept.now);
+      if (work_.world.rank() == 0) codes->best() = std::move(kept.best);
+    }
     return true;
   }
 
@@ -410,7 +454,7 @@ class Phase {
 
   Work& work_;
   std::string name_;
-  std::int64_t base_;
+  std::int64_t base_, norm_base_;
   double nominal_bits_ = 0;
   std::unique_ptr<run::RunSource> source_;
   tune::DescentPlan plan_;
@@ -431,10 +475,11 @@ void run_tune_stage(Work& work) {
   });
   if (!work.world.broadcast(missing, 0).empty()) return;
   const Clock::time_point start = Clock::now();
-  std::int64_t generation = 0;
+  std::int64_t generation = 0, of_final_norm = 0;
   for (const std::string& name : run::tune_phases(work.settings)) {
-    Phase(work, name, generation++).run();
+    Phase(work, name, generation++, of_final_norm).run();
     if (work.stopped) break;
+    if (name != kBlock) ++of_final_norm;
   }
   work.journal_time(kName, start);
 }

@@ -39,6 +39,12 @@ void for_each_number(State& state, const Visit& visit) {
   visit(state.fallbacks);
 }
 
+template <class Codes, class Visit>
+void for_each_codes(Codes& codes, const Visit& visit) {
+  visit("codes", codes.now);
+  visit("best_codes", codes.best);
+}
+
 template <class State, class Visit>
 void for_each_vector(State& state, const Visit& visit) {
   visit("values", state.values);
@@ -50,7 +56,7 @@ void for_each_vector(State& state, const Visit& visit) {
 }  // namespace
 
 void write_tuning_state(const store::Start& start, const std::string& phase, const std::string& settings,
-                        const tune::DescentState& state) {
+                        const tune::DescentState& state, const TuningCodes* codes) {
   store::Shard shard;
   shard.attributes["kind"] = kKind;
   shard.attributes["phase"] = phase;
@@ -61,11 +67,15 @@ void write_tuning_state(const store::Start& start, const std::string& phase, con
   for_each_vector(state, [&](const char* name, const std::vector<float>& values) {
     if (!values.empty()) shard.arrays.push_back(array_of<float>(name, core::DType::f32, values));
   });
+  if (codes != nullptr)
+    for_each_codes(*codes, [&](const char* name, const std::vector<std::byte>& bytes) {
+      shard.arrays.push_back(array_of<std::byte>(name, core::DType::u8, bytes));
+    });
   start.publish(start.paths().tuning_state(phase), store::serialize(shard));
 }
 
 tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::string& phase,
-                                     const std::string& settings, std::size_t n_parameters) {
+                                     const std::string& settings, std::size_t n_parameters, TuningCodes* codes) {
   const std::string file = paths.tuning_state(phase).string();
   store::Shard shard = store::read_shard(file);
   if (shard.attributes["kind"] != kKind || shard.attributes["phase"] != phase)
@@ -104,6 +114,13 @@ tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::st
   });
   if (state.values.empty() || state.best.empty() || state.adam.first.size() != state.adam.second.size())
     throw core::FormatError(file, "lacks the parameters, or one of Adam's two moments");
+  if (codes != nullptr)
+    for_each_codes(*codes, [&](const char* name, std::vector<std::byte>& bytes) {
+      const store::ShardArray* array = find(name);
+      if (array == nullptr || array->dtype != core::DType::u8 || array->bytes.size() != bytes.size())
+        throw core::FormatError(file, fmt::format("{}: {} bytes are wanted", name, bytes.size()));
+      std::memcpy(bytes.data(), array->bytes.data(), bytes.size());
+    });
   return state;
 }
 

@@ -14,7 +14,7 @@ bool is_due(const DescentPlan& plan, const DescentState& state) {
 }
 
 /// The same on every rank, since the losses are.
-void fall_back(DescentState& state, double loss) {
+void fall_back(const Descent& calls, DescentState& state, double loss) {
   ++state.fallbacks;
   core::log_warning(
       "tuning: the loss ran away ({:g} in step {}, {:g} held out before the first): back to the best "
@@ -22,6 +22,7 @@ void fall_back(DescentState& state, double loss) {
       loss, state.step, state.first_loss, state.best_step);
   state.values = state.best;
   state.adam = {};
+  calls.went_back();
 }
 
 }  // namespace
@@ -50,6 +51,7 @@ DescentEnd descend(core::ThreadPool& pool, std::span<const Segment> segments, co
       state.best_loss = loss;
       state.best_step = state.step;
       state.best = std::move(rounded);
+      calls.best_found();
       state.without_gain = 0;
     } else {
       ++state.without_gain;
@@ -62,7 +64,7 @@ DescentEnd descend(core::ThreadPool& pool, std::span<const Segment> segments, co
   for (;;) {
     if (is_due(plan, state)) {
       const double loss = look();
-      if (runs_away(loss)) fall_back(state, loss);
+      if (runs_away(loss)) fall_back(calls, state, loss);
       calls.keep(state);
     }
     if (state.fallbacks > kMostFallbacks) return DescentEnd::diverged;
@@ -75,9 +77,10 @@ DescentEnd descend(core::ThreadPool& pool, std::span<const Segment> segments, co
     std::vector<float> gradient;
     const double loss = calls.differentiate(state.step, state.values, gradient);
     if (runs_away(loss)) {
-      fall_back(state, loss);
+      fall_back(calls, state, loss);
     } else {
       tune::step(pool, segments, rate(), gradient, state.adam, state.values);
+      calls.follow(state.values);
       state.loss_sum += loss;
       ++state.n_summed;
     }

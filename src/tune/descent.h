@@ -56,6 +56,9 @@ struct Descent {
   std::function<void(const DescentPoint&)> point;               ///< after each look
   std::function<void(const DescentState&)> keep;                ///< the state may be gone on from
   std::function<void(std::int64_t step, double loss)> stepped;  ///< after each step
+  // What moves beside the numbers, and is kept and goes back with them: nothing, unless set.
+  std::function<void(std::span<const float> values)> follow = [](std::span<const float>) {};  ///< after each move
+  std::function<void()> best_found = [] {}, went_back = [] {};
 };
 
 /// Looks that find nothing better before the descent ends; fallbacks before it gives up; how much larger than the

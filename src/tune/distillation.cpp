@@ -131,7 +131,7 @@ double Distillation::sequence_loss(std::int64_t window) {
   return mean(student_.divergence(hidden, teacher, 0, &norm_).loss);
 }
 
-double Distillation::sequence_gradient(std::int64_t window) {
+double Distillation::sequence_gradient(std::int64_t window, std::int64_t stripe) {
   const std::int64_t n_layers = std::ssize(blocks_);
   const std::int64_t stride = stream_stride(n_layers, windows_.context, student_.config().hidden_size);
   const auto states = [&](const std::vector<float>& values) {
@@ -160,7 +160,10 @@ double Distillation::sequence_gradient(std::int64_t window) {
     for (std::int64_t layer = last - 1; layer >= first; --layer) {
       TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
       block.assemble(of_block(parameters_, layer));
-      block.backward(student_, of_block(parameters_, layer), inputs.back(), loss.hidden, of_block(sums_, layer));
+      const bool moves = codes_ != nullptr && codes_->takes(layer, stripe);
+      block.backward(student_, of_block(parameters_, layer), inputs.back(), loss.hidden, of_block(sums_, layer),
+                     moves ? codes_->observer(block) : nullptr);
+      if (moves) codes_->descend(layer, block);
       block.drop();
       inputs.pop_back();
     }
@@ -174,7 +177,7 @@ double Distillation::differentiate(std::int64_t step, std::span<const float> val
   std::vector<double> losses;
   for (std::int64_t stripe = stripes.first; stripe < stripes.last; ++stripe) {
     sums_.zero();
-    losses.push_back(sequence_gradient(window_of(sequences_, seed_, step, stripe)));
+    losses.push_back(sequence_gradient(window_of(sequences_, seed_, step, stripe), stripe));
     gradient_sum_.add(stripe, sums_);
   }
   gradient = gradient_sum_.total(static_cast<std::int64_t>(initial_.size()));

@@ -11,6 +11,7 @@
 #include "comm/mpi.h"
 #include "model/corpus.h"
 #include "model/transformer.h"
+#include "tune/code_update.h"
 #include "tune/descent.h"
 #include "tune/gradient_sum.h"
 #include "tune/sequences.h"
@@ -36,6 +37,12 @@ class Distillation {
                const TunedBlock::LayerReader& read_layer, const model::Windows& windows, const Sequences& sequences,
                std::uint64_t seed);
 
+  /// Codes move too from now on: `codes` sees the derivatives by weights, and must outlive this.
+  void move_codes(CodeUpdate& codes) { codes_ = &codes; }
+  const std::vector<std::unique_ptr<TunedBlock>>& blocks() const { return blocks_; }
+  /// The parameters of a block among those of the model; behind the last block those of the final norm.
+  std::span<const float> part(std::span<const float> values, std::size_t block) const;
+
   /// Hidden states of this rank's sequences behind the teacher's last block. `told`: after each block of a group of
   /// sequences, with its number and how many there are in all; may throw to stop.
   void teach(model::Transformer& teacher, const std::function<void(std::int64_t done, std::int64_t all)>& told);
@@ -58,11 +65,10 @@ class Distillation {
   void place(std::span<const float> values);
   model::HiddenStates embed(std::int64_t window);
   float* of_block(backend::Array<float>& all, std::int64_t layer) const;
-  std::span<const float> part(std::span<const float> values, std::size_t block) const;
   /// Blocks [first, last) move the hidden states on.
   void run_blocks(std::int64_t first, std::int64_t last, model::HiddenStates& hidden);
-  /// Loss of one sequence; its gradient is added to the device's sums.
-  double sequence_gradient(std::int64_t window);
+  /// Loss of one sequence of a stripe; its gradient is added to the device's sums.
+  double sequence_gradient(std::int64_t window, std::int64_t stripe);
   double sequence_loss(std::int64_t window);
 
   backend::Context& context_;
@@ -79,6 +85,7 @@ class Distillation {
   backend::Array<float> parameters_, sums_;             ///< as values; the gradient of one sequence
   backend::Array<float> norm_;                          ///< the final one, of the parameters
   GradientSum gradient_sum_;
+  CodeUpdate* codes_ = nullptr;
 };
 
 }  // namespace voronoi::tune

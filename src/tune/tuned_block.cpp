@@ -107,7 +107,7 @@ void TunedBlock::drop() {
 }
 
 void TunedBlock::backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
-                          model::HiddenStates& gradient, float* sum) {
+                          model::HiddenStates& gradient, float* sum, const WeightObserver& observer) {
   const auto& exec = context_.exec();
   const auto observe = [&](const model::SiteSpec& site, std::size_t site_index, std::size_t index, std::int64_t n_rows,
                            const float* x, const float* dy) {
@@ -123,6 +123,7 @@ void TunedBlock::backward(model::Transformer& transformer, const float* paramete
     context_.linalg().gemm_f32(exec, true, false, n_out, n_in, n_rows, 1.0F, dy, n_out, x, n_in, 0.0F, d_weight_.data(),
                                n_in);
     linear->matrix->add_gradient(context_, parameters + linear->first, d_weight_.data(), sum + linear->first);
+    if (observer) observer(static_cast<std::size_t>(linear - linears_.begin()), d_weight_.data());
   };
   model::BlockGradients gradients = transformer.make_gradients(weights_);
   transformer.backward_block(weights_, input, gradient, &gradients, observe);

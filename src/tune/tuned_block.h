@@ -43,10 +43,26 @@ class TunedBlock {
   const model::BlockWeights& assemble(const float* parameters);
   /// Gives back the memory of the dense linears.
   void drop();
+  /// Called with part of the loss's derivative by a linear's weight [out, in] (device memory): the parts of all calls
+  /// add up.
+  using WeightObserver = std::function<void(std::size_t linear, const float* d_weight)>;
   /// Transformer::backward_block of the block as it was last assembled, from these parameters. sum [n_parameters()]
   /// (device memory) += the loss's derivative by the parameters.
   void backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
-                model::HiddenStates& gradient, float* sum);
+                model::HiddenStates& gradient, float* sum, const WeightObserver& observer = nullptr);
+
+  struct Linear {
+    std::size_t site = 0, index = 0;
+    std::string name;
+    std::int64_t out_features = 0, in_features = 0, first = 0;  ///< first: of its parameters
+    core::DType dtype = core::DType::f16;
+    std::unique_ptr<format::TunedMatrix> matrix;
+  };
+  const std::vector<Linear>& linears() const { return linears_; }
+  /// A linear's dense weight, as the block was last assembled.
+  std::vector<float> assembled(const Linear& linear) const {
+    return weights_.linears[linear.site][linear.index].wide.to_host();
+  }
 
   /// The parameters (host) as they will be stored: each array in its 16-bit type. Throws NumericError naming the
   /// linear for what that type cannot hold.
@@ -55,13 +71,6 @@ class TunedBlock {
   BlockResult result(std::span<const float> parameters) const;
 
  private:
-  struct Linear {
-    std::size_t site = 0, index = 0;
-    std::string name;
-    std::int64_t out_features = 0, in_features = 0, first = 0;
-    core::DType dtype = core::DType::f16;
-    std::unique_ptr<format::TunedMatrix> matrix;
-  };
   void add_norms();
 
   backend::Context& context_;

@@ -1,0 +1,152 @@
+#include "tune/code_update.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
+#include "format/tuned.h"
+#include "tune/loss_sum.h"
+
+namespace voronoi::tune {
+namespace {
+
+/// Weights that are one piece of work.
+constexpr std::int64_t kPiece = 1 << 16;
+
+/// What changed of a linear's codes, as numbers: block, linear, how many, and for each place and new value, by 16 bits.
+void add_changes(std::size_t block, std::size_t linear, std::span<const std::byte> before,
+                 std::span<const std::byte> after, std::vector<std::uint32_t>& changes) {
+  const std::size_t head = changes.size();
+  changes.insert(changes.end(), {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(linear), 0});
+  for (std::size_t i = 0; i < after.size(); i += 2) {
+    if (std::memcmp(before.data() + i, after.data() + i, 2) == 0) continue;
+    std::uint16_t value = 0;
+    std::memcpy(&value, after.data() + i, 2);
+    changes.push_back(static_cast<std::uint32_t>(i / 2));
+    changes.push_back(value);
+    ++changes[head + 2];
+  }
+}
+
+}  // namespace
+
+CodeUpdate::CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
+                       const std::vector<std::unique_ptr<TunedBlock>>& blocks)
+    : context_(context), world_(world), blocks_(blocks), batch_(sequences.batch), buffers_(blocks.size()) {}
+
+void CodeUpdate::restart() {
+  for (std::vector<Buffer>& buffers : buffers_) buffers.clear();
+}
+
+TunedBlock::WeightObserver CodeUpdate::observer(const TunedBlock& block) {
+  gradient_.assign(block.linears().size(), {});
+  return [this, &block](std::size_t linear, const float* d_weight) {
+    const std::int64_t n = block.linears()[linear].out_features * block.linears()[linear].in_features;
+    const backend::HostView<float> part(context_, d_weight, n);
+    std::vector<float>& sum = gradient_[linear];
+    if (sum.empty())
+      sum.assign(part.values().begin(), part.values().end());
+    else
+      std::transform(sum.begin(), sum.end(), part.values().begin(), sum.begin(), std::plus<>());
+  };
+}
+
+void CodeUpdate::descend(std::int64_t layer, const TunedBlock& block) {
+  std::vector<Buffer>& buffers = buffers_[static_cast<std::size_t>(layer)];
+  buffers.resize(block.linears().size());
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    Buffer& buffer = buffers[i];
+    const std::vector<float>& gradient = gradient_[i];
+    if (gradient.empty()) continue;  // an expert without tokens
+    if (buffer.target.empty()) {
+      buffer.target = block.assembled(block.linears()[i]);
+      buffer.mean_square.assign(buffer.target.size(), 0);
+      buffer.unit = static_cast<float>(std::sqrt(mean_square(buffer.target)));
+    }
+    ++buffer.steps;
+    const auto step = static_cast<float>(kBufferRate * rate_) * buffer.unit;
+    const auto correction = static_cast<float>(1 / (1 - std::pow(kBufferBeta, static_cast<double>(buffer.steps))));
+    const auto n = std::ssize(buffer.target);
+    context_.pool().parallel_for((n + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+      constexpr auto kBeta = static_cast<float>(kBufferBeta);
+      const auto last = static_cast<std::size_t>(std::min(n, (piece + 1) * kPiece));
+      for (auto w = static_cast<std::size_t>(piece * kPiece); w < last; ++w) {
+        const float g = gradient[w];
+        float& square = buffer.mean_square[w];
+        square = kBeta * square + (1 - kBeta) * (g * g);
+        if (square > 0) buffer.target[w] -= step * g / std::sqrt(square * correction);
+      }
+    });
+  }
+  gradient_.clear();
+}
+
+void CodeUpdate::recode(std::span<const float> values, const Part& part) {
+  std::vector<std::uint32_t> changes;
+  for (std::size_t b = 0; b < blocks_.size(); ++b)
+    for (std::size_t i = 0; i < buffers_[b].size(); ++i) {
+      const TunedBlock::Linear& linear = blocks_[b]->linears()[i];
+      const Buffer& buffer = buffers_[b][i];
+      if (buffer.target.empty()) continue;
+      const std::vector<std::byte> before = linear.matrix->codes();
+      linear.matrix->recode(context_,
+                            part(values, b).subspan(static_cast<std::size_t>(linear.first),
+                                                    static_cast<std::size_t>(linear.matrix->n_parameters())),
+                            buffer.target, kRecodedShare);
+      if (world_.size() > 1) add_changes(b, i, before, linear.matrix->codes(), changes);
+    }
+  if (world_.size() == 1) return;
+  const std::vector<std::vector<std::byte>> all = world_.all_gather(std::as_bytes(std::span(changes)));
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    if (static_cast<int>(rank) == world_.rank()) continue;
+    std::vector<std::uint32_t> theirs(all[rank].size() / sizeof(std::uint32_t));
+    if (!theirs.empty()) std::memcpy(theirs.data(), all[rank].data(), all[rank].size());
+    for (std::size_t at = 0; at < theirs.size();) {
+      format::TunedMatrix& matrix = *blocks_[theirs[at]]->linears()[theirs[at + 1]].matrix;
+      const std::size_t n = theirs[at + 2];
+      std::vector<std::byte> codes = matrix.codes();
+      at += 3;
+      for (std::size_t i = 0; i < n; ++i, at += 2) {
+        const auto value = static_cast<std::uint16_t>(theirs[at + 1]);
+        std::memcpy(codes.data() + std::size_t{2} * theirs[at], &value, sizeof value);
+      }
+      matrix.set_codes(codes);
+    }
+  }
+}
+
+std::vector<std::byte> CodeUpdate::codes() const {
+  std::vector<std::byte> all;
+  for (const auto& block : blocks_)
+    for (const TunedBlock::Linear& linear : block->linears()) {
+      const std::vector<std::byte> codes = linear.matrix->codes();
+      all.insert(all.end(), codes.begin(), codes.end());
+    }
+  return all;
+}
+
+void CodeUpdate::set_codes(std::span<const std::byte> codes) {
+  for (const auto& block : blocks_)
+    for (const TunedBlock::Linear& linear : block->linears()) {
+      const auto size = linear.matrix->codes().size();
+      VORONOI_REQUIRE(codes.size() >= size, "codes of another model");
+      linear.matrix->set_codes(codes.first(size));
+      codes = codes.subspan(size);
+    }
+  VORONOI_REQUIRE(codes.empty(), "codes of another model");
+}
+
+void CodeUpdate::keep_best() {
+  if (world_.rank() == 0) best_ = codes();
+}
+
+void CodeUpdate::go_back() {
+  std::vector<std::byte> codes = world_.rank() == 0 ? best_ : this->codes();
+  world_.broadcast(codes, 0);
+  set_codes(codes);
+  restart();
+}
+
+}  // namespace voronoi::tune

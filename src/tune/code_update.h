@@ -1,0 +1,74 @@
+// Codes that move: the V step of PV-Tuning (Malinovskii et al. 2024, section 3) beside the descent of the numbers.
+//
+// A dense buffer of each weight, which begins at the decoded weight, takes adaptive steps down the derivative by the
+// weight; of each linear the share of vectors whose buffer is furthest from their value is then coded anew.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "comm/mpi.h"
+#include "core/thread_pool.h"
+#include "tune/sequences.h"
+#include "tune/tuned_block.h"
+
+namespace voronoi::tune {
+
+/// The largest step of the buffer, as a share of the root mean square of the linear's weight; how fast the mean square
+/// of the derivative is forgotten; vectors that are coded anew in a step.
+inline constexpr double kBufferRate = 1e-2, kBufferBeta = 0.95, kRecodedShare = 0.01;
+
+/// Derivatives by weights are never summed over sequences or ranks: block b takes those of the sequences of stripe b
+/// mod batch, and the rank that has the stripe alone holds the block's buffers and does its searches. All others are
+/// told the codes that changed. So nothing depends on the number of ranks.
+class CodeUpdate {
+ public:
+  /// References must outlive it.
+  CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
+             const std::vector<std::unique_ptr<TunedBlock>>& blocks);
+
+  /// Buffers begin anew at the decoded weights, their means at 0.
+  void restart();
+  /// The schedule's factor on the rate of the steps to come.
+  void set_rate(double factor) { rate_ = factor; }
+  /// Whether the block's buffers take derivatives of the stripe.
+  bool takes(std::int64_t layer, std::int64_t stripe) const { return layer % batch_ == stripe; }
+  /// Sees the derivatives of the block whose step is next.
+  TunedBlock::WeightObserver observer(const TunedBlock& block);
+  /// The step of its buffers; the block is still assembled.
+  void descend(std::int64_t layer, const TunedBlock& block);
+  /// Codes follow their buffers, with these parameters of the whole model; collective. part: see Distillation::part.
+  using Part = std::function<std::span<const float>(std::span<const float> values, std::size_t block)>;
+  void recode(std::span<const float> values, const Part& part);
+
+  /// All codes of the model, in host memory.
+  std::vector<std::byte> codes() const;
+  void set_codes(std::span<const std::byte> codes);
+  /// The best codes are kept by rank 0 alone.
+  void keep_best();
+  std::vector<std::byte>& best() { return best_; }
+  /// Back to the best, and the buffers begin anew; collective.
+  void go_back();
+
+ private:
+  struct Buffer {
+    std::vector<float> target, mean_square;
+    float unit = 0;  // root mean square of the weight when the buffer began
+    std::int64_t steps = 0;
+  };
+
+  backend::Context& context_;
+  const comm::Communicator& world_;
+  const std::vector<std::unique_ptr<TunedBlock>>& blocks_;
+  std::int64_t batch_;
+  double rate_ = 1;
+  std::vector<std::vector<Buffer>> buffers_;  // by block and linear; empty of what is another rank's
+  std::vector<std::vector<float>> gradient_;  // by linear, of the block whose step is next
+  std::vector<std::byte> best_;
+};
+
+}  // namespace voronoi::tune
