@@ -29,7 +29,7 @@ namespace {
 constexpr const char* kName = "tune";
 constexpr const char* kBlock = "block";
 constexpr const char* kCodes = "codes";
-/// States of a descent that are kept on its way. What moves codes begins anew at each of them, so there are fewer.
+/// States of a descent that are kept on its way. Those of moving codes are large, and their buffers settle there.
 constexpr std::int64_t kKept = 32, kKeptWithCodes = 8;
 
 std::string_view name_of(tune::DescentEnd end) {
@@ -150,15 +150,20 @@ class Phase {
       for (const run::LayerRecord& record : earlier->second)
         if (record.generation == base_) layers += name + " " + record.sha256 + "\n";
     }
-    return {{"ids", core::sha256(std::as_bytes(std::span(work_.inputs.tuning_windows.ids)))},
-            {"context", work_.inputs.tuning_windows.context},
-            {"sequences", sequences.training.size()},
-            {"held_out", sequences.held_out.size()},
-            {"batch", sequences.batch},
-            {"passes", work_.settings.tune_passes},
-            {"learning_rate", fmt::format("{:.17g}", plan_.learning_rate)},
-            {"seed", seed()},
-            {"layers", core::sha256(layers)}};
+    core::Json settings = {{"ids", core::sha256(std::as_bytes(std::span(work_.inputs.tuning_windows.ids)))},
+                           {"context", work_.inputs.tuning_windows.context},
+                           {"sequences", sequences.training.size()},
+                           {"held_out", sequences.held_out.size()},
+                           {"batch", sequences.batch},
+                           {"passes", work_.settings.tune_passes},
+                           {"learning_rate", fmt::format("{:.17g}", plan_.learning_rate)},
+                           {"seed", seed()},
+                           {"layers", core::sha256(layers)}};
+    if (name_ == kCodes) {
+      settings["buffer_rate"] = fmt::format("{:.17g}", tune::buffer_rate(nominal_bits_));
+      settings["recoded_share"] = tune::kRecodedShare;
+    }
+    return settings;
   }
 
   /// Rank 0: the phase may not have begun with others.
@@ -304,9 +309,9 @@ class Phase {
       tune::Descent descent_calls = calls(-1);
       descent_calls.differentiate = [&](std::int64_t step, std::span<const float> values,
                                         std::vector<float>& gradient) {
-        if (codes && begins_anew(step)) codes->restart();
         if (codes)
-          codes->set_rate(tune::schedule(step, plan_.n_steps) * std::exp2(-static_cast<double>(state.fallbacks)));
+          codes->set_rate(tune::buffer_rate(nominal_bits_) * tune::schedule(step, plan_.n_steps) *
+                          std::exp2(-static_cast<double>(state.fallbacks)));
         return distillation.differentiate(step, values, gradient);
       };
       descent_calls.held_out = [&](std::span<const float> values) { return distillation.held_out_loss(values); };
@@ -318,11 +323,7 @@ class Phase {
              std::chrono::duration<double>(Clock::now() - descent).count(),
              static_cast<double>(step - first) / static_cast<double>(plan_.n_steps - first));
       };
-      descent_calls.keep = [&](const tune::DescentState& now) {
-        // Buffers are not kept: where they do not begin anew, a start that went on would make other bytes.
-        if (codes && !begins_anew(now.step)) return;
-        comm::on_root(work_.world, [&] { write_state(now, codes ? &*codes : nullptr); });
-      };
+      descent_calls.keep = [&](const tune::DescentState& now) { keep(now, codes ? &*codes : nullptr); };
       if (codes) {
         descent_calls.follow = [&](std::span<const float> values) {
           codes->recode(values, [&](std::span<const float> all, std::size_t b) { return distillation.part(all, b); });
@@ -343,6 +344,7 @@ class Phase {
         last.adam = {};
         last.step = last.looked_at = plan_.n_steps;
         write_state(last, codes ? &*codes : nullptr);
+        if (codes) remove_tuning_buffers(*work_.run.start, config().n_layers, std::nullopt);
         core::log_info("tuned ({}, {}): held-out loss {:.4f} before, {:.4f} after {} of {} steps", name_, name_of(end),
                        state.first_loss, state.best_loss, state.best_step, state.step);
       });
@@ -357,9 +359,20 @@ class Phase {
     });
   }
 
-  /// Whether the buffers that move codes begin anew with the step: where a state is kept.
-  bool begins_anew(std::int64_t step) const {
-    return step % plan_.keep_every == 0 || step % plan_.look_every == 0 || step == plan_.n_steps;
+  /// Collective. codes: null where they stay.
+  void keep(const tune::DescentState& state, tune::CodeUpdate* codes) {
+    if (codes != nullptr) {
+      // Only where an unbroken descent has its buffers settled too: a stop elsewhere goes back to the state before.
+      if (state.step % plan_.keep_every != 0 && state.step % plan_.look_every != 0 && state.step != plan_.n_steps)
+        return;
+      codes->settle();
+      comm::together(work_.world,
+                     [&] { write_tuning_buffers(*work_.run.start, settings_, state.step, config().n_layers, *codes); });
+    }
+    comm::on_root(work_.world, [&] {
+      write_state(state, codes);
+      if (codes != nullptr) remove_tuning_buffers(*work_.run.start, config().n_layers, state.step);
+    });
   }
 
   /// Rank 0.
@@ -392,10 +405,22 @@ class Phase {
     found = work_.world.broadcast(found, 0);
     if (found != "1") return false;
     if (work_.world.rank() != 0) state = read();
-    if (codes != nullptr) {
-      codes->set_codes(kept.now);
-      if (work_.world.rank() == 0) codes->best() = std::move(kept.best);
+    if (codes == nullptr) return true;
+    std::int64_t lost = 0;
+    try {
+      if (state.step < plan_.n_steps)
+        read_tuning_buffers(work_.run.paths, settings_, state.step, config().n_layers, *codes);
+    } catch (const core::FormatError& error) {
+      core::log_warning("{}; tuning begins anew", error.what());
+      lost = 1;
     }
+    if (work_.world.all_max(lost) > 0) {
+      state = {};
+      codes->drop_buffers();
+      return false;
+    }
+    codes->set_codes(kept.now);
+    if (work_.world.rank() == 0) codes->best() = std::move(kept.best);
     return true;
   }
 

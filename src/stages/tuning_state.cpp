@@ -5,6 +5,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -15,6 +17,8 @@ namespace voronoi::stages {
 namespace {
 
 constexpr std::string_view kKind = "voronoi state of tuning, version 1";
+constexpr std::string_view kBuffersKind = "voronoi buffers of codes, version 1";
+constexpr std::string_view kBuffersPrefix = "codes.block_";
 
 template <class T>
 store::ShardArray array_of(const char* name, core::DType dtype, std::span<const T> values) {
@@ -122,6 +126,49 @@ tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::st
       std::memcpy(bytes.data(), array->bytes.data(), bytes.size());
     });
   return state;
+}
+
+void write_tuning_buffers(const store::Start& start, const std::string& settings, std::int64_t step,
+                          std::int64_t n_layers, const tune::CodeUpdate& codes) {
+  for (std::int64_t layer = 0; layer < n_layers; ++layer) {
+    if (!codes.owns(layer)) continue;
+    store::Shard shard;
+    shard.attributes["kind"] = kBuffersKind;
+    shard.attributes["settings"] = settings;
+    for (const auto& [linear, bits] : codes.settled(layer))
+      shard.arrays.push_back(array_of<std::uint16_t>(linear.c_str(), core::DType::bf16, bits));
+    start.publish(start.paths().tuning_buffers(layer, step), store::serialize(shard));
+  }
+}
+
+void read_tuning_buffers(const store::RunPaths& paths, const std::string& settings, std::int64_t step,
+                         std::int64_t n_layers, tune::CodeUpdate& codes) {
+  for (std::int64_t layer = 0; layer < n_layers; ++layer) {
+    if (!codes.owns(layer)) continue;
+    const std::filesystem::path file = paths.tuning_buffers(layer, step);
+    if (!std::filesystem::exists(file)) throw core::FormatError(file.string(), "is missing");
+    store::Shard shard = store::read_shard(file);
+    if (shard.attributes["kind"] != kBuffersKind || shard.attributes["settings"] != settings)
+      throw core::FormatError(file.string(), "is of another kind, or of other settings of tuning");
+    tune::CodeUpdate::Settled buffers;
+    for (const store::ShardArray& array : shard.arrays) {
+      std::vector<std::uint16_t>& bits = buffers[array.name];
+      bits.resize(array.bytes.size() / sizeof(std::uint16_t));
+      std::memcpy(bits.data(), array.bytes.data(), array.bytes.size());
+    }
+    codes.set_settled(layer, buffers);
+  }
+}
+
+void remove_tuning_buffers(const store::Start& start, std::int64_t n_layers, std::optional<std::int64_t> but_of_step) {
+  std::set<std::filesystem::path> wanted;
+  for (std::int64_t layer = 0; but_of_step && layer < n_layers; ++layer)
+    wanted.insert(start.paths().tuning_buffers(layer, *but_of_step));
+  std::vector<std::filesystem::path> old;
+  for (const auto& entry : std::filesystem::directory_iterator(start.paths().tuning()))
+    if (entry.path().filename().string().starts_with(kBuffersPrefix) && !wanted.contains(entry.path()))
+      old.push_back(entry.path());
+  for (const std::filesystem::path& file : old) start.remove(file);
 }
 
 }  // namespace voronoi::stages

@@ -1,12 +1,14 @@
-// What end-to-end tuning goes on from after a kill, as a file of the run directory.
+// What tuning of the whole model goes on from after a kill, as files of the run directory.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "store/start.h"
+#include "tune/code_update.h"
 #include "tune/descent.h"
 
 namespace voronoi::stages {
@@ -24,5 +26,14 @@ void write_tuning_state(const store::Start& start, const std::string& phase, con
 tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::string& phase,
                                      const std::string& settings, std::size_t n_parameters,
                                      TuningCodes* codes = nullptr);
+
+/// RunPaths::tuning_buffers of all blocks whose buffers this rank holds, as of a step. `settings`: as above.
+void write_tuning_buffers(const store::Start& start, const std::string& settings, std::int64_t step,
+                          std::int64_t n_layers, const tune::CodeUpdate& codes);
+/// Throws FormatError for a file that is missing, damaged or of other settings.
+void read_tuning_buffers(const store::RunPaths& paths, const std::string& settings, std::int64_t step,
+                         std::int64_t n_layers, tune::CodeUpdate& codes);
+/// Removes those of all other steps; one rank.
+void remove_tuning_buffers(const store::Start& start, std::int64_t n_layers, std::optional<std::int64_t> but_of_step);
 
 }  // namespace voronoi::stages

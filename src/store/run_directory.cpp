@@ -155,6 +155,11 @@ fs::path RunPaths::hessian(std::int64_t block, const std::string& site) const {
   return hessians() / fmt::format("block_{:03}.{}.h5", block, site);
 }
 
+fs::path RunPaths::tuning_buffers(std::int64_t block, std::int64_t step) const {
+  VORONOI_REQUIRE(block >= 0 && step >= 0, "blocks and steps count from 0");
+  return tuning() / fmt::format("codes.block_{:03}.step_{}.h5", block, step);
+}
+
 void create_run_directory(const RunPaths& paths) {
   refuse_foreign_folder(paths);
   for (const fs::path& folder : folders_of(paths)) {

@@ -28,6 +28,8 @@ struct RunPaths {
   std::filesystem::path tuning() const { return root / "tuning"; }
   /// tuning/<phase>.h5: what a phase of tuning goes on from.
   std::filesystem::path tuning_state(const std::string& phase) const { return tuning() / (phase + ".h5"); }
+  /// tuning/codes.block_<3 digits>.step_<step>.h5: what moves the codes of a block, as of a step.
+  std::filesystem::path tuning_buffers(std::int64_t block, std::int64_t step) const;
   std::filesystem::path quarantine() const { return root / "quarantine"; }
   std::filesystem::path evaluations() const { return root / "evaluations"; }
   std::filesystem::path exported() const { return root / "export"; }

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "core/error.h"
+#include "core/types.h"
 #include "format/tuned.h"
 #include "tune/loss_sum.h"
 
@@ -32,12 +34,64 @@ void add_changes(std::size_t block, std::size_t linear, std::span<const std::byt
 
 }  // namespace
 
+double buffer_rate(double nominal_bits) { return 0.02 * std::pow(4.0, 2 - std::max(nominal_bits, 1.0)); }
+
 CodeUpdate::CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
                        const std::vector<std::unique_ptr<TunedBlock>>& blocks)
-    : context_(context), world_(world), blocks_(blocks), batch_(sequences.batch), buffers_(blocks.size()) {}
+    : context_(context),
+      world_(world),
+      blocks_(blocks),
+      batch_(sequences.batch),
+      stripes_(share_of(sequences.batch, world.rank(), world.size())),
+      buffers_(blocks.size()) {}
 
-void CodeUpdate::restart() {
+void CodeUpdate::settle() {
+  for (std::vector<Buffer>& buffers : buffers_)
+    for (Buffer& buffer : buffers) {
+      for (float& value : buffer.target) value = core::round_to(core::DType::bf16, value);
+      buffer.begin();
+    }
+}
+
+void CodeUpdate::drop_buffers() {
   for (std::vector<Buffer>& buffers : buffers_) buffers.clear();
+}
+
+bool CodeUpdate::owns(std::int64_t layer) const {
+  return layer % batch_ >= stripes_.first && layer % batch_ < stripes_.last;
+}
+
+CodeUpdate::Settled CodeUpdate::settled(std::int64_t layer) const {
+  Settled settled;
+  const std::vector<Buffer>& buffers = buffers_[static_cast<std::size_t>(layer)];
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    if (buffers[i].target.empty()) continue;
+    std::vector<std::uint16_t>& bits = settled[blocks_[static_cast<std::size_t>(layer)]->linears()[i].name];
+    for (const float value : buffers[i].target) bits.push_back(core::to_bits16(core::DType::bf16, value));
+  }
+  return settled;
+}
+
+void CodeUpdate::set_settled(std::int64_t layer, const Settled& settled) {
+  const TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
+  std::vector<Buffer>& buffers = buffers_[static_cast<std::size_t>(layer)];
+  buffers.assign(block.linears().size(), {});
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    const TunedBlock::Linear& linear = block.linears()[i];
+    const auto found = settled.find(linear.name);
+    if (found == settled.end()) continue;
+    VORONOI_REQUIRE(std::ssize(found->second) == linear.out_features * linear.in_features,
+                    "a buffer of another linear");
+    for (const std::uint16_t bits : found->second)
+      buffers[i].target.push_back(core::from_bits16(core::DType::bf16, bits));
+    buffers[i].begin();
+  }
+}
+
+void CodeUpdate::Buffer::begin() {
+  mean_square.assign(target.size(), 0);
+  unit = static_cast<float>(std::sqrt(tune::mean_square(target)));
+  steps = 0;
 }
 
 TunedBlock::WeightObserver CodeUpdate::observer(const TunedBlock& block) {
@@ -62,11 +116,10 @@ void CodeUpdate::descend(std::int64_t layer, const TunedBlock& block) {
     if (gradient.empty()) continue;  // an expert without tokens
     if (buffer.target.empty()) {
       buffer.target = block.assembled(block.linears()[i]);
-      buffer.mean_square.assign(buffer.target.size(), 0);
-      buffer.unit = static_cast<float>(std::sqrt(mean_square(buffer.target)));
+      buffer.begin();
     }
     ++buffer.steps;
-    const auto step = static_cast<float>(kBufferRate * rate_) * buffer.unit;
+    const auto step = static_cast<float>(rate_) * buffer.unit;
     const auto correction = static_cast<float>(1 / (1 - std::pow(kBufferBeta, static_cast<double>(buffer.steps))));
     const auto n = std::ssize(buffer.target);
     context_.pool().parallel_for((n + kPiece - 1) / kPiece, [&](std::int64_t piece) {
@@ -146,7 +199,7 @@ void CodeUpdate::go_back() {
   std::vector<std::byte> codes = world_.rank() == 0 ? best_ : this->codes();
   world_.broadcast(codes, 0);
   set_codes(codes);
-  restart();
+  drop_buffers();
 }
 
 }  // namespace voronoi::tune

@@ -7,8 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/mpi.h"
@@ -18,9 +20,11 @@
 
 namespace voronoi::tune {
 
-/// The largest step of the buffer, as a share of the root mean square of the linear's weight; how fast the mean square
-/// of the derivative is forgotten; vectors that are coded anew in a step.
-inline constexpr double kBufferRate = 1e-2, kBufferBeta = 0.95, kRecodedShare = 0.01;
+/// How fast the mean square of the derivative is forgotten, and the share of vectors that is coded anew in a step.
+inline constexpr double kBufferBeta = 0.95, kRecodedShare = 0.01;
+/// The largest step of the buffer before the schedule, as a share of the root mean square of a linear's weight: 0.02 at
+/// 2 bits a weight, a quarter of it with each further bit.
+double buffer_rate(double nominal_bits);
 
 /// Derivatives by weights are never summed over sequences or ranks: block b takes those of the sequences of stripe b
 /// mod batch, and the rank that has the stripe alone holds the block's buffers and does its searches. All others are
@@ -31,10 +35,11 @@ class CodeUpdate {
   CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
              const std::vector<std::unique_ptr<TunedBlock>>& blocks);
 
-  /// Buffers begin anew at the decoded weights, their means at 0.
-  void restart();
-  /// The schedule's factor on the rate of the steps to come.
-  void set_rate(double factor) { rate_ = factor; }
+  /// Of the steps to come, with the schedule.
+  void set_rate(double rate) { rate_ = rate; }
+  /// Makes the buffers what is kept of them: rounded to bf16, with the means at 0. Where a state is kept they settle,
+  /// so that who goes on from it does what those do that were there.
+  void settle();
   /// Whether the block's buffers take derivatives of the stripe.
   bool takes(std::int64_t layer, std::int64_t stripe) const { return layer % batch_ == stripe; }
   /// Sees the derivatives of the block whose step is next.
@@ -45,27 +50,37 @@ class CodeUpdate {
   using Part = std::function<std::span<const float>(std::span<const float> values, std::size_t block)>;
   void recode(std::span<const float> values, const Part& part);
 
+  /// Buffers begin anew at the decoded weights.
+  void drop_buffers();
+  /// Whether this rank holds the block's buffers, and these: by linear, settled; of some linears or none at first.
+  bool owns(std::int64_t layer) const;
+  using Settled = std::map<std::string, std::vector<std::uint16_t>>;  ///< bits of bf16
+  Settled settled(std::int64_t layer) const;
+  void set_settled(std::int64_t layer, const Settled& buffers);
+
   /// All codes of the model, in host memory.
   std::vector<std::byte> codes() const;
   void set_codes(std::span<const std::byte> codes);
   /// The best codes are kept by rank 0 alone.
   void keep_best();
   std::vector<std::byte>& best() { return best_; }
-  /// Back to the best, and the buffers begin anew; collective.
+  /// Back to the best codes, and the buffers begin anew at the decoded weights; collective.
   void go_back();
 
  private:
   struct Buffer {
     std::vector<float> target, mean_square;
-    float unit = 0;  // root mean square of the weight when the buffer began
+    float unit = 0;  // root mean square of the target when it began or settled
     std::int64_t steps = 0;
+    void begin();
   };
 
   backend::Context& context_;
   const comm::Communicator& world_;
   const std::vector<std::unique_ptr<TunedBlock>>& blocks_;
   std::int64_t batch_;
-  double rate_ = 1;
+  Share stripes_;  // of this rank
+  double rate_ = 0;
   std::vector<std::vector<Buffer>> buffers_;  // by block and linear; empty of what is another rank's
   std::vector<std::vector<float>> gradient_;  // by linear, of the block whose step is next
   std::vector<std::byte> best_;
