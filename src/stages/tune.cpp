@@ -32,20 +32,6 @@ constexpr const char* kCodes = "codes";
 /// States of a descent that are kept on its way. Those of moving codes are large, and their buffers settle there.
 constexpr std::int64_t kKept = 32, kKeptWithCodes = 8;
 
-std::string_view name_of(tune::DescentEnd end) {
-  switch (end) {
-    case tune::DescentEnd::finished:
-      return "finished";
-    case tune::DescentEnd::no_gain:
-      return "no gain";
-    case tune::DescentEnd::diverged:
-      return "diverged";
-    case tune::DescentEnd::stopped:
-      return "stopped";
-  }
-  throw core::InternalError("end of a descent");
-}
-
 /// One phase: what it starts from is generation `base` of every layer and `norm_base` of the final norm, what it
 /// publishes the next.
 class Phase {
@@ -79,14 +65,13 @@ class Phase {
  private:
   model::ModelConfig const& config() const { return work_.config(); }
 
-  /// The run's layers, and norms where an earlier phase made them, as of a generation.
+  /// The run's layers, and norms of blocks where an earlier phase made them, as of a generation.
   std::unique_ptr<run::RunSource> make_source(std::int64_t generation) const {
     run::Published published;
     for (const model::LinearSpec& linear : model::block_linears(config())) published.linears[linear.name] = generation;
     if (generation > 0)
       for (std::int64_t layer = 0; layer < config().n_layers; ++layer)
         for (const std::string& norm : norm_names(layer)) published.tensors[norm] = generation;
-    if (norm_base_ > 0) published.tensors[tune::Distillation::kFinalNorm] = norm_base_;
     return std::make_unique<run::RunSource>(*work_.inputs.model, work_.run.paths, std::move(published));
   }
 
@@ -252,7 +237,7 @@ class Phase {
 
   void journal_end(std::int64_t block, tune::DescentEnd end, const tune::DescentState& state, double seconds) {
     if (work_.world.rank() != 0) return;
-    work_.run.append(run::TuningEnded{name_, block, std::string(name_of(end)), state.step, state.best_step,
+    work_.run.append(run::TuningEnded{name_, block, std::string(tune::name_of(end)), state.step, state.best_step,
                                       state.fallbacks, state.first_loss, state.best_loss, seconds});
   }
 
@@ -281,9 +266,15 @@ class Phase {
     work_.clock.expect(kName, stepping + looking + teaching);
 
     model::Transformer student(*source_, work_.context, core::DType::f32);
+    // The student's own final norm stays the model's, which the teacher's states go through.
+    std::vector<float> norm;
+    if (norm_base_ > 0) {
+      norm.resize(static_cast<std::size_t>(config().hidden_size));
+      run::read_tensor(work_.run.paths, {tune::Distillation::kFinalNorm, {config().hidden_size}}, norm_base_, norm);
+    }
     tune::Distillation distillation(
-        work_.context, work_.world, student, [this](const std::string& linear) { return read_base(linear); }, windows,
-        sequences, seed());
+        work_.context, work_.world, student, [this](const std::string& linear) { return read_base(linear); }, norm,
+        windows, sequences, seed());
     std::optional<tune::CodeUpdate> codes;
     if (name_ == kCodes) {
       codes.emplace(work_.context, work_.world, sequences, distillation.blocks());
@@ -345,8 +336,8 @@ class Phase {
         last.step = last.looked_at = plan_.n_steps;
         write_state(last, codes ? &*codes : nullptr);
         if (codes) remove_tuning_buffers(*work_.run.start, config().n_layers, std::nullopt);
-        core::log_info("tuned ({}, {}): held-out loss {:.4f} before, {:.4f} after {} of {} steps", name_, name_of(end),
-                       state.first_loss, state.best_loss, state.best_step, state.step);
+        core::log_info("tuned ({}, {}): held-out loss {:.4f} before, {:.4f} after {} of {} steps", name_,
+                       tune::name_of(end), state.first_loss, state.best_loss, state.best_step, state.step);
       });
     }
     comm::on_root(work_.world, [&] {

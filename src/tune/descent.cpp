@@ -27,6 +27,20 @@ void fall_back(const Descent& calls, DescentState& state, double loss) {
 
 }  // namespace
 
+std::string_view name_of(DescentEnd end) {
+  switch (end) {
+    case DescentEnd::finished:
+      return "finished";
+    case DescentEnd::no_gain:
+      return "no gain";
+    case DescentEnd::diverged:
+      return "diverged";
+    case DescentEnd::stopped:
+      return "stopped";
+  }
+  throw core::InternalError("end of a descent");
+}
+
 DescentEnd descend(core::ThreadPool& pool, std::span<const Segment> segments, const DescentPlan& plan,
                    const Descent& calls, DescentState& state) {
   const auto rate = [&] {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/thread_pool.h"
@@ -37,6 +38,7 @@ struct DescentPoint {
 };
 
 enum class DescentEnd { finished, no_gain, diverged, stopped };
+std::string_view name_of(DescentEnd end);  ///< for people and the journal
 
 struct DescentPlan {
   std::int64_t n_steps = 0;

@@ -20,8 +20,8 @@ std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::in
 }
 
 Distillation::Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
-                           const TunedBlock::LayerReader& read_layer, const model::Windows& windows,
-                           const Sequences& sequences, std::uint64_t seed)
+                           const TunedBlock::LayerReader& read_layer, std::span<const float> final_norm,
+                           const model::Windows& windows, const Sequences& sequences, std::uint64_t seed)
     : context_(context),
       world_(world),
       student_(student),
@@ -43,6 +43,7 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
     take(blocks_.back()->segments(), blocks_.back()->initial());
   }
   norm_ = student.final_norm();
+  if (!final_norm.empty()) norm_.assign(loaded_norm(student.config(), final_norm));
   const std::vector<float> norm = norm_.to_host();
   const Segment segment{kFinalNorm, {}, Kind::norm, 0, norm_.size(), std::sqrt(mean_square(norm))};
   take({&segment, 1}, norm);

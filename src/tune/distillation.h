@@ -32,10 +32,12 @@ std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::in
 /// vocabulary, mean over the positions of a step's sequences.
 class Distillation {
  public:
-  /// `student`: reads norms, head and embedding of what is tuned, in f32. References must outlive it.
+  /// `student`: reads norms of blocks, head and embedding of what is tuned, in f32; its own final norm is the
+  /// teacher's. final_norm: what the tuned one starts from, as its file holds it; empty: the same. References must
+  /// outlive it.
   Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
-               const TunedBlock::LayerReader& read_layer, const model::Windows& windows, const Sequences& sequences,
-               std::uint64_t seed);
+               const TunedBlock::LayerReader& read_layer, std::span<const float> final_norm,
+               const model::Windows& windows, const Sequences& sequences, std::uint64_t seed);
 
   /// Codes move too from now on: `codes` sees the derivatives by weights, and must outlive this.
   void move_codes(CodeUpdate& codes) { codes_ = &codes; }

@@ -43,6 +43,12 @@ std::vector<float> stored_norm(const model::ModelConfig& config, std::span<const
   return stored;
 }
 
+std::vector<float> loaded_norm(const model::ModelConfig& config, std::span<const float> stored) {
+  std::vector<float> values;
+  for (const float value : stored) values.push_back(value + norm_offset(config));
+  return values;
+}
+
 TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& transformer, std::int64_t layer,
                        const LayerReader& read_layer)
     : context_(context), config_(transformer.config()), weights_(transformer.load_block(layer)) {

@@ -88,5 +88,7 @@ class TunedBlock {
 float rounded_norm(const model::ModelConfig& config, float value);
 /// Norms as their files hold them, of what the normed value is multiplied by.
 std::vector<float> stored_norm(const model::ModelConfig& config, std::span<const float> values);
+/// The other way round.
+std::vector<float> loaded_norm(const model::ModelConfig& config, std::span<const float> stored);
 
 }  // namespace voronoi::tune
