@@ -80,6 +80,45 @@ expect 0 ranks 1 quantize --run "$run" "${options[@]}"
 grep -q "end-to-end.h5.*tuning begins anew" "$work/stderr" || fail "no word of the damaged state"
 same_layers "$work/reference" "$run"
 
+# Codes move in a third phase: the held-out loss falls below that of the second, on any number of ranks, after kills in its steps and while it
+# publishes, with buffers lost, and over a run that was tuned without.
+moving=("${base[@]}" --tune-phases "block,end-to-end,codes" --tune-passes 2)
+cp -r "$work/reference" "$work/moved"
+expect 0 ranks 1 quantize --run "$work/moved" "${moving[@]}"
+expect 0 "$VORONOI" verify "$work/moved"
+after=$(ended "$work/reference" end-to-end best_loss) moved=$(ended "$work/moved" codes best_loss)
+[ "$(ended "$work/moved" codes first_loss)" = "$after" ] || fail "codes: $(ended "$work/moved" codes first_loss) before, the phase before left $after"
+less "$moved" "$after" || fail "codes: held-out loss $after before, $moved after"
+[ "$(find "$work/moved/layers" -name "*_proj.g3.h5" | wc -l)" = "$n_linears" ] || fail "not $n_linears linears of generation 3"
+[ "$(find "$work/moved/tuning" -name "codes.block_*" | wc -l)" = 0 ] || fail "buffers were left"
+codes_points() { local n; n=$(grep '"type":"tuning_point"' "$1/journal.log" 2>/dev/null | grep -c '"phase":"codes"' || true); [ "${n:-0}" -ge "$2" ]; }
+for at in "codes_points 2" "codes_points 4" "records layer $((3 * n_linears + 8))"; do
+  read -ra condition <<<"$at"
+  run="$work/killed_codes"
+  rm -rf "$run"
+  cp -r "$work/reference" "$run"
+  timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "${moving[@]}" >/dev/null 2>&1 &
+  launcher=$!
+  if hold "$run" "${condition[0]}" "$run" "${condition[@]:1}"; then
+    mapfile -t victims < <(ranks_of "$run")
+    kill -9 "${victims[0]}"
+    release "$run"
+  fi
+  wait $launcher || true
+  expect 0 ranks 3 quantize --run "$run" "${moving[@]}"
+  same_layers "$work/moved" "$run"
+done
+run=$work/stopped_codes
+cp -r "$work/reference" "$run"
+start_held "rename tuning/codes.h5 2" "$work/stderr" "$VORONOI" quantize --run "$run" "${moving[@]}"
+kill -USR1 $pid
+go_on
+ends 75 "$work/stderr"
+find "$run/tuning" -name "codes.block_001*" -delete
+expect 0 ranks 2 quantize --run "$run" "${moving[@]}"
+grep -q "codes.block_001.*tuning begins anew" "$work/stderr" || fail "no word of the lost buffers"
+same_layers "$work/moved" "$run"
+
 # Bad settings and texts.
 expect 2 ranks 1 quantize --run "$run" "${base[@]}" "${phases[@]}" --tune-passes 3
 grep -q "other text or settings" "$work/stderr" || { cat "$work/stderr"; fail "no word of the other settings"; }

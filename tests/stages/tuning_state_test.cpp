@@ -58,6 +58,20 @@ TEST_F(TuningState, ComesBackToTheLastBit) {
   EXPECT_EQ(back.fallbacks, 1);
 }
 
+TEST_F(TuningState, CodesComeBackWithIt) {
+  const TuningCodes codes{{std::byte{1}, std::byte{2}}, {std::byte{3}, std::byte{255}}};
+  write_tuning_state(*start_, "codes", "settings", state_, &codes);
+  TuningCodes back{std::vector<std::byte>(2), std::vector<std::byte>(2)};
+  (void)read_tuning_state(paths_, "codes", "settings", 3, &back);
+  EXPECT_EQ(back.now, codes.now);
+  EXPECT_EQ(back.best, codes.best);
+  back.best.resize(3);
+  EXPECT_THROW((void)read_tuning_state(paths_, "codes", "settings", 3, &back), core::FormatError);
+  write_tuning_state(*start_, "codes", "settings", state_);
+  back.best.resize(2);
+  EXPECT_THROW((void)read_tuning_state(paths_, "codes", "settings", 3, &back), core::FormatError);
+}
+
 TEST_F(TuningState, WithoutMomentsTheyStayEmpty) {
   state_.adam = {};
   write_tuning_state(*start_, "end-to-end", "settings", state_);

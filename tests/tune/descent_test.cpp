@@ -120,6 +120,19 @@ TEST_F(DescentTest, GoesOnFromAnyKeptStateToTheSameBytes) {
   }
 }
 
+TEST_F(DescentTest, WhatMovesBesidesFollowsEachStepAndGoesBackWithTheNumbers) {
+  bad_step_ = 13;
+  std::int64_t n_follows = 0, n_best = 0, n_back = 0;
+  calls_.follow = [&](std::span<const float> values) { n_follows += std::ssize(values) / 2; };
+  calls_.best_found = [&] { ++n_best; };
+  calls_.went_back = [&] { ++n_back; };
+  DescentState state = start();
+  descend(state);
+  EXPECT_EQ(n_follows, 39);  // the step that ran away moved nothing
+  EXPECT_GE(n_best, 2);
+  EXPECT_EQ(n_back, 1);
+}
+
 TEST_F(DescentTest, AStopKeepsTheState) {
   stop_after_ = 13;
   DescentState state = start();
