@@ -229,8 +229,10 @@ class Planner {
                     rates_.gemm);
     };
     for (const std::string& phase : run::tune_phases(request_.options)) {
-      if (phase == "end-to-end") {
-        add("tune: end to end", tune::end_to_end_work(config_, tuned_context(), sequences));
+      if (phase == "end-to-end" || phase == "codes") {
+        add(phase == "codes" ? "tune: codes" : "tune: end to end",
+            tune::end_to_end_work(config_, tuned_context(), sequences));
+        if (phase == "codes") count_recoding(steps, ranks);
         continue;
       }
       tune::TuneWork blocks;
@@ -244,6 +246,17 @@ class Planner {
     }
   }
 
+  /// On the host, the blocks divided over the ranks that have something to do.
+  void count_recoding(double steps, double ranks) {
+    const auto layout = quant::find_method(parameters_.method).public_layout(parameters_);
+    const tune::CodesWork once =
+        tune::codes_work(plan_.quantized_weights, layout ? layout->centroids + layout->residual_centroids : 0);
+    quant::Work work;
+    work.nearest = once.operations * steps;
+    work.bytes = once.bytes * steps;
+    add_stage("tune: codes, searches", work.nearest, 0, seconds(work, rates_) / ranks);
+  }
+
   void count_tuning_memory(std::int64_t base) {
     tune::TunedSizes sizes;
     std::int64_t number_bits = 0;
@@ -254,9 +267,13 @@ class Planner {
     const tune::TuneMemory memory =
         tune::tune_memory(config_, sizes, tuned_context(), tuned_sequences(), request_.n_ranks);
     for (const std::string& phase : run::tune_phases(request_.options)) {
-      const std::int64_t bytes = base + (phase == "block" ? memory.block : memory.end_to_end);
+      const std::int64_t bytes = base + (phase == "block"   ? memory.block
+                                         : phase == "codes" ? memory.codes
+                                                            : memory.end_to_end);
       plan_.tuning.consider(bytes, "tuning (" + phase + ")");
-      if (request_.cuda) plan_.device.consider(bytes - base, "tuning (" + phase + ")");
+      // Buffers and searches are on the host.
+      const std::int64_t on_device = phase == "block" ? memory.block : memory.end_to_end;
+      if (request_.cuda) plan_.device.consider(on_device, "tuning (" + phase + ")");
     }
   }
 

@@ -18,7 +18,7 @@ std::vector<std::string> nothing(const run::Settings&) { return {}; }
 
 std::vector<std::string> nothing_to_tune(const run::Settings& settings) {
   if (!run::tune_phases(settings).empty()) return {};
-  return {"--stages: tune needs --tune-phases block, end-to-end or both"};
+  return {"--stages: tune needs --tune-phases, block or end-to-end for instance"};
 }
 
 std::vector<std::string> not_exportable(const run::Settings& settings) {

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <vector>
 
 #include "calib/footprint.h"
+#include "tune/code_update.h"
 #include "tune/distillation.h"
 
 namespace voronoi::tune {
@@ -31,6 +33,13 @@ TuneWork end_to_end_work(const model::ModelConfig& config, std::int64_t n_tokens
           blocks + 2 * head};
 }
 
+CodesWork codes_work(std::int64_t n_weights, std::int64_t centroids) {
+  // A centroid costs a multiplication and an addition a weight. The buffer, its mean and the derivative are read, two
+  // of them written; then buffer and decoded weight are compared.
+  const auto n = static_cast<double>(n_weights);
+  return {2 * kRecodedShare * static_cast<double>(centroids) * n, 4 * 8 * n};
+}
+
 TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_tokens,
                     const Sequences& sequences) {
   const double once = forward(config, layer, n_tokens);
@@ -46,6 +55,7 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   const std::int64_t stream = 4 * n_tokens * config.hidden_size;
   const std::int64_t q = config.n_heads * config.head_dim, kv = config.n_kv_heads * config.head_dim;
   std::int64_t dense = 0, largest = 0, inner = 0;
+  std::vector<std::int64_t> dense_of_blocks;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     std::int64_t block = 0;
     for (const model::SiteSpec& site : model::block_sites(config, layer))
@@ -55,6 +65,7 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
         inner = std::max(inner, linear.in_features);
       }
     dense = std::max(dense, block);
+    dense_of_blocks.push_back(block);
   }
   // Kept by the forward pass of a block and made by the backward one: streams, norms, heads, and the gated parts.
   const std::int64_t block_work =
@@ -73,6 +84,18 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   TuneMemory memory;
   memory.end_to_end =
       head + sizes.code_bytes + numbers + mine * stream + dense + largest + kept + std::max(block_work, logits);
+  // Buffers and means of the blocks whose stripes a rank has, each block's derivatives and its largest linear decoded,
+  // with two copies of its distances; codes on their way into a state, with the best ones.
+  std::vector<std::int64_t> buffers(static_cast<std::size_t>(n_ranks));
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
+    for (int rank = 0; rank < n_ranks; ++rank) {
+      const Share stripes = share_of(sequences.batch, rank, n_ranks);
+      const std::int64_t stripe = layer % sequences.batch;
+      if (stripe >= stripes.first && stripe < stripes.last)
+        buffers[static_cast<std::size_t>(rank)] += 2 * dense_of_blocks[static_cast<std::size_t>(layer)];
+    }
+  memory.codes = memory.end_to_end + *std::max_element(buffers.begin(), buffers.end()) + dense + 3 * largest +
+                 4 * sizes.code_bytes;
   const std::int64_t of_block = numbers / std::max<std::int64_t>(config.n_layers, 1) +
                                 sizes.code_bytes / std::max<std::int64_t>(config.n_layers, 1);
   memory.block = head + of_block + 2 * mine * stream + 2 * dense + largest + 4 * stream + block_work;
