@@ -127,14 +127,6 @@ class Phase {
   /// Everything that decides what the phase makes, the layers that it starts from included.
   core::Json settings_json() const {
     const tune::Sequences& sequences = work_.inputs.tuning_sequences;
-    std::string layers;
-    for (const auto& [name, layer] : work_.run.state.layers) {
-      if (layer.generation == base_) layers += name + " " + layer.sha256 + "\n";
-      const auto earlier = work_.run.state.earlier_layers.find(name);
-      if (earlier == work_.run.state.earlier_layers.end()) continue;
-      for (const run::LayerRecord& record : earlier->second)
-        if (record.generation == base_) layers += name + " " + record.sha256 + "\n";
-    }
     core::Json settings = {{"ids", core::sha256(std::as_bytes(std::span(work_.inputs.tuning_windows.ids)))},
                            {"context", work_.inputs.tuning_windows.context},
                            {"sequences", sequences.training.size()},
@@ -143,7 +135,7 @@ class Phase {
                            {"passes", work_.settings.tune_passes},
                            {"learning_rate", fmt::format("{:.17g}", plan_.learning_rate)},
                            {"seed", seed()},
-                           {"layers", core::sha256(layers)}};
+                           {"layers", digest_of_generation(work_.run.state, base_)}};
     if (name_ == kCodes) {
       settings["buffer_rate"] = fmt::format("{:.17g}", tune::buffer_rate(nominal_bits_));
       settings["recoded_share"] = tune::kRecodedShare;
@@ -257,8 +249,8 @@ class Phase {
     const Clock::time_point start = Clock::now();
     const tune::Sequences& sequences = work_.inputs.tuning_sequences;
     const model::Windows& windows = work_.inputs.tuning_windows;
-    const auto ranks = static_cast<double>(work_.world.size());
-    const double held_out = static_cast<double>(sequences.held_out.size());
+    const auto ranks = static_cast<double>(work_.world.size()),
+               held_out = static_cast<double>(sequences.held_out.size());
     const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences);
     const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
                  looking = seconds_of(work.held_out) * held_out * (run::kTuningLooks + 1) / ranks,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "store/shard.h"
 
 namespace voronoi::stages {
@@ -58,6 +59,18 @@ void for_each_vector(State& state, const Visit& visit) {
 }
 
 }  // namespace
+
+std::string digest_of_generation(const run::RunState& state, std::int64_t generation) {
+  std::string layers;
+  for (const auto& [name, layer] : state.layers) {
+    if (layer.generation == generation) layers += name + " " + layer.sha256 + "\n";
+    const auto earlier = state.earlier_layers.find(name);
+    if (earlier == state.earlier_layers.end()) continue;
+    for (const run::LayerRecord& record : earlier->second)
+      if (record.generation == generation) layers += name + " " + record.sha256 + "\n";
+  }
+  return core::sha256(layers);
+}
 
 void write_tuning_state(const store::Start& start, const std::string& phase, const std::string& settings,
                         const tune::DescentState& state, const TuningCodes* codes) {

@@ -7,11 +7,15 @@
 #include <string>
 #include <vector>
 
+#include "run/run_state.h"
 #include "store/start.h"
 #include "tune/code_update.h"
 #include "tune/descent.h"
 
 namespace voronoi::stages {
+
+/// Of the files of a generation of all layers.
+std::string digest_of_generation(const run::RunState& state, std::int64_t generation);
 
 /// All codes of the model, where a phase moves them: those of the state's values, and those of its best.
 struct TuningCodes {

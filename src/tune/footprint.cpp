@@ -84,8 +84,8 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   TuneMemory memory;
   memory.end_to_end =
       head + sizes.code_bytes + numbers + mine * stream + dense + largest + kept + std::max(block_work, logits);
-  // Buffers and means of the blocks whose stripes a rank has, each block's derivatives and its largest linear decoded,
-  // with two copies of its distances; codes on their way into a state, with the best ones.
+  // Buffers and means of the blocks whose stripes a rank has, a block's derivatives, and its largest linear decoded,
+  // with two copies of its distances. Codes: the best, both copied, in a shard, and in its file as that grows.
   std::vector<std::int64_t> buffers(static_cast<std::size_t>(n_ranks));
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
     for (int rank = 0; rank < n_ranks; ++rank) {
@@ -95,7 +95,7 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
         buffers[static_cast<std::size_t>(rank)] += 2 * dense_of_blocks[static_cast<std::size_t>(layer)];
     }
   memory.codes = memory.end_to_end + *std::max_element(buffers.begin(), buffers.end()) + dense + 3 * largest +
-                 4 * sizes.code_bytes;
+                 9 * sizes.code_bytes;
   const std::int64_t of_block = numbers / std::max<std::int64_t>(config.n_layers, 1) +
                                 sizes.code_bytes / std::max<std::int64_t>(config.n_layers, 1);
   memory.block = head + of_block + 2 * mine * stream + 2 * dense + largest + 4 * stream + block_work;

@@ -35,6 +35,8 @@ as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 -
 for phase in block end-to-end; do
   as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256 --tune-phases $phase
 done
+# And the buffers of what moves codes.
+as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 16 --calibration-context 256 --tune-phases end-to-end,codes
 
 # 80 more blocks: their pages of the model's file, and 2 KiB a layer in the lists of what is done; nothing else.
 for blocks in 16 96; do
