@@ -26,6 +26,8 @@ constexpr double kEvaluationTokens = 340e3;
 constexpr std::int64_t kSentencepieceBytes = 7, kBpeBytes = 4, kTextBytes = 2, kSentencepieceWork = 134;
 /// A longer window must save this share of the time to be suggested.
 constexpr double kWorthAWindow = 0.05;
+// Of the GPU whose rates are assumed.
+constexpr std::int64_t kAssumedGpuMemory = std::int64_t{80} << 30;
 
 std::string role_of(const std::string& name) {
   // "model.layers.7.mlp.down_proj" -> "mlp.down_proj"; numbers inside (experts) become "*".
@@ -230,7 +232,7 @@ class Planner {
     };
     for (const std::string& phase : run::tune_phases(request_.options)) {
       if (phase == "end-to-end") {
-        add("tune: end to end", tune::end_to_end_work(config_, tuned_context(), sequences));
+        add("tune: end to end", tune::end_to_end_work(config_, tuned_context(), sequences, residence()));
         continue;
       }
       tune::TuneWork blocks;
@@ -244,19 +246,31 @@ class Planner {
     }
   }
 
-  void count_tuning_memory(std::int64_t base) {
+  tune::TunedSizes tuned_sizes() const {
     tune::TunedSizes sizes;
     std::int64_t number_bits = 0;
     for (const PlannedLinear& linear : plan_.linears)
       number_bits += linear.count * (linear.stored.codebooks + linear.stored.scales);
     sizes.code_bytes = (plan_.quantized_bits - number_bits) / 8;
     sizes.n_parameters = number_bits / 16 + (2 * config_.n_layers + 1) * config_.hidden_size;
+    return sizes;
+  }
+
+  /// As the stage will choose it, on a GPU that holds nothing else.
+  tune::Residence residence() const {
+    const std::int64_t gpu = request_.gpu_memory > 0 ? request_.gpu_memory : kAssumedGpuMemory;
+    return tune::choose_residence(config_, tuned_sizes(), tuned_context(), tuned_sequences(), request_.n_ranks,
+                                  request_.cuda ? gpu : 0);
+  }
+
+  void count_tuning_memory(std::int64_t base) {
     const tune::TuneMemory memory =
-        tune::tune_memory(config_, sizes, tuned_context(), tuned_sequences(), request_.n_ranks);
+        tune::tune_memory(config_, tuned_sizes(), tuned_context(), tuned_sequences(), request_.n_ranks, residence());
     for (const std::string& phase : run::tune_phases(request_.options)) {
-      const std::int64_t bytes = base + (phase == "block" ? memory.block : memory.end_to_end);
-      plan_.tuning.consider(bytes, "tuning (" + phase + ")");
-      if (request_.cuda) plan_.device.consider(bytes - base, "tuning (" + phase + ")");
+      const tune::PhaseMemory& bytes = phase == "block" ? memory.block : memory.end_to_end;
+      const std::string where = "tuning (" + phase + ")";
+      plan_.tuning.consider(base + bytes.host + (request_.cuda ? 0 : bytes.device), where);
+      if (request_.cuda) plan_.device.consider(bytes.device, where);
     }
   }
 

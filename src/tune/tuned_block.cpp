@@ -75,6 +75,12 @@ TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& tran
     segment.unit = std::sqrt(mean_square(part(std::span<const float>(initial_), segment)));
 }
 
+std::int64_t TunedBlock::code_bytes() const {
+  std::int64_t total = 0;
+  for (const Linear& linear : linears_) total += linear.matrix->size_bytes();
+  return total;
+}
+
 void TunedBlock::add_norms() {
   first_norm_ = std::ssize(segments_);
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string& name, const auto& norm) {
@@ -108,6 +114,17 @@ void TunedBlock::drop() {
 
 void TunedBlock::backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
                           model::HiddenStates& gradient, float* sum) {
+  backward_from(transformer, parameters, input, gradient, sum);
+}
+
+void TunedBlock::backward(model::Transformer& transformer, const float* parameters, const model::BlockTape& tape,
+                          model::HiddenStates& gradient, float* sum) {
+  backward_from(transformer, parameters, tape, gradient, sum);
+}
+
+template <class Input>
+void TunedBlock::backward_from(model::Transformer& transformer, const float* parameters, const Input& input,
+                               model::HiddenStates& gradient, float* sum) {
   const auto& exec = context_.exec();
   const auto observe = [&](const model::SiteSpec& site, std::size_t site_index, std::size_t index, std::int64_t n_rows,
                            const float* x, const float* dy) {

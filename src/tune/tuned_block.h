@@ -38,6 +38,7 @@ class TunedBlock {
   const std::vector<Segment>& segments() const { return segments_; }
   std::int64_t n_parameters() const { return n_parameters_; }
   const std::vector<float>& initial() const { return initial_; }
+  std::int64_t code_bytes() const;
 
   /// The block with these parameters (device memory), until the next call; its linears are fp32 and dense.
   const model::BlockWeights& assemble(const float* parameters);
@@ -46,6 +47,9 @@ class TunedBlock {
   /// Transformer::backward_block of the block as it was last assembled, from these parameters. sum [n_parameters()]
   /// (device memory) += the loss's derivative by the parameters.
   void backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
+                model::HiddenStates& gradient, float* sum);
+  /// The same of the tape that the block's run kept.
+  void backward(model::Transformer& transformer, const float* parameters, const model::BlockTape& tape,
                 model::HiddenStates& gradient, float* sum);
 
   /// The parameters (host) as they will be stored: each array in its 16-bit type. Throws NumericError naming the
@@ -63,6 +67,10 @@ class TunedBlock {
     std::unique_ptr<format::TunedMatrix> matrix;
   };
   void add_norms();
+  /// Input: HiddenStates or BlockTape.
+  template <class Input>
+  void backward_from(model::Transformer& transformer, const float* parameters, const Input& input,
+                     model::HiddenStates& gradient, float* sum);
 
   backend::Context& context_;
   const model::ModelConfig& config_;
