@@ -40,6 +40,8 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
     blocks_.push_back(std::make_unique<TunedBlock>(context, student, layer, read_layer));
     take(blocks_.back()->segments(), blocks_.back()->initial());
     sizes.code_bytes += blocks_.back()->code_bytes();
+    // Until it is known whether all codes fit.
+    if (residence ? residence->codes_on_host : device_bytes > 0) blocks_.back()->keep_codes_on_host();
   }
   norm_ = student.final_norm();
   const std::vector<float> norm = norm_.to_host();
@@ -50,6 +52,8 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
                    ? *residence
                    : choose_residence(student.config(), sizes, windows.context, sequences, world.size(), device_bytes);
   tapes_.resize(static_cast<std::size_t>(residence_.n_taped));
+  if (!residence_.codes_on_host)
+    for (const auto& block : blocks_) block->keep_codes_on_device();
   parameters_ = Array<float>(context, std::ssize(initial_));
   sums_ = Array<float>(context, std::ssize(initial_));
 }
@@ -120,12 +124,21 @@ void Distillation::teach(model::Transformer& teacher, const std::function<void(s
   }
 }
 
-void Distillation::run_blocks(std::int64_t first, std::int64_t last, HiddenStates& hidden) {
-  for (std::int64_t layer = first; layer < last; ++layer) {
+template <class Use>
+void Distillation::visit_blocks(std::int64_t first, std::int64_t n, std::int64_t step, const Use& use) {
+  for (std::int64_t i = 0, layer = first; i < n; ++i, layer += step) {
     TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
-    student_.run_block(block.assemble(of_block(parameters_, layer)), hidden);
+    const model::BlockWeights& weights = block.assemble(of_block(parameters_, layer));
+    if (i + 1 < n) blocks_[static_cast<std::size_t>(layer + step)]->fetch();
+    use(layer, block, weights);
     block.drop();
   }
+}
+
+void Distillation::run_blocks(std::int64_t first, std::int64_t last, HiddenStates& hidden, bool with_tapes) {
+  visit_blocks(first, last - first, 1, [&](std::int64_t layer, TunedBlock&, const model::BlockWeights& weights) {
+    student_.run_block(weights, hidden, nullptr, with_tapes ? &tape(layer) : nullptr);
+  });
 }
 
 HiddenStates Distillation::states(const std::vector<float>& values) const {
@@ -147,23 +160,14 @@ double Distillation::sequence_gradient(std::int64_t window) {
     kept.push_back(hidden.values.to_host());
     run_blocks(first, std::min(first + stride, untaped), hidden);
   }
-  for (std::int64_t layer = untaped; layer < n_layers; ++layer) {
-    TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
-    student_.run_block(block.assemble(of_block(parameters_, layer)), hidden, nullptr,
-                       &tapes_[static_cast<std::size_t>(layer - untaped)]);
-    block.drop();
-  }
+  run_blocks(untaped, n_layers, hidden, true);
   model::Transformer::LossGradient loss = student_.divergence(
       hidden, states(teacher_.at(window)), 1.0F / static_cast<float>(windows_.context * sequences_.batch), &norm_);
   context_.nn().add(context_.exec(), loss.norm.size(), loss.norm.data(), of_block(sums_, n_layers));
   hidden = {};
-  for (std::int64_t layer = n_layers - 1; layer >= untaped; --layer) {
-    TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
-    block.assemble(of_block(parameters_, layer));
-    block.backward(student_, of_block(parameters_, layer), tapes_[static_cast<std::size_t>(layer - untaped)],
-                   loss.hidden, of_block(sums_, layer));
-    block.drop();
-  }
+  visit_blocks(n_layers - 1, n_layers - untaped, -1, [&](std::int64_t layer, TunedBlock& block, const auto&) {
+    block.backward(student_, of_block(parameters_, layer), tape(layer), loss.hidden, of_block(sums_, layer));
+  });
   untaped_gradient(std::move(kept), stride, loss.hidden);
   return mean(loss.loss);
 }
@@ -179,13 +183,10 @@ void Distillation::untaped_gradient(std::vector<std::vector<float>> kept, std::i
       run_blocks(layer, layer + 1, next);
       inputs.push_back(std::move(next));
     }
-    for (std::int64_t layer = last - 1; layer >= first; --layer) {
-      TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
-      block.assemble(of_block(parameters_, layer));
+    visit_blocks(last - 1, last - first, -1, [&](std::int64_t layer, TunedBlock& block, const auto&) {
       block.backward(student_, of_block(parameters_, layer), inputs.back(), gradient, of_block(sums_, layer));
-      block.drop();
       inputs.pop_back();
-    }
+    });
   }
 }
 

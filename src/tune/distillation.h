@@ -56,8 +56,13 @@ class Distillation {
   float* of_block(backend::Array<float>& all, std::int64_t layer) const;
   std::span<const float> part(std::span<const float> values, std::size_t block) const;
   std::int64_t n_untaped() const { return std::ssize(blocks_) - residence_.n_taped; }
+  model::BlockTape& tape(std::int64_t layer) { return tapes_[static_cast<std::size_t>(layer - n_untaped())]; }
+  /// use(layer, block, weights) for n assembled blocks one after the other, by steps of 1 or -1; the codes of the next
+  /// are then on their way.
+  template <class Use>
+  void visit_blocks(std::int64_t first, std::int64_t n, std::int64_t step, const Use& use);
   /// Blocks [first, last) move the hidden states on.
-  void run_blocks(std::int64_t first, std::int64_t last, model::HiddenStates& hidden);
+  void run_blocks(std::int64_t first, std::int64_t last, model::HiddenStates& hidden, bool with_tapes = false);
   /// Loss of one sequence; its gradient is added to the device's sums.
   double sequence_gradient(std::int64_t window);
   /// The same of blocks that kept no tape, on the way back: `kept` entered blocks 0, stride, 2 stride, ...

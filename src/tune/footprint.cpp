@@ -82,11 +82,15 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   const auto nodes =
       static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>((sequences.batch + n_ranks - 1) / n_ranks)));
   const PhaseMemory numbers{sizes.n_parameters * 40, sizes.n_parameters * 8 * (nodes + 2)};
+  // Of codes that are kept on the host two blocks' are on the device.
+  const std::int64_t codes = residence.codes_on_host ? 2 * sizes.code_bytes / n_layers : sizes.code_bytes;
   TuneMemory memory;
-  memory.end_to_end.host = numbers.host + mine * stream + stream * ((untaped + stride - 1) / stride);
+  memory.end_to_end.host = numbers.host + mine * stream + stream * ((untaped + stride - 1) / stride) +
+                           (residence.codes_on_host ? sizes.code_bytes : 0);
   const std::int64_t stepping =
       dense + largest + stride * stream + tapes + std::max(untaped > 0 ? block_work : taped_work, logits);
-  memory.end_to_end.device = head + sizes.code_bytes + numbers.device + stepping;
+  memory.end_to_end.device = head + codes + numbers.device + stepping;
+  memory.teaching = head + codes + 8 * sizes.n_parameters + 2 * dense + std::min(mine * stream, kTeacherBytes);
   memory.block.host = numbers.host / n_layers + 2 * mine * stream;
   memory.block.device =
       head + (numbers.device + sizes.code_bytes) / n_layers + 2 * dense + largest + 4 * stream + block_work;
@@ -95,10 +99,15 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
 
 Residence choose_residence(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
                            const Sequences& sequences, int n_ranks, std::int64_t device_bytes) {
-  if (device_bytes == 0) return {taped_blocks(config, n_tokens, kTapeBytes)};
+  if (device_bytes == 0) return {taped_blocks(config, n_tokens, kTapeBytes), false};
+  // What is left beside the rest for codes, then for tapes.
   const std::int64_t usable = device_bytes / 10 * 9;
-  const std::int64_t without = tune_memory(config, sizes, n_tokens, sequences, n_ranks, {}).end_to_end.device;
-  return {taped_blocks(config, n_tokens, usable - without)};
+  const auto rest = [&](bool codes_on_host) {
+    const TuneMemory memory = tune_memory(config, sizes, n_tokens, sequences, n_ranks, {0, codes_on_host});
+    return std::max(memory.end_to_end.device, memory.teaching);
+  };
+  const bool codes_on_host = rest(false) > usable;
+  return {taped_blocks(config, n_tokens, usable - rest(codes_on_host)), codes_on_host};
 }
 
 }  // namespace voronoi::tune

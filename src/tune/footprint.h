@@ -35,6 +35,8 @@ struct PhaseMemory {
 };
 struct TuneMemory {
   PhaseMemory block, end_to_end;
+  /// End to end, of a device that is not the host: while the teacher runs, whose next block is on its way.
+  std::int64_t teaching = 0;
 };
 TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
                        const Sequences& sequences, int n_ranks, const Residence& residence);

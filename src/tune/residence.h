@@ -17,6 +17,8 @@ inline constexpr std::int64_t kTapeBytes = std::int64_t{4} << 30;
 
 struct Residence {
   std::int64_t n_taped = 0;  ///< blocks, the last ones, that are not run a second time for their backward pass
+  /// The codes lie in host memory; those of the block at work and of the next are on the device.
+  bool codes_on_host = false;
 };
 
 /// Between which of n_layers blocks the stream is kept: every stride-th.

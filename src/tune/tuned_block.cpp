@@ -81,6 +81,21 @@ std::int64_t TunedBlock::code_bytes() const {
   return total;
 }
 
+void TunedBlock::keep_codes_on_host() {
+  codes_on_host_ = true;
+  drop();
+}
+
+void TunedBlock::keep_codes_on_device() {
+  codes_on_host_ = false;
+  for (const Linear& linear : linears_) linear.matrix->enter_device(true);
+  context_.memory().uploads_join(context_.exec());
+}
+
+void TunedBlock::fetch() {
+  for (const Linear& linear : linears_) linear.matrix->enter_device(false);
+}
+
 void TunedBlock::add_norms() {
   first_norm_ = std::ssize(segments_);
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string& name, const auto& norm) {
@@ -92,6 +107,10 @@ void TunedBlock::add_norms() {
 }
 
 const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
+  if (codes_on_host_) {
+    fetch();
+    context_.memory().uploads_join(context_.exec());
+  }
   for (const Linear& linear : linears_) {
     model::LinearWeight& weight = weights_.linears[linear.site][linear.index];
     const std::int64_t n = linear.out_features * linear.in_features;
@@ -108,7 +127,10 @@ const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
 }
 
 void TunedBlock::drop() {
-  for (const Linear& linear : linears_) weights_.linears[linear.site][linear.index].wide = {};
+  for (const Linear& linear : linears_) {
+    weights_.linears[linear.site][linear.index].wide = {};
+    if (codes_on_host_) linear.matrix->leave_device();
+  }
   d_weight_ = {};
 }
 

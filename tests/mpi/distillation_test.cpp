@@ -66,9 +66,15 @@ class DistillationTest : public ::testing::Test {
 };
 
 TEST_F(DistillationTest, TapesChangeNoBit) {
-  const Figures without = figures({0});
+  const Figures without = figures({0, false});
   EXPECT_GT(without.loss, 0);
-  for (const std::int64_t n_taped : {1, 2}) EXPECT_EQ(figures({n_taped}), without) << n_taped;
+  for (const std::int64_t n_taped : {1, 2}) EXPECT_EQ(figures({n_taped, false}), without) << n_taped;
+}
+
+TEST_F(DistillationTest, CodesThatComeFromTheHostChangeNoBit) {
+  const Figures resident = figures({1, false});
+  EXPECT_EQ(figures({1, true}), resident);
+  EXPECT_EQ(figures({0, true}), resident);
 }
 
 TEST(Residence, TapesTheLastBlocksThatFit) {
