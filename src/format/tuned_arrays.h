@@ -20,6 +20,8 @@ class TunedArrays : public TunedMatrix {
   const std::vector<ParameterRun>& runs() const final { return runs_; }
   std::vector<float> initial() const final;
   std::int64_t size_bytes() const final;
+  void leave_device() final;
+  void enter_device(bool stay) final;
   Encoding rounded(std::span<const float> parameters) const final;
 
  protected:
@@ -28,11 +30,11 @@ class TunedArrays : public TunedMatrix {
   TunedArrays(backend::Context& context, const Encoding& encoding,
               std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters);
 
-  /// Where an array that stays lies on the device; null of one that the encoding lacks.
+  /// Where an array that stays lies on the device now; null of one that the encoding lacks.
   template <class T>
   const T* fixed(const std::string& name) const {
     const auto found = fixed_.find(name);
-    return found == fixed_.end() ? nullptr : reinterpret_cast<const T*>(found->second.data());
+    return found == fixed_.end() ? nullptr : reinterpret_cast<const T*>(found->second.device.data());
   }
   /// The part of [n_parameters()] values that is the named array; null of one that the encoding lacks.
   template <class T>
@@ -43,8 +45,13 @@ class TunedArrays : public TunedMatrix {
   }
 
  private:
+  struct Fixed {
+    backend::Array<std::byte> device;  ///< empty while it is away
+    std::vector<std::byte> host;       ///< once it has been away
+  };
+  backend::Context& context_;
   Encoding encoding_;  // without the bytes of fixed_
-  std::map<std::string, backend::Array<std::byte>> fixed_;
+  std::map<std::string, Fixed> fixed_;
   std::vector<ParameterRun> runs_;
 };
 

@@ -265,16 +265,15 @@ class Phase {
     const model::Windows& windows = work_.inputs.tuning_windows;
     const auto ranks = static_cast<double>(work_.world.size());
     const double held_out = static_cast<double>(sequences.held_out.size());
-    const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences);
-    const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
-                 looking = seconds_of(work.held_out) * held_out * (run::kTuningLooks + 1) / ranks,
-                 teaching = seconds_of(work.teacher) / ranks;
-    work_.clock.expect(kName, stepping + looking + teaching);
-
     model::Transformer student(*source_, work_.context, core::DType::f32);
     tune::Distillation distillation(
         work_.context, work_.world, student, [this](const std::string& linear) { return read_base(linear); }, windows,
         sequences, seed());
+    const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences, distillation.residence());
+    const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
+                 looking = seconds_of(work.held_out) * held_out * (run::kTuningLooks + 1) / ranks,
+                 teaching = seconds_of(work.teacher) / ranks;
+    work_.clock.expect(kName, stepping + looking + teaching);
     tune::DescentState state;
     const bool found = find_state(distillation.initial().size(), state);
     if (!found) state.values = distillation.initial();

@@ -1,0 +1,91 @@
+// End to end: where a rank keeps what it works on changes no bit, of loss and derivative, on any number of ranks.
+#include "tune/distillation.h"
+
+#include <gtest/gtest.h>
+
+#include <span>
+#include <vector>
+
+#include "support/encoded_source.h"
+
+namespace voronoi::tune {
+namespace {
+
+constexpr std::int64_t kContext = 12;
+
+test::EncodedSource source_of(int bits) {
+  return {[bits](std::int64_t n_out, std::int64_t n_in, std::span<const float> weight) {
+            return test::uniform_of_weight(bits, 8, true, n_out, n_in, weight);
+          },
+          true};
+}
+
+struct Figures {
+  std::vector<float> gradient;
+  double loss = 0, held_out = 0;
+  bool operator==(const Figures&) const = default;
+};
+
+class DistillationTest : public ::testing::Test {
+ protected:
+  DistillationTest() {
+    windows_.count = 9;
+    windows_.context = kContext;
+    for (std::int64_t i = 0; i < windows_.count * kContext; ++i)
+      windows_.ids.push_back(static_cast<std::int32_t>(i * i % 47));
+    sequences_ = divide(windows_.count, 1, 0.2);
+    sequences_.batch = 2;
+    sequences_.training.resize(6);
+  }
+
+  Figures figures(const Residence& residence) {
+    model::Transformer student(student_, context_, core::DType::f32), teacher(teacher_, context_, core::DType::f32);
+    const auto read = [&](const std::string& linear) {
+      for (const model::LinearSpec& spec : model::block_linears(student_.config()))
+        if (spec.name == linear) return *student_.packed({linear + ".weight", {spec.out_features, spec.in_features}});
+      throw core::InternalError(linear);
+    };
+    Distillation distillation(context_, world_, student, read, windows_, sequences_, 5, residence);
+    distillation.teach(teacher, [](std::int64_t, std::int64_t) {});
+    std::vector<float> values = distillation.initial();
+    Figures result;
+    // A second step, at other numbers, finds the tapes of the first.
+    for (std::int64_t step = 0; step < 2; ++step) {
+      result.loss += distillation.differentiate(step, values, result.gradient);
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] -= 0.01F * result.gradient[i];
+    }
+    result.held_out = distillation.held_out_loss(distillation.rounded(values));
+    return result;
+  }
+
+  backend::Context context_{backend::Device::cpu, 2};
+  comm::Communicator world_ = comm::Communicator::world();
+  test::EncodedSource student_ = source_of(3), teacher_ = source_of(8);
+  model::Windows windows_;
+  Sequences sequences_;
+};
+
+TEST_F(DistillationTest, TapesChangeNoBit) {
+  const Figures without = figures({0, false});
+  EXPECT_GT(without.loss, 0);
+  for (const std::int64_t n_taped : {1, 2}) EXPECT_EQ(figures({n_taped, false}), without) << n_taped;
+}
+
+TEST_F(DistillationTest, CodesThatComeFromTheHostChangeNoBit) {
+  const Figures resident = figures({1, false});
+  EXPECT_EQ(figures({1, true}), resident);
+  EXPECT_EQ(figures({0, true}), resident);
+}
+
+TEST(Residence, TapesTheLastBlocksThatFit) {
+  const test::EncodedSource source = source_of(4);
+  const model::ModelConfig& config = source.config();
+  const std::int64_t one = model::tape_bytes(config, 1, kContext);
+  EXPECT_GT(one, 0);
+  EXPECT_EQ(taped_blocks(config, kContext, one - 1), 0);
+  EXPECT_EQ(taped_blocks(config, kContext, one), 1);
+  EXPECT_EQ(taped_blocks(config, kContext, 100 * one), config.n_layers);
+}
+
+}  // namespace
+}  // namespace voronoi::tune
