@@ -36,8 +36,9 @@ python3 "$random_model" "$work/stream" num_hidden_layers=6 hidden_size=512 inter
 as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256
 # Tuning: the teacher's states of all sequences and a block's activations; then both streams, where no other stage needs as much.
 as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256 --tune-phases end-to-end
+python3 "$random_model" "$work/short" num_hidden_layers=2 hidden_size=512 intermediate_size=1024 num_attention_heads=8 num_key_value_heads=4
 part=host_tuning
-as_planned 1 --model "$work/wide" "${options[@]}" --calibration-sequences 2 --calibration-context 1024 --tune-phases block --tune-tokens 2048
+as_planned 1 --model "$work/short" "${options[@]}" --calibration-sequences 2 --calibration-context 1024 --tune-phases block --tune-tokens 4096
 
 # 80 more blocks: their pages of the model's file, and 2 KiB a layer in the lists of what is done; nothing else.
 for blocks in 16 96; do
