@@ -100,14 +100,14 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
 Residence choose_residence(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
                            const Sequences& sequences, int n_ranks, std::int64_t device_bytes) {
   if (device_bytes == 0) return {taped_blocks(config, n_tokens, kTapeBytes), false};
-  // What is left beside the rest for codes, then for tapes.
   const std::int64_t usable = device_bytes / 10 * 9;
-  const auto rest = [&](bool codes_on_host) {
-    const TuneMemory memory = tune_memory(config, sizes, n_tokens, sequences, n_ranks, {0, codes_on_host});
-    return std::max(memory.end_to_end.device, memory.teaching);
+  const auto without_tapes = [&](bool codes_on_host) {
+    return tune_memory(config, sizes, n_tokens, sequences, n_ranks, {0, codes_on_host});
   };
-  const bool codes_on_host = rest(false) > usable;
-  return {taped_blocks(config, n_tokens, usable - rest(codes_on_host)), codes_on_host};
+  const TuneMemory resident = without_tapes(false);
+  const bool codes_on_host = std::max(resident.end_to_end.device, resident.teaching) > usable;
+  // Tapes are made once the teacher has gone.
+  return {taped_blocks(config, n_tokens, usable - without_tapes(codes_on_host).end_to_end.device), codes_on_host};
 }
 
 }  // namespace voronoi::tune
