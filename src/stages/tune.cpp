@@ -64,9 +64,13 @@ class Phase {
 
   void run() {
     find_pending();
-    comm::on_root(work_.world, [&] { check_settings(); });
+    core::Json settings;  // rank 0
+    comm::on_root(work_.world, [&] {
+      settings = settings_json();
+      check_settings(settings);
+    });
     if (pending_.empty()) return;
-    begin();
+    begin(settings);
     if (name_ == kBlock)
       run_blocks();
     else
@@ -158,8 +162,7 @@ class Phase {
   }
 
   /// Rank 0: the phase may not have begun with others.
-  void check_settings() const {
-    const core::Json now = settings_json();
+  void check_settings(const core::Json& now) const {
     const auto before = work_.run.state.tuning.find(name_);
     if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
         before->second.begun.settings.at("layers") == now.at("layers"))
@@ -171,13 +174,10 @@ class Phase {
 
   std::uint64_t seed() const { return static_cast<std::uint64_t>(work_.run.parameters.seed); }
 
-  void begin() {
-    std::string settings;
+  void begin(const core::Json& settings) {
     comm::on_root(work_.world, [&] {
-      const core::Json now = settings_json();
-      settings = now.dump();
       const tune::Sequences& sequences = work_.inputs.tuning_sequences;
-      work_.run.append(run::TuningBegun{name_, base_, now, std::ssize(sequences.training),
+      work_.run.append(run::TuningBegun{name_, base_, settings, std::ssize(sequences.training),
                                         std::ssize(sequences.held_out), sequences.batch,
                                         work_.inputs.tuning_windows.context, plan_.n_steps});
       core::log_info("tuning ({}): {} sequences of {} tokens, {} held out, {} a step, learning rate {:g}", name_,
@@ -187,7 +187,7 @@ class Phase {
         core::log_warning("tuning takes {} sequence(s) a step: {} of {} ranks have nothing to do", sequences.batch,
                           work_.world.size() - sequences.batch, work_.world.size());
     });
-    settings_ = work_.world.broadcast(settings, 0);
+    settings_ = work_.world.broadcast(settings.dump(), 0);
   }
 
   format::Encoding read_base(const std::string& linear) const {

@@ -19,10 +19,7 @@ BlockTuning::BlockTuning(backend::Context& context, const comm::Communicator& wo
       seed_(seed),
       gradient_sum_(context, world) {
   for (const std::int64_t window : windows_of(sequences, world.rank(), world.size())) {
-    const HiddenStates hidden = transformer.embed(
-        std::span(windows.ids)
-            .subspan(static_cast<std::size_t>(window * windows.context), static_cast<std::size_t>(windows.context)),
-        1, windows.context);
+    const HiddenStates hidden = transformer.embed(ids_of(windows, window), 1, windows.context);
     Streams& streams = streams_[window];
     streams.student = streams.teacher = hidden.values.to_host();
   }

@@ -93,10 +93,7 @@ void Distillation::place(std::span<const float> values) {
 }
 
 HiddenStates Distillation::embed(std::int64_t window) {
-  return student_.embed(
-      std::span(windows_.ids)
-          .subspan(static_cast<std::size_t>(window * windows_.context), static_cast<std::size_t>(windows_.context)),
-      1, windows_.context);
+  return student_.embed(ids_of(windows_, window), 1, windows_.context);
 }
 
 void Distillation::teach(model::Transformer& teacher, const std::function<void(std::int64_t, std::int64_t)>& told) {
@@ -154,7 +151,8 @@ double Distillation::sequence_loss(std::int64_t window) {
 
 double Distillation::sequence_gradient(std::int64_t window) {
   const std::int64_t n_layers = std::ssize(blocks_), untaped = n_untaped();
-  const std::int64_t stride = stream_stride(untaped, windows_.context, student_.config().hidden_size);
+  const std::int64_t stride =
+      stream_stride(untaped, windows_.context, student_.config().hidden_size, residence_.stream_bytes);
   std::vector<std::vector<float>> kept;
   HiddenStates hidden = embed(window);
   for (std::int64_t first = 0; first < untaped; first += stride) {

@@ -6,9 +6,10 @@
 
 namespace voronoi::tune {
 
-std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size) {
+std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size,
+                           std::int64_t budget) {
   const std::int64_t stream = n_tokens * hidden_size * std::int64_t{sizeof(float)};
-  const std::int64_t kept = std::max<std::int64_t>(1, kStreamBytes / stream);
+  const std::int64_t kept = std::max<std::int64_t>(1, budget / stream);
   return std::max<std::int64_t>(1, (n_layers + kept - 1) / kept);
 }
 

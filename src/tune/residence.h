@@ -19,10 +19,12 @@ struct Residence {
   std::int64_t n_taped = 0;  ///< blocks, the last ones, that are not run a second time for their backward pass
   /// The codes lie in host memory; those of the block at work and of the next are on the device.
   bool codes_on_host = false;
+  std::int64_t stream_bytes = kStreamBytes;
 };
 
-/// Between which of n_layers blocks the stream is kept: every stride-th.
-std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size);
+/// Between which of n_layers blocks the stream is kept: every stride-th, so that `budget` bytes hold them all, or one.
+std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size,
+                           std::int64_t budget = kStreamBytes);
 
 /// As many of the last blocks as have tapes of n_tokens within `budget` bytes.
 std::int64_t taped_blocks(const model::ModelConfig& config, std::int64_t n_tokens, std::int64_t budget);

@@ -17,13 +17,13 @@
 namespace voronoi::tune {
 namespace {
 
-constexpr std::int64_t kContext = 12;
+constexpr std::int64_t kContext = 12, kLayers = 5;
 
 test::EncodedSource source_of(int bits) {
   return {[bits](std::int64_t n_out, std::int64_t n_in, std::span<const float> weight) {
             return test::uniform_of_weight(bits, 8, true, n_out, n_in, weight);
           },
-          true};
+          true, kLayers};
 }
 
 struct Figures {
@@ -81,7 +81,7 @@ class DistillationTest : public ::testing::Test {
 TEST_F(DistillationTest, TapesChangeNoBit) {
   const Figures without = figures(Residence{0, false});
   EXPECT_GT(without.loss, 0);
-  for (const std::int64_t n_taped : {1, 2}) EXPECT_EQ(figures(Residence{n_taped, false}), without) << n_taped;
+  for (const std::int64_t n_taped : {1, 2, 5}) EXPECT_EQ(figures(Residence{n_taped, false}), without) << n_taped;
   // The one that the memory allows.
   EXPECT_EQ(figures(std::nullopt), without);
 }
@@ -90,6 +90,19 @@ TEST_F(DistillationTest, CodesThatComeFromTheHostChangeNoBit) {
   const Figures resident = figures(Residence{1, false});
   EXPECT_EQ(figures(Residence{1, true}), resident);
   EXPECT_EQ(figures(Residence{0, true}), resident);
+}
+
+TEST_F(DistillationTest, StreamsThatAreComputedAgainChangeNoBit) {
+  const std::int64_t hidden_size = student_.config().hidden_size;
+  const std::int64_t stream = kContext * hidden_size * std::int64_t{sizeof(float)};
+  EXPECT_EQ(stream_stride(kLayers, kContext, hidden_size), 1);
+  const Figures all_kept = figures(Residence{0, false});
+  for (const std::int64_t stride : {2, 3, 5}) {
+    const std::int64_t budget = (kLayers + stride - 1) / stride * stream;
+    EXPECT_EQ(stream_stride(kLayers, kContext, hidden_size, budget), stride);
+    EXPECT_EQ(figures(Residence{0, false, budget}), all_kept) << stride;
+  }
+  EXPECT_EQ(figures(Residence{1, false, 2 * stream}), all_kept);
 }
 
 TEST(Residence, TapesTheLastBlocksThatFit) {
