@@ -125,10 +125,11 @@ template <class Use>
 void Distillation::visit_blocks(std::int64_t first, std::int64_t n, std::int64_t step, const Use& use) {
   for (std::int64_t i = 0, layer = first; i < n; ++i, layer += step) {
     TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
+    if (assembled_ != nullptr && assembled_ != &block) assembled_->drop_for(block);
+    assembled_ = &block;
     const model::BlockWeights& weights = block.assemble(of_block(parameters_, layer));
     if (i + 1 < n) blocks_[static_cast<std::size_t>(layer + step)]->fetch();
     use(layer, block, weights);
-    block.drop();
   }
 }
 

@@ -77,6 +77,7 @@ class Distillation {
   std::uint64_t seed_;
   Residence residence_;
   std::vector<std::unique_ptr<TunedBlock>> blocks_;
+  TunedBlock* assembled_ = nullptr;      ///< the last one, whose dense linears are still there
   std::vector<model::BlockTape> tapes_;  ///< of the last blocks
   std::vector<std::int64_t> first_;      ///< of each block's parameters, then of the final norm's
   std::vector<Segment> segments_;

@@ -40,7 +40,7 @@ TuneWork end_to_end_work(const model::ModelConfig& config, std::int64_t n_tokens
 TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_tokens,
                     const Sequences& sequences) {
   const double once = forward(config, layer, n_tokens);
-  return {2 * once * static_cast<double>(n_sequences(sequences)), once * (1 + kBackwardPasses + kAgain), once};
+  return {2 * once * static_cast<double>(n_sequences(sequences)), once * (1 + kBackwardPasses), once};
 }
 
 TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
@@ -52,7 +52,7 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   const std::int64_t n_layers = std::max<std::int64_t>(config.n_layers, 1);
   const std::int64_t stream = 4 * n_tokens * config.hidden_size;
   const std::int64_t q = config.n_heads * config.head_dim, kv = config.n_kv_heads * config.head_dim;
-  std::int64_t dense = 0, largest = 0, inner = 0, tapes = 0;
+  std::int64_t dense = 0, largest = 0, inner = 0, tape = 0, tapes = 0;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     std::int64_t block = 0;
     for (const model::SiteSpec& site : model::block_sites(config, layer))
@@ -62,7 +62,9 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
         inner = std::max(inner, linear.in_features);
       }
     dense = std::max(dense, block);
-    if (layer >= config.n_layers - residence.n_taped) tapes += model::tape_bytes(config, layer, n_tokens);
+    const std::int64_t its_tape = model::tape_bytes(config, layer, n_tokens);
+    tape = std::max(tape, its_tape);
+    if (layer >= config.n_layers - residence.n_taped) tapes += its_tape;
   }
   const std::int64_t untaped = config.n_layers - residence.n_taped;
   // Kept by the forward pass of a block and made by the backward one: streams, norms, heads, and the gated parts.
@@ -93,7 +95,7 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   memory.teaching = head + codes + 8 * sizes.n_parameters + 2 * dense + std::min(mine * stream, kTeacherBytes);
   memory.block.host = numbers.host / n_layers + 2 * mine * stream;
   memory.block.device =
-      head + (numbers.device + sizes.code_bytes) / n_layers + 2 * dense + largest + 4 * stream + block_work;
+      head + (numbers.device + sizes.code_bytes) / n_layers + 2 * dense + largest + 3 * stream + tape + taped_work;
   return memory;
 }
 

@@ -112,10 +112,13 @@ const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
     context_.memory().uploads_join(context_.exec());
   }
   for (const Linear& linear : linears_) {
-    model::LinearWeight& weight = weights_.linears[linear.site][linear.index];
+    backend::Array<float>& weight = dense(linear);
     const std::int64_t n = linear.out_features * linear.in_features;
-    if (weight.wide.size() != n) weight.wide = backend::Array<float>(context_, n);
-    linear.matrix->decode(context_, parameters + linear.first, weight.wide.data());
+    if (weight.size() != n) {
+      weight = {};
+      weight = backend::Array<float>(context_, n);
+    }
+    linear.matrix->decode(context_, parameters + linear.first, weight.data());
   }
   auto segment = segments_.begin() + first_norm_;
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string&, auto& norm) {
@@ -128,10 +131,17 @@ const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
 
 void TunedBlock::drop() {
   for (const Linear& linear : linears_) {
-    weights_.linears[linear.site][linear.index].wide = {};
+    dense(linear) = {};
     if (codes_on_host_) linear.matrix->leave_device();
   }
   d_weight_ = {};
+}
+
+void TunedBlock::drop_for(TunedBlock& next) {
+  for (std::size_t i = 0; i < std::min(linears_.size(), next.linears_.size()); ++i)
+    next.dense(next.linears_[i]) = std::move(dense(linears_[i]));
+  next.d_weight_ = std::move(d_weight_);
+  drop();
 }
 
 void TunedBlock::backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,

@@ -50,6 +50,9 @@ class TunedBlock {
   const model::BlockWeights& assemble(const float* parameters);
   /// Gives back the memory of the dense linears, and of codes that are kept on the host.
   void drop();
+  /// The same, but the memory of the dense linears goes to another block, whose shapes are mostly the same: it does not
+  /// wander through the heap.
+  void drop_for(TunedBlock& next);
   /// Transformer::backward_block of the block as it was last assembled, from these parameters. sum [n_parameters()]
   /// (device memory) += the loss's derivative by the parameters.
   void backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
@@ -72,6 +75,7 @@ class TunedBlock {
     core::DType dtype = core::DType::f16;
     std::unique_ptr<format::TunedMatrix> matrix;
   };
+  backend::Array<float>& dense(const Linear& linear) { return weights_.linears[linear.site][linear.index].wide; }
   void add_norms();
   /// Input: HiddenStates or BlockTape.
   template <class Input>
