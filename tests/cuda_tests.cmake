@@ -77,6 +77,15 @@ foreach(source IN LISTS gpu_tests)
   endif()
 endforeach()
 
+add_test(NAME emulated.distillation_test COMMAND distillation_test)
+set_tests_properties(emulated.distillation_test PROPERTIES LABELS emulated TIMEOUT 300 ENVIRONMENT
+  "VORONOI_TEST_DEVICE=cuda;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+if(VORONOI_CUDA_FOUND)
+  add_test(NAME gpu.distillation_test COMMAND distillation_test)
+  set_tests_properties(gpu.distillation_test PROPERTIES LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "no GPU here" RESOURCE_LOCK gpu
+    ENVIRONMENT "VORONOI_TEST_DEVICE=cuda;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda>")
+endif()
+
 # Without driver and GPU the real module loads, finds no device, and the program says so.
 add_test(NAME house.cuda_absent COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/absent.sh)
 set_tests_properties(house.cuda_absent PROPERTIES LABELS house TIMEOUT 60 SKIP_RETURN_CODE 77

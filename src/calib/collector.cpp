@@ -84,10 +84,10 @@ void Collector::collect_range(const model::BlockWeights& weights, const std::vec
     core::with_context<core::DeviceError>(
         "block " + std::to_string(weights.layer) + ", Hessian of " + sites[i].name,
         [&] { sums.emplace_back(context_, sites[i].in_features, transformer_.dtype()); });
-  for (std::size_t i = 0; i < stream_.chunks().size(); ++i) {
+  stream_.each_chunk([&](std::size_t i) {
     const model::HiddenStates hidden = sum_chunk(weights, sites, stream_.chunks()[i], range, sums);
     if (advance) stream_.replace(i, hidden);
-  }
+  });
 
   for (SiteSum& sum : sums) sum.release_chunk();
   for (std::size_t i = range.first; i < range.last; ++i) {

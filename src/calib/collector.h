@@ -45,7 +45,8 @@ class Collector {
 
   /// Runs the block's weights over the residual stream and returns the Hessians of the sites that this rank owns (sites
   /// are dealt to ranks in turn). `advance`: whether the stream leaves the block; without it the stream stays as it
-  /// was. Rows with an input that is too large or not finite enter no sum, and are counted.
+  /// was. Rows with an input that is too large or not finite enter no sum, and are counted. Throws StopRequested as the
+  /// stream does.
   std::vector<SiteHessian> collect(const model::BlockWeights& weights, bool advance);
   /// The first input that was left out, of all blocks collected so far: block, site, place and value, as text; empty:
   /// none. The same on every rank.

@@ -1,11 +1,14 @@
 // The hidden states of a set of windows on their way through the blocks, data-parallel over ranks.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
 #include "backend/device.h"
+#include "comm/common_stop.h"
 #include "comm/mpi.h"
 #include "model/corpus.h"
 #include "model/transformer.h"
@@ -15,7 +18,9 @@ namespace voronoi::calib {
 /// Number of chunks the windows are divided into: a function of the calibration set alone, never of the ranks.
 std::int64_t calibration_chunks(std::int64_t n_sequences);
 
-/// This rank's share of the residual stream: a run of the chunks, in their order.
+/// This rank's share of the residual stream: a run of the chunks, in their order. Once a stop was asked for on any
+/// rank, work on the chunks throws StopRequested on all of them, soon and within the block that is at work; the stream
+/// then stands somewhere between two blocks and is of no more use.
 class ResidualStream {
  public:
   struct Chunk {
@@ -23,14 +28,17 @@ class ResidualStream {
     model::HiddenStates hidden;
   };
 
-  /// Embeds this rank's windows. The references must outlive the stream.
+  /// Embeds this rank's windows; collective. stop: whether this rank is to stop; null: never. The references must
+  /// outlive the stream.
   ResidualStream(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
-                 const model::Windows& windows);
+                 const model::Windows& windows, std::function<bool()> stop = nullptr);
 
   /// Of all ranks together.
   std::int64_t n_chunks() const { return n_chunks_; }
   std::span<const Chunk> chunks() const { return chunks_; }
-  /// Moves every chunk through a block.
+  /// work(i) for the i-th chunk of this rank, one after another; collective.
+  void each_chunk(const std::function<void(std::size_t index)>& work);
+  /// Moves every chunk through a block; collective.
   void advance(const model::BlockWeights& weights);
   /// The `index`-th chunk of this rank becomes `hidden`, of the same shape.
   void replace(std::size_t index, const model::HiddenStates& hidden);
@@ -38,6 +46,7 @@ class ResidualStream {
  private:
   model::Transformer& transformer_;
   backend::Context& context_;
+  comm::CommonStop stop_;
   std::int64_t n_chunks_;
   std::vector<Chunk> chunks_;
 };

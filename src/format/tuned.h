@@ -36,6 +36,11 @@ class TunedMatrix {
   virtual std::vector<float> initial() const = 0;
   /// What the codes take on the device.
   virtual std::int64_t size_bytes() const = 0;
+  /// The codes leave the device for host memory, and have to come back before they are worked with.
+  virtual void leave_device() = 0;
+  /// Back again, if they are not there: beside the computing, seen after memory().uploads_join(). `stay`: without a
+  /// copy that remains on the host.
+  virtual void enter_device(bool stay) = 0;
 
   /// weight [out, in] row-major, of parameters [n_parameters()]; device memory, as below.
   virtual void decode(backend::Context& context, const float* parameters, float* weight) const = 0;

@@ -24,7 +24,8 @@ NamedArray* find_array(Encoding& encoding, std::string_view name) {
 TunedArrays::TunedArrays(backend::Context& context, const Encoding& encoding,
                          std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters,
                          std::initializer_list<std::string_view> codes)
-    : encoding_{encoding.format, encoding.out_features, encoding.in_features, encoding.dtype, encoding.attributes, {}} {
+    : context_(context), encoding_{encoding.format, encoding.out_features, encoding.in_features,
+                                   encoding.dtype,  encoding.attributes,   {}} {
   const auto is_parameter = [&parameters](const NamedArray& array) {
     return std::any_of(parameters.begin(), parameters.end(),
                        [&array](const auto& parameter) { return parameter.first == array.name; });
@@ -34,7 +35,7 @@ TunedArrays::TunedArrays(backend::Context& context, const Encoding& encoding,
     if (is_parameter(array))
       encoding_.arrays.back().bytes = array.bytes;
     else
-      fixed_.emplace(array.name, backend::Array<std::byte>(context, std::span<const std::byte>(array.bytes)));
+      fixed_[array.name].device = backend::Array<std::byte>(context, std::span<const std::byte>(array.bytes));
   }
   std::int64_t first = 0;
   for (const auto& parameter : parameters) {
@@ -50,14 +51,14 @@ TunedArrays::TunedArrays(backend::Context& context, const Encoding& encoding,
 
 std::int64_t TunedArrays::size_bytes() const {
   std::int64_t total = 0;
-  for (const auto& entry : fixed_) total += entry.second.size();
+  for (const auto& [name, array] : fixed_) total += std::max(array.device.size(), std::ssize(array.host));
   return total;
 }
 
 std::vector<std::byte> TunedArrays::codes() const {
   std::vector<std::byte> all;
   for (const std::string& name : codes_) {
-    const std::vector<std::byte> bytes = fixed_.at(name).to_host();
+    const std::vector<std::byte> bytes = fixed_.at(name).bytes();
     all.insert(all.end(), bytes.begin(), bytes.end());
   }
   return all;
@@ -65,13 +66,31 @@ std::vector<std::byte> TunedArrays::codes() const {
 
 void TunedArrays::set_codes(std::span<const std::byte> codes) {
   for (const std::string& name : codes_) {
-    backend::Array<std::byte>& array = fixed_.at(name);
+    Fixed& array = fixed_.at(name);
     const auto size = static_cast<std::size_t>(array.size());
     VORONOI_REQUIRE(codes.size() >= size, "codes of another linear");
     array.assign(codes.first(size));
     codes = codes.subspan(size);
   }
   VORONOI_REQUIRE(codes.empty(), "codes of another linear");
+}
+
+void TunedArrays::leave_device() {
+  for (auto& [name, array] : fixed_) {
+    if (array.host.empty()) array.host = array.device.to_host();
+    array.device = {};
+  }
+}
+
+void TunedArrays::enter_device(bool stay) {
+  for (auto& [name, array] : fixed_) {
+    if (array.host.empty()) continue;
+    if (array.device.empty()) {
+      array.device = backend::Array<std::byte>(context_, std::ssize(array.host));
+      context_.memory().upload(context_.exec(), array.host.data(), array.device.size(), array.device.data());
+    }
+    if (stay) array.host = {};
+  }
 }
 
 std::vector<float> TunedArrays::initial() const {
@@ -87,7 +106,8 @@ Encoding TunedArrays::rounded(std::span<const float> parameters) const {
   VORONOI_REQUIRE(static_cast<std::int64_t>(parameters.size()) == n_parameters(), "parameters of another number");
   Encoding encoding = encoding_;
   for (NamedArray& array : encoding.arrays)
-    if (const auto found = fixed_.find(array.name); found != fixed_.end()) array.bytes = found->second.to_host();
+    if (const auto found = fixed_.find(array.name); found != fixed_.end())
+      array.bytes = found->second.host.empty() ? found->second.device.to_host() : found->second.host;
   for (const ParameterRun& run : runs_) {
     NamedArray& array = *find_array(encoding, run.array);
     for (std::int64_t i = 0; i < run.size; ++i) {

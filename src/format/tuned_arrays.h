@@ -22,6 +22,8 @@ class TunedArrays : public TunedMatrix {
   const std::vector<ParameterRun>& runs() const final { return runs_; }
   std::vector<float> initial() const final;
   std::int64_t size_bytes() const final;
+  void leave_device() final;
+  void enter_device(bool stay) final;
   Encoding rounded(std::span<const float> parameters) const final;
   std::vector<std::byte> codes() const final;
   void set_codes(std::span<const std::byte> codes) final;
@@ -33,18 +35,18 @@ class TunedArrays : public TunedMatrix {
               std::initializer_list<std::pair<std::string_view, ParameterKind>> parameters,
               std::initializer_list<std::string_view> codes);
 
-  /// Where an array that stays lies on the device; null of one that the encoding lacks.
+  /// Where an array that stays lies on the device now; null of one that the encoding lacks.
   template <class T>
   const T* fixed(const std::string& name) const {
     const auto found = fixed_.find(name);
-    return found == fixed_.end() ? nullptr : reinterpret_cast<const T*>(found->second.data());
+    return found == fixed_.end() ? nullptr : reinterpret_cast<const T*>(found->second.device.data());
   }
   /// An array that stays, in host memory; empty: the encoding lacks it.
   template <class T>
   std::vector<T> on_host(const std::string& name) const {
     const auto found = fixed_.find(name);
     if (found == fixed_.end()) return {};
-    const std::vector<std::byte> bytes = found->second.to_host();
+    const std::vector<std::byte> bytes = found->second.bytes();
     std::vector<T> values(bytes.size() / sizeof(T));
     std::memcpy(values.data(), bytes.data(), bytes.size());
     return values;
@@ -64,8 +66,19 @@ class TunedArrays : public TunedMatrix {
   }
 
  private:
+  struct Fixed {
+    backend::Array<std::byte> device;  ///< empty while it is away
+    std::vector<std::byte> host;       ///< once it has been away
+    std::int64_t size() const { return host.empty() ? device.size() : std::ssize(host); }
+    std::vector<std::byte> bytes() const { return host.empty() ? device.to_host() : host; }
+    void assign(std::span<const std::byte> values) {
+      if (!host.empty()) host.assign(values.begin(), values.end());
+      if (!device.empty()) device.assign(values);
+    }
+  };
+  backend::Context& context_;
   Encoding encoding_;  // without the bytes of fixed_
-  std::map<std::string, backend::Array<std::byte>> fixed_;
+  std::map<std::string, Fixed> fixed_;
   std::vector<ParameterRun> runs_;
   std::vector<std::string> codes_;  // of fixed_
 };

@@ -63,25 +63,21 @@ class TunedUniformMatrix final : public TunedArrays {
  public:
   TunedUniformMatrix(backend::Context& context, const Encoding& encoding)
       : TunedArrays(context, encoding, {{"scale", ParameterKind::scale}}, {"codes"}),
-        packed_(packed_extents(uniform_view(encoding))) {
-    packed_.codes = fixed<std::uint32_t>("codes");
-    packed_.zeros = fixed<std::uint32_t>("zeros");
-    packed_.perm = fixed<std::uint16_t>("perm");
-  }
+        extents_(packed_extents(uniform_view(encoding))) {}
 
   void decode(backend::Context& context, const float* parameters, float* weight) const override {
-    context.uniform().decode_tuned(context.exec(), packed_, parameters, weight);
+    context.uniform().decode_tuned(context.exec(), packed(), parameters, weight);
   }
   void add_gradient(backend::Context& context, const float* /*parameters*/, const float* d_weight,
                     float* gradient) const override {
-    context.uniform().gradient(context.exec(), packed_, d_weight, gradient);
+    context.uniform().gradient(context.exec(), packed(), d_weight, gradient);
   }
   std::int64_t recode(backend::Context& context, std::span<const float> parameters, std::span<const float> target,
                       double share) override {
     auto codes = on_host<std::uint32_t>("codes");
     const auto zeros = on_host<std::uint32_t>("zeros");
     const auto perm = on_host<std::uint16_t>("perm");
-    kernels::PackedUniform packed = packed_;
+    kernels::PackedUniform packed = extents_;
     packed.codes = codes.data();
     packed.zeros = zeros.data();
     packed.perm = perm.empty() ? nullptr : perm.data();
@@ -92,7 +88,15 @@ class TunedUniformMatrix final : public TunedArrays {
   }
 
  private:
-  kernels::PackedUniform packed_;
+  kernels::PackedUniform packed() const {
+    kernels::PackedUniform packed = extents_;
+    packed.codes = fixed<std::uint32_t>("codes");
+    packed.zeros = fixed<std::uint32_t>("zeros");
+    packed.perm = fixed<std::uint16_t>("perm");
+    return packed;
+  }
+
+  kernels::PackedUniform extents_;  ///< without arrays
 };
 
 class UniformFormat final : public Format {

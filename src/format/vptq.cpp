@@ -86,11 +86,7 @@ class TunedVptqMatrix final : public TunedArrays {
                      {"scale", ParameterKind::scale},
                      {"bias", ParameterKind::bias}},
                     {"indices", "outlier_indices"}),
-        packed_(packed_extents(vq_view(encoding))) {
-    packed_.indices = fixed<std::uint32_t>("indices");
-    packed_.outlier_indices = fixed<std::uint16_t>("outlier_indices");
-    packed_.perm = fixed<std::uint16_t>("perm");
-  }
+        extents_(packed_extents(vq_view(encoding))) {}
 
   void decode(backend::Context& context, const float* parameters, float* weight) const override {
     context.vptq().decode_tuned(context.exec(), numbers(parameters), weight);
@@ -119,7 +115,11 @@ class TunedVptqMatrix final : public TunedArrays {
 
  private:
   kernels::TunedVptq numbers(const float* parameters) const {
-    return {packed_,
+    kernels::PackedVptq packed = extents_;
+    packed.indices = fixed<std::uint32_t>("indices");
+    packed.outlier_indices = fixed<std::uint16_t>("outlier_indices");
+    packed.perm = fixed<std::uint16_t>("perm");
+    return {packed,
             part_of(parameters, "codebook"),
             part_of(parameters, "residual_codebook"),
             part_of(parameters, "outlier_codebook"),
@@ -127,7 +127,7 @@ class TunedVptqMatrix final : public TunedArrays {
             part_of(parameters, "bias")};
   }
 
-  kernels::PackedVptq packed_;
+  kernels::PackedVptq extents_;  ///< without arrays
 };
 
 class VptqFormat final : public Format {

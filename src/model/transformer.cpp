@@ -13,6 +13,13 @@ using backend::Array;
 // Floats of logits in memory at a time, and the rows beyond which a larger slab gains no speed.
 constexpr std::int64_t kLogitFloats = 24 << 20, kLogitRows = 512;
 
+/// The i-th of tapes that are made as they are needed.
+template <class Tape>
+Tape& place_of(std::vector<Tape>& tapes, std::size_t i) {
+  if (i == tapes.size()) tapes.emplace_back();
+  return tapes[i];
+}
+
 }  // namespace
 
 std::int64_t host_batch(std::int64_t n_tokens) {
@@ -105,15 +112,30 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
   return hidden;
 }
 
-void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer) {
+void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer,
+                            BlockTape* tape) {
   impl_->check_hidden(hidden);
+  VORONOI_REQUIRE(tape == nullptr || impl_->dtype == core::DType::f32, "the backward pass takes products in f32");
+  // What is kept of rows that have come so far, at the same place.
+  const auto keep = [&](backend::Array<float>& kept, std::int64_t first, std::int64_t n_rows) {
+    impl_->context.memory().copy_on_device(impl_->context.exec(), hidden.values.data() + first,
+                                           product(product(n_rows, impl_->config.hidden_size), sizeof(float)),
+                                           Impl::grow(impl_->context, kept, hidden.values.size()) + first);
+  };
+  std::size_t n_batches = 0, n_slabs = 0;
   impl_->for_each_batch(weights.layer, hidden, [&](std::int64_t n_sequences, std::int64_t first) {
     const std::int64_t n_rows = n_sequences * hidden.n_tokens;
     float* rows = hidden.values.data() + first;
-    impl_->attention_half(weights, n_sequences, hidden.n_tokens, rows, observer);
+    AttentionTape* attention = nullptr;
+    if (tape != nullptr) {
+      keep(tape->entered, first, n_rows);
+      attention = &place_of(tape->attention, n_batches++);
+    }
+    impl_->attention_half(weights, n_sequences, hidden.n_tokens, rows, observer, nullptr, attention);
+    if (tape != nullptr) keep(tape->middle, first, n_rows);
     for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
       impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
-                               observer);
+                               observer, tape == nullptr ? nullptr : &place_of(tape->feed_forward, n_slabs++));
   });
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend/tensor.h"
+#include "model/block_tape.h"
 #include "model/config.h"
 #include "model/gradient.h"
 #include "model/linear_weight.h"
@@ -85,8 +86,9 @@ class Transformer {
   /// ids [n_sequences, n_tokens]; throws FormatError for an id outside the vocabulary.
   HiddenStates embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens);
   /// In place: hidden leaves as the residual stream after the block. Workspace is bounded: sequences run a few at a
-  /// time.
-  void run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer = nullptr);
+  /// time. `tape`: keeps what backward_block takes.
+  void run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer = nullptr,
+                 BlockTape* tape = nullptr);
   KvCache make_cache(std::int64_t capacity) const;
   /// run_block for the tokens of one sequence that follow those of the cache. Adds their keys and values; the caller
   /// adds to cache.n_tokens once all blocks have run.
@@ -104,6 +106,9 @@ class Transformer {
   /// entered it. Adds to `gradients` (null: not wanted). The type of the products must be f32. Workspace is bounded as
   /// run_block's, with the activations of a few sequences besides.
   void backward_block(const BlockWeights& weights, const HiddenStates& input, HiddenStates& gradient,
+                      BlockGradients* gradients, const GradientObserver& observer);
+  /// The same, bit for bit, of what run_block kept of hidden states of the gradient's shape.
+  void backward_block(const BlockWeights& weights, const BlockTape& tape, HiddenStates& gradient,
                       BlockGradients* gradients, const GradientObserver& observer);
 
   /// Where the losses begin: final norm and head. `norm`: what the final norm multiplies by, null: the model's own.

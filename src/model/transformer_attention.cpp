@@ -82,8 +82,7 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
   const std::int64_t n_rows = n_sequences * n_tokens;
   const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
   const auto& exec = context.exec();
-  float* normed =
-      grow(context, tape == nullptr ? work_normed : tape->normed, product(n_rows, std::max(config.hidden_size, q_dim)));
+  float* normed = grow(context, work_normed, product(n_rows, std::max(config.hidden_size, q_dim)));
   float* q = grow(context, tape == nullptr ? work_wide : tape->qkv, product(n_rows, q_dim + 2 * kv_dim));
   const bool fused = config.fused_projections;
   const AttentionParts parts = attention_parts(n_rows);

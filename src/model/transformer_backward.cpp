@@ -1,4 +1,5 @@
-// The backward pass of a block: the forward pass again with a tape, half by half, then the tape walked back.
+// The backward pass of a block: a tape walked back, half by half, which the forward pass kept, or keeps as it runs
+// again.
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -52,14 +53,16 @@ struct Transformer::Impl::Backward {
   }
 
   /// dx [n_rows, hidden_size] (+)= through the pair of sites at `gate_up`, which took x; d_out: by what left it.
-  void gated(std::size_t gate_up, std::int64_t n_rows, const float* x, const GatedTape& tape, const float* d_out,
+  void gated(std::size_t gate_up, std::int64_t n_rows, const float* x, const Floats& tape, const float* d_out,
              bool accumulate, float* dx) const {
     const std::int64_t inner = model.block(weights)[gate_up + 1].in_features, n = product(n_rows, inner);
     float* d_gate = grow(context, model.work_d_wide, product(n, 2));
     float* d_up = d_gate + n;
-    linear(gate_up + 1, 0, n_rows, tape.inner.data(), d_out, false, d_gate);
+    float* entered_down = grow(context, model.work_wide, n);
+    model.gate(n, tape.data(), entered_down);
+    linear(gate_up + 1, 0, n_rows, entered_down, d_out, false, d_gate);
     const auto kernel = config.activation == Activation::silu ? kernels.swiglu : kernels.geglu;
-    kernel(context.exec(), n, tape.gate_up.data(), tape.gate_up.data() + n, d_gate, d_gate, d_up);
+    kernel(context.exec(), n, tape.data(), tape.data() + n, d_gate, d_gate, d_up);
     if (!config.fused_projections) {
       linear(gate_up, 0, n_rows, x, d_gate, accumulate, dx);
       linear(gate_up, 1, n_rows, x, d_up, true, dx);
@@ -87,11 +90,11 @@ struct Transformer::Impl::Backward {
   }
 
   /// d_normed = through the mixture, part by part as it is computed again.
-  void mixture(std::int64_t n_rows, float* hidden, const float* gradient, float* d_normed) const {
+  void mixture(std::int64_t n_rows, const float* normed, const float* gradient, float* d_normed) const {
     const MixtureConfig& mixture = config.mixture;
     const std::int64_t dim = config.hidden_size, n_chosen = product(n_rows, mixture.top_k);
     const auto& exec = context.exec();
-    FeedForwardTape& tape = model.feed_forward_tape;
+    MixtureTape& tape = model.mixture_tape;
     Floats d_weight(context, n_chosen), d_grouped(context, n_chosen),
         d_logits(context, product(n_rows, mixture.n_experts)), d_gate(context, mixture.shared_size > 0 ? n_rows : 0);
     context.memory().zero(exec, product(product(n_rows, dim), sizeof(float)), d_normed);
@@ -100,43 +103,63 @@ struct Transformer::Impl::Backward {
       float* d_part_weight = shared ? d_gate.data() : d_grouped.data() + part.place;
       kernels.weighted_rows(exec, part.n_rows, dim, part.out, part.row, part.weight, gradient, part.out, d_part_weight);
       if (shared) {
-        gated(part.gate_up, part.n_rows, part.x, tape.gated, part.out, true, d_normed);
+        gated(part.gate_up, part.n_rows, part.x, tape.gate_up, part.out, true, d_normed);
         kernels.sigmoid(exec, n_rows, part.weight, d_gate.data());
         small_linear(n_rows, 1, weights.shared_gate, part.x, d_gate.data(), &BlockGradients::shared_gate, d_normed);
         return;
       }
       float* dx = grow(context, model.work_d_expert, product(part.n_rows, dim));
-      gated(part.gate_up, part.n_rows, part.x, tape.gated, part.out, false, dx);
+      gated(part.gate_up, part.n_rows, part.x, tape.gate_up, part.out, false, dx);
       kernels.scatter_rows(exec, part.row, part.n_rows, dim, dx, d_normed);
     };
-    model.feed_forward_half(weights, n_rows, hidden, nullptr, &tape);
+    model.mixture(weights, n_rows, normed, nullptr, nullptr, &tape);
     tape.part = nullptr;
     context.linalg().gather_rows_f32(exec, tape.places.data(), n_chosen, 1, d_grouped.data(), d_weight.data());
     kernels.route(exec, n_rows, mixture.n_experts, mixture.top_k, mixture.renormalise, tape.logits.data(),
                   tape.expert.data(), tape.weight.data(), d_weight.data(), d_logits.data());
-    small_linear(n_rows, mixture.n_experts, weights.router, tape.normed.data(), d_logits.data(),
-                 &BlockGradients::router, d_normed);
+    small_linear(n_rows, mixture.n_experts, weights.router, normed, d_logits.data(), &BlockGradients::router, d_normed);
   }
 
-  /// hidden [n_rows, hidden_size]: what entered the half.
-  void feed_forward_half(std::int64_t n_rows, float* hidden, float* gradient) const {
+  /// What a half's norm made of what entered it.
+  const float* normed(std::int64_t n_rows, const float* entered, const Floats& weight) const {
+    float* out = grow(context, model.work_normed, product(n_rows, config.hidden_size));
+    model.norm(n_rows, config.hidden_size, entered, weight, out);
+    return out;
+  }
+
+  /// The half as far as its tape goes, in the model's own.
+  const FeedForwardTape& feed_forward_again(std::int64_t n_rows, const float* normed) const {
     FeedForwardTape& tape = model.feed_forward_tape;
+    if (weights.feed_forward_out_norm.empty()) {
+      model.gate_and_up(weights, kFirstGateUpSite, n_rows, normed, nullptr, &tape.gate_up);
+    } else {
+      const float* inner = model.gated(weights, kFirstGateUpSite, n_rows, normed, nullptr, &tape.gate_up);
+      model.linear(weights, kFirstGateUpSite + 1, 0, n_rows, inner, false,
+                   grow(context, tape.out, product(n_rows, config.hidden_size)));
+    }
+    return tape;
+  }
+
+  /// entered [n_rows, hidden_size]: the half. kept: its tape, null: it runs again.
+  void feed_forward_half(std::int64_t n_rows, const float* entered, const FeedForwardTape* kept,
+                         float* gradient) const {
+    const float* x = normed(n_rows, entered, weights.feed_forward_norm);
     float* d_normed = grow(context, model.work_d_normed, product(n_rows, config.hidden_size));
     if (is_mixture(config, weights.layer)) {
-      mixture(n_rows, hidden, gradient, d_normed);
+      mixture(n_rows, x, gradient, d_normed);
     } else {
-      model.feed_forward_half(weights, n_rows, hidden, nullptr, &tape);
+      const FeedForwardTape& tape = kept == nullptr ? feed_forward_again(n_rows, x) : *kept;
       const float* d_out = before_out_norm(n_rows, tape.out, weights.feed_forward_out_norm, gradient,
                                            &BlockGradients::feed_forward_out_norm);
-      gated(kFirstGateUpSite, n_rows, tape.normed.data(), tape.gated, d_out, false, d_normed);
+      gated(kFirstGateUpSite, n_rows, x, tape.gate_up, d_out, false, d_normed);
     }
-    norm(n_rows, config.hidden_size, hidden, weights.feed_forward_norm, d_normed, true, gradient,
+    norm(n_rows, config.hidden_size, entered, weights.feed_forward_norm, d_normed, true, gradient,
          &BlockGradients::feed_forward_norm);
   }
 
-  /// Of the half whose tape is the model's; input [n_sequences * n_tokens, hidden_size]: what entered it.
-  void attention_half(std::int64_t n_sequences, std::int64_t n_tokens, const float* input, float* gradient) const {
-    const AttentionTape& tape = model.attention_tape;
+  /// entered [n_sequences * n_tokens, hidden_size]: the half.
+  void attention_half(std::int64_t n_sequences, std::int64_t n_tokens, const float* entered, const AttentionTape& tape,
+                      float* gradient) const {
     const auto& exec = context.exec();
     const std::int64_t n_rows = n_sequences * n_tokens, dim = config.hidden_size;
     const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
@@ -159,15 +182,39 @@ struct Transformer::Impl::Backward {
       norm(n_rows * config.n_kv_heads, config.head_dim, raw + parts.k, weights.k_norm, dk, false, dk,
            &BlockGradients::k_norm);
     }
+    const float* x = normed(n_rows, entered, weights.input_norm);
     float* d_normed = grow(context, model.work_d_normed, product(n_rows, dim));
-    linear(kQkvSite, 0, n_rows, tape.normed.data(), dq, false, d_normed);
+    linear(kQkvSite, 0, n_rows, x, dq, false, d_normed);
     if (!config.fused_projections) {
-      linear(kQkvSite, 1, n_rows, tape.normed.data(), dk, true, d_normed);
-      linear(kQkvSite, 2, n_rows, tape.normed.data(), dv, true, d_normed);
+      linear(kQkvSite, 1, n_rows, x, dk, true, d_normed);
+      linear(kQkvSite, 2, n_rows, x, dv, true, d_normed);
     }
-    norm(n_rows, dim, input, weights.input_norm, d_normed, true, gradient, &BlockGradients::input_norm);
+    norm(n_rows, dim, entered, weights.input_norm, d_normed, true, gradient, &BlockGradients::input_norm);
+  }
+
+  /// A batch of sequences: what entered its two halves, their tapes (of the feed-forward half one a slab, null: it runs
+  /// again).
+  void batch(std::int64_t n_sequences, std::int64_t n_tokens, const float* entered, const float* middle,
+             const AttentionTape& attention, const FeedForwardTape* feed_forward, float* gradient) const {
+    const std::int64_t n_rows = n_sequences * n_tokens;
+    for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
+      feed_forward_half(std::min(kFeedForwardRows, n_rows - r), middle + r * config.hidden_size,
+                        feed_forward == nullptr ? nullptr : feed_forward++, gradient + r * config.hidden_size);
+    attention_half(n_sequences, n_tokens, entered, attention, gradient);
   }
 };
+
+std::int64_t tape_bytes(const ModelConfig& config, std::int64_t layer, std::int64_t n_rows) {
+  const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
+  std::int64_t values = 2 * config.hidden_size + 2 * (q_dim + kv_dim);
+  if (config.qk_norm) values += q_dim + kv_dim;
+  if (config.post_norms) values += config.hidden_size;
+  if (!is_mixture(config, layer)) {
+    values += 2 * block_sites(config, layer)[kFirstGateUpSite + 1].in_features;
+    if (config.post_norms) values += config.hidden_size;
+  }
+  return product(product(n_rows, values), sizeof(float));
+}
 
 BlockGradients Transformer::make_gradients(const BlockWeights& weights) const {
   const auto zeros = [&](const backend::Array<float>& like) {
@@ -208,9 +255,21 @@ void Transformer::backward_block(const BlockWeights& weights, const HiddenStates
     float* middle = Impl::grow(impl_->context, impl_->work_middle, n);
     impl_->context.memory().copy_on_device(impl_->context.exec(), entered, product(n, sizeof(float)), middle);
     impl_->attention_half(weights, n_sequences, input.n_tokens, middle, nullptr, nullptr, &impl_->attention_tape);
-    for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
-      backward.feed_forward_half(std::min(kFeedForwardRows, n_rows - r), middle + r * dim, rows + r * dim);
-    backward.attention_half(n_sequences, input.n_tokens, entered, rows);
+    backward.batch(n_sequences, input.n_tokens, entered, middle, impl_->attention_tape, nullptr, rows);
+  });
+}
+
+void Transformer::backward_block(const BlockWeights& weights, const BlockTape& tape, HiddenStates& gradient,
+                                 BlockGradients* gradients, const GradientObserver& observer) {
+  impl_->check_hidden(gradient);
+  VORONOI_REQUIRE(tape.entered.size() >= gradient.values.size() && tape.middle.size() >= gradient.values.size(),
+                  "a tape of hidden states of the gradient's shape");
+  const Impl::Backward backward{*impl_, weights, gradients, observer};
+  std::size_t n_batches = 0, n_slabs = 0;
+  impl_->for_each_batch(weights.layer, gradient, [&](std::int64_t n_sequences, std::int64_t first) {
+    backward.batch(n_sequences, gradient.n_tokens, tape.entered.data() + first, tape.middle.data() + first,
+                   tape.attention.at(n_batches++), &tape.feed_forward.at(n_slabs), gradient.values.data() + first);
+    n_slabs += static_cast<std::size_t>(core::ceil_div(n_sequences * gradient.n_tokens, kFeedForwardRows));
   });
 }
 

@@ -38,36 +38,46 @@ RowsByExpert group_by_expert(std::span<const std::int32_t> expert, std::span<con
 
 }  // namespace
 
-const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t gate_up, std::int64_t n_rows,
-                                      const float* x, const SiteObserver& observer, GatedTape* tape) {
-  const std::vector<SiteSpec>& site = block(weights);
-  const std::int64_t inner = site[gate_up + 1].in_features, n = product(n_rows, inner);
-  float* gate = grow(context, tape == nullptr || config.fused_projections ? work_wide : tape->gate_up, product(n, 2));
-  float* up = gate + n;
-  if (observer) observer(site[gate_up], gate_up, x, n_rows);
-  linear(weights, gate_up, 0, n_rows, x, false, gate);
-  if (config.fused_projections) {
-    // A row holds gate and up: as a table of 2 n_rows rows, its even ones are the gates and its odd ones the ups.
-    std::vector<std::int32_t> order(static_cast<std::size_t>(2 * n_rows));
-    for (std::int64_t i = 0; i < 2 * n_rows; ++i)
-      order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i < n_rows ? 2 * i : 2 * (i - n_rows) + 1);
-    const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
-    float* split = grow(context, tape == nullptr ? work_split : tape->gate_up, product(n, 2));
-    context.linalg().gather_rows_f32(context.exec(), index.data(), 2 * n_rows, inner, gate, split);
-    gate = split;
-    up = split + n;
-  } else {
-    linear(weights, gate_up, 1, n_rows, x, false, up);
+float* Transformer::Impl::gate_and_up(const BlockWeights& weights, std::size_t site, std::int64_t n_rows,
+                                      const float* x, const SiteObserver& observer, backend::Array<float>* tape) {
+  const std::vector<SiteSpec>& sites_here = block(weights);
+  const std::int64_t inner = sites_here[site + 1].in_features, n = product(n_rows, inner);
+  const bool fused = config.fused_projections;
+  float* made = grow(context, tape == nullptr || fused ? work_wide : *tape, product(n, 2));
+  if (observer) observer(sites_here[site], site, x, n_rows);
+  linear(weights, site, 0, n_rows, x, false, made);
+  if (!fused) {
+    linear(weights, site, 1, n_rows, x, false, made + n);
+    return made;
   }
-  const auto gate_kernel = config.activation == Activation::silu ? context.nn().swiglu : context.nn().geglu;
-  float* inner_product = tape == nullptr ? gate : grow(context, tape->inner, n);
-  gate_kernel(context.exec(), n, gate, up, inner_product);
-  if (observer) observer(site[gate_up + 1], gate_up + 1, inner_product, n_rows);
-  return inner_product;
+  // A row holds gate and up: as a table of 2 n_rows rows, its even ones are the gates and its odd ones the ups.
+  std::vector<std::int32_t> order(static_cast<std::size_t>(2 * n_rows));
+  for (std::int64_t i = 0; i < 2 * n_rows; ++i)
+    order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i < n_rows ? 2 * i : 2 * (i - n_rows) + 1);
+  const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
+  float* split = grow(context, tape == nullptr ? work_split : *tape, product(n, 2));
+  context.linalg().gather_rows_f32(context.exec(), index.data(), 2 * n_rows, inner, made, split);
+  return split;
+}
+
+void Transformer::Impl::gate(std::int64_t n, const float* gate_up, float* inner) const {
+  const auto kernel = config.activation == Activation::silu ? context.nn().swiglu : context.nn().geglu;
+  kernel(context.exec(), n, gate_up, gate_up + n, inner);
+}
+
+const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t site, std::int64_t n_rows,
+                                      const float* x, const SiteObserver& observer, backend::Array<float>* tape) {
+  const SiteSpec& down = block(weights)[site + 1];
+  const std::int64_t n = product(n_rows, down.in_features);
+  float* gate_up = gate_and_up(weights, site, n_rows, x, observer, tape);
+  float* inner = tape == nullptr ? gate_up : grow(context, work_wide, n);
+  gate(n, gate_up, inner);
+  if (observer) observer(down, site + 1, inner, n_rows);
+  return inner;
 }
 
 void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
-                                const SiteObserver& observer, FeedForwardTape* tape) {
+                                const SiteObserver& observer, MixtureTape* tape) {
   const MixtureConfig& mixture = config.mixture;
   const std::int64_t dim = config.hidden_size;
   const auto& exec = context.exec();
@@ -79,7 +89,7 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
   };
   const auto add_weighted = [&](MixturePart part) {
     const float* inner =
-        gated(weights, part.gate_up, part.n_rows, part.x, observer, tape == nullptr ? nullptr : &tape->gated);
+        gated(weights, part.gate_up, part.n_rows, part.x, observer, tape == nullptr ? nullptr : &tape->gate_up);
     part.out = grow(context, work_out, product(part.n_rows, dim));
     linear(weights, part.gate_up + 1, 0, part.n_rows, inner, false, part.out);
     if (tape != nullptr)
@@ -120,21 +130,16 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
 
 void Transformer::Impl::feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden,
                                           const SiteObserver& observer, FeedForwardTape* tape) {
-  const std::int64_t n = product(n_rows, config.hidden_size);
-  float* normed = grow(context, tape == nullptr ? work_normed : tape->normed, n);
+  float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
   norm(n_rows, config.hidden_size, hidden, weights.feed_forward_norm, normed);
   if (is_mixture(config, weights.layer)) {
-    mixture(weights, n_rows, normed, hidden, observer, tape);
+    mixture(weights, n_rows, normed, hidden, observer);
     return;
   }
   const float* inner =
-      gated(weights, kFirstGateUpSite, n_rows, normed, observer, tape == nullptr ? nullptr : &tape->gated);
-  if (tape != nullptr) {
-    if (!weights.feed_forward_out_norm.empty())
-      linear(weights, kFirstGateUpSite + 1, 0, n_rows, inner, false, grow(context, tape->out, n));
-    return;
-  }
-  add_output(weights, kFirstGateUpSite + 1, n_rows, inner, weights.feed_forward_out_norm, hidden);
+      gated(weights, kFirstGateUpSite, n_rows, normed, observer, tape == nullptr ? nullptr : &tape->gate_up);
+  add_output(weights, kFirstGateUpSite + 1, n_rows, inner, weights.feed_forward_out_norm, hidden,
+             tape == nullptr ? nullptr : &tape->out);
 }
 
 }  // namespace voronoi::model

@@ -33,21 +33,6 @@ struct Predictions {
 };
 Predictions predictions(const HiddenStates& hidden, std::span<const std::int32_t> ids);
 
-// What the forward pass keeps where the backward pass asks for it (a tape). Its arrays live on for the next call.
-
-struct AttentionTape {
-  backend::Array<float> normed;    ///< [n_rows, hidden_size] enters q, k, v
-  backend::Array<float> raw_qk;    ///< q, then k, before their norms, where there are such
-  backend::Array<float> qkv;       ///< as they enter attention, laid out as AttentionParts says
-  backend::Array<float> attended;  ///< [n_rows, n_heads * head_dim] enters the output projection
-  backend::Array<float> out;       ///< [n_rows, hidden_size] leaves it, where a norm follows
-};
-
-/// A gated part: gate, then up, each [n_rows, inner], and the product that enters the down projection.
-struct GatedTape {
-  backend::Array<float> gate_up, inner;
-};
-
 /// A gated part of a mixture whose `out` [n_rows, hidden_size], may be overwritten, counts `weight` [n_rows] in the
 /// rows `row` of the result (null: all).
 struct MixturePart {
@@ -60,13 +45,11 @@ struct MixturePart {
   std::int64_t place;  ///< of an expert's first row in the order by expert
 };
 
-/// Of the feed-forward half, which then leaves the hidden states as they were: nobody needs what it gives.
-struct FeedForwardTape {
-  backend::Array<float> normed;  ///< [n_rows, hidden_size]
-  GatedTape gated;               ///< of a mixture: the part that `part` is called for
-  backend::Array<float> out;     ///< leaves the down projection, where a norm follows
-  // Of a mixture: called for each part instead of adding it, then what its router gave.
-  std::function<void(const MixturePart&)> part;
+/// What the backward pass asks of a mixture as it runs again: nobody needs what it gives.
+struct MixtureTape {
+  std::function<void(const MixturePart&)> part;  ///< called for each part instead of adding it
+  backend::Array<float> gate_up;                 ///< of that part, as FeedForwardTape's
+  // What its router gave.
   backend::Array<float> logits, weight;         ///< [n_rows, n_experts], [n_rows, top_k]
   backend::Array<std::int32_t> expert, places;  ///< [n_rows, top_k]; places: in the order by expert
 };
@@ -126,13 +109,18 @@ struct Transformer::Impl {
 
   void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden, const SiteObserver& observer,
                          FeedForwardTape* tape = nullptr);
-  /// The gated product that enters the down projection, [n_rows, inner], in work_wide or the tape: of the pair of sites
-  /// that begins at `gate_up`, for its input x [n_rows, hidden_size]. Tells the observer of both.
-  const float* gated(const BlockWeights& weights, std::size_t gate_up, std::int64_t n_rows, const float* x,
-                     const SiteObserver& observer, GatedTape* tape = nullptr);
+  /// Of the pair of sites that begins at `site`, for its input x [n_rows, hidden_size]: gates, then ups, in work_wide,
+  /// work_split or the tape.
+  float* gate_and_up(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
+                     const SiteObserver& observer, backend::Array<float>* tape = nullptr);
+  /// inner [n] = the gated product of n gates and the ups that follow them; may be in their place.
+  void gate(std::int64_t n, const float* gate_up, float* inner) const;
+  /// Both, [n_rows, inner], in a work array that the next call overwrites. Tells the observer of both sites.
+  const float* gated(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
+                     const SiteObserver& observer, backend::Array<float>* tape = nullptr);
   /// hidden += the experts of each row of normed [n_rows, hidden_size], weighted.
   void mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
-               const SiteObserver& observer, FeedForwardTape* tape = nullptr);
+               const SiteObserver& observer, MixtureTape* tape = nullptr);
 
   /// Logits of the hidden rows `rows`, in `logits`: [rows.size(), vocab]; what entered the head stays in work_normed.
   /// norm_weight: of the final norm, null: the model's own; raw: keeps the rows before it.
@@ -183,6 +171,7 @@ struct Transformer::Impl {
   // Of the backward pass.
   AttentionTape attention_tape;
   FeedForwardTape feed_forward_tape;
+  MixtureTape mixture_tape;
   backend::Array<float> work_middle, work_d_wide, work_d_normed, work_d_expert, work_raw, work_teacher;
 
  private:

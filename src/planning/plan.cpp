@@ -26,6 +26,10 @@ constexpr double kEvaluationTokens = 340e3;
 constexpr std::int64_t kSentencepieceBytes = 7, kBpeBytes = 4, kTextBytes = 2, kSentencepieceWork = 134;
 /// A longer window must save this share of the time to be suggested.
 constexpr double kWorthAWindow = 0.05;
+// Of the GPU whose rates are assumed.
+constexpr std::int64_t kAssumedGpuMemory = std::int64_t{80} << 30;
+// From host memory through pinned staging, which a thread fills.
+constexpr double kUploadBytes = 8e9;
 
 std::string role_of(const std::string& name) {
   // "model.layers.7.mlp.down_proj" -> "mlp.down_proj"; numbers inside (experts) become "*".
@@ -221,17 +225,20 @@ class Planner {
     const double ranks = std::min(of_step, static_cast<double>(request_.n_ranks));
     const auto steps = static_cast<double>(sequences.stripe_length() * request_.options.tune_passes);
     const auto looked_at = static_cast<double>(sequences.held_out.size()) * (run::kTuningLooks + 1);
-    const auto add = [&](const char* name, const tune::TuneWork& work) {
+    const auto add = [&](const char* name, const tune::TuneWork& work, double codes_from_host) {
       const double flops = work.teacher + work.step * steps * of_step + work.held_out * looked_at;
+      // Codes come beside the computing, to and fro through the blocks in a step: the slower of both sets the pace.
+      const double a_step = std::max(work.step / rates_.gemm, 2 * codes_from_host / kUploadBytes),
+                   a_look = std::max(work.held_out / rates_.gemm, codes_from_host / kUploadBytes);
       add_stage(name, flops, 0,
-                (work.step * steps * of_step / ranks +
-                 (work.teacher + work.held_out * looked_at) / static_cast<double>(request_.n_ranks)) /
-                    rates_.gemm);
+                a_step * steps * of_step / ranks +
+                    (work.teacher / rates_.gemm + a_look * looked_at) / static_cast<double>(request_.n_ranks));
     };
     for (const std::string& phase : run::tune_phases(request_.options)) {
-      if (phase == "end-to-end" || phase == "codes") {
+      if (phase != "block") {
         add(phase == "codes" ? "tune: codes" : "tune: end to end",
-            tune::end_to_end_work(config_, tuned_context(), sequences));
+            tune::end_to_end_work(config_, tuned_context(), sequences, residence()),
+            residence().codes_on_host ? static_cast<double>(tuned_sizes().code_bytes) : 0);
         if (phase == "codes") count_recoding(steps, ranks);
         continue;
       }
@@ -242,7 +249,7 @@ class Planner {
         blocks.step += one.step;
         blocks.held_out += one.held_out;
       }
-      add("tune: blocks", blocks);
+      add("tune: blocks", blocks, 0);
     }
   }
 
@@ -257,23 +264,35 @@ class Planner {
     add_stage("tune: codes, searches", work.nearest, 0, seconds(work, rates_) / ranks);
   }
 
-  void count_tuning_memory(std::int64_t base) {
+  tune::TunedSizes tuned_sizes() const {
     tune::TunedSizes sizes;
     std::int64_t number_bits = 0;
     for (const PlannedLinear& linear : plan_.linears)
       number_bits += linear.count * (linear.stored.codebooks + linear.stored.scales);
     sizes.code_bytes = (plan_.quantized_bits - number_bits) / 8;
     sizes.n_parameters = number_bits / 16 + (2 * config_.n_layers + 1) * config_.hidden_size;
+    return sizes;
+  }
+
+  /// As the stage will choose it, on a GPU that holds nothing else.
+  tune::Residence residence() const {
+    const std::int64_t gpu = request_.gpu_memory > 0 ? request_.gpu_memory : kAssumedGpuMemory;
+    return tune::choose_residence(config_, tuned_sizes(), tuned_context(), tuned_sequences(), request_.n_ranks,
+                                  request_.cuda ? gpu : 0);
+  }
+
+  void count_tuning_memory(std::int64_t base) {
     const tune::TuneMemory memory =
-        tune::tune_memory(config_, sizes, tuned_context(), tuned_sequences(), request_.n_ranks);
+        tune::tune_memory(config_, tuned_sizes(), tuned_context(), tuned_sequences(), request_.n_ranks, residence());
     for (const std::string& phase : run::tune_phases(request_.options)) {
-      const std::int64_t bytes = base + (phase == "block"   ? memory.block
-                                         : phase == "codes" ? memory.codes
-                                                            : memory.end_to_end);
-      plan_.tuning.consider(bytes, "tuning (" + phase + ")");
-      // Buffers and searches are on the host.
-      const std::int64_t on_device = phase == "block" ? memory.block : memory.end_to_end;
-      if (request_.cuda) plan_.device.consider(on_device, "tuning (" + phase + ")");
+      const tune::PhaseMemory& bytes = phase == "block"   ? memory.block
+                                       : phase == "codes" ? memory.codes
+                                                          : memory.end_to_end;
+      const std::string where = "tuning (" + phase + ")";
+      plan_.tuning.consider(base + bytes.host + (request_.cuda ? 0 : bytes.device), where);
+      if (!request_.cuda) continue;
+      plan_.device.consider(bytes.device, where);
+      if (phase != "block") plan_.device.consider(memory.teaching, where);
     }
   }
 

@@ -10,7 +10,9 @@
 #include "calib/footprint.h"
 #include "calib/residual_stream.h"
 #include "comm/agreement.h"
+#include "core/error.h"
 #include "core/log.h"
+#include "core/stop.h"
 #include "model/block_prefetcher.h"
 #include "model/mended_source.h"
 #include "run/layer_store.h"
@@ -28,12 +30,21 @@ class Calibration {
     find_needed();
     for (std::int64_t block = 0; block <= last_needed_; ++block) work_.clock.expect(kCalibrate, block_seconds(block));
     if (last_needed_ < 0 && !(work.sequential() && work.has_pending_from(0))) return;
-    stream_.emplace(transformer_, work.context, work.world, work.inputs.windows);
+    stream_.emplace(transformer_, work.context, work.world, work.inputs.windows, [] { return core::stop_requested(); });
     collector_.emplace(transformer_, work.context, work.world, *stream_);
   }
 
   void run(const Window& window) {
     if (!stream_) return;
+    try {
+      calibrate(window);
+    } catch (const core::StopRequested&) {  // on every rank; of the block at work nothing is kept
+      work_.stopped = true;
+    }
+  }
+
+ private:
+  void calibrate(const Window& window) {
     const Clock::time_point start = Clock::now();
     if (work_.sequential() && window.first > 0 && work_.has_pending_from(window.first)) leave_block(window.first - 1);
     std::vector<std::int64_t> blocks;
@@ -60,7 +71,6 @@ class Calibration {
     work_.journal_time(kCalibrate, start);
   }
 
- private:
   /// Which blocks need their Hessians computed: decided by rank 0, which looks at the files.
   void find_needed() {
     std::string needed(static_cast<std::size_t>(work_.config().n_layers), '0');

@@ -53,9 +53,13 @@ class Phase {
 
   void run() {
     find_pending();
-    comm::on_root(work_.world, [&] { check_settings(); });
+    core::Json settings;  // rank 0
+    comm::on_root(work_.world, [&] {
+      settings = settings_json();
+      check_settings(settings);
+    });
     if (pending_.empty()) return;
-    begin();
+    begin(settings);
     if (name_ == kBlock)
       run_blocks();
     else
@@ -144,8 +148,7 @@ class Phase {
   }
 
   /// Rank 0: the phase may not have begun with others.
-  void check_settings() const {
-    const core::Json now = settings_json();
+  void check_settings(const core::Json& now) const {
     const auto before = work_.run.state.tuning.find(name_);
     if (before != work_.run.state.tuning.end() && before->second.begun.settings != now &&
         before->second.begun.settings.at("layers") == now.at("layers"))
@@ -157,13 +160,10 @@ class Phase {
 
   std::uint64_t seed() const { return static_cast<std::uint64_t>(work_.run.parameters.seed); }
 
-  void begin() {
-    std::string settings;
+  void begin(const core::Json& settings) {
     comm::on_root(work_.world, [&] {
-      const core::Json now = settings_json();
-      settings = now.dump();
       const tune::Sequences& sequences = work_.inputs.tuning_sequences;
-      work_.run.append(run::TuningBegun{name_, base_, now, std::ssize(sequences.training),
+      work_.run.append(run::TuningBegun{name_, base_, settings, std::ssize(sequences.training),
                                         std::ssize(sequences.held_out), sequences.batch,
                                         work_.inputs.tuning_windows.context, plan_.n_steps});
       core::log_info("tuning ({}): {} sequences of {} tokens, {} held out, {} a step, learning rate {:g}", name_,
@@ -173,7 +173,7 @@ class Phase {
         core::log_warning("tuning takes {} sequence(s) a step: {} of {} ranks have nothing to do", sequences.batch,
                           work_.world.size() - sequences.batch, work_.world.size());
     });
-    settings_ = work_.world.broadcast(settings, 0);
+    settings_ = work_.world.broadcast(settings.dump(), 0);
   }
 
   format::Encoding read_base(const std::string& linear) const {
@@ -249,14 +249,8 @@ class Phase {
     const Clock::time_point start = Clock::now();
     const tune::Sequences& sequences = work_.inputs.tuning_sequences;
     const model::Windows& windows = work_.inputs.tuning_windows;
-    const auto ranks = static_cast<double>(work_.world.size()),
-               held_out = static_cast<double>(sequences.held_out.size());
-    const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences);
-    const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
-                 looking = seconds_of(work.held_out) * held_out * (run::kTuningLooks + 1) / ranks,
-                 teaching = seconds_of(work.teacher) / ranks;
-    work_.clock.expect(kName, stepping + looking + teaching);
-
+    const auto ranks = static_cast<double>(work_.world.size());
+    const double held_out = static_cast<double>(sequences.held_out.size());
     model::Transformer student(*source_, work_.context, core::DType::f32);
     // The student's own final norm stays the model's, which the teacher's states go through.
     std::vector<float> norm;
@@ -267,6 +261,11 @@ class Phase {
     tune::Distillation distillation(
         work_.context, work_.world, student, [this](const std::string& linear) { return read_base(linear); }, norm,
         windows, sequences, seed());
+    const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences, distillation.residence());
+    const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
+                 looking = seconds_of(work.held_out) * held_out * (run::kTuningLooks + 1) / ranks,
+                 teaching = seconds_of(work.teacher) / ranks;
+    work_.clock.expect(kName, stepping + looking + teaching);
     std::optional<tune::CodeUpdate> codes;
     if (name_ == kCodes) {
       codes.emplace(work_.context, work_.world, sequences, distillation.blocks());

@@ -6,7 +6,6 @@
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <map>
 #include <system_error>
 #include <vector>
@@ -24,16 +23,17 @@ namespace fs = std::filesystem;
 using core::ConfigError;
 using core::FormatError;
 using core::Json;
-using core::StoreError;
 
 constexpr std::string_view kRunFormat = "voronoi run";
 constexpr int kVersion = 1;
 constexpr std::size_t kDigestDigits = 64;
 constexpr const char* kWriteCheck = ".write-check";
-constexpr const char* kElsewhere = "; check its permissions and the disk, or choose another place with --run";
 
-std::string reason(const fs::path& path, const std::string& what, int error) {
-  return fmt::format("{}: cannot {}: {}{}", path.string(), what, std::strerror(error), kElsewhere);
+/// Names the option that another place is given by.
+core::StoreError unusable(const fs::path& path, const char* what, int error) {
+  core::StoreError told = core::system_error(path, what, error);
+  told.add_context("--run");
+  return told;
 }
 
 std::string dump(const Json& value, int indent = -1) {
@@ -77,7 +77,7 @@ void refuse_foreign_folder(const RunPaths& paths) {
     throw ConfigError(paths.root.string() + ": is not a directory; choose another place with --run");
   if (fs::exists(paths.identity(), error)) return;
   auto entry = fs::directory_iterator(paths.root, error);
-  if (error) throw StoreError(reason(paths.root, "list", error.value()));
+  if (error) throw unusable(paths.root, "list", error.value());
   for (; entry != fs::directory_iterator(); entry.increment(error)) {
     const bool known = is_left_by_interrupted_start(paths, *entry);
     if (fs::exists(paths.identity(), error)) return;  // another start has made it meanwhile; the lock decides
@@ -88,18 +88,18 @@ void refuse_foreign_folder(const RunPaths& paths) {
                       paths.root.string(), entry->path().filename().string()));
     if (error) break;
   }
-  if (error) throw StoreError(reason(paths.root, "list", error.value()));
+  if (error) throw unusable(paths.root, "list", error.value());
 }
 
 /// A write that fails late costs hours: try one now. Always the same file, so that one of a killed start is not left.
 void check_writable(const RunPaths& paths) {
   const fs::path probe = paths.root / kWriteCheck;
   const int descriptor = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-  if (descriptor < 0) throw StoreError(reason(paths.root, "write", errno));
+  if (descriptor < 0) throw unusable(paths.root, "write", errno);
   const int error = core::write_fully(descriptor, std::as_bytes(std::span("x")));
   ::close(descriptor);
   ::unlink(probe.c_str());
-  if (error != 0) throw StoreError(reason(paths.root, "write", error));
+  if (error != 0) throw unusable(paths.root, "write", error);
 }
 
 /// Leaves of nested objects under dotted keys; anything else is a value. An empty object is a value too.
@@ -165,7 +165,7 @@ void create_run_directory(const RunPaths& paths) {
   for (const fs::path& folder : folders_of(paths)) {
     std::error_code error;
     fs::create_directories(folder, error);
-    if (error) throw StoreError(reason(folder, "create the directory", error.value()));
+    if (error) throw unusable(folder, "create the directory", error.value());
   }
   check_writable(paths);
   core::sync_directory(paths.root);
@@ -181,8 +181,8 @@ std::vector<std::string> run_directory_problems(const RunPaths& paths) {
   std::error_code error;
   fs::path place = fs::absolute(paths.root).lexically_normal();
   while (!fs::exists(place, error) && place.has_relative_path()) place = place.parent_path();
-  if (!fs::is_directory(place, error)) return {reason(place, "create a directory in it", ENOTDIR)};
-  if (::access(place.c_str(), W_OK | X_OK) != 0) return {reason(place, "write", errno)};
+  if (!fs::is_directory(place, error)) return {unusable(place, "create a directory in it", ENOTDIR).what()};
+  if (::access(place.c_str(), W_OK | X_OK) != 0) return {unusable(place, "write", errno).what()};
   return {};
 }
 
@@ -202,7 +202,7 @@ void check_or_write_identity(const Start& start, const Json& identity) {
   VORONOI_REQUIRE(identity.is_object(), "a run's identity is an object");
   std::error_code error;
   const fs::file_type type = fs::symlink_status(paths.identity(), error).type();
-  if (type == fs::file_type::none) throw StoreError(reason(paths.identity(), "look for", error.value()));
+  if (type == fs::file_type::none) throw unusable(paths.identity(), "look for", error.value());
   if (type == fs::file_type::not_found) {
     const Json now = core::parse_json(dump(identity), "identity");
     const std::string digest = core::sha256(identity_text(now, std::string(kDigestDigits, '0')));

@@ -195,16 +195,9 @@ std::string refusal(const RunPaths& paths, const std::optional<Holder>& holder) 
       paths.root.string(), describe(holder), check, paths.lock().string());
 }
 
-StoreError failure(const fs::path& path, const char* what, int error) {
-  return StoreError(
-      fmt::format("{}: cannot {}: {}; check its permissions and the disk, or choose another place with "
-                  "--run",
-                  path.string(), what, std::strerror(error)));
-}
-
 int open_lock(const fs::path& path, int flags) {
   const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | flags, 0644);
-  if (descriptor < 0) throw failure(path, "open", errno);
+  if (descriptor < 0) throw core::system_error(path, "open", errno);
   return descriptor;
 }
 
@@ -282,7 +275,7 @@ void RunLock::take_over(const RunPaths& paths) {
   descriptor_ = open_lock(mine, 0);
   if (!try_lock(descriptor_, mine)) throw StoreError(mine.string() + ": is in use; run the same command again");
   write_record(mine);
-  if (::rename(mine.c_str(), path.c_str()) != 0) throw failure(path, "replace", errno);
+  if (::rename(mine.c_str(), path.c_str()) != 0) throw core::system_error(path, "replace", errno);
   core::sync_directory(paths.root);
   stale_holder_ = describe(holder) + ": " + *proof;
 }
@@ -292,7 +285,7 @@ void RunLock::write_record(const fs::path& path) const {
   int error = ::ftruncate(descriptor_, 0) != 0 ? errno : 0;
   if (error == 0) error = core::write_fully(descriptor_, std::as_bytes(std::span(text)), 0);
   if (error == 0) error = core::sync_fully(descriptor_);
-  if (error != 0) throw failure(path, "write", error);
+  if (error != 0) throw core::system_error(path, "write", error);
 }
 
 RunLock::~RunLock() {

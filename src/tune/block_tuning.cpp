@@ -19,10 +19,7 @@ BlockTuning::BlockTuning(backend::Context& context, const comm::Communicator& wo
       seed_(seed),
       gradient_sum_(context, world) {
   for (const std::int64_t window : windows_of(sequences, world.rank(), world.size())) {
-    const HiddenStates hidden = transformer.embed(
-        std::span(windows.ids)
-            .subspan(static_cast<std::size_t>(window * windows.context), static_cast<std::size_t>(windows.context)),
-        1, windows.context);
+    const HiddenStates hidden = transformer.embed(ids_of(windows, window), 1, windows.context);
     Streams& streams = streams_[window];
     streams.student = streams.teacher = hidden.values.to_host();
   }
@@ -75,16 +72,15 @@ double BlockTuning::differentiate(TunedBlock& block, std::int64_t step, std::spa
   std::vector<double> losses;
   for (std::int64_t stripe = stripes.first; stripe < stripes.last; ++stripe) {
     const Streams& streams = streams_.at(window_of(sequences_, seed_, step, stripe));
-    const HiddenStates input = states(streams.student);
-    HiddenStates hidden{1, windows_.context, input.values.clone()};
-    transformer_.run_block(weights, hidden);
+    HiddenStates hidden = states(streams.student);
+    transformer_.run_block(weights, hidden, nullptr, &tape_);
     losses.push_back(difference(hidden, streams));
     const double factor =
         2.0 / (static_cast<double>(hidden.values.size()) * energy_ * static_cast<double>(sequences_.batch));
     context_.nn().scale(context_.exec(), hidden.values.size(), static_cast<float>(factor), hidden.values.data());
     Array<float> sum(context_, block.n_parameters());
     sum.zero();
-    block.backward(transformer_, parameters.data(), input, hidden, sum.data());
+    block.backward(transformer_, parameters.data(), tape_, hidden, sum.data());
     gradient_sum_.add(stripe, sum);
   }
   block.drop();

@@ -55,6 +55,7 @@ class BlockTuning {
   std::uint64_t seed_;
   std::map<std::int64_t, Streams> streams_;  ///< by window
   double energy_ = 1;                        ///< mean square of the unquantized stream
+  model::BlockTape tape_;
   GradientSum gradient_sum_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "model/block_prefetcher.h"
+#include "tune/footprint.h"
 #include "tune/loss_sum.h"
 
 namespace voronoi::tune {
@@ -13,15 +14,10 @@ namespace voronoi::tune {
 using backend::Array;
 using model::HiddenStates;
 
-std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size) {
-  const std::int64_t stream = n_tokens * hidden_size * std::int64_t{sizeof(float)};
-  const std::int64_t kept = std::max<std::int64_t>(1, kStreamBytes / stream);
-  return (n_layers + kept - 1) / kept;
-}
-
 Distillation::Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
                            const TunedBlock::LayerReader& read_layer, std::span<const float> final_norm,
-                           const model::Windows& windows, const Sequences& sequences, std::uint64_t seed)
+                           const model::Windows& windows, const Sequences& sequences, std::uint64_t seed,
+                           std::optional<Residence> residence)
     : context_(context),
       world_(world),
       student_(student),
@@ -38,15 +34,28 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
     }
     initial_.insert(initial_.end(), initial.begin(), initial.end());
   };
+  // What it may spend is free now.
+  const std::int64_t device_bytes = context.on_host() ? 0 : context.memory().facts(context.exec()).free_bytes;
+  TunedSizes sizes;
   for (std::int64_t layer = 0; layer < student.config().n_layers; ++layer) {
     blocks_.push_back(std::make_unique<TunedBlock>(context, student, layer, read_layer));
     take(blocks_.back()->segments(), blocks_.back()->initial());
+    sizes.code_bytes += blocks_.back()->code_bytes();
+    // Until it is known whether all codes fit.
+    if (residence ? residence->codes_on_host : device_bytes > 0) blocks_.back()->keep_codes_on_host();
   }
   norm_ = student.final_norm();
   if (!final_norm.empty()) norm_.assign(loaded_norm(student.config(), final_norm));
   const std::vector<float> norm = norm_.to_host();
   const Segment segment{kFinalNorm, {}, Kind::norm, 0, norm_.size(), std::sqrt(mean_square(norm))};
   take({&segment, 1}, norm);
+  sizes.n_parameters = std::ssize(initial_);
+  residence_ = residence
+                   ? *residence
+                   : choose_residence(student.config(), sizes, windows.context, sequences, world.size(), device_bytes);
+  tapes_.resize(static_cast<std::size_t>(residence_.n_taped));
+  if (!residence_.codes_on_host)
+    for (const auto& block : blocks_) block->keep_codes_on_device();
   parameters_ = Array<float>(context, std::ssize(initial_));
   sums_ = Array<float>(context, std::ssize(initial_));
 }
@@ -86,10 +95,7 @@ void Distillation::place(std::span<const float> values) {
 }
 
 HiddenStates Distillation::embed(std::int64_t window) {
-  return student_.embed(
-      std::span(windows_.ids)
-          .subspan(static_cast<std::size_t>(window * windows_.context), static_cast<std::size_t>(windows_.context)),
-      1, windows_.context);
+  return student_.embed(ids_of(windows_, window), 1, windows_.context);
 }
 
 void Distillation::teach(model::Transformer& teacher, const std::function<void(std::int64_t, std::int64_t)>& told) {
@@ -117,39 +123,68 @@ void Distillation::teach(model::Transformer& teacher, const std::function<void(s
   }
 }
 
-void Distillation::run_blocks(std::int64_t first, std::int64_t last, HiddenStates& hidden) {
-  for (std::int64_t layer = first; layer < last; ++layer) {
+template <class Use>
+void Distillation::visit_blocks(std::int64_t first, std::int64_t n, std::int64_t step, const Use& use) {
+  for (std::int64_t i = 0, layer = first; i < n; ++i, layer += step) {
     TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
-    student_.run_block(block.assemble(of_block(parameters_, layer)), hidden);
-    block.drop();
+    if (assembled_ != nullptr && assembled_ != &block) assembled_->drop_for(block);
+    assembled_ = &block;
+    const model::BlockWeights& weights = block.assemble(of_block(parameters_, layer));
+    if (i + 1 < n) blocks_[static_cast<std::size_t>(layer + step)]->fetch();
+    use(layer, block, weights);
   }
+}
+
+void Distillation::run_blocks(std::int64_t first, std::int64_t last, HiddenStates& hidden, bool with_tapes) {
+  visit_blocks(first, last - first, 1, [&](std::int64_t layer, TunedBlock&, const model::BlockWeights& weights) {
+    student_.run_block(weights, hidden, nullptr, with_tapes ? &tape(layer) : nullptr);
+  });
+}
+
+HiddenStates Distillation::states(const std::vector<float>& values) const {
+  return {1, windows_.context, Array<float>(context_, std::span<const float>(values))};
 }
 
 double Distillation::sequence_loss(std::int64_t window) {
   HiddenStates hidden = embed(window);
   run_blocks(0, std::ssize(blocks_), hidden);
-  const HiddenStates teacher{1, windows_.context, Array<float>(context_, std::span<const float>(teacher_.at(window)))};
-  return mean(student_.divergence(hidden, teacher, 0, &norm_).loss);
+  return mean(student_.divergence(hidden, states(teacher_.at(window)), 0, &norm_).loss);
+}
+
+template <class Input>
+void Distillation::block_gradient(std::int64_t layer, TunedBlock& block, const Input& input, HiddenStates& gradient) {
+  const bool moves = codes_ != nullptr && codes_->takes(layer, stripe_);
+  block.backward(student_, of_block(parameters_, layer), input, gradient, of_block(sums_, layer),
+                 moves ? codes_->observer(block) : nullptr);
+  if (moves) codes_->descend(layer, block);
 }
 
 double Distillation::sequence_gradient(std::int64_t window, std::int64_t stripe) {
-  const std::int64_t n_layers = std::ssize(blocks_);
-  const std::int64_t stride = stream_stride(n_layers, windows_.context, student_.config().hidden_size);
-  const auto states = [&](const std::vector<float>& values) {
-    return HiddenStates{1, windows_.context, Array<float>(context_, std::span<const float>(values))};
-  };
-  std::vector<std::vector<float>> kept;  // what enters blocks 0, stride, 2 stride, ...
+  const std::int64_t n_layers = std::ssize(blocks_), untaped = n_untaped();
+  const std::int64_t stride =
+      stream_stride(untaped, windows_.context, student_.config().hidden_size, residence_.stream_bytes);
+  std::vector<std::vector<float>> kept;
+  stripe_ = stripe;
   HiddenStates hidden = embed(window);
-  for (std::int64_t first = 0; first < n_layers; first += stride) {
+  for (std::int64_t first = 0; first < untaped; first += stride) {
     kept.push_back(hidden.values.to_host());
-    run_blocks(first, std::min(first + stride, n_layers), hidden);
+    run_blocks(first, std::min(first + stride, untaped), hidden);
   }
+  run_blocks(untaped, n_layers, hidden, true);
   model::Transformer::LossGradient loss = student_.divergence(
       hidden, states(teacher_.at(window)), 1.0F / static_cast<float>(windows_.context * sequences_.batch), &norm_);
   context_.nn().add(context_.exec(), loss.norm.size(), loss.norm.data(), of_block(sums_, n_layers));
   hidden = {};
+  visit_blocks(n_layers - 1, n_layers - untaped, -1, [&](std::int64_t layer, TunedBlock& block, const auto&) {
+    block_gradient(layer, block, tape(layer), loss.hidden);
+  });
+  untaped_gradient(std::move(kept), stride, loss.hidden);
+  return mean(loss.loss);
+}
+
+void Distillation::untaped_gradient(std::vector<std::vector<float>> kept, std::int64_t stride, HiddenStates& gradient) {
   while (!kept.empty()) {
-    const std::int64_t first = (std::ssize(kept) - 1) * stride, last = std::min(first + stride, n_layers);
+    const std::int64_t first = (std::ssize(kept) - 1) * stride, last = std::min(first + stride, n_untaped());
     std::vector<HiddenStates> inputs;
     inputs.push_back(states(kept.back()));
     kept.pop_back();
@@ -158,18 +193,11 @@ double Distillation::sequence_gradient(std::int64_t window, std::int64_t stripe)
       run_blocks(layer, layer + 1, next);
       inputs.push_back(std::move(next));
     }
-    for (std::int64_t layer = last - 1; layer >= first; --layer) {
-      TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
-      block.assemble(of_block(parameters_, layer));
-      const bool moves = codes_ != nullptr && codes_->takes(layer, stripe);
-      block.backward(student_, of_block(parameters_, layer), inputs.back(), loss.hidden, of_block(sums_, layer),
-                     moves ? codes_->observer(block) : nullptr);
-      if (moves) codes_->descend(layer, block);
-      block.drop();
+    visit_blocks(last - 1, last - first, -1, [&](std::int64_t layer, TunedBlock& block, const auto&) {
+      block_gradient(layer, block, inputs.back(), gradient);
       inputs.pop_back();
-    }
+    });
   }
-  return mean(loss.loss);
 }
 
 double Distillation::differentiate(std::int64_t step, std::span<const float> values, std::vector<float>& gradient) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,19 +15,11 @@
 #include "tune/code_update.h"
 #include "tune/descent.h"
 #include "tune/gradient_sum.h"
+#include "tune/residence.h"
 #include "tune/sequences.h"
 #include "tune/tuned_block.h"
 
 namespace voronoi::tune {
-
-/// Host memory that a rank gives to the residual streams between blocks of one sequence: where they would take more,
-/// every s-th is kept and those between are computed again.
-inline constexpr std::int64_t kStreamBytes = std::int64_t{8} << 30;
-/// Bytes of hidden states that run through the teacher together.
-inline constexpr std::int64_t kTeacherBytes = std::int64_t{1} << 30;
-
-/// Between which blocks the stream is kept: every stride-th.
-std::int64_t stream_stride(std::int64_t n_layers, std::int64_t n_tokens, std::int64_t hidden_size);
 
 /// A student and its teacher's last hidden states, which are computed once. Loss: KL(teacher || student) over the
 /// vocabulary, mean over the positions of a step's sequences.
@@ -34,10 +27,11 @@ class Distillation {
  public:
   /// `student`: reads norms of blocks, head and embedding of what is tuned, in f32; its own final norm is the
   /// teacher's. final_norm: what the tuned one starts from, as its file holds it; empty: the same. References must
-  /// outlive it.
+  /// outlive it. `residence`: instead of the one that the memory allows.
   Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
                const TunedBlock::LayerReader& read_layer, std::span<const float> final_norm,
-               const model::Windows& windows, const Sequences& sequences, std::uint64_t seed);
+               const model::Windows& windows, const Sequences& sequences, std::uint64_t seed,
+               std::optional<Residence> residence = std::nullopt);
 
   /// Codes move too from now on: `codes` sees the derivatives by weights, and must outlive this.
   void move_codes(CodeUpdate& codes) { codes_ = &codes; }
@@ -49,6 +43,7 @@ class Distillation {
   /// sequences, with its number and how many there are in all; may throw to stop.
   void teach(model::Transformer& teacher, const std::function<void(std::int64_t done, std::int64_t all)>& told);
 
+  const Residence& residence() const { return residence_; }
   /// Of the whole model: the blocks in their order, then the final norm.
   const std::vector<Segment>& segments() const { return segments_; }
   const std::vector<float>& initial() const { return initial_; }
@@ -66,11 +61,23 @@ class Distillation {
  private:
   void place(std::span<const float> values);
   model::HiddenStates embed(std::int64_t window);
+  model::HiddenStates states(const std::vector<float>& values) const;
   float* of_block(backend::Array<float>& all, std::int64_t layer) const;
+  std::int64_t n_untaped() const { return std::ssize(blocks_) - residence_.n_taped; }
+  model::BlockTape& tape(std::int64_t layer) { return tapes_[static_cast<std::size_t>(layer - n_untaped())]; }
+  /// use(layer, block, weights) for n assembled blocks one after the other, by steps of 1 or -1; the codes of the next
+  /// are then on their way.
+  template <class Use>
+  void visit_blocks(std::int64_t first, std::int64_t n, std::int64_t step, const Use& use);
   /// Blocks [first, last) move the hidden states on.
-  void run_blocks(std::int64_t first, std::int64_t last, model::HiddenStates& hidden);
+  void run_blocks(std::int64_t first, std::int64_t last, model::HiddenStates& hidden, bool with_tapes = false);
   /// Loss of one sequence of a stripe; its gradient is added to the device's sums.
   double sequence_gradient(std::int64_t window, std::int64_t stripe);
+  /// On the way back through an assembled block: Input: HiddenStates or BlockTape.
+  template <class Input>
+  void block_gradient(std::int64_t layer, TunedBlock& block, const Input& input, model::HiddenStates& gradient);
+  /// The same of blocks that kept no tape, on the way back: `kept` entered blocks 0, stride, 2 stride, ...
+  void untaped_gradient(std::vector<std::vector<float>> kept, std::int64_t stride, model::HiddenStates& gradient);
   double sequence_loss(std::int64_t window);
 
   backend::Context& context_;
@@ -79,8 +86,11 @@ class Distillation {
   const model::Windows& windows_;
   const Sequences& sequences_;
   std::uint64_t seed_;
+  Residence residence_;
   std::vector<std::unique_ptr<TunedBlock>> blocks_;
-  std::vector<std::int64_t> first_;  ///< of each block's parameters, then of the final norm's
+  TunedBlock* assembled_ = nullptr;      ///< the last one, whose dense linears are still there
+  std::vector<model::BlockTape> tapes_;  ///< of the last blocks
+  std::vector<std::int64_t> first_;      ///< of each block's parameters, then of the final norm's
   std::vector<Segment> segments_;
   std::vector<float> initial_;
   std::map<std::int64_t, std::vector<float>> teacher_;  ///< this rank's windows -> last hidden states
@@ -88,6 +98,7 @@ class Distillation {
   backend::Array<float> norm_;                          ///< the final one, of the parameters
   GradientSum gradient_sum_;
   CodeUpdate* codes_ = nullptr;
+  std::int64_t stripe_ = 0;  ///< of the sequence that is differentiated
 };
 
 }  // namespace voronoi::tune

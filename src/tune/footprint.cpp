@@ -5,14 +5,15 @@
 #include <vector>
 
 #include "calib/footprint.h"
+#include "model/block_tape.h"
 #include "tune/code_update.h"
-#include "tune/distillation.h"
 
 namespace voronoi::tune {
 namespace {
 
-/// Forward passes that the backward pass of a block is: itself again, derivatives by inputs and by weights.
-constexpr double kBackwardPasses = 3;
+/// Forward passes that the backward pass of a block is: derivatives by inputs and by weights; the block again where no
+/// tape was kept.
+constexpr double kBackwardPasses = 2, kAgain = 1;
 
 double forward(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_tokens) {
   return calib::block_work(config, layer, 1, n_tokens).gemm;
@@ -24,12 +25,17 @@ std::int64_t n_sequences(const Sequences& sequences) {
 
 }  // namespace
 
-TuneWork end_to_end_work(const model::ModelConfig& config, std::int64_t n_tokens, const Sequences& sequences) {
-  double blocks = 0;
-  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) blocks += forward(config, layer, n_tokens);
+TuneWork end_to_end_work(const model::ModelConfig& config, std::int64_t n_tokens, const Sequences& sequences,
+                         const Residence& residence) {
+  double blocks = 0, again = 0;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    const double once = forward(config, layer, n_tokens);
+    blocks += once;
+    if (layer < config.n_layers - residence.n_taped) again += kAgain * once;
+  }
   const double head = 2.0 * static_cast<double>(n_tokens) * static_cast<double>(config.hidden_size) *
                       static_cast<double>(config.vocab_size);
-  return {blocks * static_cast<double>(n_sequences(sequences)), blocks * (1 + kBackwardPasses) + 3 * head,
+  return {blocks * static_cast<double>(n_sequences(sequences)), blocks * (1 + kBackwardPasses) + again + 3 * head,
           blocks + 2 * head};
 }
 
@@ -47,14 +53,15 @@ TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::i
 }
 
 TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
-                       const Sequences& sequences, int n_ranks) {
+                       const Sequences& sequences, int n_ranks, const Residence& residence) {
   // The rank with the most sequences.
   std::int64_t mine = 0;
   for (int rank = 0; rank < n_ranks; ++rank)
     mine = std::max<std::int64_t>(mine, std::ssize(windows_of(sequences, rank, n_ranks)));
+  const std::int64_t n_layers = std::max<std::int64_t>(config.n_layers, 1);
   const std::int64_t stream = 4 * n_tokens * config.hidden_size;
   const std::int64_t q = config.n_heads * config.head_dim, kv = config.n_kv_heads * config.head_dim;
-  std::int64_t dense = 0, largest = 0, inner = 0;
+  std::int64_t dense = 0, largest = 0, inner = 0, tape = 0, tapes = 0;
   std::vector<std::int64_t> dense_of_blocks;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     std::int64_t block = 0;
@@ -66,24 +73,40 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
       }
     dense = std::max(dense, block);
     dense_of_blocks.push_back(block);
+    const std::int64_t its_tape = model::tape_bytes(config, layer, n_tokens);
+    tape = std::max(tape, its_tape);
+    if (layer >= config.n_layers - residence.n_taped) tapes += its_tape;
   }
+  const std::int64_t untaped = config.n_layers - residence.n_taped;
   // Kept by the forward pass of a block and made by the backward one: streams, norms, heads, and the gated parts.
+  const std::int64_t attention_work = 18 * n_tokens * kv;
   const std::int64_t block_work =
-      4 * n_tokens * (8 * config.hidden_size + 4 * (q + 2 * kv) + 5 * inner) + 18 * n_tokens * kv;
-  const std::int64_t stride = stream_stride(config.n_layers, n_tokens, config.hidden_size);
-  const std::int64_t kept = stream * ((config.n_layers + stride - 1) / stride + stride);
+      4 * n_tokens * (8 * config.hidden_size + 4 * (q + 2 * kv) + 5 * inner) + attention_work;
+  // Of a tape that was kept the backward pass lacks what is in it.
+  const std::int64_t taped_work =
+      4 * n_tokens * (6 * config.hidden_size + 2 * (q + 2 * kv) + 4 * inner) + attention_work;
+  const std::int64_t stride = stream_stride(untaped, n_tokens, config.hidden_size);
   const std::int64_t head = 4 * config.vocab_size * config.hidden_size * (config.tied_embeddings ? 1 : 2);
   // Two models' logits of a slab of rows.
   const std::int64_t logits = 3 * 4 * config.vocab_size *
                               std::min<std::int64_t>(512, std::max<std::int64_t>(1, (24 << 20) / config.vocab_size));
-  // Of each number: in its array, at first, now, at its best, two moments, gradient, on the device with the sum of a
-  // sequence, and the nodes of the tree of sums.
+  // Of each number, on the host: in its array, at first, now, at its best, two moments, gradient and its sum; on the
+  // device: now, with the sum of a sequence, and the nodes of the tree of sums.
   const auto nodes =
       static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>((sequences.batch + n_ranks - 1) / n_ranks)));
-  const std::int64_t numbers = sizes.n_parameters * (10 * 4 + 8 * (nodes + 2));
+  const PhaseMemory numbers{sizes.n_parameters * 40, sizes.n_parameters * 8 * (nodes + 2)};
+  // Of codes that are kept on the host two blocks' are on the device.
+  const std::int64_t codes = residence.codes_on_host ? 2 * sizes.code_bytes / n_layers : sizes.code_bytes;
   TuneMemory memory;
-  memory.end_to_end =
-      head + sizes.code_bytes + numbers + mine * stream + dense + largest + kept + std::max(block_work, logits);
+  memory.end_to_end.host = numbers.host + mine * stream + stream * ((untaped + stride - 1) / stride) +
+                           (residence.codes_on_host ? sizes.code_bytes : 0);
+  const std::int64_t stepping =
+      dense + largest + stride * stream + tapes + std::max(untaped > 0 ? block_work : taped_work, logits);
+  memory.end_to_end.device = head + codes + numbers.device + stepping;
+  memory.teaching = head + codes + 8 * sizes.n_parameters + 2 * dense + std::min(mine * stream, kTeacherBytes);
+  memory.block.host = numbers.host / n_layers + 2 * mine * stream;
+  memory.block.device =
+      head + (numbers.device + sizes.code_bytes) / n_layers + 2 * dense + largest + 3 * stream + tape + taped_work;
   // Buffers and means of the blocks whose stripes a rank has, a block's derivatives, and its largest linear decoded,
   // with two copies of its distances. Codes: the best, both copied, in a shard, and in its file as that grows.
   std::vector<std::int64_t> buffers(static_cast<std::size_t>(n_ranks));
@@ -94,12 +117,22 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
       if (stripe >= stripes.first && stripe < stripes.last)
         buffers[static_cast<std::size_t>(rank)] += 2 * dense_of_blocks[static_cast<std::size_t>(layer)];
     }
-  memory.codes = memory.end_to_end + *std::max_element(buffers.begin(), buffers.end()) + dense + 3 * largest +
-                 9 * sizes.code_bytes;
-  const std::int64_t of_block = numbers / std::max<std::int64_t>(config.n_layers, 1) +
-                                sizes.code_bytes / std::max<std::int64_t>(config.n_layers, 1);
-  memory.block = head + of_block + 2 * mine * stream + 2 * dense + largest + 4 * stream + block_work;
+  memory.codes = memory.end_to_end;
+  memory.codes.host += *std::max_element(buffers.begin(), buffers.end()) + dense + 3 * largest + 9 * sizes.code_bytes;
   return memory;
+}
+
+Residence choose_residence(const model::ModelConfig& config, const TunedSizes& sizes, std::int64_t n_tokens,
+                           const Sequences& sequences, int n_ranks, std::int64_t device_bytes) {
+  if (device_bytes == 0) return {taped_blocks(config, n_tokens, kTapeBytes), false};
+  const std::int64_t usable = device_bytes / 10 * 9;
+  const auto without_tapes = [&](bool codes_on_host) {
+    return tune_memory(config, sizes, n_tokens, sequences, n_ranks, {0, codes_on_host});
+  };
+  const TuneMemory resident = without_tapes(false);
+  const bool codes_on_host = std::max(resident.end_to_end.device, resident.teaching) > usable;
+  // Tapes are made once the teacher has gone.
+  return {taped_blocks(config, n_tokens, usable - without_tapes(codes_on_host).end_to_end.device), codes_on_host};
 }
 
 }  // namespace voronoi::tune

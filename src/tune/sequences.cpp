@@ -40,6 +40,11 @@ std::int64_t window_of(const Sequences& sequences, std::uint64_t seed, std::int6
 
 Share share_of(std::int64_t n, int rank, int size) { return {n * rank / size, n * (rank + 1) / size}; }
 
+std::span<const std::int32_t> ids_of(const model::Windows& windows, std::int64_t window) {
+  return std::span(windows.ids)
+      .subspan(static_cast<std::size_t>(window * windows.context), static_cast<std::size_t>(windows.context));
+}
+
 std::vector<std::int64_t> windows_of(const Sequences& sequences, int rank, int size) {
   const Share stripes = share_of(sequences.batch, rank, size),
               held_out = share_of(std::ssize(sequences.held_out), rank, size);

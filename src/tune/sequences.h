@@ -30,6 +30,9 @@ Sequences divide(std::int64_t n_windows, std::int64_t passes, double held_out_sh
 /// seed, then the next.
 std::int64_t window_of(const Sequences& sequences, std::uint64_t seed, std::int64_t step, std::int64_t stripe);
 
+/// The tokens [windows.context] of a window.
+std::span<const std::int32_t> ids_of(const model::Windows& windows, std::int64_t window);
+
 /// The share of [0, n) that rank `rank` of `size` takes: [first, last).
 struct Share {
   std::int64_t first = 0, last = 0;

@@ -81,6 +81,27 @@ TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& tran
     segment.unit = std::sqrt(mean_square(part(std::span<const float>(initial_), segment)));
 }
 
+std::int64_t TunedBlock::code_bytes() const {
+  std::int64_t total = 0;
+  for (const Linear& linear : linears_) total += linear.matrix->size_bytes();
+  return total;
+}
+
+void TunedBlock::keep_codes_on_host() {
+  codes_on_host_ = true;
+  drop();
+}
+
+void TunedBlock::keep_codes_on_device() {
+  codes_on_host_ = false;
+  for (const Linear& linear : linears_) linear.matrix->enter_device(true);
+  context_.memory().uploads_join(context_.exec());
+}
+
+void TunedBlock::fetch() {
+  for (const Linear& linear : linears_) linear.matrix->enter_device(false);
+}
+
 void TunedBlock::add_norms() {
   first_norm_ = std::ssize(segments_);
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string& name, const auto& norm) {
@@ -92,11 +113,18 @@ void TunedBlock::add_norms() {
 }
 
 const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
+  if (codes_on_host_) {
+    fetch();
+    context_.memory().uploads_join(context_.exec());
+  }
   for (const Linear& linear : linears_) {
-    model::LinearWeight& weight = weights_.linears[linear.site][linear.index];
+    backend::Array<float>& weight = dense(linear);
     const std::int64_t n = linear.out_features * linear.in_features;
-    if (weight.wide.size() != n) weight.wide = backend::Array<float>(context_, n);
-    linear.matrix->decode(context_, parameters + linear.first, weight.wide.data());
+    if (weight.size() != n) {
+      weight = {};
+      weight = backend::Array<float>(context_, n);
+    }
+    linear.matrix->decode(context_, parameters + linear.first, weight.data());
   }
   auto segment = segments_.begin() + first_norm_;
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string&, auto& norm) {
@@ -108,12 +136,33 @@ const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
 }
 
 void TunedBlock::drop() {
-  for (const Linear& linear : linears_) weights_.linears[linear.site][linear.index].wide = {};
+  for (const Linear& linear : linears_) {
+    dense(linear) = {};
+    if (codes_on_host_) linear.matrix->leave_device();
+  }
   d_weight_ = {};
+}
+
+void TunedBlock::drop_for(TunedBlock& next) {
+  for (std::size_t i = 0; i < std::min(linears_.size(), next.linears_.size()); ++i)
+    next.dense(next.linears_[i]) = std::move(dense(linears_[i]));
+  next.d_weight_ = std::move(d_weight_);
+  drop();
 }
 
 void TunedBlock::backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
                           model::HiddenStates& gradient, float* sum, const WeightObserver& observer) {
+  backward_from(transformer, parameters, input, gradient, sum, observer);
+}
+
+void TunedBlock::backward(model::Transformer& transformer, const float* parameters, const model::BlockTape& tape,
+                          model::HiddenStates& gradient, float* sum, const WeightObserver& observer) {
+  backward_from(transformer, parameters, tape, gradient, sum, observer);
+}
+
+template <class Input>
+void TunedBlock::backward_from(model::Transformer& transformer, const float* parameters, const Input& input,
+                               model::HiddenStates& gradient, float* sum, const WeightObserver& observer) {
   const auto& exec = context_.exec();
   const auto observe = [&](const model::SiteSpec& site, std::size_t site_index, std::size_t index, std::int64_t n_rows,
                            const float* x, const float* dy) {

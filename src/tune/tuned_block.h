@@ -24,7 +24,8 @@ struct BlockResult {
   std::map<std::string, std::vector<float>> norms;  ///< by tensor, as its file holds it
 };
 
-/// The codes lie on the device; parameters come from the caller with each call, as one vector [n_parameters()].
+/// The codes lie on the device, or in host memory between calls; parameters come from the caller with each call, as one
+/// vector [n_parameters()].
 class TunedBlock {
  public:
   /// The encoding that a linear is to start from, by its name.
@@ -38,17 +39,29 @@ class TunedBlock {
   const std::vector<Segment>& segments() const { return segments_; }
   std::int64_t n_parameters() const { return n_parameters_; }
   const std::vector<float>& initial() const { return initial_; }
+  std::int64_t code_bytes() const;
+  /// From now on the codes are on the device from fetch() or assemble() to drop() only; and always again.
+  void keep_codes_on_host();
+  void keep_codes_on_device();
+  /// Their way to the device begins, beside the computing.
+  void fetch();
 
   /// The block with these parameters (device memory), until the next call; its linears are fp32 and dense.
   const model::BlockWeights& assemble(const float* parameters);
-  /// Gives back the memory of the dense linears.
+  /// Gives back the memory of the dense linears, and of codes that are kept on the host.
   void drop();
+  /// The same, but the memory of the dense linears goes to another block, whose shapes are mostly the same: it does not
+  /// wander through the heap.
+  void drop_for(TunedBlock& next);
   /// Called with part of the loss's derivative by a linear's weight [out, in] (device memory): the parts of all calls
   /// add up.
   using WeightObserver = std::function<void(std::size_t linear, const float* d_weight)>;
   /// Transformer::backward_block of the block as it was last assembled, from these parameters. sum [n_parameters()]
   /// (device memory) += the loss's derivative by the parameters.
   void backward(model::Transformer& transformer, const float* parameters, const model::HiddenStates& input,
+                model::HiddenStates& gradient, float* sum, const WeightObserver& observer = nullptr);
+  /// The same of the tape that the block's run kept.
+  void backward(model::Transformer& transformer, const float* parameters, const model::BlockTape& tape,
                 model::HiddenStates& gradient, float* sum, const WeightObserver& observer = nullptr);
 
   struct Linear {
@@ -71,7 +84,12 @@ class TunedBlock {
   BlockResult result(std::span<const float> parameters) const;
 
  private:
+  backend::Array<float>& dense(const Linear& linear) { return weights_.linears[linear.site][linear.index].wide; }
   void add_norms();
+  /// Input: HiddenStates or BlockTape.
+  template <class Input>
+  void backward_from(model::Transformer& transformer, const float* parameters, const Input& input,
+                     model::HiddenStates& gradient, float* sum, const WeightObserver& observer);
 
   backend::Context& context_;
   const model::ModelConfig& config_;
@@ -82,6 +100,7 @@ class TunedBlock {
   std::int64_t n_parameters_ = 0;
   std::vector<float> initial_;
   backend::Array<float> d_weight_;
+  bool codes_on_host_ = false;
 };
 
 /// What the normed value is multiplied by, as it is after storing the norm in the model's 16-bit type.

@@ -198,29 +198,36 @@ void forward_block(benchmark::State& state) {
   set_flops(state, kBlockFlops);
 }
 
-/// With the gradients of all weights. Counted: the forward pass again but for its down projection, two products a
-/// linear and seven of attention's in all.
+/// With the gradients of all weights, of a tape that the forward pass kept or with the block run again. Counted: two
+/// products a linear and five of attention's; again: two more of those, and the linears but for the down projection.
 void backward_block(benchmark::State& state) {
+  const bool kept = state.range(1) != 0;
   backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
   const RandomSource source;
   model::Transformer transformer(source, context);
   const model::BlockWeights block = transformer.load_block(0);
   const std::vector<std::int32_t> ids(kTokens, 7);
   const model::HiddenStates hidden = transformer.embed(ids, 1, kTokens);
-  model::HiddenStates gradient{1, kTokens, hidden.values.clone()};
+  model::HiddenStates gradient{1, kTokens, hidden.values.clone()}, passed{1, kTokens, hidden.values.clone()};
+  model::BlockTape tape;
+  if (kept) transformer.run_block(block, passed, nullptr, &tape);
   model::BlockGradients sums = transformer.make_gradients(block);
   std::vector<float> d_weight(static_cast<std::size_t>(kHidden * kIntermediate));
-  for (auto _ : state)
-    transformer.backward_block(block, hidden, gradient, &sums,
-                               [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows,
-                                   const float* x, const float* dy) {
-                                 const std::int64_t n_out = site.linears[i].out_features,
-                                                    n_in = site.linears[i].in_features;
-                                 context.linalg().gemm_f32(context.exec(), true, false, n_out, n_in, n_rows, 1.0F, dy,
-                                                           n_out, x, n_in, 1.0F, d_weight.data(), n_in);
-                               });
-  set_flops(state, 3 * kBlockFlops - 2.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kIntermediate) +
-                       3.5 * kAttentionFlops);
+  const model::GradientObserver observer = [&](const model::SiteSpec& site, std::size_t, std::size_t i,
+                                               std::int64_t n_rows, const float* x, const float* dy) {
+    const std::int64_t n_out = site.linears[i].out_features, n_in = site.linears[i].in_features;
+    context.linalg().gemm_f32(context.exec(), true, false, n_out, n_in, n_rows, 1.0F, dy, n_out, x, n_in, 1.0F,
+                              d_weight.data(), n_in);
+  };
+  for (auto _ : state) {
+    if (kept)
+      transformer.backward_block(block, tape, gradient, &sums, observer);
+    else
+      transformer.backward_block(block, hidden, gradient, &sums, observer);
+  }
+  const double again =
+      kBlockFlops - 2.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kIntermediate) + kAttentionFlops;
+  set_flops(state, 2 * kBlockFlops + 2.5 * kAttentionFlops + (kept ? 0 : again));
 }
 
 /// Of a window's loss by its hidden states: logits and their derivative, slab by slab.
@@ -289,7 +296,7 @@ BENCHMARK(attention_gradient)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->Me
 BENCHMARK(swiglu)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(nll)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(forward_block)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
-BENCHMARK(backward_block)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(backward_block)->ArgsProduct({{1, 2}, {0, 1}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(cross_entropy)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(divergence)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(forward_window_with_head)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();

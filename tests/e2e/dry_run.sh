@@ -45,7 +45,7 @@ mkdir "$work/precious" && touch "$work/precious/thesis.tex"
 dry 2 "$VORONOI" quantize --run "$work/precious" "${options[@]}"
 says "neither empty nor a run directory"
 dry 2 "$VORONOI" quantize --run "$calibration_text/run" "${options[@]}"
-says "choose another place with --run"
+says "calibration.txt: cannot create a directory in it: Not a directory"
 # A place where nobody may write, and one that is too small.
 if [ "$(id -u)" = 0 ] && mkdir "$work/small" && mount -t tmpfs -o size=64k tmpfs "$work/small" 2>/dev/null; then
   dry 2 "$VORONOI" quantize --run "$work/small/run" "${options[@]}"

@@ -46,6 +46,25 @@ grep -q "run the same command again" "$work/stderr" || fail "no word on how to r
 expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
+# A stop within a block of calibration, asked for on one of the ranks: nothing of the block is kept, the rest is done by the same command.
+python3 "$support/random_model.py" "$work/wide" hidden_size=512 intermediate_size=2048 num_attention_heads=8
+wide=(--model "$work/wide" --calibration-text "$calibration_text" --calibration-sequences 48 --calibration-context 128 --method gptq --bits 4)
+expect 0 ranks 2 quantize --run "$work/wide-reference" "${wide[@]}"
+for n in 1 2; do
+  run=$work/wide-stopped$n
+  timeout -k 5 120 mpirun --bind-to none -n $n "$VORONOI" quantize --run "$run" "${wide[@]}" >/dev/null 2>"$work/stderr" &
+  pid=$!
+  # The first word of a run is that its first block has begun; it takes a second or more.
+  hold "$run" test -s "$run/status.json" || fail "over before it was held"
+  grep -q '"doing":"block 1/2"' "$run/status.json" || fail "held elsewhere than in the first block"
+  kill -USR1 "$(ranks_of "$run" | tail -n 1)"
+  release "$run"
+  ends 75 "$work/stderr"
+  [ -z "$(ls "$run/hessians")" ] || fail "the block went on to its end"
+  expect 0 ranks $((3 - n)) quantize --run "$run" "${wide[@]}"
+  same_layers "$work/wide-reference" "$run"
+done
+
 # From its directory alone: started with relative paths, stopped, resumed from another directory by the command that status prints.
 run=$work/alone
 mkdir "$work/elsewhere"

@@ -5,6 +5,7 @@ import json
 
 TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", "status.json", "metrics.prom", "quarantine", "export",
        "evaluations", "report", "logs", "tuning"}
+MADE = ("layer", "tensor")
 # Of a report: not of the result.
 TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "starts", "peak_memory_bytes", "sha256", "markdown_sha256"}
 
@@ -33,14 +34,20 @@ def journal(run):
     return records, bool(tail)
 
 
+def shard_of(record):
+    """The file of a layer's or a tensor's record, without its ending: each generation has its own."""
+    generation = record.get("generation", 0)
+    return record["name"] + (f".g{generation}" if generation else "")
+
+
 def layers_of(records):
-    """name -> record of the layers that are done as the journal says."""
+    """shard_of -> record of the layers and tensors that are done as the journal says."""
     done = {}
     for record in records:
-        if record["type"] == "layer":
-            done[record["name"]] = record
+        if record["type"] in MADE:
+            done[shard_of(record)] = record
         elif record["type"] == "layer_lost":
-            done.pop(record["name"], None)
+            done.pop(shard_of(record), None)
     return done
 
 
@@ -62,7 +69,7 @@ class Watch:
 
     def __init__(self, run, reference, keeps_hessians):
         self.run, self.reference, self.keeps_hessians = run, reference, keeps_hessians
-        self.finished = {}  # name -> (inode, time) of the file when the journal first had it
+        self.finished = {}  # shard_of -> (inode, time) of the file when the journal first had it
         self.damaged = None
 
     def damage(self, name):
@@ -100,7 +107,7 @@ class Watch:
 
     def made_again(self, records):
         lost = [i for i, r in enumerate(records) if r["type"] == "layer_lost" and r["name"] == self.damaged]
-        return bool(lost) and any(r["type"] == "layer" and r["name"] == self.damaged for r in records[lost[-1]:])
+        return bool(lost) and any(r["type"] in MADE and r["name"] == self.damaged for r in records[lost[-1]:])
 
     def at_end(self):
         run = self.run
@@ -109,7 +116,7 @@ class Watch:
         require(not torn and records[-1]["type"] == "finished", "the journal does not end with \"finished\"")
         starts = [r["number"] for r in records if r["type"] == "start"]
         require(starts == list(range(1, len(starts) + 1)), f"starts are numbered {starts}")
-        made = sorted(r["name"] for r in records if r["type"] == "layer")
+        made = sorted(shard_of(r) for r in records if r["type"] in MADE)
         wanted = [p.name.removesuffix(".h5") for p in (self.reference / "layers").iterdir()]
         if self.damaged:
             wanted.append(self.damaged)

@@ -12,7 +12,7 @@ class Place:
     that, and its lock is still held for the dead process; "damaged": as that, with a damaged layer; "export", "report": a
     finished run and that command by hand.
     shared: every rank makes such calls, so that N is at most a rank's share.
-    ranks: least number of ranks. first: only the first so many calls belong to the place.
+    ranks: least number of ranks. first: only the first so many calls belong to the place. tuned: of runs that are tuned.
     """
 
     name: str
@@ -21,6 +21,7 @@ class Place:
     shared: bool = False
     ranks: int = 1
     first: int = 1 << 30
+    tuned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Signal:
     victims: str
     start: str = "fresh"
     ranks: int = 1
+    tuned: bool = False
 
 
 def file(path, calls="open,fsync,rename", writes="write"):
@@ -68,6 +70,13 @@ PLACES = (
     Place("any file call", (("any,open,read", "/crashed", ANY),)),
     Place("MPI_Init", (("open,truncate", "vader_segment", ANY), ("open", "pci.ids", ANY)), ranks=2),
     Place("MPI_Finalize", (("unlink", "vader_segment", ANY),), ranks=2),
+    Place("state of tuning", (*file("/end-to-end.h5", "open,fsync"), ("rename", "/end-to-end.h5", ANY),
+                              ("fsync", "/crashed/tuning", ANY)), tuned=True),
+    Place("generation of blocks", file("_proj.g1.h5"), tuned=True),
+    Place("norms of blocks", file("layernorm.weight.g1.h5"), tuned=True),
+    Place("generation end to end", file("_proj.g2.h5"), tuned=True),
+    Place("norms end to end", (*file("layernorm.weight.g2.h5"), *file("/model.norm.weight.g1.h5")), tuned=True),
+    Place("tuning goes on", (*file(".g1.h5"), *file(".g2.h5"), *file("/end-to-end.h5")), "resumed", tuned=True),
     Signal("random rank", "rank", ranks=2),
     Signal("rank 0", "rank 0", ranks=2),
     Signal("all ranks", "all ranks", "resumed"),

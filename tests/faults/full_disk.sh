@@ -41,7 +41,7 @@ for file in block_ model.layers journal.log run.json lock.json .write-check expo
     ended_well "$fault"
     exits 5 "$fault"
     says "No space left on device\|Disk quota exceeded"
-    says "free some space\|check its permissions and the disk"
+    says "free some space"
     finishes "$fault"
   done
 done

@@ -160,6 +160,20 @@ TEST_P(Tuned, TheRunsAreThePartsOfTheParametersOneBehindTheOther) {
   EXPECT_EQ(matrix_->size_bytes(), fixed_bytes);
 }
 
+TEST_P(Tuned, CodesComeBackAsTheyLeft) {
+  const std::vector<float> weight = decoded(moved_), initial = matrix_->initial();
+  const std::int64_t size = matrix_->size_bytes();
+  const Encoding rounded = matrix_->rounded(initial);
+  for (const bool stay : {false, false, true}) {
+    matrix_->leave_device();
+    EXPECT_EQ(matrix_->size_bytes(), size);
+    EXPECT_EQ(matrix_->rounded(initial), rounded);
+    matrix_->enter_device(stay);
+    context_.memory().uploads_join(context_.exec());
+    EXPECT_EQ(decoded(moved_), weight);
+  }
+}
+
 TEST_P(Tuned, TheGradientIsThatOfItsDefinition) {
   const Sums expected = plain_gradient(encoding(), moved_, d_weight_);
   std::vector<float> gradient(moved_.size(), 0.25F);

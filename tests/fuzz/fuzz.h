@@ -135,6 +135,15 @@ inline std::size_t give_back(std::string_view content, std::uint8_t* data, std::
   return size;
 }
 
+/// A custom mutator: libFuzzer's own mutation, then `repair` (checksums, lengths) on all but one of `period` inputs.
+template <class Repair>
+std::size_t mutate_and_repair(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed,
+                              unsigned period, const Repair& repair) {
+  std::string content(text_of(data, LLVMFuzzerMutate(data, size, max_size)));
+  if (seed % period != 0) repair(content);
+  return give_back(content, data, max_size);
+}
+
 /// Targets of several files take them as one input: texts, each ended by a zero byte, then the rest.
 inline std::string_view take_text(std::string_view& input) {
   const std::size_t end = std::min(input.find('\0'), input.size());

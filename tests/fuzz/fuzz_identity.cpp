@@ -48,7 +48,5 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned seed) {
-  std::string text(voronoi::fuzz::text_of(data, LLVMFuzzerMutate(data, size, max_size)));
-  if (seed % 8 != 0) voronoi::fuzz::seal(text);
-  return voronoi::fuzz::give_back(text, data, max_size);
+  return voronoi::fuzz::mutate_and_repair(data, size, max_size, seed, 8, voronoi::fuzz::seal);
 }

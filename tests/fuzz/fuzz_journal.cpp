@@ -51,8 +51,9 @@ void run(std::string_view input) {
   accepts([&] { run::replay(*records, path); });
 }
 
-/// Numbers and checks of all lines.
-std::string sealed(std::string_view text) {
+/// Puts numbers and checks of all lines right.
+void seal(std::string& file) {
+  std::string_view text = file;
   std::string out;
   for (std::size_t number = 1; !text.empty(); ++number) {
     const std::size_t end = text.find('\n');
@@ -64,7 +65,7 @@ std::string sealed(std::string_view text) {
     out += '\n';
     text.remove_prefix(end + 1);
   }
-  return out;
+  file = out;
 }
 
 }  // namespace
@@ -77,7 +78,5 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned seed) {
-  size = LLVMFuzzerMutate(data, size, max_size);
-  if (seed % 8 == 0) return size;
-  return voronoi::fuzz::give_back(voronoi::fuzz::sealed(voronoi::fuzz::text_of(data, size)), data, max_size);
+  return voronoi::fuzz::mutate_and_repair(data, size, max_size, seed, 8, voronoi::fuzz::seal);
 }

@@ -20,18 +20,17 @@ void run(std::string_view input) {
   });
 }
 
-/// The object with its own sum put right.
-std::string sealed(std::string_view text) {
+/// Puts the object's own sum right.
+void seal(std::string& text) {
   try {
     core::Json json = core::parse_json(text, "manifest");
     if (json.is_object()) {
       json.erase("sha256");
       json["sha256"] = core::sha256(json.dump());
-      return json.dump();
+      text = json.dump();
     }
   } catch (const core::FormatError&) {  // stays as it is
   }
-  return std::string(text);
 }
 
 }  // namespace
@@ -44,7 +43,5 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned seed) {
-  size = LLVMFuzzerMutate(data, size, max_size);
-  if (seed % 8 == 0) return size;
-  return voronoi::fuzz::give_back(voronoi::fuzz::sealed(voronoi::fuzz::text_of(data, size)), data, max_size);
+  return voronoi::fuzz::mutate_and_repair(data, size, max_size, seed, 8, voronoi::fuzz::seal);
 }

@@ -65,7 +65,5 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned seed) {
-  std::string file(voronoi::fuzz::text_of(data, LLVMFuzzerMutate(data, size, max_size)));
-  if (seed % 8 != 0) voronoi::fuzz::repair_header_length(file);
-  return voronoi::fuzz::give_back(file, data, max_size);
+  return voronoi::fuzz::mutate_and_repair(data, size, max_size, seed, 8, voronoi::fuzz::repair_header_length);
 }

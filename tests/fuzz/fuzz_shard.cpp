@@ -25,7 +25,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned seed) {
-  std::string file(voronoi::fuzz::text_of(data, LLVMFuzzerMutate(data, size, max_size)));
-  if (seed % 16 != 0) voronoi::fuzz::Hdf5Seal(file).seal();
-  return voronoi::fuzz::give_back(file, data, max_size);
+  return voronoi::fuzz::mutate_and_repair(data, size, max_size, seed, 16,
+                                          [](std::string& file) { voronoi::fuzz::Hdf5Seal(file).seal(); });
 }

@@ -2,41 +2,20 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <ostream>
 
+#include "gpu/attention_case.h"
 #include "gpu/gpu_fixture.h"
 
 namespace voronoi {
 namespace {
 
 using backend::Array;
-
-struct Case {
-  std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
-  float softcap;
-  std::int64_t padding;  ///< of rows: odd ones forbid vector loads
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.n_sequences << " x " << c.n_tokens << " tokens, heads " << c.n_heads << "/" << c.n_kv_heads << " of "
-             << c.head_dim << ", window " << c.window << ", cap " << c.softcap << ", padding " << c.padding;
-}
+using test::AttentionCase;
 
 class GpuAttention : public test::GpuTest {
  protected:
-  void compare(const Case& c, core::DType compute) {
-    kernels::AttentionShape shape{};
-    shape.n_sequences = c.n_sequences;
-    shape.n_tokens = c.n_tokens;
-    shape.n_heads = c.n_heads;
-    shape.n_kv_heads = c.n_kv_heads;
-    shape.head_dim = c.head_dim;
-    shape.window = c.window;
-    shape.softcap = c.softcap;
-    shape.scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim));
-    shape.ld_q = c.n_heads * c.head_dim + c.padding;
-    shape.ld_kv = c.n_kv_heads * c.head_dim + c.padding;
-    shape.ld_out = c.n_heads * c.head_dim + 2 * c.padding;
+  void compare(const AttentionCase& c, core::DType compute) {
+    kernels::AttentionShape shape = shape_of(c);
     shape.compute = compute;
     const std::int64_t n_rows = c.n_sequences * c.n_tokens;
     std::vector<float> q = test::normal_values(n_rows * shape.ld_q, 1);
@@ -62,7 +41,7 @@ class GpuAttention : public test::GpuTest {
   }
 
   void compare_all(core::DType compute) {
-    const std::vector<Case> cases{
+    const std::vector<AttentionCase> cases{
         {1, 1, 1, 1, 8, 0, 0, 0},    {3, 2, 2, 1, 10, 0, 0, 0},     {1, 33, 3, 1, 18, 0, 0, 0},
         {2, 65, 4, 2, 64, 0, 0, 0},  {1, 70, 14, 2, 64, 0, 0, 4},   {1, 50, 7, 1, 80, 0, 0, 1},
         {1, 97, 2, 2, 128, 0, 0, 0}, {1, 40, 2, 1, 256, 0, 0, 0},   {1, 35, 2, 1, 130, 0, 0, 3},
@@ -70,7 +49,7 @@ class GpuAttention : public test::GpuTest {
         {1, 60, 2, 1, 64, 60, 0, 0}, {1, 60, 2, 1, 64, 1000, 0, 0}, {1, 45, 4, 2, 32, 20, 3, 0},
         {1, 200, 7, 1, 64, 0, 0, 0},
     };
-    for (const Case& c : cases) {
+    for (const AttentionCase& c : cases) {
       compare(c, compute);
       if (HasFatalFailure()) return;
     }

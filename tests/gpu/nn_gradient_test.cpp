@@ -2,14 +2,15 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <ostream>
 
+#include "gpu/attention_case.h"
 #include "gpu/gpu_fixture.h"
 
 namespace voronoi {
 namespace {
 
 using backend::Array;
+using test::AttentionCase;
 using test::normal_values;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
@@ -182,40 +183,14 @@ TEST_F(GpuNnGradient, Losses) {
   }
 }
 
-struct Case {
-  std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
-  float softcap;
-  std::int64_t padding;  ///< of rows: odd ones forbid vector loads
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.n_sequences << " x " << c.n_tokens << " tokens, heads " << c.n_heads << "/" << c.n_kv_heads << " of "
-             << c.head_dim << ", window " << c.window << ", cap " << c.softcap << ", padding " << c.padding;
-}
-
-kernels::AttentionShape shape_of(const Case& c) {
-  kernels::AttentionShape shape{};
-  shape.n_sequences = c.n_sequences;
-  shape.n_tokens = c.n_tokens;
-  shape.n_heads = c.n_heads;
-  shape.n_kv_heads = c.n_kv_heads;
-  shape.head_dim = c.head_dim;
-  shape.window = c.window;
-  shape.softcap = c.softcap;
-  shape.scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim));
-  shape.ld_q = c.n_heads * c.head_dim + c.padding;
-  shape.ld_kv = c.n_kv_heads * c.head_dim + c.padding;
-  shape.ld_out = c.n_heads * c.head_dim + 2 * c.padding;
-  return shape;
-}
-
 TEST_F(GpuNnGradient, Attention) {
-  std::vector<Case> cases{{1, 1, 1, 1, 8, 0, 0, 0},     {3, 2, 2, 1, 10, 0, 0, 0},     {1, 33, 3, 1, 18, 0, 0, 0},
-                          {2, 65, 4, 2, 64, 0, 0, 0},   {1, 50, 7, 1, 80, 0, 0, 1},    {1, 40, 2, 1, 256, 0, 0, 0},
-                          {1, 35, 2, 1, 130, 0, 0, 3},  {1, 130, 3, 1, 16, 1, 0, 0},   {1, 130, 3, 1, 16, 7, 0, 4},
-                          {1, 100, 2, 2, 32, 64, 0, 0}, {1, 60, 2, 1, 64, 1000, 0, 0}, {1, 45, 4, 2, 32, 20, 3, 0}};
+  std::vector<AttentionCase> cases{
+      {1, 1, 1, 1, 8, 0, 0, 0},     {3, 2, 2, 1, 10, 0, 0, 0},     {1, 33, 3, 1, 18, 0, 0, 0},
+      {2, 65, 4, 2, 64, 0, 0, 0},   {1, 50, 7, 1, 80, 0, 0, 1},    {1, 40, 2, 1, 256, 0, 0, 0},
+      {1, 35, 2, 1, 130, 0, 0, 3},  {1, 130, 3, 1, 16, 1, 0, 0},   {1, 130, 3, 1, 16, 7, 0, 4},
+      {1, 100, 2, 2, 32, 64, 0, 0}, {1, 60, 2, 1, 64, 1000, 0, 0}, {1, 45, 4, 2, 32, 20, 3, 0}};
   if (!is_emulated()) cases.push_back({2, 1500, 28, 4, 128, 0, 0, 0});
-  for (const Case& c : cases) {
+  for (const AttentionCase& c : cases) {
     const kernels::AttentionShape shape = shape_of(c);
     const std::int64_t n_rows = c.n_sequences * c.n_tokens;
     const std::vector<float> q = normal_values(n_rows * shape.ld_q, 1), k = normal_values(n_rows * shape.ld_kv, 2),
@@ -240,7 +215,7 @@ TEST_F(GpuNnGradient, Attention) {
 }
 
 TEST_F(GpuNnGradient, WhatIsNotFiniteIsNotHidden) {
-  const kernels::AttentionShape shape = shape_of({1, 3, 1, 1, 8, 0, 0, 0});
+  const kernels::AttentionShape shape = shape_of(AttentionCase{1, 3, 1, 1, 8, 0, 0, 0});
   std::vector<float> q(24, 1.0F);
   q[8] = std::numeric_limits<float>::quiet_NaN();  // token 1
   const std::vector<float> ones(24, 1.0F);

@@ -89,6 +89,13 @@ TEST_P(GpuPacked, TunedNumbersDecodeTheSameBitsAndHaveTheSameGradient) {
   backend::Array<float> weight(gpu(), n);
   there->decode(gpu(), gpu_parameters.data(), weight.data());
   EXPECT_EQ(weight.to_host(), expected);
+  // Codes that went to the host come back beside the computing.
+  there->leave_device();
+  there->enter_device(false);
+  gpu().memory().uploads_join(gpu().exec());
+  weight.zero();
+  there->decode(gpu(), gpu_parameters.data(), weight.data());
+  EXPECT_EQ(weight.to_host(), expected);
 
   const std::vector<float> before = normal_values(here->n_parameters(), 5);
   std::vector<float> gradient = before, size(before.size());

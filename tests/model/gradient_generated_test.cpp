@@ -172,12 +172,13 @@ TEST_P(GeneratedGradients, AreThoseOfDifferences) {
   run(true, {"model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.o_proj.weight"});
 }
 
-TEST_P(GeneratedGradients, DependOnNeitherThreadsNorBatches) {
+TEST_P(GeneratedGradients, DependOnNeitherThreadsNorBatchesNorTapes) {
   const GeneratedSource source(GetParam().changes);
   const std::vector<std::int32_t> ids = some_ids(5 * 110, 37);
   DifferentiableModel one(source, 1), three(source, 3);
   const ModelGradients gradients = one.gradients(ids, 5, 0.01F);
   EXPECT_EQ(gradients.bits, three.gradients(ids, 5, 0.01F).bits);
+  EXPECT_EQ(gradients.bits, three.gradients(ids, 5, 0.01F, nullptr, true).bits);
   const std::size_t sequence = 110 * 24;
   for (std::size_t s = 0; s < 5; ++s) {
     const auto first = ids.begin() + static_cast<std::ptrdiff_t>(110 * s);
@@ -196,7 +197,9 @@ TEST(Gradients, OfALongSequenceComeInPieces) {
   const auto n = static_cast<std::int32_t>(kFeedForwardRows) + 40;
   const std::vector<std::int32_t> ids = some_ids(n, 37);
   const float factor = 1.0F / 64;
-  const ModelGradients gradients = DifferentiableModel(source, 2).gradients(ids, 1, factor);
+  DifferentiableModel whole(source, 2);
+  const ModelGradients gradients = whole.gradients(ids, 1, factor);
+  EXPECT_EQ(gradients.bits, whole.gradients(ids, 1, factor, nullptr, true).bits);
   EXPECT_EQ(gradients.n_calls.at("model.layers.0.mlp.up_proj"), 2);
   EXPECT_EQ(gradients.n_calls.at("model.layers.0.self_attn.q_proj"), 1);
   const auto loss = [&] {

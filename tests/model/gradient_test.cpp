@@ -11,28 +11,18 @@
 #include "core/json.h"
 #include "model/gradients.h"
 #include "support/data.h"
+#include "support/distance.h"
 #include "support/safetensors_lite.h"
 
 namespace voronoi::model {
 namespace {
 
-using test::DifferentiableModel, test::ModelGradients, test::SafetensorsLite, test::WeightedMoment;
+using test::DifferentiableModel, test::ModelGradients, test::relative_distance, test::SafetensorsLite,
+    test::WeightedMoment;
 
 core::Json read_json(const std::string& relative) {
   std::ifstream stream(test::data_path(relative));
   return core::Json::parse(stream);
-}
-
-/// Largest difference over largest magnitude.
-template <class T>
-double distance(const std::vector<T>& actual, const std::vector<float>& expected) {
-  if (actual.size() != expected.size()) return 1e9;
-  double difference = 0, largest = 0;
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    difference = std::max(difference, std::abs(static_cast<double>(actual[i]) - static_cast<double>(expected[i])));
-    largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
-  }
-  return difference / largest;
 }
 
 constexpr double kTolerance = 1e-4;
@@ -44,7 +34,7 @@ void expect_gradients(const ModelGradients& gradients, const ModelConfig& config
   for (const std::string& name : names) {
     const auto found = gradients.by.find(name);
     ASSERT_TRUE(found != gradients.by.end()) << name;
-    EXPECT_LT(distance(found->second, expected.f32(name)), kTolerance) << name;
+    EXPECT_LT(relative_distance(found->second, expected.f32(name)), kTolerance) << name;
   }
   EXPECT_EQ(gradients.by.size(), names.size());
 }
@@ -73,7 +63,8 @@ TEST_P(GoldenGradients, AreThoseOfTheRealImplementation) {
   const SafetensorsLite expected(test::data_path(file_ + ".safetensors"));
   expect_gradients(gradients, source_->config(), expected);
   for (std::size_t i = 0; i < gradients.input.size(); ++i)
-    EXPECT_LT(distance(gradients.input[i], expected.f32("input_gradient." + std::to_string(i))), kTolerance) << i;
+    EXPECT_LT(relative_distance(gradients.input[i], expected.f32("input_gradient." + std::to_string(i))), kTolerance)
+        << i;
 
   // Routers and gates of shared experts are no linears here.
   std::size_t n_others = 0;

@@ -43,13 +43,14 @@ class DifferentiableModel {
   }
 
   /// Hidden states that enter each block, and those that leave the last.
-  std::vector<model::HiddenStates> streams(const std::vector<std::int32_t>& ids, std::int64_t n_sequences) {
+  std::vector<model::HiddenStates> streams(const std::vector<std::int32_t>& ids, std::int64_t n_sequences,
+                                           std::vector<model::BlockTape>* tapes = nullptr) {
     std::vector<model::HiddenStates> result;
     result.push_back(transformer.embed(ids, n_sequences, static_cast<std::int64_t>(ids.size()) / n_sequences));
-    for (const model::BlockWeights& block : blocks) {
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
       const model::HiddenStates& entered = result.back();
       result.push_back({entered.n_sequences, entered.n_tokens, entered.values.clone()});
-      transformer.run_block(block, result.back());
+      transformer.run_block(blocks[i], result.back(), nullptr, tapes == nullptr ? nullptr : &(*tapes)[i]);
     }
     return result;
   }
@@ -61,10 +62,12 @@ class DifferentiableModel {
     return transformer.divergence(last, *teacher, factor, nullptr, with_head);
   }
 
+  /// kept: from tapes of the forward pass.
   ModelGradients gradients(const std::vector<std::int32_t>& ids, std::int64_t n_sequences, float factor,
-                           const model::HiddenStates* teacher = nullptr) {
+                           const model::HiddenStates* teacher = nullptr, bool kept = false) {
     const model::ModelConfig& config = transformer.config();
-    const std::vector<model::HiddenStates> entered = streams(ids, n_sequences);
+    std::vector<model::BlockTape> tapes(kept ? blocks.size() : 0);
+    const std::vector<model::HiddenStates> entered = streams(ids, n_sequences, kept ? &tapes : nullptr);
     model::Transformer::LossGradient last = loss(entered.back(), ids, factor, teacher, true);
     ModelGradients result;
     result.loss = std::move(last.loss);
@@ -72,10 +75,14 @@ class DifferentiableModel {
     result.input.push_back(last.hidden.values.to_host());
     for (std::size_t i = blocks.size(); i-- > 0;) {
       model::BlockGradients sums = transformer.make_gradients(blocks[i]);
-      transformer.backward_block(
-          blocks[i], entered[i], last.hidden, &sums,
-          [&](const model::SiteSpec& site, std::size_t, std::size_t linear, std::int64_t n_rows, const float* x,
-              const float* dy) { observe(result, site.linears[linear], n_rows, x, dy, static_cast<double>(factor)); });
+      const model::GradientObserver observer = [&](const model::SiteSpec& site, std::size_t, std::size_t linear,
+                                                   std::int64_t n_rows, const float* x, const float* dy) {
+        observe(result, site.linears[linear], n_rows, x, dy, static_cast<double>(factor));
+      };
+      if (kept)
+        transformer.backward_block(blocks[i], tapes[i], last.hidden, &sums, observer);
+      else
+        transformer.backward_block(blocks[i], entered[i], last.hidden, &sums, observer);
       keep_block(result, blocks[i].layer, sums);
       result.input.insert(result.input.begin(), last.hidden.values.to_host());
     }

@@ -154,6 +154,23 @@ TEST_P(TinyRandom, HessiansHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
   expect_part_of(collect(world_, many_windows(), 100'000), whole);
 }
 
+TEST_P(TinyRandom, AStopAskedForOnOneRankLeavesTheBlockOnAll) {
+  const bool last = world_.rank() == world_.size() - 1;
+  int looks = 0;
+  const auto stop = [&] { return last && ++looks > 2; };
+  {
+    ResidualStream stream(*transformer_, context_, world_, many_windows(), stop);
+    Collector collector(*transformer_, context_, world_, stream);
+    EXPECT_THROW(collector.collect(transformer_->load_block(0), true), core::StopRequested);
+  }
+  looks = 0;
+  ResidualStream stream(*transformer_, context_, world_, many_windows(), stop);
+  EXPECT_THROW(stream.advance(transformer_->load_block(0)), core::StopRequested);
+  // The threads are free for other work, and nothing of a stop is left between the ranks.
+  const auto whole = collect(alone(), many_windows());
+  expect_part_of(collect(world_, many_windows()), whole);
+}
+
 class TinyMixture : public TinyRandom {};
 
 TEST_P(TinyMixture, StarvedExpertsTakeThePoolOnAnyNumberOfRanks) {

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <thread>
 
+#include "comm/common_stop.h"
 #include "comm/mpi.h"
 #include "comm/mpi_team.h"
 #include "core/error.h"
@@ -288,6 +289,36 @@ TEST(MpiTeam, MembersThatMakeDifferentCallsFailInsteadOfWaiting) {
     EXPECT_THROW(team.all_gather({}), core::Error);
   EXPECT_FALSE(team.verdict().ok);
   EXPECT_NE(team.verdict().text.find("1 of " + std::to_string(world.size())), std::string::npos);
+}
+
+TEST(CommonStop, ReachesRanksInTheMiddleOfTheirWork) {
+  const auto world = Communicator::world();
+  const bool last = world.rank() == world.size() - 1;
+  bool wanted = false;
+  CommonStop stop(world, [&] { return last && wanted; });
+  for (int round = 0; round < 3; ++round) {
+    for (int look = 0; look < 5; ++look) EXPECT_FALSE(stop.asked());
+    EXPECT_FALSE(stop.agreed());
+  }
+  wanted = true;
+  while (!stop.asked()) sleep_seconds(1e-4);
+  EXPECT_TRUE(stop.agreed());
+  EXPECT_TRUE(stop.asked());
+}
+
+TEST(CommonStop, OfAllRanksAtOnceAndOfOneWhileTheOthersAreDone) {
+  const auto world = Communicator::world();
+  CommonStop all(world, [] { return true; }), one(world, [&] { return world.rank() == 0; });
+  EXPECT_TRUE(all.asked());
+  EXPECT_TRUE(all.agreed());
+  if (world.rank() == 0) {
+    EXPECT_TRUE(one.asked());
+  }
+  EXPECT_TRUE(one.agreed());
+  EXPECT_TRUE(one.agreed());
+  CommonStop nobody(world, nullptr);
+  EXPECT_FALSE(nobody.asked());
+  EXPECT_FALSE(nobody.agreed());
 }
 
 }  // namespace

@@ -62,8 +62,8 @@ inline format::Encoding uniform_of_weight(int bits, std::int64_t group_size, boo
 
 class EncodedSource final : public model::WeightSource {
  public:
-  EncodedSource(const Encode& encode, bool serve_packed)
-      : config_(model::parse_config(description(), "config.json")), serve_packed_(serve_packed) {
+  EncodedSource(const Encode& encode, bool serve_packed, std::int64_t n_layers = 2)
+      : config_(model::parse_config(description(n_layers), "config.json")), serve_packed_(serve_packed) {
     std::uint64_t stream = 0;
     for (const model::TensorSpec& spec : model::expected_tensors(config_)) {
       const core::CounterRandom random(11, stream++);
@@ -96,10 +96,11 @@ class EncodedSource final : public model::WeightSource {
   const std::string& path() const override { return path_; }
 
  private:
-  static core::Json description() {
+  static core::Json description(std::int64_t n_layers) {
     core::Json config = small_config();
     config.erase("attention_bias");
     config["vocab_size"] = 50;
+    config["num_hidden_layers"] = n_layers;
     return config;
   }
 

@@ -38,6 +38,12 @@ class SafetensorsLite {
   SafetensorsLite& operator=(const SafetensorsLite&) = delete;
 
   bool has(const std::string& name) const { return header_.contains(name); }
+  std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    for (const auto& entry : header_.items())
+      if (entry.key() != "__metadata__") result.push_back(entry.key());
+    return result;
+  }
   std::vector<std::int64_t> shape(const std::string& name) const {
     return header_.at(name).at("shape").get<std::vector<std::int64_t>>();
   }
