@@ -257,7 +257,7 @@ struct SchedulingCost {
 /// A phase of tuning begins, or went on in a later start.
 struct TuningBegun {
   static constexpr std::string_view kType = "tuning";
-  std::string phase;                                    ///< "block", "end-to-end"
+  std::string phase;                                    ///< "block", "end-to-end", "codes"
   std::int64_t base = 0;                                ///< generation of the layers that it starts from
   core::Json settings = core::Json::object();           ///< all that decides its result
   std::int64_t sequences = 0, held_out = 0, batch = 0;  ///< of training, held out, of a step
