@@ -9,12 +9,6 @@
 #include "kernels/kernels.h"
 
 namespace voronoi::format {
-namespace {
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-}  // namespace
-
 std::int64_t recode_uniform(core::ThreadPool& pool, const kernels::PackedUniform& packed, const float* scale,
                             const float* target, double share, std::vector<std::uint32_t>& codes) {
   const std::int64_t n = packed.in_features, n_groups = core::ceil_div(n, packed.group_size);

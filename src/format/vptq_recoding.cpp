@@ -16,8 +16,6 @@ namespace {
 /// Main centroids that are looked at for a pair, besides the two that come of the present one.
 constexpr std::int64_t kMains = 8;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 /// Vectors of one codebook: [n, v] in the space of its centroids, those that pad the matrix's end 0.
 struct Points {
   std::int64_t v = 0;

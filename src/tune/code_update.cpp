@@ -15,7 +15,7 @@ namespace voronoi::tune {
 namespace {
 
 /// Weights that are one piece of work.
-constexpr std::int64_t kPiece = 1 << 16;
+constexpr std::int64_t kBufferPiece = 1 << 16;
 
 /// What changed of a linear's codes, as numbers: block, linear, how many, and for each place and new value, by 16 bits.
 void add_changes(std::size_t block, std::size_t linear, std::span<const std::byte> before,
@@ -122,10 +122,10 @@ void CodeUpdate::descend(std::int64_t layer, const TunedBlock& block) {
     const auto step = static_cast<float>(rate_) * buffer.unit;
     const auto correction = static_cast<float>(1 / (1 - std::pow(kBufferBeta, static_cast<double>(buffer.steps))));
     const auto n = std::ssize(buffer.target);
-    context_.pool().parallel_for((n + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+    context_.pool().parallel_for((n + kBufferPiece - 1) / kBufferPiece, [&](std::int64_t piece) {
       constexpr auto kBeta = static_cast<float>(kBufferBeta);
-      const auto last = static_cast<std::size_t>(std::min(n, (piece + 1) * kPiece));
-      for (auto w = static_cast<std::size_t>(piece * kPiece); w < last; ++w) {
+      const auto last = static_cast<std::size_t>(std::min(n, (piece + 1) * kBufferPiece));
+      for (auto w = static_cast<std::size_t>(piece * kBufferPiece); w < last; ++w) {
         const float g = gradient[w];
         float& square = buffer.mean_square[w];
         square = kBeta * square + (1 - kBeta) * (g * g);
