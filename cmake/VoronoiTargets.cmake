@@ -14,7 +14,7 @@ elseif(VORONOI_SANITIZE)
   message(FATAL_ERROR "VORONOI_SANITIZE is '${VORONOI_SANITIZE}'; it may be OFF, address or thread")
 endif()
 # A build with sanitizers takes half of the time without optimisation; the rooms that compute most would take it back in their tests.
-set(voronoi_computing_rooms kernels model planning quant sched)
+set(voronoi_computing_rooms core kernels model planning quant sched)
 if(VORONOI_SANITIZE)
   target_compile_options(voronoi_options INTERFACE -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(voronoi_options INTERFACE -fsanitize=${sanitizers})
