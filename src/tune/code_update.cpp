@@ -143,7 +143,8 @@ void CodeUpdate::recode(std::span<const float> values, const Part& part) {
       const TunedBlock::Linear& linear = blocks_[b]->linears()[i];
       const Buffer& buffer = buffers_[b][i];
       if (buffer.target.empty()) continue;
-      const std::vector<std::byte> before = linear.matrix->codes();
+      std::vector<std::byte> before;  // for those who have to be told
+      if (world_.size() > 1) before = linear.matrix->codes();
       linear.matrix->recode(context_,
                             part(values, b).subspan(static_cast<std::size_t>(linear.first),
                                                     static_cast<std::size_t>(linear.matrix->n_parameters())),

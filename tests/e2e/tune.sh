@@ -41,21 +41,28 @@ expect 0 ranks 1 quantize --run "$work/seed" "${options[@]}" --seed 1
 
 # Killed in a block, between phases, in the steps of the second, while it publishes; on another number of ranks then.
 records() { local n; n=$(grep -c "\"type\":\"$2\"" "$1/journal.log" 2>/dev/null || true); [ "${n:-0}" -ge "$3" ]; }
-end_points() { local n; n=$(grep '"type":"tuning_point"' "$1/journal.log" 2>/dev/null | grep -c '"phase":"end-to-end"' || true); [ "${n:-0}" -ge "$2" ]; }
-interrupted=0
-for at in "records tuning_point 2" "records tuning_ended 2" "records layer $((2 * n_linears))" "end_points 1" "end_points 3" "records layer $((2 * n_linears + 8))"; do
-  read -ra condition <<<"$at"
-  run="$work/killed"
-  rm -rf "$run"
-  timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "${options[@]}" >/dev/null 2>&1 &
+points() { local n; n=$(grep '"type":"tuning_point"' "$1/journal.log" 2>/dev/null | grep -c "\"phase\":\"$2\"" || true); [ "${n:-0}" -ge "$3" ]; }
+# killed RUN "CONDITION WORDS..." OPTIONS...: two ranks of it, one of which dies once the condition holds; false when it was over before.
+killed() {
+  local run=$1 condition victims launcher caught=1
+  read -ra condition <<<"$2"
+  shift 2
+  timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "$@" >/dev/null 2>&1 &
   launcher=$!
   if hold "$run" "${condition[0]}" "$run" "${condition[@]:1}"; then
     mapfile -t victims < <(ranks_of "$run")
     kill -9 "${victims[0]}"
     release "$run"
-    interrupted=$((interrupted + 1))
+    caught=0
   fi
   wait $launcher || true
+  return $caught
+}
+interrupted=0
+for at in "records tuning_point 2" "records tuning_ended 2" "records layer $((2 * n_linears))" "points end-to-end 1" "points end-to-end 3" "records layer $((2 * n_linears + 8))"; do
+  run="$work/killed"
+  rm -rf "$run"
+  if killed "$run" "$at" "${options[@]}"; then interrupted=$((interrupted + 1)); fi
   expect 0 ranks 3 quantize --run "$run" "${options[@]}"
   same_layers "$work/reference" "$run"
 done
@@ -91,20 +98,11 @@ after=$(ended "$work/reference" end-to-end best_loss) moved=$(ended "$work/moved
 less "$moved" "$after" || fail "codes: held-out loss $after before, $moved after"
 [ "$(find "$work/moved/layers" -name "*_proj.g3.h5" | wc -l)" = "$n_linears" ] || fail "not $n_linears linears of generation 3"
 [ "$(find "$work/moved/tuning" -name "codes.block_*" | wc -l)" = 0 ] || fail "buffers were left"
-codes_points() { local n; n=$(grep '"type":"tuning_point"' "$1/journal.log" 2>/dev/null | grep -c '"phase":"codes"' || true); [ "${n:-0}" -ge "$2" ]; }
-for at in "codes_points 2" "codes_points 4" "records layer $((3 * n_linears + 8))"; do
-  read -ra condition <<<"$at"
+for at in "points codes 2" "points codes 4" "records layer $((3 * n_linears + 8))"; do
   run="$work/killed_codes"
   rm -rf "$run"
   cp -r "$work/reference" "$run"
-  timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "${moving[@]}" >/dev/null 2>&1 &
-  launcher=$!
-  if hold "$run" "${condition[0]}" "$run" "${condition[@]:1}"; then
-    mapfile -t victims < <(ranks_of "$run")
-    kill -9 "${victims[0]}"
-    release "$run"
-  fi
-  wait $launcher || true
+  killed "$run" "$at" "${moving[@]}" || true
   expect 0 ranks 3 quantize --run "$run" "${moving[@]}"
   same_layers "$work/moved" "$run"
 done

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "gpu/attention_case.h"
 #include "gpu/gpu_fixture.h"
+#include "support/attention_case.h"
 
 namespace voronoi {
 namespace {

@@ -13,35 +13,21 @@
 
 #include "core/thread_pool.h"
 #include "kernels/kernels.h"
+#include "support/attention_case.h"
 
 namespace voronoi::kernels {
 
 using Doubles = std::vector<double>;
 
-struct AttentionCase {
-  std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
-  float softcap = 0;
-};
-
-inline void PrintTo(const AttentionCase& c, std::ostream* stream) {
-  *stream << c.n_sequences << " x " << c.n_tokens << " tokens, " << c.n_heads << "/" << c.n_kv_heads << " heads of "
-          << c.head_dim << ", window " << c.window << ", soft cap " << c.softcap;
-}
+using test::AttentionCase;
 
 /// fused: q, k and v are the columns of one matrix; else rows have room between them.
 inline AttentionShape shape_of(const AttentionCase& c, bool fused) {
-  AttentionShape shape{};
-  shape.n_sequences = c.n_sequences;
-  shape.n_tokens = c.n_tokens;
-  shape.n_heads = c.n_heads;
-  shape.n_kv_heads = c.n_kv_heads;
-  shape.head_dim = c.head_dim;
-  shape.window = c.window;
+  AttentionShape shape = shape_of(c);
   shape.scale = 1.5F / std::sqrt(static_cast<float>(c.head_dim));
   shape.ld_q = fused ? (c.n_heads + 2 * c.n_kv_heads) * c.head_dim : c.n_heads * c.head_dim + 1;
   shape.ld_kv = fused ? shape.ld_q : c.n_kv_heads * c.head_dim + 3;
   shape.ld_out = c.n_heads * c.head_dim + 2;
-  shape.softcap = c.softcap;
   return shape;
 }
 

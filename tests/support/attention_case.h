@@ -1,4 +1,4 @@
-// Shapes of attention that the GPU's twins are tried on.
+// Shapes of attention that its twins are tried on.
 #pragma once
 
 #include <cmath>
@@ -12,8 +12,8 @@ namespace voronoi::test {
 
 struct AttentionCase {
   std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window;
-  float softcap;
-  std::int64_t padding;  ///< of rows: odd ones forbid vector loads
+  float softcap = 0;
+  std::int64_t padding = 0;  ///< of rows: odd ones forbid vector loads
 };
 
 inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
