@@ -1,0 +1,33 @@
+// A figure of a model or a run, whatever was measured: what `eval` prints, a run keeps, and reports show.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "core/json.h"
+
+namespace voronoi::validation {
+
+/// One figure with all that decides it. The field names are the contract of `eval --json` and report.json.
+struct Result {
+  std::string model, method, label;
+  std::optional<double> bits_true, bits_nominal;  ///< null for an unquantized model
+  std::string task;                               ///< name of a text's file, or of a task
+  std::string metric;                             ///< perplexity, kl, kl_p99, top1, acc, acc_norm
+  double value = 0;
+  std::optional<double> standard_error;  ///< of value, in its unit; null where there is none (n below 2, a percentile)
+  std::int64_t n = 0;                    ///< predictions, or questions
+  core::Json protocol = core::Json::object();  ///< an object: text or data with its SHA-256, windows, limit, shots, ...
+  double seconds = 0;                          ///< wall time of the measurement that gave it
+  std::optional<double> reference;             ///< the unquantized model's, same protocol, same program run
+};
+
+/// model, method, label, bits_true, bits_nominal, task, metric, value, stderr, n, protocol, seconds, reference; a
+/// perplexity also has, beside them, text, text_sha256, join, context, windows, tokens, bos, dtype, nll, perplexity and
+/// reference_perplexity.
+core::Json to_json(const Result& result);
+/// Throws core::Json::exception where a field is missing or of another type.
+Result result_from_json(const core::Json& json);
+
+}  // namespace voronoi::validation
