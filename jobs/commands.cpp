@@ -15,6 +15,7 @@ const std::vector<Command>& commands() {
       {"submit", "write the batch script of a run, with limits by prediction, and submit it to Slurm", false,
        submit_main},
       {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main, true},
+      {"score", "log-likelihoods of continuations, for lm-evaluation-harness and others", true, score_main, true},
       {"generate", "continue a text with a model, a run or a VPTQ checkpoint", false, generate_main},
       {"status", "progress of a live or dead run", false, status_main},
       {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},
