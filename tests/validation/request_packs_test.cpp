@@ -34,7 +34,7 @@ TEST(ScoredInput, IsTheLastIdsButOne) {
            {{"F: line 1", {}, {1}}, "empty context"},
            {{"F: line 1", {-1}, {1}}, "token id -1"},
            {{"F: line 1", {1}, {1000}}, "token id 1000"}})
-    EXPECT_THAT([&, w = wrong] { scored_input(w, 2, kVocab); },
+    EXPECT_THAT(([&, w = wrong] { scored_input(w, 2, kVocab); }),
                 ThrowsMessage<core::FormatError>(testing::AllOf(HasSubstr("F: line 1"), HasSubstr(what))));
 }
 

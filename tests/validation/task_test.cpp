@@ -71,7 +71,7 @@ TEST(Tasks, RowsAtFaultAreNamed) {
            {R"({"query": "q", "endings": ["a", "b"], "label": 1.0})", "no number of a choice"},
            {R"({"query": "q", "endings": ["a", "b"], "label": 99999999999999999999})", "no number of a choice"},
            {R"({"query": "q", "endings": ["a", "b"]})", "\"label\""}})
-    EXPECT_THAT([&, r = row] { ask("hellaswag", r); },
+    EXPECT_THAT(([r = row] { ask("hellaswag", r); }),
                 ThrowsMessage<core::FormatError>(testing::AllOf(HasSubstr("rows: line 3"), HasSubstr(what))))
         << row;
   EXPECT_THAT(
