@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "backend/placement.h"
 #include "comm/agreement.h"
@@ -26,7 +27,7 @@ namespace {
 struct ScoreOptions {
   std::string model, requests, out, tokenizer;
   std::string device = "auto", dtype = "auto", bos = "auto";
-  std::int64_t max_length = 0;
+  std::int64_t max_length = 0, batch = 0;
   int threads = 0;
 };
 
@@ -43,6 +44,10 @@ CommandSpec score_command(ScoreOptions& o) {
           core::text_option("out", "FILE", "answers, in the order of the requests; stdout unless given", o.out)),
       core::integer_option("max-length", "most tokens of an input, which is cut from the left; 0: the model's own",
                            o.max_length, 0, 1 << 24),
+      core::integer_option("batch-packs",
+                           "packs of about a thousand tokens that a rank takes through the blocks at a time, and keeps "
+                           "then; 0: as many as fit 512 MiB",
+                           o.batch, 0, 1 << 20),
       core::choice_option("bos", "BOS before texts; auto: for the family of Gemma alone, as lm-evaluation-harness does",
                           o.bos, {"auto", "always", "never"}),
       core::text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model",
@@ -151,8 +156,10 @@ int score_main(const comm::Communicator& world, const Arguments& arguments) {
   validation::KeptLikelihoods kept(
       directories, validation::likelihood_key(subject->content, requests.inputs, dtype, context->device()),
       std::ssize(requests.inputs));
+  validation::LikelihoodProgress progress = kept.progress(world);
+  progress.batch = options.batch;
   const std::vector<validation::Likelihood> likelihoods =
-      validation::likelihoods(subject->source(), *context, world, requests.inputs, dtype, kept.progress(world));
+      validation::likelihoods(subject->source(), *context, world, requests.inputs, dtype, std::move(progress));
   comm::on_root(world, [&] {
     const std::string text = answers(requests, likelihoods);
     if (options.out.empty()) {
