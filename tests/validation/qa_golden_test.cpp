@@ -125,8 +125,9 @@ class QaGoldens {
         EXPECT_NEAR(likelihoods[at].log_likelihood, expected, 1e-5 * std::abs(expected) + 5e-5)
             << doc.at("doc") << ", " << c;
         EXPECT_EQ(likelihoods[at].is_greedy, request.at("is_greedy").get<bool>()) << doc.at("doc") << ", " << c;
-        if (request.contains("norm_length"))
+        if (request.contains("norm_length")) {
           EXPECT_EQ(question.lengths[c], request.at("norm_length").get<std::int64_t>());
+        }
       }
     }
     EXPECT_GE(n_spelled_out, limit > 0 ? std::min<std::int64_t>(limit, 25) : 25);
