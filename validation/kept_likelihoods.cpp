@@ -1,6 +1,7 @@
 #include "validation/kept_likelihoods.h"
 
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "core/json.h"
@@ -9,27 +10,23 @@ namespace voronoi::validation {
 
 KeptLikelihoods::KeptLikelihoods(std::vector<std::filesystem::path> directories, const std::string& key,
                                  std::int64_t n_requests)
-    : windows_(std::move(directories), key, 2 * n_requests) {}
+    : rows_(std::move(directories), key, n_requests, 2) {}
 
 LikelihoodProgress KeptLikelihoods::progress(const comm::Communicator& communicator) {
   core::Json list = core::Json::array();
-  for (const auto& sum : windows_.sums()) list.push_back(sum ? core::Json(*sum) : core::Json(nullptr));
-  list = core::parse_json(communicator.broadcast(list.dump(), 0), "kept likelihoods");
+  for (const auto& row : rows_.rows()) list.push_back(row ? core::Json(*row) : core::Json(nullptr));
   LikelihoodProgress progress;
-  for (std::size_t i = 0; i + 1 < list.size(); i += 2) {
-    if (list[i].is_null() || list[i + 1].is_null())
-      progress.done.emplace_back();
-    else
-      progress.done.emplace_back(Likelihood{list[i].get<double>(), list[i + 1].get<double>() != 0});
-  }
+  for (const core::Json& row : core::parse_json(communicator.broadcast(list.dump(), 0), "kept likelihoods"))
+    progress.done.push_back(row.is_null()
+                                ? std::nullopt
+                                : std::optional(Likelihood{row.at(0).get<double>(), row.at(1).get<double>() != 0}));
   const auto start = std::chrono::steady_clock::now();
-  progress.keep = [this, start, before = windows_.seconds()](const Likelihoods& done) {
-    WindowSums sums;
-    for (const auto& one : done) {
-      sums.push_back(one ? std::optional(one->log_likelihood) : std::nullopt);
-      sums.push_back(one ? std::optional(one->is_greedy ? 1.0 : 0.0) : std::nullopt);
-    }
-    windows_.keep(sums, before + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  progress.keep = [this, start, before = rows_.seconds()](const Likelihoods& done) {
+    WindowRows rows;
+    for (const auto& one : done)
+      rows.push_back(one ? std::optional(std::vector<double>{one->log_likelihood, one->is_greedy ? 1.0 : 0.0})
+                         : std::nullopt);
+    rows_.keep(rows, before + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   };
   return progress;
 }

@@ -11,7 +11,7 @@
 
 namespace voronoi::validation {
 
-/// In files of KeptWindows: a request is two of its sums, the log-likelihood and whether it is greedy. Of ranks but 0
+/// In files of KeptWindows: a request is a row, {log-likelihood, whether it is greedy}. Of ranks but 0
 /// the directories are empty.
 class KeptLikelihoods {
  public:
@@ -21,11 +21,11 @@ class KeptLikelihoods {
   /// Collective.
   LikelihoodProgress progress(const comm::Communicator& communicator);
   /// Wall time that was spent on what was kept before.
-  double seconds() const { return windows_.seconds(); }
-  void remove() const { windows_.remove(); }
+  double seconds() const { return rows_.seconds(); }
+  void remove() const { rows_.remove(); }
 
  private:
-  KeptWindows windows_;
+  KeptWindows rows_;
 };
 
 }  // namespace voronoi::validation

@@ -165,14 +165,12 @@ std::vector<TokenScore> Transformer::score(const RaggedStates& states, std::span
   const auto slab = static_cast<std::int64_t>(std::min(impl_->slab_rows(), rows.size()));
   Array<double> nll(context, slab);
   Array<std::int32_t> largest(context, slab);
-  Array<float> share(context, slab);
   impl_->for_each_slab(rows.size(), rows.size(), [&](std::size_t first, std::size_t n) {
     const auto count = static_cast<std::int64_t>(n);
     const float* logits = impl_->slab_logits(states.values, rows.subspan(first, n), impl_->work_wide);
     const Array<std::int32_t> target(context, targets.subspan(first, n));
     context.nn().nll(context.exec(), count, vocab, logits, vocab, target.data(), nll.data());
-    // The router of a mixture that takes one expert is an argmax.
-    context.nn().route(context.exec(), count, vocab, 1, false, logits, largest.data(), share.data());
+    context.nn().argmax(context.exec(), count, vocab, logits, vocab, largest.data());
     const std::vector<double> values = nll.to_host();
     const std::vector<std::int32_t> greedy = largest.to_host();
     for (std::size_t i = 0; i < n; ++i) scores[first + i] = {-values[i], greedy[i] == targets[first + i]};
