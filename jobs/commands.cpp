@@ -14,7 +14,7 @@ const std::vector<Command>& commands() {
       {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main, true},
       {"submit", "write the batch script of a run, with limits by prediction, and submit it to Slurm", false,
        submit_main},
-      {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main, true},
+      {"eval", "perplexity and questions of a model, a run or a VPTQ checkpoint", true, eval_main, true},
       {"score", "log-likelihoods of continuations, for lm-evaluation-harness and others", true, score_main, true},
       {"generate", "continue a text with a model, a run or a VPTQ checkpoint", false, generate_main},
       {"status", "progress of a live or dead run", false, status_main},

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -55,16 +56,6 @@ std::int64_t best_choice(std::span<const Likelihood> choices, std::span<const st
   for (std::size_t i = 1; i < choices.size(); ++i)
     if (value(i) > value(best)) best = i;
   return static_cast<std::int64_t>(best);
-}
-
-Mean mean_of(std::span<const double> values) {
-  const auto n = static_cast<double>(values.size());
-  double sum = 0, squares = 0;
-  for (const double value : values) sum += value;
-  const double mean = sum / n;
-  for (const double value : values) squares += (value - mean) * (value - mean);
-  if (values.size() < 2) return {mean, std::nullopt};
-  return {mean, std::sqrt(squares / (n - 1) / n)};
 }
 
 QuestionSet::QuestionSet(const QuestionOptions& options, const model::Tokenizer& tokenizer,
@@ -141,16 +132,15 @@ std::vector<Result> QuestionSet::results(std::span<const Likelihood> likelihoods
         scores.push_back(score_of(metric, questions[i],
                                   likelihoods.subspan(asked.first_request[i], questions[i].contexts.size()),
                                   asked.task.has_choices()));
-      Mean mean = mean_of(scores);
-      if (metric == TaskMetric::perplexity) {
-        mean.value = std::exp(-mean.value);
-        if (mean.standard_error) *mean.standard_error *= mean.value;
-      }
       Result result;
       result.task = asked.task.name();
       result.metric = task_metric_name(metric);
-      result.value = mean.value;
-      result.standard_error = mean.standard_error;
+      result.value = std::accumulate(scores.begin(), scores.end(), 0.0) / static_cast<double>(scores.size());
+      result.standard_error = standard_error(scores);
+      if (metric == TaskMetric::perplexity) {  // to first order
+        result.value = std::exp(-result.value);
+        if (result.standard_error) *result.standard_error *= result.value;
+      }
       result.n = std::ssize(scores);
       result.protocol = protocol;
       results.push_back(std::move(result));

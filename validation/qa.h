@@ -60,13 +60,6 @@ class QuestionSet {
 /// unless they are empty.
 std::int64_t best_choice(std::span<const Likelihood> choices, std::span<const std::int64_t> lengths);
 
-/// Mean of values and its standard error, that of a sample over the root of n; none below two.
-struct Mean {
-  double value = 0;
-  std::optional<double> standard_error;
-};
-Mean mean_of(std::span<const double> values);
-
 /// All that decides the likelihoods: the weights' `content`, inputs and targets, product type, device and the version
 /// of this program.
 std::string likelihood_key(const std::string& content, std::span<const ScoredInput> inputs, core::DType dtype,

@@ -30,12 +30,10 @@ TEST(Choices, TheFirstOfEqualOnesIsBest) {
   EXPECT_EQ(best_choice(choices({-6, -1, -2}), lengths), 0);  // all alike
 }
 
-TEST(Means, HaveTheErrorOfASample) {
-  const Mean mean = mean_of(std::vector<double>{1, 0, 0, 1, 1});
-  EXPECT_DOUBLE_EQ(mean.value, 0.6);
-  EXPECT_NEAR(mean.standard_error.value(), std::sqrt(0.3 / 5), 1e-15);
-  EXPECT_FALSE(mean_of(std::vector<double>{1}).standard_error.has_value());
-  EXPECT_EQ(mean_of(std::vector<double>{1, 1, 1}).standard_error.value(), 0);
+TEST(StandardErrors, AreThoseOfASample) {
+  EXPECT_NEAR(standard_error(std::vector<double>{1, 0, 0, 1, 1}).value(), std::sqrt(0.3 / 5), 1e-15);
+  EXPECT_FALSE(standard_error(std::vector<double>{1}).has_value());
+  EXPECT_EQ(standard_error(std::vector<double>{1, 1, 1}).value(), 0);
 }
 
 class QuestionSets : public ::testing::Test {
