@@ -51,8 +51,8 @@ CommandSpec eval_command(EvalOptions& o) {
       core::integer_option("windows", "at most so many windows from the start; 0 for all", o.text.windows, 0,
                            std::int64_t{1} << 40),
       core::integer_option("batch-windows",
-                           "windows a rank takes through the blocks at a time, and keeps then; 0: as many as fit 512 "
-                           "MiB",
+                           "windows, and packs of questions, that a rank takes through the blocks at a time, and keeps "
+                           "then; 0: as many as fit 512 MiB",
                            o.text.batch, 0, 1 << 20),
       core::text_option("tasks", "LIST",
                         "questions, by commas: " + fmt::format("{}", fmt::join(validation::built_in_tasks(), ", ")) +
@@ -109,6 +109,7 @@ validation::QuestionProtocol questions_of(const EvalOptions& options) {
   protocol.tokenizer = options.text.tokenizer;
   protocol.dtype = options.text.dtype;
   protocol.reference_cache = options.text.reference_cache;
+  protocol.batch = options.text.batch;
   return protocol;
 }
 
