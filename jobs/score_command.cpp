@@ -158,8 +158,13 @@ int score_main(const comm::Communicator& world, const Arguments& arguments) {
       std::ssize(requests.inputs));
   validation::LikelihoodProgress progress = kept.progress(world);
   progress.batch = options.batch;
-  const std::vector<validation::Likelihood> likelihoods =
-      validation::likelihoods(subject->source(), *context, world, requests.inputs, dtype, std::move(progress));
+  std::vector<validation::Likelihood> likelihoods;
+  try {
+    likelihoods =
+        validation::likelihoods(subject->source(), *context, world, requests.inputs, dtype, std::move(progress));
+  } catch (const core::StopRequested&) {  // on every rank
+    comm::on_root(world, [] { throw core::StopRequested(); });
+  }
   comm::on_root(world, [&] {
     const std::string text = answers(requests, likelihoods);
     if (options.out.empty()) {

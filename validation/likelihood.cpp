@@ -8,7 +8,6 @@
 #include <cstring>
 #include <numeric>
 
-#include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/stop.h"
@@ -68,22 +67,23 @@ std::vector<std::size_t> divide(std::span<const RequestPack> packs, int size) {
 }
 
 /// What rank 0 shows of its share.
-class Display {
+class ScoringDisplay {
  public:
-  Display(std::int64_t n_rows, std::int64_t n_layers, int n_ranks)
+  ScoringDisplay(std::int64_t n_rows, std::int64_t n_layers, int n_ranks)
       : n_rows_(n_rows), n_layers_(n_layers), n_ranks_(n_ranks) {}
 
-  /// `done` rows are over, `count` more have left `layers` blocks.
-  void operator()(std::int64_t done, std::int64_t count, std::int64_t layers) const {
+  /// `done` rows are over, `count` more have left `layers` blocks. Returns what it showed of them.
+  std::string operator()(std::int64_t done, std::int64_t count, std::int64_t layers) const {
     const double share =
         (static_cast<double>(done) + static_cast<double>(count * layers) / static_cast<double>(n_layers_)) /
         static_cast<double>(n_rows_);
     const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
-    core::show_progress(
-        fmt::format("scoring: {:.0f}% of {} tokens on rank 0, block {}/{}, {:.0f} tokens/s, about {} left", 100 * share,
-                    n_rows_, layers, n_layers_, share * static_cast<double>(n_rows_ * n_ranks_) / elapsed,
-                    core::format_duration(elapsed * (1 - share) / share)),
-        done + count == n_rows_ && layers == n_layers_);
+    const std::string text =
+        fmt::format("{:.0f}% of {} tokens on rank 0, block {}/{}, {:.0f} tokens/s, about {} left", 100 * share, n_rows_,
+                    layers, n_layers_, share * static_cast<double>(n_rows_ * n_ranks_) / elapsed,
+                    core::format_duration(elapsed * (1 - share) / share));
+    core::show_progress("scoring: " + text, done + count == n_rows_ && layers == n_layers_);
+    return text;
   }
 
  private:
@@ -154,15 +154,17 @@ std::vector<Likelihood> likelihoods(const model::WeightSource& source, backend::
   std::optional<model::Transformer> transformer;
   if (!packs.empty()) transformer.emplace(source, context, dtype);
   const std::size_t first_pack = rank == 0 ? 0 : ends[rank - 1];
-  const Display display(count_rows(std::span(packs).subspan(first_pack, ends[rank] - first_pack)), config.n_layers,
-                        communicator.size());
+  const ScoringDisplay display(count_rows(std::span(packs).subspan(first_pack, ends[rank] - first_pack)),
+                               config.n_layers, communicator.size());
   std::int64_t n_done = 0;
   for (std::size_t round = 0; round < rounds; ++round) {
     std::vector<Answer> answers;
     if (round < batches[rank].size()) {
       const std::int64_t count = count_rows(batches[rank][round]);
       answers = answer(*transformer, context, batches[rank][round], [&](std::int64_t layers) {
-        if (rank == 0) display(n_done, count, layers);
+        if (rank != 0) return;
+        const std::string text = display(n_done, count, layers);
+        if (progress.doing) progress.doing(text);
       });
       n_done += count;
     }
@@ -170,7 +172,7 @@ std::vector<Likelihood> likelihoods(const model::WeightSource& source, backend::
     if (rank == 0 && progress.keep) progress.keep(done);
     const bool stop = communicator.all_max(core::stop_requested() ? 1 : 0) != 0;
     if (stop && std::any_of(done.begin(), done.end(), [](const auto& one) { return !one.has_value(); }))
-      comm::on_root(communicator, [] { throw core::StopRequested(); });
+      throw core::StopRequested();
   }
 
   std::vector<Likelihood> result;

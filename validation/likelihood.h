@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backend/device.h"
@@ -28,12 +29,14 @@ struct LikelihoodProgress {
   std::int64_t batch = 0;  ///< packs a rank takes at a time; 0: as many as fit the memory meant for them
   /// Called on rank 0 after every batch.
   std::function<void(const Likelihoods&)> keep;
+  /// Called on rank 0 after every block, with what it shows.
+  std::function<void(const std::string&)> doing;
 };
 
 /// Collective over the communicator: packs of requests are divided over ranks, block weights are read once a batch of
 /// packs. dtype: as of model::Transformer. By request; the same, to the bit, at any number of ranks, in any batches and
 /// however it was interrupted. Throws NumericError when a likelihood is not finite, FormatError for ids outside the
-/// vocabulary; on request to stop, on all ranks in order (comm::on_root), StopRequested: the packs at work are lost.
+/// vocabulary; on request to stop, on all ranks, StopRequested: the packs at work are lost.
 std::vector<Likelihood> likelihoods(const model::WeightSource& source, backend::Context& context,
                                     const comm::Communicator& communicator, std::span<const ScoredInput> inputs,
                                     core::DType dtype, LikelihoodProgress progress);

@@ -24,6 +24,7 @@ struct TextOptions {
   bool divergence = false;      ///< KL, its 99th percentile and top-1 agreement besides, where there is a reference
   std::int64_t batch = 0;       ///< windows a rank takes at a time; 0: as many as fit
   std::string reference_cache;  ///< directory for windows of unquantized models; empty: runs keep their original's
+  std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
 
 /// Collective. Windows that are done are kept while it runs, so that an interrupted evaluation goes on; those of an
