@@ -69,7 +69,6 @@ class QuestionMeasurement {
     LikelihoodProgress progress = kept.progress(world_);
     progress.batch = protocol_.batch;
     progress.doing = protocol_.doing;
-    progress.doing = protocol_.doing;
     const model::WeightSource& source = quantized ? *subject.quantized : *subject.original;
     std::vector<Result> results =
         answer_questions(*questions_, source, context_, world_, dtype(subject), std::move(progress));

@@ -21,7 +21,6 @@ struct QuestionProtocol {
   std::int64_t batch = 0;       ///< packs a rank takes at a time; 0: as many as fit
   std::string reference_cache;  ///< directory for answers of unquantized models; empty: runs keep their original's
   std::function<void(const std::string&)> doing;  ///< as LikelihoodProgress's
-  std::function<void(const std::string&)> doing;  ///< as LikelihoodProgress's
 };
 
 /// Collective. As evaluate_texts: `tell` is called on rank 0 with each subject's figures of all tasks, answers that are
