@@ -27,6 +27,7 @@ const std::vector<Command>& commands();
 int quantize_main(const comm::Communicator& world, const Arguments& arguments);
 int submit_main(const comm::Communicator& world, const Arguments& arguments);
 int eval_main(const comm::Communicator& world, const Arguments& arguments);
+int score_main(const comm::Communicator& world, const Arguments& arguments);
 int generate_main(const comm::Communicator& world, const Arguments& arguments);
 int status_main(const comm::Communicator& world, const Arguments& arguments);
 int inspect_main(const comm::Communicator& world, const Arguments& arguments);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -12,9 +13,11 @@
 #include "core/option.h"
 #include "core/output.h"
 #include "jobs/commands.h"
+#include "model/corpus.h"
 #include "model/precision.h"
 #include "run/subject.h"
 #include "validation/evaluation.h"
+#include "validation/question_evaluation.h"
 #include "validation/run_report.h"
 #include "validation/text_evaluation.h"
 
@@ -24,7 +27,8 @@ namespace {
 struct EvalOptions {
   std::vector<std::string> models;
   validation::TextOptions text;
-  std::string reference, device = "auto";
+  validation::QuestionProtocol questions;
+  std::string tasks, task_data, reference, device = "auto";
   int threads = 0;
   bool json = false;
 };
@@ -33,10 +37,11 @@ CommandSpec eval_command(EvalOptions& o) {
   CommandSpec command;
   command.name = "eval";
   command.summary =
-      "Perplexity of an original model, or of a run or VPTQ checkpoint by decoding its stored indices; of a run beside "
-      "the unquantized model, with the KL divergence between the two.";
+      "Perplexity and zero-shot questions of an original model, or of a run or VPTQ checkpoint by decoding its stored "
+      "indices; of a run beside the unquantized model, with the KL divergence between the two.";
   command.usage =
-      "[mpirun -n RANKS] voronoi eval --model MODEL|RUN|CHECKPOINT [--model ...] --text FILE [--text ...] [options]";
+      "[mpirun -n RANKS] voronoi eval --model MODEL|RUN|CHECKPOINT [--model ...] [--text FILE ...] [--tasks LIST "
+      "--task-data DIR] [options]";
   command.options = {
       core::list_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.models),
       core::list_option("text", "FILE", "evaluation text", o.text.texts),
@@ -46,12 +51,21 @@ CommandSpec eval_command(EvalOptions& o) {
       core::integer_option("windows", "at most so many windows from the start; 0 for all", o.text.windows, 0,
                            std::int64_t{1} << 40),
       core::integer_option("batch-windows",
-                           "windows a rank takes through the blocks at a time, and keeps then; 0: as many as fit 512 "
-                           "MiB",
+                           "windows, and packs of questions, that a rank takes through the blocks at a time, and keeps "
+                           "then; 0: as many as fit 512 MiB",
                            o.text.batch, 0, 1 << 20),
+      core::text_option("tasks", "LIST",
+                        "questions, by commas: " + fmt::format("{}", fmt::join(validation::built_in_tasks(), ", ")) +
+                            ", or files of tasks (.json)",
+                        o.tasks),
+      core::text_option("task-data", "DIR", "data of tasks, a folder each", o.task_data),
+      core::integer_option("limit", "rows of a task that are asked, from its first; 0: all",
+                           o.questions.questions.limit, 0, std::int64_t{1} << 40),
+      core::integer_option("shots", "answered rows of the same file before each question", o.questions.questions.shots,
+                           0, 1000),
       core::text_option("reference-cache", "DIR",
-                        "keep windows of unquantized models and checkpoints here, for other evaluations on the same "
-                        "text and protocol; without it a run's own directory keeps those of its original",
+                        "keep windows and answers of unquantized models and checkpoints here, for other evaluations "
+                        "under the same protocol; without it a run's own directory keeps those of its original",
                         o.text.reference_cache),
       core::switch_option("kl",
                           "KL divergence a token to the unquantized model, its 99th percentile and the share of tokens "
@@ -59,8 +73,9 @@ CommandSpec eval_command(EvalOptions& o) {
                           o.text.divergence),
       core::text_option("reference", "PATH",
                         "unquantized model to compare with; a run knows its own, a checkpoint does not", o.reference),
-      core::choice_option("bos", "BOS before the text; auto: the tokenizer's own rule", o.text.bos,
-                          {"auto", "always", "never"}),
+      core::choice_option("bos",
+                          "BOS before texts; auto: the tokenizer's own rule, for questions the family of Gemma alone",
+                          o.text.bos, {"auto", "always", "never"}),
       core::text_option("tokenizer", "PATH", "tokenizer file or directory, when it is not beside the model",
                         o.text.tokenizer),
       core::choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
@@ -73,12 +88,47 @@ CommandSpec eval_command(EvalOptions& o) {
   command.examples =
       "  voronoi eval --model SmolLM2-135M --text wiki.test.raw --join wikitext --windows 16\n"
       "  mpirun -n 2 voronoi eval --model runs/2bit --model runs/gptq --text c4.jsonl --json\n"
+      "  voronoi eval --model runs/2bit --tasks arc_easy,piqa,boolq --task-data qa --limit 200\n"
       "Protocol: the text is tokenized once, cut into windows of --context tokens that do not overlap, context - 1 "
       "predictions each;\n"
-      "perplexity = exp(mean negative log-likelihood). `tokens` in the output counts predictions.\n"
-      "SIGTERM and SIGUSR1 stop it in order (exit code 75); the same command goes on with the windows that were "
-      "kept.\n";
+      "perplexity = exp(mean negative log-likelihood). `tokens` in the output counts predictions. Questions are asked "
+      "and "
+      "scored as\n"
+      "lm-evaluation-harness does.\n"
+      "SIGTERM and SIGUSR1 stop it in order (exit code 75); the same command goes on with the windows and "
+      "answers that were kept.\n";
   return command;
+}
+
+validation::QuestionProtocol questions_of(const EvalOptions& options) {
+  validation::QuestionProtocol protocol = options.questions;
+  std::istringstream names(options.tasks);
+  for (std::string name; std::getline(names, name, ',');) protocol.questions.tasks.push_back(name);
+  protocol.questions.directory = options.task_data;
+  protocol.questions.bos = *model::bos_rule_from_name(options.text.bos);
+  protocol.tokenizer = options.text.tokenizer;
+  protocol.dtype = options.text.dtype;
+  protocol.reference_cache = options.text.reference_cache;
+  protocol.batch = options.text.batch;
+  return protocol;
+}
+
+void print_questions(const validation::Evaluation& evaluation) {
+  const validation::Result& first = evaluation.results.front();
+  fmt::print("{}: {}\n  protocol    {}   ({})\n", first.label, first.model,
+             validation::protocol_text(evaluation.results.back().protocol), core::format_duration(first.seconds));
+  for (const validation::Result& result : evaluation.results) {
+    fmt::print("  {:<14} {:<10} {:.4f}", result.task, result.metric, result.value);
+    if (result.standard_error) fmt::print(" +- {:.4f}", *result.standard_error);
+    fmt::print("   {} questions", result.n);
+    if (const auto left_out = result.protocol.value("left_out", std::int64_t{0}); left_out > 0)
+      fmt::print(", {} left out", left_out);
+    if (result.reference) fmt::print(", unquantized {:.4f}", *result.reference);
+    fmt::print("\n");
+  }
+  if (first.bits_true)
+    fmt::print("  bits        {:.4f} true (everything stored is counted), {:.3f} nominal\n", *first.bits_true,
+               *first.bits_nominal);
 }
 
 void print(const validation::Evaluation& evaluation, bool json) {
@@ -87,6 +137,7 @@ void print(const validation::Evaluation& evaluation, bool json) {
     return;
   }
   const validation::Result& first = evaluation.results.front();
+  if (!first.protocol.contains("text")) return print_questions(evaluation);
   fmt::print("{}: {}\n  text        {} (SHA-256 {}...)\n  protocol    {}, {} predictions\n", first.label, first.model,
              first.protocol.at("text").get<std::string>(),
              first.protocol.at("text_sha256").get<std::string>().substr(0, 16),
@@ -131,7 +182,12 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     if (help) return;
     std::vector<std::string> problems;
     if (options.models.empty()) problems.emplace_back("--model: is missing; give a model or a run directory");
-    if (options.text.texts.empty()) problems.emplace_back("--text: is missing; give at least one text file");
+    if (options.text.texts.empty() && options.tasks.empty())
+      problems.emplace_back("--text: is missing; give at least one text file, or --tasks");
+    if (!options.tasks.empty() && options.task_data.empty())
+      problems.emplace_back("--task-data: is missing; give the folder of the tasks' data");
+    if (options.tasks.empty() && !options.task_data.empty())
+      problems.emplace_back("--tasks: is missing; name tasks of --task-data");
     if (!problems.empty()) throw core::ConfigError(problems);
     context = backend::make_context(options.device, options.threads, world);
     for (const std::string& path : options.models) {
@@ -149,16 +205,15 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
   });
 
   std::string unkept;
-  try {
-    validation::evaluate_texts(world, *context, subjects, options.text,
-                               [&](const run::Subject& subject, const validation::Evaluation& evaluation) {
-                                 print(evaluation, options.json);
-                                 if (subject.run) keep(*subject.run, evaluation, unkept);
-                                 core::flush_output();  // each figure as it comes, also into a file
-                               });
-  } catch (const core::StopRequested&) {  // on every rank
-    comm::on_root(world, [] { throw core::StopRequested(); });
-  }
+  const auto tell = [&](const run::Subject& subject, const validation::Evaluation& evaluation) {
+    print(evaluation, options.json);
+    if (subject.run) keep(*subject.run, evaluation, unkept);
+    core::flush_output();  // each figure as it comes, also into a file
+  };
+  comm::stop_in_order(world, [&] {
+    validation::evaluate_texts(world, *context, subjects, options.text, tell);
+    if (!options.tasks.empty()) validation::evaluate_questions(world, *context, subjects, questions_of(options), tell);
+  });
   comm::on_root(world, [&] {
     if (!unkept.empty()) throw core::StoreError(unkept + "; the figures above were not kept in the run");
   });

@@ -42,8 +42,9 @@ void append_rows(std::string& text, const Report& report) {
   for (const ReportRow& row : report.rows) {
     const core::Json &e = row.evaluation, &protocol = e.at("protocol");
     std::string line = "- " + e.at("task").get<std::string>();
-    if (const auto sha256 = protocol.find("text_sha256"); sha256 != protocol.end())
-      line += fmt::format(" (SHA-256 {}...)", sha256->get<std::string>().substr(0, 16));
+    for (const char* key : {"text_sha256", "data_sha256"})
+      if (const auto sha256 = protocol.find(key); sha256 != protocol.end())
+        line += fmt::format(" (SHA-256 {}...)", sha256->get<std::string>().substr(0, 16));
     line += fmt::format(": {}, n = {}\n", protocol_text(protocol), core::whole_number(e.at("n")));
     if (std::find(seen.begin(), seen.end(), line) != seen.end()) continue;
     text += line;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,10 +26,6 @@ struct TextOptions {
   std::string reference_cache;  ///< directory for windows of unquantized models; empty: runs keep their original's
   std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
-
-/// Called on rank 0 with each subject's figures of each text, as they come: `reference` is empty for an unquantized
-/// model, and for a checkpoint without one.
-using TellResults = std::function<void(const run::Subject& subject, const Evaluation& evaluation)>;
 
 /// Collective. Windows that are done are kept while it runs, so that an interrupted evaluation goes on; those of an
 /// unquantized model beyond it, so that it is computed once a text and protocol. Throws as the passes do
