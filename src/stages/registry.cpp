@@ -22,8 +22,8 @@ std::vector<std::string> nothing_to_tune(const run::Settings& settings) {
 }
 
 std::vector<std::string> nothing_to_validate(const run::Settings& settings) {
-  if (!settings.validate_texts.empty()) return {};
-  return {"--stages: validate needs --validate-text"};
+  if (!settings.validate_texts.empty() || !settings.validate_tasks.empty()) return {};
+  return {"--stages: validate needs --validate-text or --validate-tasks"};
 }
 
 std::vector<std::string> not_exportable(const run::Settings& settings) {
