@@ -67,9 +67,9 @@ std::vector<std::size_t> divide(std::span<const RequestPack> packs, int size) {
 }
 
 /// What rank 0 shows of its share.
-class Display {
+class ScoringDisplay {
  public:
-  Display(std::int64_t n_rows, std::int64_t n_layers, int n_ranks)
+  ScoringDisplay(std::int64_t n_rows, std::int64_t n_layers, int n_ranks)
       : n_rows_(n_rows), n_layers_(n_layers), n_ranks_(n_ranks) {}
 
   /// `done` rows are over, `count` more have left `layers` blocks. Returns what it showed of them.
@@ -154,8 +154,8 @@ std::vector<Likelihood> likelihoods(const model::WeightSource& source, backend::
   std::optional<model::Transformer> transformer;
   if (!packs.empty()) transformer.emplace(source, context, dtype);
   const std::size_t first_pack = rank == 0 ? 0 : ends[rank - 1];
-  const Display display(count_rows(std::span(packs).subspan(first_pack, ends[rank] - first_pack)), config.n_layers,
-                        communicator.size());
+  const ScoringDisplay display(count_rows(std::span(packs).subspan(first_pack, ends[rank] - first_pack)),
+                               config.n_layers, communicator.size());
   std::int64_t n_done = 0;
   for (std::size_t round = 0; round < rounds; ++round) {
     std::vector<Answer> answers;

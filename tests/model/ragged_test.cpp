@@ -80,7 +80,7 @@ TEST_P(Ragged, RowsAreThoseOfEverySequenceAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, Ragged, ::testing::ValuesIn(test::architectures()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& parameter) { return std::string(parameter.param.name); });
 
 TEST(RaggedSegments, WhatIsNoPackIsRefused) {
   backend::Context context(backend::Device::cpu, 1);
