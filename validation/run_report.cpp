@@ -12,13 +12,26 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "run/run_model.h"
+#include "store/journal.h"
 #include "validation/evaluation.h"
 #include "validation/report.h"
+#include "validation/report_html.h"
+#include "validation/run_history.h"
 
 namespace voronoi::validation {
 namespace {
 
-constexpr const char *kJson = "report.json", *kMarkdown = "report.md";
+/// Names of the files of a report.
+struct ReportFiles {
+  std::filesystem::path json, markdown, html;
+  explicit ReportFiles(const std::filesystem::path& stem) {
+    json = markdown = html = stem;
+    json += ".json";
+    markdown += ".md";
+    html += ".html";
+  }
+};
+constexpr const char* kStem = "report";  // in a run's own directory
 constexpr const char* kRemedy = "`voronoi report` makes it again";
 
 core::Json tuning_json(const run::RunState& state) {
@@ -37,7 +50,9 @@ core::Json tuning_json(const run::RunState& state) {
 RunSection section_of(const store::RunPaths& run) {
   RunSection section;
   section.identity = store::read_identity(run);
-  const run::RunState state = run::read_state(run);
+  const std::vector<core::Json> journal = store::Journal::read(run.journal());
+  const run::RunState state = run::replay(journal, run.journal().string());
+  section.history = read_history(journal, run.journal().string());
   section.label = run::run_label(section.identity, state);
   section.directory = run.root.string();
   section.method = section.identity.at("quantization").at("method").get<std::string>();
@@ -91,12 +106,13 @@ RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
     report.runs.push_back(section_of(run));
     double seconds = 0;
     for (const auto& [stage, spent] : report.runs.back().stage_seconds) seconds += spent;
+    const auto memory = static_cast<double>(report.runs.back().peak_memory_bytes);
     for (const StoredEvaluation& stored : stored_evaluations(run)) {
       if (stored.reference &&
           references.insert(stored.reference->text_sha256 + protocol_text(*stored.reference) + stored.reference->model)
               .second)
-        report.rows.push_back({to_json(*stored.reference), std::nullopt});
-      report.rows.push_back({to_json(stored.quantized), seconds});
+        report.rows.push_back({to_json(*stored.reference), std::nullopt, std::nullopt});
+      report.rows.push_back({to_json(stored.quantized), seconds, memory});
     }
   }
   // By text, the unquantized model first, then as the runs were named.
@@ -106,45 +122,56 @@ RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
     };
     return key(a) < key(b);
   });
-  RunReport made{report_markdown(report), report_json(report)};
+  RunReport made{report_markdown(report), report_html(report), report_json(report)};
   made.json["markdown_sha256"] = core::sha256(made.markdown);
+  made.json["html_sha256"] = core::sha256(made.html);
   made.json = core::seal_json(std::move(made.json));
   return made;
 }
 
-std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory) {
+std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory,
+                                       const std::string& stem) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw core::system_error(directory, "create the directory", error.value());
-  core::write_file_shared(directory / kJson, report.json.dump(2) + "\n");
-  core::write_file_shared(directory / kMarkdown, report.markdown);
-  return directory / kMarkdown;
+  const ReportFiles files(directory / stem);
+  core::write_file_shared(files.json, report.json.dump(2) + "\n");
+  core::write_file_shared(files.markdown, report.markdown);
+  core::write_file_shared(files.html, report.html);
+  return files.html;
 }
 
 void refresh_run_report(const store::RunPaths& run) {
   constexpr int kTries = 10;
+  const ReportFiles files(run.report() / kStem);
   for (int tries = 0; tries < kTries; ++tries) {
     write_run_report(make_run_report({run}), run.report());
-    // Whoever writes last looks last: then both files are one report, of all evaluations.
+    // Whoever writes last looks last: then all files are one report, of all evaluations.
     if (check_run_report(run.report()).empty() &&
-        core::read_file(run.report() / kMarkdown) == as_bytes(make_run_report({run}).markdown))
+        core::read_file(files.markdown) == as_bytes(make_run_report({run}).markdown))
       return;
   }
 }
 
 std::vector<std::string> check_run_report(const std::filesystem::path& directory) {
-  const std::filesystem::path json = directory / kJson, markdown = directory / kMarkdown;
-  if (!std::filesystem::exists(json)) return {};
+  const ReportFiles files(directory / kStem);
+  if (!std::filesystem::exists(files.json)) return {};
+  std::vector<std::string> problems;
   try {
-    if (core::read_sealed_json(json.string(), kRemedy).at("markdown_sha256") != core::sha256_of_file(markdown))
-      return {fmt::format("{}: is not the one that {} was written with (checksum); {}", markdown.string(),
-                          json.string(), kRemedy)};
+    const core::Json json = core::read_sealed_json(files.json.string(), kRemedy);
+    const auto check = [&](const std::filesystem::path& file, const char* key) {
+      if (json.at(key) != core::sha256_of_file(file))
+        problems.push_back(fmt::format("{}: is not the one that {} was written with (checksum); {}", file.string(),
+                                       files.json.string(), kRemedy));
+    };
+    check(files.markdown, "markdown_sha256");
+    if (json.contains("html_sha256")) check(files.html, "html_sha256");  // earlier versions made no page
   } catch (const core::Error& error) {
-    return {error.what()};
+    problems.emplace_back(error.what());
   } catch (const core::Json::exception&) {
-    return {fmt::format("{}: has no checksum of report.md; {}", json.string(), kRemedy)};
+    problems.push_back(fmt::format("{}: has no checksum of report.md; {}", files.json.string(), kRemedy));
   }
-  return {};
+  return problems;
 }
 
 }  // namespace voronoi::validation

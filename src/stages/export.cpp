@@ -158,7 +158,7 @@ void run_export_stage(Work& work) {
     return;
   }
   if (run.state.quarantined.contains(kExportTask)) run.append(run::TaskDone{kExportTask});
-  run.append(run::StageTime{"export", std::chrono::duration<double>(Clock::now() - start).count()});
+  run.append(run::StageTime{"export", std::chrono::duration<double>(Clock::now() - start).count(), core::unix_time()});
   core::log_info("exported: {}", run.paths.exported().string());
 }
 
