@@ -21,16 +21,16 @@ p{margin:.4em 0;max-width:75ch}
 .bad{color:var(--bad);font-weight:600}
 a{color:var(--c1)}
 nav ul{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;padding:0;margin:.8em 0}
-dl.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,165px),1fr));gap:12px;margin:20px 0}
+dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,165px),1fr));gap:12px;margin:20px 0}
 dl.facts div{background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:10px 14px}
 dl.facts dt{color:var(--soft);font-size:.85rem}
 dl.facts dd{margin:2px 0 0;font-size:1.35rem;font-weight:650;font-variant-numeric:tabular-nums;line-height:1.25}
 dl.facts dd small{display:block;font-size:.8rem;font-weight:400;color:var(--soft)}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:20px;align-items:start}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:20px;margin:0 0 20px;align-items:start}.pair figure{margin:0}
 figure{margin:0 0 20px;padding:14px;border:1px solid var(--line);border-radius:10px;min-width:0}
 figure svg{margin:0 auto}
 .picture{overflow-x:auto}
-figure.wide svg{min-width:640px}
+figure.wide svg{min-width:840px}
 figcaption{font-weight:650;margin-bottom:8px;overflow-wrap:anywhere}
 details{margin:10px 0 0}
 summary{cursor:pointer;color:var(--soft)}
@@ -41,7 +41,7 @@ th,td{padding:4px 12px 4px 0;border-bottom:1px solid var(--line);text-align:righ
 th:last-child,td:last-child{padding-right:2px}
 thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
 th.word,td.word{text-align:left}
-td.word{min-width:7em;max-width:42em;overflow-wrap:anywhere}
+td{white-space:nowrap}td.word{white-space:normal;min-width:9em;max-width:42em;overflow-wrap:anywhere}
 pre{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:10px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 @media (max-width:480px){main{padding:16px 10px 48px}figure{padding:10px 8px}h1{font-size:1.4rem}dl.facts{grid-template-columns:1fr 1fr;gap:8px}dl.facts dd{font-size:1.1rem}}
 @media print{body{font-size:10pt}main{max-width:none;padding:0}figure,dl.facts div,tr{break-inside:avoid}h2,h3{break-after:avoid}
@@ -89,10 +89,9 @@ std::string figure(const std::string& picture, const HtmlTable& content, bool wi
   if (picture.empty()) return table(content);
   HtmlTable numbers = content;
   numbers.caption = "Table: " + content.caption;
-  return fmt::format(
-      "<figure{}><figcaption>{}</figcaption>\n<div class=\"picture\"{}>{}</div>\n{}</figure>\n",
-      wide ? " class=\"wide\"" : "", escape_markup(content.caption), wide ? " tabindex=\"0\"" : "", picture,
-      folded(numbers));
+  return fmt::format("<figure{}><figcaption>{}</figcaption>\n<div class=\"picture\"{}>{}</div>\n{}</figure>\n",
+                     wide ? " class=\"wide\"" : "", escape_markup(content.caption), wide ? " tabindex=\"0\"" : "",
+                     picture, folded(numbers));
 }
 
 std::string page(std::string_view title, const std::string& body) {

@@ -27,9 +27,13 @@ std::optional<double> number_of(const core::Json& json, const char* key) {
   return found->get<double>();
 }
 
+/// Of a checksum the beginning, which is enough to tell: report.json has all of it.
 std::string plain(const core::Json& value) {
-  return value.is_string() ? value.get<std::string>()
-                           : value.dump(-1, ' ', false, core::Json::error_handler_t::replace);
+  constexpr std::size_t kSum = 64, kShown = 16;
+  if (!value.is_string()) return value.dump(-1, ' ', false, core::Json::error_handler_t::replace);
+  const auto text = value.get<std::string>();
+  const bool sum = text.size() == kSum && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+  return sum ? text.substr(0, kShown) + "..." : text;
 }
 
 /// "context 2048, windows 16, join wikitext, ..." of a row.
@@ -38,7 +42,8 @@ std::string protocol_of(const core::Json& row) {
   const auto add = [&](const std::string& key, const core::Json& value) {
     words += fmt::format("{}{} {}", words.empty() ? "" : ", ", key, plain(value));
   };
-  if (const auto protocol = row.find("protocol"); protocol != row.end() && protocol->is_object() && !protocol->empty()) {
+  if (const auto protocol = row.find("protocol");
+      protocol != row.end() && protocol->is_object() && !protocol->empty()) {
     for (const auto& [key, value] : protocol->items()) add(key, value);
     return words;
   }
@@ -50,7 +55,7 @@ std::string protocol_of(const core::Json& row) {
 struct Measure {
   const char* metric;
   const char* name;
-  bool share;          ///< shown in percent
+  bool share;  ///< shown in percent
   bool more_is_better;
 };
 constexpr Measure kMeasures[] = {{"perplexity", "perplexity", false, false},
@@ -177,7 +182,8 @@ std::string bars(const std::vector<const FigureGroup*>& groups, const Names& nam
                     [&](const FigureGroup* group) { return row_of(*group, names, entry) != nullptr; }))
       entries.push_back(&entry);
   HtmlTable numbers{fmt::format("{}{}", measure.name, measure.more_is_better ? "" : ", less is better"),
-                    {{"task", false}, {"model", false}, {"value"}, {"standard error"}, {"n"}, {"protocol"}}, {}};
+                    {{"task", false}, {"model", false}, {"value"}, {"standard error"}, {"n"}, {"protocol"}},
+                    {}};
   for (const Names::Entry* entry : entries) {
     chart.series.push_back(entry->name);
     chart.styles.push_back(entry->style);
@@ -197,8 +203,7 @@ std::string bars(const std::vector<const FigureGroup*>& groups, const Names& nam
                      value_text(measure, found->value, found->error)});
       numbers.rows.push_back({group->task, entries[s]->name, value_text(measure, found->value, std::nullopt),
                               found->error ? number_text(shown(measure, *found->error), 3) : "-",
-                              number_text(static_cast<double>(found->n), 15),
-                              fmt::format("P{}", group->protocol + 1)});
+                              number_text(static_cast<double>(found->n), 15), fmt::format("P{}", group->protocol + 1)});
       sums[s] += found->value;
       ++counts[s];
     }
@@ -210,8 +215,10 @@ std::string bars(const std::vector<const FigureGroup*>& groups, const Names& nam
     for (std::size_t s = 0; s < entries.size(); ++s) {
       const bool whole = counts[s] == groups.size();
       const double mean = sums[s] / static_cast<double>(groups.size());
-      row.push_back(whole ? Bar{shown(measure, mean), 0, value_text(measure, mean, std::nullopt)} : Bar{std::nullopt, 0, "-"});
-      if (whole) numbers.rows.push_back({"mean", entries[s]->name, value_text(measure, mean, std::nullopt), "-", "", ""});
+      row.push_back(whole ? Bar{shown(measure, mean), 0, value_text(measure, mean, std::nullopt)}
+                          : Bar{std::nullopt, 0, "-"});
+      if (whole)
+        numbers.rows.push_back({"mean", entries[s]->name, value_text(measure, mean, std::nullopt), "-", "", ""});
     }
     chart.bars.push_back(std::move(row));
   }
@@ -224,11 +231,13 @@ std::string trade_off(const FigureGroup& group, const Names& names, const std::s
   const Measure measure = measure_of(group.metric);
   XyPlot plot;
   plot.text.title = fmt::format("{} over {}", group_name(group), axis);
-  plot.text.description = "A mark a run, a line a method, the unquantized model dashed; the table below has the numbers.";
+  plot.text.description =
+      "A mark a run, a line a method, the unquantized model dashed; the table below has the numbers.";
   plot.x.label = axis;
   plot.y = {measure.name, !measure.share};
   HtmlTable numbers{plot.text.title + (measure.more_is_better ? "" : ", less is better"),
-                    {{"model", false}, {axis}, {measure.name}, {"standard error"}}, {}};
+                    {{"model", false}, {axis}, {measure.name}, {"standard error"}},
+                    {}};
   std::map<std::string, std::size_t> series;
   for (const Figure* row : group.rows) {
     const std::string text = value_text(measure, row->value, std::nullopt);
@@ -261,7 +270,8 @@ std::string pictures(const std::vector<FigureGroup>& groups, const Names& names)
     std::vector<const FigureGroup*> together;
     for (const FigureGroup& group : groups) {
       if (group.metric != metric) continue;
-      const auto n = std::count_if(group.rows.begin(), group.rows.end(), [](const Figure* row) { return row->quantized(); });
+      const auto n =
+          std::count_if(group.rows.begin(), group.rows.end(), [](const Figure* row) { return row->quantized(); });
       if (metric != "perplexity" || n < 2) {
         together.push_back(&group);
         continue;
@@ -340,7 +350,8 @@ std::vector<FigureGroup> grouped(const Figures& figures) {
 std::string figures_section(const Figures& figures) {
   std::string out = heading(2, "Quality", "quality");
   if (figures.all.empty())
-    return out + paragraph("Nothing is evaluated yet: voronoi eval --model RUN --text FILE adds its figures here.", "note");
+    return out +
+           paragraph("Nothing is evaluated yet: voronoi eval --model RUN --text FILE adds its figures here.", "note");
   const std::vector<FigureGroup> groups = grouped(figures);
   const Names names(figures);
   out += table(overview(groups, names)) + pictures(groups, names);

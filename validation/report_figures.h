@@ -17,7 +17,7 @@ struct Figure {
   std::optional<double> error;      ///< standard error
   std::optional<double> reference;  ///< the unquantized model's
   std::optional<double> reference_error;
-  std::int64_t n = 0;       ///< predictions or questions
+  std::int64_t n = 0;        ///< predictions or questions
   std::size_t protocol = 0;  ///< index into Figures::protocols
   std::optional<double> quantize_seconds, peak_memory;
   bool quantized() const { return bits_true.has_value(); }

@@ -43,8 +43,8 @@ std::string fact_tiles(const std::vector<std::array<std::string, 3>>& facts) {
 std::vector<std::array<std::string, 3>> facts_of(const RunSection& run) {
   const double weights = static_cast<double>(weights_of(run)), bytes = weights * run.true_bits / 8;
   std::vector<std::array<std::string, 3>> facts;
-  facts.push_back({"True bits a weight", fmt::format("{:.3f}", run.true_bits),
-                   fmt::format("nominal {:.2f}", run.nominal_bits)});
+  facts.push_back(
+      {"True bits a weight", fmt::format("{:.3f}", run.true_bits), fmt::format("nominal {:.2f}", run.nominal_bits)});
   facts.push_back({"Quantized linears", core::format_bytes(bytes),
                    fmt::format("instead of {} in 16 bits", core::format_bytes(2 * weights))});
   facts.push_back({"Mean relative error", number_text(run.mean_relative_error, 3),
@@ -58,8 +58,16 @@ std::vector<std::array<std::string, 3>> facts_of(const RunSection& run) {
 
 HtmlTable comparison(const std::vector<RunSection>& runs) {
   HtmlTable rows{"Runs",
-                 {{"run", false}, {"model", false}, {"true bits"}, {"nominal"}, {"mean error"}, {"layers"}, {"failed"},
-                  {"time"}, {"ranks"}, {"peak memory"}},
+                 {{"run", false},
+                  {"model", false},
+                  {"true bits"},
+                  {"nominal"},
+                  {"mean error"},
+                  {"layers"},
+                  {"failed"},
+                  {"time"},
+                  {"ranks"},
+                  {"peak memory"}},
                  {}};
   for (const RunSection& run : runs)
     rows.rows.push_back({run.label, model_name(run), fmt::format("{:.3f}", run.true_bits),
@@ -92,8 +100,9 @@ std::string run_sentences(const RunSection& run) {
   const double weights = static_cast<double>(weights_of(run));
   std::string model = model_name(run);
   if (model.empty()) model = "The model";
-  std::string out = fmt::format("{} was compressed with the method {}: {} linears of {} weights at {:.3f} true bits a weight. ",
-                                model, run.method, run.layers.size(), millions(weights), run.true_bits);
+  std::string out =
+      fmt::format("{} was compressed with the method {}: {} linears of {} weights at {:.3f} true bits a weight. ",
+                  model, run.method, run.layers.size(), millions(weights), run.true_bits);
   const auto calibration = run.identity.find("calibration");
   if (calibration != run.identity.end() && calibration->is_object()) {
     const std::int64_t sequences = calibration->value("sequences", 0), context = calibration->value("context", 0);
@@ -125,7 +134,8 @@ std::string report_html(const Report& report) {
       body += paragraph(fmt::format("{} layers or tasks failed: see below.", run.failures.size()), "bad");
   } else {
     title = fmt::format("Voronoi report: {} runs compared", report.runs.size());
-    body = heading(1, title) + paragraph("What was compared, what it cost, and what is left of the model's quality.", "lead") +
+    body = heading(1, title) +
+           paragraph("What was compared, what it cost, and what is left of the model's quality.", "lead") +
            navigation(report) + table(comparison(report.runs));
   }
   body += figures_section(figures);

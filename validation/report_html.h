@@ -1,4 +1,5 @@
-// The report as one page that needs nothing beside itself: no network, no script. Knows figures, not where they come from.
+// The report as one page that needs nothing beside itself: no network, no script. Knows figures, not where they come
+// from.
 #pragma once
 
 #include <string>

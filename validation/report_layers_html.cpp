@@ -45,8 +45,9 @@ LayerPlace place_of(const std::string& layer) {
 
 /// In the order of a block's work.
 std::size_t order_of(std::string_view name) {
-  constexpr std::array<std::string_view, 12> kOrder{"q_proj",  "k_proj", "v_proj",       "qkv_proj", "o_proj", "gate_proj",
-                                                    "w1",      "up_proj", "gate_up_proj", "w3",       "down_proj", "w2"};
+  constexpr std::array<std::string_view, 12> kOrder{"q_proj",       "k_proj",    "v_proj",    "qkv_proj",
+                                                    "o_proj",       "gate_proj", "w1",        "up_proj",
+                                                    "gate_up_proj", "w3",        "down_proj", "w2"};
   const std::string_view last = name.substr(name.find_last_of('.') + 1);
   return static_cast<std::size_t>(std::find(kOrder.begin(), kOrder.end(), last) - kOrder.begin());
 }
@@ -91,20 +92,15 @@ std::vector<Operator> operators_of(const RunSection& run) {
 
 std::string error_map(const std::vector<Operator>& operators) {
   std::set<std::int64_t> blocks;
-  double least = 0, most = 0;
   for (const Operator& op : operators)
-    for (const auto& [block, cell] : op.by_block) {
-      const double mean = cell.first / cell.second;
-      if (block >= 0) blocks.insert(block);
-      if (mean > 0) least = least == 0 ? mean : std::min(least, mean);
-      most = std::max(most, mean);
-    }
+    for (const auto& entry : op.by_block)
+      if (entry.first >= 0) blocks.insert(entry.first);
   HeatMap map;
   map.text.title = "Relative error by block and operator";
   map.text.description =
-      "Rows are operators, columns blocks; the stronger the colour, the larger the error. The table below has every number.";
+      "Rows are operators, columns blocks; the stronger the colour, the larger the error. The table below has every "
+      "number.";
   map.column_label = "block";
-  map.logarithmic = least > 0 && most > 20 * least;
   // As many rows as columns may be wanted: the table stands the other way round, a row a block.
   HtmlTable numbers{"Relative Hessian error by block and operator (experts: their mean)", {{"block"}}, {}};
   for (const std::int64_t block : blocks) {
@@ -130,11 +126,13 @@ std::string error_map(const std::vector<Operator>& operators) {
 
 std::string bits_picture(const std::vector<Operator>& operators) {
   BarChart chart;
-  chart.text = {"True bits a weight by operator", "Horizontal bars with their values; the table below has the same numbers."};
+  chart.text = {"True bits a weight by operator",
+                "Horizontal bars with their values; the table below has the same numbers."};
   chart.series = {"true bits"};
   chart.styles = {1};
   HtmlTable numbers{"True bits a weight by operator",
-                    {{"operator", false}, {"layers"}, {"weights"}, {"bits"}, {"least"}, {"most"}}, {}};
+                    {{"operator", false}, {"layers"}, {"weights"}, {"bits"}, {"least"}, {"most"}},
+                    {}};
   for (const Operator& op : operators) {
     const double bits = op.bits / static_cast<double>(std::max<std::int64_t>(1, op.weights));
     chart.categories.push_back(op.name);
@@ -148,11 +146,12 @@ std::string bits_picture(const std::vector<Operator>& operators) {
 
 std::string error_picture(const std::vector<Operator>& operators) {
   BarChart chart;
-  chart.text = {"Mean relative error by operator", "Horizontal bars with their values; the table below has the same numbers."};
+  chart.text = {"Mean relative error by operator",
+                "Horizontal bars with their values; the table below has the same numbers."};
   chart.series = {"mean relative error"};
   chart.styles = {2};
-  HtmlTable numbers{"Relative Hessian error by operator",
-                    {{"operator", false}, {"mean"}, {"largest"}, {"of", false}}, {}};
+  HtmlTable numbers{
+      "Relative Hessian error by operator", {{"operator", false}, {"mean"}, {"largest"}, {"of", false}}, {}};
   for (const Operator& op : operators) {
     const double error = op.error / static_cast<double>(op.n);
     chart.categories.push_back(op.name);
@@ -200,14 +199,18 @@ std::string problems_part(const RunSection& run) {
   HtmlTable failed{"Not quantized", {{"task, layer or tensor", false}, {"cause", false}}, {}};
   for (const auto& [name, error] : run.failures) failed.rows.push_back({name, error});
   HtmlTable damaged{"Damaged tensors: calibration took 0 for the values that cannot be used",
-                    {{"tensor", false}, {"values"}, {"cause", false}}, {}};
+                    {{"tensor", false}, {"values"}, {"cause", false}},
+                    {}};
   for (const DamagedTensor& tensor : run.damaged)
     damaged.rows.push_back({tensor.name, std::to_string(tensor.n_values), tensor.error});
   HtmlTable starved{"Starved experts: quantized with the pooled Hessian of their layer's experts",
-                    {{"layer", false}, {"own tokens"}, {"pooled tokens"}, {"error"}}, {}};
+                    {{"layer", false}, {"own tokens"}, {"pooled tokens"}, {"error"}},
+                    {}};
   HtmlTable struck{
-      "Numeric fallbacks: calibration rows left out (not finite or too large), more damping than asked for, inputs that were always zero",
-      {{"layer", false}, {"tokens left out"}, {"of"}, {"damping"}, {"steps"}, {"dead inputs"}, {"error"}}, {}};
+      "Numeric fallbacks: calibration rows left out (not finite or too large), more damping than asked for, inputs "
+      "that were always zero",
+      {{"layer", false}, {"tokens left out"}, {"of"}, {"damping"}, {"steps"}, {"dead inputs"}, {"error"}},
+      {}};
   double least_damping = 0, most_damping = 0;
   for (const LayerRow& layer : run.layers) {
     if (layer.damping > 0) {
@@ -230,8 +233,9 @@ std::string problems_part(const RunSection& run) {
   for (const HtmlTable* part : {&failed, &damaged, &starved, &struck, &mishaps}) {
     if (part->rows.empty()) continue;
     any = any || part != &failed;
-    out += part == &failed ? paragraph(fmt::format("{} not quantized:", part->rows.size()), "bad") + table(*part)
-                           : folded({fmt::format("{} ({})", part->caption, part->rows.size()), part->columns, part->rows});
+    out += part == &failed
+               ? paragraph(fmt::format("{} not quantized:", part->rows.size()), "bad") + table(*part)
+               : folded({fmt::format("{} ({})", part->caption, part->rows.size()), part->columns, part->rows});
   }
   if (!any)
     out += paragraph("No damaged tensors, starved experts, dead inputs, raised damping, failed tries or lost files.");

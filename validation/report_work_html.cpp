@@ -77,8 +77,9 @@ std::string time_line(const RunSection& run) {
   line.lanes.emplace_back("stages");
   for (std::int64_t rank = 0; rank < ranks; ++rank) line.lanes.push_back(fmt::format("rank {}", rank));
   for (const StageHistory& stage : history.stages)
-    line.spans.push_back({0, stage.work.begin, stage.work.end, 0, stage.stage,
-                          fmt::format("{}: {}", stage.stage, core::format_duration(stage.work.end - stage.work.begin))});
+    line.spans.push_back(
+        {0, stage.work.begin, stage.work.end, 0, stage.stage,
+         fmt::format("{}: {}", stage.stage, core::format_duration(stage.work.end - stage.work.begin))});
   std::map<std::string, int> styles;
   std::map<std::string, Work> kinds;
   std::map<std::int64_t, Work> by_rank;
@@ -99,14 +100,16 @@ std::string time_line(const RunSection& run) {
   for (std::size_t i = 1; i < history.starts.size(); ++i)
     line.cuts.emplace_back(history.starts[i].work.begin, fmt::format("start {}", history.starts[i].record.number));
   HtmlTable ranks_table{"Tasks by rank (a task that ranks share counts at the lowest of them)",
-                        {{"rank"}, {"tasks"}, {"time in tasks"}, {"longest"}}, {}};
+                        {{"rank"}, {"tasks"}, {"time in tasks"}, {"longest"}},
+                        {}};
   for (const auto& [rank, work] : by_rank)
-    ranks_table.rows.push_back(
-        {std::to_string(rank), std::to_string(work.n), core::format_duration(work.seconds), core::format_duration(work.longest)});
+    ranks_table.rows.push_back({std::to_string(rank), std::to_string(work.n), core::format_duration(work.seconds),
+                                core::format_duration(work.longest)});
   HtmlTable kinds_table{"Tasks by kind", {{"kind", false}, {"tasks"}, {"time"}, {"mean"}, {"longest"}}, {}};
   for (const auto& [kind, work] : kinds)
     kinds_table.rows.push_back({kind, std::to_string(work.n), core::format_duration(work.seconds),
-                                core::format_duration(work.seconds / static_cast<double>(work.n)), core::format_duration(work.longest)});
+                                core::format_duration(work.seconds / static_cast<double>(work.n)),
+                                core::format_duration(work.longest)});
   if (history.tasks.empty() && history.stages.empty()) return "";
   return figure(draw(line), ranks_table, true) + (kinds.empty() ? "" : folded(kinds_table));
 }
@@ -123,7 +126,8 @@ std::string fact(const core::Json& machine, const char* key) {
   if (found == machine.end() || found->empty()) return "-";
   std::vector<std::string> words;
   const auto word = [](const core::Json& value) {
-    return value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, core::Json::error_handler_t::replace);
+    return value.is_string() ? value.get<std::string>()
+                             : value.dump(-1, ' ', false, core::Json::error_handler_t::replace);
   };
   if (found->is_object()) {
     constexpr std::size_t kShown = 16;
@@ -165,8 +169,9 @@ std::string machine_part(const RunSection& run) {
     add("GPU", fact(last.machine, "gpus"));
     add("Driver", fact(last.machine, "drivers"));
     add("Nodes", last.machine.is_object() ? fact(last.machine, "hosts") : last.host);
-    add("Ranks", fmt::format("{}{}", last.ranks,
-                             fact(last.machine, "threads") == "-" ? "" : ", threads each: " + fact(last.machine, "threads")));
+    add("Ranks",
+        fmt::format("{}{}", last.ranks,
+                    fact(last.machine, "threads") == "-" ? "" : ", threads each: " + fact(last.machine, "threads")));
     add("Version", "voronoi " + last.version);
     std::vector<std::string> packages;
     for (const auto& [name, version] : last.packages) packages.push_back(name + " " + version);
@@ -174,19 +179,28 @@ std::string machine_part(const RunSection& run) {
     add("Model", last.model);
   }
   const auto quantization = run.identity.find("quantization");
-  if (quantization != run.identity.end() && quantization->contains("seed")) add("Seed", quantization->at("seed").dump());
+  if (quantization != run.identity.end() && quantization->contains("seed"))
+    add("Seed", quantization->at("seed").dump());
   if (history.gpu_seconds > 0) add("GPU hours", number_text(history.gpu_seconds / 3600, 3));
   if (history.core_seconds > 0) add("Core hours", number_text(history.core_seconds / 3600, 3));
   if (history.rank_seconds > 0) add("Rank hours", number_text(history.rank_seconds / 3600, 3));
   add("Peak memory of a rank", core::format_bytes(static_cast<double>(run.peak_memory_bytes)));
   if (run.task_seconds > 0)
-    add("Scheduling", fmt::format("{} tasks in {} of all ranks, of which ranks waited {:.2g} % and the coordinator took {:.2g} %",
-                                  run.n_tasks, core::format_duration(run.task_seconds),
-                                  100 * run.waiting_seconds / run.task_seconds,
-                                  100 * run.coordinator_seconds / run.task_seconds));
+    add("Scheduling",
+        fmt::format("{} tasks in {} of all ranks, of which ranks waited {:.2g} % and the coordinator took {:.2g} %",
+                    run.n_tasks, core::format_duration(run.task_seconds), 100 * run.waiting_seconds / run.task_seconds,
+                    100 * run.coordinator_seconds / run.task_seconds));
   out += table(facts);
-  HtmlTable starts{"Starts", {{"start"}, {"begun", false}, {"ended", false}, {"time"}, {"ranks"}, {"host", false},
-                              {"device", false}, {"version", false}}, {}};
+  HtmlTable starts{"Starts",
+                   {{"start"},
+                    {"begun", false},
+                    {"ended", false},
+                    {"time"},
+                    {"ranks"},
+                    {"host", false},
+                    {"device", false},
+                    {"version", false}},
+                   {}};
   for (const StartHistory& start : history.starts)
     starts.rows.push_back({std::to_string(start.record.number), date_text(start.record.time),
                            start.ended.empty() ? "cut off, or still at work" : start.ended,
@@ -214,11 +228,13 @@ std::string whole(double value) { return fmt::format("{:.0f}", value); }
 
 std::string block_tuning(const core::Json& phase) {
   XyPlot plot;
-  plot.text = {"Held-out loss of each block before and after tuning", "Two marks a block; the table below has the numbers."};
+  plot.text = {"Held-out loss of each block before and after tuning",
+               "Two marks a block; the table below has the numbers."};
   plot.x.label = "block";
   plot.y = {"held-out loss", true};
   plot.series = {{"before", 0, false, {}}, {"after", 1, false, {}}};
-  HtmlTable numbers{"Tuning of blocks: held-out loss", {{"block"}, {"before"}, {"after"}, {"best step"}, {"end", false}}, {}};
+  HtmlTable numbers{
+      "Tuning of blocks: held-out loss", {{"block"}, {"before"}, {"after"}, {"best step"}, {"end", false}}, {}};
   for (const core::Json& end : phase.at("ended")) {
     const double block = number(end, "block"), first = number(end, "first_loss"), best = number(end, "best_loss");
     plot.series[0].points.push_back({block, first, 0, ""});
@@ -231,12 +247,14 @@ std::string block_tuning(const core::Json& phase) {
 
 std::string model_tuning(const core::Json& phase, const std::string& name) {
   XyPlot plot;
-  plot.text = {fmt::format("Loss over steps of the phase {}", name), "Training and held-out loss; the table below has the numbers."};
+  plot.text = {fmt::format("Loss over steps of the phase {}", name),
+               "Training and held-out loss; the table below has the numbers."};
   plot.x.label = "step";
   plot.y.label = "loss";
   plot.series = {{"held out", 1, true, {}}, {"training, mean since the point before", 2, true, {}}};
   HtmlTable numbers{fmt::format("Tuning, {}: loss over steps", name),
-                    {{"step"}, {"training loss"}, {"held-out loss"}, {"learning rate"}}, {}};
+                    {{"step"}, {"training loss"}, {"held-out loss"}, {"learning rate"}},
+                    {}};
   for (const core::Json& point : phase.at("points")) {
     const double step = number(point, "step");
     const bool away = point.value("ran_away", false);
@@ -257,7 +275,8 @@ std::string work_part(const RunSection& run) {
   double sum = 0;
   for (const auto& [stage, seconds] : run.stage_seconds) sum += seconds;
   for (const auto& [stage, seconds] : run.stage_seconds)
-    stages.rows.push_back({stage, core::format_duration(seconds), sum > 0 ? fmt::format("{:.1f} %", 100 * seconds / sum) : "-"});
+    stages.rows.push_back(
+        {stage, core::format_duration(seconds), sum > 0 ? fmt::format("{:.1f} %", 100 * seconds / sum) : "-"});
   out += table(stages) + time_line(run);
   return out + machine_part(run);
 }
@@ -265,7 +284,12 @@ std::string work_part(const RunSection& run) {
 std::string tuning_part(const RunSection& run) {
   if (run.tuning.empty()) return "";
   std::string out = heading(3, "Tuning"), pictures;
-  for (const core::Json& phase : run.tuning) {
+  std::vector<const core::Json*> phases;  // as they followed one another
+  for (const core::Json& phase : run.tuning) phases.push_back(&phase);
+  std::stable_sort(phases.begin(), phases.end(),
+                   [](const core::Json* a, const core::Json* b) { return number(*a, "base") < number(*b, "base"); });
+  for (const core::Json* entry : phases) {
+    const core::Json& phase = *entry;
     const std::string name = phase.value("phase", "");
     out += paragraph(fmt::format("{}: {} sequences of {} tokens, {} a step, {} held out.", name,
                                  whole(number(phase, "sequences")), whole(number(phase, "context")),
@@ -273,12 +297,12 @@ std::string tuning_part(const RunSection& run) {
     pictures += name == "block" ? block_tuning(phase) : model_tuning(phase, name);
     if (name == "block") continue;
     for (const core::Json& end : phase.at("ended"))
-      out += paragraph(fmt::format(
-          "{}, {}: kept step {}, held-out loss {} of {} before{}.", name, end.value("end", ""),
-          whole(number(end, "best_step")), number_text(number(end, "best_loss"), 5),
-          number_text(number(end, "first_loss"), 5),
-          number(end, "fallbacks") > 0 ? fmt::format("; went back to its best state {} times", whole(number(end, "fallbacks")))
-                                       : ""));
+      out += paragraph(fmt::format("{}, {}: kept step {}, held-out loss {} of {} before{}.", name, end.value("end", ""),
+                                   whole(number(end, "best_step")), number_text(number(end, "best_loss"), 5),
+                                   number_text(number(end, "first_loss"), 5),
+                                   number(end, "fallbacks") > 0 ? fmt::format("; went back to its best state {} times",
+                                                                              whole(number(end, "fallbacks")))
+                                                                : ""));
   }
   return out + "<div class=\"pair\">\n" + pictures + "</div>\n";
 }

@@ -25,7 +25,8 @@ class HistoryReader {
   }
   void operator()(const run::TaskDone& done) {
     if (done.end <= 0 || history_.starts.empty()) return;
-    history_.tasks.push_back({done.task, done.rank, std::max<std::int64_t>(1, done.width), until(done.end, done.seconds)});
+    history_.tasks.push_back(
+        {done.task, done.rank, std::max<std::int64_t>(1, done.width), until(done.end, done.seconds)});
   }
   void operator()(const run::StageTime& stage) {
     if (stage.end <= 0 || history_.starts.empty()) return;
@@ -82,7 +83,8 @@ class HistoryReader {
     const core::Json& machine = start.record.machine;
     if (!machine.is_object()) return;
     const auto threads = machine.find("threads"), device = machine.find("device");
-    if (threads != machine.end() && threads->is_number()) history_.core_seconds += rank_seconds * threads->get<double>();
+    if (threads != machine.end() && threads->is_number())
+      history_.core_seconds += rank_seconds * threads->get<double>();
     if (device != machine.end() && *device == "cuda") history_.gpu_seconds += rank_seconds;
   }
 
@@ -93,8 +95,7 @@ class HistoryReader {
 
 RunHistory read_history(const std::vector<core::Json>& records, const std::string& file) {
   HistoryReader reader;
-  for (std::size_t i = 0; i < records.size(); ++i)
-    std::visit(reader, run::record_from_json(records[i], file, i + 1));
+  for (std::size_t i = 0; i < records.size(); ++i) std::visit(reader, run::record_from_json(records[i], file, i + 1));
   return reader.take();
 }
 

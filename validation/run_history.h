@@ -1,4 +1,5 @@
-// When and where a run's work was done, from its journal: starts, stages, tasks by rank, and what went wrong on the way.
+// When and where a run's work was done, from its journal: starts, stages, tasks by rank, and what went wrong on the
+// way.
 #pragma once
 
 #include <cstdint>
@@ -42,14 +43,14 @@ struct RunHistory {
   std::vector<TaskHistory> tasks;
   std::vector<StageHistory> stages;  ///< one after another; a stage has many
   std::vector<Mishap> mishaps;
-  double seconds = 0;               ///< of work of all starts
-  double rank_seconds = 0;          ///< the same times their ranks
-  double core_seconds = 0;          ///< times the threads of each; of starts that tell their machine
-  double gpu_seconds = 0;           ///< of starts on GPUs
+  double seconds = 0;       ///< of work of all starts
+  double rank_seconds = 0;  ///< the same times their ranks
+  double core_seconds = 0;  ///< times the threads of each; of starts that tell their machine
+  double gpu_seconds = 0;   ///< of starts on GPUs
 };
 
-/// Of all lines of a journal. Records of earlier versions, which tell no time or rank, are left out of tasks and stages.
-/// Throws FormatError.
+/// Of all lines of a journal. Records of earlier versions, which tell no time or rank, are left out of tasks and
+/// stages. Throws FormatError.
 RunHistory read_history(const std::vector<core::Json>& records, const std::string& file);
 
 }  // namespace voronoi::validation

@@ -92,12 +92,31 @@ RunSection section_of(const store::RunPaths& run) {
   return section;
 }
 
+/// The run's evaluations, each unquantized model once.
+void add_rows(Report& report, const store::RunPaths& run, std::optional<double> seconds, std::optional<double> memory,
+              std::set<std::string>& references) {
+  for (const StoredEvaluation& stored : stored_evaluations(run)) {
+    if (stored.reference &&
+        references.insert(stored.reference->text_sha256 + protocol_text(*stored.reference) + stored.reference->model)
+            .second)
+      report.rows.push_back({to_json(*stored.reference), std::nullopt, std::nullopt});
+    report.rows.push_back({to_json(stored.quantized), seconds, memory});
+  }
+}
+
 std::vector<std::byte> as_bytes(const std::string& text) {
   const auto bytes = std::as_bytes(std::span(text));
   return {bytes.begin(), bytes.end()};
 }
 
 }  // namespace
+
+Figures run_figures(const store::RunPaths& run) {
+  Report report;
+  std::set<std::string> references;
+  add_rows(report, run, std::nullopt, std::nullopt, references);
+  return read_figures(report);
+}
 
 RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
   Report report;
@@ -107,13 +126,7 @@ RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
     double seconds = 0;
     for (const auto& [stage, spent] : report.runs.back().stage_seconds) seconds += spent;
     const auto memory = static_cast<double>(report.runs.back().peak_memory_bytes);
-    for (const StoredEvaluation& stored : stored_evaluations(run)) {
-      if (stored.reference &&
-          references.insert(stored.reference->text_sha256 + protocol_text(*stored.reference) + stored.reference->model)
-              .second)
-        report.rows.push_back({to_json(*stored.reference), std::nullopt, std::nullopt});
-      report.rows.push_back({to_json(stored.quantized), seconds, memory});
-    }
+    add_rows(report, run, seconds, memory, references);
   }
   // By text, the unquantized model first, then as the runs were named.
   std::stable_sort(report.rows.begin(), report.rows.end(), [](const ReportRow& a, const ReportRow& b) {

@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "run/run_model.h"
 #include "store/run_directory.h"
+#include "validation/report_figures.h"
 
 namespace voronoi::validation {
 
@@ -15,6 +16,8 @@ struct RunReport {
   std::string markdown, html;
   core::Json json;  ///< with `markdown_sha256` and `html_sha256`, sealed (core::seal_json)
 };
+/// What is known of a run's quality. Throws FormatError / StoreError.
+Figures run_figures(const store::RunPaths& run);
 /// Of one or many runs. Throws FormatError / StoreError.
 RunReport make_run_report(const std::vector<store::RunPaths>& runs);
 /// Writes STEM.html, STEM.md and STEM.json into `directory` (created); returns the page's path. Throws StoreError.

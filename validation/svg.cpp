@@ -12,7 +12,7 @@
 namespace voronoi::validation {
 namespace {
 
-constexpr double kWidth = 560;  // of pictures that stand two beside one another
+constexpr double kWidth = 480;  // of pictures that stand two beside one another
 
 struct Range {
   double low = std::numeric_limits<double>::infinity(), high = -std::numeric_limits<double>::infinity();
@@ -53,8 +53,8 @@ std::vector<XySeries> drawable(const XyPlot& plot) {
 }
 
 /// Grid, ticks and words of both axes around the rectangle.
-void draw_axes(Canvas& canvas, const XyPlot& plot, const Scale& x, const Scale& y, double left, double right, double top,
-               double bottom) {
+void draw_axes(Canvas& canvas, const XyPlot& plot, const Scale& x, const Scale& y, double left, double right,
+               double top, double bottom) {
   for (const Scale::Tick& tick : y.ticks(6)) {
     canvas.line(left, y.at(tick.value), right, y.at(tick.value), "grid");
     canvas.text(left - 6, y.at(tick.value) + 4.5, tick.label, Anchor::end, "soft");
@@ -91,7 +91,7 @@ std::string draw(const XyPlot& plot) {
   if (has_level) y_range.take(*plot.level);
   const Range xs = x_range.padded(plot.x.logarithmic), ys = y_range.padded(plot.y.logarithmic);
 
-  constexpr double kPlotHeight = 270, kRight = kWidth - 14;
+  constexpr double kPlotHeight = 240, kRight = kWidth - 14;
   Canvas canvas(kWidth, 0, plot.text);
   std::vector<std::pair<int, std::string>> names;
   for (const XySeries& series : all) names.emplace_back(series.style, series.name);
@@ -126,23 +126,20 @@ std::string draw(const XyPlot& plot) {
 }
 
 std::string draw(const HeatMap& map) {
-  Range range;
+  double most = 0;
   for (const auto& row : map.values)
     for (const std::optional<double>& value : row)
-      if (value && can_stand(*value, {"", map.logarithmic})) range.take(*value);
-  if (range.empty() || map.columns.empty()) return "";
-  const auto share = [&](double value) {
-    if (range.low == range.high) return 0.5;
-    return map.logarithmic ? std::log(value / range.low) / std::log(range.high / range.low)
-                           : (value - range.low) / (range.high - range.low);
-  };
+      if (value && std::isfinite(*value)) most = std::max(most, *value);
+  if (most <= 0 || map.columns.empty()) return "";
+  // By the root, so that neither a few large values nor many small ones hide the others.
+  const auto share = [&](double value) { return std::sqrt(std::max(0.0, value) / most); };
   constexpr double kPale = 0.05, kRow = 24, kMostCell = 64, kLeastCell = 9, kWide = 1140;
   const auto n = static_cast<double>(map.columns.size());
   const double left = std::min(220.0, widest(map.rows) + 12);
   const double cell = std::clamp((kWide - left - 8) / n, kLeastCell, kMostCell);
   const double top = 8, bottom = top + kRow * static_cast<double>(map.rows.size());
   const double width = std::max(left + n * cell + 8, left + 330.0);
-  Canvas canvas(width, bottom + 78, map.text);
+  Canvas canvas(width, bottom + 76, map.text);
   for (std::size_t r = 0; r < map.rows.size(); ++r) {
     const double y = top + kRow * static_cast<double>(r);
     canvas.text(left - 8, y + kRow / 2 + 4.5, fitted(map.rows[r], left - 10), Anchor::end);
@@ -150,7 +147,7 @@ std::string draw(const HeatMap& map) {
       const double x = left + cell * static_cast<double>(c);
       const std::optional<double>& value = map.values[r][c];
       const std::string where = fmt::format("{}, {} {}", map.rows[r], map.column_label, map.columns[c]);
-      if (value && can_stand(*value, {"", map.logarithmic})) {
+      if (value && std::isfinite(*value)) {
         const std::string text = number_text(*value, 3);
         canvas.rect(x + 0.5, y + 0.5, cell - 1, kRow - 1, "heat", where + ": " + text,
                     kPale + (1 - kPale) * share(*value));
@@ -165,17 +162,15 @@ std::string draw(const HeatMap& map) {
   for (std::size_t c = 0; c < map.columns.size(); c += step)
     canvas.text(left + cell * (static_cast<double>(c) + 0.5), bottom + 16, map.columns[c], Anchor::middle, "soft");
   canvas.text(left, bottom + 34, map.column_label, Anchor::start, "soft");
-  // The scale, with its ends in numbers.
-  constexpr int kSteps = 20;
-  constexpr double kStep = 7;
-  const double y = bottom + 48;
-  const std::string low = number_text(range.low, 3);
-  canvas.text(left, y + 13, low);
-  const double from = left + text_width(low) + 8;
+  // The scale, with its ends and middle in numbers.
+  constexpr int kSteps = 24;
+  constexpr double kStep = 9, kLength = kStep * kSteps;
+  const double y = bottom + 44;
   for (int i = 0; i < kSteps; ++i)
-    canvas.rect(from + kStep * i, y + 2, kStep, 14, "heat", "", kPale + (1 - kPale) * (i + 0.5) / kSteps);
-  canvas.text(from + kStep * kSteps + 8, y + 13,
-              number_text(range.high, 3) + (map.logarithmic ? " (logarithmic)" : ""));
+    canvas.rect(left + kStep * i, y, kStep, 12, "heat flat", "", kPale + (1 - kPale) * (i + 0.5) / kSteps);
+  canvas.text(left, y + 26, "0", Anchor::start, "soft");
+  canvas.text(left + kLength / 2, y + 26, number_text(most / 4, 2), Anchor::middle, "soft");
+  canvas.text(left + kLength, y + 26, number_text(most, 3), Anchor::end, "soft");
   return canvas.finish();
 }
 
@@ -270,7 +265,10 @@ std::string draw(const TimeLine& line) {
     canvas.line(x.at(tick.value), bottom, x.at(tick.value), bottom + 4, "axis");
     canvas.text(x.at(tick.value), bottom + 18, tick.label, Anchor::middle, "soft");
   }
-  canvas.text((left + kWide - 12) / 2, bottom + 36, unit == 3600 ? "hours of work" : unit == 60 ? "minutes of work" : "seconds of work",
+  canvas.text((left + kWide - 12) / 2, bottom + 36,
+              unit == 3600 ? "hours of work"
+              : unit == 60 ? "minutes of work"
+                           : "seconds of work",
               Anchor::middle, "soft");
   return canvas.finish();
 }

@@ -1,6 +1,6 @@
-// Pictures of figures as inline SVG: numbers in, markup out. Colours are variables of the page's style (picture_style), so
-// that light and dark both work; what has a colour also has a shape, a word or a tooltip, and the page puts the numbers in
-// a table beside it. Values that are not finite, or not above 0 on a logarithmic axis, are left out.
+// Pictures of figures as inline SVG: numbers in, markup out. Colours are variables of the page's style (picture_style),
+// so that light and dark both work; what has a colour also has a shape, a word or a tooltip, and the page puts the
+// numbers in a table beside it. Values that are not finite, or not above 0 on a logarithmic axis, are left out.
 #pragma once
 
 #include <optional>
@@ -54,8 +54,7 @@ struct HeatMap {
   PictureText text;
   std::string column_label;
   std::vector<std::string> rows, columns;
-  std::vector<std::vector<std::optional<double>>> values;  ///< [rows][columns]; nothing: crossed out
-  bool logarithmic = false;
+  std::vector<std::vector<std::optional<double>>> values;  ///< [rows][columns], from 0; nothing: crossed out
 };
 
 struct Bar {

@@ -57,12 +57,23 @@ std::string escape_markup(std::string_view text) {
   std::string out;
   for (const char c : core::printable(text)) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -172,16 +183,37 @@ void Canvas::mark(double x, double y, int style, std::string_view tooltip) {
     case 1:
       titled(fmt::format(R"(<circle cx="{}" cy="{}" r="{}" class="{}")", place(x), place(y), r, classes), tooltip);
       break;
-    case 2: shape({{-r, -r}, {r, -r}, {r, r}, {-r, r}}); break;
-    case 3: shape({{0, -1.3 * r}, {1.2 * r, r}, {-1.2 * r, r}}); break;
-    case 4: shape({{0, -1.4 * r}, {1.4 * r, 0}, {0, 1.4 * r}, {-1.4 * r, 0}}); break;
-    case 5: shape({{0, 1.3 * r}, {1.2 * r, -r}, {-1.2 * r, -r}}); break;
-    case 6:
-      shape({{-t, -1.2 * r}, {t, -1.2 * r}, {t, -t}, {1.2 * r, -t}, {1.2 * r, t}, {t, t},
-             {t, 1.2 * r}, {-t, 1.2 * r}, {-t, t}, {-1.2 * r, t}, {-1.2 * r, -t}, {-t, -t}});
+    case 2:
+      shape({{-r, -r}, {r, -r}, {r, r}, {-r, r}});
       break;
-    case 7: shape({{-1.3 * r, 0}, {r, -1.2 * r}, {r, 1.2 * r}}); break;
-    default: shape({{-1.5 * r, -t}, {1.5 * r, -t}, {1.5 * r, t}, {-1.5 * r, t}});
+    case 3:
+      shape({{0, -1.3 * r}, {1.2 * r, r}, {-1.2 * r, r}});
+      break;
+    case 4:
+      shape({{0, -1.4 * r}, {1.4 * r, 0}, {0, 1.4 * r}, {-1.4 * r, 0}});
+      break;
+    case 5:
+      shape({{0, 1.3 * r}, {1.2 * r, -r}, {-1.2 * r, -r}});
+      break;
+    case 6:
+      shape({{-t, -1.2 * r},
+             {t, -1.2 * r},
+             {t, -t},
+             {1.2 * r, -t},
+             {1.2 * r, t},
+             {t, t},
+             {t, 1.2 * r},
+             {-t, 1.2 * r},
+             {-t, t},
+             {-1.2 * r, t},
+             {-1.2 * r, -t},
+             {-t, -t}});
+      break;
+    case 7:
+      shape({{-1.3 * r, 0}, {r, -1.2 * r}, {r, 1.2 * r}});
+      break;
+    default:
+      shape({{-1.5 * r, -t}, {1.5 * r, -t}, {1.5 * r, t}, {-1.5 * r, t}});
   }
 }
 
@@ -204,18 +236,17 @@ double Canvas::legend(double x, double y, double width, const std::vector<std::p
 }
 
 std::string Canvas::finish() const {
-  return fmt::format(
-      R"(<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img">)"
-      "<title>{2}</title><desc>{3}</desc>{4}</svg>\n",
-      place(width_), place(height_), escape_markup(text_.title), escape_markup(text_.description), body_);
+  return fmt::format(R"(<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img">)"
+                     "<title>{2}</title><desc>{3}</desc>{4}</svg>\n",
+                     place(width_), place(height_), escape_markup(text_.title), escape_markup(text_.description),
+                     body_);
 }
 
 Scale::Scale(double low, double high, bool logarithmic, double from, double to)
     : low_(low), high_(high), logarithmic_(logarithmic), from_(from), to_(to) {}
 
 double Scale::at(double value) const {
-  const double share =
-      logarithmic_ ? std::log(value / low_) / std::log(high_ / low_) : (value - low_) / (high_ - low_);
+  const double share = logarithmic_ ? std::log(value / low_) / std::log(high_ / low_) : (value - low_) / (high_ - low_);
   return from_ + share * (to_ - from_);
 }
 

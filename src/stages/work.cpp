@@ -100,6 +100,7 @@ run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) cons
   heartbeat.ranks = world.size();
   heartbeat.tokens_per_second = tokens_per_second;
   heartbeat.stages = clock.left();
+  heartbeat.spent = clock.spent();
   return heartbeat;
 }
 
