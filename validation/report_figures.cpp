@@ -36,19 +36,18 @@ std::string plain(const core::Json& value) {
   return sum ? text.substr(0, kShown) + "..." : text;
 }
 
-/// "context 2048, windows 16, join wikitext, ..." of a row.
+/// "text_sha256 173c87..., bos none, context 2048, ..." of a row. Where its text lies is no part of it.
 std::string protocol_of(const core::Json& row) {
-  std::string words;
-  const auto add = [&](const std::string& key, const core::Json& value) {
-    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", key, plain(value));
-  };
-  if (const auto protocol = row.find("protocol");
-      protocol != row.end() && protocol->is_object() && !protocol->empty()) {
-    for (const auto& [key, value] : protocol->items()) add(key, value);
-    return words;
+  core::Json protocol = core::Json::object();
+  if (const auto found = row.find("protocol"); found != row.end() && found->is_object()) {
+    protocol = *found;
+  } else {
+    for (const char* key : {"text_sha256", "join", "bos", "context", "windows", "tokens", "dtype"})
+      if (row.contains(key)) protocol[key] = row.at(key);
   }
-  for (const char* key : {"text_sha256", "join", "bos", "context", "windows", "tokens", "dtype"})
-    if (row.contains(key)) add(key, row.at(key));
+  std::string words;
+  for (const auto& [key, value] : protocol.items())
+    if (key != "text") words += fmt::format("{}{} {}", words.empty() ? "" : ", ", key, plain(value));
   return words;
 }
 
