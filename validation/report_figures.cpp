@@ -354,7 +354,7 @@ std::string figures_section(const Figures& figures) {
   const std::vector<FigureGroup> groups = grouped(figures);
   const Names names(figures);
   out += table(overview(groups, names)) + pictures(groups, names);
-  HtmlTable protocols{"Protocols: what each figure was measured with", {{"", false}, {"protocol", false}}, {}};
+  HtmlTable protocols{"Protocols: what each figure was measured with", {{""}, {"protocol", false}}, {}};
   for (std::size_t i = 0; i < figures.protocols.size(); ++i)
     protocols.rows.push_back({fmt::format("P{}", i + 1), figures.protocols[i]});
   out += heading(3, "Protocols") + table(protocols);
@@ -366,33 +366,39 @@ std::string figures_section(const Figures& figures) {
 }
 
 std::string figures_sentence(const Figures& figures) {
+  const Names names(figures);
   std::string out;
-  std::map<std::string, std::vector<const Figure*>> questions;
+  std::map<std::string, std::map<const Names::Entry*, std::pair<double, int>>> questions;  // metric -> sum, tasks
   for (const FigureGroup& group : grouped(figures)) {
-    const Figure& row = *group.rows.back();
-    if (!row.quantized()) continue;
-    if (group.metric == "perplexity") {
-      out += fmt::format("{} {} the perplexity is {}", out.empty() ? "On" : "; on", group.task, number_text(row.value));
-      if (row.reference)
-        out += fmt::format(" beside {} of the unquantized model ({})", number_text(*row.reference),
-                           change(measure_of(group.metric), row));
-    } else if (group.metric == "acc" || group.metric == "acc_norm") {
-      questions[group.metric].push_back(&row);
+    const Measure measure = measure_of(group.metric);
+    const bool accuracy = group.metric == "acc" || group.metric == "acc_norm";
+    const Figure* best = nullptr;
+    for (const Figure* row : group.rows) {
+      if (accuracy) {
+        auto& sum = questions[group.metric][&names.of(*row)];
+        sum.first += row->value;
+        ++sum.second;
+      }
+      if (row->quantized() && (best == nullptr || row->value < best->value)) best = row;
     }
+    if (group.metric != "perplexity" || best == nullptr) continue;
+    out += fmt::format("{} {} the perplexity {} {}", out.empty() ? "On" : "; on", group.task,
+                       names.several_quantized() ? fmt::format("is least for {}:", names.of(*best).name) : "is",
+                       number_text(best->value));
+    if (best->reference)
+      out += fmt::format(" beside {} of the unquantized model ({})", number_text(*best->reference),
+                         change(measure, *best));
   }
-  for (const auto& [metric, rows] : questions) {
-    if (metric == "acc_norm" && questions.contains("acc")) continue;
-    double sum = 0, reference = 0;
-    for (const Figure* row : rows) {
-      sum += row->value;
-      reference += row->reference.value_or(std::nan(""));
-    }
-    const auto n = static_cast<double>(rows.size());
-    out += fmt::format("{} {} of the answers of {} tasks are right", out.empty() ? "In the mean" : "; in the mean",
-                       fmt::format("{:.1f} %", 100 * sum / n), rows.size());
-    if (std::isfinite(reference)) out += fmt::format(" beside {:.1f} % of the unquantized model", 100 * reference / n);
-  }
-  return out.empty() ? "" : out + ".";
+  if (questions.empty()) return out.empty() ? "" : out + ".";
+  const auto& means = questions.contains("acc") ? questions.at("acc") : questions.begin()->second;
+  int most = 0;
+  for (const auto& entry : means) most = std::max(most, entry.second.second);
+  std::string answers;
+  for (const Names::Entry& entry : names.all())
+    if (const auto found = means.find(&entry); found != means.end() && found->second.second == most)
+      answers +=
+          fmt::format("{}{:.1f} % for {}", answers.empty() ? "" : ", ", 100 * found->second.first / most, entry.name);
+  return fmt::format("{}{}ean accuracy over {} tasks: {}.", out, out.empty() ? "M" : "; m", most, answers);
 }
 
 }  // namespace voronoi::validation

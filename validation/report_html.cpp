@@ -1,9 +1,11 @@
 #include "validation/report_html.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 
 #include "core/log.h"
 #include "validation/html.h"
@@ -80,11 +82,45 @@ HtmlTable comparison(const std::vector<RunSection>& runs) {
 
 std::string run_id(std::size_t i) { return fmt::format("run-{}", i + 1); }
 
-std::string navigation(const Report& report) {
+std::string navigation(const std::vector<RunSection>& runs) {
   std::string out = "<nav aria-label=\"Sections\"><ul>\n<li><a href=\"#quality\">Quality</a></li>\n";
-  for (std::size_t i = 0; i < report.runs.size(); ++i)
-    out += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", run_id(i), escape_markup(report.runs[i].label));
+  for (std::size_t i = 0; i < runs.size(); ++i)
+    out += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", run_id(i), escape_markup(runs[i].label));
   return out + "</ul></nav>\n";
+}
+
+/// The runs with labels that tell them apart: where several have the same, their directories' names are added.
+std::vector<RunSection> told_apart(const std::vector<RunSection>& runs) {
+  std::vector<RunSection> named = runs;
+  for (RunSection& run : named) {
+    const auto same =
+        std::count_if(runs.begin(), runs.end(), [&](const RunSection& other) { return other.label == run.label; });
+    if (same > 1) run.label += fmt::format(" ({})", std::filesystem::path(run.directory).filename().string());
+  }
+  return named;
+}
+
+/// What was compared and what it cost, in sentences.
+std::string comparison_sentences(const std::vector<RunSection>& runs) {
+  std::vector<std::string> models, methods;
+  double least = 0, most = 0, seconds = 0;
+  std::int64_t failures = 0;
+  const auto add = [](std::vector<std::string>& list, const std::string& name) {
+    if (!name.empty() && std::find(list.begin(), list.end(), name) == list.end()) list.push_back(name);
+  };
+  for (const RunSection& run : runs) {
+    add(models, model_name(run));
+    add(methods, run.method);
+    least = &run == &runs.front() ? run.true_bits : std::min(least, run.true_bits);
+    most = std::max(most, run.true_bits);
+    seconds += seconds_of(run);
+    failures += std::ssize(run.failures);
+  }
+  return fmt::format(
+      "{} runs of {}, compressed by {} to {:.2f} to {:.2f} true bits a weight. Together they took {}; {}.", runs.size(),
+      models.empty() ? "a model" : fmt::format("{}", fmt::join(models, ", ")), fmt::join(methods, ", "), least, most,
+      core::format_duration(seconds),
+      failures == 0 ? "no layer failed" : fmt::format("{} layers or tasks failed", failures));
 }
 
 }  // namespace
@@ -124,22 +160,23 @@ std::string run_section(const RunSection& run, const std::string& id) {
 
 std::string report_html(const Report& report) {
   const Figures figures = read_figures(report);
-  std::string title = "Voronoi report", body;
-  if (report.runs.size() == 1) {
-    const RunSection& run = report.runs.front();
+  const std::vector<RunSection> runs = told_apart(report.runs);
+  const std::string quality = figures_sentence(figures);
+  std::string title = "Voronoi report", lead, body;
+  if (runs.size() == 1) {
+    const RunSection& run = runs.front();
     title = fmt::format("{}, {}", model_name(run).empty() ? title : model_name(run), run.label);
-    const std::string quality = figures_sentence(figures);
-    body = heading(1, title) + paragraph(run_sentences(run) + (quality.empty() ? "" : " " + quality), "lead");
-    if (!run.failures.empty())
-      body += paragraph(fmt::format("{} layers or tasks failed: see below.", run.failures.size()), "bad");
-  } else {
-    title = fmt::format("Voronoi report: {} runs compared", report.runs.size());
-    body = heading(1, title) +
-           paragraph("What was compared, what it cost, and what is left of the model's quality.", "lead") +
-           navigation(report) + table(comparison(report.runs));
+    lead = run_sentences(run);
+  } else if (!runs.empty()) {
+    title = fmt::format("Voronoi report: {} runs compared", runs.size());
+    lead = comparison_sentences(runs);
   }
+  body = heading(1, title) + paragraph(lead + (quality.empty() ? "" : " " + quality), "lead");
+  if (runs.size() == 1 && !runs.front().failures.empty())
+    body += paragraph(fmt::format("{} layers or tasks failed: see below.", runs.front().failures.size()), "bad");
+  if (runs.size() > 1) body += navigation(runs) + table(comparison(runs));
   body += figures_section(figures);
-  for (std::size_t i = 0; i < report.runs.size(); ++i) body += run_section(report.runs[i], run_id(i));
+  for (std::size_t i = 0; i < runs.size(); ++i) body += run_section(runs[i], run_id(i));
   return page(title, body);
 }
 
