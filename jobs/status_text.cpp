@@ -59,7 +59,13 @@ std::vector<std::string> live_stages(const core::Json& status) {
   return stages;
 }
 
+/// Whether it is at work for longer than was predicted: nobody knows how much is left.
+bool is_late(const core::Json& status, const std::string& stage) {
+  return number_at(status, "stage_eta_seconds", stage) <= 0 && status.value("stage", "") == stage;
+}
+
 std::string left_of(const core::Json& status, const std::string& stage) {
+  if (is_late(status, stage)) return "longer than predicted";
   const double left = number_at(status, "stage_eta_seconds", stage);
   return left > 0 ? "about " + core::format_duration(left) + " left" : "done";
 }
@@ -67,10 +73,12 @@ std::string left_of(const core::Json& status, const std::string& stage) {
 /// "  quantize  [########----------------]  33 %  about 4 min left"
 std::string stage_bars(const core::Json& status) {
   constexpr int kWidth = 28;
+  constexpr double kLate = 0.99;
   std::string text;
   for (const std::string& stage : live_stages(status)) {
     const double spent = number_at(status, "stage_spent_seconds", stage);
-    const double left = number_at(status, "stage_eta_seconds", stage), share = spent / (spent + left);
+    const double left = number_at(status, "stage_eta_seconds", stage);
+    const double share = is_late(status, stage) ? kLate : spent / (spent + left);
     const auto full = static_cast<std::size_t>(std::floor(share * kWidth));
     text += fmt::format("  {:<10}[{}{}] {:>5}  {}\n", stage, std::string(full, '#'), std::string(kWidth - full, '-'),
                         percent(share), left_of(status, stage));

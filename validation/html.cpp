@@ -30,7 +30,6 @@ dl.facts dd small{display:block;font-size:.8rem;font-weight:400;color:var(--soft
 figure{margin:0 0 20px;padding:14px;border:1px solid var(--line);border-radius:10px;min-width:0}
 figure svg{margin:0 auto}
 .picture{overflow-x:auto}
-figure.wide svg{min-width:840px}
 figcaption{font-weight:650;margin-bottom:8px;overflow-wrap:anywhere}
 details{margin:10px 0 0}
 summary{cursor:pointer;color:var(--soft)}
@@ -45,7 +44,7 @@ td{white-space:nowrap}td.word{white-space:normal;min-width:9em;max-width:42em;ov
 pre{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:10px;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 @media (max-width:480px){main{padding:16px 10px 48px}figure{padding:10px 8px}h1{font-size:1.4rem}dl.facts{grid-template-columns:1fr 1fr;gap:8px}dl.facts dd{font-size:1.1rem}}
 @media print{body{font-size:10pt}main{max-width:none;padding:0}figure,dl.facts div,tr{break-inside:avoid}h2,h3{break-after:avoid}
-nav{display:none}.box,.picture{overflow:visible}figure.wide svg{min-width:0}details::details-content{content-visibility:visible;display:block}
+nav{display:none}.box,.picture{overflow:visible}figure svg{min-width:0!important}details::details-content{content-visibility:visible;display:block}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 )";
 

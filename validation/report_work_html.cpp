@@ -84,14 +84,17 @@ std::string time_line(const RunSection& run) {
   std::map<std::string, Work> kinds;
   std::map<std::int64_t, Work> by_rank;
   std::vector<TimeSpan> spans;
+  std::map<std::int64_t, double> free_from;  // ends are journalled a little late: no two tasks of a rank overlap
   for (const TaskHistory& task : history.tasks) {
     const double seconds = task.work.end - task.work.begin;
+    const double begin = std::min(task.work.end, std::max(task.work.begin, free_from[task.rank]));
+    free_from[task.rank] = task.work.end;
     const std::string kind = kind_of(task.task);
     const auto style = styles.emplace(kind, static_cast<int>(styles.size()) + 1);
     if (style.second) line.legend.emplace_back(style.first->second, kind);
     kinds[kind].add(seconds);
     by_rank[task.rank].add(seconds);
-    spans.push_back({static_cast<std::size_t>(task.rank + 1), task.work.begin, task.work.end, style.first->second, kind,
+    spans.push_back({static_cast<std::size_t>(task.rank + 1), begin, task.work.end, style.first->second, kind,
                      fmt::format("{}: {}{}", task.task, core::format_duration(seconds),
                                  task.width > 1 ? fmt::format(" on {} ranks", task.width) : "")});
   }

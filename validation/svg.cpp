@@ -95,6 +95,7 @@ std::string draw(const XyPlot& plot) {
   Canvas canvas(kWidth, 0, plot.text);
   std::vector<std::pair<int, std::string>> names;
   for (const XySeries& series : all) names.emplace_back(series.style, series.name);
+  if (has_level) names.emplace_back(0, plot.level_name);
   const double top = canvas.legend(6, 2, kWidth - 12, names) + 14, bottom = top + kPlotHeight;
   std::vector<std::string> labels;
   const Scale y(ys.low, ys.high, plot.y.logarithmic, bottom, top);
@@ -103,10 +104,7 @@ std::string draw(const XyPlot& plot) {
   const Scale x(xs.low, xs.high, plot.x.logarithmic, left, kRight);
   canvas.grow(bottom + 46);
   draw_axes(canvas, plot, x, y, left, kRight, top, bottom);
-  if (has_level) {
-    canvas.line(left, y.at(*plot.level), kRight, y.at(*plot.level), "level");
-    canvas.text(kRight, y.at(*plot.level) - 5, plot.level_name, Anchor::end, "soft");
-  }
+  if (has_level) canvas.line(left, y.at(*plot.level), kRight, y.at(*plot.level), "level");
   for (const XySeries& series : all) {
     std::vector<std::pair<double, double>> line;
     for (const XyPoint& point : series.points) line.emplace_back(x.at(point.x), y.at(point.y));
@@ -151,7 +149,8 @@ std::string draw(const HeatMap& map) {
         const std::string text = number_text(*value, 3);
         canvas.rect(x + 0.5, y + 0.5, cell - 1, kRow - 1, "heat", where + ": " + text,
                     kPale + (1 - kPale) * share(*value));
-        if (cell >= 46) canvas.text(x + cell / 2, y + kRow / 2 + 4, text, Anchor::middle, "small");
+        if (cell >= 46)
+          canvas.text(x + cell / 2, y + kRow / 2 + 4, text, Anchor::middle, share(*value) > 0.55 ? "inside" : "small");
       } else {
         canvas.rect(x + 0.5, y + 0.5, cell - 1, kRow - 1, "none", where + ": none");
         canvas.line(x + 2, y + 2, x + cell - 2, y + kRow - 2, "axis");

@@ -25,7 +25,7 @@ one=$("$VORONOI" status "$run" --json)
 [ "$(field doing "$one")" = '"block 1/5"' ] || fail "no word of the first block: $one"
 awk -v a="$(field eta_seconds "$one")" 'BEGIN { exit !(a > 0) }' || fail "no time left in the first block: $one"
 "$VORONOI" status "$run" | grep -q "now     calibrate, block 1/5" || fail "status does not show the block"
-"$VORONOI" status "$run" | grep -q "^  calibrate  *\[#*-*\]  *[0-9]* %  about .* left$" || fail "no bar of the stage"
+"$VORONOI" status "$run" | grep -q "^  calibrate  *\[#*-*\]  *[0-9]* %  \(about .* left\|longer than predicted\)$" || { "$VORONOI" status "$run"; fail "no bar of the stage"; }
 "$VORONOI" status --all "$work" >"$work/all"
 grep -q "^run  *running  *calibrate  *[0-9]* %  .*  0 of $n_linears  .*  -$" "$work/all" || { cat "$work/all"; fail "the held run among others"; }
 # Watched where nothing can be drawn again, and on a terminal, until the run has ended.
@@ -43,7 +43,7 @@ one=$("$VORONOI" status "$run" --json)
 [ "$(field state "$one")" = '"stopped"' ] || fail "behind a stop: $one"
 wait $watcher || fail "status --watch"
 wait $terminal || fail "status --watch on a terminal"
-head -n 1 "$work/watched" | grep -q "^[0-9]* %: calibrate, .*; calibrate about .* left" || fail "the first line watched: $(head -n 1 "$work/watched")"
+head -n 1 "$work/watched" | grep -q "^[0-9]* %: calibrate, 0 of $n_linears layers done, block 1/5; calibrate .*; quantize about .* left" || fail "the first line watched: $(head -n 1 "$work/watched")"
 tail -n 1 "$work/watched" | grep -q "^  resume  " || fail "the last line watched: $(tail -n 1 "$work/watched")"
 [ "$(grep -c $'\033' "$work/watched")" = 0 ] || fail "controls of a terminal in a file"
 grep -q $'^\033\\[H\033\\[J.*: running' "$work/terminal" || fail "a terminal that is not drawn again"
