@@ -25,6 +25,7 @@ struct TextOptions {
   bool divergence = false;      ///< KL, its 99th percentile and top-1 agreement besides, where there is a reference
   std::int64_t batch = 0;       ///< windows a rank takes at a time; 0: as many as fit
   std::string reference_cache;  ///< directory for windows of unquantized models; empty: runs keep their original's
+  std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
 
 /// Called on rank 0 with each subject's figures of each text, as they come: `reference` is empty for an unquantized

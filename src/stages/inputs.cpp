@@ -56,6 +56,22 @@ void open_tuning(const run::Settings& options, Inputs& inputs) {
   }
 }
 
+/// Reads what the validation stage will: a text that is missing or too short is told before the work.
+void check_validation(const run::Settings& options, const Inputs& inputs) {
+  for (const std::string& path : options.validate_texts) {
+    const auto join =
+        options.validate_join == "auto" ? model::default_join(path) : *model::join_from_name(options.validate_join);
+    try {
+      model::leading_windows(
+          model::tokenize(*inputs.tokenizer, model::load_text(path, join), model::BosRule::automatic),
+          options.validate_context, 1, path);
+    } catch (core::Error& error) {
+      error.add_context("--validate-text");
+      throw;
+    }
+  }
+}
+
 }  // namespace
 
 Inputs open_inputs(run::Settings& options, const backend::Context& context) {
@@ -70,6 +86,7 @@ Inputs open_inputs(run::Settings& options, const backend::Context& context) {
   inputs.windows = model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences,
                                               options.calibration_context);
   if (!run::tune_phases(options).empty()) open_tuning(options, inputs);
+  check_validation(options, inputs);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
   const core::Json parameters = quant::parameters_json(options.parameters);
