@@ -40,19 +40,18 @@ void draw(const std::string& text) {
   fmt::print("{}", screen);
 }
 
-/// Looks until nothing runs any longer: redrawn on a terminal, otherwise a line whenever there is something new. Ends
-/// with the whole text.
-void watch(const std::function<Look()>& look) {
-  const bool terminal = ::isatty(STDOUT_FILENO) != 0;
+/// Looks until nothing runs any longer: redrawn or, with `lines`, a line whenever there is something new. Ends with the
+/// whole text.
+void watch(const std::function<Look()>& look, bool lines) {
   std::string last;
   for (;;) {
     const Look now = look();
     if (!now.running) {
-      fmt::print("{}{}", terminal ? "\033[H\033[J" : "", now.text);
+      fmt::print("{}{}", lines ? "" : "\033[H\033[J", now.text);
       core::flush_output();
       return;
     }
-    if (terminal)
+    if (!lines)
       draw(now.text);
     else if (now.line != last)
       fmt::print("{}", now.line);
@@ -105,7 +104,7 @@ int status_main(const comm::Communicator& world, const Arguments& arguments) {
     throw core::ConfigError("status: which run? give its directory, or --all and a directory of runs");
   const auto look = [&] { return all.empty() ? look_at(store::RunPaths{run}, json) : look_at_all(all, json); };
   if (again) {
-    watch(look);
+    watch(look, json || ::isatty(STDOUT_FILENO) == 0);
     return 0;
   }
   fmt::print("{}", look().text);
