@@ -236,9 +236,13 @@ double Canvas::legend(double x, double y, double width, const std::vector<std::p
 }
 
 std::string Canvas::finish() const {
-  return fmt::format(R"(<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img">)"
-                     "<title>{2}</title><desc>{3}</desc>{4}</svg>\n",
-                     place(width_), place(height_), escape_markup(text_.title), escape_markup(text_.description),
+  // A broad picture shrinks only so far that its words can be read, and then scrolls in its box.
+  constexpr double kBroad = 600, kSmallest = 0.75;
+  const std::string least =
+      width_ > kBroad ? fmt::format(" style=\"min-width:{:.0f}px\"", std::max(kBroad, kSmallest * width_)) : "";
+  return fmt::format(R"(<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}"{2} role="img">)"
+                     "<title>{3}</title><desc>{4}</desc>{5}</svg>\n",
+                     place(width_), place(height_), least, escape_markup(text_.title), escape_markup(text_.description),
                      body_);
 }
 
