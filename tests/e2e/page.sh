@@ -4,15 +4,20 @@
 . "$(dirname "$0")/common.sh"
 run="$work/runs/<img src=x onerror=console.error(1)>&'\""
 mkdir "$work/runs"
-expect 0 ranks 2 quantize --run "$run" "${common[@]}" --method voronoi --residual-centroids 16 --hessian-window 2
+expect 0 ranks 2 quantize --run "$run" "${common[@]}" --method voronoi --residual-centroids 16 --hessian-window 2 \
+  --validate-text "$evaluation_text" --validate-join wikitext --validate-context 128 --validate-windows 4
 expect 0 "$VORONOI" quantize --run "$work/runs/gptq" "${common[@]}" --method gptq --bits 3
-expect 0 ranks 2 eval --model "$run" --model "$work/runs/gptq" --text "$evaluation_text" --join wikitext --context 128 --windows 4
+expect 0 ranks 2 eval --model "$work/runs/gptq" --text "$evaluation_text" --join wikitext --context 128 --windows 4 --kl
+grep -q "^| evaluation.txt | perplexity | [0-9.]* | [0-9.]* | text_sha256" "$run/export/README.md" || fail "the export's card lacks the figures"
 for file in report.html report.md report.json; do [ -s "$run/report/$file" ] || fail "no $file in the run"; done
 expect 0 "$VORONOI" verify "$run"
 
 # A page named, and three files that are one report.
 expect 0 "$VORONOI" report "$run" "$work/runs/gptq" --out "$work/tables/both.html"
 [ "$(cd "$work/tables" && echo *)" = "both.html both.json both.md" ] || fail "files of a named page: $(ls "$work/tables")"
+for words in "perplexity over true bits a weight" "KL divergence (nats a token)"; do
+  grep -qF "$words" "$work/tables/both.html" || fail "the page lacks: $words"
+done
 expect 0 "$VORONOI" report "$run" --out "$work/tables/one"
 [ "$(cd "$work/tables/one" && echo *)" = "report.html report.json report.md" ] || fail "files of a named directory"
 cp "$run/report/report.html" "$work/kept.html"
