@@ -73,8 +73,9 @@ const std::vector<Stage>& stages() {
       {"calibrate", {}, true, nothing, begin_calibrate},
       {"quantize", {}, true, nothing, begin_quantize},  // needs Hessians, whoever made them: looks for the files
       {"tune", {"quantize"}, false, nothing_to_tune, begin_tune, true},
-      {"export", {"quantize"}, false, not_exportable, begin_export},
+      // Before the export, whose README.md has its figures.
       {"validate", {"quantize"}, false, nothing_to_validate, begin_validate, true},
+      {"export", {"quantize"}, false, not_exportable, begin_export},
       {"report", {}, false, nothing, begin_report},
   };
   return list;
