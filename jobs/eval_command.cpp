@@ -210,12 +210,10 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     if (subject.run) keep(*subject.run, evaluation, unkept);
     core::flush_output();  // each figure as it comes, also into a file
   };
-  try {
+  comm::stop_in_order(world, [&] {
     validation::evaluate_texts(world, *context, subjects, options.text, tell);
     if (!options.tasks.empty()) validation::evaluate_questions(world, *context, subjects, questions_of(options), tell);
-  } catch (const core::StopRequested&) {  // on every rank
-    comm::on_root(world, [] { throw core::StopRequested(); });
-  }
+  });
   comm::on_root(world, [&] {
     if (!unkept.empty()) throw core::StoreError(unkept + "; the figures above were not kept in the run");
   });

@@ -159,12 +159,10 @@ int score_main(const comm::Communicator& world, const Arguments& arguments) {
   validation::LikelihoodProgress progress = kept.progress(world);
   progress.batch = options.batch;
   std::vector<validation::Likelihood> likelihoods;
-  try {
+  comm::stop_in_order(world, [&] {
     likelihoods =
         validation::likelihoods(subject->source(), *context, world, requests.inputs, dtype, std::move(progress));
-  } catch (const core::StopRequested&) {  // on every rank
-    comm::on_root(world, [] { throw core::StopRequested(); });
-  }
+  });
   comm::on_root(world, [&] {
     const std::string text = answers(requests, likelihoods);
     if (options.out.empty()) {

@@ -20,7 +20,7 @@ struct QuestionProtocol {
   std::string dtype = "auto";   ///< of model::dtype_choices()
   std::int64_t batch = 0;       ///< packs a rank takes at a time; 0: as many as fit
   std::string reference_cache;  ///< directory for answers of unquantized models; empty: runs keep their original's
-  std::function<void(const std::string&)> doing;  ///< as LikelihoodProgress's
+  std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
 
 /// Collective. As evaluate_texts: `tell` is called on rank 0 with each subject's figures of all tasks, answers that are

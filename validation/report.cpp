@@ -155,6 +155,25 @@ void append_run(std::string& text, const RunSection& run) {
   text += "\n";
 }
 
+core::Json history_json(const RunHistory& history) {
+  core::Json starts = core::Json::array(), mishaps = core::Json::array();
+  for (const StartHistory& start : history.starts)
+    starts.push_back({{"number", start.record.number},
+                      {"time", start.record.time},
+                      {"seconds", start.work.end - start.work.begin},
+                      {"ended", start.ended},
+                      {"ranks", start.record.ranks},
+                      {"host", start.record.host},
+                      {"version", start.record.version},
+                      {"machine", start.record.machine}});
+  for (const Mishap& mishap : history.mishaps) mishaps.push_back({{"what", mishap.what}, {"error", mishap.error}});
+  return {{"starts", starts},
+          {"mishaps", mishaps},
+          {"rank_seconds", history.rank_seconds},
+          {"core_seconds", history.core_seconds},
+          {"gpu_seconds", history.gpu_seconds}};
+}
+
 }  // namespace
 
 core::Json report_json(const Report& report) {
@@ -197,6 +216,7 @@ core::Json report_json(const Report& report) {
                       {"task_seconds", run.task_seconds},
                       {"waiting_seconds", run.waiting_seconds},
                       {"coordinator_cpu_seconds", run.coordinator_seconds}}},
+                    {"history", history_json(run.history)},
                     {"tuning", run.tuning},
                     {"failures", run.failures},
                     {"damaged_tensors", damaged},

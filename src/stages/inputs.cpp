@@ -11,6 +11,7 @@
 #include "model/precision.h"
 #include "planning/bits.h"
 #include "planning/model_sizes.h"
+#include "validation/task.h"
 
 namespace voronoi::stages {
 namespace {
@@ -67,6 +68,15 @@ void check_validation(const run::Settings& options, const Inputs& inputs) {
           options.validate_context, 1, path);
     } catch (core::Error& error) {
       error.add_context("--validate-text");
+      throw;
+    }
+  }
+  for (const std::string& task : run::validate_tasks(options)) {
+    try {
+      validation::read_task_data(validation::open_task(task), options.task_data, options.validate_limit,
+                                 options.validate_shots);
+    } catch (core::Error& error) {
+      error.add_context("--validate-tasks");
       throw;
     }
   }

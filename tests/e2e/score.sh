@@ -5,7 +5,7 @@
 . "$(dirname "$0")/common.sh"
 python3 - "$evaluation_text" "$work" <<'PYTHON'
 import json, sys
-text = open(sys.argv[1], encoding="utf-8").read().replace("\n", " ")
+text = " ".join(open(sys.argv[1], encoding="utf-8").read().split())  # a piece of spaces alone may be no token
 lines = []
 for question in range(120):
     context = text[400 * question:400 * question + 40 + question]
