@@ -40,7 +40,7 @@ class PackedText : public ::testing::TestWithParam<TextPacking> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Ways, PackedText, ::testing::Values(TextPacking::gzip, TextPacking::zstd),
-                         [](const auto& info) { return info.param == TextPacking::gzip ? "gzip"s : "zstd"s; });
+                         [](const auto& way) { return way.param == TextPacking::gzip ? "gzip"s : "zstd"s; });
 
 TEST_P(PackedText, ComesBackWhole) {
   for (const std::string& text : {""s, "a"s, "a\0b"s, long_text()}) {
