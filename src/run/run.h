@@ -26,7 +26,7 @@ struct Run {
   std::unique_ptr<HeartbeatWriter> heartbeat;  ///< rank 0 uses it
   std::unique_ptr<store::Journal> journal;
   RunState state;  ///< as the journal says it, without the layers' statistics
-  /// Linears that were finished when it was opened -> the oldest generation that is there, on every rank.
+  /// Linears that are finished -> the oldest generation that is there, on every rank.
   std::map<std::string, std::int64_t> done;
   quant::QuantParameters parameters;  ///< with all --set applied
 
@@ -48,5 +48,9 @@ void take_up(Run& run, StartRecord start, const std::vector<std::string>& set);
 /// `identity`: what run.json says, see store::check_or_write_identity.
 /// Creates or resumes the run directory; collective. See take_up for what it finds there.
 Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity);
+
+/// Journals and tells the end of a start; collective. Whether something of the run was given up, on every rank; false
+/// where it was stopped.
+bool end_start(const comm::Communicator& world, Run& run, bool stopped);
 
 }  // namespace voronoi::run

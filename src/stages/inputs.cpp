@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <span>
 
 #include "core/error.h"
@@ -41,6 +42,19 @@ void check_shapes(const run::Settings& options, const model::ModelConfig& config
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
+/// Throws ConfigError with the problems of all runs.
+void fit_to_model(const std::vector<run::Settings*>& runs, const model::ModelConfig& config) {
+  std::vector<std::string> problems;
+  for (run::Settings* options : runs) try {
+      planning::resolve_bits(*options, config);
+      check_shapes(*options, config);
+    } catch (const core::ConfigError& error) {
+      if (runs.size() == 1) throw;
+      problems.push_back(std::filesystem::path(options->run).filename().string() + ": " + error.what());
+    }
+  if (!problems.empty()) throw core::ConfigError(problems);
+}
+
 void open_tuning(const run::Settings& options, Inputs& inputs) {
   std::vector<model::Text> own;
   for (const std::string& path : options.tune_texts) own.push_back(model::load_text(path, model::default_join(path)));
@@ -59,11 +73,15 @@ void open_tuning(const run::Settings& options, Inputs& inputs) {
 }  // namespace
 
 Inputs open_inputs(run::Settings& options, const backend::Context& context) {
+  return open_inputs(std::vector<run::Settings*>{&options}, context);
+}
+
+Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Context& context) {
+  run::Settings& options = *runs.front();
   Inputs inputs;
   inputs.model = model::open_model(options.model);
-  planning::resolve_bits(options, inputs.model->config());
   inputs.dtype = model::product_dtype(options.dtype, context, inputs.model->config());
-  check_shapes(options, inputs.model->config());
+  fit_to_model(runs, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
   for (const std::string& path : options.calibration_texts)
     inputs.texts.push_back(model::load_text(path, model::default_join(path)));
