@@ -92,11 +92,11 @@ class CompareJob {
       inputs = stages::open_inputs(settings, *context);
       check_texts(o_, *inputs.tokenizer);
     });
+    job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}));
     std::vector<run::Run> runs;
     for (const run::Settings& member : members_)
       runs.push_back(run::open_run(world_, member, identity_of(inputs, quant::parameters_json(member.parameters))));
-    // Last, so that the log of the job is in its own directory.
-    job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}));
+    run::log_into(job_, world_.rank());
     std::vector<run::Run*> pointers;
     for (run::Run& run : runs) pointers.push_back(&run);
     if (world_.rank() == 0)

@@ -185,9 +185,13 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
         throw core::ConfigError("--set: " + problem);
     if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty())
       throw core::ConfigError(problems);
-    core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", world.rank()));
+    log_into(run, world.rank());
   });
   return run;
+}
+
+void log_into(const Run& run, int rank) {
+  core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", rank));
 }
 
 bool end_start(const comm::Communicator& world, Run& run, bool stopped) {

@@ -48,6 +48,8 @@ void take_up(Run& run, StartRecord start, const std::vector<std::string>& set);
 /// `identity`: what run.json says, see store::check_or_write_identity.
 /// Creates or resumes the run directory; collective. See take_up for what it finds there.
 Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity);
+/// What a rank logs goes into this run's directory from now on; open_run does it.
+void log_into(const Run& run, int rank);
 
 /// Journals and tells the end of a start; collective. Whether something of the run was given up, on every rank; false
 /// where it was stopped.
