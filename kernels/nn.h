@@ -64,6 +64,9 @@ struct NnKernels {
   /// rows, query row i stands at position n_past + i. For few tokens; attention() serves a whole sequence better.
   void (*cached_attention)(const Exec&, const AttentionShape&, std::int64_t n_past, const float* q, const float* k,
                            const float* v, float* out);
+  /// place[i] = where the largest of row i of `vocab` finite logits stands, the first of equal ones.
+  void (*argmax)(const Exec&, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
+                 std::int32_t* place);
 };
 
 }  // namespace voronoi::kernels

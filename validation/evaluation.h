@@ -1,40 +1,27 @@
-// Evaluations of a model or a run: what `eval` prints, a run keeps, and `report` shows.
+// What a run keeps of its evaluations: groups of results in RUN/evaluations.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "core/json.h"
 #include "store/run_directory.h"
+#include "validation/result.h"
 
 namespace voronoi::validation {
 
-/// One figure with its protocol; the field names are the contract of `eval --json` and report.json.
+/// The results of one measurement (a text, or tasks, under one protocol), and the unquantized model's.
 struct Evaluation {
-  std::string model, method, label, text, text_sha256, join, bos, dtype;
-  std::int64_t context = 0, windows = 0, tokens = 0;
-  double nll = 0, perplexity = 0, seconds = 0;
-  std::optional<double> bits_true, bits_nominal;  ///< null for an unquantized model
-  std::optional<double> reference_perplexity;     ///< unquantized model, same protocol, same program run
+  std::vector<Result> results;    ///< of the run, at least one
+  std::vector<Result> reference;  ///< may be empty
 };
-
-core::Json to_json(const Evaluation& evaluation);
-Evaluation evaluation_from_json(const core::Json& json);
-
-/// "context 2048, 16 windows, 32752 predictions, join wikitext, bos none, dtype float32"
-std::string protocol_text(const Evaluation& evaluation);
 
 /// Whether a run is somebody else's or on a read-only file system: commands that read it then print and keep nothing.
 bool is_read_only(const store::RunPaths& paths);
 
-/// Keeps evaluations of a run in RUN/evaluations, one file a text and protocol.
-void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation,
-                      const std::optional<Evaluation>& reference);
-struct StoredEvaluation {
-  Evaluation quantized;
-  std::optional<Evaluation> reference;
-};
-std::vector<StoredEvaluation> stored_evaluations(const store::RunPaths& paths);
+/// One file a measurement, named by tasks, metrics and protocol: a later one takes the place of the same of before.
+/// Throws StoreError.
+void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation);
+/// In the order of their files' names. Throws FormatError / StoreError.
+std::vector<Evaluation> stored_evaluations(const store::RunPaths& paths);
 
 }  // namespace voronoi::validation

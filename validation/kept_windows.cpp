@@ -17,23 +17,26 @@ namespace voronoi::validation {
 namespace {
 
 struct Kept {
-  WindowSums sums;
+  WindowRows rows;
   double seconds = 0;
 };
 
-Kept read_kept(const std::filesystem::path& file, std::int64_t n_windows) {
+Kept read_kept(const std::filesystem::path& file, std::int64_t n_windows, std::int64_t row_length) {
   const core::Json json = core::read_sealed_json(file.string(), "it will be computed again");
   Kept kept;
-  for (const core::Json& sum : json.at("sums"))
-    kept.sums.push_back(sum.is_null() ? std::nullopt : std::optional(sum.get<double>()));
-  if (std::ssize(kept.sums) != n_windows)
+  for (const core::Json& row : json.at("rows"))
+    kept.rows.push_back(row.is_null() ? std::nullopt : std::optional(row.get<std::vector<double>>()));
+  if (std::ssize(kept.rows) != n_windows)
     throw core::FormatError(file.string(), "is of another number of windows; it will be computed again");
+  for (const auto& row : kept.rows)
+    if (row && std::ssize(*row) != row_length)
+      throw core::FormatError(file.string(), "holds rows of another length; it will be computed again");
   kept.seconds = json.at("seconds").get<double>();
   return kept;
 }
 
-std::int64_t count_done(const WindowSums& sums) {
-  return std::count_if(sums.begin(), sums.end(), [](const auto& sum) { return sum.has_value(); });
+std::int64_t count_done(const WindowRows& rows) {
+  return std::count_if(rows.begin(), rows.end(), [](const auto& row) { return row.has_value(); });
 }
 
 }  // namespace
@@ -48,10 +51,11 @@ std::string window_key(const std::string& content, const model::Windows& windows
   return hash.hex();
 }
 
-KeptWindows::KeptWindows(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_windows)
+KeptWindows::KeptWindows(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_windows,
+                         std::int64_t row_length)
     : directories_(std::move(directories)),
       name_(key.substr(0, 32) + ".windows"),
-      sums_(static_cast<std::size_t>(n_windows)) {
+      rows_(static_cast<std::size_t>(n_windows)) {
   std::vector<std::filesystem::path> lacking;
   for (const std::filesystem::path& directory : directories_) {
     const std::filesystem::path file = directory / name_;
@@ -59,31 +63,31 @@ KeptWindows::KeptWindows(std::vector<std::filesystem::path> directories, const s
     std::error_code ignored;
     if (!std::filesystem::exists(file, ignored)) continue;
     try {
-      Kept kept = read_kept(file, n_windows);
-      if (count_done(kept.sums) == n_windows) lacking.pop_back();
-      if (count_done(kept.sums) <= count_done(sums_)) continue;
-      sums_ = std::move(kept.sums);
+      Kept kept = read_kept(file, n_windows, row_length);
+      if (count_done(kept.rows) == n_windows) lacking.pop_back();
+      if (count_done(kept.rows) <= count_done(rows_)) continue;
+      rows_ = std::move(kept.rows);
       seconds_ = kept.seconds;
     } catch (const core::Error& error) {
       core::log_warning("{}", error.what());
     } catch (const core::Json::exception& error) {
-      core::log_warning("{}: holds no sums of windows: {}; they will be computed again", file.string(), error.what());
+      core::log_warning("{}: holds no rows of windows: {}; they will be computed again", file.string(), error.what());
     }
   }
   // What one of them has whole, all shall have.
-  if (count_done(sums_) == n_windows) write(lacking);
+  if (count_done(rows_) == n_windows) write(lacking);
 }
 
-void KeptWindows::keep(const WindowSums& sums, double seconds) {
-  sums_ = sums;
+void KeptWindows::keep(const WindowRows& rows, double seconds) {
+  rows_ = rows;
   seconds_ = seconds;
   write(directories_);
 }
 
 void KeptWindows::write(const std::vector<std::filesystem::path>& directories) {
   core::Json list = core::Json::array();
-  for (const auto& sum : sums_) list.push_back(sum ? core::Json(*sum) : core::Json(nullptr));
-  const std::string text = core::seal_json({{"format", 1}, {"seconds", seconds_}, {"sums", std::move(list)}}).dump();
+  for (const auto& row : rows_) list.push_back(row ? core::Json(*row) : core::Json(nullptr));
+  const std::string text = core::seal_json({{"format", 2}, {"seconds", seconds_}, {"rows", std::move(list)}}).dump();
   for (const std::filesystem::path& directory : directories) {
     try {
       std::error_code error;

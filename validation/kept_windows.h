@@ -6,12 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "validation/perplexity.h"
+#include "validation/text_pass.h"
 
 namespace voronoi::validation {
 
-/// All that decides the sums: the weights' `content`, the token ids of the windows, product type, device and the
-/// version of this program.
+/// All that decides the rows: the weights' `content` (of a comparison, both models'), the token ids of the windows,
+/// product type, device and the version of this program.
 std::string window_key(const std::string& content, const model::Windows& windows, core::DType dtype,
                        backend::Device device);
 
@@ -21,12 +21,13 @@ std::string window_key(const std::string& content, const model::Windows& windows
 class KeptWindows {
  public:
   /// Reads what is there; `directories` need not exist. What is whole in one of them is put into the others.
-  KeptWindows(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_windows);
+  KeptWindows(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_windows,
+              std::int64_t row_length);
 
-  const WindowSums& sums() const { return sums_; }
+  const WindowRows& rows() const { return rows_; }
   /// Wall time that was spent on them.
   double seconds() const { return seconds_; }
-  void keep(const WindowSums& sums, double seconds);
+  void keep(const WindowRows& rows, double seconds);
   void remove() const;
 
  private:
@@ -34,7 +35,7 @@ class KeptWindows {
 
   std::vector<std::filesystem::path> directories_;
   std::string name_;
-  WindowSums sums_;
+  WindowRows rows_;
   double seconds_ = 0;
   bool warned_ = false;
 };

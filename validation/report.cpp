@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/log.h"
+#include "validation/result.h"
 
 namespace voronoi::validation {
 namespace {
@@ -15,39 +16,43 @@ std::string number_or_dash(const core::Json& json, const char* key, const char* 
   return fmt::format(fmt::runtime(format), found->get<double>());
 }
 
-std::string file_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
+/// A metric's figure with as many digits as it bears.
+std::string figure(const core::Json& row, const char* key) {
+  return number_or_dash(row, key, row.at("metric") == kPerplexity ? "{:.4f}" : "{:.5f}");
+}
 
 void append_rows(std::string& text, const Report& report) {
   if (report.rows.empty()) {
     text += "No evaluation yet: `voronoi eval --model RUN --text FILE` adds the perplexity here.\n\n";
     return;
   }
-  text += "| text | method | true bits | nominal bits | perplexity | unquantized, same run | quantization time |\n";
-  text += "|---|---|---:|---:|---:|---:|---:|\n";
+  text +=
+      "| task | metric | method | true bits | nominal bits | value | standard error | unquantized, same run | "
+      "quantization time |\n|---|---|---|---:|---:|---:|---:|---:|---:|\n";
   for (const ReportRow& row : report.rows) {
     const core::Json& e = row.evaluation;
-    text += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", file_name(e.at("text").get<std::string>()),
-                        e.at("method").get<std::string>(), number_or_dash(e, "bits_true", "{:.3f}"),
-                        number_or_dash(e, "bits_nominal", "{:.2f}"), number_or_dash(e, "perplexity", "{:.4f}"),
-                        number_or_dash(e, "reference_perplexity", "{:.4f}"),
+    text += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", e.at("task").get<std::string>(),
+                        e.at("metric").get<std::string>(), e.at("method").get<std::string>(),
+                        number_or_dash(e, "bits_true", "{:.3f}"), number_or_dash(e, "bits_nominal", "{:.2f}"),
+                        figure(e, "value"), number_or_dash(e, "stderr", "{:.2g}"), figure(e, "reference"),
                         row.quantize_seconds ? core::format_duration(*row.quantize_seconds) : "-");
   }
   text += "\nProtocols\n\n";
   std::vector<std::string> seen;
   for (const ReportRow& row : report.rows) {
-    const core::Json& e = row.evaluation;
-    std::string line = fmt::format(
-        "- {} (SHA-256 {}...): join {}, bos {}, context {}, {} windows, {} predictions, dtype {}\n",
-        file_name(e.at("text").get<std::string>()), e.at("text_sha256").get<std::string>().substr(0, 16),
-        e.at("join").get<std::string>(), e.at("bos").get<std::string>(), core::whole_number(e.at("context")),
-        core::whole_number(e.at("windows")), core::whole_number(e.at("tokens")), e.at("dtype").get<std::string>());
+    const core::Json &e = row.evaluation, &protocol = e.at("protocol");
+    std::string line = "- " + e.at("task").get<std::string>();
+    if (const auto sha256 = protocol.find("text_sha256"); sha256 != protocol.end())
+      line += fmt::format(" (SHA-256 {}...)", sha256->get<std::string>().substr(0, 16));
+    line += fmt::format(": {}, n = {}\n", protocol_text(protocol), core::whole_number(e.at("n")));
     if (std::find(seen.begin(), seen.end(), line) != seen.end()) continue;
     text += line;
     seen.push_back(std::move(line));
   }
   text +=
       "- true bits count everything stored for the quantized linears: packed indices, codebooks, scales, biases, "
-      "permutation, outliers.\n\n";
+      "permutation, outliers.\n"
+      "- the standard error of a text's figure is that of the mean over its windows.\n\n";
 }
 
 void append_starved(std::string& text, const RunSection& run) {

@@ -9,12 +9,15 @@
 
 namespace voronoi::validation {
 
+inline constexpr const char *kPerplexity = "perplexity", *kDivergence = "kl", *kDivergenceTail = "kl_p99",
+                            *kSameChoice = "top1";
+
 /// One figure with all that decides it. The field names are the contract of `eval --json` and report.json.
 struct Result {
   std::string model, method, label;
   std::optional<double> bits_true, bits_nominal;  ///< null for an unquantized model
   std::string task;                               ///< name of a text's file, or of a task
-  std::string metric;                             ///< perplexity, kl, kl_p99, top1, acc, acc_norm
+  std::string metric;                             ///< one of those above, or of a task: acc, acc_norm
   double value = 0;
   std::optional<double> standard_error;  ///< of value, in its unit; null where there is none (n below 2, a percentile)
   std::int64_t n = 0;                    ///< predictions, or questions
@@ -27,7 +30,11 @@ struct Result {
 /// perplexity also has, beside them, text, text_sha256, join, context, windows, tokens, bos, dtype, nll, perplexity and
 /// reference_perplexity.
 core::Json to_json(const Result& result);
-/// Throws core::Json::exception where a field is missing or of another type.
+/// Throws core::Json::exception where a field is missing or of another type,
+/// FormatError where the protocol is none.
 Result result_from_json(const core::Json& json);
+
+/// "bos none, context 2048, join wikitext, ...": for people, without the text's name and checksum.
+std::string protocol_text(const core::Json& protocol);
 
 }  // namespace voronoi::validation

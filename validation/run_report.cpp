@@ -6,6 +6,7 @@
 #include <set>
 #include <span>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
 #include "core/error.h"
@@ -86,23 +87,27 @@ std::vector<std::byte> as_bytes(const std::string& text) {
 
 RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
   Report report;
-  std::set<std::string> references;
+  std::set<std::string> seen;  // unquantized models, whose figures every run has
   for (const store::RunPaths& run : runs) {
     report.runs.push_back(section_of(run));
     double seconds = 0;
     for (const auto& [stage, spent] : report.runs.back().stage_seconds) seconds += spent;
-    for (const StoredEvaluation& stored : stored_evaluations(run)) {
-      if (stored.reference &&
-          references.insert(stored.reference->text_sha256 + protocol_text(*stored.reference) + stored.reference->model)
-              .second)
-        report.rows.push_back({to_json(*stored.reference), std::nullopt});
-      report.rows.push_back({to_json(stored.quantized), seconds});
+    for (const Evaluation& stored : stored_evaluations(run)) {
+      for (const Result& reference : stored.reference)
+        if (seen.insert(reference.model + "\n" + reference.task + "\n" + reference.metric + "\n" +
+                        reference.protocol.dump())
+                .second)
+          report.rows.push_back({to_json(reference), std::nullopt});
+      for (const Result& result : stored.results) report.rows.push_back({to_json(result), seconds});
     }
   }
-  // By text, the unquantized model first, then as the runs were named.
+  // By task and metric, perplexity before what else a text gives; the unquantized model first, then as the runs were
+  // named.
   std::stable_sort(report.rows.begin(), report.rows.end(), [](const ReportRow& a, const ReportRow& b) {
     const auto key = [](const ReportRow& row) {
-      return std::pair(row.evaluation.at("text").get<std::string>(), !row.evaluation.at("bits_true").is_null());
+      const auto metric = row.evaluation.at("metric").get<std::string>();
+      return std::tuple(row.evaluation.at("task").get<std::string>(), metric != kPerplexity, metric,
+                        !row.evaluation.at("bits_true").is_null());
     };
     return key(a) < key(b);
   });

@@ -174,6 +174,10 @@ double nll_row(std::int64_t vocab, const float* logits, std::int32_t target) {
   return log_sum_exp(vocab, logits).value - static_cast<double>(logits[target]);
 }
 
+std::int32_t argmax_row(std::int64_t vocab, const float* logits) {
+  return static_cast<std::int32_t>(std::find(logits, logits + vocab, largest_of(vocab, logits)) - logits);
+}
+
 }  // namespace
 }  // namespace voronoi::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -188,6 +192,7 @@ HWY_EXPORT(rope_back_rows);
 HWY_EXPORT(swiglu_range);
 HWY_EXPORT(add_range);
 HWY_EXPORT(nll_row);
+HWY_EXPORT(argmax_row);
 HWY_EXPORT(geglu_range);
 HWY_EXPORT(scale_range);
 HWY_EXPORT(soft_cap_range);
@@ -243,6 +248,12 @@ void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float*
          const std::int32_t* target, double* result) {
   exec.pool->parallel_for(
       n_rows, [&](std::int64_t r) { result[r] = HWY_DYNAMIC_DISPATCH(nll_row)(vocab, logits + r * ld, target[r]); });
+}
+
+void argmax(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
+            std::int32_t* place) {
+  exec.pool->parallel_for(n_rows,
+                          [&](std::int64_t r) { place[r] = HWY_DYNAMIC_DISPATCH(argmax_row)(vocab, logits + r * ld); });
 }
 
 void geglu(const Exec& exec, std::int64_t n, const float* gate, const float* up, float* out) {
@@ -329,7 +340,8 @@ NnKernels cpu_nn_kernels() {
           .sigmoid = sigmoid,
           .route = route,
           .add_weighted_rows = add_weighted_rows,
-          .cached_attention = cpu_cached_attention};
+          .cached_attention = cpu_cached_attention,
+          .argmax = argmax};
 }
 
 }  // namespace voronoi::kernels

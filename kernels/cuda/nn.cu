@@ -163,7 +163,8 @@ NnKernels cuda_nn_kernels() {
           .sigmoid = gpu::sigmoid,
           .route = gpu::route,
           .add_weighted_rows = gpu::add_weighted_rows,
-          .cached_attention = gpu::cached_attention};
+          .cached_attention = gpu::cached_attention,
+          .argmax = gpu::argmax};
 }
 
 }  // namespace voronoi::kernels

@@ -53,6 +53,8 @@ void cached_attention(const Exec& exec, const AttentionShape& shape, std::int64_
                       const float* k, const float* v, float* out);
 void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
          const std::int32_t* target, double* nll);
+void argmax(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
+            std::int32_t* place);
 void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
            const float* logits, std::int32_t* expert, float* weight);
 void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,

@@ -50,17 +50,49 @@ __global__ void __launch_bounds__(kNnThreads) nll_kernel(std::int64_t n_rows, st
   }
 }
 
-/// What decides between experts: the larger logit, then the lower number. A NaN comes after all others, so that the
-/// choice stays one of distinct experts.
+/// What decides between experts or tokens: the larger logit, then the lower number. A NaN comes after all others, so
+/// that the choice stays one of distinct experts.
 struct Candidate {
   float value;
-  std::int32_t expert;
+  std::int32_t place;
 };
 
 __device__ __forceinline__ float ordered(float logit) { return logit == logit ? logit : -INFINITY; }
 
 __device__ __forceinline__ bool before(const Candidate& a, const Candidate& b) {
-  return a.value > b.value || (a.value == b.value && a.expert < b.expert);
+  return a.value > b.value || (a.value == b.value && a.place < b.place);
+}
+
+/// The first of all lanes' candidates, to every lane.
+__device__ __forceinline__ Candidate first_of_warp(Candidate best) {
+  for (int step = 16; step > 0; step /= 2) {
+    const Candidate other{shuffle_xor(best.value, step), shuffle_xor(best.place, step)};
+    if (before(other, best)) best = other;
+  }
+  return best;
+}
+
+__global__ void __launch_bounds__(kNnThreads)
+    argmax_kernel(std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld, std::int32_t* place) {
+  __shared__ Candidate shared[kWarps];
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x) {
+    const float* values = logits + row * ld;
+    Candidate best{-INFINITY, 0x7fffffff};
+    for (std::int64_t i = threadIdx.x; i < vocab; i += kNnThreads) {
+      const Candidate candidate{ordered(values[i]), static_cast<std::int32_t>(i)};
+      if (before(candidate, best)) best = candidate;
+    }
+    best = first_of_warp(best);
+    if (lane == 0) shared[warp] = best;
+    sync_threads();
+    if (threadIdx.x == 0) {
+      for (int w = 1; w < kWarps; ++w)
+        if (before(shared[w], best)) best = shared[w];
+      place[row] = best.place;
+    }
+    sync_threads();
+  }
 }
 
 /// A warp a row. The choices come in order, so the next one is the first after the last: no list is kept.
@@ -82,12 +114,9 @@ __global__ void __launch_bounds__(kNnThreads)
         const Candidate candidate{ordered(values[e]), static_cast<std::int32_t>(e)};
         if (before(last, candidate) && before(candidate, best)) best = candidate;
       }
-      for (int step = 16; step > 0; step /= 2) {
-        const Candidate other{shuffle_xor(best.value, step), shuffle_xor(best.expert, step)};
-        if (before(other, best)) best = other;
-      }
-      if (lane == 0) chosen[j] = best.expert;
-      if (j == 0) largest = values[best.expert];
+      best = first_of_warp(best);
+      if (lane == 0) chosen[j] = best.place;
+      if (j == 0) largest = values[best.place];
       last = best;
     }
     float sum = 0;
@@ -121,6 +150,12 @@ void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float*
          const std::int32_t* target, double* nll) {
   if (n_rows <= 0) return;
   launch(native(exec), nll_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, vocab, logits, ld, target, nll);
+}
+
+void argmax(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
+            std::int32_t* place) {
+  if (n_rows <= 0) return;
+  launch(native(exec), argmax_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, vocab, logits, ld, place);
 }
 
 void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,

@@ -99,6 +99,17 @@ class Transformer {
   /// row-major. Logits exist only for a slab of rows at a time.
   std::vector<double> next_token_nll(const HiddenStates& hidden, std::span<const std::int32_t> ids);
 
+  /// Of each predicted position, [n_sequences, n_tokens - 1] row-major, beside another model of the same vocabulary.
+  struct Comparison {
+    std::vector<double> nll, reference_nll;  ///< as next_token_nll gives them
+    std::vector<double> divergence;          ///< KL(reference || this model) over the vocabulary, natural logarithm
+    std::vector<bool> same_choice;           ///< whether both find the same token most likely
+  };
+  /// `reference_hidden`: of the same ids, by `reference`, which goes through its own norm and head and may be this
+  /// object. Throws FormatError when the vocabularies differ in size.
+  Comparison compare_predictions(const HiddenStates& hidden, Transformer& reference,
+                                 const HiddenStates& reference_hidden, std::span<const std::int32_t> ids);
+
   /// Zeros, for backward_block.
   BlockGradients make_gradients(const BlockWeights& weights) const;
   /// The backward pass of run_block, which it computes again from `input`, the hidden states that entered the block:

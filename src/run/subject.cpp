@@ -70,6 +70,13 @@ Subject open_subject(const std::string& path) {
   return subject;
 }
 
+void set_reference(Subject& subject, const std::string& path) {
+  if (subject.run) return;
+  // Nothing is known of a model's own quantization: it is compared as it is.
+  if (subject.quantized == nullptr) subject.quantized = model::open_model(subject.original->path());
+  subject.original = model::open_model(path);
+}
+
 void require_whole_export(const std::string& path) {
   if (!std::filesystem::is_directory(path)) return;
   const auto manifest = exporting::read_manifest(path);

@@ -27,6 +27,10 @@ struct Subject {
 /// finished.
 Subject open_subject(const std::string& path);
 
+/// Has `path`, an unquantized model, stand beside a checkpoint or another model; a run keeps its own original. Throws
+/// FormatError / StoreError.
+void set_reference(Subject& subject, const std::string& path);
+
 /// Reads every file of a checkpoint against its manifest, when it has one: a flipped bit in an index or a codebook
 /// would otherwise pass for another model. Nothing for other paths: the shards of a run are checked as they are read.
 /// Throws FormatError naming the file.

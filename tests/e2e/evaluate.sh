@@ -43,7 +43,7 @@ same_layers "$work/run" "$work/taken"
 plain() { sed 's/"seconds":[^,}]*//' "$1"; }
 again=("$VORONOI" eval --model "$work/run" "${text[@]}" --json --batch-windows 1)
 rm -rf "$work/run/evaluations"
-windows() { grep -o 'null\|[0-9.]*' <<<"$(sed 's/.*"sums":\[\([^]]*\).*/\1/' "$1")" | grep -vc null; }
+windows() { sed 's/.*"rows":\[\(.*\)\].*/\1/' "$1" | grep -o '\[[^]]*\]' | wc -l; }
 for stop in "4 75" "2 75" "3 137" "10 75"; do
   read -r nth wanted <<<"$stop"
   start_held "rename .windows $nth" "$work/stderr" "${again[@]}"
@@ -59,6 +59,36 @@ expect 0 ranks 2 eval --model "$work/run" "${text[@]}" --json --batch-windows 3
 # shellcheck disable=SC2001  # a pattern, not a text
 [ "$(plain "$work/stdout")" = "$(sed 's/"seconds":[^,}]*//' <<<"$one")" ] || fail "an interrupted evaluation has another figure"
 [ "$(ls "$work"/run/evaluations/*.windows | wc -l)" = 1 ] || fail "more is kept behind the end than the reference"
+# How far from the unquantized model, in one pass: the same perplexities, on any number of ranks, and interrupted as well.
+metric() { grep "\"metric\":\"$1\"" "$work/stdout" | sed -n 's/.*"value":\([^,}]*\).*/\1/p'; }
+expect 0 "$VORONOI" eval --model "$work/run" "${text[@]}" --json --kl
+plain "$work/stdout" >"$work/kl"
+[ "$(field nll)" = "$(sed -n 's/.*"nll":\([^,]*\).*/\1/p' <<<"$one")" ] || fail "another perplexity beside the divergence"
+[ "$(field reference_perplexity)" = "$(sed -n 's/.*"reference_perplexity":\([^,}]*\).*/\1/p' <<<"$one")" ] || fail "another reference beside the divergence"
+awk -v kl="$(metric kl)" -v tail="$(metric kl_p99)" -v same="$(metric top1)" 'BEGIN { exit !(kl > 0 && tail > kl && same > 0.1 && same < 1) }' ||
+  fail "divergence $(metric kl), 99th percentile $(metric kl_p99), same choices $(metric top1)"
+grep -q '"metric":"kl".*"stderr":[0-9]' "$work/stdout" || fail "no standard error of the divergence"
+expect 0 ranks 3 eval --model "$work/run" "${text[@]}" --json --kl --batch-windows 2
+[ "$(plain "$work/stdout")" = "$(cat "$work/kl")" ] || fail "another divergence on 3 ranks"
+for stop in "3 75" "2 137"; do
+  read -r nth wanted <<<"$stop"
+  start_held "rename .windows $nth" "$work/stderr" "${again[@]}" --kl
+  if [ "$wanted" = 75 ]; then kill -USR1 $pid; else kill -KILL $pid; fi
+  go_on
+  ends "$wanted" "$work/stderr"
+done
+expect 0 ranks 2 eval --model "$work/run" "${text[@]}" --json --kl
+[ "$(plain "$work/stdout")" = "$(cat "$work/kl")" ] || fail "an interrupted comparison has another figure"
+grep -q '| kl |' "$work/run/report/report.md" || fail "the report lacks the divergence"
+# A checkpoint has to be told its original, and a model is no distance from itself.
+expect 0 "$VORONOI" eval --model "$work/run/export" --reference "$work/model" "${text[@]}" --json --kl
+# An export of a 32-bit model holds what is not quantized in 16 bits.
+kl=$(grep '"metric":"kl"' "$work/kl" | sed -n 's/.*"value":\([^,}]*\).*/\1/p')
+awk -v a="$(metric kl)" -v b="$kl" 'BEGIN { exit !((a - b) ^ 2 < (1e-3 * b) ^ 2) }' || fail "the export is $(metric kl) from its original, the run $kl"
+expect 0 "$VORONOI" eval --model "$work/model" --reference "$work/model" "${text[@]}" --json --kl
+awk -v kl="$(metric kl)" -v tail="$(metric kl_p99)" -v same="$(metric top1)" 'BEGIN { exit !(kl * kl < 1e-24 && tail * tail < 1e-18 && same == 1) }' || fail "a model is $(metric kl) from itself"
+expect 2 "$VORONOI" eval --model "$work/model" "${text[@]}" --kl
+grep -q -- "--reference" "$work/stderr" || fail "no word of --reference"
 # The reference of one text and protocol is computed once: by runs evaluated together or after one another, and by those that share a cache.
 expect 0 "$VORONOI" eval --model "$work/keep" --model "$work/run" "${text[@]}" --json --reference-cache "$work/references"
 [ "$(sed -n 's/.*"reference_perplexity":\([^,}]*\).*/\1/p' "$work/stdout" | sort -u | wc -l)" = 1 ] || fail "two references"

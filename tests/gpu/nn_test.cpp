@@ -142,6 +142,20 @@ TEST_F(GpuNn, LikelihoodsAreOfDoublePrecision) {
   }
 }
 
+TEST_F(GpuNn, ArgmaxIsTheFirstOfTheLargest) {
+  for (const std::int64_t vocab : {1, 33, 513, 5003}) {
+    const std::int64_t n_rows = 70, ld = vocab + 2;
+    std::vector<float> logits = normal_values(n_rows * ld, 12);
+    for (float& value : logits) value = std::round(2 * value) / 2;  // many equal ones
+    const Array<float> gpu_logits = on_gpu(logits);
+    Array<std::int32_t> place(gpu(), n_rows);
+    std::vector<std::int32_t> expected(at(n_rows));
+    twin().argmax(gpu().exec(), n_rows, vocab, gpu_logits.data(), ld, place.data());
+    oracle().argmax(cpu().exec(), n_rows, vocab, logits.data(), ld, expected.data());
+    EXPECT_EQ(place.to_host(), expected);
+  }
+}
+
 TEST_F(GpuNn, RoutersAgree) {
   for (const std::int64_t n_experts : {1, 4, 8, 60, 129})
     for (const std::int64_t top_k : {std::int64_t{1}, std::min<std::int64_t>(2, n_experts), n_experts})

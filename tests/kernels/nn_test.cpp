@@ -128,6 +128,27 @@ TEST_F(Nn, NllEqualsLogSumExpMinusTarget) {
   }
 }
 
+TEST_F(Nn, ArgmaxIsTheFirstOfTheLargest) {
+  for (const std::int64_t vocab : {1, 15, 16, 157, 4099}) {
+    const std::int64_t n_rows = 4, ld = vocab + 2;
+    std::vector<float> logits = random_floats(n_rows * ld, 12, 5.0F);
+    const auto at = [&](std::int64_t row, std::int64_t place) -> float& {
+      return logits[static_cast<std::size_t>(row * ld + place)];
+    };
+    at(1, vocab - 1) = 50;  // the last, and behind it what is no part of the row
+    at(1, vocab) = 60;
+    at(2, vocab / 3) = at(2, vocab / 2) = at(2, vocab - 1) = 50;
+    for (std::int64_t i = 0; i < vocab; ++i) at(3, i) = -1000;
+    std::vector<std::int32_t> place(4);
+    nn_.argmax(exec_, n_rows, vocab, logits.data(), ld, place.data());
+    const float* first = logits.data();
+    EXPECT_EQ(place[0], std::max_element(first, first + vocab) - first);
+    EXPECT_EQ(place[1], vocab - 1);
+    EXPECT_EQ(place[2], vocab / 3);
+    EXPECT_EQ(place[3], 0);
+  }
+}
+
 TEST_F(Nn, GegluHoldsFromTinyToHugeGates) {
   std::vector<float> gate{-1e30F, -200, -20, -6, -1, -1e-20F, 0, 1e-20F, 1, 6, 20, 200, 1e30F};
   const std::vector<float> more = random_floats(1000, 21, 2.0F);

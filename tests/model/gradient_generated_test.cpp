@@ -259,6 +259,63 @@ TEST(Gradients, ANormOfOnesOwnIsTaken) {
     EXPECT_NEAR(value, 0, 1e-12);
 }
 
+TEST(Comparison, IsOfEachModelsOwnPredictions) {
+  for (const core::Json& changes : {core::Json::object(), core::Json{{"final_logit_softcapping", 3.0}}}) {
+    core::Json family = changes;
+    if (!changes.empty())
+      family["model_type"] = "gemma2", family["query_pre_attn_scalar"] = 6, family["hidden_act"] = "gelu_pytorch_tanh";
+    GeneratedSource source(family), other_source(family);
+    for (const char* name : {"model.embed_tokens.weight", "model.norm.weight"})
+      for (float& value : other_source.tensors.at(name)) value *= 0.9F;
+    const std::vector<std::int32_t> ids = some_ids(3 * 20, 37);
+    DifferentiableModel model(source, 2), other(other_source, 2);
+    const HiddenStates hidden = std::move(model.streams(ids, 3).back()),
+                       reference = std::move(other.streams(ids, 3).back());
+    const Transformer::Comparison compared =
+        model.transformer.compare_predictions(hidden, other.transformer, reference, ids);
+    EXPECT_EQ(compared.nll, model.transformer.next_token_nll(hidden, ids));
+    EXPECT_EQ(compared.reference_nll, other.transformer.next_token_nll(reference, ids));
+    std::vector<std::int64_t> rows;
+    for (std::int64_t row = 0; row < 60; ++row)
+      if (row % 20 != 19) rows.push_back(row);
+    const std::vector<float> own = model.transformer.logits(hidden, rows),
+                             from = other.transformer.logits(reference, rows);
+    std::int64_t n_same = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const std::span<const float> q(own.data() + 37 * i, 37), p(from.data() + 37 * i, 37);
+      const auto normaliser = [](std::span<const float> logits) {
+        double sum = 0;
+        for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+        return std::log(sum);
+      };
+      const double of_q = normaliser(q), of_p = normaliser(p);
+      double divergence = 0;
+      for (std::size_t j = 0; j < 37; ++j) {
+        const double log_p = static_cast<double>(p[j]) - of_p, log_q = static_cast<double>(q[j]) - of_q;
+        divergence += std::exp(log_p) * (log_p - log_q);
+      }
+      EXPECT_NEAR(compared.divergence[i], divergence, 1e-9);
+      const bool same = std::ranges::max_element(q) - q.begin() == std::ranges::max_element(p) - p.begin();
+      EXPECT_EQ(compared.same_choice[i], same);
+      n_same += same ? 1 : 0;
+    }
+    EXPECT_GT(n_same, 0);
+    EXPECT_LT(n_same, 57);
+    // Beside itself.
+    const Transformer::Comparison itself =
+        model.transformer.compare_predictions(hidden, model.transformer, hidden, ids);
+    for (const double value : itself.divergence) EXPECT_NEAR(value, 0, 1e-12);
+    EXPECT_EQ(std::ranges::count(itself.same_choice, true), 57);
+    EXPECT_EQ(itself.reference_nll, compared.nll);
+  }
+  GeneratedSource source(core::Json::object()), wider(core::Json{{"vocab_size", 38}});
+  DifferentiableModel model(source, 1), other(wider, 1);
+  const std::vector<std::int32_t> ids = some_ids(20, 37);
+  const HiddenStates hidden = std::move(model.streams(ids, 1).back()),
+                     reference = std::move(other.streams(ids, 1).back());
+  EXPECT_THROW(model.transformer.compare_predictions(hidden, other.transformer, reference, ids), core::FormatError);
+}
+
 TEST(Gradients, ProductsWith16BitWeightsAreOfTheirWidenedValues) {
   backend::Context context(backend::Device::cpu, 2);
   const std::int64_t n_rows = 5, n_out = 19, n_in = 23;

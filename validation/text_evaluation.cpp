@@ -1,0 +1,328 @@
+#include "validation/text_evaluation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "comm/agreement.h"
+#include "model/corpus.h"
+#include "model/precision.h"
+#include "validation/kept_windows.h"
+#include "validation/text_pass.h"
+
+namespace voronoi::validation {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Models that go over a text beside one reference: each holds its embedding and head.
+constexpr std::size_t kSideBySide = 4;
+
+struct PreparedText {
+  model::Text text;
+  model::Windows windows;
+  std::string bos;
+};
+
+PreparedText prepare(const TextOptions& options, const std::string& path, const run::Subject& subject) {
+  const auto join = options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
+  PreparedText prepared{model::load_text(path, join), {}, ""};
+  const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
+  const model::BosRule rule = options.bos == "always"  ? model::BosRule::always
+                              : options.bos == "never" ? model::BosRule::never
+                                                       : model::BosRule::automatic;
+  const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
+  const bool added =
+      rule == model::BosRule::always || (rule == model::BosRule::automatic && tokenizer->automatic_bos().has_value());
+  prepared.bos = added ? fmt::format("{}", ids.front()) : "none";
+  prepared.windows = model::leading_windows(ids, options.context, options.windows == 0 ? -1 : options.windows, path);
+  return prepared;
+}
+
+/// The rows that rank 0 has kept, on every rank.
+WindowRows share(const comm::Communicator& world, const KeptWindows& kept) {
+  core::Json list = core::Json::array();
+  for (const auto& row : kept.rows()) list.push_back(row ? core::Json(*row) : core::Json(nullptr));
+  WindowRows rows;
+  for (const core::Json& row : core::parse_json(world.broadcast(list.dump(), 0), "kept windows"))
+    rows.push_back(row.is_null() ? std::nullopt : std::optional(row.get<std::vector<double>>()));
+  return rows;
+}
+
+/// Standard error of the mean of as many values as there are windows, each a window's mean; null for less than two.
+std::optional<double> standard_error(const std::vector<double>& means) {
+  const auto n = static_cast<double>(means.size());
+  if (means.size() < 2) return std::nullopt;
+  const double mean = std::accumulate(means.begin(), means.end(), 0.0) / n;
+  double squares = 0;
+  for (const double value : means) squares += (value - mean) * (value - mean);
+  return std::sqrt(squares / (n - 1) / n);
+}
+
+/// Each window's number at `place`, over its predictions.
+std::vector<double> window_means(const WindowRows& rows, std::size_t place, std::int64_t predictions) {
+  std::vector<double> means;
+  for (const auto& row : rows) means.push_back((*row)[place] / static_cast<double>(predictions));
+  return means;
+}
+
+double mean_of(const WindowRows& rows, std::size_t place, std::int64_t predictions) {
+  double total = 0;
+  for (const auto& row : rows) total += (*row)[place];
+  return total / static_cast<double>(std::ssize(rows) * predictions);
+}
+
+/// The evaluation of all subjects on one text.
+class TextMeasurement {
+ public:
+  TextMeasurement(const comm::Communicator& world, backend::Context& context, const std::vector<run::Subject>& subjects,
+                  const TextOptions& options, const std::string& path, const TellResults& tell)
+      : world_(world), context_(context), subjects_(subjects), options_(options), path_(path), tell_(tell) {}
+
+  void run() {
+    std::size_t i = 0;
+    while (i < subjects_.size()) {
+      // Text and tokens are those of the first of a group.
+      const run::Subject& subject = subjects_[i];
+      PreparedText prepared;
+      comm::together(world_, [&] { prepared = prepare(options_, path_, subject); });
+      if (!compares(subject)) {
+        alone(subject, prepared);
+        ++i;
+        continue;
+      }
+      std::vector<const run::Subject*> group{&subject};
+      for (++i; i < subjects_.size() && group.size() < kSideBySide && joins(subjects_[i], subject); ++i)
+        group.push_back(&subjects_[i]);
+      beside_reference(group, prepared);
+    }
+  }
+
+  /// Their figures are told; asked for again, they are computed again.
+  void forget_own() const {
+    for (const KeptWindows& kept : own_) kept.remove();
+  }
+
+ private:
+  bool compares(const run::Subject& subject) const {
+    return options_.divergence && subject.original != nullptr && subject.quantized != nullptr;
+  }
+
+  /// Whether a subject has the reference and the tokens of another.
+  bool joins(const run::Subject& subject, const run::Subject& other) const {
+    return compares(subject) && subject.tokenizer == other.tokenizer &&
+           subject.original->fingerprint() == other.original->fingerprint();
+  }
+
+  core::DType dtype(const run::Subject& subject) const {
+    return model::product_dtype(options_.dtype, context_, subject.source().config());
+  }
+
+  std::string key_of(const run::Subject& subject, const std::string& content, const PreparedText& prepared) const {
+    return window_key(content, prepared.windows, dtype(subject), context_.device());
+  }
+
+  KeptWindows open_kept(std::vector<std::filesystem::path> directories, const std::string& key,
+                        const PreparedText& prepared, std::int64_t row_length) const {
+    if (world_.rank() != 0) directories.clear();
+    return {std::move(directories), key, prepared.windows.count, row_length};
+  }
+
+  /// Where rank 0 keeps windows of an original: every run's own directory, so that a run evaluated alone later finds
+  /// them, and the cache.
+  std::vector<std::filesystem::path> reference_directories(const std::string& fingerprint) const {
+    std::vector<std::filesystem::path> directories;
+    if (!options_.reference_cache.empty()) directories.emplace_back(options_.reference_cache);
+    for (const run::Subject& subject : subjects_)
+      if (subject.run && !is_read_only(*subject.run) && subject.original->fingerprint() == fingerprint)
+        directories.push_back(subject.run->evaluations());
+    return directories;
+  }
+
+  /// Of quantized weights, while the evaluation is under way.
+  std::vector<std::filesystem::path> own_directories(const run::Subject& subject) const {
+    if (subject.run && !is_read_only(*subject.run)) return {subject.run->evaluations()};
+    if (options_.reference_cache.empty()) return {};
+    return {options_.reference_cache};
+  }
+
+  struct Measured {
+    WindowRows rows;
+    double seconds = 0;
+  };
+
+  Measured likelihoods(const run::Subject& subject, const model::WeightSource& source, const PreparedText& prepared,
+                       KeptWindows& kept) const {
+    const Clock::time_point start = Clock::now();
+    const double before = kept.seconds();
+    const auto seconds = [&] { return before + std::chrono::duration<double>(Clock::now() - start).count(); };
+    PassProgress progress{{share(world_, kept)}, options_.batch, [&](const std::vector<WindowRows>& rows) {
+                            kept.keep(rows.front(), seconds());
+                          }};
+    WindowRows rows = likelihood_pass(source, context_, world_, prepared.windows, dtype(subject), std::move(progress));
+    return {std::move(rows), seconds()};
+  }
+
+  Result describe(const run::Subject& subject, bool quantized, const PreparedText& prepared, double seconds) const {
+    const model::WeightSource& source = quantized ? *subject.quantized : *subject.original;
+    Result result;
+    result.model = source.path();
+    result.method = quantized ? subject.method : "unquantized";
+    result.label = quantized ? subject.label : "unquantized";
+    if (quantized) {
+      result.bits_true = subject.bits_true;
+      result.bits_nominal = subject.bits_nominal;
+    }
+    result.task = std::filesystem::path(prepared.text.path).filename().string();
+    result.n = prepared.windows.count * (prepared.windows.context - 1);
+    result.protocol = {{"text", prepared.text.path},
+                       {"text_sha256", prepared.text.sha256},
+                       {"join", model::join_name(prepared.text.join)},
+                       {"context", prepared.windows.context},
+                       {"windows", prepared.windows.count},
+                       {"bos", prepared.bos},
+                       {"dtype", model::product_dtype_name(dtype(subject))}};
+    result.seconds = seconds;
+    return result;
+  }
+
+  /// From rows that hold sums of negative log-likelihood at `place`.
+  static Result perplexity(Result result, const WindowRows& rows, std::size_t place, std::int64_t predictions) {
+    result.metric = kPerplexity;
+    result.value = std::exp(mean_of(rows, place, predictions));
+    // Of the exponential, to first order.
+    if (const auto error = standard_error(window_means(rows, place, predictions)))
+      result.standard_error = result.value * *error;
+    return result;
+  }
+
+  /// Of the unquantized model, computed once.
+  const Result& reference(const run::Subject& subject, const PreparedText& prepared) {
+    const std::string fingerprint = subject.original->fingerprint(), key = key_of(subject, fingerprint, prepared);
+    if (const auto found = references_.find(key); found != references_.end()) return found->second;
+    auto kept = open_kept(reference_directories(fingerprint), key, prepared, 1);
+    const Measured measured = likelihoods(subject, *subject.original, prepared, kept);
+    return references_
+        .emplace(key, perplexity(describe(subject, false, prepared, measured.seconds), measured.rows, 0,
+                                 prepared.windows.context - 1))
+        .first->second;
+  }
+
+  void alone(const run::Subject& subject, const PreparedText& prepared) {
+    Evaluation evaluation;
+    if (subject.original != nullptr) evaluation.reference = {reference(subject, prepared)};
+    if (subject.quantized == nullptr) {
+      std::swap(evaluation.results, evaluation.reference);
+    } else {
+      own_.push_back(open_kept(own_directories(subject), key_of(subject, subject.content, prepared), prepared, 1));
+      const Measured measured = likelihoods(subject, *subject.quantized, prepared, own_.back());
+      evaluation.results = {perplexity(describe(subject, true, prepared, measured.seconds), measured.rows, 0,
+                                       prepared.windows.context - 1)};
+    }
+    tell(subject, std::move(evaluation));
+  }
+
+  void beside_reference(const std::vector<const run::Subject*>& group, const PreparedText& prepared) {
+    const model::WeightSource& original = *group.front()->original;
+    const std::string fingerprint = original.fingerprint();
+    const std::int64_t predictions = prepared.windows.context - 1;
+    std::vector<const model::WeightSource*> models;
+    std::vector<KeptWindows> kept;
+    PassProgress progress;
+    progress.batch = options_.batch;
+    double before = 0;
+    for (const run::Subject* subject : group) {
+      models.push_back(subject->quantized.get());
+      kept.push_back(open_kept(own_directories(*subject),
+                               key_of(*subject, subject->content + " beside " + fingerprint, prepared), prepared,
+                               kRowDivergences + predictions));
+      progress.rows.push_back(share(world_, kept.back()));
+      before = std::max(before, kept.back().seconds());
+    }
+    const Clock::time_point start = Clock::now();
+    const auto seconds = [&] { return before + std::chrono::duration<double>(Clock::now() - start).count(); };
+    progress.keep = [&](const std::vector<WindowRows>& rows) {
+      for (std::size_t i = 0; i < kept.size(); ++i) kept[i].keep(rows[i], seconds());
+    };
+    const std::vector<WindowRows> rows = comparison_pass(original, models, context_, world_, prepared.windows,
+                                                         dtype(*group.front()), std::move(progress));
+    // The same for all of them; others find it where a perplexity alone is asked for.
+    WindowRows of_reference;
+    for (const auto& row : rows.front()) of_reference.push_back(std::vector<double>{(*row)[kRowReferenceNll]});
+    const std::string key = key_of(*group.front(), fingerprint, prepared);
+    open_kept(reference_directories(fingerprint), key, prepared, 1).keep(of_reference, seconds());
+    references_.insert_or_assign(
+        key, perplexity(describe(*group.front(), false, prepared, seconds()), of_reference, 0, predictions));
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      const Result common = describe(*group[i], true, prepared, seconds());
+      Evaluation evaluation{{perplexity(common, rows[i], kRowNll, predictions)}, {references_.at(key)}};
+      for (Result& result : divergences(common, rows[i], predictions)) evaluation.results.push_back(std::move(result));
+      tell(*group[i], std::move(evaluation));
+    }
+    std::move(kept.begin(), kept.end(), std::back_inserter(own_));
+  }
+
+  static std::vector<Result> divergences(const Result& common, const WindowRows& rows, std::int64_t predictions) {
+    std::vector<double> all, means;
+    for (const auto& row : rows) {
+      const auto begin = row->begin() + kRowDivergences;
+      means.push_back(std::accumulate(begin, row->end(), 0.0) / static_cast<double>(predictions));
+      all.insert(all.end(), begin, row->end());
+    }
+    Result mean = common, tail = common, same = common;
+    mean.metric = kDivergence;
+    mean.value = std::accumulate(means.begin(), means.end(), 0.0) / static_cast<double>(means.size());
+    mean.standard_error = standard_error(means);
+    mean.reference = 0;
+    tail.metric = kDivergenceTail;
+    // The smallest that is not below 99 % of them.
+    const auto place = static_cast<std::ptrdiff_t>(std::ceil(0.99 * static_cast<double>(all.size()))) - 1;
+    std::nth_element(all.begin(), all.begin() + place, all.end());
+    tail.value = all[static_cast<std::size_t>(place)];
+    tail.reference = 0;
+    same.metric = kSameChoice;
+    same.value = mean_of(rows, kRowSameChoices, predictions);
+    same.standard_error = standard_error(window_means(rows, kRowSameChoices, predictions));
+    same.reference = 1;
+    return {std::move(mean), std::move(tail), std::move(same)};
+  }
+
+  void tell(const run::Subject& subject, Evaluation evaluation) const {
+    if (!evaluation.reference.empty())
+      for (Result& result : evaluation.results)
+        if (result.metric == kPerplexity) result.reference = evaluation.reference.front().value;
+    comm::on_root(world_, [&] { tell_(subject, evaluation); });
+  }
+
+  const comm::Communicator& world_;
+  backend::Context& context_;
+  const std::vector<run::Subject>& subjects_;
+  const TextOptions& options_;
+  const std::string& path_;
+  const TellResults& tell_;
+  std::map<std::string, Result> references_;  // by window_key()
+  std::vector<KeptWindows> own_;              // of quantized weights
+};
+
+}  // namespace
+
+void evaluate_texts(const comm::Communicator& world, backend::Context& context,
+                    const std::vector<run::Subject>& subjects, const TextOptions& options, const TellResults& tell) {
+  std::vector<std::unique_ptr<TextMeasurement>> texts;
+  for (const std::string& path : options.texts) {
+    texts.push_back(std::make_unique<TextMeasurement>(world, context, subjects, options, path, tell));
+    texts.back()->run();
+  }
+  for (const auto& text : texts) text->forget_own();
+}
+
+}  // namespace voronoi::validation
