@@ -54,10 +54,11 @@ bool stopped_within(const std::function<void()>& work) {
 
 /// That every evaluation text can be read and gives a window: before hours of work, not behind them.
 void check_texts(const CompareOptions& o, const model::Tokenizer& tokenizer) {
-  for (const std::string& path : o.texts) {
-    const model::Join join = o.join == "auto" ? model::default_join(path) : *model::join_from_name(o.join);
+  const validation::TextOptions& text = o.eval.text;
+  for (const std::string& path : text.texts) {
+    const model::Join join = text.join == "auto" ? model::default_join(path) : *model::join_from_name(text.join);
     model::leading_windows(model::tokenize(tokenizer, model::load_text(path, join), model::BosRule::automatic),
-                           o.context, 1, path);
+                           text.context, 1, path);
   }
 }
 
@@ -70,7 +71,7 @@ class CompareJob {
 
   core::ExitCode run() {
     bool stopped = quantize();
-    if (!stopped && !o_.texts.empty()) stopped = evaluate();
+    if (!stopped && !o_.eval.text.texts.empty()) stopped = evaluate();
     if (!stopped) comm::on_root(world_, [&] { write_table(); });
     run::end_start(world_, job_, stopped);
     if (!stopped) return failed_ ? core::ExitCode::partial : core::ExitCode::ok;
@@ -107,6 +108,7 @@ class CompareJob {
 
     stages::Work work(world_, *context, o_.shared, inputs, job_, pointers);
     stages::run_stages(work);
+    if (world_.rank() == 0) quantized_ = work.heartbeat("quantize", "");
     bool stopped = work.stopped;
     for (std::size_t i = 0; i < runs.size() && !stopped; ++i) {
       run::Settings rest = members_[i];
@@ -128,13 +130,11 @@ class CompareJob {
   bool evaluate() {
     if (world_.rank() == 0) {
       core::show_progress("evaluating", true);
-      run::Heartbeat now;
-      now.start = job_.state.start;
-      now.stage = "evaluate";
-      now.ranks = world_.size();
-      job_.heartbeat->update(std::move(now));
+      quantized_.stage = "evaluate";
+      quantized_.doing = "";
+      job_.heartbeat->update(quantized_);
     }
-    return stopped_within([&] { eval_main(world_, eval_arguments(o_, members_)); });
+    return stopped_within([&] { eval_main(world_, eval_arguments(o_.shared.given, members_)); });
   }
 
   void write_table() const {
@@ -154,7 +154,8 @@ class CompareJob {
   std::vector<run::Settings> members_;
   std::vector<store::RunPaths> paths_;  // of the members
   run::Run job_;
-  bool failed_ = false;  // something of a member
+  run::Heartbeat quantized_;  // behind the quantization; rank 0
+  bool failed_ = false;       // something of a member
 };
 
 }  // namespace

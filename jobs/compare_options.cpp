@@ -14,16 +14,19 @@
 #include "quant/parameters.h"
 #include "run/run_state.h"
 #include "stages/stage.h"
+#include "store/run_directory.h"
 
 namespace voronoi::jobs {
 namespace {
 
-const std::set<std::string, std::less<>> kOfEachRun{"run", "method", "bits"};
-/// Of quantize, with a meaning for a single run only.
-const std::set<std::string, std::less<>> kOfOneRun{"run", "method", "bits",          "calibration",
-                                                   "set", "stages", "export-profile"};
-/// Of the job as a whole: a run that goes on by itself makes Hessians of its own.
-const std::set<std::string, std::less<>> kOfTheJob{"hessians-from", "keep-hessians"};
+using Names = std::set<std::string, std::less<>>;
+
+/// Of quantize, with a meaning for a single run only; and of the job as a whole: a run that goes on by itself makes
+/// Hessians of its own.
+const Names kOfOneRun{"run", "method", "bits", "calibration", "set", "stages", "export-profile"};
+const Names kOfTheJob{"hessians-from", "keep-hessians"};
+/// Of eval, which quantize has too, or which have no meaning for runs.
+const Names kNotOfEval{"model", "tokenizer", "device", "dtype", "threads", "json", "reference"};
 
 std::vector<std::string> split(const std::string& list) {
   std::vector<std::string> words;
@@ -49,6 +52,14 @@ struct MemberSpec {
   std::string file;  ///< the config file of --member
 };
 
+bool is_of_the_job(const std::string& name) {
+  const store::RunPaths job{"."};
+  for (const std::filesystem::path& path : {job.staging(), job.layers(), job.hessians(), job.tuning(), job.quarantine(),
+                                            job.evaluations(), job.exported(), job.report(), job.logs()})
+    if (path.filename() == name) return true;
+  return false;
+}
+
 std::vector<MemberSpec> member_specs(const CompareOptions& o, std::vector<std::string>& problems) {
   std::vector<MemberSpec> specs;
   if (!o.methods.empty() && !o.bits.empty())
@@ -65,17 +76,20 @@ std::vector<MemberSpec> member_specs(const CompareOptions& o, std::vector<std::s
   else if (specs.empty())
     problems.emplace_back("--methods: is missing; give --methods and --bits, or --member");
   std::set<std::string> names;
-  for (const MemberSpec& spec : specs)
+  for (const MemberSpec& spec : specs) {
     if (!names.insert(spec.name).second) problems.push_back(spec.name + ": is compared with itself; name it once");
+    if (is_of_the_job(spec.name))
+      problems.push_back(spec.name + ": is a directory of the comparison itself; give the config file another name");
+  }
   return specs;
 }
 
 /// Of a config file, what would make its run another calibration's.
 std::vector<std::string> strange_options(const MemberSpec& spec, const std::vector<run::GivenOption>& given,
-                                         const std::set<std::string>& shared, run::Settings& settings) {
+                                         const Names& shared, run::Settings& settings) {
   std::vector<std::string> problems;
   if (spec.file.empty()) return problems;
-  std::set<std::string> own{"method", "bits", "run", "stages"};
+  Names own{"method", "bits", "run", "stages"};
   for (const core::OptionSpec& option : quant::parameter_options(settings.parameters)) own.insert(option.name);
   for (const run::GivenOption& option : given)
     if (!own.contains(option.name) && !shared.contains(option.name))
@@ -83,16 +97,15 @@ std::vector<std::string> strange_options(const MemberSpec& spec, const std::vect
   return problems;
 }
 
-/// "--name=value" of what all runs share.
-std::vector<std::string> shared_arguments(const CommandSpec& quantize, const std::vector<run::GivenOption>& given,
-                                          std::set<std::string>& names) {
+/// "--name=value" of those that a command knows, `but` some.
+std::vector<std::string> arguments_of(const CommandSpec& command, const std::vector<run::GivenOption>& given,
+                                      const Names& but) {
   std::vector<std::string> arguments;
   for (const run::GivenOption& option : given) {
-    const auto spec = std::find_if(quantize.options.begin(), quantize.options.end(),
+    const auto spec = std::find_if(command.options.begin(), command.options.end(),
                                    [&](const core::OptionSpec& known) { return known.name == option.name; });
-    if (spec == quantize.options.end() || kOfOneRun.contains(option.name) || kOfTheJob.contains(option.name)) continue;
-    arguments.push_back("--" + option.name + (spec->argument.empty() ? "" : "=" + option.value));
-    names.insert(option.name);
+    if (spec != command.options.end() && !but.contains(option.name))
+      arguments.push_back("--" + option.name + (spec->argument.empty() ? "" : "=" + option.value));
   }
   return arguments;
 }
@@ -116,17 +129,9 @@ CommandSpec compare_command(CompareOptions& o) {
                                       "one more run, called by the file's name: a config file with its method and "
                                       "settings",
                                       o.members)),
-      core::as_path(core::list_option("text", "FILE", "evaluation text; without one nothing is evaluated", o.texts)),
-      core::choice_option("join", "how an evaluation text becomes one; auto: jsonl by name, else raw", o.join,
-                          {"auto", "raw", "wikitext", "jsonl"}),
-      core::integer_option("context", "tokens a window of evaluation", o.context, 2, 1 << 24),
-      core::integer_option("windows", "at most so many windows from the start; 0 for all", o.windows, 0,
-                           std::int64_t{1} << 40),
-      core::integer_option("batch-windows", "windows a rank takes through the blocks at a time; 0: as fit 512 MiB",
-                           o.batch, 0, 1 << 20),
-      core::choice_option("bos", "BOS before an evaluation text; auto: the tokenizer's own rule", o.bos,
-                          {"auto", "always", "never"}),
   };
+  for (core::OptionSpec& option : eval_command(o.eval).options)
+    if (!kNotOfEval.contains(option.name)) command.options.push_back(std::move(option));
   for (core::OptionSpec& option : quantize_command(o.shared).options)
     if (!kOfOneRun.contains(option.name)) command.options.push_back(std::move(option));
   command.examples =
@@ -144,8 +149,10 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
                                            std::vector<std::string>& problems) {
   const std::vector<MemberSpec> specs = member_specs(o, problems);
   run::Settings scratch;
-  std::set<std::string> shared;
-  const std::vector<std::string> of_all = shared_arguments(quantize_command(scratch), given, shared);
+  Names not_shared = kOfOneRun, shared;
+  not_shared.insert(kOfTheJob.begin(), kOfTheJob.end());
+  const std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
+  for (const run::GivenOption& option : given) shared.insert(option.name);
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
   const auto add = [&](const std::string& name, const std::string& problem) {
     const auto known =
@@ -181,19 +188,11 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
   return members;
 }
 
-std::vector<std::string> eval_arguments(const CompareOptions& o, const std::vector<run::Settings>& members) {
-  std::vector<std::string> arguments;
+std::vector<std::string> eval_arguments(const std::vector<run::GivenOption>& given,
+                                        const std::vector<run::Settings>& members) {
+  EvalOptions scratch;
+  std::vector<std::string> arguments = arguments_of(eval_command(scratch), given, {"model"});
   for (const run::Settings& member : members) arguments.push_back("--model=" + member.run);
-  for (const std::string& text : o.texts) arguments.push_back("--text=" + text);
-  arguments.push_back("--join=" + o.join);
-  arguments.push_back("--bos=" + o.bos);
-  arguments.push_back(fmt::format("--context={}", o.context));
-  arguments.push_back(fmt::format("--windows={}", o.windows));
-  arguments.push_back(fmt::format("--batch-windows={}", o.batch));
-  arguments.push_back("--device=" + o.shared.device);
-  arguments.push_back("--dtype=" + o.shared.dtype);
-  arguments.push_back(fmt::format("--threads={}", o.shared.threads));
-  if (!o.shared.tokenizer.empty()) arguments.push_back("--tokenizer=" + o.shared.tokenizer);
   return arguments;
 }
 

@@ -1,11 +1,11 @@
 // Options of `voronoi compare`, and the runs that they stand for.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "jobs/command_line.h"
+#include "jobs/eval_options.h"
 #include "run/settings.h"
 
 namespace voronoi::jobs {
@@ -14,10 +14,7 @@ struct CompareOptions {
   run::Settings shared;  ///< of all runs, and of the job: `run` is the directory of --out
   std::string methods, bits;
   std::vector<std::string> members;  ///< config files
-  // Of eval; --model, --tokenizer, --device, --dtype and --threads are shared.
-  std::vector<std::string> texts;
-  std::string join = "auto", bos = "auto";
-  std::int64_t context = 2048, windows = 0, batch = 0;
+  EvalOptions eval;                  ///< but what is shared
 };
 
 CommandSpec compare_command(CompareOptions& options);
@@ -28,7 +25,8 @@ CommandSpec compare_command(CompareOptions& options);
 std::vector<run::Settings> member_settings(const CompareOptions& options, const std::vector<run::GivenOption>& given,
                                            std::vector<std::string>& problems);
 
-/// Arguments of `eval` for these runs.
-std::vector<std::string> eval_arguments(const CompareOptions& options, const std::vector<run::Settings>& members);
+/// Arguments of `eval` for these runs. `given`: as above.
+std::vector<std::string> eval_arguments(const std::vector<run::GivenOption>& given,
+                                        const std::vector<run::Settings>& members);
 
 }  // namespace voronoi::jobs

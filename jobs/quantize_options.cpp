@@ -63,7 +63,7 @@ CommandSpec quantize_command(run::Settings& o) {
   command.options = {
       core::as_path(core::text_option("model", "PATH", "Hugging Face directory (safetensors) or GGUF file", o.model)),
       core::text_option("run", "DIR", "run directory: created, or resumed when it is there", o.run),
-      core::as_path(core::list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl)",
+      core::as_path(core::list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl), or packed (.gz, .zst)",
                                       o.calibration_texts)),
       core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
                            o.calibration_sequences, 1, 1 << 24),

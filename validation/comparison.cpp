@@ -1,45 +1,52 @@
 #include "validation/comparison.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <numeric>
-#include <optional>
+#include <tuple>
+#include <utility>
 
+#include "core/json.h"
 #include "core/log.h"
+#include "core/printable.h"
 #include "run/run_model.h"
 #include "run/run_state.h"
 #include "validation/evaluation.h"
+#include "validation/result.h"
 
 namespace voronoi::validation {
 namespace {
 
-/// Text and protocol, in the order in which they are shown.
-struct Protocol {
-  std::string text, sha256, protocol;
-  auto operator<=>(const Protocol&) const = default;
+/// What was measured, in the order in which it is shown.
+struct Figure {
+  bool is_other = false;  ///< than a perplexity
+  std::string task, metric;
+  core::Json protocol;
+  auto key() const { return std::tuple(is_other, task, metric, protocol.dump()); }
+  bool operator<(const Figure& other) const { return key() < other.key(); }
+  std::string name(bool exact) const { return is_other || exact ? metric + " " + task : task; }
 };
 
-using Perplexities = std::map<Protocol, double>;
+using Figures = std::map<Figure, double>;
 
 struct Row {
   std::string name, method;
   double bits_nominal = 0, bits_true = 0, relative_error = 0, seconds = 0;
   std::int64_t peak_memory_bytes = 0;
   std::size_t n_failures = 0;
-  Perplexities perplexities;
+  Figures figures;
 };
 
-Protocol protocol_of(const Evaluation& e) {
-  return {std::filesystem::path(e.text).filename().string(), e.text_sha256, protocol_text(e)};
+void take(const std::vector<Result>& results, Figures& figures) {
+  for (const Result& result : results)
+    figures[{result.metric != kPerplexity, result.task, result.metric, result.protocol}] = result.value;
 }
 
-/// `reference`: those of the unquantized model are put there.
-Row row_of(const store::RunPaths& run, Perplexities& reference) {
+/// `reference`: figures of the unquantized model are put there.
+Row row_of(const store::RunPaths& run, Figures& reference) {
   const run::RunState state = run::read_state(run);
   Row row;
   row.name = run.root.filename().string();
@@ -51,9 +58,9 @@ Row row_of(const store::RunPaths& run, Perplexities& reference) {
   for (const auto& [stage, seconds] : state.stage_seconds) row.seconds += seconds;
   row.peak_memory_bytes = state.peak_memory_bytes;
   row.n_failures = run::failures(state).size();
-  for (const StoredEvaluation& stored : stored_evaluations(run)) {
-    row.perplexities[protocol_of(stored.quantized)] = stored.quantized.perplexity;
-    if (stored.reference) reference[protocol_of(*stored.reference)] = stored.reference->perplexity;
+  for (const Evaluation& stored : stored_evaluations(run)) {
+    take(stored.results, row.figures);
+    take(stored.reference, reference);
   }
   return row;
 }
@@ -67,26 +74,26 @@ struct Table {
 };
 constexpr std::size_t kWords = 2;
 
-std::string perplexity_cell(const Perplexities& perplexities, const Protocol& protocol, bool exact) {
-  const auto found = perplexities.find(protocol);
-  if (found == perplexities.end()) return exact ? "" : "-";
+std::string figure_cell(const Figures& figures, const Figure& figure, bool exact) {
+  const auto found = figures.find(figure);
+  if (found == figures.end()) return exact ? "" : "-";
   return exact ? fmt::format("{}", found->second) : fmt::format("{:.4f}", found->second);
 }
 
 /// exact: all digits and plain units, for programs.
-Table table_of(const std::vector<Row>& rows, const Perplexities& reference, const std::vector<Protocol>& protocols,
+Table table_of(const std::vector<Row>& rows, const Figures& reference, const std::vector<Figure>& measured,
                bool exact) {
   Table table;
   table.header =
       exact ? Cells{"run", "method", "bits_nominal", "bits_true"} : Cells{"run", "method", "nominal bits", "true bits"};
-  for (const Protocol& protocol : protocols) table.header.push_back((exact ? "perplexity " : "") + protocol.text);
+  for (const Figure& figure : measured) table.header.push_back(figure.name(exact));
   for (const char* name : {"relative error", "seconds", "peak memory", "failures"}) table.header.emplace_back(name);
   if (exact)
     for (std::string& name : table.header) std::replace(name.begin(), name.end(), ' ', '_');
   const std::size_t n_figures = 4;
   if (!reference.empty()) {
     Cells cells{"unquantized", "unquantized", exact ? "" : "-", exact ? "" : "-"};
-    for (const Protocol& protocol : protocols) cells.push_back(perplexity_cell(reference, protocol, exact));
+    for (const Figure& figure : measured) cells.push_back(figure_cell(reference, figure, exact));
     cells.resize(cells.size() + n_figures, exact ? "" : "-");
     table.rows.push_back(std::move(cells));
   }
@@ -95,7 +102,7 @@ Table table_of(const std::vector<Row>& rows, const Perplexities& reference, cons
       return exact ? fmt::format("{}", value) : fmt::format("{:.{}f}", value, digits);
     };
     Cells cells{row.name, row.method, number(row.bits_nominal, 2), number(row.bits_true, 3)};
-    for (const Protocol& protocol : protocols) cells.push_back(perplexity_cell(row.perplexities, protocol, exact));
+    for (const Figure& figure : measured) cells.push_back(figure_cell(row.figures, figure, exact));
     cells.push_back(number(row.relative_error, 5));
     cells.push_back(number(row.seconds, 1));
     cells.push_back(exact ? fmt::format("{}", row.peak_memory_bytes)
@@ -168,28 +175,28 @@ std::string csv_of(const Table& table) {
 }  // namespace
 
 Comparison make_comparison(const std::vector<store::RunPaths>& runs) {
-  Perplexities reference;
+  Figures reference;
   std::vector<Row> rows;
   for (const store::RunPaths& run : runs) rows.push_back(row_of(run, reference));
   std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.bits_true < b.bits_true; });
-  Perplexities all = reference;
-  for (const Row& row : rows) all.insert(row.perplexities.begin(), row.perplexities.end());
-  std::vector<Protocol> protocols;
-  for (const auto& [protocol, perplexity] : all) protocols.push_back(protocol);
+  Figures all = reference;
+  for (const Row& row : rows) all.insert(row.figures.begin(), row.figures.end());
+  std::vector<Figure> measured;
+  for (const auto& [figure, value] : all) measured.push_back(figure);
 
-  const Table shown = table_of(rows, reference, protocols, false);
+  const Table shown = table_of(rows, reference, measured, false);
   Comparison comparison;
   comparison.text = text_of(shown);
   comparison.markdown = markdown_of(shown) + "\n";
-  for (const Protocol& protocol : protocols)
-    comparison.markdown += fmt::format("- perplexity on {} (SHA-256 {}...): {}\n", protocol.text,
-                                       protocol.sha256.substr(0, 16), protocol.protocol);
+  for (const Figure& figure : measured)
+    comparison.markdown +=
+        fmt::format("- {} of {}: {}\n", figure.metric, core::printable(figure.task), protocol_text(figure.protocol));
   comparison.markdown +=
       "- true bits count all that is stored of the quantized linears; the relative error is the mean over them of "
       "tr((W-Q) H (W-Q)^T) / tr(W H W^T)\n"
       "- seconds are a run's share of the wall time of all ranks by the time that its layers took, without the "
       "calibration that all share; peak memory is that of the largest rank of the job\n";
-  comparison.csv = csv_of(table_of(rows, reference, protocols, true));
+  comparison.csv = csv_of(table_of(rows, reference, measured, true));
   return comparison;
 }
 

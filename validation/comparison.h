@@ -11,11 +11,11 @@ namespace voronoi::validation {
 struct Comparison {
   std::string text;      ///< columns of one width, for terminals
   std::string markdown;  ///< the same with the protocols below
-  std::string csv;       ///< RFC 4180, all digits; a column a perplexity
+  std::string csv;       ///< RFC 4180, all digits; a column a figure
 };
 
-/// Rows by true bits; perplexities of every text and protocol that one of the runs was evaluated on, above them those
-/// of the unquantized model. Throws FormatError / StoreError.
+/// Rows by true bits; a column for every figure and protocol that one of the runs was evaluated by, perplexities first;
+/// above them the unquantized model's. Throws FormatError / StoreError.
 Comparison make_comparison(const std::vector<store::RunPaths>& runs);
 
 }  // namespace voronoi::validation
