@@ -17,7 +17,6 @@
 #include "jobs/commands.h"
 #include "jobs/compare_options.h"
 #include "jobs/quantize_options.h"
-#include "model/corpus.h"
 #include "run/resume.h"
 #include "run/run.h"
 #include "stages/inputs.h"
@@ -25,6 +24,7 @@
 #include "stages/work.h"
 #include "validation/comparison.h"
 #include "validation/run_report.h"
+#include "validation/text_evaluation.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -49,16 +49,6 @@ bool stopped_within(const std::function<void()>& work) {
     } catch (...) {
     }
     throw;
-  }
-}
-
-/// That every evaluation text can be read and gives a window: before hours of work, not behind them.
-void check_texts(const CompareOptions& o, const model::Tokenizer& tokenizer) {
-  const validation::TextOptions& text = o.eval.text;
-  for (const std::string& path : text.texts) {
-    const model::Join join = text.join == "auto" ? model::default_join(path) : *model::join_from_name(text.join);
-    model::leading_windows(model::tokenize(tokenizer, model::load_text(path, join), model::BosRule::automatic),
-                           text.context, 1, path);
   }
 }
 
@@ -91,7 +81,7 @@ class CompareJob {
       std::vector<run::Settings*> settings;
       for (run::Settings& member : members_) settings.push_back(&member);
       inputs = stages::open_inputs(settings, *context);
-      check_texts(o_, *inputs.tokenizer);
+      validation::check_texts(o_.eval.text, *inputs.tokenizer);
     });
     job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}));
     std::vector<run::Run> runs;

@@ -23,7 +23,17 @@ using Names = std::set<std::string, std::less<>>;
 
 /// Of quantize, with a meaning for a single run only; and of the job as a whole: a run that goes on by itself makes
 /// Hessians of its own.
-const Names kOfOneRun{"run", "method", "bits", "calibration", "set", "stages", "export-profile"};
+const Names kOfOneRun{"run",
+                      "method",
+                      "bits",
+                      "calibration",
+                      "set",
+                      "stages",
+                      "export-profile",
+                      "validate-text",
+                      "validate-join",
+                      "validate-context",
+                      "validate-windows"};
 const Names kOfTheJob{"hessians-from", "keep-hessians"};
 /// Of eval, which quantize has too, or which have no meaning for runs.
 const Names kNotOfEval{"model", "tokenizer", "device", "dtype", "threads", "json", "reference"};

@@ -88,12 +88,16 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
   });
 
   std::string unkept;
-  validation::evaluate_texts(world, *context, subjects, options.text,
-                             [&](const run::Subject& subject, const validation::Evaluation& evaluation) {
-                               print(evaluation, options.json);
-                               if (subject.run) keep(*subject.run, evaluation, unkept);
-                               core::flush_output();  // each figure as it comes, also into a file
-                             });
+  try {
+    validation::evaluate_texts(world, *context, subjects, options.text,
+                               [&](const run::Subject& subject, const validation::Evaluation& evaluation) {
+                                 print(evaluation, options.json);
+                                 if (subject.run) keep(*subject.run, evaluation, unkept);
+                                 core::flush_output();  // each figure as it comes, also into a file
+                               });
+  } catch (const core::StopRequested&) {  // on every rank
+    comm::on_root(world, [] { throw core::StopRequested(); });
+  }
   comm::on_root(world, [&] {
     if (!unkept.empty()) throw core::StoreError(unkept + "; the figures above were not kept in the run");
   });

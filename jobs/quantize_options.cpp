@@ -94,10 +94,21 @@ CommandSpec quantize_command(run::Settings& o) {
                           "largest step of a centroid, as a share of its codebook's root mean square; 0: by the "
                           "model's width and the bits",
                           o.tune_learning_rate, 0, 1),
-      core::text_option("stages", "LIST",
-                        "stages to run, separated by commas: " + stages::stage_names() +
-                            " [all; export where VPTQ's format can hold the layers]",
-                        o.stages),
+      core::as_path(core::list_option("validate-text", "FILE",
+                                      "text on which the stored layers are held against the unquantized model in the "
+                                      "end: perplexity and KL divergence",
+                                      o.validate_texts)),
+      core::choice_option("validate-join", "how such a file becomes one text; auto: jsonl by name, else raw",
+                          o.validate_join, {"auto", "raw", "wikitext", "jsonl"}),
+      core::integer_option("validate-context", "tokens a window of it", o.validate_context, 2, 1 << 24),
+      core::integer_option("validate-windows", "at most so many windows from the start; 0 for all", o.validate_windows,
+                           0, std::int64_t{1} << 40),
+      core::text_option(
+          "stages", "LIST",
+          "stages to run, separated by commas: " + stages::stage_names() +
+              " [all that apply: tune with --tune-phases, export where VPTQ's format can hold the layers, "
+              "validate with --validate-text]",
+          o.stages),
       export_profile_option(o.export_profile),
       core::as_path(core::text_option("tokenizer", "PATH",
                                       "tokenizer file or directory, when it is not beside the model", o.tokenizer)),

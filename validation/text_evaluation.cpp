@@ -165,9 +165,11 @@ class TextMeasurement {
     const Clock::time_point start = Clock::now();
     const double before = kept.seconds();
     const auto seconds = [&] { return before + std::chrono::duration<double>(Clock::now() - start).count(); };
-    PassProgress progress{{share(world_, kept)}, options_.batch, [&](const std::vector<WindowRows>& rows) {
-                            kept.keep(rows.front(), seconds());
-                          }};
+    PassProgress progress;
+    progress.rows = {share(world_, kept)};
+    progress.batch = options_.batch;
+    progress.keep = [&](const std::vector<WindowRows>& rows) { kept.keep(rows.front(), seconds()); };
+    progress.doing = options_.doing;
     WindowRows rows = likelihood_pass(source, context_, world_, prepared.windows, dtype(subject), std::move(progress));
     return {std::move(rows), seconds()};
   }
@@ -239,6 +241,7 @@ class TextMeasurement {
     std::vector<KeptWindows> kept;
     PassProgress progress;
     progress.batch = options_.batch;
+    progress.doing = options_.doing;
     double before = 0;
     for (const run::Subject* subject : group) {
       models.push_back(subject->quantized.get());
@@ -314,6 +317,14 @@ class TextMeasurement {
 };
 
 }  // namespace
+
+void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer) {
+  for (const std::string& path : options.texts) {
+    const model::Join join = options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
+    model::leading_windows(model::tokenize(tokenizer, model::load_text(path, join), model::BosRule::automatic),
+                           options.context, 1, path);
+  }
+}
 
 void evaluate_texts(const comm::Communicator& world, backend::Context& context,
                     const std::vector<run::Subject>& subjects, const TextOptions& options, const TellResults& tell) {

@@ -8,6 +8,7 @@
 
 #include "backend/device.h"
 #include "comm/mpi.h"
+#include "model/tokenizer.h"
 #include "run/subject.h"
 #include "validation/evaluation.h"
 
@@ -25,7 +26,12 @@ struct TextOptions {
   bool divergence = false;      ///< KL, its 99th percentile and top-1 agreement besides, where there is a reference
   std::int64_t batch = 0;       ///< windows a rank takes at a time; 0: as many as fit
   std::string reference_cache;  ///< directory for windows of unquantized models; empty: runs keep their original's
+  std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
+
+/// That every text can be read and gives a window: before hours of work rather than behind them. Throws as
+/// model::load_text and leading_windows do.
+void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer);
 
 /// Called on rank 0 with each subject's figures of each text, as they come: `reference` is empty for an unquantized
 /// model, and for a checkpoint without one.

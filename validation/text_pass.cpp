@@ -11,7 +11,6 @@
 #include <span>
 #include <utility>
 
-#include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/stop.h"
@@ -32,18 +31,18 @@ class Display {
   Display(std::int64_t n_windows, std::int64_t context, std::int64_t n_layers, int n_ranks)
       : n_windows_(n_windows), context_(context), n_layers_(n_layers), n_ranks_(n_ranks) {}
 
-  /// `done` windows are over, `count` more have left `layers` blocks of all models.
-  void operator()(std::int64_t done, std::int64_t count, std::int64_t layers) const {
+  /// `done` windows are over, `count` more have left `layers` blocks of all models. Returns what it showed of them.
+  std::string operator()(std::int64_t done, std::int64_t count, std::int64_t layers) const {
     const double share =
         (static_cast<double>(done) + static_cast<double>(count * layers) / static_cast<double>(n_layers_)) /
         static_cast<double>(n_windows_);
     const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
-    core::show_progress(
-        fmt::format("evaluating: windows {}-{} of {} on rank 0, block {}/{}, {:.0f} tokens/s, about {} left", done + 1,
-                    done + count, n_windows_, layers, n_layers_,
-                    share * static_cast<double>(n_windows_ * context_ * n_ranks_) / elapsed,
-                    core::format_duration(elapsed * (1 - share) / share)),
-        done + count == n_windows_ && layers == n_layers_);
+    const std::string text = fmt::format("windows {}-{} of {} on rank 0, block {}/{}, {:.0f} tokens/s, about {} left",
+                                         done + 1, done + count, n_windows_, layers, n_layers_,
+                                         share * static_cast<double>(n_windows_ * context_ * n_ranks_) / elapsed,
+                                         core::format_duration(elapsed * (1 - share) / share));
+    core::show_progress("evaluating: " + text, done + count == n_windows_ && layers == n_layers_);
+    return text;
   }
 
  private:
@@ -121,7 +120,9 @@ std::vector<WindowRows> run_pass(const PassShape& shape, const comm::Communicato
     std::vector<double> done;
     if (count > 0) {
       const BatchRows rows = batch(ids, count, [&](std::int64_t layers) {
-        if (rank == 0) display(begin - first, count, layers);
+        if (rank != 0) return;
+        const std::string text = display(begin - first, count, layers);
+        if (progress.doing) progress.doing(text);
       });
       for (std::size_t model = 0; model < rows.size(); ++model)
         for (std::int64_t w = 0; w < count; ++w)
@@ -131,8 +132,7 @@ std::vector<WindowRows> run_pass(const PassShape& shape, const comm::Communicato
     exchange(communicator, done, shape.row_length, progress.rows);
     if (rank == 0 && progress.keep) progress.keep(progress.rows);
     const bool stop = communicator.all_max(core::stop_requested() ? 1 : 0) != 0;
-    if (stop && !missing_windows(progress.rows, windows.count).empty())
-      comm::on_root(communicator, [] { throw core::StopRequested(); });
+    if (stop && !missing_windows(progress.rows, windows.count).empty()) throw core::StopRequested();
   }
   return std::move(progress.rows);
 }

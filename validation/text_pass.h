@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "backend/device.h"
@@ -23,13 +24,15 @@ struct PassProgress {
   std::int64_t batch = 0;        ///< windows a rank takes at a time; 0: as many as fit kHiddenBytes
   /// Called on rank 0 after every batch.
   std::function<void(const std::vector<WindowRows>&)> keep;
+  /// Called on rank 0 after every block, with what it shows.
+  std::function<void(const std::string&)> doing;
 };
 
 /// Collective over the communicator: windows are divided over ranks, block weights are read once a batch of windows.
 /// A row: {sum over the context - 1 predictions of the negative log-likelihood, natural logarithm}. dtype: as of
 /// model::Transformer. The result is the same, to the bit, at any number of ranks, in any batches and however it was
-/// interrupted. Throws NumericError when likelihoods are not finite; on request to stop, on all ranks in order
-/// (comm::on_root), StopRequested: the windows of the batch at work are lost.
+/// interrupted. Throws NumericError when likelihoods are not finite; on request to stop, on all ranks,
+/// StopRequested: the windows of the batch at work are lost.
 WindowRows likelihood_pass(const model::WeightSource& source, backend::Context& context,
                            const comm::Communicator& communicator, const model::Windows& windows, core::DType dtype,
                            PassProgress progress);

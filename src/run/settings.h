@@ -34,7 +34,10 @@ struct Settings {
   std::int64_t tune_tokens = 0;         ///< 0: as many as calibration takes
   std::int64_t tune_passes = 1;
   double tune_held_out = 0.125;
-  double tune_learning_rate = 0;  ///< 0: by size and bits
+  double tune_learning_rate = 0;            ///< 0: by size and bits
+  std::vector<std::string> validate_texts;  ///< empty: none
+  std::string validate_join = "auto";       ///< how they are read, as `eval` does
+  std::int64_t validate_context = 2048, validate_windows = 0;
   std::int64_t team_size = 0;
   int threads = 0;
   int max_tries = 2;

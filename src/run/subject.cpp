@@ -15,12 +15,7 @@
 namespace voronoi::run {
 namespace {
 
-Subject open_run_subject(const std::string& path) {
-  RunModel run = open_run_model(path);
-  if (!run.missing.empty() && !run.state.finished)
-    throw core::FormatError(
-        path, fmt::format("{} of {} layers are not quantized yet; run the quantize command again to finish",
-                          run.missing.size(), run.missing.size() + run.linears.size()));
+Subject subject_of(RunModel run) {
   double bits = 0, weights = 0;
   for (const model::LinearSpec& linear : model::block_linears(run.original->config())) {
     const auto layer = run.state.layers.find(linear.name);
@@ -60,8 +55,17 @@ Subject open_checkpoint_subject(const std::string& path) {
 
 }  // namespace
 
+Subject open_quantized_run(const std::string& path) { return subject_of(open_run_model(path)); }
+
 Subject open_subject(const std::string& path) {
-  if (std::filesystem::exists(store::RunPaths{path}.identity())) return open_run_subject(path);
+  if (std::filesystem::exists(store::RunPaths{path}.identity())) {
+    RunModel run = open_run_model(path);
+    if (!run.missing.empty() && !run.state.finished)
+      throw core::FormatError(
+          path, fmt::format("{} of {} layers are not quantized yet; run the quantize command again to finish",
+                            run.missing.size(), run.missing.size() + run.linears.size()));
+    return subject_of(std::move(run));
+  }
   if (exporting::is_checkpoint(path)) return open_checkpoint_subject(path);
   Subject subject;
   subject.original = model::open_model(path);

@@ -26,6 +26,8 @@ struct Subject {
 /// path: a model directory, GGUF file, run directory or VPTQ checkpoint. Throws FormatError / StoreError; a run must be
 /// finished.
 Subject open_subject(const std::string& path);
+/// The same of a run whose layers are there as far as they will be, before its end is journalled.
+Subject open_quantized_run(const std::string& path);
 
 /// Has `path`, an unquantized model, stand beside a checkpoint or another model; a run keeps its own original. Throws
 /// FormatError / StoreError.

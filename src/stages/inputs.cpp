@@ -12,6 +12,7 @@
 #include "model/precision.h"
 #include "planning/bits.h"
 #include "planning/model_sizes.h"
+#include "validation/text_evaluation.h"
 
 namespace voronoi::stages {
 namespace {
@@ -70,6 +71,20 @@ void open_tuning(const run::Settings& options, Inputs& inputs) {
   }
 }
 
+/// Reads what the validation stage will: a text that is missing or too short is told before the work.
+void check_validation(const run::Settings& options, const Inputs& inputs) {
+  validation::TextOptions text;
+  text.texts = options.validate_texts;
+  text.join = options.validate_join;
+  text.context = options.validate_context;
+  try {
+    validation::check_texts(text, *inputs.tokenizer);
+  } catch (core::Error& error) {
+    error.add_context("--validate-text");
+    throw;
+  }
+}
+
 }  // namespace
 
 Inputs open_inputs(run::Settings& options, const backend::Context& context) {
@@ -88,6 +103,7 @@ Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Conte
   inputs.windows = model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences,
                                               options.calibration_context);
   if (!run::tune_phases(options).empty()) open_tuning(options, inputs);
+  check_validation(options, inputs);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
   const core::Json parameters = quant::parameters_json(options.parameters);

@@ -21,6 +21,11 @@ std::vector<std::string> nothing_to_tune(const run::Settings& settings) {
   return {"--stages: tune needs --tune-phases, block or end-to-end for instance"};
 }
 
+std::vector<std::string> nothing_to_validate(const run::Settings& settings) {
+  if (!settings.validate_texts.empty()) return {};
+  return {"--stages: validate needs --validate-text"};
+}
+
 std::vector<std::string> not_exportable(const run::Settings& settings) {
   return exporting::check_exportable(settings.parameters, {}, *exporting::profile_from_name(settings.export_profile));
 }
@@ -70,6 +75,7 @@ const std::vector<Stage>& stages() {
       {"quantize", {}, true, nothing, begin_quantize},  // needs Hessians, whoever made them: looks for the files
       {"tune", {"quantize"}, false, nothing_to_tune, begin_tune, true},
       {"export", {"quantize"}, false, not_exportable, begin_export},
+      {"validate", {"quantize"}, false, nothing_to_validate, begin_validate, true},
       {"report", {}, false, nothing, begin_report},
   };
   return list;

@@ -57,6 +57,7 @@ StageRun begin_calibrate(Work& work);
 StageRun begin_quantize(Work& work);
 StageRun begin_tune(Work& work);
 StageRun begin_export(Work& work);
+StageRun begin_validate(Work& work);
 StageRun begin_report(Work& work);
 
 }  // namespace voronoi::stages

@@ -1,0 +1,81 @@
+// The stage that holds the stored layers against the unquantized model.
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "comm/agreement.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "run/subject.h"
+#include "stages/stage.h"
+#include "validation/evaluation.h"
+#include "validation/text_evaluation.h"
+
+namespace voronoi::stages {
+namespace {
+
+constexpr const char* kName = "validate";
+
+validation::TextOptions text_options(const run::Settings& settings) {
+  validation::TextOptions options;
+  options.texts = settings.validate_texts;
+  options.join = settings.validate_join;
+  options.context = settings.validate_context;
+  options.windows = settings.validate_windows;
+  options.dtype = settings.dtype;
+  options.divergence = true;
+  return options;
+}
+
+/// The run as its directory has it, the same on every rank.
+run::Subject open_stored(const Work& work) {
+  run::Subject subject;
+  comm::on_root(work.world, [&] { work.run.journal->commit(); });
+  comm::together(work.world, [&] { subject = run::open_quantized_run(work.run.paths.root.string()); });
+  const std::string content = work.world.broadcast(subject.content, 0);
+  comm::together(work.world, [&] {
+    if (subject.content != content)
+      throw core::StoreError(
+          work.run.paths.journal().string() + ": is older on this node than on the first; run the same command again",
+          core::ExitCode::node);
+  });
+  return subject;
+}
+
+void tell_result(const validation::Evaluation& evaluation) {
+  std::string text;
+  for (const validation::Result& result : evaluation.results) {
+    text += fmt::format("{}{} {:.5g}", text.empty() ? "" : ", ", result.metric, result.value);
+    if (result.metric == validation::kPerplexity && result.reference)
+      text += fmt::format(" (unquantized {:.5g})", *result.reference);
+  }
+  core::log_info("validated on {}: {}", evaluation.results.front().task, text);
+}
+
+void run_validate_stage(Work& work) {
+  const Clock::time_point start = Clock::now();
+  std::vector<run::Subject> subjects;
+  subjects.push_back(open_stored(work));
+  validation::TextOptions options = text_options(work.settings);
+  options.tokenizer = work.settings.tokenizer;
+  options.doing = [&](const std::string& doing) { work.tell(kName, doing); };
+  try {
+    validation::evaluate_texts(work.world, work.context, subjects, options,
+                               [&](const run::Subject&, const validation::Evaluation& evaluation) {
+                                 work.run.start->require_current();
+                                 validation::store_evaluation(work.run.paths, evaluation);
+                                 tell_result(evaluation);
+                               });
+  } catch (const core::StopRequested&) {  // on every rank; windows that are done are kept
+    work.stopped = true;
+  }
+  work.journal_time(kName, start);
+}
+
+}  // namespace
+
+StageRun begin_validate(Work& work) {
+  return [&work](const Window&) { run_validate_stage(work); };
+}
+
+}  // namespace voronoi::stages
