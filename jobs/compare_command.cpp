@@ -176,6 +176,7 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
   if (help) return 0;
   options.shared.command = run::kCompare;
   options.shared.stages = "calibrate,quantize";
+  options.shared.parameters = {};  // the members have them
   core::configure_log(world.size() > 1 ? world.rank() : -1, log_level(options.shared.log_level));
   return static_cast<int>(CompareJob(world, std::move(options), std::move(members)).run());
 }
