@@ -86,12 +86,12 @@ class CompareJob {
       validation::check_texts(o_.eval.text, *inputs.tokenizer);
       validation::check_tasks(questions_of(o_.eval).questions);
     });
-    job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}),
-                         backend::machine_facts(*context, world_));
+    const core::Json machine = backend::machine_facts(*context, world_);
+    job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}), machine);
     std::vector<run::Run> runs;
     for (const run::Settings& member : members_)
-      runs.push_back(run::open_run(world_, member, identity_of(inputs, quant::parameters_json(member.parameters)),
-                                   backend::machine_facts(*context, world_)));
+      runs.push_back(
+          run::open_run(world_, member, identity_of(inputs, quant::parameters_json(member.parameters)), machine));
     run::log_into(job_, world_.rank());
     std::vector<run::Run*> pointers;
     for (run::Run& run : runs) pointers.push_back(&run);
