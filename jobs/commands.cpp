@@ -12,6 +12,8 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> table{
       {"plan", "bits, memory, time and sbatch command of a run before it is made", false, plan_main},
       {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main, true},
+      {"compare", "several methods at several bits on one calibration, as one job with a table", true, compare_main,
+       true},
       {"submit", "write the batch script of a run, with limits by prediction, and submit it to Slurm", false,
        submit_main},
       {"eval", "perplexity and questions of a model, a run or a VPTQ checkpoint", true, eval_main, true},

@@ -25,6 +25,7 @@ struct Command {
 const std::vector<Command>& commands();
 
 int quantize_main(const comm::Communicator& world, const Arguments& arguments);
+int compare_main(const comm::Communicator& world, const Arguments& arguments);
 int submit_main(const comm::Communicator& world, const Arguments& arguments);
 int eval_main(const comm::Communicator& world, const Arguments& arguments);
 int score_main(const comm::Communicator& world, const Arguments& arguments);

@@ -27,7 +27,7 @@ using namespace voronoi;
 std::string overview() {
   std::string text =
       "voronoi: compresses large language models with vector quantization, on one machine or a cluster.\n\n"
-      "Usage: voronoi COMMAND [options]      (mpirun -n RANKS voronoi COMMAND for quantize and eval)\n\n";
+      "Usage: voronoi COMMAND [options]      (mpirun -n RANKS voronoi COMMAND for quantize, compare and eval)\n\n";
   for (const jobs::Command& command : jobs::commands())
     text += fmt::format("  {:<10}{}\n", command.name, command.summary);
   return text +

@@ -31,13 +31,6 @@
 namespace voronoi::jobs {
 namespace {
 
-core::LogLevel level_of(const std::string& name) {
-  if (name == "debug") return core::LogLevel::debug;
-  if (name == "warning") return core::LogLevel::warning;
-  if (name == "error") return core::LogLevel::error;
-  return core::LogLevel::info;
-}
-
 void print_summary(const run::Run& run) {
   const run::RunState& state = run.state;
   double error = 0;
@@ -106,7 +99,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     if (!problems.empty()) throw core::ConfigError(problems);
   });
   if (help) return 0;
-  core::configure_log(world.size() > 1 ? world.rank() : -1, level_of(settings.log_level));
+  core::configure_log(world.size() > 1 ? world.rank() : -1, log_level(settings.log_level));
 
   const std::int64_t program_bytes = planning::resident_bytes();
   std::unique_ptr<backend::Context> context;
@@ -130,29 +123,20 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
 
   stages::Work work(world, *context, settings, inputs, run);
   stages::run_stages(work);
-  const std::int64_t peak = work.peak_memory();
-  std::int64_t failed = 0;
-  comm::on_root(world, [&] {
-    run.append(run::PeakMemory{peak});
-    if (work.stopped)
-      run.append(run::Stopped{core::unix_time()});
-    else
-      run.append(run::Finished{core::unix_time()});
-    run.heartbeat->end(work.stopped ? "stopped" : "finished");
-    if (work.stopped) return;
-    run.start->require_current();
-    core::show_progress("quantization finished", true);
-    print_summary(run);
-    failed = run::failures(run.state).empty() ? 0 : 1;
-    core::log_info("peak memory of a rank: {}", core::format_bytes(static_cast<double>(peak)));
-  });
+  const bool failed = run::end_start(world, run, work.stopped);
   if (work.stopped) {
     if (world.rank() == 0)
       core::log_info("stopped on request; run the same command again to resume, or: {}",
                      run::describe_resume(run.paths, run.state));
     return static_cast<int>(core::ExitCode::stopped);
   }
-  return static_cast<int>(world.all_max(failed) == 0 ? core::ExitCode::ok : core::ExitCode::partial);
+  const std::int64_t peak = work.peak_memory();
+  if (world.rank() == 0) {
+    core::show_progress("quantization finished", true);
+    print_summary(run);
+    core::log_info("peak memory of a rank: {}", core::format_bytes(static_cast<double>(peak)));
+  }
+  return static_cast<int>(failed ? core::ExitCode::partial : core::ExitCode::ok);
 }
 
 }  // namespace voronoi::jobs

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 
+#include "core/error.h"
 #include "core/option.h"
 #include "model/precision.h"
 #include "quant/method.h"
@@ -62,7 +63,8 @@ CommandSpec quantize_command(run::Settings& o) {
   command.options = {
       core::as_path(core::text_option("model", "PATH", "Hugging Face directory (safetensors) or GGUF file", o.model)),
       core::text_option("run", "DIR", "run directory: created, or resumed when it is there", o.run),
-      core::as_path(core::list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl)",
+      core::as_path(core::list_option("calibration-text", "FILE",
+                                      "text for calibration, plain or JSON lines (*.jsonl), or packed (.gz, .zst)",
                                       o.calibration_texts)),
       core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
                            o.calibration_sequences, 1, 1 << 24),
@@ -170,9 +172,24 @@ std::vector<run::GivenOption> options_of_run(const std::vector<std::string>& arg
   run::Settings settings;
   if (parse(quantize_command(settings), arguments, true).help || settings.run.empty()) return {};
   if (!settings.model.empty() && !settings.calibration_texts.empty()) return {};
-  const store::RunPaths paths{settings.run};
-  if (!std::filesystem::exists(paths.journal())) return {};
-  return run::resume_options(paths, run::read_state(paths));
+  return options_of_start(settings.run, run::kQuantize);
+}
+
+std::vector<run::GivenOption> options_of_start(const std::string& directory, std::string_view command) {
+  const store::RunPaths paths{directory};
+  if (directory.empty() || !std::filesystem::exists(paths.journal())) return {};
+  const run::RunState state = run::read_state(paths);
+  if (state.last_start && state.last_start->command != command)
+    throw core::ConfigError(fmt::format("{}: was made by voronoi {}; to go on with it: {}", directory,
+                                        state.last_start->command, run::describe_resume(paths, state)));
+  return run::resume_options(paths, state);
+}
+
+core::LogLevel log_level(const std::string& name) {
+  if (name == "debug") return core::LogLevel::debug;
+  if (name == "warning") return core::LogLevel::warning;
+  if (name == "error") return core::LogLevel::error;
+  return core::LogLevel::info;
 }
 
 }  // namespace voronoi::jobs

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "core/log.h"
 #include "core/option.h"
 #include "jobs/command_line.h"
 #include "run/settings.h"
@@ -15,6 +17,12 @@ CommandSpec quantize_command(run::Settings& options);
 /// Options of the last start of the run that the arguments name, to go on with; none where they give both model and
 /// texts, or where there is no run.
 std::vector<run::GivenOption> options_of_run(const std::vector<std::string>& arguments);
+
+/// Options of the last start of a directory that this command of voronoi made; none where there is no such directory.
+/// Throws ConfigError for one that another command made.
+std::vector<run::GivenOption> options_of_start(const std::string& directory, std::string_view command);
+
+core::LogLevel log_level(const std::string& name);
 
 core::OptionSpec export_profile_option(std::string& profile);
 

@@ -115,6 +115,8 @@ core::Json collect_status(const store::RunPaths& paths) {
   const std::optional<run::Heartbeat> live = run::read_heartbeat(paths);
   if (!live) return status;
   status["layers_total"] = live->layers;
+  // A comparison has no layers of its own; its heartbeats count those of its runs.
+  if (state.last_start && state.last_start->command == run::kCompare) status["layers_done"] = live->layers_done;
   if (state.finished || live->start != state.start) return status;
   status["heartbeat_age_seconds"] = core::unix_time() - live->updated;
   if (!live->ended.empty()) status["state"] = live->ended;

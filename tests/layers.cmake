@@ -22,9 +22,9 @@ set(may_jobs "jobs core backend comm model quant export store run planning stage
 
 # header prefix -> path prefixes that may include it
 set(outside_headers "mpi\\.h" "nccl\\.h" "hdf5\\.h|H5" "boost/" "spdlog/" "cblas\\.h|lapack" "hwy/" "cuda|cublas|cusolver" "pcre2" "sentencepiece" "utf8proc"
-    "openssl/")
+    "openssl/" "zlib|zstd")
 set(outside_owners "src/comm/" "kernels/cuda/" "src/store/" "jobs/" "src/core/log" "tests/" "kernels/cpu/" "kernels/cuda/" "src/model/" "src/model/"
-    "src/model/" "src/core/hash")
+    "src/model/" "src/core/hash" "src/model/packed_text")
 
 set(offences "")
 file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/src/*.h ${ROOT}/src/*.cpp ${ROOT}/kernels/*.h ${ROOT}/kernels/*.cpp ${ROOT}/kernels/*.cu ${ROOT}/kernels/*.cuh

@@ -48,6 +48,11 @@ const Result* find_result(std::span<const Result> results, const std::string& ta
 
 }  // namespace
 
+void check_tasks(const QuestionOptions& options) {
+  for (const std::string& task : options.tasks)
+    read_task_data(open_task(task), options.directory, options.limit, options.shots);
+}
+
 std::int64_t best_choice(std::span<const Likelihood> choices, std::span<const std::int64_t> lengths) {
   const auto value = [&](std::size_t i) {
     return lengths.empty() ? choices[i].log_likelihood : choices[i].log_likelihood / static_cast<double>(lengths[i]);

@@ -56,6 +56,9 @@ class QuestionSet {
   std::vector<ScoredInput> inputs_;
 };
 
+/// That every task can be asked: before hours of work rather than behind them. Throws as open_task and read_task_data.
+void check_tasks(const QuestionOptions& options);
+
 /// The place of the largest log-likelihood of a question's choices, the first of equal ones; divided by `lengths`
 /// unless they are empty.
 std::int64_t best_choice(std::span<const Likelihood> choices, std::span<const std::int64_t> lengths);

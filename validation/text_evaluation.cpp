@@ -33,9 +33,12 @@ struct PreparedText {
   std::string bos;
 };
 
+model::Join join_of(const TextOptions& options, const std::string& path) {
+  return options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
+}
+
 PreparedText prepare(const TextOptions& options, const std::string& path, const run::Subject& subject) {
-  const auto join = options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
-  PreparedText prepared{model::load_text(path, join), {}, ""};
+  PreparedText prepared{model::load_text(path, join_of(options, path)), {}, ""};
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
   const model::BosRule rule = options.bos == "always"  ? model::BosRule::always
                               : options.bos == "never" ? model::BosRule::never
@@ -284,6 +287,13 @@ class TextMeasurement {
 };
 
 }  // namespace
+
+void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer) {
+  for (const std::string& path : options.texts) {
+    const model::Text text = model::load_text(path, join_of(options, path));
+    model::leading_windows(model::tokenize(tokenizer, text, model::BosRule::automatic), options.context, 1, path);
+  }
+}
 
 void evaluate_texts(const comm::Communicator& world, backend::Context& context,
                     const std::vector<run::Subject>& subjects, const TextOptions& options, const TellResults& tell) {

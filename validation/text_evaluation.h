@@ -7,6 +7,7 @@
 
 #include "backend/device.h"
 #include "comm/mpi.h"
+#include "model/tokenizer.h"
 #include "run/subject.h"
 #include "validation/evaluation.h"
 
@@ -26,6 +27,10 @@ struct TextOptions {
   std::string reference_cache;  ///< directory for windows of unquantized models; empty: runs keep their original's
   std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
+
+/// That every text can be read and gives a window: before hours of work rather than behind them. Throws as
+/// model::load_text and leading_windows do.
+void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer);
 
 /// Collective. Windows that are done are kept while it runs, so that an interrupted evaluation goes on; those of an
 /// unquantized model beyond it, so that it is computed once a text and protocol. Throws as the passes do

@@ -7,7 +7,9 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/json.h"
+#include "core/option.h"
 #include "core/types.h"
+#include "model/packed_text.h"
 #include "model/unicode.h"
 
 namespace voronoi::model {
@@ -79,6 +81,15 @@ std::string without_document_marks(std::string_view text) {
   return out;
 }
 
+void refuse_parquet(std::string_view bytes, const std::string& path) {
+  if (!bytes.starts_with("PAR1")) return;
+  const std::string name = core::quote_for_shell(path);
+  throw FormatError(path,
+                    "is a Parquet file; make JSON lines of it: python3 -c 'import sys, pandas; "
+                    "pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], orient=\"records\", lines=True)' " +
+                        name + " " + name + ".jsonl");
+}
+
 }  // namespace
 
 std::optional<Join> join_from_name(std::string_view name) {
@@ -100,6 +111,8 @@ std::string_view join_name(Join join) {
 }
 
 Join default_join(std::string_view path) {
+  for (const std::string_view packed : {".gz", ".zst"})
+    if (path.ends_with(packed)) path.remove_suffix(packed.size());
   return path.ends_with(".jsonl") || path.ends_with(".json.l") ? Join::jsonl : Join::raw;
 }
 
@@ -112,8 +125,13 @@ std::optional<BosRule> bos_rule_from_name(std::string_view name) {
 
 Text load_text(const std::string& path, Join join) {
   std::string bytes = core::read_text_file(path, kMaxTextBytes);
-  const std::size_t n_bytes = bytes.size();
   Text text{.path = path, .sha256 = core::sha256(bytes), .join = join, .content = {}};
+  refuse_parquet(bytes, path);
+  if (packing_of(bytes) != TextPacking::none) {
+    bytes = unpack(bytes, path);
+    refuse_parquet(bytes, path);
+  }
+  const std::size_t n_bytes = bytes.size();
   switch (join) {
     case Join::raw:
       text.content = std::move(bytes);

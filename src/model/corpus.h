@@ -18,17 +18,19 @@ enum class Join { raw, wikitext, jsonl };
 
 std::optional<Join> join_from_name(std::string_view name);
 std::string_view join_name(Join join);
-/// jsonl for *.jsonl / *.json.l names, otherwise raw.
+/// jsonl for *.jsonl / *.json.l names (.gz or .zst behind them does not count), otherwise raw.
 Join default_join(std::string_view path);
 
 struct Text {
   std::string path;
-  std::string sha256;  ///< of the file's bytes
+  std::string sha256;  ///< of the file's bytes, packed as they are
   Join join = Join::raw;
   std::string content;
 };
 
-/// Throws StoreError / FormatError (empty text, JSON line without a "text" string: names file and line).
+/// A file that gzip or Zstandard has packed is told by its content and unpacked (model/packed_text.h), which the errors
+/// of its lines go by. Throws StoreError / FormatError (empty text, Parquet with the command that converts it, JSON
+/// line without a "text" string: names file and line).
 Text load_text(const std::string& path, Join join);
 
 enum class BosRule { automatic, always, never };

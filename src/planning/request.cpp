@@ -10,6 +10,7 @@
 
 #include "backend/device.h"
 #include "core/error.h"
+#include "model/packed_text.h"
 
 namespace voronoi::planning {
 namespace {
@@ -32,11 +33,14 @@ std::int64_t weight_file_bytes(const std::string& model) {
 /// Vocabulary with merges as the tokenizers keep them, and the heap's slack: seen with vocabularies of 512 to 49152.
 std::int64_t tokenizer_allowance(const model::ModelConfig& config) { return (4 << 20) + 200 * config.vocab_size; }
 
+/// As they are in memory.
 std::int64_t text_bytes(const std::vector<std::string>& files) {
+  constexpr std::int64_t kUnpacked = 4;  // gzip and Zstandard make a third to a quarter of a text
   std::int64_t total = 0;
   for (const std::string& file : files)
     if (std::error_code error; fs::is_regular_file(file, error))
-      total += static_cast<std::int64_t>(fs::file_size(file, error));
+      total += static_cast<std::int64_t>(fs::file_size(file, error)) *
+               (model::packing_of_file(file) == model::TextPacking::none ? 1 : kUnpacked);
   return total;
 }
 

@@ -1,6 +1,7 @@
 // Site tasks as the scheduler sees them: what `quantize` runs and what `plan` simulates.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -20,11 +21,28 @@ struct SiteTask {
   std::string name() const { return "block " + std::to_string(block) + " " + site.name; }
 };
 
-/// One task a site task, ids by place in the list, seconds by the rates. team_size 0 chooses widths by cost.
-std::vector<sched::Task> window_tasks(const std::vector<SiteTask>& site_tasks, const quant::QuantParameters& parameters,
+/// What several runs make of one site, whose Hessian is read once for all of them.
+struct SharedTask {
+  struct Part {
+    std::size_t run = 0;  ///< place in the list of the runs
+    SiteTask task;
+  };
+  std::vector<Part> parts;  ///< one or more, of the same block and site, runs rising
+  /// For all that does not depend on the run.
+  const SiteTask& site() const { return parts.front().task; }
+};
+
+/// Of each run, in the order of the list that SharedTask::Part::run goes by.
+using ParametersOfRuns = std::vector<const quant::QuantParameters*>;
+
+/// One task a shared task, ids by place in the list, seconds by the rates. team_size 0 chooses widths by cost.
+std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_tasks, const ParametersOfRuns& parameters,
+                                      const Rates& rates, int n_ranks, std::int64_t team_size);
+/// Of a single run.
+std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const quant::QuantParameters& parameters,
                                       const Rates& rates, int n_ranks, std::int64_t team_size);
 
 /// Predicted seconds of one rank alone with the task, reading the Hessian included.
-double task_seconds(const SiteTask& task, const quant::QuantParameters& parameters, const Rates& rates);
+double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, const Rates& rates);
 
 }  // namespace voronoi::planning

@@ -1,5 +1,7 @@
 #include "quant/method.h"
 
+#include <fmt/format.h>
+
 #include "core/error_context.h"
 #include "quant/soundness.h"
 
@@ -26,11 +28,17 @@ void rotate_hessian(const InputRotation& rotation, std::int64_t n, std::vector<f
 
 PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters) {
   PreparedSite prepared;
-  prepared.state = find_method(parameters.method).prepare_site(site, parameters);
+  const Method& method = find_method(parameters.method);
+  if (method.changes_site(parameters)) prepared.state = method.prepare_site(site, parameters);
   if (prepared.state && prepared.state->rotation)
     rotate_hessian(*prepared.state->rotation, site.in_features, site.hessian);
   prepared.hessian = prepare_hessian(context, site.in_features, site.hessian, parameters.damping, parameters.act_order);
   return prepared;
+}
+
+std::optional<std::string> preparation_key(const QuantParameters& parameters) {
+  if (find_method(parameters.method).changes_site(parameters)) return std::nullopt;
+  return fmt::format("{} {}", parameters.damping, parameters.act_order);
 }
 
 QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,

@@ -95,6 +95,8 @@ class Method {
   virtual void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
                                core::MemoryPeak& peak) const = 0;
 
+  /// Whether prepare_site is to be called with these parameters. Sites that no method changes can be shared by runs.
+  virtual bool changes_site(const QuantParameters& /*parameters*/) const { return false; }
   /// Called once a site before its Hessian is factored, by every member of the team alike: may change the Hessian,
   /// and returns what the method wants to keep for the site's linears (QuantInput::site) and the rotation of their
   /// input, if any. Throws NumericError when the site cannot be quantized.

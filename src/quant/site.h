@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -50,5 +51,9 @@ struct PreparedSite {
 
 /// The method's prepare_site, the rotation of the Hessian, and its factor. Throws NumericError as they do.
 PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters);
+
+/// What decides how a site of one Hessian is prepared: with the same text prepare_site returns the same, whatever the
+/// rest of the parameters. Nothing where the method changes the site.
+std::optional<std::string> preparation_key(const QuantParameters& parameters);
 
 }  // namespace voronoi::quant

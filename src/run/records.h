@@ -13,6 +13,9 @@
 
 namespace voronoi::run {
 
+/// Commands that make run directories: of one run, and of several ("compare").
+inline constexpr std::string_view kQuantize = "quantize", kCompare = "compare";
+
 /// An option as it was given, on the command line or in a config file; `path`: its value is one.
 struct GivenOption {
   std::string name, value;
@@ -36,7 +39,8 @@ struct StartRecord {
   std::map<std::string, std::string> packages;  ///< libraries whose version may matter -> version
   std::string directory;                        ///< the working directory
   core::Json machine;                           ///< what computes, see backend/machine.h; null: it did not tell
-  std::vector<GivenOption> options;             ///< those given, without --run and --set
+  std::string command{kQuantize};               ///< of voronoi, that made it
+  std::vector<GivenOption> options;             ///< those given, without --run (--out of compare) and --set
   template <class Self, class Fields>
   static void each(Self& self, Fields& f) {
     f("number", self.number);
@@ -50,6 +54,7 @@ struct StartRecord {
     f.later("packages", self.packages);
     f.later("directory", self.directory);
     f.later("machine", self.machine);
+    f.later("command", self.command);
     f.later("options", self.options);
   }
 };

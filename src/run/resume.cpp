@@ -29,7 +29,9 @@ std::vector<GivenOption> resume_options(const store::RunPaths& paths, const RunS
 std::string describe_resume(const store::RunPaths& paths, const RunState& state) {
   if (!knows_options(state)) return "run the same quantize command again";
   const std::int64_t ranks = state.last_start->ranks;
-  return fmt::format("{}voronoi quantize --run {}", ranks > 1 ? fmt::format("mpirun -n {} ", ranks) : "",
+  const bool compares = state.last_start->command == kCompare;
+  return fmt::format("{}voronoi {} {}", ranks > 1 ? fmt::format("mpirun -n {} ", ranks) : "",
+                     compares ? "compare --out" : "quantize --run",
                      core::quote_for_shell(std::filesystem::absolute(paths.root).lexically_normal().string()));
 }
 

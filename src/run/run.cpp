@@ -115,6 +115,7 @@ void open_on_root(Run& run, const comm::Communicator& world, const Settings& opt
            .packages = {{"hdf5", store::library_version()}, {"mpi", comm::library_version()}},
            .directory = std::filesystem::current_path().string(),
            .machine = machine,
+           .command = options.command,
            .options = options.given},
           options.set);
   for (const auto& [name, layer] : run.state.layers) {
@@ -187,9 +188,30 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
         throw core::ConfigError("--set: " + problem);
     if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty())
       throw core::ConfigError(problems);
-    core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", world.rank()));
+    log_into(run, world.rank());
   });
   return run;
+}
+
+void log_into(const Run& run, int rank) {
+  core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", rank));
+}
+
+bool end_start(const comm::Communicator& world, Run& run, bool stopped) {
+  const std::int64_t peak = world.all_max(peak_memory_bytes());
+  std::int64_t failed = 0;
+  comm::on_root(world, [&] {
+    run.append(PeakMemory{peak});
+    if (stopped)
+      run.append(Stopped{core::unix_time()});
+    else
+      run.append(Finished{core::unix_time()});
+    run.heartbeat->end(stopped ? "stopped" : "finished");
+    if (stopped) return;
+    run.start->require_current();
+    failed = failures(run.state).empty() ? 0 : 1;
+  });
+  return world.all_max(failed) != 0;
 }
 
 }  // namespace voronoi::run

@@ -26,7 +26,7 @@ struct Run {
   std::unique_ptr<HeartbeatWriter> heartbeat;  ///< rank 0 uses it
   std::unique_ptr<store::Journal> journal;
   RunState state;  ///< as the journal says it, without the layers' statistics
-  /// Linears that were finished when it was opened -> the oldest generation that is there, on every rank.
+  /// Linears that are finished -> the oldest generation that is there, on every rank.
   std::map<std::string, std::int64_t> done;
   quant::QuantParameters parameters;  ///< with all --set applied
 
@@ -49,5 +49,11 @@ void take_up(Run& run, StartRecord start, const std::vector<std::string>& set);
 /// Creates or resumes the run directory; collective. See take_up for what it finds there.
 Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity,
              const core::Json& machine = {});
+/// What a rank logs goes into this run's directory from now on; open_run does it.
+void log_into(const Run& run, int rank);
+
+/// Journals and tells the end of a start; collective. Whether something of the run was given up, on every rank; false
+/// where it was stopped.
+bool end_start(const comm::Communicator& world, Run& run, bool stopped);
 
 }  // namespace voronoi::run

@@ -12,6 +12,8 @@ RunModel open_run_model(const std::string& path) {
   run.identity = store::read_identity(run.paths);
   run.state = read_state(run.paths);
   if (!run.state.last_start) throw core::FormatError(path, "the run was never started; run quantize first");
+  if (run.state.last_start->command == kCompare)
+    throw core::FormatError(path, "is a comparison of several runs; name one of the run directories in it");
   run.original = model::open_model(run.state.last_start->model);
   if (run.original->fingerprint() != run.identity.at("model").get<std::string>())
     throw core::FormatError(run.original->path(),

@@ -18,6 +18,7 @@ namespace voronoi::run {
 inline constexpr std::int64_t kTuningContext = 1024, kTuningLooks = 4;
 
 struct Settings {
+  std::string command{kQuantize};  ///< of voronoi, see StartRecord
   std::string model, run, tokenizer;
   std::vector<std::string> calibration_texts;
   std::int64_t calibration_sequences = 64, calibration_context = 2048;

@@ -76,8 +76,8 @@ class Calibration {
     std::string needed(static_cast<std::size_t>(work_.config().n_layers), '0');
     comm::on_root(work_.world, [&] {
       for (std::int64_t block = 0; block < work_.config().n_layers; ++block)
-        for (const planning::SiteTask& task : work_.pending_tasks(block))
-          if (!work_.is_hessian_ready(task)) needed[static_cast<std::size_t>(block)] = '1';
+        for (const planning::SharedTask& task : work_.pending_tasks(block))
+          if (!work_.is_hessian_ready(task.site())) needed[static_cast<std::size_t>(block)] = '1';
     });
     needed_ = work_.world.broadcast(needed, 0);
     const std::size_t last = needed_.rfind('1');
@@ -98,7 +98,7 @@ class Calibration {
   /// The residual stream leaves the block as the quantized model computes it: in its first generation, which is what
   /// the layers behind it were calibrated on.
   void leave_block(std::int64_t block) {
-    const run::RunSource quantized(mended_, work_.run.paths, {work_.done, {}});
+    const run::RunSource quantized(mended_, work_.run.paths, {work_.run.done, {}});
     stream_->advance(model::Transformer(quantized, work_.context, work_.inputs.dtype).load_block(block));
     tell_damage();
   }
@@ -134,7 +134,7 @@ class Calibration {
     for (auto& [tensor, damage] : mended_.damage()) {
       if (!told_.insert(tensor).second) continue;
       core::log_warning("{}; {} such value(s) count as 0 in calibration", damage.error, damage.n_values);
-      work_.run.append(run::DamagedTensor{tensor, damage.n_values, damage.error});
+      for (run::Run* member : work_.members) member->append(run::DamagedTensor{tensor, damage.n_values, damage.error});
     }
   }
 
@@ -156,7 +156,7 @@ class Calibration {
     core::show_progress(
         fmt::format("calibrating: {}{}, {} of {} layers done{}", doing(block),
                     work_.tokens_per_second > 0 ? fmt::format(", {:.0f} tokens/s", work_.tokens_per_second) : "",
-                    work_.run.state.layers.size(), work_.n_layers, left_text(work_.clock.left())));
+                    work_.layers_done(), work_.layers_wanted(), left_text(work_.clock.left())));
     work_.tell(kCalibrate, doing(block));
   }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <span>
 
 #include "core/error.h"
@@ -11,7 +12,8 @@
 #include "model/precision.h"
 #include "planning/bits.h"
 #include "planning/model_sizes.h"
-#include "validation/task.h"
+#include "validation/qa.h"
+#include "validation/text_evaluation.h"
 
 namespace voronoi::stages {
 namespace {
@@ -42,6 +44,19 @@ void check_shapes(const run::Settings& options, const model::ModelConfig& config
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 
+/// Throws ConfigError with the problems of all runs.
+void fit_to_model(const std::vector<run::Settings*>& runs, const model::ModelConfig& config) {
+  std::vector<std::string> problems;
+  for (run::Settings* options : runs) try {
+      planning::resolve_bits(*options, config);
+      check_shapes(*options, config);
+    } catch (const core::ConfigError& error) {
+      if (runs.size() == 1) throw;
+      problems.push_back(std::filesystem::path(options->run).filename().string() + ": " + error.what());
+    }
+  if (!problems.empty()) throw core::ConfigError(problems);
+}
+
 void open_tuning(const run::Settings& options, Inputs& inputs) {
   std::vector<model::Text> own;
   for (const std::string& path : options.tune_texts) own.push_back(model::load_text(path, model::default_join(path)));
@@ -59,37 +74,37 @@ void open_tuning(const run::Settings& options, Inputs& inputs) {
 
 /// Reads what the validation stage will: a text that is missing or too short is told before the work.
 void check_validation(const run::Settings& options, const Inputs& inputs) {
-  for (const std::string& path : options.validate_texts) {
-    const auto join =
-        options.validate_join == "auto" ? model::default_join(path) : *model::join_from_name(options.validate_join);
-    try {
-      model::leading_windows(
-          model::tokenize(*inputs.tokenizer, model::load_text(path, join), model::BosRule::automatic),
-          options.validate_context, 1, path);
-    } catch (core::Error& error) {
-      error.add_context("--validate-text");
-      throw;
-    }
+  validation::TextOptions text;
+  text.texts = options.validate_texts;
+  text.join = options.validate_join;
+  text.context = options.validate_context;
+  try {
+    validation::check_texts(text, *inputs.tokenizer);
+  } catch (core::Error& error) {
+    error.add_context("--validate-text");
+    throw;
   }
-  for (const std::string& task : run::validate_tasks(options)) {
-    try {
-      validation::read_task_data(validation::open_task(task), options.task_data, options.validate_limit,
-                                 options.validate_shots);
-    } catch (core::Error& error) {
-      error.add_context("--validate-tasks");
-      throw;
-    }
+  try {
+    validation::check_tasks(
+        {run::validate_tasks(options), options.task_data, options.validate_limit, options.validate_shots});
+  } catch (core::Error& error) {
+    error.add_context("--validate-tasks");
+    throw;
   }
 }
 
 }  // namespace
 
 Inputs open_inputs(run::Settings& options, const backend::Context& context) {
+  return open_inputs(std::vector<run::Settings*>{&options}, context);
+}
+
+Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Context& context) {
+  run::Settings& options = *runs.front();
   Inputs inputs;
   inputs.model = model::open_model(options.model);
-  planning::resolve_bits(options, inputs.model->config());
   inputs.dtype = model::product_dtype(options.dtype, context, inputs.model->config());
-  check_shapes(options, inputs.model->config());
+  fit_to_model(runs, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
   for (const std::string& path : options.calibration_texts)
     inputs.texts.push_back(model::load_text(path, model::default_join(path)));

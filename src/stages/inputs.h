@@ -30,5 +30,8 @@ struct Inputs {
 /// Opens and checks everything that can be checked before any computing; every problem of the settings at once. Puts
 /// into the options what --bits leaves to the model's size.
 Inputs open_inputs(run::Settings& options, const backend::Context& context);
+/// For several runs that differ in directory, method and its settings alone; `identity` is that of the first.
+/// Independent calibration.
+Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Context& context);
 
 }  // namespace voronoi::stages

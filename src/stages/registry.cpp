@@ -62,7 +62,8 @@ void run_together(Work& work, const std::vector<const Stage*>& group) {
       if (work.stopped) return;
     }
   comm::on_root(work.world, [&] {
-    for (const Stage* stage : group) work.run.append(run::StageDone{std::string(stage->name), core::unix_time()});
+    for (run::Run* run : work.all_runs())
+      for (const Stage* stage : group) run->append(run::StageDone{std::string(stage->name), core::unix_time()});
   });
 }
 

@@ -1,7 +1,9 @@
 #include "stages/site_task.h"
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
+#include <utility>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -39,91 +41,176 @@ quant::SiteInput site_input(const planning::SiteTask& task, std::vector<float> h
   return site;
 }
 
-/// `unwritten`: the error when the result cannot be published.
-run::LayerRecord quantize_linear(const model::LinearSpec& linear, const quant::PreparedSite& site,
-                                 backend::Context& context, core::Team& team, const Inputs& inputs, const run::Run& run,
-                                 std::optional<core::StoreError>& unwritten) {
-  const Clock::time_point start = Clock::now();
-  const std::vector<float> weight = read_weight(inputs, linear.name, linear.out_features, linear.in_features);
-  quant::QuantInput input;
-  input.name = linear.name;
-  input.out_features = linear.out_features;
-  input.in_features = linear.in_features;
-  input.weight = weight;
-  input.hessian = &site.hessian;
-  input.site = site.state.get();
-  input.stored_dtype = inputs.model->config().stored_dtype;
-  const quant::QuantResult result = quant::quantize(context, team, input, run.parameters);
-
-  run::LayerRecord layer;
-  layer.name = linear.name;
-  layer.weights = linear.out_features * linear.in_features;
-  layer.stored_bits = format::stored_bits(result.encoding);
-  layer.nominal_bits = format::nominal_bits(result.encoding);
-  layer.relative_error = result.relative_error;
-  layer.statistics = core::Json::object();
-  for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
-  if (team.rank() == 0) {
-    try {
-      layer.sha256 = run::write_layer(*run.start, linear.name, layer.generation, result);
-    } catch (const store::Superseded&) {
-      throw;
-    } catch (const core::StoreError& error) {
-      unwritten = error;
+/// Parts whose prepared sites are the same, by place; in the order of their first.
+std::vector<std::vector<std::size_t>> alike_parts(const planning::SharedTask& task,
+                                                  const std::vector<run::Run*>& runs) {
+  std::vector<std::vector<std::size_t>> groups;
+  std::map<std::string, std::size_t> group_of;
+  for (std::size_t i = 0; i < task.parts.size(); ++i) {
+    const std::optional<std::string> key = quant::preparation_key(runs[task.parts[i].run]->parameters);
+    if (const auto known = key ? group_of.find(*key) : group_of.end(); known != group_of.end()) {
+      groups[known->second].push_back(i);
+      continue;
     }
+    if (key) group_of[*key] = groups.size();
+    groups.push_back({i});
   }
-  layer.seconds = seconds_since(start);
-  return layer;
+  return groups;
 }
 
-}  // namespace
+/// A site's task on one rank.
+class SiteWork {
+ public:
+  SiteWork(const planning::SharedTask& task, backend::Context& context, core::Team& team, const Inputs& inputs,
+           const std::vector<run::Run*>& runs)
+      : task_(task), context_(context), team_(team), inputs_(inputs), runs_(runs), reports_(task.parts.size()) {}
 
-std::string run_site_task(const planning::SiteTask& task, backend::Context& context, core::Team& team,
-                          const Inputs& inputs, const run::Run& run, const store::RunPaths& hessians) {
-  try {
-    const core::StopScope leaves(context.pool(), [&] { return team.stop_requested(); });
+  void run(run::StoredHessian stored) {
+    const std::vector<std::vector<std::size_t>> groups = alike_parts(task_, runs_);
+    for (const std::vector<std::size_t>& group : groups) {
+      try {
+        if (!stored.fault.empty()) throw core::NumericError(stored.fault);
+        const bool last = &group == &groups.back();
+        quantize_alike(group, stored, last ? std::move(stored.lower) : stored.lower);
+      } catch (const core::NumericError& error) {  // of the Hessian, which all linears share
+        give_up(group, error);
+      } catch (const model::BadValues& error) {  // of a weight that the method looked at for the whole site
+        give_up(group, error);
+      }
+    }
+  }
+
+  std::string report() const {
+    if (unwritten_)
+      return core::Json{{kUnwritten, unwritten_->what()}, {"code", static_cast<int>(unwritten_->exit_code())}}.dump();
+    core::Json parts = core::Json::array();
+    for (std::size_t i = 0; i < reports_.size(); ++i)
+      parts.push_back(
+          {{"run", task_.parts[i].run}, {"layers", reports_[i].layers}, {"failures", reports_[i].failures}});
+    return core::Json{{"parts", parts}}.dump();
+  }
+
+ private:
+  struct PartReport {
     core::Json layers = core::Json::array(), failures = core::Json::array();
-    std::optional<core::StoreError> unwritten;
-    const auto give_up = [&](const model::LinearSpec& linear, const core::Error& error) {
-      failures.push_back({{"name", linear.name}, {"error", error.what()}});
-    };
-    try {
-      run::StoredHessian stored =
-          run::read_hessian(hessians, task.block, task.site.name, task.site.in_features, inputs.calibration);
-      if (!stored.fault.empty()) throw core::NumericError(stored.fault);
-      const quant::PreparedSite site =
-          quant::prepare_site(context, site_input(task, std::move(stored.lower), inputs), run.parameters);
-      if (site.hessian.damping_steps > 0 && team.rank() == 0)
-        core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task.name(),
-                          site.hessian.damping);
-      for (const model::LinearSpec& linear : task.site.linears) {
-        team.check_stop();
+  };
+
+  const planning::SiteTask& part(std::size_t i) const { return task_.parts[i].task; }
+
+  void give_up(std::size_t i, const model::LinearSpec& linear, const core::Error& error) {
+    reports_[i].failures.push_back({{"name", linear.name}, {"error", error.what()}});
+  }
+  void give_up(const std::vector<std::size_t>& group, const core::Error& error) {
+    for (const std::size_t i : group)
+      for (const model::LinearSpec& linear : part(i).site.linears) give_up(i, linear, error);
+  }
+
+  /// Parts that share a prepared site: linear by linear, whose weight is read once.
+  void quantize_alike(const std::vector<std::size_t>& group, const run::StoredHessian& stored,
+                      std::vector<float> lower) {
+    const quant::PreparedSite site = quant::prepare_site(
+        context_, site_input(part(group.front()), std::move(lower), inputs_), parameters(group.front()));
+    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
+      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task_.site().name(),
+                        site.hessian.damping);
+    for (const LinearOfParts& shared : by_linear(group)) {
+      std::vector<float> weight;
+      for (const std::size_t i : shared.parts) {
+        team_.check_stop();
         try {
-          run::LayerRecord layer = quantize_linear(linear, site, context, team, inputs, run, unwritten);
+          run::LayerRecord layer = quantize_linear(*shared.linear, weight, site, *runs_[task_.parts[i].run]);
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
-          layers.push_back(run::to_json(layer));
+          reports_[i].layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {
-          give_up(linear, error);
+          give_up(i, *shared.linear, error);
         } catch (const model::BadValues& error) {
-          give_up(linear, error);
+          give_up(i, *shared.linear, error);
         }
       }
-    } catch (const core::NumericError& error) {  // of the Hessian, which all of them share
-      for (const model::LinearSpec& linear : task.site.linears) give_up(linear, error);
-    } catch (const model::BadValues& error) {  // of a weight that the method looked at for the whole site
-      for (const model::LinearSpec& linear : task.site.linears) give_up(linear, error);
     }
-    if (unwritten)
-      return core::Json{{kUnwritten, unwritten->what()}, {"code", static_cast<int>(unwritten->exit_code())}}.dump();
-    return core::Json{{"layers", layers}, {"failures", failures}}.dump();
+  }
+
+  struct LinearOfParts {
+    const model::LinearSpec* linear = nullptr;
+    std::vector<std::size_t> parts;  ///< those of a group that lack it
+  };
+  std::vector<LinearOfParts> by_linear(const std::vector<std::size_t>& group) const {
+    std::vector<LinearOfParts> linears;
+    for (const std::size_t i : group)
+      for (const model::LinearSpec& linear : part(i).site.linears) {
+        auto known = std::find_if(linears.begin(), linears.end(),
+                                  [&](const LinearOfParts& other) { return other.linear->name == linear.name; });
+        if (known == linears.end()) known = linears.insert(linears.end(), {&linear, {}});
+        known->parts.push_back(i);
+      }
+    return linears;
+  }
+
+  const quant::QuantParameters& parameters(std::size_t i) const { return runs_[task_.parts[i].run]->parameters; }
+
+  /// `weight`: empty, or what was read before.
+  run::LayerRecord quantize_linear(const model::LinearSpec& linear, std::vector<float>& weight,
+                                   const quant::PreparedSite& site, const run::Run& run) {
+    const Clock::time_point start = Clock::now();
+    if (weight.empty()) weight = read_weight(inputs_, linear.name, linear.out_features, linear.in_features);
+    quant::QuantInput input;
+    input.name = linear.name;
+    input.out_features = linear.out_features;
+    input.in_features = linear.in_features;
+    input.weight = weight;
+    input.hessian = &site.hessian;
+    input.site = site.state.get();
+    input.stored_dtype = inputs_.model->config().stored_dtype;
+    const quant::QuantResult result = quant::quantize(context_, team_, input, run.parameters);
+
+    run::LayerRecord layer;
+    layer.name = linear.name;
+    layer.weights = linear.out_features * linear.in_features;
+    layer.stored_bits = format::stored_bits(result.encoding);
+    layer.nominal_bits = format::nominal_bits(result.encoding);
+    layer.relative_error = result.relative_error;
+    layer.statistics = core::Json::object();
+    for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
+    if (team_.rank() == 0) {
+      try {
+        layer.sha256 = run::write_layer(*run.start, linear.name, layer.generation, result);
+      } catch (const store::Superseded&) {
+        throw;
+      } catch (const core::StoreError& error) {
+        unwritten_ = error;
+      }
+    }
+    layer.seconds = seconds_since(start);
+    return layer;
+  }
+
+  const planning::SharedTask& task_;
+  backend::Context& context_;
+  core::Team& team_;
+  const Inputs& inputs_;
+  const std::vector<run::Run*>& runs_;
+  std::vector<PartReport> reports_;
+  std::optional<core::StoreError> unwritten_;  ///< when a result cannot be published
+};
+
+}  // namespace
+
+std::string run_site_task(const planning::SharedTask& task, backend::Context& context, core::Team& team,
+                          const Inputs& inputs, const std::vector<run::Run*>& runs, const store::RunPaths& hessians) {
+  const planning::SiteTask& site = task.site();
+  try {
+    const core::StopScope leaves(context.pool(), [&] { return team.stop_requested(); });
+    SiteWork work(task, context, team, inputs, runs);
+    work.run(run::read_hessian(hessians, site.block, site.site.name, site.site.in_features, inputs.calibration));
+    return work.report();
   } catch (const store::Superseded& error) {
     // No other rank could do better, and the coordinator may be out of reach.
-    core::log_error("{}: {}", task.name(), error.what());
+    core::log_error("{}: {}", site.name(), error.what());
     comm::Environment::abort(static_cast<int>(error.exit_code()));
   } catch (core::Error& error) {
-    error.add_context(task.name());
+    error.add_context(site.name());
     throw;
   }
 }
@@ -134,9 +221,13 @@ SiteReport read_report(const std::string& report) {
     throw core::StoreError(json.at(kUnwritten).get<std::string>(),
                            static_cast<core::ExitCode>(json.at("code").get<int>()));
   SiteReport result;
-  for (const core::Json& entry : json.at("layers")) result.layers.push_back(run::layer_from_json(entry));
-  for (const core::Json& entry : json.at("failures"))
-    result.failures[entry.at("error").get<std::string>()].push_back(entry.at("name").get<std::string>());
+  for (const core::Json& entry : json.at("parts")) {
+    SiteReport::Part part{entry.at("run").get<std::size_t>(), {}, {}};
+    for (const core::Json& layer : entry.at("layers")) part.layers.push_back(run::layer_from_json(layer));
+    for (const core::Json& failure : entry.at("failures"))
+      part.failures[failure.at("error").get<std::string>()].push_back(failure.at("name").get<std::string>());
+    result.parts.push_back(std::move(part));
+  }
   return result;
 }
 

@@ -16,18 +16,29 @@ namespace voronoi::stages {
 
 Work::Work(const comm::Communicator& the_world, backend::Context& the_context, const run::Settings& the_settings,
            const Inputs& the_inputs, run::Run& the_run)
+    : Work(the_world, the_context, the_settings, the_inputs, the_run, {&the_run}) {}
+
+Work::Work(const comm::Communicator& the_world, backend::Context& the_context, const run::Settings& the_settings,
+           const Inputs& the_inputs, run::Run& the_run, std::vector<run::Run*> the_members)
     : world(the_world),
       context(the_context),
       settings(the_settings),
       inputs(the_inputs),
       run(the_run),
+      members(std::move(the_members)),
       rates(planning::table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
-      hessians(has_foreign_hessians() ? store::RunPaths{settings.hessians_from} : run.paths),
-      done(run.done) {
+      hessians(has_foreign_hessians() ? store::RunPaths{settings.hessians_from} : run.paths) {
+  VORONOI_REQUIRE(!members.empty(), "no run has layers");
   for (std::int64_t block = 0; block < config().n_layers; ++block) {
     for (const planning::SiteTask& task : all_tasks(block)) n_layers += task.site.linears.size();
-    for (const planning::SiteTask& task : pending_tasks(block)) predicted_quantize[block] += wall_seconds(task);
+    for (const planning::SharedTask& task : pending_tasks(block)) predicted_quantize[block] += wall_seconds(task);
   }
+}
+
+std::vector<run::Run*> Work::all_runs() const {
+  std::vector<run::Run*> runs = members;
+  if (is_shared()) runs.push_back(&run);
+  return runs;
 }
 
 std::vector<planning::SiteTask> Work::all_tasks(std::int64_t block) const {
@@ -36,11 +47,18 @@ std::vector<planning::SiteTask> Work::all_tasks(std::int64_t block) const {
   return tasks;
 }
 
-std::vector<planning::SiteTask> Work::pending_tasks(std::int64_t block) const {
-  std::vector<planning::SiteTask> tasks = all_tasks(block);
-  for (planning::SiteTask& task : tasks)
-    std::erase_if(task.site.linears, [&](const model::LinearSpec& linear) { return done.contains(linear.name); });
-  std::erase_if(tasks, [](const planning::SiteTask& task) { return task.site.linears.empty(); });
+std::vector<planning::SharedTask> Work::pending_tasks(std::int64_t block) const {
+  std::vector<planning::SharedTask> tasks;
+  for (const planning::SiteTask& whole : all_tasks(block)) {
+    planning::SharedTask shared;
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      planning::SiteTask task = whole;
+      std::erase_if(task.site.linears,
+                    [&](const model::LinearSpec& linear) { return members[i]->done.contains(linear.name); });
+      if (!task.site.linears.empty()) shared.parts.push_back({i, std::move(task)});
+    }
+    if (!shared.parts.empty()) tasks.push_back(std::move(shared));
+  }
   return tasks;
 }
 
@@ -84,8 +102,20 @@ void Work::journal_time(const char* stage, Clock::time_point begin) {
 
 std::int64_t Work::peak_memory() const { return world.all_max(run::peak_memory_bytes()); }
 
-double Work::wall_seconds(const planning::SiteTask& task) const {
-  return planning::task_seconds(task, run.parameters, rates) / world.size();
+planning::ParametersOfRuns Work::parameters() const {
+  planning::ParametersOfRuns parameters;
+  for (const run::Run* member : members) parameters.push_back(&member->parameters);
+  return parameters;
+}
+
+std::int64_t Work::layers_done() const {
+  std::int64_t n = 0;
+  for (const run::Run* member : members) n += std::ssize(member->state.layers);
+  return n;
+}
+
+double Work::wall_seconds(const planning::SharedTask& task) const {
+  return planning::task_seconds(task, parameters(), rates) / world.size();
 }
 
 run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) const {
@@ -93,10 +123,10 @@ run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) cons
   heartbeat.start = run.state.start;
   heartbeat.stage = stage;
   heartbeat.doing = doing;
-  heartbeat.layers = static_cast<std::int64_t>(n_layers);
-  heartbeat.layers_done = std::ssize(run.state.layers);
+  heartbeat.layers = layers_wanted();
+  heartbeat.layers_done = layers_done();
   heartbeat.tasks_done = tasks_done;
-  heartbeat.tasks_failed = std::ssize(run.state.quarantined);
+  for (const run::Run* member : members) heartbeat.tasks_failed += std::ssize(member->state.quarantined);
   heartbeat.ranks = world.size();
   heartbeat.tokens_per_second = tokens_per_second;
   heartbeat.stages = clock.left();
@@ -107,7 +137,15 @@ run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) cons
 void Work::tell(const char* stage, const std::string& doing, core::Json workers) const {
   run::Heartbeat now = heartbeat(stage, doing);
   now.workers = std::move(workers);
-  run.heartbeat->update(std::move(now));
+  run.heartbeat->update(now);
+  if (!is_shared()) return;
+  for (const run::Run* member : members) {
+    now.start = member->state.start;
+    now.layers = static_cast<std::int64_t>(n_layers);
+    now.layers_done = std::ssize(member->state.layers);
+    now.tasks_failed = std::ssize(member->state.quarantined);
+    member->heartbeat->update(now);
+  }
 }
 
 }  // namespace voronoi::stages

@@ -27,15 +27,24 @@ class Work {
  public:
   Work(const comm::Communicator& world, backend::Context& context, const run::Settings& settings, const Inputs& inputs,
        run::Run& run);
+  /// Calibration and quantization of several runs that differ in method and settings alone: `run` holds their Hessians
+  /// and tells of all of them, the layers are the members'. One or more.
+  Work(const comm::Communicator& world, backend::Context& context, const run::Settings& settings, const Inputs& inputs,
+       run::Run& run, std::vector<run::Run*> members);
 
   const model::ModelConfig& config() const { return inputs.model->config(); }
   bool sequential() const { return settings.calibration == "sequential"; }
   /// The Hessians are those of another run (--hessians-from).
   bool has_foreign_hessians() const { return !settings.hessians_from.empty(); }
 
+  /// The run has no layers of its own.
+  bool is_shared() const { return members.front() != &run; }
+  /// The run and its members, each once.
+  std::vector<run::Run*> all_runs() const;
+
   std::vector<planning::SiteTask> all_tasks(std::int64_t block) const;
-  /// Sites of the block with linears that are not done, holding only those.
-  std::vector<planning::SiteTask> pending_tasks(std::int64_t block) const;
+  /// Sites of the block with linears that are not done: of each member those that it lacks.
+  std::vector<planning::SharedTask> pending_tasks(std::int64_t block) const;
   bool has_pending_from(std::int64_t block) const;
   /// Whether a site's Hessian is on disk and fits. One of this run that is damaged is set aside; one of another run
   /// that is missing or damaged throws.
@@ -49,8 +58,14 @@ class Work {
   /// Largest resident set of any rank so far, in bytes; collective.
   std::int64_t peak_memory() const;
 
+  /// Of the members.
+  planning::ParametersOfRuns parameters() const;
+  /// Linears of all members that are quantized, and that there are; rank 0.
+  std::int64_t layers_done() const;
+  std::int64_t layers_wanted() const { return static_cast<std::int64_t>(n_layers * members.size()); }
+
   /// Predicted wall seconds of a task on all ranks.
-  double wall_seconds(const planning::SiteTask& task) const;
+  double wall_seconds(const planning::SharedTask& task) const;
   /// The run as `status` is to see it, at work in a stage; rank 0.
   run::Heartbeat heartbeat(const char* stage, const std::string& doing) const;
   /// What the heartbeat says from now on; rank 0. `doing`: for people, "block 3/32".
@@ -61,12 +76,12 @@ class Work {
   const run::Settings& settings;
   const Inputs& inputs;
   run::Run& run;
+  std::vector<run::Run*> members;  ///< whose layers are made: the run itself, or others
   planning::Rates
       rates;  ///< first guesses, the same on every rank; the cost model corrects them from the first task on
-  store::RunPaths hessians;                  ///< the run directory that holds the Hessians
-  std::map<std::string, std::int64_t> done;  ///< linears, with the oldest generation that is there
-  std::size_t n_layers = 0;                  ///< linears of the model
-  bool stopped = false;                      ///< on request, resumable; the same on every rank
+  store::RunPaths hessians;  ///< the run directory that holds the Hessians
+  std::size_t n_layers = 0;  ///< linears of the model
+  bool stopped = false;      ///< on request, resumable; the same on every rank
 
   // Of the progress that rank 0 tells.
   StageClock clock;

@@ -3,8 +3,8 @@
 invented texts; the environment's VORONOI is the program.
 
 A block of commands is fenced as ```sh, or as ```sh no-test: REASON where it cannot run here; those are listed. tests/docs/bin has what
-the blocks meet under the names voronoi (windows and texts are made small), mpirun (two ranks unless told), sbatch (runs the script at once,
-of an array the first task and the last), squeue and scontrol. The blocks of a file share a folder and run in their order.
+the blocks meet under the names voronoi (windows and texts are made small), mpirun (two ranks unless told), sbatch (runs the script at once),
+squeue and scontrol. The blocks of a file share a folder and run in their order.
 """
 import json
 import os

@@ -10,7 +10,9 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/option.h"
 #include "support/data.h"
+#include "support/packed.h"
 
 namespace voronoi::model {
 namespace {
@@ -74,6 +76,9 @@ TEST_F(Corpus, NamesOfJoins) {
   EXPECT_EQ(default_join("a/b.jsonl"), Join::jsonl);
   EXPECT_EQ(default_join("b.json.l"), Join::jsonl);
   EXPECT_EQ(default_join("a.jsonl/b.txt"), Join::raw);
+  EXPECT_EQ(default_join("b.jsonl.gz"), Join::jsonl);
+  EXPECT_EQ(default_join("b.jsonl.zst"), Join::jsonl);
+  EXPECT_EQ(default_join("b.txt.zst"), Join::raw);
 }
 
 TEST_F(Corpus, RawTextIsKeptByteForByte) {
@@ -99,6 +104,29 @@ TEST_F(Corpus, WikitextOfTheTestSplitHasThePublishedSize) {
 
 TEST_F(Corpus, JsonLinesGiveTheirTexts) {
   EXPECT_EQ(load_text(write("{\"text\": \"a\\n\"}\n\n{\"url\": 1, \"text\": \"b\"}"), Join::jsonl).content, "a\n\n\nb");
+}
+
+TEST_F(Corpus, PackedTextsAreToldByTheirContent) {
+  const std::string lines = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
+  for (const std::string& packed : {test::gzip(lines), test::zstd(lines)}) {
+    const Text text = load_text(write(packed, "named.jsonl"), Join::jsonl);
+    EXPECT_EQ(text.content, "a\n\nb");
+    EXPECT_EQ(text.sha256, core::sha256(packed));
+  }
+  const std::string path = write(test::gzip("{\"text\": \"a\"}\n[]\n"));
+  expect_format_error([&] { load_text(path, Join::jsonl); }, path + ": line 2", "");
+  const std::string cut = write(test::zstd("text").substr(0, 9));
+  expect_format_error([&] { load_text(cut, Join::raw); }, cut, "ends in the middle");
+  const std::string empty = write(test::gzip(" "));
+  expect_format_error([&] { load_text(empty, Join::raw); }, empty, "holds no text");
+}
+
+TEST_F(Corpus, ParquetIsRefusedWithTheCommandThatConvertsIt) {
+  for (const std::string& bytes : {std::string("PAR1...."), test::gzip("PAR1....")}) {
+    const std::string path = write(bytes, "it's.parquet");
+    expect_format_error([&] { load_text(path, Join::raw); }, path, "pandas.read_parquet");
+    expect_format_error([&] { load_text(path, Join::raw); }, path, core::quote_for_shell(path) + ".jsonl");
+  }
 }
 
 TEST_F(Corpus, BadJsonLinesNameFileAndLine) {

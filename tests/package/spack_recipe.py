@@ -8,7 +8,7 @@ import types
 # What VoronoiDependencies.cmake looks for, as Spack names it; None: part of any system.
 NAMES = {"Threads": None, "MPI": "mpi", "HDF5": "hdf5", "Boost": "boost", "OpenSSL": "openssl", "fmt": "fmt", "spdlog": "spdlog",
          "nlohmann_json": "nlohmann-json", "PkgConfig": "pkgconfig", "libpcre2-8": "pcre2", "sentencepiece": "sentencepiece",
-         "libutf8proc": "utf8proc", "libhwy": "highway", "CUDAToolkit": "cuda", "nccl": "nccl"}
+         "libutf8proc": "utf8proc", "zlib": "zlib-api", "libzstd": "zstd", "libhwy": "highway", "CUDAToolkit": "cuda", "nccl": "nccl"}
 TOOLS = {"c", "cxx", "cmake", "ninja", "gzip"}  # of the build itself
 
 recipe, dependencies = sys.argv[1:]

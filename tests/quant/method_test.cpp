@@ -178,5 +178,19 @@ TEST(Site, OtherMethodsSeeItsHessianAsItIs) {
   }
 }
 
+TEST_F(ToyMethod, SitesAreAlikeForMethodsThatLeaveThemAsTheyAre) {
+  EXPECT_EQ(preparation_key(parameters_), std::nullopt);
+  QuantParameters one, other;
+  one.method = "voronoi";
+  other.method = "gptq";
+  EXPECT_NE(preparation_key(one), std::nullopt);
+  EXPECT_EQ(preparation_key(one), preparation_key(other));
+  other.damping *= 2;
+  EXPECT_NE(preparation_key(one), preparation_key(other));
+  other.damping = one.damping;
+  other.act_order = !one.act_order;
+  EXPECT_NE(preparation_key(one), preparation_key(other));
+}
+
 }  // namespace
 }  // namespace voronoi::quant

@@ -83,6 +83,7 @@ TEST(Records, EveryTypeComesBackAsItWas) {
   start.packages = {{"mpi", "Open MPI v4"}};
   start.directory = "/d";
   start.machine = {{"device", "cpu"}, {"hosts", {{"h", 2}}}};
+  start.command = kCompare;
   start.options = {{"model", "m", true}, {"method", "rtn", false}};
   LayerRecord layer;
   layer.name = "a";
@@ -145,6 +146,10 @@ TEST(Resume, PathsAreOfTheDirectoryThatTheyWereGivenIn) {
   EXPECT_EQ(options[1].value, "/t");
   EXPECT_EQ(options[2].value, "../rtn");
   EXPECT_EQ(describe_resume(paths, state), R"(mpirun -n 3 voronoi quantize --run '/r/it'\''s mine')");
+  start.number = 2;
+  start.command = kCompare;
+  apply(state, start, "journal.log");
+  EXPECT_EQ(describe_resume(paths, state), R"(mpirun -n 3 voronoi compare --out '/r/it'\''s mine')");
 }
 
 }  // namespace

@@ -86,6 +86,7 @@ class Toy : public quant::Method {
     std::string site;
     std::vector<float> sums;  ///< of each linear's weights
   };
+  bool changes_site(const quant::QuantParameters& /*p*/) const override { return true; }
   std::unique_ptr<quant::SiteState> prepare_site(quant::SiteInput& site,
                                                  const quant::QuantParameters& p) const override {
     auto state = std::make_unique<State>();

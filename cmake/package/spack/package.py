@@ -33,6 +33,8 @@ class Voronoi(CMakePackage):
     depends_on("pcre2")
     depends_on("sentencepiece")
     depends_on("utf8proc")
+    depends_on("zlib-api")
+    depends_on("zstd")
     depends_on("highway")
     depends_on("cuda@12.8:", when="+cuda")
     depends_on("nccl", when="+nccl")

@@ -1,0 +1,213 @@
+#include "jobs/compare_options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "core/option.h"
+#include "jobs/quantize_options.h"
+#include "quant/parameters.h"
+#include "run/run_state.h"
+#include "stages/stage.h"
+#include "store/run_directory.h"
+
+namespace voronoi::jobs {
+namespace {
+
+using Names = std::set<std::string, std::less<>>;
+
+/// Of quantize, with a meaning for a single run only; and of the job as a whole: a run that goes on by itself makes
+/// Hessians of its own.
+const Names kOfOneRun{"run",
+                      "method",
+                      "bits",
+                      "calibration",
+                      "set",
+                      "stages",
+                      "export-profile",
+                      "validate-text",
+                      "validate-join",
+                      "validate-context",
+                      "validate-windows",
+                      "validate-tasks",
+                      "task-data",
+                      "validate-limit",
+                      "validate-shots"};
+const Names kOfTheJob{"hessians-from", "keep-hessians"};
+/// Of eval, which quantize has too, or which have no meaning for runs.
+const Names kNotOfEval{"model", "tokenizer", "device", "dtype", "threads", "json", "reference"};
+
+std::vector<std::string> split(const std::string& list) {
+  std::vector<std::string> words;
+  for (std::size_t at = 0; at <= list.size();) {
+    const std::size_t end = std::min(list.find(',', at), list.size());
+    words.push_back(list.substr(at, end - at));
+    at = end + 1;
+  }
+  return words;
+}
+
+/// "2" of "2.0"; what is no number stays, and is told by the option's own check.
+std::string shortest(const std::string& bits) {
+  double value = 0;
+  const auto [rest, error] = std::from_chars(bits.data(), bits.data() + bits.size(), value);
+  return error == std::errc() && rest == bits.data() + bits.size() ? fmt::format("{:g}", value) : bits;
+}
+
+/// One run: its name, and what makes it differ from the others.
+struct MemberSpec {
+  std::string name;
+  std::vector<std::string> arguments;
+  std::string file;  ///< the config file of --member
+};
+
+bool is_of_the_job(const std::string& name) {
+  const store::RunPaths job{"."};
+  for (const std::filesystem::path& path : {job.staging(), job.layers(), job.hessians(), job.tuning(), job.quarantine(),
+                                            job.evaluations(), job.exported(), job.report(), job.logs()})
+    if (path.filename() == name) return true;
+  return false;
+}
+
+std::vector<MemberSpec> member_specs(const CompareOptions& o, std::vector<std::string>& problems) {
+  std::vector<MemberSpec> specs;
+  if (!o.methods.empty() && !o.bits.empty())
+    for (const std::string& method : split(o.methods))
+      for (const std::string& bits : split(o.bits))
+        specs.push_back(
+            {fmt::format("{}-{}bit", method, shortest(bits)), {"--method=" + method, "--bits=" + bits}, ""});
+  for (const std::string& file : o.members)
+    specs.push_back({std::filesystem::path(file).stem().string(), {"--config=" + file}, file});
+  if (o.methods.empty() != o.bits.empty())
+    problems.emplace_back(o.bits.empty()
+                              ? "--bits: is missing; --methods are compared at these bits, 2,3 for instance"
+                              : "--methods: is missing; give the methods to compare, rtn,voronoi for instance");
+  else if (specs.empty())
+    problems.emplace_back("--methods: is missing; give --methods and --bits, or --member");
+  std::set<std::string> names;
+  for (const MemberSpec& spec : specs) {
+    if (!names.insert(spec.name).second) problems.push_back(spec.name + ": is compared with itself; name it once");
+    if (is_of_the_job(spec.name))
+      problems.push_back(spec.name + ": is a directory of the comparison itself; give the config file another name");
+  }
+  return specs;
+}
+
+/// Of a config file, what would make its run another calibration's.
+std::vector<std::string> strange_options(const MemberSpec& spec, const std::vector<run::GivenOption>& given,
+                                         const Names& shared, run::Settings& settings) {
+  std::vector<std::string> problems;
+  if (spec.file.empty()) return problems;
+  Names own{"method", "bits", "run", "stages"};
+  for (const core::OptionSpec& option : quant::parameter_options(settings.parameters)) own.insert(option.name);
+  for (const run::GivenOption& option : given)
+    if (!own.contains(option.name) && !shared.contains(option.name))
+      problems.push_back(fmt::format("{}: {} is the same for all runs; give it to compare", spec.file, option.name));
+  return problems;
+}
+
+/// "--name=value" of those that a command knows, `but` some.
+std::vector<std::string> arguments_of(const CommandSpec& command, const std::vector<run::GivenOption>& given,
+                                      const Names& but) {
+  std::vector<std::string> arguments;
+  for (const run::GivenOption& option : given) {
+    const auto spec = std::find_if(command.options.begin(), command.options.end(),
+                                   [&](const core::OptionSpec& known) { return known.name == option.name; });
+    if (spec != command.options.end() && !but.contains(option.name))
+      arguments.push_back("--" + option.name + (spec->argument.empty() ? "" : "=" + option.value));
+  }
+  return arguments;
+}
+
+}  // namespace
+
+CommandSpec compare_command(CompareOptions& o) {
+  CommandSpec command;
+  command.name = "compare";
+  command.summary =
+      "Quantizes a model with several methods at several bits as one job, on one calibration, and evaluates the runs "
+      "beside each other. Each is a run directory of its own; --out alone goes on with the options of the last start.";
+  command.usage =
+      "[mpirun -n RANKS] voronoi compare --model MODEL --out DIR --methods LIST --bits LIST --calibration-text FILE "
+      "[--text FILE] [options]";
+  command.options = {
+      core::text_option("out", "DIR", "directory of the runs, of the table and the report", o.shared.run),
+      core::text_option("methods", "LIST", "methods to compare, separated by commas", o.methods),
+      core::text_option("bits", "LIST", "bits to compare them at, separated by commas: --bits of quantize", o.bits),
+      core::as_path(core::list_option("member", "FILE",
+                                      "one more run, called by the file's name: a config file with its method and "
+                                      "settings",
+                                      o.members)),
+  };
+  for (core::OptionSpec& option : eval_command(o.eval).options)
+    if (!kNotOfEval.contains(option.name)) command.options.push_back(std::move(option));
+  for (core::OptionSpec& option : quantize_command(o.shared).options)
+    if (!kOfOneRun.contains(option.name)) command.options.push_back(std::move(option));
+  command.examples =
+      "  mpirun -n 2 voronoi compare --model SmolLM2-135M --out comparison --methods rtn,gptq,vptq,voronoi --bits 2,3 "
+      "--calibration-text wiki.txt --text wiki.test.raw --join wikitext --windows 16\n"
+      "  # after any interruption\n"
+      "  mpirun -n 2 voronoi compare --out comparison\n"
+      "The runs are comparison/METHOD-BITSbit, for status, export, eval, generate and quantize --run alike; the table "
+      "is comparison/compare.md and compare.csv.\n"
+      "Exit codes: those of quantize; 4 where some run has failures.\n";
+  return command;
+}
+
+std::vector<run::Settings> member_settings(const CompareOptions& o, const std::vector<run::GivenOption>& given,
+                                           std::vector<std::string>& problems) {
+  const std::vector<MemberSpec> specs = member_specs(o, problems);
+  run::Settings scratch;
+  Names not_shared = kOfOneRun, shared;
+  not_shared.insert(kOfTheJob.begin(), kOfTheJob.end());
+  const std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
+  for (const run::GivenOption& option : given) shared.insert(option.name);
+  std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
+  const auto add = [&](const std::string& name, const std::string& problem) {
+    const auto known =
+        std::find_if(found.begin(), found.end(), [&](const auto& other) { return other.first == problem; });
+    if (known == found.end())
+      found.push_back({problem, {name}});
+    else
+      known->second.push_back(name);
+  };
+  std::vector<run::Settings> members(specs.size());  // options keep their addresses
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    const MemberSpec& spec = specs[i];
+    run::Settings& settings = members[i];
+    std::vector<std::string> arguments = of_all;
+    arguments.insert(arguments.end(), spec.arguments.begin(), spec.arguments.end());
+    arguments.push_back("--run=" + (std::filesystem::path(o.shared.run) / spec.name).string());
+    arguments.emplace_back(o.shared.tune == "none" ? "--stages=calibrate,quantize,report"
+                                                   : "--stages=calibrate,quantize,tune,report");
+    const ParseResult parsed = parse(quantize_command(settings), arguments, true);
+    for (const run::GivenOption& option : parsed.given)
+      if (option.name != "run") settings.given.push_back(option);
+    std::vector<std::string> own = parsed.problems;
+    for (const auto& more :
+         {strange_options(spec, parsed.given, shared, settings), run::check(settings), stages::check_stages(settings)})
+      own.insert(own.end(), more.begin(), more.end());
+    for (const std::string& problem : own) add(spec.name, problem);
+  }
+  for (const auto& [problem, names] : found) {
+    const bool of_every_run = names.size() == specs.size() && specs.size() > 1;
+    const std::string text = of_every_run ? problem : fmt::format("{}: {}", fmt::join(names, ", "), problem);
+    if (std::find(problems.begin(), problems.end(), text) == problems.end()) problems.push_back(text);
+  }
+  return members;
+}
+
+std::vector<std::string> eval_arguments(const std::vector<run::GivenOption>& given,
+                                        const std::vector<run::Settings>& members) {
+  EvalOptions scratch;
+  std::vector<std::string> arguments = arguments_of(eval_command(scratch), given, {"model"});
+  for (const run::Settings& member : members) arguments.push_back("--model=" + member.run);
+  return arguments;
+}
+
+}  // namespace voronoi::jobs
