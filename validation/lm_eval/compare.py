@@ -47,8 +47,8 @@ def local_task(task, folder, work):
     split = config.get("test_split") or config["validation_split"]
     rows = work / f"{task}.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in harness_rows(task, folder)), encoding="utf-8")
-    for key in ("training_split", "validation_split", "test_split", "dataset_name", "tag", "group"):
-        config.pop(key, None)
+    # What is not named here the harness takes from its own task of that name.
+    config.update(dict.fromkeys(("training_split", "validation_split", "dataset_name")))
     config.update(dataset_path="json", dataset_kwargs={"data_files": {split: str(rows)}}, test_split=split)
     return config
 
