@@ -16,13 +16,14 @@ const std::vector<Command>& commands() {
        true},
       {"submit", "write the batch script of a run, with limits by prediction, and submit it to Slurm", false,
        submit_main},
-      {"eval", "perplexity of a model, a run or a VPTQ checkpoint", true, eval_main, true},
+      {"eval", "perplexity and questions of a model, a run or a VPTQ checkpoint", true, eval_main, true},
+      {"score", "log-likelihoods of continuations, for lm-evaluation-harness and others", true, score_main, true},
       {"generate", "continue a text with a model, a run or a VPTQ checkpoint", false, generate_main},
-      {"status", "progress of a live or dead run", false, status_main},
+      {"status", "progress of a live or dead run, or of many", false, status_main},
       {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},
       {"export", "write a run as a checkpoint in VPTQ's public format", false, export_main},
       {"verify", "read a run or a checkpoint again, check every sum, decode every layer", false, verify_main},
-      {"report", "tables of one or many runs, as Markdown and JSON", false, report_main},
+      {"report", "figures and pictures of one or many runs on a page, with Markdown and JSON", false, report_main},
   };
   return table;
 }

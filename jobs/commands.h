@@ -28,6 +28,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments);
 int compare_main(const comm::Communicator& world, const Arguments& arguments);
 int submit_main(const comm::Communicator& world, const Arguments& arguments);
 int eval_main(const comm::Communicator& world, const Arguments& arguments);
+int score_main(const comm::Communicator& world, const Arguments& arguments);
 int generate_main(const comm::Communicator& world, const Arguments& arguments);
 int status_main(const comm::Communicator& world, const Arguments& arguments);
 int inspect_main(const comm::Communicator& world, const Arguments& arguments);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "backend/machine.h"
 #include "backend/placement.h"
 #include "comm/agreement.h"
 #include "core/error.h"
@@ -23,6 +24,7 @@
 #include "stages/stage.h"
 #include "stages/work.h"
 #include "validation/comparison.h"
+#include "validation/qa.h"
 #include "validation/run_report.h"
 #include "validation/text_evaluation.h"
 
@@ -61,7 +63,7 @@ class CompareJob {
 
   core::ExitCode run() {
     bool stopped = quantize();
-    if (!stopped && !o_.eval.text.texts.empty()) stopped = evaluate();
+    if (!stopped && (!o_.eval.text.texts.empty() || !o_.eval.tasks.empty())) stopped = evaluate();
     if (!stopped) comm::on_root(world_, [&] { write_table(); });
     run::end_start(world_, job_, stopped);
     if (!stopped) return failed_ ? core::ExitCode::partial : core::ExitCode::ok;
@@ -82,11 +84,14 @@ class CompareJob {
       for (run::Settings& member : members_) settings.push_back(&member);
       inputs = stages::open_inputs(settings, *context);
       validation::check_texts(o_.eval.text, *inputs.tokenizer);
+      validation::check_tasks(questions_of(o_.eval).questions);
     });
-    job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}));
+    const core::Json machine = backend::machine_facts(*context, world_);
+    job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}), machine);
     std::vector<run::Run> runs;
     for (const run::Settings& member : members_)
-      runs.push_back(run::open_run(world_, member, identity_of(inputs, quant::parameters_json(member.parameters))));
+      runs.push_back(
+          run::open_run(world_, member, identity_of(inputs, quant::parameters_json(member.parameters)), machine));
     run::log_into(job_, world_.rank());
     std::vector<run::Run*> pointers;
     for (run::Run& run : runs) pointers.push_back(&run);
@@ -170,6 +175,7 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
       if (option.name != "out") options.shared.given.push_back(option);
     std::vector<std::string> problems;
     if (options.shared.run.empty()) problems.emplace_back("--out: is missing; give the directory to write to");
+    for (std::string& problem : task_problems(options.eval)) problems.push_back(std::move(problem));
     members = member_settings(options, parsed.given, problems);
     help_or_problems(world, command, parsed, true, problems);
   });

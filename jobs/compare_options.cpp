@@ -33,7 +33,11 @@ const Names kOfOneRun{"run",
                       "validate-text",
                       "validate-join",
                       "validate-context",
-                      "validate-windows"};
+                      "validate-windows",
+                      "validate-tasks",
+                      "task-data",
+                      "validate-limit",
+                      "validate-shots"};
 const Names kOfTheJob{"hessians-from", "keep-hessians"};
 /// Of eval, which quantize has too, or which have no meaning for runs.
 const Names kNotOfEval{"model", "tokenizer", "device", "dtype", "threads", "json", "reference"};

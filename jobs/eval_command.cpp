@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/placement.h"
@@ -14,11 +15,30 @@
 #include "jobs/eval_options.h"
 #include "run/subject.h"
 #include "validation/evaluation.h"
+#include "validation/question_evaluation.h"
 #include "validation/run_report.h"
 #include "validation/text_evaluation.h"
 
 namespace voronoi::jobs {
 namespace {
+
+void print_questions(const validation::Evaluation& evaluation) {
+  const validation::Result& first = evaluation.results.front();
+  fmt::print("{}: {}\n  protocol    {}   ({})\n", first.label, first.model,
+             validation::protocol_text(evaluation.results.back().protocol), core::format_duration(first.seconds));
+  for (const validation::Result& result : evaluation.results) {
+    fmt::print("  {:<14} {:<10} {:.4f}", result.task, result.metric, result.value);
+    if (result.standard_error) fmt::print(" +- {:.4f}", *result.standard_error);
+    fmt::print("   {} questions", result.n);
+    if (const auto left_out = result.protocol.value("left_out", std::int64_t{0}); left_out > 0)
+      fmt::print(", {} left out", left_out);
+    if (result.reference) fmt::print(", unquantized {:.4f}", *result.reference);
+    fmt::print("\n");
+  }
+  if (first.bits_true)
+    fmt::print("  bits        {:.4f} true (everything stored is counted), {:.3f} nominal\n", *first.bits_true,
+               *first.bits_nominal);
+}
 
 void print(const validation::Evaluation& evaluation, bool json) {
   if (json) {
@@ -26,6 +46,7 @@ void print(const validation::Evaluation& evaluation, bool json) {
     return;
   }
   const validation::Result& first = evaluation.results.front();
+  if (!first.protocol.contains("text")) return print_questions(evaluation);
   fmt::print("{}: {}\n  text        {} (SHA-256 {}...)\n  protocol    {}, {} predictions\n", first.label, first.model,
              first.protocol.at("text").get<std::string>(),
              first.protocol.at("text_sha256").get<std::string>().substr(0, 16),
@@ -70,7 +91,9 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     if (help) return;
     std::vector<std::string> problems;
     if (options.models.empty()) problems.emplace_back("--model: is missing; give a model or a run directory");
-    if (options.text.texts.empty()) problems.emplace_back("--text: is missing; give at least one text file");
+    if (options.text.texts.empty() && options.tasks.empty())
+      problems.emplace_back("--text: is missing; give at least one text file, or --tasks");
+    for (std::string& problem : task_problems(options)) problems.push_back(std::move(problem));
     if (!problems.empty()) throw core::ConfigError(problems);
     context = backend::make_context(options.device, options.threads, world);
     for (const std::string& path : options.models) {
@@ -88,16 +111,15 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
   });
 
   std::string unkept;
-  try {
-    validation::evaluate_texts(world, *context, subjects, options.text,
-                               [&](const run::Subject& subject, const validation::Evaluation& evaluation) {
-                                 print(evaluation, options.json);
-                                 if (subject.run) keep(*subject.run, evaluation, unkept);
-                                 core::flush_output();  // each figure as it comes, also into a file
-                               });
-  } catch (const core::StopRequested&) {  // on every rank
-    comm::on_root(world, [] { throw core::StopRequested(); });
-  }
+  const auto tell = [&](const run::Subject& subject, const validation::Evaluation& evaluation) {
+    print(evaluation, options.json);
+    if (subject.run) keep(*subject.run, evaluation, unkept);
+    core::flush_output();  // each figure as it comes, also into a file
+  };
+  comm::stop_in_order(world, [&] {
+    validation::evaluate_texts(world, *context, subjects, options.text, tell);
+    if (!options.tasks.empty()) validation::evaluate_questions(world, *context, subjects, questions_of(options), tell);
+  });
   comm::on_root(world, [&] {
     if (!unkept.empty()) throw core::StoreError(unkept + "; the figures above were not kept in the run");
   });

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backend/cores.h"
+#include "backend/machine.h"
 #include "backend/placement.h"
 #include "comm/agreement.h"
 #include "core/error.h"
@@ -115,7 +116,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     });
     return 0;
   }
-  run::Run run = run::open_run(world, settings, inputs.identity);
+  run::Run run = run::open_run(world, settings, inputs.identity, backend::machine_facts(*context, world));
   tell_cores(context->n_threads());
   if (world.rank() == 0 && run.state.start > 1)
     core::log_info("{}: start {}, {} layers are done already", settings.run, run.state.start, run.state.layers.size());

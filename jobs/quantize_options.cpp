@@ -63,7 +63,8 @@ CommandSpec quantize_command(run::Settings& o) {
   command.options = {
       core::as_path(core::text_option("model", "PATH", "Hugging Face directory (safetensors) or GGUF file", o.model)),
       core::text_option("run", "DIR", "run directory: created, or resumed when it is there", o.run),
-      core::as_path(core::list_option("calibration-text", "FILE", "text for calibration, plain or JSON lines (*.jsonl), or packed (.gz, .zst)",
+      core::as_path(core::list_option("calibration-text", "FILE",
+                                      "text for calibration, plain or JSON lines (*.jsonl), or packed (.gz, .zst)",
                                       o.calibration_texts)),
       core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
                            o.calibration_sequences, 1, 1 << 24),
@@ -103,11 +104,19 @@ CommandSpec quantize_command(run::Settings& o) {
       core::integer_option("validate-context", "tokens a window of it", o.validate_context, 2, 1 << 24),
       core::integer_option("validate-windows", "at most so many windows from the start; 0 for all", o.validate_windows,
                            0, std::int64_t{1} << 40),
+      core::text_option("validate-tasks", "LIST",
+                        "questions put to the stored layers and the unquantized model in the end: tasks or task files, "
+                        "as `eval --tasks` takes them",
+                        o.validate_tasks),
+      core::as_path(core::text_option("task-data", "DIR", "folder of the tasks' data", o.task_data)),
+      core::integer_option("validate-limit", "questions of a task, from its first; 0: all", o.validate_limit, 0,
+                           std::int64_t{1} << 40),
+      core::integer_option("validate-shots", "answered questions before each", o.validate_shots, 0, 1000),
       core::text_option(
           "stages", "LIST",
           "stages to run, separated by commas: " + stages::stage_names() +
               " [all that apply: tune with --tune-phases, export where VPTQ's format can hold the layers, "
-              "validate with --validate-text]",
+              "validate with --validate-text or --validate-tasks]",
           o.stages),
       export_profile_option(o.export_profile),
       core::as_path(core::text_option("tokenizer", "PATH",

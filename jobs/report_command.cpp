@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "core/error.h"
 #include "core/log.h"
 #include "core/option.h"
@@ -14,13 +16,15 @@ int report_main(const comm::Communicator& world, const Arguments& arguments) {
   std::string out;
   CommandSpec command;
   command.name = "report";
-  command.summary = "Tables of one or many runs: report.md and report.json.";
-  command.usage = "voronoi report RUN [RUN ...] [--out DIR]";
+  command.summary = "Figures, pictures and tables of one or many runs: report.html, report.md and report.json.";
+  command.usage = "voronoi report RUN [RUN ...] [--out DIR|FILE.html]";
   command.positional = "run";
   command.options = {
       core::list_option("run", "DIR", "run directory", runs),
       core::text_option("out", "DIR",
-                        "where to write; the first run's report directory unless given, if it can be written", out)};
+                        "where to write, a directory or the page's own name (FILE.html, with FILE.md and FILE.json "
+                        "beside it); the first run's report directory unless given, if it can be written",
+                        out)};
   command.examples = "  voronoi report runs/rtn runs/gptq runs/vptq runs/voronoi --out comparison\n";
   if (parse_or_help(world, command, arguments, false)) return 0;
   if (runs.empty()) throw core::ConfigError("report: which runs? give their directories");
@@ -33,9 +37,13 @@ int report_main(const comm::Communicator& world, const Arguments& arguments) {
                    paths.front().root.string());
     return 0;
   }
-  const std::filesystem::path file =
-      validation::write_run_report(report, out.empty() ? paths.front().report() : std::filesystem::path(out));
-  fmt::print("written: {} and report.json beside it\n", file.string());
+  const std::filesystem::path place = out.empty() ? paths.front().report() : std::filesystem::path(out);
+  const bool names_page = place.extension() == ".html";
+  const std::filesystem::path page =
+      names_page ? validation::write_run_report(report, place.has_parent_path() ? place.parent_path() : ".",
+                                                place.stem().string())
+                 : validation::write_run_report(report, place);
+  fmt::print("written: {}, with Markdown and JSON beside it\n", page.string());
   return 0;
 }
 

@@ -1,123 +1,115 @@
 #include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <optional>
+#include <functional>
 #include <thread>
 
 #include "core/error.h"
-#include "core/log.h"
 #include "core/option.h"
 #include "core/output.h"
-#include "core/whereabouts.h"
 #include "jobs/commands.h"
-#include "run/heartbeat.h"
-#include "run/resume.h"
-#include "run/run_state.h"
+#include "jobs/status_text.h"
 
 namespace voronoi::jobs {
 namespace {
 
-core::Json collect_status(const store::RunPaths& paths) {
-  const core::Json identity = store::read_identity(paths);
-  const run::RunState state = run::read_state(paths);
-  core::Json status{{"run", paths.root.string()},
-                    {"method", identity.at("quantization").at("method")},
-                    {"start", state.start},
-                    {"ranks", state.last_start ? state.last_start->ranks : 0},
-                    {"layers_done", state.layers.size()},
-                    {"bits_true", true_bits(state)},
-                    {"stage_seconds", state.stage_seconds},
-                    {"scheduling",
-                     {{"tasks", state.scheduling.n_tasks},
-                      {"task_seconds", state.scheduling.task_seconds},
-                      {"waiting_seconds", state.scheduling.waiting_seconds},
-                      {"coordinator_cpu_seconds", state.scheduling.coordinator_seconds}}},
-                    {"failures", run::failures(state)},
-                    {"resume", run::describe_resume(paths, state)},
-                    {"state", state.finished ? "finished" : "not running"}};
-  const std::optional<run::Heartbeat> live = run::read_heartbeat(paths);
-  if (!live) return status;
-  status["layers_total"] = live->layers;
-  // A comparison has no layers of its own; its heartbeats count those of its runs.
-  if (state.last_start && state.last_start->command == run::kCompare) status["layers_done"] = live->layers_done;
-  if (state.finished || live->start != state.start) return status;
-  status["heartbeat_age_seconds"] = core::unix_time() - live->updated;
-  if (!live->ended.empty()) status["state"] = live->ended;
-  if (!run::is_alive(*live, state)) return status;
-  status["state"] = "running";
-  status["eta_seconds"] = live->eta_seconds();
-  status["stage_eta_seconds"] = live->stages;
-  status["stage"] = live->stage;
-  status["doing"] = live->doing;
-  status["tokens_per_second"] = live->tokens_per_second;
-  status["workers"] = live->workers;
-  return status;
+constexpr std::chrono::seconds kBetween{2};
+
+/// One look at what is watched.
+struct Look {
+  std::string text;  ///< all of it
+  std::string line;  ///< the same in short, for a log
+  bool running = false;
+};
+
+/// The text from the top of the terminal, cut to what it shows.
+void draw(const std::string& text) {
+  winsize size{};
+  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) size = {};
+  const std::size_t columns = size.ws_col > 0 ? size.ws_col : 80, rows = size.ws_row > 0 ? size.ws_row : 24;
+  std::string screen = "\033[H\033[J";
+  std::size_t n = 0;
+  for (std::size_t begin = 0; begin < text.size() && n + 1 < rows; ++n) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    screen += text.substr(begin, std::min(end - begin, columns - 1)) + "\n";
+    begin = end + 1;
+  }
+  fmt::print("{}", screen);
 }
 
-std::string describe(const core::Json& status) {
-  std::string text = fmt::format("{}: {}, method {}, start {} on {} rank(s)\n", status.at("run").get<std::string>(),
-                                 status.at("state").get<std::string>(), status.at("method").get<std::string>(),
-                                 core::whole_number(status.at("start")), core::whole_number(status.at("ranks")));
-  text += fmt::format(
-      "  layers  {}{} done, {:.3f} true bits a weight\n", core::whole_number(status.at("layers_done")),
-      status.contains("layers_total") ? fmt::format(" of {}", core::whole_number(status.at("layers_total"))) : "",
-      status.at("bits_true").get<double>());
-  for (const auto& [stage, seconds] : status.at("stage_seconds").items())
-    text += fmt::format("  {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
-  const core::Json& scheduling = status.at("scheduling");
-  if (const double tasks = scheduling.at("task_seconds").get<double>(); tasks > 0)
-    text += fmt::format(
-        "  tasks   {} in {}; of that time ranks waited {:.2g} % between tasks, the coordinator took {:.2g} %\n",
-        scheduling.at("tasks").get<std::int64_t>(), core::format_duration(tasks),
-        100 * scheduling.at("waiting_seconds").get<double>() / tasks,
-        100 * scheduling.at("coordinator_cpu_seconds").get<double>() / tasks);
-  if (status.contains("stage")) {
-    text += fmt::format("  now     {}", status.at("stage").get<std::string>());
-    if (const auto doing = status.at("doing").get<std::string>(); !doing.empty()) text += ", " + doing;
-    if (const double rate = status.at("tokens_per_second").get<double>(); rate > 0)
-      text += fmt::format(", {:.0f} tokens/s", rate);
-    text += "\n";
-  }
-  if (status.contains("eta_seconds") && status.at("eta_seconds").get<double>() > 0)
-    text += fmt::format("  left    about {}\n", core::format_duration(status.at("eta_seconds").get<double>()));
-  if (status.contains("stage_eta_seconds") && status.at("stage_eta_seconds").size() > 1)
-    for (const auto& [stage, seconds] : status.at("stage_eta_seconds").items())
-      text += fmt::format("    {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
-  if (status.contains("workers"))
-    for (const core::Json& worker : status.at("workers")) {
-      const auto task = worker.at("task").get<std::string>();
-      text += fmt::format("  rank {:<4}{}\n", core::whole_number(worker.at("rank")), task.empty() ? "idle" : task);
+/// Looks until nothing runs any longer: redrawn or, with `lines`, a line whenever there is something new. Ends with the
+/// whole text.
+void watch(const std::function<Look()>& look, bool lines) {
+  std::string last;
+  for (;;) {
+    const Look now = look();
+    if (!now.running) {
+      fmt::print("{}{}", lines ? "" : "\033[H\033[J", now.text);
+      core::flush_output();
+      return;
     }
-  for (const auto& [task, error] : status.at("failures").items())
-    text += fmt::format("  FAILED  {}: {}\n", task, error.get<std::string>());
-  if (status.at("state") != "running" && status.at("state") != "finished")
-    text += fmt::format("  resume  {}\n", status.at("resume").get<std::string>());
-  return text;
+    if (!lines)
+      draw(now.text);
+    else if (now.line != last)
+      fmt::print("{}", now.line);
+    last = now.line;
+    core::flush_output();
+    std::this_thread::sleep_for(kBetween);
+  }
+}
+
+Look look_at(const store::RunPaths& paths, bool json) {
+  const core::Json status = collect_status(paths);
+  const bool running = status.at("state") == "running";
+  if (json) return {status.dump() + "\n", status.dump() + "\n", running};
+  return {describe_status(status), running ? progress_line(status) : "", running};
+}
+
+Look look_at_all(const std::filesystem::path& directory, bool json) {
+  std::vector<core::Json> all;
+  for (const std::filesystem::path& run : runs_below(directory)) all.push_back(status_among_others(run));
+  Look look;
+  for (const core::Json& status : all) {
+    look.running = look.running || status.at("state") == "running";
+    if (json) look.text += status.dump(-1, ' ', false, core::Json::error_handler_t::replace) + "\n";
+  }
+  if (!json) look.text = status_table(all, directory);
+  look.line = look.text;
+  return look;
 }
 
 }  // namespace
 
 int status_main(const comm::Communicator& world, const Arguments& arguments) {
-  std::string run;
-  bool json = false, watch = false;
+  std::string run, all;
+  bool json = false, again = false;
   CommandSpec command;
   command.name = "status";
-  command.summary = "Progress of a run, live or dead, from any shell.";
-  command.usage = "voronoi status RUN [--watch] [--json]";
+  command.summary = "Progress of a run or of many, live or dead, from any shell.";
+  command.usage = "voronoi status RUN|--all DIR [--watch] [--json]";
   command.positional = "run";
   command.options = {core::text_option("run", "DIR", "run directory", run),
-                     core::switch_option("watch", "again every two seconds until the run ends", watch),
-                     core::switch_option("json", "print JSON", json)};
-  command.examples = "  voronoi status runs/2bit --watch\n";
+                     core::as_path(core::text_option("all", "DIR", "a line for each run directory below DIR", all)),
+                     core::switch_option("watch",
+                                         "again every two seconds until nothing runs any longer: redrawn on a "
+                                         "terminal, elsewhere a line whenever there is something new",
+                                         again),
+                     core::switch_option("json", "print JSON, an object a run", json)};
+  command.examples = "  voronoi status runs/2bit --watch\n  voronoi status --all runs\n";
   if (parse_or_help(world, command, arguments, false)) return 0;
-  if (run.empty()) throw core::ConfigError("status: which run? give its directory");
-  for (;;) {
-    const core::Json status = collect_status(store::RunPaths{run});
-    fmt::print("{}", json ? status.dump() + "\n" : describe(status));
-    core::flush_output();
-    if (!watch || status.at("state") != "running") return 0;
-    std::this_thread::sleep_for(std::chrono::seconds(2));
+  if (run.empty() == all.empty())
+    throw core::ConfigError("status: which run? give its directory, or --all and a directory of runs");
+  const auto look = [&] { return all.empty() ? look_at(store::RunPaths{run}, json) : look_at_all(all, json); };
+  if (again) {
+    watch(look, json || ::isatty(STDOUT_FILENO) == 0);
+    return 0;
   }
+  fmt::print("{}", look().text);
+  core::flush_output();
+  return 0;
 }
 
 }  // namespace voronoi::jobs

@@ -8,7 +8,8 @@
 
 namespace voronoi::kernels {
 
-/// Causal attention of independent sequences of equal length, grouped queries.
+/// Causal attention of independent sequences of equal length, grouped queries. With n_past > 0 the queries are a
+/// sequence's last n_tokens: k and v have n_past + n_tokens rows a sequence, query i stands at position n_past + i.
 struct AttentionShape {
   std::int64_t n_sequences, n_tokens;  ///< tokens a sequence; rows are sequence-major
   std::int64_t n_heads, n_kv_heads, head_dim;
@@ -19,6 +20,7 @@ struct AttentionShape {
   /// f32: products in fp32. f16, bf16: q, k and v are rounded to it, products are exact and summed in fp32; tensor
   /// cores round the softmax's numerators to it as well.
   core::DType compute = core::DType::f32;
+  std::int64_t n_past = 0;
 };
 
 struct NnKernels {
@@ -30,7 +32,8 @@ struct NnKernels {
   /// n_heads * head_dim]; position of row r = r % n_tokens.
   void (*rope)(const Exec&, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
                const float* cos_sin, float* x, std::int64_t ldx);
-  /// out = softmax(scale * q k^T, causal) v, never materialising n_tokens x n_tokens.
+  /// out = softmax(scale * q k^T, causal) v, never materialising n_tokens x n_tokens. On the CPU a query's result does
+  /// not depend, to the bit, on how many of the sequence's tokens are queries.
   void (*attention)(const Exec&, const AttentionShape&, const float* q, const float* k, const float* v, float* out);
   /// out = silu(gate) * up, elementwise over n values; out may be gate.
   void (*swiglu)(const Exec&, std::int64_t n, const float* gate, const float* up, float* out);
@@ -61,7 +64,8 @@ struct NnKernels {
   void (*add_weighted_rows)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
                             const float* weight, float* out);
   /// Attention of the last tokens of one sequence (n_sequences 1) over all its keys: k and v have n_past + n_tokens
-  /// rows, query row i stands at position n_past + i. For few tokens; attention() serves a whole sequence better.
+  /// rows, query row i stands at position n_past + i (shape.n_past is not looked at). For one token or two;
+  /// attention() serves more of them better.
   void (*cached_attention)(const Exec&, const AttentionShape&, std::int64_t n_past, const float* q, const float* k,
                            const float* v, float* out);
   /// place[i] = where the largest of row i of `vocab` finite logits stands, the first of equal ones.

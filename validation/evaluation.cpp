@@ -27,18 +27,44 @@ std::vector<Result> from_list(const core::Json& list) {
   return results;
 }
 
-/// Of the same text at another path it is the same measurement.
+/// Of the same text or data at another path it is the same measurement.
 std::string name_of(const Evaluation& evaluation) {
   std::string text;
   for (const Result& result : evaluation.results) {
     core::Json protocol = result.protocol;
     protocol.erase("text");
+    protocol.erase("data");
     text += result.task + " " + result.metric + " " + protocol.dump() + "\n";
   }
   return core::sha256(text).substr(0, 16) + ".json";
 }
 
 }  // namespace
+
+void describe(Result& result, const run::Subject& subject, bool quantized) {
+  result.model = (quantized ? *subject.quantized : *subject.original).path();
+  result.method = quantized ? subject.method : "unquantized";
+  result.label = quantized ? subject.label : "unquantized";
+  if (!quantized) return;
+  result.bits_true = subject.bits_true;
+  result.bits_nominal = subject.bits_nominal;
+}
+
+std::vector<std::filesystem::path> reference_directories(const std::vector<run::Subject>& subjects,
+                                                         const std::string& cache, const std::string& fingerprint) {
+  std::vector<std::filesystem::path> directories;
+  if (!cache.empty()) directories.emplace_back(cache);
+  for (const run::Subject& subject : subjects)
+    if (subject.run && !is_read_only(*subject.run) && subject.original->fingerprint() == fingerprint)
+      directories.push_back(subject.run->evaluations());
+  return directories;
+}
+
+std::vector<std::filesystem::path> own_directories(const run::Subject& subject, const std::string& cache) {
+  if (subject.run && !is_read_only(*subject.run)) return {subject.run->evaluations()};
+  if (cache.empty()) return {};
+  return {cache};
+}
 
 bool is_read_only(const store::RunPaths& paths) {
   for (const std::filesystem::path& folder : {paths.root, paths.evaluations(), paths.report()})

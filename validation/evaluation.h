@@ -1,9 +1,12 @@
 // What a run keeps of its evaluations: groups of results in RUN/evaluations.
 #pragma once
 
+#include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "run/subject.h"
 #include "store/run_directory.h"
 #include "validation/result.h"
 
@@ -14,6 +17,19 @@ struct Evaluation {
   std::vector<Result> results;    ///< of the run, at least one
   std::vector<Result> reference;  ///< may be empty
 };
+
+/// Called on rank 0 with a subject's figures of each measurement, as they come: `reference` is empty for an unquantized
+/// model, and for a checkpoint without one.
+using TellResults = std::function<void(const run::Subject& subject, const Evaluation& evaluation)>;
+
+/// model, method, label, bits_true and bits_nominal of a result of the subject's quantized weights, or its original's.
+void describe(Result& result, const run::Subject& subject, bool quantized);
+
+/// Where rank 0 keeps what it has computed of an original: every run's own directory, so that a run evaluated alone
+/// later finds it, and the cache. Of quantized weights, while an evaluation is under way.
+std::vector<std::filesystem::path> reference_directories(const std::vector<run::Subject>& subjects,
+                                                         const std::string& cache, const std::string& fingerprint);
+std::vector<std::filesystem::path> own_directories(const run::Subject& subject, const std::string& cache);
 
 /// Whether a run is somebody else's or on a read-only file system: commands that read it then print and keep nothing.
 bool is_read_only(const store::RunPaths& paths);

@@ -42,8 +42,9 @@ void append_rows(std::string& text, const Report& report) {
   for (const ReportRow& row : report.rows) {
     const core::Json &e = row.evaluation, &protocol = e.at("protocol");
     std::string line = "- " + e.at("task").get<std::string>();
-    if (const auto sha256 = protocol.find("text_sha256"); sha256 != protocol.end())
-      line += fmt::format(" (SHA-256 {}...)", sha256->get<std::string>().substr(0, 16));
+    for (const char* key : {"text_sha256", "data_sha256"})
+      if (const auto sha256 = protocol.find(key); sha256 != protocol.end())
+        line += fmt::format(" (SHA-256 {}...)", sha256->get<std::string>().substr(0, 16));
     line += fmt::format(": {}, n = {}\n", protocol_text(protocol), core::whole_number(e.at("n")));
     if (std::find(seen.begin(), seen.end(), line) != seen.end()) continue;
     text += line;
@@ -154,6 +155,25 @@ void append_run(std::string& text, const RunSection& run) {
   text += "\n";
 }
 
+core::Json history_json(const RunHistory& history) {
+  core::Json starts = core::Json::array(), mishaps = core::Json::array();
+  for (const StartHistory& start : history.starts)
+    starts.push_back({{"number", start.record.number},
+                      {"time", start.record.time},
+                      {"seconds", start.work.end - start.work.begin},
+                      {"ended", start.ended},
+                      {"ranks", start.record.ranks},
+                      {"host", start.record.host},
+                      {"version", start.record.version},
+                      {"machine", start.record.machine}});
+  for (const Mishap& mishap : history.mishaps) mishaps.push_back({{"what", mishap.what}, {"error", mishap.error}});
+  return {{"starts", starts},
+          {"mishaps", mishaps},
+          {"rank_seconds", history.rank_seconds},
+          {"core_seconds", history.core_seconds},
+          {"gpu_seconds", history.gpu_seconds}};
+}
+
 }  // namespace
 
 core::Json report_json(const Report& report) {
@@ -196,6 +216,7 @@ core::Json report_json(const Report& report) {
                       {"task_seconds", run.task_seconds},
                       {"waiting_seconds", run.waiting_seconds},
                       {"coordinator_cpu_seconds", run.coordinator_seconds}}},
+                    {"history", history_json(run.history)},
                     {"tuning", run.tuning},
                     {"failures", run.failures},
                     {"damaged_tensors", damaged},

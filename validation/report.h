@@ -1,4 +1,5 @@
-// The report as text: Markdown for people, JSON for programs. Knows figures, not where they come from.
+// The report as text: Markdown for people, JSON for programs; report_html.h makes the page. Knows figures, not where
+// they come from.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +9,15 @@
 #include <vector>
 
 #include "core/json.h"
+#include "validation/run_history.h"
 
 namespace voronoi::validation {
 
 /// One row of the comparison: a method at a bit width on one text.
 struct ReportRow {
-  core::Json evaluation;                   ///< the fields of `eval --json`
-  std::optional<double> quantize_seconds;  ///< wall time of the run's calibration and quantization stages
+  core::Json evaluation;                    ///< the fields of `eval --json`
+  std::optional<double> quantize_seconds;   ///< wall time of the run's calibration and quantization stages
+  std::optional<double> peak_memory_bytes;  ///< largest resident set of any rank of the run
 };
 
 struct LayerRow {
@@ -43,7 +46,8 @@ struct RunSection {
   std::int64_t ranks = 0, starts = 0, peak_memory_bytes = 0;
   std::int64_t n_tasks = 0;  ///< of the quantize stage
   double task_seconds = 0, waiting_seconds = 0,
-         coordinator_seconds = 0;           ///< rank-seconds in and between them; CPU time
+         coordinator_seconds = 0;  ///< rank-seconds in and between them; CPU time
+  RunHistory history;
   core::Json tuning = core::Json::array();  ///< a phase each: its text, `points` and `ended`, as the journal has them
   std::vector<LayerRow> layers;
   std::map<std::string, std::string> failures;  ///< task, layer or tensor -> error

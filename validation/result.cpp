@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 
@@ -63,10 +64,19 @@ Result result_from_json(const core::Json& json) {
   return r;
 }
 
+std::optional<double> standard_error(std::span<const double> values) {
+  const auto n = static_cast<double>(values.size());
+  if (values.size() < 2) return std::nullopt;
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  double squares = 0;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return std::sqrt(squares / (n - 1) / n);
+}
+
 std::string protocol_text(const core::Json& protocol) {
   std::string text;
   for (const auto& [name, value] : protocol.items()) {
-    if (name == "text" || name == "text_sha256") continue;
+    if (name == "text" || name == "text_sha256" || name == "data" || name == "data_sha256") continue;
     if (!text.empty()) text += ", ";
     text += name + " " + (value.is_string() ? value.get<std::string>() : value.dump());
   }

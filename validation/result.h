@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "core/json.h"
@@ -34,7 +35,10 @@ core::Json to_json(const Result& result);
 /// FormatError where the protocol is none.
 Result result_from_json(const core::Json& json);
 
-/// "bos none, context 2048, join wikitext, ...": for people, without the text's name and checksum.
+/// "bos none, context 2048, join wikitext, ...": for people, without the name and checksum of text or data.
 std::string protocol_text(const core::Json& protocol);
+
+/// Of the mean of a sample: its standard deviation over the root of their number; null for less than two.
+std::optional<double> standard_error(std::span<const double> values);
 
 }  // namespace voronoi::validation

@@ -13,13 +13,26 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "run/run_model.h"
+#include "store/journal.h"
 #include "validation/evaluation.h"
 #include "validation/report.h"
+#include "validation/report_html.h"
+#include "validation/run_history.h"
 
 namespace voronoi::validation {
 namespace {
 
-constexpr const char *kJson = "report.json", *kMarkdown = "report.md";
+/// Names of the files of a report.
+struct ReportFiles {
+  std::filesystem::path json, markdown, html;
+  explicit ReportFiles(const std::filesystem::path& stem) {
+    json = markdown = html = stem;
+    json += ".json";
+    markdown += ".md";
+    html += ".html";
+  }
+};
+constexpr const char* kStem = "report";  // in a run's own directory
 constexpr const char* kRemedy = "`voronoi report` makes it again";
 
 core::Json tuning_json(const run::RunState& state) {
@@ -38,7 +51,9 @@ core::Json tuning_json(const run::RunState& state) {
 RunSection section_of(const store::RunPaths& run) {
   RunSection section;
   section.identity = store::read_identity(run);
-  const run::RunState state = run::read_state(run);
+  const std::vector<core::Json> journal = store::Journal::read(run.journal());
+  const run::RunState state = run::replay(journal, run.journal().string());
+  section.history = read_history(journal, run.journal().string());
   section.label = run::run_label(section.identity, state);
   section.directory = run.root.string();
   section.method = section.identity.at("quantization").at("method").get<std::string>();
@@ -78,6 +93,19 @@ RunSection section_of(const store::RunPaths& run) {
   return section;
 }
 
+/// The run's evaluations; those of unquantized models, which every run has, once (`seen`).
+void add_rows(Report& report, const store::RunPaths& run, std::optional<double> seconds, std::optional<double> memory,
+              std::set<std::string>& seen) {
+  for (const Evaluation& stored : stored_evaluations(run)) {
+    for (const Result& reference : stored.reference)
+      if (seen.insert(reference.model + "\n" + reference.task + "\n" + reference.metric + "\n" +
+                      reference.protocol.dump())
+              .second)
+        report.rows.push_back({to_json(reference), std::nullopt, std::nullopt});
+    for (const Result& result : stored.results) report.rows.push_back({to_json(result), seconds, memory});
+  }
+}
+
 std::vector<std::byte> as_bytes(const std::string& text) {
   const auto bytes = std::as_bytes(std::span(text));
   return {bytes.begin(), bytes.end()};
@@ -85,21 +113,22 @@ std::vector<std::byte> as_bytes(const std::string& text) {
 
 }  // namespace
 
+Figures run_figures(const store::RunPaths& run) {
+  Report report;
+  std::set<std::string> seen;
+  add_rows(report, run, std::nullopt, std::nullopt, seen);
+  return read_figures(report);
+}
+
 RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
   Report report;
-  std::set<std::string> seen;  // unquantized models, whose figures every run has
+  std::set<std::string> seen;
   for (const store::RunPaths& run : runs) {
     report.runs.push_back(section_of(run));
     double seconds = 0;
     for (const auto& [stage, spent] : report.runs.back().stage_seconds) seconds += spent;
-    for (const Evaluation& stored : stored_evaluations(run)) {
-      for (const Result& reference : stored.reference)
-        if (seen.insert(reference.model + "\n" + reference.task + "\n" + reference.metric + "\n" +
-                        reference.protocol.dump())
-                .second)
-          report.rows.push_back({to_json(reference), std::nullopt});
-      for (const Result& result : stored.results) report.rows.push_back({to_json(result), seconds});
-    }
+    const auto memory = static_cast<double>(report.runs.back().peak_memory_bytes);
+    add_rows(report, run, seconds, memory, seen);
   }
   // By task and metric, perplexity before what else a text gives; the unquantized model first, then as the runs were
   // named.
@@ -111,45 +140,56 @@ RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
     };
     return key(a) < key(b);
   });
-  RunReport made{report_markdown(report), report_json(report)};
+  RunReport made{report_markdown(report), report_html(report), report_json(report)};
   made.json["markdown_sha256"] = core::sha256(made.markdown);
+  made.json["html_sha256"] = core::sha256(made.html);
   made.json = core::seal_json(std::move(made.json));
   return made;
 }
 
-std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory) {
+std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory,
+                                       const std::string& stem) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw core::system_error(directory, "create the directory", error.value());
-  core::write_file_shared(directory / kJson, report.json.dump(2) + "\n");
-  core::write_file_shared(directory / kMarkdown, report.markdown);
-  return directory / kMarkdown;
+  const ReportFiles files(directory / stem);
+  core::write_file_shared(files.json, report.json.dump(2) + "\n");
+  core::write_file_shared(files.markdown, report.markdown);
+  core::write_file_shared(files.html, report.html);
+  return files.html;
 }
 
 void refresh_run_report(const store::RunPaths& run) {
   constexpr int kTries = 10;
+  const ReportFiles files(run.report() / kStem);
   for (int tries = 0; tries < kTries; ++tries) {
     write_run_report(make_run_report({run}), run.report());
-    // Whoever writes last looks last: then both files are one report, of all evaluations.
+    // Whoever writes last looks last: then all files are one report, of all evaluations.
     if (check_run_report(run.report()).empty() &&
-        core::read_file(run.report() / kMarkdown) == as_bytes(make_run_report({run}).markdown))
+        core::read_file(files.markdown) == as_bytes(make_run_report({run}).markdown))
       return;
   }
 }
 
 std::vector<std::string> check_run_report(const std::filesystem::path& directory) {
-  const std::filesystem::path json = directory / kJson, markdown = directory / kMarkdown;
-  if (!std::filesystem::exists(json)) return {};
+  const ReportFiles files(directory / kStem);
+  if (!std::filesystem::exists(files.json)) return {};
+  std::vector<std::string> problems;
   try {
-    if (core::read_sealed_json(json.string(), kRemedy).at("markdown_sha256") != core::sha256_of_file(markdown))
-      return {fmt::format("{}: is not the one that {} was written with (checksum); {}", markdown.string(),
-                          json.string(), kRemedy)};
+    const core::Json json = core::read_sealed_json(files.json.string(), kRemedy);
+    const auto check = [&](const std::filesystem::path& file, const char* key) {
+      if (json.at(key) != core::sha256_of_file(file))
+        problems.push_back(fmt::format("{}: is not the one that {} was written with (checksum); {}", file.string(),
+                                       files.json.string(), kRemedy));
+    };
+    check(files.markdown, "markdown_sha256");
+    if (json.contains("html_sha256")) check(files.html, "html_sha256");  // earlier versions made no page
   } catch (const core::Error& error) {
-    return {error.what()};
+    problems.emplace_back(error.what());
   } catch (const core::Json::exception&) {
-    return {fmt::format("{}: has no checksum of report.md; {}", json.string(), kRemedy)};
+    problems.push_back(fmt::format("{}: has no checksum of report.md; {}", files.json.string(), kRemedy));
   }
-  return {};
+  return problems;
 }
 
 }  // namespace voronoi::validation

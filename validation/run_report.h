@@ -8,20 +8,24 @@
 #include "core/json.h"
 #include "run/run_model.h"
 #include "store/run_directory.h"
+#include "validation/report_figures.h"
 
 namespace voronoi::validation {
 
 struct RunReport {
-  std::string markdown;
-  core::Json json;  ///< with `markdown_sha256`, sealed (core::seal_json)
+  std::string markdown, html;
+  core::Json json;  ///< with `markdown_sha256` and `html_sha256`, sealed (core::seal_json)
 };
+/// What is known of a run's quality. Throws FormatError / StoreError.
+Figures run_figures(const store::RunPaths& run);
 /// Of one or many runs. Throws FormatError / StoreError.
 RunReport make_run_report(const std::vector<store::RunPaths>& runs);
-/// Writes report.md and report.json into `directory` (created); returns the Markdown file's path. Throws StoreError.
-std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory);
+/// Writes STEM.html, STEM.md and STEM.json into `directory` (created); returns the page's path. Throws StoreError.
+std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory,
+                                       const std::string& stem = "report");
 /// Into the run's own report directory, made anew until it holds what the run does: others may do the same meanwhile.
 void refresh_run_report(const store::RunPaths& run);
-/// What is wrong with the two files of a directory; nothing when there are none.
+/// What is wrong with the files of a run's report directory; nothing when there are none.
 std::vector<std::string> check_run_report(const std::filesystem::path& directory);
 
 }  // namespace voronoi::validation

@@ -61,16 +61,6 @@ WindowRows share(const comm::Communicator& world, const KeptWindows& kept) {
   return rows;
 }
 
-/// Standard error of the mean of as many values as there are windows, each a window's mean; null for less than two.
-std::optional<double> standard_error(const std::vector<double>& means) {
-  const auto n = static_cast<double>(means.size());
-  if (means.size() < 2) return std::nullopt;
-  const double mean = std::accumulate(means.begin(), means.end(), 0.0) / n;
-  double squares = 0;
-  for (const double value : means) squares += (value - mean) * (value - mean);
-  return std::sqrt(squares / (n - 1) / n);
-}
-
 /// Each window's number at `place`, over its predictions.
 std::vector<double> window_means(const WindowRows& rows, std::size_t place, std::int64_t predictions) {
   std::vector<double> means;
@@ -140,24 +130,6 @@ class TextMeasurement {
     return {std::move(directories), key, prepared.windows.count, row_length};
   }
 
-  /// Where rank 0 keeps windows of an original: every run's own directory, so that a run evaluated alone later finds
-  /// them, and the cache.
-  std::vector<std::filesystem::path> reference_directories(const std::string& fingerprint) const {
-    std::vector<std::filesystem::path> directories;
-    if (!options_.reference_cache.empty()) directories.emplace_back(options_.reference_cache);
-    for (const run::Subject& subject : subjects_)
-      if (subject.run && !is_read_only(*subject.run) && subject.original->fingerprint() == fingerprint)
-        directories.push_back(subject.run->evaluations());
-    return directories;
-  }
-
-  /// Of quantized weights, while the evaluation is under way.
-  std::vector<std::filesystem::path> own_directories(const run::Subject& subject) const {
-    if (subject.run && !is_read_only(*subject.run)) return {subject.run->evaluations()};
-    if (options_.reference_cache.empty()) return {};
-    return {options_.reference_cache};
-  }
-
   struct Measured {
     WindowRows rows;
     double seconds = 0;
@@ -178,15 +150,8 @@ class TextMeasurement {
   }
 
   Result describe(const run::Subject& subject, bool quantized, const PreparedText& prepared, double seconds) const {
-    const model::WeightSource& source = quantized ? *subject.quantized : *subject.original;
     Result result;
-    result.model = source.path();
-    result.method = quantized ? subject.method : "unquantized";
-    result.label = quantized ? subject.label : "unquantized";
-    if (quantized) {
-      result.bits_true = subject.bits_true;
-      result.bits_nominal = subject.bits_nominal;
-    }
+    validation::describe(result, subject, quantized);
     result.task = std::filesystem::path(prepared.text.path).filename().string();
     result.n = prepared.windows.count * (prepared.windows.context - 1);
     result.protocol = {{"text", prepared.text.path},
@@ -214,7 +179,7 @@ class TextMeasurement {
   const Result& reference(const run::Subject& subject, const PreparedText& prepared) {
     const std::string fingerprint = subject.original->fingerprint(), key = key_of(subject, fingerprint, prepared);
     if (const auto found = references_.find(key); found != references_.end()) return found->second;
-    auto kept = open_kept(reference_directories(fingerprint), key, prepared, 1);
+    auto kept = open_kept(reference_directories(subjects_, options_.reference_cache, fingerprint), key, prepared, 1);
     const Measured measured = likelihoods(subject, *subject.original, prepared, kept);
     return references_
         .emplace(key, perplexity(describe(subject, false, prepared, measured.seconds), measured.rows, 0,
@@ -228,7 +193,8 @@ class TextMeasurement {
     if (subject.quantized == nullptr) {
       std::swap(evaluation.results, evaluation.reference);
     } else {
-      own_.push_back(open_kept(own_directories(subject), key_of(subject, subject.content, prepared), prepared, 1));
+      own_.push_back(open_kept(own_directories(subject, options_.reference_cache),
+                               key_of(subject, subject.content, prepared), prepared, 1));
       const Measured measured = likelihoods(subject, *subject.quantized, prepared, own_.back());
       evaluation.results = {perplexity(describe(subject, true, prepared, measured.seconds), measured.rows, 0,
                                        prepared.windows.context - 1)};
@@ -248,7 +214,7 @@ class TextMeasurement {
     double before = 0;
     for (const run::Subject* subject : group) {
       models.push_back(subject->quantized.get());
-      kept.push_back(open_kept(own_directories(*subject),
+      kept.push_back(open_kept(own_directories(*subject, options_.reference_cache),
                                key_of(*subject, subject->content + " beside " + fingerprint, prepared), prepared,
                                kRowDivergences + predictions));
       progress.rows.push_back(share(world_, kept.back()));
@@ -265,7 +231,8 @@ class TextMeasurement {
     WindowRows of_reference;
     for (const auto& row : rows.front()) of_reference.push_back(std::vector<double>{(*row)[kRowReferenceNll]});
     const std::string key = key_of(*group.front(), fingerprint, prepared);
-    open_kept(reference_directories(fingerprint), key, prepared, 1).keep(of_reference, seconds());
+    open_kept(reference_directories(subjects_, options_.reference_cache, fingerprint), key, prepared, 1)
+        .keep(of_reference, seconds());
     references_.insert_or_assign(
         key, perplexity(describe(*group.front(), false, prepared, seconds()), of_reference, 0, predictions));
     for (std::size_t i = 0; i < group.size(); ++i) {

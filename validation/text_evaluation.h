@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,10 +31,6 @@ struct TextOptions {
 /// That every text can be read and gives a window: before hours of work rather than behind them. Throws as
 /// model::load_text and leading_windows do.
 void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer);
-
-/// Called on rank 0 with each subject's figures of each text, as they come: `reference` is empty for an unquantized
-/// model, and for a checkpoint without one.
-using TellResults = std::function<void(const run::Subject& subject, const Evaluation& evaluation)>;
 
 /// Collective. Windows that are done are kept while it runs, so that an interrupted evaluation goes on; those of an
 /// unquantized model beyond it, so that it is computed once a text and protocol. Throws as the passes do

@@ -27,12 +27,14 @@ static_assert(kPanel == 2 * kWidth);
 inline constexpr std::int64_t kScoreStep = std::max(kPanel, kLanes);
 inline constexpr float kMasked = -1e30F;
 
+inline std::int64_t key_count(const AttentionShape& shape) { return shape.n_past + shape.n_tokens; }
+
 struct Layout {
   std::int64_t n_keys, dim;  // both rounded up: to blocks of keys, to panels
   std::int64_t head_dim;
 
   explicit Layout(const AttentionShape& shape)
-      : n_keys(core::ceil_div(shape.n_tokens, kKeys) * kKeys),
+      : n_keys(core::ceil_div(key_count(shape), kKeys) * kKeys),
         dim(core::ceil_div(shape.head_dim, kPanel) * kPanel),
         head_dim(shape.head_dim) {}
   std::int64_t transposed_size() const { return n_keys * head_dim; }
@@ -42,7 +44,7 @@ struct Layout {
 /// A head of keys or values for products with its transpose, in panels [n_keys / kPanel][head_dim][kPanel].
 inline void pack_transposed(const AttentionShape& shape, const Layout& layout, const float* x, float* packed) {
   for (std::int64_t key = 0; key < layout.n_keys; key += kPanel, packed += shape.head_dim * kPanel) {
-    const std::int64_t rows = std::clamp<std::int64_t>(shape.n_tokens - key, 0, kPanel);
+    const std::int64_t rows = std::clamp<std::int64_t>(key_count(shape) - key, 0, kPanel);
     pack_rows<kPanel>(shape.head_dim, rows, x + key * shape.ld_kv, shape.ld_kv, packed);
   }
 }
@@ -51,7 +53,7 @@ inline void pack_transposed(const AttentionShape& shape, const Layout& layout, c
 inline void pack_blocks(const AttentionShape& shape, const Layout& layout, const float* x, float* packed) {
   for (std::int64_t key = 0; key < layout.n_keys; key += kKeys)
     for (std::int64_t column = 0; column < layout.dim; column += kPanel, packed += kKeys * kPanel) {
-      const std::int64_t rows = std::min(kKeys, shape.n_tokens - key);
+      const std::int64_t rows = std::min(kKeys, key_count(shape) - key);
       pack_columns<kPanel>(rows, std::min(kPanel, shape.head_dim - column), x + key * shape.ld_kv + column, shape.ld_kv,
                            packed);
       std::fill(packed + rows * kPanel, packed + kKeys * kPanel, 0.0F);

@@ -73,8 +73,8 @@ HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t beg
 HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std::int64_t first, const float* q,
                          const float* packed, float* out) {
   const FloatTag d;
-  const std::int64_t n_queries = std::min(kQueries, shape.n_tokens - first);
-  const std::int64_t window = shape.window > 0 ? shape.window : shape.n_tokens;
+  const std::int64_t n_queries = std::min(kQueries, shape.n_tokens - first), n_keys = key_count(shape);
+  const std::int64_t window = shape.window > 0 ? shape.window : n_keys, position = shape.n_past + first;
   Scratch<float> memory(query_rows_size(shape.head_dim, kQueries) + kQueries * (kRowLd + layout.dim));
   float* scores = memory.data();
   float* sums = scores + kQueries * kRowLd;
@@ -84,21 +84,21 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
   RowState state[kQueries];
   const float* values = packed + layout.transposed_size();
 
-  const std::int64_t oldest = std::max<std::int64_t>(0, first - window + 1);
-  for (std::int64_t block = oldest / kKeys * kKeys; block < first + n_queries; block += kKeys) {
+  const std::int64_t oldest = std::max<std::int64_t>(0, position - window + 1);
+  for (std::int64_t block = oldest / kKeys * kKeys; block < position + n_queries; block += kKeys) {
     for (std::int64_t tile = 0; tile < n_queries; tile += kMicroRows) {
       // Of the block, the tile's rows see keys [from, to); whole panels and lanes around it are computed.
-      const std::int64_t tile_last = std::min(first + tile + kMicroRows, first + n_queries) - 1;
+      const std::int64_t tile_last = std::min(position + tile + kMicroRows, position + n_queries) - 1;
       const std::int64_t to = std::min(kKeys, tile_last + 1 - block);
-      const std::int64_t from = std::max<std::int64_t>(0, first + tile - window + 1 - block);
+      const std::int64_t from = std::max<std::int64_t>(0, position + tile - window + 1 - block);
       if (from >= to) continue;
       const std::int64_t width = core::ceil_div(to, kScoreStep) * kScoreStep;
       float* scores_here = scores + tile * kRowLd;
       tile_scores(0, width, shape.head_dim, queries, kQueries, tile, packed + block * shape.head_dim, scores_here);
       for (std::int64_t i = 0; i < kMicroRows; ++i) {
-        const std::int64_t query = first + tile + i;
+        const std::int64_t query = position + tile + i;
         // Rows past the last query are padding: they are masked out altogether.
-        const std::int64_t end = query < shape.n_tokens ? std::min(kKeys, query + 1 - block) : 0;
+        const std::int64_t end = query < n_keys ? std::min(kKeys, query + 1 - block) : 0;
         const std::int64_t begin = std::clamp<std::int64_t>(query - window + 1 - block, 0, kKeys);
         if (shape.softcap > 0) cap_row(scores_here + i * kRowLd, width, shape.softcap);
         const float correction =
@@ -129,7 +129,7 @@ void attention(const Exec& exec, const AttentionShape& shape, const float* q, co
   Scratch<float> packed(n_packed * head_size(layout));
   exec.pool->parallel_for(n_packed, [&](std::int64_t i) {
     const std::int64_t offset =
-        i / shape.n_kv_heads * shape.n_tokens * shape.ld_kv + i % shape.n_kv_heads * shape.head_dim;
+        i / shape.n_kv_heads * key_count(shape) * shape.ld_kv + i % shape.n_kv_heads * shape.head_dim;
     float* head = packed.data() + i * head_size(layout);
     pack_transposed(shape, layout, k + offset, head);
     pack_blocks(shape, layout, v + offset, head + layout.transposed_size());
@@ -174,13 +174,14 @@ void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q
   VORONOI_REQUIRE(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
                   "query heads must be a multiple of key heads");
   if (shape.compute == core::DType::f32) return HWY_DYNAMIC_DISPATCH(attention)(exec, shape, q, k, v, out);
-  const std::int64_t n_rows = shape.n_sequences * shape.n_tokens;
+  const std::int64_t n_rows = shape.n_sequences * shape.n_tokens,
+                     n_keys = shape.n_sequences * (shape.n_past + shape.n_tokens);
   AttentionShape packed = shape;
   packed.ld_q = shape.n_heads * shape.head_dim;
   packed.ld_kv = shape.n_kv_heads * shape.head_dim;
   const Scratch<float> queries = rounded(exec, shape.compute, n_rows, packed.ld_q, q, shape.ld_q),
-                       keys = rounded(exec, shape.compute, n_rows, packed.ld_kv, k, shape.ld_kv),
-                       values = rounded(exec, shape.compute, n_rows, packed.ld_kv, v, shape.ld_kv);
+                       keys = rounded(exec, shape.compute, n_keys, packed.ld_kv, k, shape.ld_kv),
+                       values = rounded(exec, shape.compute, n_keys, packed.ld_kv, v, shape.ld_kv);
   HWY_DYNAMIC_DISPATCH(attention)(exec, packed, queries.data(), keys.data(), values.data(), out);
 }
 

@@ -11,15 +11,16 @@
 
 namespace voronoi::kernels::gpu {
 
-/// What a block works on. q, out: the first head of the group; k, v: the key head; all at the sequence's first token.
+/// What a block works on. q, out: the first head of the group; k, v: the key head; all at the sequence's first row.
 /// Rows and keys are counted in 32 bits: registers are short.
 struct AttentionTile {
   const float *q, *k, *v;
   float* out;
-  int group, first_row, n_rows;  // n_rows: of the whole sequence
+  int group, first_row, n_rows, n_past;  // n_rows: of the whole sequence
   int first_key, last_key;       // of those that any row of the tile sees, inclusive
 
-  __device__ int token(int row) const { return (row < n_rows ? row : n_rows - 1) / group; }
+  /// Its position.
+  __device__ int token(int row) const { return n_past + (row < n_rows ? row : n_rows - 1) / group; }
   __device__ std::int64_t offset(int row, std::int64_t ld, std::int64_t head_dim) const {
     return row / group * ld + row % group * head_dim;
   }
@@ -31,15 +32,17 @@ __device__ __forceinline__ AttentionTile attention_tile(const AttentionShape& sh
   const auto pairs = static_cast<unsigned>(shape.n_sequences * shape.n_kv_heads);
   const unsigned tile = gridDim.x / pairs - 1 - blockIdx.x / pairs, pair = blockIdx.x % pairs;
   const auto n_kv_heads = static_cast<unsigned>(shape.n_kv_heads);
-  const std::int64_t first_token = pair / n_kv_heads * shape.n_tokens, kv_head = pair % n_kv_heads;
+  const std::int64_t sequence = pair / n_kv_heads, kv_head = pair % n_kv_heads;
+  const std::int64_t first_token = sequence * shape.n_tokens, first_key = sequence * (shape.n_past + shape.n_tokens);
   AttentionTile t;
   t.group = static_cast<int>(shape.n_heads / shape.n_kv_heads);
   t.q = q + first_token * shape.ld_q + kv_head * t.group * shape.head_dim;
-  t.k = k + first_token * shape.ld_kv + kv_head * shape.head_dim;
-  t.v = v + first_token * shape.ld_kv + kv_head * shape.head_dim;
+  t.k = k + first_key * shape.ld_kv + kv_head * shape.head_dim;
+  t.v = v + first_key * shape.ld_kv + kv_head * shape.head_dim;
   t.out = out + first_token * shape.ld_out + kv_head * t.group * shape.head_dim;
   t.n_rows = static_cast<int>(shape.n_tokens) * t.group;
   t.first_row = static_cast<int>(tile) * rows_a_tile;
+  t.n_past = static_cast<int>(shape.n_past);
   t.last_key = t.token(t.first_row + rows_a_tile - 1);
   const std::int64_t oldest = shape.window > 0 ? t.token(t.first_row) - shape.window + 1 : 0;
   t.first_key = oldest > 0 ? static_cast<int>(oldest) : 0;
@@ -48,8 +51,8 @@ __device__ __forceinline__ AttentionTile attention_tile(const AttentionShape& sh
 
 /// Keys a row sees before its own token, as a bound that fits 32 bits.
 __device__ __forceinline__ int window_of(const AttentionShape& shape) {
-  return shape.window > 0 && shape.window < shape.n_tokens ? static_cast<int>(shape.window)
-                                                           : static_cast<int>(shape.n_tokens);
+  const std::int64_t n_keys = shape.n_past + shape.n_tokens;
+  return static_cast<int>(shape.window > 0 && shape.window < n_keys ? shape.window : n_keys);
 }
 
 __device__ __forceinline__ float capped(const AttentionShape& shape, float score) {

@@ -204,7 +204,7 @@ bool check_attention(const AttentionShape& shape) {
     throw core::DeviceError("attention on the GPU takes heads of up to 256, not " + std::to_string(shape.head_dim) +
                             ": compute on the CPU (--device cpu)");
   if (shape.n_sequences <= 0 || shape.n_tokens <= 0) return false;
-  VORONOI_REQUIRE(shape.n_tokens <= (std::int64_t{1} << 30) / (shape.n_heads / shape.n_kv_heads),
+  VORONOI_REQUIRE(shape.n_past + shape.n_tokens <= (std::int64_t{1} << 30) / (shape.n_heads / shape.n_kv_heads),
                   "rows of a sequence are counted in 32 bits");
   return true;
 }

@@ -41,4 +41,14 @@ void on_root(const Communicator& world, const std::function<void()>& work) {
   });
 }
 
+void stop_in_order(const Communicator& world, const std::function<void()>& work) {
+  bool stopped = false;
+  try {
+    work();
+  } catch (const core::StopRequested&) {
+    stopped = true;
+  }
+  if (stopped) on_root(world, [] { throw core::StopRequested(); });
+}
+
 }  // namespace voronoi::comm

@@ -24,5 +24,8 @@ struct AgreedError {
 void together(const Communicator& world, const std::function<void()>& work);
 /// The same with work for rank 0 alone.
 void on_root(const Communicator& world, const std::function<void()>& work);
+/// Work that a request to stop ends with StopRequested on every rank: leaves then as on_root does, so that it is told
+/// once.
+void stop_in_order(const Communicator& world, const std::function<void()>& work);
 
 }  // namespace voronoi::comm

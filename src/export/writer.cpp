@@ -122,6 +122,10 @@ class Writer {
     // What cannot be opened again must not be published.
     const VptqCheckpoint written(directory.string());
     VORONOI_REQUIRE(written.linears().size() == linears_.size(), "the export lacks layers");
+    const std::string card =
+        model_card({source_.path(), request_.origin.method, std::string(profile_name(request_.origin.profile)),
+                    written.true_bits(), written.nominal_bits(), std::ssize(linears_), request_.figures});
+    core::write_file_atomic(directory / "README.md", card, "export");
     write_manifest(directory, request_.origin);
   }
 

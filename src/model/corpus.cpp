@@ -116,6 +116,13 @@ Join default_join(std::string_view path) {
   return path.ends_with(".jsonl") || path.ends_with(".json.l") ? Join::jsonl : Join::raw;
 }
 
+std::optional<BosRule> bos_rule_from_name(std::string_view name) {
+  if (name == "auto") return BosRule::automatic;
+  if (name == "always") return BosRule::always;
+  if (name == "never") return BosRule::never;
+  return std::nullopt;
+}
+
 Text load_text(const std::string& path, Join join) {
   std::string bytes = core::read_text_file(path, kMaxTextBytes);
   Text text{.path = path, .sha256 = core::sha256(bytes), .join = join, .content = {}};

@@ -35,6 +35,9 @@ Text load_text(const std::string& path, Join join);
 
 enum class BosRule { automatic, always, never };
 
+/// Of "auto", "always", "never".
+std::optional<BosRule> bos_rule_from_name(std::string_view name);
+
 /// Ids of the whole text, tokenized once, with BOS in front by the rule (automatic: the tokenizer's own).
 /// Throws ConfigError when `always` is asked of a tokenizer without a BOS id.
 std::vector<std::int32_t> tokenize(const Tokenizer& tokenizer, const Text& text, BosRule rule);

@@ -55,7 +55,7 @@ Predictions predictions(const HiddenStates& hidden, std::span<const std::int32_t
   return result;
 }
 
-float* Transformer::Impl::slab_logits(const HiddenStates& hidden, std::span<const std::int32_t> rows,
+float* Transformer::Impl::slab_logits(const Array<float>& hidden, std::span<const std::int32_t> rows,
                                       Array<float>& logits, const Array<float>* norm_weight, Array<float>* raw) {
   const auto n_rows = static_cast<std::int64_t>(rows.size());
   const Array<std::int32_t> index(context, rows);
@@ -63,8 +63,7 @@ float* Transformer::Impl::slab_logits(const HiddenStates& hidden, std::span<cons
   float* normed = grow(context, work_normed, n);
   float* gathered = raw == nullptr ? normed : grow(context, *raw, n);
   float* out = grow(context, logits, product(n_rows, config.vocab_size));
-  context.linalg().gather_rows_f32(context.exec(), index.data(), n_rows, config.hidden_size, hidden.values.data(),
-                                   gathered);
+  context.linalg().gather_rows_f32(context.exec(), index.data(), n_rows, config.hidden_size, hidden.data(), gathered);
   norm(n_rows, config.hidden_size, gathered, norm_weight == nullptr ? final_norm_weight() : *norm_weight, normed);
   multiply(context, head_table(), n_rows, config.vocab_size, config.hidden_size, normed, false, out);
   if (config.logit_softcap > 0)
@@ -97,19 +96,21 @@ BlockWeights Transformer::upload_block(StagedBlock block) const {
   return in_block(block.layer, [&] { return impl_->load_block(block.layer, &block); });
 }
 
+Array<float> Transformer::Impl::embed(std::span<const std::int32_t> ids) {
+  check_ids(ids);
+  const auto n_rows = static_cast<std::int64_t>(ids.size());
+  Array<float> values(context, product(n_rows, config.hidden_size));
+  const Array<std::int32_t> device_ids(context, ids);
+  gather_rows(context, embedding_table(), device_ids.data(), n_rows, config.hidden_size, values.data());
+  if (config.embedding_scale != 1)
+    context.nn().scale(context.exec(), values.size(), static_cast<float>(config.embedding_scale), values.data());
+  return values;
+}
+
 HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens) {
   VORONOI_REQUIRE(static_cast<std::int64_t>(ids.size()) == product(n_sequences, n_tokens),
                   "ids must be [n_sequences, n_tokens]");
-  impl_->check_ids(ids);
-  const auto n_rows = static_cast<std::int64_t>(ids.size());
-  HiddenStates hidden{n_sequences, n_tokens, Array<float>(impl_->context, product(n_rows, impl_->config.hidden_size))};
-  const Array<std::int32_t> device_ids(impl_->context, ids);
-  gather_rows(impl_->context, impl_->embedding_table(), device_ids.data(), n_rows, impl_->config.hidden_size,
-              hidden.values.data());
-  if (impl_->config.embedding_scale != 1)
-    impl_->context.nn().scale(impl_->context.exec(), hidden.values.size(),
-                              static_cast<float>(impl_->config.embedding_scale), hidden.values.data());
-  return hidden;
+  return {n_sequences, n_tokens, impl_->embed(ids)};
 }
 
 void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer,
@@ -176,7 +177,7 @@ std::vector<float> Transformer::logits(const HiddenStates& hidden, std::span<con
   for (std::size_t first = 0; first < index.size(); first += impl_->slab_rows()) {
     const auto slab =
         std::span<const std::int32_t>(index).subspan(first, std::min(impl_->slab_rows(), index.size() - first));
-    const float* logits = impl_->slab_logits(hidden, slab, impl_->work_wide);
+    const float* logits = impl_->slab_logits(hidden.values, slab, impl_->work_wide);
     impl_->context.memory().copy_to_host(impl_->context.exec(), logits,
                                          product(static_cast<std::int64_t>(slab.size() * sizeof(float)), vocab),
                                          result.data() + first * static_cast<std::size_t>(vocab));
@@ -194,8 +195,8 @@ std::vector<double> Transformer::next_token_nll(const HiddenStates& hidden, std:
   Array<double> nll(impl_->context, static_cast<std::int64_t>(std::min(impl_->slab_rows(), predicted.rows.size())));
   const auto rows_a_sequence = static_cast<std::size_t>(hidden.n_tokens) - 1;
   impl_->for_each_slab(predicted.rows.size(), rows_a_sequence, [&](std::size_t first, std::size_t n) {
-    const float* logits =
-        impl_->slab_logits(hidden, std::span<const std::int32_t>(predicted.rows).subspan(first, n), impl_->work_wide);
+    const float* logits = impl_->slab_logits(
+        hidden.values, std::span<const std::int32_t>(predicted.rows).subspan(first, n), impl_->work_wide);
     const Array<std::int32_t> target(impl_->context,
                                      std::span<const std::int32_t>(predicted.targets).subspan(first, n));
     impl_->context.nn().nll(impl_->context.exec(), static_cast<std::int64_t>(n), impl_->config.vocab_size, logits,

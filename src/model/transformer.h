@@ -58,6 +58,41 @@ struct HiddenStates {
   backend::Array<float> values;
 };
 
+/// Tokens that follow one another in a pack of sequences of any lengths. What two sequences begin with is computed
+/// once: the later one continues the earlier.
+struct Segment {
+  std::int64_t n_tokens = 0;
+  std::int64_t parent = -1;  ///< the segment that it continues, before it in the list; -1: it begins a sequence
+  std::int64_t n_past = 0;   ///< positions before it: so many of the first of the parent's sequence, 0 without one
+};
+
+/// Rows of segments, one after the other in the order of the list: values [n_rows, hidden_size].
+struct RaggedStates {
+  std::vector<Segment> segments;
+  backend::Array<float> values;
+
+  /// Neighbours of equal n_tokens and n_past, which attention takes together.
+  struct Group {
+    std::int64_t first_row = 0, n_segments = 0, n_tokens = 0, n_past = 0;
+    /// With n_past > 0: where keys and values of all their positions lie, [n_segments, n_past + n_tokens], in rows of
+    /// their width.
+    backend::Array<std::int32_t> keys, values;
+  };
+  std::vector<Group> groups;
+};
+
+/// First row of each segment; one more entry, the number of rows.
+std::vector<std::int64_t> first_rows(std::span<const Segment> segments);
+/// Rows of positions [first, last) of a segment's sequence, last <= n_past + n_tokens.
+std::vector<std::int32_t> rows_of_positions(std::span<const Segment> segments, std::span<const std::int64_t> first_row,
+                                            std::int64_t segment, std::int64_t first, std::int64_t last);
+
+/// What a model says of a token at a place.
+struct TokenScore {
+  double log_likelihood = 0;  ///< natural logarithm
+  bool is_greedy = false;     ///< no other token has a larger logit, none of a lower id an equal one
+};
+
 /// Keys and values of one sequence's tokens so far, fp32.
 struct KvCache {
   std::int64_t capacity = 0, n_tokens = 0;
@@ -89,6 +124,13 @@ class Transformer {
   /// time. `tape`: keeps what backward_block takes.
   void run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer = nullptr,
                  BlockTape* tape = nullptr);
+  /// The same of packed sequences. On the CPU a row's result is, to the bit, that of its sequence alone; on a GPU it
+  /// depends on the pack.
+  RaggedStates embed(std::span<const std::int32_t> ids, std::vector<Segment> segments);
+  void run_block(const BlockWeights& weights, RaggedStates& states);
+  /// Of targets [rows.size()] given the rows' sequences up to them. Logits exist only for a slab of rows at a time.
+  std::vector<TokenScore> score(const RaggedStates& states, std::span<const std::int32_t> rows,
+                                std::span<const std::int32_t> targets);
   KvCache make_cache(std::int64_t capacity) const;
   /// run_block for the tokens of one sequence that follow those of the cache. Adds their keys and values; the caller
   /// adds to cache.n_tokens once all blocks have run.

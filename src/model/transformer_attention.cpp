@@ -75,6 +75,24 @@ void Transformer::Impl::copy_to_cache(const float* qkv, std::int64_t n_tokens, K
   gather(group + 1, cache.values[layer]);
 }
 
+void Transformer::Impl::project(const BlockWeights& weights, std::int64_t n_rows, const float* hidden, float* normed,
+                                const QkvParts& to, const SiteObserver& observer, backend::Array<float>* raw_qk) {
+  norm(n_rows, config.hidden_size, hidden, weights.input_norm, normed);
+  if (observer) observer(block(weights)[kQkvSite], kQkvSite, normed, n_rows);
+  linear(weights, kQkvSite, 0, n_rows, normed, false, to.q);
+  if (!config.fused_projections) {
+    linear(weights, kQkvSite, 1, n_rows, normed, false, to.k);
+    linear(weights, kQkvSite, 2, n_rows, normed, false, to.v);
+  }
+  if (!config.qk_norm) return;
+  if (raw_qk != nullptr) {
+    const std::int64_t n = product(n_rows, (config.n_heads + config.n_kv_heads) * config.head_dim);
+    context.memory().copy_on_device(context.exec(), to.q, n * std::int64_t{sizeof(float)}, grow(context, *raw_qk, n));
+  }
+  norm(n_rows * config.n_heads, config.head_dim, to.q, weights.q_norm, to.q);
+  norm(n_rows * config.n_kv_heads, config.head_dim, to.k, weights.k_norm, to.k);
+}
+
 void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens,
                                        float* hidden, const SiteObserver& observer, KvCache* cache,
                                        AttentionTape* tape) {
@@ -95,21 +113,7 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
     k = cache->keys[layer].data() + n_past * kv_dim;
     v = cache->values[layer].data() + n_past * kv_dim;
   }
-  norm(n_rows, config.hidden_size, hidden, weights.input_norm, normed);
-  if (observer) observer(site[kQkvSite], kQkvSite, normed, n_rows);
-  linear(weights, kQkvSite, 0, n_rows, normed, false, q);
-  if (!fused) {
-    linear(weights, kQkvSite, 1, n_rows, normed, false, k);
-    linear(weights, kQkvSite, 2, n_rows, normed, false, v);
-  }
-  if (config.qk_norm) {
-    if (tape != nullptr) {
-      const std::int64_t n = product(n_rows, q_dim + kv_dim);
-      context.memory().copy_on_device(exec, q, n * std::int64_t{sizeof(float)}, grow(context, tape->raw_qk, n));
-    }
-    norm(n_rows * config.n_heads, config.head_dim, q, weights.q_norm, q);
-    norm(n_rows * config.n_kv_heads, config.head_dim, k, weights.k_norm, k);
-  }
+  project(weights, n_rows, hidden, normed, {q, k, v}, observer, tape == nullptr ? nullptr : &tape->raw_qk);
   const float* cos_sin = rope_rows(n_past + n_tokens) + n_past * config.head_dim;
   context.nn().rope(exec, n_rows, n_tokens, config.n_heads, config.head_dim, cos_sin, q, shape.ld_q);
   context.nn().rope(exec, n_rows, n_tokens, config.n_kv_heads, config.head_dim, cos_sin, k, shape.ld_kv);

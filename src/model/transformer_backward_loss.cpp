@@ -34,8 +34,8 @@ Transformer::LossGradient Transformer::Impl::loss_gradient(const HiddenStates& h
     const auto n = static_cast<std::int64_t>(count);
     const std::span<const std::int32_t> slab = rows.subspan(first, count);
     // Before the student's, whose normed rows are needed below.
-    const float* teacher_logits = teacher == nullptr ? nullptr : slab_logits(*teacher, slab, work_teacher);
-    float* logits = slab_logits(hidden, slab, work_wide, norm_weight, &work_raw);
+    const float* teacher_logits = teacher == nullptr ? nullptr : slab_logits(teacher->values, slab, work_teacher);
+    float* logits = slab_logits(hidden.values, slab, work_wide, norm_weight, &work_raw);
     float* values = nullptr;
     if (backward && capped) {
       values = grow(context, work_split, product(n, vocab));

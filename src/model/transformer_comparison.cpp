@@ -40,8 +40,8 @@ Transformer::Comparison Transformer::compare_predictions(const HiddenStates& hid
         const auto rows = std::span<const std::int32_t>(predicted.rows).subspan(first, count);
         const Array<std::int32_t> target(context,
                                          std::span<const std::int32_t>(predicted.targets).subspan(first, count));
-        float* theirs = other.slab_logits(reference_hidden, rows, other_logits);
-        float* ours = own.slab_logits(hidden, rows, own_logits);
+        float* theirs = other.slab_logits(reference_hidden.values, rows, other_logits);
+        float* ours = own.slab_logits(hidden.values, rows, own_logits);
         const auto to_host = [&](std::vector<double>& figures) {
           context.memory().copy_to_host(exec, figure.data(), static_cast<std::int64_t>(count * sizeof(double)),
                                         figures.data() + first);

@@ -59,6 +59,11 @@ struct AttentionParts {
   std::int64_t k, v, ld_q, ld_kv;
 };
 
+/// The same as pointers.
+struct QkvParts {
+  float *q, *k, *v;
+};
+
 struct Transformer::Impl {
   Impl(const WeightSource& weight_source, backend::Context& backend_context, std::optional<core::DType> product_dtype,
        PackedLinears packed_linears);
@@ -82,6 +87,8 @@ struct Transformer::Impl {
   /// Throws FormatError for an id outside the vocabulary.
   void check_ids(std::span<const std::int32_t> ids) const;
   void check_hidden(const HiddenStates& hidden) const;
+  /// The residual stream as it enters the first block, [ids.size(), hidden_size].
+  backend::Array<float> embed(std::span<const std::int32_t> ids);
 
   const std::vector<SiteSpec>& block(const BlockWeights& weights) const {
     return sites[static_cast<std::size_t>(weights.layer)];
@@ -100,9 +107,16 @@ struct Transformer::Impl {
   AttentionParts attention_parts(std::int64_t n_rows) const;
   kernels::AttentionShape attention_shape(const BlockWeights& weights, std::int64_t n_sequences,
                                           std::int64_t n_tokens) const;
+  /// Queries, keys and values of n_rows rows, not yet turned by their positions; normed [n_rows, hidden_size] is
+  /// overwritten. raw_qk: keeps q, then k, before their norms.
+  void project(const BlockWeights& weights, std::int64_t n_rows, const float* hidden, float* normed, const QkvParts& to,
+               const SiteObserver& observer, backend::Array<float>* raw_qk);
   /// cache: of the one sequence's tokens before these, which are added to it.
   void attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens, float* hidden,
                       const SiteObserver& observer, KvCache* cache = nullptr, AttentionTape* tape = nullptr);
+
+  /// The attention half of packed rows.
+  void ragged_attention_half(const BlockWeights& weights, RaggedStates& states);
 
   /// Keys and values of a fused product [n_tokens, q + k + v] to the end of the cache.
   void copy_to_cache(const float* qkv, std::int64_t n_tokens, KvCache& cache, std::size_t layer);
@@ -122,10 +136,11 @@ struct Transformer::Impl {
   void mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
                const SiteObserver& observer, MixtureTape* tape = nullptr);
 
-  /// Logits of the hidden rows `rows`, in `logits`: [rows.size(), vocab]; what entered the head stays in work_normed.
-  /// norm_weight: of the final norm, null: the model's own; raw: keeps the rows before it.
-  float* slab_logits(const HiddenStates& hidden, std::span<const std::int32_t> rows, backend::Array<float>& logits,
-                     const backend::Array<float>* norm_weight = nullptr, backend::Array<float>* raw = nullptr);
+  /// Logits of the rows `rows` of hidden states, in `logits`: [rows.size(), vocab]; what entered the head stays in
+  /// work_normed. norm_weight: of the final norm, null: the model's own; raw: keeps the rows before it.
+  float* slab_logits(const backend::Array<float>& hidden, std::span<const std::int32_t> rows,
+                     backend::Array<float>& logits, const backend::Array<float>* norm_weight = nullptr,
+                     backend::Array<float>* raw = nullptr);
   /// body(first, n) over n_rows rows of logits, as many at a time as fit. A slab reaches over sequences where batches
   /// do.
   template <class Body>

@@ -94,6 +94,17 @@ std::string to_nfc(std::string_view text) {
   return out;
 }
 
+std::string capitalised(std::string_view text) {
+  std::string out;
+  for (std::size_t at = 0, length = 0; at < text.size(); at += length) {
+    length = utf8_length(text, at);
+    VORONOI_REQUIRE(length > 0, "text that is UTF-8");
+    const auto c = static_cast<utf8proc_int32_t>(utf8_code_point(text, at, length));
+    out += utf8_encode(static_cast<char32_t>(at == 0 ? utf8proc_totitle(c) : utf8proc_tolower(c)));
+  }
+  return out;
+}
+
 bool is_white_space(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;

@@ -25,6 +25,9 @@ std::string_view valid_utf8(std::string_view text, std::string& storage);
 /// Normalization form C of valid UTF-8.
 std::string to_nfc(std::string_view text);
 
+/// Valid UTF-8 with its first character in title case and the others in lower case, each as one character.
+std::string capitalised(std::string_view text);
+
 /// The White_Space property.
 bool is_white_space(char32_t code_point);
 

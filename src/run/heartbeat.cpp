@@ -44,6 +44,7 @@ core::Json to_json(const Heartbeat& h) {
           {"tokens_per_second", h.tokens_per_second},
           {"eta_seconds", h.eta_seconds()},
           {"stages", h.stages},
+          {"spent", h.spent},
           {"peak_memory_bytes", h.peak_memory_bytes},
           {"ended", h.ended},
           {"workers", h.workers}};
@@ -148,9 +149,11 @@ void HeartbeatWriter::beat() {
 void HeartbeatWriter::write(Heartbeat heartbeat, double age) {
   heartbeat.updated = core::unix_time();
   heartbeat.peak_memory_bytes = peak_memory_bytes();
-  // What was told to be left then is less by now.
+  // What was told to be left then is less by now, and what was spent more.
   if (const auto stage = heartbeat.stages.find(heartbeat.stage); stage != heartbeat.stages.end())
     stage->second = std::max(0.0, stage->second - std::max(0.0, age));
+  if (const auto stage = heartbeat.spent.find(heartbeat.stage); stage != heartbeat.spent.end())
+    stage->second += std::max(0.0, age);
   const store::RunPaths& paths = start_.paths();
   publish(paths.status(), core::seal_json(to_json(heartbeat)).dump() + "\n", warned_of_status_);
   publish(paths.metrics(), metrics_text(heartbeat, std::filesystem::absolute(paths.root).lexically_normal().string()),
@@ -190,6 +193,7 @@ std::optional<Heartbeat> read_heartbeat(const store::RunPaths& paths) {
     heartbeat.ranks = core::whole_number(json.at("ranks"));
     heartbeat.tokens_per_second = json.at("tokens_per_second").get<double>();
     for (const auto& [stage, seconds] : json.at("stages").items()) heartbeat.stages[stage] = seconds.get<double>();
+    heartbeat.spent = json.value("spent", heartbeat.spent);  // earlier versions did not tell
     heartbeat.peak_memory_bytes = core::whole_number(json.at("peak_memory_bytes"));
     heartbeat.ended = json.at("ended").get<std::string>();
     heartbeat.workers = json.at("workers");

@@ -25,6 +25,7 @@ struct Heartbeat {
   std::int64_t ranks = 0;                         ///< that take part; 0 once it has ended
   double tokens_per_second = 0;                   ///< through one block; 0 outside of calibration
   std::map<std::string, double> stages;           ///< predicted seconds left of each
+  std::map<std::string, double> spent;            ///< seconds that this start has spent in each
   core::Json workers = core::Json::array();       ///< rank, task, since_seconds, busy_seconds each
   std::int64_t peak_memory_bytes = 0;             ///< of this process, set when it is written
   std::string ended;                              ///< "finished", "stopped" or "failed" once the start is over

@@ -38,6 +38,7 @@ struct StartRecord {
   std::string version;                          ///< of the program; empty: of a version that did not tell
   std::map<std::string, std::string> packages;  ///< libraries whose version may matter -> version
   std::string directory;                        ///< the working directory
+  core::Json machine;                           ///< what computes, see backend/machine.h; null: it did not tell
   std::string command{kQuantize};               ///< of voronoi, that made it
   std::vector<GivenOption> options;             ///< those given, without --run (--out of compare) and --set
   template <class Self, class Fields>
@@ -52,6 +53,7 @@ struct StartRecord {
     f.later("version", self.version);
     f.later("packages", self.packages);
     f.later("directory", self.directory);
+    f.later("machine", self.machine);
     f.later("command", self.command);
     f.later("options", self.options);
   }
@@ -225,11 +227,12 @@ struct TaskOverdue {
 struct StageTime {
   static constexpr std::string_view kType = "stage";
   std::string stage;
-  double seconds = 0;
+  double seconds = 0, end = 0;  ///< end: unix_time()
   template <class Self, class Fields>
   static void each(Self& self, Fields& f) {
     f("stage", self.stage);
     f("seconds", self.seconds);
+    f.later("end", self.end);
   }
 };
 

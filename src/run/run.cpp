@@ -96,7 +96,8 @@ void warn_of_other_versions(const RunState& state, const std::string& version) {
 }
 
 /// Rank 0's part of open_run.
-void open_on_root(Run& run, const comm::Communicator& world, const Settings& options, const core::Json& identity) {
+void open_on_root(Run& run, const comm::Communicator& world, const Settings& options, const core::Json& identity,
+                  const core::Json& machine) {
   store::create_run_directory(run.paths);
   run.lock = std::make_unique<store::RunLock>(run.paths);
   if (run.lock->stale_holder())
@@ -113,6 +114,7 @@ void open_on_root(Run& run, const comm::Communicator& world, const Settings& opt
            .version = core::program_version(),
            .packages = {{"hdf5", store::library_version()}, {"mpi", comm::library_version()}},
            .directory = std::filesystem::current_path().string(),
+           .machine = machine,
            .command = options.command,
            .options = options.given},
           options.set);
@@ -165,10 +167,11 @@ void take_up(Run& run, StartRecord start, const std::vector<std::string>& set) {
   remove_unjournalled(run);
 }
 
-Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity) {
+Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity,
+             const core::Json& machine) {
   Run run;
   run.paths.root = options.run;
-  comm::on_root(world, [&] { open_on_root(run, world, options, identity); });
+  comm::on_root(world, [&] { open_on_root(run, world, options, identity, machine); });
   const std::string text = world.broadcast(world.rank() == 0 ? state_to_json(run).dump() : std::string(), 0);
   if (world.rank() != 0) {
     const core::Json json = core::parse_json(text, "state of the run");

@@ -45,9 +45,10 @@ struct Run {
 /// could say so. Warns of layers that another version of the program made.
 void take_up(Run& run, StartRecord start, const std::vector<std::string>& set);
 
-/// `identity`: what run.json says, see store::check_or_write_identity.
+/// `identity`: what run.json says, see store::check_or_write_identity. `machine`: for the start's record.
 /// Creates or resumes the run directory; collective. See take_up for what it finds there.
-Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity);
+Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity,
+             const core::Json& machine = {});
 /// What a rank logs goes into this run's directory from now on; open_run does it.
 void log_into(const Run& run, int rank);
 

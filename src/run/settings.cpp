@@ -23,6 +23,8 @@ std::vector<std::string> split(const std::string& words) {
 
 std::vector<std::string> stage_list(const Settings& options) { return split(options.stages); }
 
+std::vector<std::string> validate_tasks(const Settings& options) { return split(options.validate_tasks); }
+
 std::vector<std::string> tune_phases(const Settings& options) {
   return options.tune == "none" ? std::vector<std::string>() : split(options.tune);
 }
@@ -58,6 +60,10 @@ std::vector<std::string> check(const Settings& o) {
     problems.emplace_back("--calibration-sequences: fewer windows than texts");
   if (o.calibration == "sequential" && asks_for_stage(o, "calibrate") != asks_for_stage(o, "quantize"))
     problems.emplace_back("--stages: sequential calibration needs calibrate and quantize together, block by block");
+  if (!o.validate_tasks.empty() && o.task_data.empty())
+    problems.emplace_back("--task-data: is missing; give the folder of the data of --validate-tasks");
+  if (o.validate_tasks.empty() && !o.task_data.empty())
+    problems.emplace_back("--validate-tasks: is missing; name tasks of --task-data");
   quant::QuantParameters changed = o.parameters;
   for (const std::string& assignment : o.set)
     if (const std::string problem = apply_set(changed, assignment); !problem.empty())

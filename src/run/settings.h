@@ -38,6 +38,8 @@ struct Settings {
   std::vector<std::string> validate_texts;  ///< empty: none
   std::string validate_join = "auto";       ///< how they are read, as `eval` does
   std::int64_t validate_context = 2048, validate_windows = 0;
+  std::string validate_tasks, task_data;  ///< names or files separated by commas, and the folder of their data
+  std::int64_t validate_limit = 0, validate_shots = 0;
   std::int64_t team_size = 0;
   int threads = 0;
   int max_tries = 2;
@@ -53,6 +55,9 @@ struct Settings {
 std::vector<std::string> stage_list(const Settings& options);
 /// Whether the user asked for the stage by name.
 bool asks_for_stage(const Settings& options, std::string_view stage);
+
+/// Those of --validate-tasks.
+std::vector<std::string> validate_tasks(const Settings& options);
 
 /// Phases of --tune-phases, in the order in which they run; empty: none.
 std::vector<std::string> tune_phases(const Settings& options);

@@ -20,6 +20,7 @@
 #include "run/run_model.h"
 #include "stages/progress.h"
 #include "stages/stage.h"
+#include "validation/run_report.h"
 
 namespace voronoi::stages {
 namespace {
@@ -59,6 +60,21 @@ void refuse_incomplete(const ExportSource& source, exporting::Profile profile,
   throw core::ConfigError(problems);
 }
 
+/// What is known of the run's quality. An evaluation that cannot be read keeps nobody from exporting.
+std::vector<exporting::CardFigure> card_figures(const store::RunPaths& paths) {
+  std::vector<exporting::CardFigure> rows;
+  try {
+    const validation::Figures figures = validation::run_figures(paths);
+    for (const validation::Figure& figure : figures.all)
+      if (figure.quantized())
+        rows.push_back(
+            {figure.task, figure.metric, figures.protocols[figure.protocol], figure.value, figure.reference});
+  } catch (const core::Error& error) {
+    core::log_warning("the export's README.md has no figures: {}", error.what());
+  }
+  return rows;
+}
+
 bool whole(const std::vector<std::string>& problems) {
   if (!problems.empty()) core::log_warning("{}; exported again", problems.front());
   return problems.empty();
@@ -87,12 +103,12 @@ class StageProgress {
     if (Clock::now() < next_) return;
     next_ = Clock::now() + std::chrono::seconds(1);
     std::map<std::string, double> left;
-    if (done > 0)
-      left["export"] = std::chrono::duration<double>(Clock::now() - start_).count() / static_cast<double>(done) *
-                       static_cast<double>(total - done);
+    const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
+    if (done > 0) left["export"] = spent / static_cast<double>(done) * static_cast<double>(total - done);
     core::show_progress(fmt::format("exporting ({}): {} of {} layers{}", what, done, total, left_text(left)));
     run::Heartbeat heartbeat = work_.heartbeat("export", fmt::format("layer {}/{}", done, total));
     heartbeat.stages = std::move(left);
+    heartbeat.spent["export"] = spent;
     work_.run.heartbeat->update(std::move(heartbeat));
   }
 
@@ -118,6 +134,7 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
   request.origin.method = source.method;
   request.origin.profile = profile;
   request.origin.layers = run::published_sums(source.state);
+  request.figures = card_figures(source.paths);
   request.progress = progress;
   exporting::write_checkpoint(request, out, temporary);
 }
@@ -158,7 +175,7 @@ void run_export_stage(Work& work) {
     return;
   }
   if (run.state.quarantined.contains(kExportTask)) run.append(run::TaskDone{kExportTask});
-  run.append(run::StageTime{"export", std::chrono::duration<double>(Clock::now() - start).count()});
+  run.append(run::StageTime{"export", std::chrono::duration<double>(Clock::now() - start).count(), core::unix_time()});
   core::log_info("exported: {}", run.paths.exported().string());
 }
 

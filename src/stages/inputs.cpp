@@ -12,6 +12,7 @@
 #include "model/precision.h"
 #include "planning/bits.h"
 #include "planning/model_sizes.h"
+#include "validation/qa.h"
 #include "validation/text_evaluation.h"
 
 namespace voronoi::stages {
@@ -81,6 +82,13 @@ void check_validation(const run::Settings& options, const Inputs& inputs) {
     validation::check_texts(text, *inputs.tokenizer);
   } catch (core::Error& error) {
     error.add_context("--validate-text");
+    throw;
+  }
+  try {
+    validation::check_tasks(
+        {run::validate_tasks(options), options.task_data, options.validate_limit, options.validate_shots});
+  } catch (core::Error& error) {
+    error.add_context("--validate-tasks");
     throw;
   }
 }

@@ -42,6 +42,12 @@ std::map<std::string, double> StageClock::left() const {
   return left;
 }
 
+std::map<std::string, double> StageClock::spent() const {
+  std::map<std::string, double> spent;
+  for (const auto& [name, stage] : stages_) spent[name] = stage.measured + stage.elapsed;
+  return spent;
+}
+
 std::string left_text(const std::map<std::string, double>& left) {
   double sum = 0;
   std::string parts;

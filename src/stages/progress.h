@@ -21,6 +21,8 @@ class StageClock {
   double corrected(const std::string& stage, double predicted) const;
   /// By stage; stages without work left are not in it.
   std::map<std::string, double> left() const;
+  /// Measured of each stage in this start, the piece under way included.
+  std::map<std::string, double> spent() const;
 
  private:
   struct Stage {

@@ -22,8 +22,8 @@ std::vector<std::string> nothing_to_tune(const run::Settings& settings) {
 }
 
 std::vector<std::string> nothing_to_validate(const run::Settings& settings) {
-  if (!settings.validate_texts.empty()) return {};
-  return {"--stages: validate needs --validate-text"};
+  if (!settings.validate_texts.empty() || !settings.validate_tasks.empty()) return {};
+  return {"--stages: validate needs --validate-text or --validate-tasks"};
 }
 
 std::vector<std::string> not_exportable(const run::Settings& settings) {
@@ -74,8 +74,9 @@ const std::vector<Stage>& stages() {
       {"calibrate", {}, true, nothing, begin_calibrate},
       {"quantize", {}, true, nothing, begin_quantize},  // needs Hessians, whoever made them: looks for the files
       {"tune", {"quantize"}, false, nothing_to_tune, begin_tune, true},
-      {"export", {"quantize"}, false, not_exportable, begin_export},
+      // Before the export, whose README.md has its figures.
       {"validate", {"quantize"}, false, nothing_to_validate, begin_validate, true},
+      {"export", {"quantize"}, false, not_exportable, begin_export},
       {"report", {}, false, nothing, begin_report},
   };
   return list;

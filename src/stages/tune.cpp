@@ -46,9 +46,9 @@ class Phase {
     const auto& config = work.config();
     comm::on_root(work.world, [&] { nominal_bits_ = run::nominal_bits(work_.run.state); });
     nominal_bits_ = tune::agreed_number(work.world, nominal_bits_);
-    plan_.learning_rate = work.settings.tune_learning_rate > 0
-                              ? work.settings.tune_learning_rate
-                              : tune::default_learning_rate(nominal_bits_, config.hidden_size);
+    const double own = tune::default_learning_rate(nominal_bits_, config.hidden_size);
+    plan_.learning_rate = work.settings.tune_learning_rate > 0 ? work.settings.tune_learning_rate
+                                                               : own * (name_ == kCodes ? tune::kRateBesideCodes : 1);
   }
 
   void run() {
@@ -141,7 +141,7 @@ class Phase {
                            {"seed", seed()},
                            {"layers", digest_of_generation(work_.run.state, base_)}};
     if (name_ == kCodes) {
-      settings["buffer_rate"] = fmt::format("{:.17g}", tune::buffer_rate(nominal_bits_));
+      settings["buffer_rate"] = fmt::format("{:.17g}", tune::buffer_rate(nominal_bits_, config().hidden_size));
       settings["recoded_share"] = tune::kRecodedShare;
     }
     return settings;
@@ -292,7 +292,7 @@ class Phase {
       descent_calls.differentiate = [&](std::int64_t step, std::span<const float> values,
                                         std::vector<float>& gradient) {
         if (codes)
-          codes->set_rate(tune::buffer_rate(nominal_bits_) * tune::schedule(step, plan_.n_steps) *
+          codes->set_rate(tune::buffer_rate(nominal_bits_, config().hidden_size) * tune::schedule(step, plan_.n_steps) *
                           std::exp2(-static_cast<double>(state.fallbacks)));
         return distillation.differentiate(step, values, gradient);
       };

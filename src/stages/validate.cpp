@@ -1,7 +1,8 @@
 // The stage that holds the stored layers against the unquantized model.
 #include <fmt/format.h>
 
-#include <optional>
+#include <string>
+#include <vector>
 
 #include "comm/agreement.h"
 #include "core/error.h"
@@ -9,6 +10,7 @@
 #include "run/subject.h"
 #include "stages/stage.h"
 #include "validation/evaluation.h"
+#include "validation/question_evaluation.h"
 #include "validation/text_evaluation.h"
 
 namespace voronoi::stages {
@@ -22,6 +24,7 @@ validation::TextOptions text_options(const run::Settings& settings) {
   options.join = settings.validate_join;
   options.context = settings.validate_context;
   options.windows = settings.validate_windows;
+  options.tokenizer = settings.tokenizer;
   options.dtype = settings.dtype;
   options.divergence = true;
   return options;
@@ -42,31 +45,48 @@ run::Subject open_stored(const Work& work) {
   return subject;
 }
 
+validation::QuestionProtocol questions(const run::Settings& settings) {
+  validation::QuestionProtocol protocol;
+  protocol.questions.tasks = run::validate_tasks(settings);
+  protocol.questions.directory = settings.task_data;
+  protocol.questions.limit = settings.validate_limit;
+  protocol.questions.shots = settings.validate_shots;
+  protocol.tokenizer = settings.tokenizer;
+  protocol.dtype = settings.dtype;
+  return protocol;
+}
+
 void tell_result(const validation::Evaluation& evaluation) {
   std::string text;
+  const std::string* task = nullptr;
   for (const validation::Result& result : evaluation.results) {
-    text += fmt::format("{}{} {:.5g}", text.empty() ? "" : ", ", result.metric, result.value);
-    if (result.metric == validation::kPerplexity && result.reference)
-      text += fmt::format(" (unquantized {:.5g})", *result.reference);
+    if (task == nullptr || *task != result.task) text += (text.empty() ? "" : "; ") + result.task + ":";
+    task = &result.task;
+    text += fmt::format(" {} {:.5g}", result.metric, result.value);
+    if (result.reference) text += fmt::format(" (unquantized {:.5g})", *result.reference);
   }
-  core::log_info("validated on {}: {}", evaluation.results.front().task, text);
+  core::log_info("validated: {}", text);
 }
 
 void run_validate_stage(Work& work) {
   const Clock::time_point start = Clock::now();
   std::vector<run::Subject> subjects;
   subjects.push_back(open_stored(work));
-  validation::TextOptions options = text_options(work.settings);
-  options.tokenizer = work.settings.tokenizer;
-  options.doing = [&](const std::string& doing) { work.tell(kName, doing); };
+  const auto doing = [&](const std::string& where) { work.tell(kName, where); };
+  const auto tell = [&](const run::Subject&, const validation::Evaluation& evaluation) {
+    work.run.start->require_current();
+    validation::store_evaluation(work.run.paths, evaluation);
+    tell_result(evaluation);
+  };
   try {
-    validation::evaluate_texts(work.world, work.context, subjects, options,
-                               [&](const run::Subject&, const validation::Evaluation& evaluation) {
-                                 work.run.start->require_current();
-                                 validation::store_evaluation(work.run.paths, evaluation);
-                                 tell_result(evaluation);
-                               });
-  } catch (const core::StopRequested&) {  // on every rank; windows that are done are kept
+    validation::TextOptions texts = text_options(work.settings);
+    texts.doing = doing;
+    validation::evaluate_texts(work.world, work.context, subjects, texts, tell);
+    validation::QuestionProtocol protocol = questions(work.settings);
+    protocol.doing = doing;
+    if (!protocol.questions.tasks.empty())
+      validation::evaluate_questions(work.world, work.context, subjects, protocol, tell);
+  } catch (const core::StopRequested&) {  // on every rank; what is done is kept
     work.stopped = true;
   }
   work.journal_time(kName, start);

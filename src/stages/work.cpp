@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/stop.h"
+#include "core/whereabouts.h"
 #include "run/heartbeat.h"
 #include "run/layer_store.h"
 
@@ -95,7 +96,7 @@ bool Work::stop_agreed() {
 
 void Work::journal_time(const char* stage, Clock::time_point begin) {
   comm::on_root(world, [&] {
-    run.append(run::StageTime{stage, std::chrono::duration<double>(Clock::now() - begin).count()});
+    run.append(run::StageTime{stage, std::chrono::duration<double>(Clock::now() - begin).count(), core::unix_time()});
   });
 }
 
@@ -129,6 +130,7 @@ run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) cons
   heartbeat.ranks = world.size();
   heartbeat.tokens_per_second = tokens_per_second;
   heartbeat.stages = clock.left();
+  heartbeat.spent = clock.spent();
   return heartbeat;
 }
 

@@ -34,7 +34,10 @@ void add_changes(std::size_t block, std::size_t linear, std::span<const std::byt
 
 }  // namespace
 
-double buffer_rate(double nominal_bits) { return 0.02 * std::pow(4.0, 2 - std::max(nominal_bits, 1.0)); }
+double buffer_rate(double nominal_bits, std::int64_t hidden_size) {
+  const double width = static_cast<double>(std::max(hidden_size, kNarrow)) / static_cast<double>(kNarrow);
+  return 0.02 * std::pow(4.0, 2 - std::max(nominal_bits, 1.0)) / width;
+}
 
 CodeUpdate::CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
                        const std::vector<std::unique_ptr<TunedBlock>>& blocks)

@@ -23,8 +23,12 @@ namespace voronoi::tune {
 /// How fast the mean square of the derivative is forgotten, and the share of vectors that is coded anew in a step.
 inline constexpr double kBufferBeta = 0.95, kRecodedShare = 0.01;
 /// The largest step of the buffer before the schedule, as a share of the root mean square of a linear's weight: 0.02 at
-/// 2 bits a weight, a quarter of it with each further bit.
-double buffer_rate(double nominal_bits);
+/// 2 bits a weight, a quarter of it with each further bit. Steps of one sign add up over the inputs of a linear, so
+/// it falls with the width beyond kNarrow.
+inline constexpr std::int64_t kNarrow = 115;
+double buffer_rate(double nominal_bits, std::int64_t hidden_size);
+/// The numbers have come to rest before the codes move: the share of their own learning rate that they go on with.
+inline constexpr double kRateBesideCodes = 0.25;
 
 /// Derivatives by weights are never summed over sequences or ranks: block b takes those of the sequences of stripe b
 /// mod batch, and the rank that has the stripe alone holds the block's buffers and does its searches. All others are

@@ -52,6 +52,25 @@ def furnish(folder, root, model):
     (folder / "c4.jsonl").write_text("".join(json.dumps({"text": text[at:at + 2000]}) + "\n" for at in range(0, len(text), 2000)))
     for name in ("slurm", "configs"):
         (folder / name).symlink_to(root / name)
+    furnish_tasks(folder, [" ".join(draw.choices(words, k=6)) for _ in range(10)])
+
+
+def furnish_tasks(folder, texts):
+    """Rows of every task, and requests."""
+    choices = {"text": texts[:3], "label": ["A", "B", "C"]}
+    rows = {"arc_easy": {"choices": choices, "answerKey": "B"}, "arc_challenge": {"choices": choices, "answerKey": "C"},
+            "piqa": {"goal": texts[0], "sol1": texts[1], "sol2": texts[2]},
+            "hellaswag": {"query": texts[3], "endings": texts[:4], "label": 1},
+            "winogrande": {"option1": texts[4], "option2": texts[5], "answer": "2"},
+            "boolq": {"passage": texts[6], "answer": True}, "my_task": {"passage": texts[7], "right": "so", "wrong": "no", "label": "0"}}
+    for task, row in rows.items():
+        (folder / "qa" / task).mkdir(parents=True)
+        with open(folder / "qa" / task / "rows.jsonl", "w") as file:
+            file.writelines(json.dumps({"question": text, "sentence": f"{text} _ {text}", **row}) + "\n" for text in texts)
+    (folder / "qa" / "piqa" / "rows-labels.lst").write_text("1\n" * len(texts))
+    guide = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "user-guide.md").read_text()
+    (folder / "my_task.json").write_text(re.search(r'```json\n(.*?"my_task".*?)```', guide, re.DOTALL)[1])
+    (folder / "requests.jsonl").write_text("".join(json.dumps({"context": text, "continuation": " " + text}) + "\n" for text in texts))
 
 
 def main():

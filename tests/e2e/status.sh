@@ -25,15 +25,48 @@ one=$("$VORONOI" status "$run" --json)
 [ "$(field doing "$one")" = '"block 1/5"' ] || fail "no word of the first block: $one"
 awk -v a="$(field eta_seconds "$one")" 'BEGIN { exit !(a > 0) }' || fail "no time left in the first block: $one"
 "$VORONOI" status "$run" | grep -q "now     calibrate, block 1/5" || fail "status does not show the block"
+"$VORONOI" status "$run" | grep -q "^  calibrate  *\[#*-*\]  *[0-9]* %  \(about .* left\|longer than predicted\)$" || { "$VORONOI" status "$run"; fail "no bar of the stage"; }
+"$VORONOI" status --all "$work" >"$work/all"
+grep -q "^run  *running  *calibrate  *[0-9]* %  .*  0 of $n_linears  .*  -$" "$work/all" || { cat "$work/all"; fail "the held run among others"; }
+# Watched where nothing can be drawn again, and on a terminal, until the run has ended.
+"$VORONOI" status "$run" --watch >"$work/watched" &
+watcher=$!
+script -qefc "\"$VORONOI\" status \"$run\" --watch" "$work/terminal" >/dev/null </dev/null &
+terminal=$!
+wait_for grep -q "left" "$work/watched"
+wait_for grep -q "left" "$work/terminal"
 grep -q "voronoi_ranks_alive{.*} 1$" "$run/metrics.prom" || fail "metrics of the held block"
 kill -USR1 $pid
 go_on
 ends 75 "$work/log"
 one=$("$VORONOI" status "$run" --json)
 [ "$(field state "$one")" = '"stopped"' ] || fail "behind a stop: $one"
+wait $watcher || fail "status --watch"
+wait $terminal || fail "status --watch on a terminal"
+head -n 1 "$work/watched" | grep -q "^[0-9]* %: calibrate, 0 of $n_linears layers done, block 1/5; calibrate .*; quantize about .* left" || fail "the first line watched: $(head -n 1 "$work/watched")"
+tail -n 1 "$work/watched" | grep -q "^  resume  " || fail "the last line watched: $(tail -n 1 "$work/watched")"
+[ "$(grep -c $'\033' "$work/watched")" = 0 ] || fail "controls of a terminal in a file"
+grep -q $'^\033\\[H\033\\[J.*: running' "$work/terminal" || fail "a terminal that is not drawn again"
 grep -q "voronoi_ranks_alive{.*} 0$" "$run/metrics.prom" || fail "metrics behind the stop"
 "$VORONOI" quantize --run "$run" "${options[@]}" --log-format json --log-level debug >/dev/null 2>>"$work/log"
 [ "$(field state "$("$VORONOI" status "$run" --json)")" = '"finished"' ] || fail "not finished"
+
+# Many runs: one that is over, one that is no longer a run, one deep below; links and what is no run are passed by.
+mkdir -p "$work/many/deep/deeper"
+cp -r "$run" "$work/many/deep/deeper/over"
+mkdir "$work/many/spoilt" "$work/many/other"
+echo '{}' >"$work/many/spoilt/run.json"
+ln -s "$run" "$work/many/link"
+expect 0 "$VORONOI" status --all "$work/many"
+diff <(sed 's/  */ /g; s/\(unreadable - - - - - \).*/\1?/; s/\(100 % - [^ ]* of [^ ]*\) .* -$/\1 ? -/' "$work/stdout") - <<TEXT || fail "the table of many runs"
+run state stage done left layers bits problems
+deep/deeper/over finished - 100 % - $n_linears of $n_linears ? -
+spoilt unreadable - - - - - ?
+TEXT
+[ "$("$VORONOI" status --all "$work/many" --json | wc -l)" = 2 ] || fail "an object a run"
+expect 2 "$VORONOI" status --all "$work/many/other"
+expect 2 "$VORONOI" status --all "$work/many" "$run"
+expect 2 "$VORONOI" status
 python3 - "$work/log" <<'PY'
 import json, sys
 lines = [json.loads(line) for line in open(sys.argv[1])]
@@ -85,7 +118,7 @@ import json, re, sys
 WHOLE = re.compile(r"(computing on the CPU .* for it|export is left out: .* of --stages|(calibrating|quantizing|evaluating): .*left.*|quantization finished|"
                    r"peak memory of a rank: .*B|.*: \d+ layers, .* in all starts|quantizing \(rtn\): .* layers.*|"
                    r"(rank 1: )?warning: (block \d [a-z_]+: the Hessian needed a damping of \S+ of its mean diagonal to factor|"
-                   r".*: 1 tensors are not part of a llama model and are not read; the first is .*stray\.weight.*)|report: .*/report\.md)")
+                   r".*: 1 tensors are not part of a llama model and are not read; the first is .*stray\.weight.*)|report: .*/report\.html)")
 STARTS = re.compile(r"warning: |computing on |export is left out|calibrating: |quantizing \(|evaluating: |quantization finished|peak memory |report: ")
 ranks, n = set(), 0
 for line in open(sys.argv[1]).read().split("\n")[:-1]:

@@ -5,7 +5,7 @@
 text=(--validate-text "$evaluation_text" --validate-join wikitext --validate-context 128 --validate-windows 12)
 figures() { grep -hE '"(metric|value|stderr|n|reference)":' "$1"/evaluations/*.json; }
 expect 0 ranks 2 quantize --run "$work/run" "${common[@]}" --method rtn --bits 3 "${text[@]}"
-grep -q "validated on evaluation.txt: perplexity" "$work/stderr" || fail "no word of the figures"
+grep -q "validated: evaluation.txt: perplexity" "$work/stderr" || fail "no word of the figures"
 [ "$(figures "$work/run" | grep -c '"metric": "kl"')" = 1 ] || fail "no divergence is kept"
 grep -q '| kl |' "$work/run/report/report.md" || fail "the report lacks the divergence"
 grep -q '"type":"stage_done".*validate' "$work/run/journal.log" || grep -q 'validate' "$work/run/journal.log" || fail "the journal lacks the stage"
@@ -32,6 +32,20 @@ expect 0 "$VORONOI" quantize --run "$work/later" "${common[@]}" --method rtn --b
 [ ! -e "$work/later/evaluations" ] || [ -z "$(ls "$work/later/evaluations")" ] || fail "figures that nobody asked for"
 expect 0 ranks 2 quantize --run "$work/later" "${common[@]}" --method rtn --bits 3 "${text[@]}" --stages validate,report
 figures "$work/later" | cmp - "$work/once" || fail "other figures of a stage by name"
+# Questions too.
+mkdir -p "$work/qa/boolq"
+python3 - "$evaluation_text" "$work/qa/boolq/rows.jsonl" <<'PYTHON'
+import json, sys
+text = open(sys.argv[1], encoding="utf-8").read().replace("\n", " ")
+with open(sys.argv[2], "w", encoding="utf-8") as file:
+    for i in range(20):
+        file.write(json.dumps({"passage": text[31 * i:][:90], "question": text[17 * i + 5:][:20], "answer": i % 3 == 0}) + "\n")
+PYTHON
+expect 0 ranks 2 quantize --run "$work/later" "${common[@]}" --method rtn --bits 3 --stages validate,report --validate-tasks boolq --task-data "$work/qa" --validate-limit 15
+grep -q "validated: boolq: acc .*(unquantized" "$work/stderr" || fail "no word of the questions"
+grep -q '| boolq | acc |' "$work/later/report/report.md" || fail "the report lacks the questions"
+expect 2 "$VORONOI" quantize --run "$work/bad" "${common[@]}" --validate-tasks boolq
+expect 2 "$VORONOI" quantize --run "$work/bad" "${common[@]}" --validate-tasks winogrande --task-data "$work/qa"
 # What cannot be done is said before any work.
 expect 2 "$VORONOI" quantize --run "$work/bad" "${common[@]}" --stages validate
 grep -q -- "--validate-text" "$work/stderr" || fail "no word of --validate-text"

@@ -7,7 +7,8 @@ TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", 
        "evaluations", "report", "logs", "tuning"}
 MADE = ("layer", "tensor")
 # Of a report: not of the result.
-TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "starts", "peak_memory_bytes", "sha256", "markdown_sha256"}
+TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "starts", "peak_memory_bytes", "sha256", "markdown_sha256", "html_sha256",
+         "history"}
 
 
 class Broken(Exception):
@@ -136,7 +137,7 @@ class Watch:
         run = self.run
         left = [p for p in run.iterdir() if p.name not in TOP] + list((run / "staging").iterdir())
         left += [p for p in run.rglob("*") if ".tmp" in p.name]
-        left += [p for p in (run / "report").iterdir() if p.name not in ("report.json", "report.md")]
+        left += [p for p in (run / "report").iterdir() if p.name not in ("report.json", "report.md", "report.html")]
         if not self.keeps_hessians:
             left += list((run / "hessians").iterdir())
         if not self.damaged:

@@ -1,24 +1,12 @@
 // A text for calibration or evaluation, read in each of the three ways and cut into windows.
 #include "fuzz/fuzz.h"
-#include "model/bpe_tokenizer.h"
 #include "model/corpus.h"
 #include "model/packed_text.h"
 #include "model/unicode.h"
+#include "support/byte_tokenizer.h"
 
 namespace voronoi::fuzz {
 namespace {
-
-/// A token for each byte.
-const model::BpeTokenizer& bytes_tokenizer() {
-  static const model::BpeTokenizer tokenizer([] {
-    model::BpeSpec spec;
-    spec.file = "tokenizer";
-    for (int byte = 0; byte < 256; ++byte)
-      spec.tokens.push_back({std::string(1, static_cast<char>(byte)), model::BpeSpec::Kind::piece});
-    return spec;
-  }());
-  return tokenizer;
-}
 
 void run(std::string_view input) {
   static const Folder folder;
@@ -29,14 +17,15 @@ void run(std::string_view input) {
       require(join != model::Join::raw || text.content == input || model::packing_of(input) != model::TextPacking::none,
               "a raw text is another one");
       require(join != model::Join::jsonl || model::is_valid_utf8(text.content), "JSON that is not UTF-8");
-      const auto ids = model::tokenize(bytes_tokenizer(), text, model::BosRule::automatic);
+      const auto ids = model::tokenize(test::byte_tokenizer(), text, model::BosRule::automatic);
       std::string storage;
-      require(bytes_tokenizer().decode(ids) == model::valid_utf8(text.content, storage), "bytes that do not come back");
+      require(test::byte_tokenizer().decode(ids) == model::valid_utf8(text.content, storage),
+              "bytes that do not come back");
       accepts([&] {
         const model::Windows windows = model::leading_windows(ids, 16, -1, path);
         require(static_cast<std::int64_t>(windows.ids.size()) == windows.count * windows.context, "size of windows");
       });
-      const model::Windows windows = model::calibration_windows(bytes_tokenizer(), {text, text}, 5, 8);
+      const model::Windows windows = model::calibration_windows(test::byte_tokenizer(), {text, text}, 5, 8);
       require(windows.ids.size() == 40, "size of calibration windows");
     });
 }

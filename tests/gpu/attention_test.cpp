@@ -17,11 +17,11 @@ class GpuAttention : public test::GpuTest {
   void compare(const AttentionCase& c, core::DType compute) {
     kernels::AttentionShape shape = shape_of(c);
     shape.compute = compute;
-    const std::int64_t n_rows = c.n_sequences * c.n_tokens;
+    const std::int64_t n_rows = c.n_sequences * c.n_tokens, n_keys = c.n_sequences * (c.n_past + c.n_tokens);
     std::vector<float> q = test::normal_values(n_rows * shape.ld_q, 1);
     for (float& value : q) value *= 2;  // some weights near one, most near none
-    const std::vector<float> k = test::normal_values(n_rows * shape.ld_kv, 2),
-                             v = test::normal_values(n_rows * shape.ld_kv, 3);
+    const std::vector<float> k = test::normal_values(n_keys * shape.ld_kv, 2),
+                             v = test::normal_values(n_keys * shape.ld_kv, 3);
     std::vector<float> expected(static_cast<std::size_t>(n_rows * shape.ld_out), -7.0F);
     const Array<float> gpu_q = on_gpu(q), gpu_k = on_gpu(k), gpu_v = on_gpu(v);
     Array<float> out = on_gpu(expected);
@@ -42,12 +42,13 @@ class GpuAttention : public test::GpuTest {
 
   void compare_all(core::DType compute) {
     const std::vector<AttentionCase> cases{
-        {1, 1, 1, 1, 8, 0, 0, 0},    {3, 2, 2, 1, 10, 0, 0, 0},     {1, 33, 3, 1, 18, 0, 0, 0},
-        {2, 65, 4, 2, 64, 0, 0, 0},  {1, 70, 14, 2, 64, 0, 0, 4},   {1, 50, 7, 1, 80, 0, 0, 1},
-        {1, 97, 2, 2, 128, 0, 0, 0}, {1, 40, 2, 1, 256, 0, 0, 0},   {1, 35, 2, 1, 130, 0, 0, 3},
-        {1, 130, 3, 1, 16, 1, 0, 0}, {1, 130, 3, 1, 16, 7, 0, 0},   {1, 150, 2, 2, 32, 64, 0, 0},
-        {1, 60, 2, 1, 64, 60, 0, 0}, {1, 60, 2, 1, 64, 1000, 0, 0}, {1, 45, 4, 2, 32, 20, 3, 0},
-        {1, 200, 7, 1, 64, 0, 0, 0},
+        {1, 1, 1, 1, 8, 0, 0, 0},     {3, 2, 2, 1, 10, 0, 0, 0},       {1, 33, 3, 1, 18, 0, 0, 0},
+        {2, 65, 4, 2, 64, 0, 0, 0},   {1, 70, 14, 2, 64, 0, 0, 4},     {1, 50, 7, 1, 80, 0, 0, 1},
+        {1, 97, 2, 2, 128, 0, 0, 0},  {1, 40, 2, 1, 256, 0, 0, 0},     {1, 35, 2, 1, 130, 0, 0, 3},
+        {1, 130, 3, 1, 16, 1, 0, 0},  {1, 130, 3, 1, 16, 7, 0, 0},     {1, 150, 2, 2, 32, 64, 0, 0},
+        {1, 60, 2, 1, 64, 60, 0, 0},  {1, 60, 2, 1, 64, 1000, 0, 0},   {1, 45, 4, 2, 32, 20, 3, 0},
+        {1, 200, 7, 1, 64, 0, 0, 0},  {1, 1, 4, 2, 32, 0, 0, 0, 70},   {3, 20, 4, 2, 64, 0, 0, 0, 45},
+        {2, 9, 2, 1, 16, 7, 0, 0, 3}, {1, 70, 3, 1, 40, 64, 2, 1, 90},
     };
     for (const AttentionCase& c : cases) {
       compare(c, compute);

@@ -11,55 +11,13 @@
 
 #include "core/json.h"
 #include "model/gradients.h"
+#include "support/generated_source.h"
 
 namespace voronoi::model {
 namespace {
 
 using backend::Array;
-using test::DifferentiableModel, test::ModelGradients;
-
-/// Random weights in host memory, which may be moved.
-class GeneratedSource : public WeightSource {
- public:
-  explicit GeneratedSource(const core::Json& changes) {
-    core::Json json = {{"model_type", "llama"},
-                       {"hidden_size", 24},
-                       {"intermediate_size", 30},
-                       {"num_hidden_layers", 2},
-                       {"num_attention_heads", 4},
-                       {"num_key_value_heads", 2},
-                       {"head_dim", 6},
-                       {"vocab_size", 37},
-                       {"max_position_embeddings", 4096},
-                       {"rms_norm_eps", 1e-5},
-                       {"rope_theta", 100.0},
-                       {"hidden_act", "silu"},
-                       {"tie_word_embeddings", false}};
-    json.update(changes);
-    config_ = parse_config(json, "generated");
-    std::uint32_t seed = 0;
-    for (const TensorSpec& spec : expected_tensors(config_)) {
-      std::mt19937 engine(++seed);
-      std::normal_distribution<float> normal(0.0F, spec.name.find("embed") == std::string::npos ? 0.25F : 1.0F);
-      std::vector<float>& values = tensors[spec.name];
-      values.resize(static_cast<std::size_t>(core::element_count(spec.shape).value()));
-      const bool norm = spec.name.find("norm") != std::string::npos;
-      for (float& value : values) value = normal(engine) + (norm && !config_.norm_plus_one ? 1.0F : 0.0F);
-    }
-  }
-  const ModelConfig& config() const override { return config_; }
-  void read(const TensorSpec& spec, std::span<float> out) const override {
-    std::ranges::copy(tensors.at(spec.name), out.begin());
-  }
-  std::string fingerprint() const override { return {}; }
-  const std::string& path() const override { return path_; }
-
-  std::map<std::string, std::vector<float>> tensors;
-
- private:
-  ModelConfig config_;
-  std::string path_ = "generated";
-};
+using test::Architecture, test::DifferentiableModel, test::GeneratedSource, test::ModelGradients, test::architectures;
 
 std::vector<std::int32_t> some_ids(std::int32_t n, std::int32_t vocab) {
   std::vector<std::int32_t> ids;
@@ -98,51 +56,6 @@ void expect_difference(GeneratedSource& source, const std::string& name, const s
   };
   const double slope = (8 * (moved(kStep) - moved(-kStep)) - (moved(2 * kStep) - moved(-2 * kStep))) / (12 * kStep);
   EXPECT_NEAR(along, slope, 3e-3 * norm) << name;
-}
-
-struct Architecture {
-  const char* name;
-  core::Json changes;
-};
-
-void PrintTo(const Architecture& architecture, std::ostream* stream) { *stream << architecture.name; }
-
-const std::vector<Architecture>& architectures() {
-  static const std::vector<Architecture> all{
-      {"llama_with_biases", {{"attention_bias", true}, {"mlp_bias", true}}},
-      {"llama_tied", {{"tie_word_embeddings", true}}},
-      {"mistral_with_window", {{"model_type", "mistral"}, {"sliding_window", 4}}},
-      {"qwen3", {{"model_type", "qwen3"}}},
-      {"mixtral",
-       {{"model_type", "mixtral"}, {"num_local_experts", 4}, {"num_experts_per_tok", 2}, {"sliding_window", nullptr}}},
-      {"qwen2_moe",
-       {{"model_type", "qwen2_moe"},
-        {"num_experts", 5},
-        {"num_experts_per_tok", 3},
-        {"moe_intermediate_size", 10},
-        {"shared_expert_intermediate_size", 14},
-        {"decoder_sparse_step", 1},
-        {"mlp_only_layers", core::Json::array()},
-        {"norm_topk_prob", false},
-        {"qkv_bias", true}}},
-      {"qwen3_moe",
-       {{"model_type", "qwen3_moe"},
-        {"num_experts", 6},
-        {"num_experts_per_tok", 3},
-        {"moe_intermediate_size", 10},
-        {"decoder_sparse_step", 1},
-        {"mlp_only_layers", {1}},
-        {"norm_topk_prob", true}}},
-      {"gemma2",
-       {{"model_type", "gemma2"},
-        {"tie_word_embeddings", true},
-        {"hidden_activation", "gelu_pytorch_tanh"},
-        {"attn_logit_softcapping", 2.0},
-        {"final_logit_softcapping", 3.0},
-        {"query_pre_attn_scalar", 8},
-        {"sliding_window", 4}}},
-      {"phi3", {{"model_type", "phi3"}, {"original_max_position_embeddings", 4096}, {"sliding_window", nullptr}}}};
-  return all;
 }
 
 class GeneratedGradients : public ::testing::TestWithParam<Architecture> {};

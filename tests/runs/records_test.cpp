@@ -82,6 +82,7 @@ TEST(Records, EveryTypeComesBackAsItWas) {
   start.version = "1.2.3";
   start.packages = {{"mpi", "Open MPI v4"}};
   start.directory = "/d";
+  start.machine = {{"device", "cpu"}, {"hosts", {{"h", 2}}}};
   start.command = kCompare;
   start.options = {{"model", "m", true}, {"method", "rtn", false}};
   LayerRecord layer;
@@ -93,7 +94,7 @@ TEST(Records, EveryTypeComesBackAsItWas) {
        {Record(start), Record(SetRecord{"a=1"}), Record(layer), Record(LayerLost{"a", 1}),
         Record(LayerFailed{"a", "t", "e"}), Record(TensorRecord{"n", "00", 1, 3, ""}),
         Record(DamagedTensor{"n", 2, "e"}), Record(Quarantined{"t", "e"}), Record(TaskDone{"t", 1, 2, 0.5, 1.5}),
-        Record(TaskFailed{"t", "e", 1, 2}), Record(StageTime{"s", 0.5}), Record(StageDone{"s", 0.5}),
+        Record(TaskFailed{"t", "e", 1, 2}), Record(StageTime{"s", 0.5, 1.5}), Record(StageDone{"s", 0.5}),
         Record(SchedulingCost{1, 2, 3, 4}), Record(PeakMemory{5}), Record(Stopped{1}), Record(Finished{1})}) {
     const core::Json json = to_json(record);
     const Record again = record_from_json(core::parse_json(json.dump(), "test"), "test", 1);

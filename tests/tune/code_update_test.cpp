@@ -107,10 +107,12 @@ TEST_F(CodeUpdateTest, GoesBackToTheBestCodes) {
   EXPECT_TRUE(codes_.settled(0).empty());
 }
 
-TEST(BufferRate, FallsWithTheBits) {
-  EXPECT_NEAR(buffer_rate(2), 0.02, 1e-12);
-  EXPECT_NEAR(buffer_rate(3), 0.005, 1e-12);
-  EXPECT_NEAR(buffer_rate(0.5), buffer_rate(1), 1e-12);
+TEST(BufferRate, FallsWithTheBitsAndTheWidth) {
+  EXPECT_NEAR(buffer_rate(2, 64), 0.02, 1e-12);
+  EXPECT_NEAR(buffer_rate(2, 115), 0.02, 1e-12);
+  EXPECT_NEAR(buffer_rate(2, 1150), 0.002, 1e-12);
+  EXPECT_NEAR(buffer_rate(3, 64), 0.005, 1e-12);
+  EXPECT_NEAR(buffer_rate(0.5, 64), buffer_rate(1, 64), 1e-12);
 }
 
 }  // namespace

@@ -1,0 +1,31 @@
+// Likelihoods that were computed already, kept as the windows of a perplexity are.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "comm/mpi.h"
+#include "validation/kept_windows.h"
+#include "validation/likelihood.h"
+
+namespace voronoi::validation {
+
+/// In files of KeptWindows: a request is a row, {log-likelihood, whether it is greedy}. Of ranks but 0
+/// the directories are empty.
+class KeptLikelihoods {
+ public:
+  KeptLikelihoods(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_requests);
+
+  /// For likelihoods(): what rank 0 has, on every rank, and the way to keep more, as long as this object lives.
+  /// Collective.
+  LikelihoodProgress progress(const comm::Communicator& communicator);
+  /// Wall time that was spent on what was kept before.
+  double seconds() const { return rows_.seconds(); }
+  void remove() const { rows_.remove(); }
+
+ private:
+  KeptWindows rows_;
+};
+
+}  // namespace voronoi::validation
