@@ -154,7 +154,7 @@ std::int64_t Task::gold_of(const core::Json& row, const std::string& place) cons
     const auto found = std::find(list.begin(), list.end(), value);
     if (!list.is_array() || found == list.end())
       throw FormatError(place, fmt::format("its {} is {}, which is not among {}", core::quote_text(gold_field_),
-                                           core::quote_text(value.dump()), where));
+                                           value.dump(), where));
     return static_cast<std::int64_t>(found - list.begin());
   };
   if (gold_among_) return place_in(field_of(row, *gold_among_, place), "its field " + core::quote_text(*gold_among_));
@@ -165,8 +165,8 @@ std::int64_t Task::gold_of(const core::Json& row, const std::string& place) cons
     if (!digits.empty() && digits.size() <= 9 && digits.find_first_not_of("0123456789") == std::string::npos)
       return std::stoll(digits);
   }
-  throw FormatError(place, fmt::format("its {} is {}, which is no number of a choice", core::quote_text(gold_field_),
-                                       core::quote_text(value.dump())));
+  throw FormatError(
+      place, fmt::format("its {} is {}, which is no number of a choice", core::quote_text(gold_field_), value.dump()));
 }
 
 Question Task::question(core::Json row, const std::string& place) const {

@@ -76,7 +76,7 @@ TEST(Tasks, RowsAtFaultAreNamed) {
         << row;
   EXPECT_THAT(
       [] { ask("arc_easy", R"({"question": "", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "E"})"); },
-      ThrowsMessage<core::FormatError>(HasSubstr("\\\"E\\\"")));
+      ThrowsMessage<core::FormatError>(HasSubstr("is \"E\", which is not among")));
   EXPECT_THAT([] { ask("winogrande", R"({"sentence": "no blank", "option1": "a", "option2": "b", "answer": "1"})"); },
               ThrowsMessage<core::FormatError>(HasSubstr("\"_\"")));
 }

@@ -50,7 +50,7 @@ TEST(TextTemplate, PlacesAreFilledFromTheRow) {
   const auto fill = [&](const std::string& text) {
     return TextTemplate(text, filters, "task").fill(row, {}, "rows: line 3");
   };
-  EXPECT_EQ(fill("<{a}|{a|first}|{n}{b}{in.deep}>"), "<x y|x3truez>");
+  EXPECT_EQ(fill("<{a}|{a|first}|{n}{b}{in.deep}>"), "<x y|x|3truez>");
   EXPECT_EQ(fill("{{{a|first|capitalise}}}"), "{X}");
   EXPECT_EQ(fill(""), "");
   EXPECT_EQ(TextTemplate("{choice} of {a}", filters, "task").fill(row, {{"choice", "C"}}, "p"), "C of x y");
