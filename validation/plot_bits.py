@@ -32,7 +32,7 @@ def of_markdown(text):
 
 
 def of_report(report):
-    rows = report["rows"]  # evaluations with their protocol
+    rows = [row for row in report["rows"] if row["metric"] == "perplexity"]
     return [("unquantized" if row["bits_true"] is None else row["method"], row["bits_true"] or 16.0, row["perplexity"])
             for row in rows if row["text_sha256"] == rows[0]["text_sha256"]]
 

@@ -16,7 +16,7 @@ namespace voronoi::validation {
 /// One row of the comparison: a method at a bit width on one text.
 struct ReportRow {
   core::Json evaluation;                    ///< the fields of `eval --json`
-  std::optional<double> quantize_seconds;   ///< wall time of the run's calibration and quantization stages
+  std::optional<double> quantize_seconds;   ///< wall time of calibrating, quantizing and tuning
   std::optional<double> peak_memory_bytes;  ///< largest resident set of any rank of the run
 };
 

@@ -205,10 +205,11 @@ std::string machine_part(const RunSection& run) {
                     {"version", false}},
                    {}};
   for (const StartHistory& start : history.starts)
-    starts.rows.push_back({std::to_string(start.record.number), date_text(start.record.time),
-                           start.ended.empty() ? "cut off, or still at work" : start.ended,
-                           core::format_duration(start.work.end - start.work.begin), std::to_string(start.record.ranks),
-                           start.record.host, fact(start.record.machine, "device"), start.record.version});
+    starts.rows.push_back(
+        {std::to_string(start.record.number), date_text(start.record.time),
+         start.ended.empty() ? &start == &history.starts.back() ? "not when this was written" : "cut off" : start.ended,
+         core::format_duration(start.work.end - start.work.begin), std::to_string(start.record.ranks),
+         start.record.host, fact(start.record.machine, "device"), start.record.version});
   out += folded(starts);
   HtmlTable settings{"Settings", {{"name", false}, {"value", false}}, {}};
   for (const char* part : {"calibration", "quantization"})

@@ -17,7 +17,7 @@ struct AttentionTile {
   const float *q, *k, *v;
   float* out;
   int group, first_row, n_rows, n_past;  // n_rows: of the whole sequence
-  int first_key, last_key;       // of those that any row of the tile sees, inclusive
+  int first_key, last_key;               // of those that any row of the tile sees, inclusive
 
   /// Its position.
   __device__ int token(int row) const { return n_past + (row < n_rows ? row : n_rows - 1) / group; }

@@ -193,9 +193,7 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
   return run;
 }
 
-void log_into(const Run& run, int rank) {
-  core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", rank));
-}
+void log_into(const Run& run, int rank) { core::log_to_file(run.paths.logs() / fmt::format("rank_{:04}.log", rank)); }
 
 bool end_start(const comm::Communicator& world, Run& run, bool stopped) {
   const std::int64_t peak = world.all_max(peak_memory_bytes());

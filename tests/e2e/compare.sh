@@ -6,7 +6,7 @@
 printf 'method = voronoi\nresidual-centroids = 16\nrounds = 8\n' >"$work/voronoi.cfg"
 printf 'method = vptq\ndamping = 0.02\n' >"$work/vptq.cfg"
 members=(rtn-2bit rtn-3bit gptq-2bit gptq-3bit voronoi vptq)
-methods=(--methods rtn,gptq --bits 2,3 --member "$work/voronoi.cfg" --member "$work/vptq.cfg")
+methods=(--methods "rtn,gptq" --bits "2,3" --member "$work/voronoi.cfg" --member "$work/vptq.cfg")
 options=("${common[@]}" "${methods[@]}" --hessian-window 2)
 evaluation=(--text "$evaluation_text" --context 128 --windows 4)
 # Each by itself.
