@@ -16,7 +16,7 @@
 namespace voronoi::stages {
 namespace {
 
-constexpr const char* kName = "validate";
+constexpr const char* kValidate = "validate";
 
 validation::TextOptions text_options(const run::Settings& settings) {
   validation::TextOptions options;
@@ -72,7 +72,7 @@ void run_validate_stage(Work& work) {
   const Clock::time_point start = Clock::now();
   std::vector<run::Subject> subjects;
   subjects.push_back(open_stored(work));
-  const auto doing = [&](const std::string& where) { work.tell(kName, where); };
+  const auto doing = [&](const std::string& where) { work.tell(kValidate, where); };
   const auto tell = [&](const run::Subject&, const validation::Evaluation& evaluation) {
     work.run.start->require_current();
     validation::store_evaluation(work.run.paths, evaluation);
@@ -89,7 +89,7 @@ void run_validate_stage(Work& work) {
   } catch (const core::StopRequested&) {  // on every rank; what is done is kept
     work.stopped = true;
   }
-  work.journal_time(kName, start);
+  work.journal_time(kValidate, start);
 }
 
 }  // namespace
