@@ -46,9 +46,9 @@ class Phase {
     const auto& config = work.config();
     comm::on_root(work.world, [&] { nominal_bits_ = run::nominal_bits(work_.run.state); });
     nominal_bits_ = tune::agreed_number(work.world, nominal_bits_);
-    const double own = tune::default_learning_rate(nominal_bits_, config.hidden_size);
-    plan_.learning_rate = work.settings.tune_learning_rate > 0 ? work.settings.tune_learning_rate
-                                                               : own * (name_ == kCodes ? tune::kRateBesideCodes : 1);
+    double own = tune::default_learning_rate(nominal_bits_, config.hidden_size);
+    if (name_ == kCodes) own *= tune::rate_beside_codes(config.hidden_size);
+    plan_.learning_rate = work.settings.tune_learning_rate > 0 ? work.settings.tune_learning_rate : own;
   }
 
   void run() {

@@ -39,6 +39,10 @@ double buffer_rate(double nominal_bits, std::int64_t hidden_size) {
   return 0.02 * std::pow(4.0, 2 - std::max(nominal_bits, 1.0)) / width;
 }
 
+double rate_beside_codes(std::int64_t hidden_size) {
+  return std::clamp(144 / static_cast<double>(hidden_size), 0.25, 1.0);
+}
+
 CodeUpdate::CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
                        const std::vector<std::unique_ptr<TunedBlock>>& blocks)
     : context_(context),
