@@ -62,7 +62,7 @@ def furnish_tasks(folder, texts):
             "piqa": {"goal": texts[0], "sol1": texts[1], "sol2": texts[2]},
             "hellaswag": {"query": texts[3], "endings": texts[:4], "label": 1},
             "winogrande": {"option1": texts[4], "option2": texts[5], "answer": "2"},
-            "boolq": {"passage": texts[6], "answer": True}, "my_task": {"passage": texts[7], "right": "so", "wrong": "no", "label": "0"}}
+            "boolq": {"passage": texts[6], "answer": True}, "my_task": {"passage": texts[7] + ". More of it.", "right": "so", "wrong": "no", "label": "0"}}
     for task, row in rows.items():
         (folder / "qa" / task).mkdir(parents=True)
         with open(folder / "qa" / task / "rows.jsonl", "w") as file:

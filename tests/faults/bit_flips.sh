@@ -31,6 +31,7 @@ exits 0 "the undisturbed evaluation of the export"
 # A copy is another file tree with the manifest of the first: what is compared lies at one place.
 rm -rf "$run"
 mv "$work/reference" "$run"
+cp -a "$run" "$work/reference-half"
 # The card of an export tells the figures that are known when it is made: one made again has them.
 rm -r "$run/export"
 bounded "$VORONOI" "${quantize[@]}"
@@ -38,7 +39,6 @@ exits 0 "the export with figures"
 bounded "$VORONOI" verify "$run"
 exits 0 "the undisturbed run"
 cp -a "$run" "$work/finished"
-cp -a "$run" "$work/reference"
 
 # A run that died in its second window of blocks.
 rm -rf "$run"
@@ -85,7 +85,10 @@ check_commands() {
   fi
 }
 
+cp -a "$work/finished" "$work/reference-finished"
 for state in finished half; do
+  rm -rf "$work/reference"
+  mv "$work/reference-$state" "$work/reference"
   mapfile -t kinds < <(cd "$work/$state" && find . -type f -size +0 | grep -v 'layers/\|hessians/\|staging/' | sort)
   for _ in 1 2 3; do
     kinds+=("$(cd "$work/$state" && find layers -type f | shuf -n 1 --random-source=<(yes "$RANDOM"))")
