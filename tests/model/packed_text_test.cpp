@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -18,7 +19,7 @@ const std::string kName = "texts/wiki.gz";
 /// Compressible, and longer than the first piece that is unpacked.
 std::string long_text() {
   std::string text;
-  for (int i = 0; text.size() < 3'000'000; ++i) text += "line " + std::to_string(i * 7919 % 100003) + "\n";
+  for (std::int64_t i = 0; text.size() < 3'000'000; ++i) text += "line " + std::to_string(i * 7919 % 100003) + "\n";
   return text;
 }
 
