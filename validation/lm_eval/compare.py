@@ -6,6 +6,7 @@ MODEL is a Hugging Face directory. Prints the figures and seconds of both, and e
 1e-5 of itself + 5e-5, a greedy flag or an answer differs.
 """
 import argparse
+import copy
 import json
 import pathlib
 import sys
@@ -55,7 +56,8 @@ def local_task(task, folder, work):
 
 def evaluate(model, arguments, tasks, limit):
     start = time.time()
-    results = lm_eval.simple_evaluate(model=model, model_args=arguments, tasks=tasks, limit=limit, batch_size=1 if model == "hf" else None,
+    # The harness takes the tasks' settings apart.
+    results = lm_eval.simple_evaluate(model=model, model_args=arguments, tasks=copy.deepcopy(tasks), limit=limit, batch_size=1 if model == "hf" else None,
                                       bootstrap_iters=0, log_samples=True)
     return results, time.time() - start
 
