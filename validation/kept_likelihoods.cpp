@@ -13,13 +13,9 @@ KeptLikelihoods::KeptLikelihoods(std::vector<std::filesystem::path> directories,
     : rows_(std::move(directories), key, n_requests, 2) {}
 
 LikelihoodProgress KeptLikelihoods::progress(const comm::Communicator& communicator) {
-  core::Json list = core::Json::array();
-  for (const auto& row : rows_.rows()) list.push_back(row ? core::Json(*row) : core::Json(nullptr));
   LikelihoodProgress progress;
-  for (const core::Json& row : core::parse_json(communicator.broadcast(list.dump(), 0), "kept likelihoods"))
-    progress.done.push_back(row.is_null()
-                                ? std::nullopt
-                                : std::optional(Likelihood{row.at(0).get<double>(), row.at(1).get<double>() != 0}));
+  for (const auto& row : rows_.shared(communicator))
+    progress.done.push_back(row ? std::optional(Likelihood{row->at(0), row->at(1) != 0}) : std::nullopt);
   const auto start = std::chrono::steady_clock::now();
   progress.keep = [this, start, before = rows_.seconds()](const Likelihoods& done) {
     WindowRows rows;

@@ -21,11 +21,23 @@ struct Kept {
   double seconds = 0;
 };
 
+core::Json rows_to_json(const WindowRows& rows) {
+  core::Json list = core::Json::array();
+  for (const auto& row : rows) list.push_back(row ? core::Json(*row) : core::Json(nullptr));
+  return list;
+}
+
+WindowRows rows_from_json(const core::Json& list) {
+  WindowRows rows;
+  for (const core::Json& row : list)
+    rows.push_back(row.is_null() ? std::nullopt : std::optional(row.get<std::vector<double>>()));
+  return rows;
+}
+
 Kept read_kept(const std::filesystem::path& file, std::int64_t n_windows, std::int64_t row_length) {
   const core::Json json = core::read_sealed_json(file.string(), "it will be computed again");
   Kept kept;
-  for (const core::Json& row : json.at("rows"))
-    kept.rows.push_back(row.is_null() ? std::nullopt : std::optional(row.get<std::vector<double>>()));
+  kept.rows = rows_from_json(json.at("rows"));
   if (std::ssize(kept.rows) != n_windows)
     throw core::FormatError(file.string(), "is of another number of windows; it will be computed again");
   for (const auto& row : kept.rows)
@@ -78,6 +90,10 @@ KeptWindows::KeptWindows(std::vector<std::filesystem::path> directories, const s
   if (count_done(rows_) == n_windows) write(lacking);
 }
 
+WindowRows KeptWindows::shared(const comm::Communicator& world) const {
+  return rows_from_json(core::parse_json(world.broadcast(rows_to_json(rows_).dump(), 0), "kept rows"));
+}
+
 void KeptWindows::keep(const WindowRows& rows, double seconds) {
   rows_ = rows;
   seconds_ = seconds;
@@ -85,9 +101,8 @@ void KeptWindows::keep(const WindowRows& rows, double seconds) {
 }
 
 void KeptWindows::write(const std::vector<std::filesystem::path>& directories) {
-  core::Json list = core::Json::array();
-  for (const auto& row : rows_) list.push_back(row ? core::Json(*row) : core::Json(nullptr));
-  const std::string text = core::seal_json({{"format", 2}, {"seconds", seconds_}, {"rows", std::move(list)}}).dump();
+  const std::string text =
+      core::seal_json({{"format", 2}, {"seconds", seconds_}, {"rows", rows_to_json(rows_)}}).dump();
   for (const std::filesystem::path& directory : directories) {
     try {
       std::error_code error;

@@ -24,7 +24,8 @@ class KeptWindows {
   KeptWindows(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_windows,
               std::int64_t row_length);
 
-  const WindowRows& rows() const { return rows_; }
+  /// The rows that rank 0 has, on every rank; collective.
+  WindowRows shared(const comm::Communicator& world) const;
   /// Wall time that was spent on them.
   double seconds() const { return seconds_; }
   void keep(const WindowRows& rows, double seconds);

@@ -40,25 +40,13 @@ model::Join join_of(const TextOptions& options, const std::string& path) {
 PreparedText prepare(const TextOptions& options, const std::string& path, const run::Subject& subject) {
   PreparedText prepared{model::load_text(path, join_of(options, path)), {}, ""};
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
-  const model::BosRule rule = options.bos == "always"  ? model::BosRule::always
-                              : options.bos == "never" ? model::BosRule::never
-                                                       : model::BosRule::automatic;
+  const model::BosRule rule = *model::bos_rule_from_name(options.bos);
   const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
   const bool added =
       rule == model::BosRule::always || (rule == model::BosRule::automatic && tokenizer->automatic_bos().has_value());
   prepared.bos = added ? fmt::format("{}", ids.front()) : "none";
   prepared.windows = model::leading_windows(ids, options.context, options.windows == 0 ? -1 : options.windows, path);
   return prepared;
-}
-
-/// The rows that rank 0 has kept, on every rank.
-WindowRows share(const comm::Communicator& world, const KeptWindows& kept) {
-  core::Json list = core::Json::array();
-  for (const auto& row : kept.rows()) list.push_back(row ? core::Json(*row) : core::Json(nullptr));
-  WindowRows rows;
-  for (const core::Json& row : core::parse_json(world.broadcast(list.dump(), 0), "kept windows"))
-    rows.push_back(row.is_null() ? std::nullopt : std::optional(row.get<std::vector<double>>()));
-  return rows;
 }
 
 /// Each window's number at `place`, over its predictions.
@@ -141,7 +129,7 @@ class TextMeasurement {
     const double before = kept.seconds();
     const auto seconds = [&] { return before + std::chrono::duration<double>(Clock::now() - start).count(); };
     PassProgress progress;
-    progress.rows = {share(world_, kept)};
+    progress.rows = {kept.shared(world_)};
     progress.batch = options_.batch;
     progress.keep = [&](const std::vector<WindowRows>& rows) { kept.keep(rows.front(), seconds()); };
     progress.doing = options_.doing;
@@ -217,7 +205,7 @@ class TextMeasurement {
       kept.push_back(open_kept(own_directories(*subject, options_.reference_cache),
                                key_of(*subject, subject->content + " beside " + fingerprint, prepared), prepared,
                                kRowDivergences + predictions));
-      progress.rows.push_back(share(world_, kept.back()));
+      progress.rows.push_back(kept.back().shared(world_));
       before = std::max(before, kept.back().seconds());
     }
     const Clock::time_point start = Clock::now();
