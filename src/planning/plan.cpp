@@ -103,7 +103,7 @@ class Planner {
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       std::int64_t bytes = 0;
       for (const model::SiteSpec& site : model::block_sites(config_, block))
-        bytes += 2 * site.in_features * (site.in_features + 1);
+        bytes += calib::hessian_bytes(site, hessian_kind());
       all_hessian_bytes_ += bytes;
       plan_.hessian_bytes = std::max(plan_.hessian_bytes, bytes);
     }
@@ -142,6 +142,10 @@ class Planner {
     }
   }
 
+  calib::HessianKind hessian_kind() const {
+    return {request_.options.hessian == "guided", request_.options.calibration_held_out > 0};
+  }
+
   double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
@@ -157,7 +161,7 @@ class Planner {
     quant::Work factor;
     quant::OperatorWork operators;
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
-      const calib::BlockWork one = calib::block_work(config_, block, sequences, context);
+      const calib::BlockWork one = calib::block_work(config_, block, sequences, context, hessian_kind());
       forward.gemm += one.gemm;
       forward.gram += one.gram;
     }
@@ -176,6 +180,11 @@ class Planner {
         static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
     const auto original = static_cast<double>(plan_.original_bytes);
     const auto hessians = static_cast<double>(all_hessian_bytes_);
+    if (hessian_kind().guided) {
+      const double work = calib::weighing_work(config_, sequences, context);
+      add_stage("calibrate: what tokens count", work, 2 * original * ranks,
+                work * pace / rates_.gemm + 2 * original / rates_.disk_bytes);
+    }
     add_stage("calibrate: forward", forward.gemm, original * ranks,
               forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
     // Each Hessian goes to its owner in fp64 from every rank, and to disk.
@@ -298,7 +307,8 @@ class Planner {
 
   void count_memory() {
     const calib::CalibrationMemory calibration = calib::calibration_memory(
-        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks);
+        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks,
+        hessian_kind());
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece
@@ -315,6 +325,7 @@ class Planner {
       const bool cuda = request_.cuda;
       plan_.calibrating = {base + (cuda ? calibration.every_on_host : calibration.every.bytes),
                            calibration.every.where};
+      plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
       if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
     }
@@ -332,13 +343,15 @@ class Planner {
       for (const model::LinearSpec& linear : site.linears) shape.push_back(linear.out_features);
       if (!seen.insert(shape).second) continue;
       const std::vector<quant::OperatorShape> operators = operators_of(site);
+      const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind());
       const auto known = width.find(site_task.kind());
-      const core::MemoryPeak task = quant::site_memory(parameters_, site.in_features, operators, request_.threads,
-                                                       known == width.end() ? 1 : known->second);
+      const core::MemoryPeak task =
+          quant::site_memory(parameters_, site.in_features, operators, moments_bytes, request_.threads,
+                             known == width.end() ? 1 : known->second);
       const std::string where = task.where + " (site " + site.name + ")";
       if (request_.cuda) {
         plan_.device.consider(lasting + task.bytes, where);
-        plan_.quantizing.consider(base + quant::host_staging(parameters_, site.in_features, operators), where);
+        plan_.quantizing.consider(base + quant::host_staging(parameters_, site.in_features, operators, moments_bytes), where);
       } else {
         plan_.quantizing.consider(base + lasting + task.bytes, where);
       }

@@ -29,12 +29,24 @@ std::vector<float> read_weight(const Inputs& inputs, const std::string& linear, 
   return weight;
 }
 
-quant::SiteInput site_input(const planning::SiteTask& task, std::vector<float> hessian, const Inputs& inputs) {
+/// `only`: the linear that has moments of its own; null: all of the task's, which share the plain one.
+quant::SiteInput site_input(const planning::SiteTask& task, const calib::SiteHessian& stored,
+                            const model::LinearSpec* only, const Inputs& inputs) {
   quant::SiteInput site;
   site.name = task.name();
   site.in_features = task.site.in_features;
-  for (const model::LinearSpec& linear : task.site.linears) site.linears.push_back({linear.name, linear.out_features});
-  site.hessian = std::move(hessian);
+  for (const model::LinearSpec& linear : task.site.linears)
+    if (only == nullptr || only->name == linear.name) site.linears.push_back({linear.name, linear.out_features});
+  site.moments.plain = stored.lower;
+  site.moments.held_out_plain = stored.held_out;
+  site.moments.tokens = stored.n_tokens;
+  site.moments.held_out_tokens = stored.held_out_tokens;
+  if (only != nullptr) {
+    const calib::GuidedHessian& guided = *stored.guided_for(only->name);
+    site.moments.guided = guided.lower;
+    site.moments.effective_tokens = guided.effective_tokens;
+    site.moments.held_out_guided = guided.held_out;
+  }
   site.read_weight = [&inputs, in_features = site.in_features](const quant::SiteLinear& linear) {
     return read_weight(inputs, linear.name, linear.out_features, in_features);
   };
@@ -65,13 +77,11 @@ class SiteWork {
            const std::vector<run::Run*>& runs)
       : task_(task), context_(context), team_(team), inputs_(inputs), runs_(runs), reports_(task.parts.size()) {}
 
-  void run(run::StoredHessian stored) {
-    const std::vector<std::vector<std::size_t>> groups = alike_parts(task_, runs_);
-    for (const std::vector<std::size_t>& group : groups) {
+  void run(const calib::SiteHessian& stored) {
+    for (const std::vector<std::size_t>& group : alike_parts(task_, runs_)) {
       try {
         if (!stored.fault.empty()) throw core::NumericError(stored.fault);
-        const bool last = &group == &groups.back();
-        quantize_alike(group, stored, last ? std::move(stored.lower) : stored.lower);
+        quantize_alike(group, stored);
       } catch (const core::NumericError& error) {  // of the Hessian, which all linears share
         give_up(group, error);
       } catch (const model::BadValues& error) {  // of a weight that the method looked at for the whole site
@@ -106,22 +116,26 @@ class SiteWork {
   }
 
   /// Parts that share a prepared site: linear by linear, whose weight is read once.
-  void quantize_alike(const std::vector<std::size_t>& group, const run::StoredHessian& stored,
-                      std::vector<float> lower) {
-    const quant::PreparedSite site = quant::prepare_site(
-        context_, site_input(part(group.front()), std::move(lower), inputs_), parameters(group.front()));
-    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
-      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task_.site().name(),
-                        site.hessian.damping);
+  void quantize_alike(const std::vector<std::size_t>& group, const calib::SiteHessian& stored) {
+    std::optional<quant::PreparedSite> shared_site, own_site;
     for (const LinearOfParts& shared : by_linear(group)) {
+      const calib::GuidedHessian* guided = stored.guided_for(shared.linear->name);
+      const bool is_guided = guided != nullptr && !guided->lower.empty();
+      own_site.reset();
+      std::optional<quant::PreparedSite>& site = is_guided ? own_site : shared_site;
+      if (!site) site = prepare(group, stored, is_guided ? shared.linear : nullptr);
       std::vector<float> weight;
       for (const std::size_t i : shared.parts) {
         team_.check_stop();
         try {
-          run::LayerRecord layer = quantize_linear(*shared.linear, weight, site, *runs_[task_.parts[i].run]);
+          run::LayerRecord layer = quantize_linear(*shared.linear, weight, *site, *runs_[task_.parts[i].run]);
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
+          if (is_guided) {
+            layer.statistics["guided_share"] = site->hessian.guided_share;
+            layer.statistics["effective_tokens"] = guided->effective_tokens;
+          }
           reports_[i].layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {
           give_up(i, *shared.linear, error);
@@ -130,6 +144,16 @@ class SiteWork {
         }
       }
     }
+  }
+
+  quant::PreparedSite prepare(const std::vector<std::size_t>& group, const calib::SiteHessian& stored,
+                              const model::LinearSpec* only) {
+    quant::PreparedSite site = quant::prepare_site(
+        context_, site_input(part(group.front()), stored, only, inputs_), parameters(group.front()));
+    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
+      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor",
+                        only == nullptr ? task_.site().name() : only->name, site.hessian.damping);
+    return site;
   }
 
   struct LinearOfParts {
