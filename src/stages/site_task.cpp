@@ -29,11 +29,18 @@ std::vector<float> read_weight(const Inputs& inputs, const std::string& linear, 
   return weight;
 }
 
-quant::SiteInput site_input(const planning::SiteTask& task, std::vector<float> hessian, const Inputs& inputs) {
+using Group = std::vector<planning::PartLinear>;
+
+/// Those of a group, each once.
+quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, std::vector<float> hessian,
+                            const Inputs& inputs) {
   quant::SiteInput site;
   site.name = task.name();
   site.in_features = task.site.in_features;
-  for (const model::LinearSpec& linear : task.site.linears) site.linears.push_back({linear.name, linear.out_features});
+  for (const planning::PartLinear& of_part : group)
+    if (std::none_of(site.linears.begin(), site.linears.end(),
+                     [&](const quant::SiteLinear& other) { return other.name == of_part.linear->name; }))
+      site.linears.push_back({of_part.linear->name, of_part.linear->out_features});
   site.hessian = std::move(hessian);
   site.read_weight = [&inputs, in_features = site.in_features](const quant::SiteLinear& linear) {
     return read_weight(inputs, linear.name, linear.out_features, in_features);
@@ -41,21 +48,10 @@ quant::SiteInput site_input(const planning::SiteTask& task, std::vector<float> h
   return site;
 }
 
-/// Parts whose prepared sites are the same, by place; in the order of their first.
-std::vector<std::vector<std::size_t>> alike_parts(const planning::SharedTask& task,
-                                                  const std::vector<run::Run*>& runs) {
-  std::vector<std::vector<std::size_t>> groups;
-  std::map<std::string, std::size_t> group_of;
-  for (std::size_t i = 0; i < task.parts.size(); ++i) {
-    const std::optional<std::string> key = quant::preparation_key(runs[task.parts[i].run]->parameters);
-    if (const auto known = key ? group_of.find(*key) : group_of.end(); known != group_of.end()) {
-      groups[known->second].push_back(i);
-      continue;
-    }
-    if (key) group_of[*key] = groups.size();
-    groups.push_back({i});
-  }
-  return groups;
+planning::ParametersOfRuns parameters_of(const std::vector<run::Run*>& runs) {
+  planning::ParametersOfRuns parameters;
+  for (const run::Run* run : runs) parameters.push_back(&run->parameters);
+  return parameters;
 }
 
 /// A site's task on one rank.
@@ -66,8 +62,8 @@ class SiteWork {
       : task_(task), context_(context), team_(team), inputs_(inputs), runs_(runs), reports_(task.parts.size()) {}
 
   void run(run::StoredHessian stored) {
-    const std::vector<std::vector<std::size_t>> groups = alike_parts(task_, runs_);
-    for (const std::vector<std::size_t>& group : groups) {
+    const std::vector<Group> groups = planning::alike_linears(task_, parameters_of(runs_));
+    for (const Group& group : groups) {
       try {
         if (!stored.fault.empty()) throw core::NumericError(stored.fault);
         const bool last = &group == &groups.back();
@@ -95,21 +91,19 @@ class SiteWork {
     core::Json layers = core::Json::array(), failures = core::Json::array();
   };
 
-  const planning::SiteTask& part(std::size_t i) const { return task_.parts[i].task; }
-
   void give_up(std::size_t i, const model::LinearSpec& linear, const core::Error& error) {
     reports_[i].failures.push_back({{"name", linear.name}, {"error", error.what()}});
   }
-  void give_up(const std::vector<std::size_t>& group, const core::Error& error) {
-    for (const std::size_t i : group)
-      for (const model::LinearSpec& linear : part(i).site.linears) give_up(i, linear, error);
+  void give_up(const Group& group, const core::Error& error) {
+    for (const planning::PartLinear& of_part : group) give_up(of_part.part, *of_part.linear, error);
   }
 
-  /// Parts that share a prepared site: linear by linear, whose weight is read once.
-  void quantize_alike(const std::vector<std::size_t>& group, const run::StoredHessian& stored,
-                      std::vector<float> lower) {
-    const quant::PreparedSite site = quant::prepare_site(
-        context_, site_input(part(group.front()), std::move(lower), inputs_), parameters(group.front()));
+  /// Those that share a prepared site: linear by linear, whose weight is read once for all parts.
+  void quantize_alike(const Group& group, const run::StoredHessian& stored, std::vector<float> lower) {
+    const planning::PartLinear& first = group.front();
+    const quant::PreparedSite site =
+        quant::prepare_site(context_, site_input(task_.site(), group, std::move(lower), inputs_),
+                            *run_of(first.part).parameters.of(first.linear->name));
     if (site.hessian.damping_steps > 0 && team_.rank() == 0)
       core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task_.site().name(),
                         site.hessian.damping);
@@ -118,7 +112,7 @@ class SiteWork {
       for (const std::size_t i : shared.parts) {
         team_.check_stop();
         try {
-          run::LayerRecord layer = quantize_linear(*shared.linear, weight, site, *runs_[task_.parts[i].run]);
+          run::LayerRecord layer = quantize_linear(*shared.linear, weight, site, run_of(i));
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
@@ -136,19 +130,18 @@ class SiteWork {
     const model::LinearSpec* linear = nullptr;
     std::vector<std::size_t> parts;  ///< those of a group that lack it
   };
-  std::vector<LinearOfParts> by_linear(const std::vector<std::size_t>& group) const {
+  static std::vector<LinearOfParts> by_linear(const Group& group) {
     std::vector<LinearOfParts> linears;
-    for (const std::size_t i : group)
-      for (const model::LinearSpec& linear : part(i).site.linears) {
-        auto known = std::find_if(linears.begin(), linears.end(),
-                                  [&](const LinearOfParts& other) { return other.linear->name == linear.name; });
-        if (known == linears.end()) known = linears.insert(linears.end(), {&linear, {}});
-        known->parts.push_back(i);
-      }
+    for (const planning::PartLinear& of_part : group) {
+      auto known = std::find_if(linears.begin(), linears.end(),
+                                [&](const LinearOfParts& other) { return other.linear->name == of_part.linear->name; });
+      if (known == linears.end()) known = linears.insert(linears.end(), {of_part.linear, {}});
+      known->parts.push_back(of_part.part);
+    }
     return linears;
   }
 
-  const quant::QuantParameters& parameters(std::size_t i) const { return runs_[task_.parts[i].run]->parameters; }
+  const run::Run& run_of(std::size_t i) const { return *runs_[task_.parts[i].run]; }
 
   /// `weight`: empty, or what was read before.
   run::LayerRecord quantize_linear(const model::LinearSpec& linear, std::vector<float>& weight,
@@ -163,7 +156,7 @@ class SiteWork {
     input.hessian = &site.hessian;
     input.site = site.state.get();
     input.stored_dtype = inputs_.model->config().stored_dtype;
-    const quant::QuantResult result = quant::quantize(context_, team_, input, run.parameters);
+    const quant::QuantResult result = quant::quantize(context_, team_, input, *run.parameters.of(linear.name));
 
     run::LayerRecord layer;
     layer.name = linear.name;
