@@ -1,9 +1,6 @@
 #include "run/settings.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 #include <sstream>
 
 #include "quant/method.h"
@@ -34,21 +31,12 @@ bool asks_for_stage(const Settings& options, std::string_view stage) {
   return std::find(list.begin(), list.end(), stage) != list.end();
 }
 
+quant::RunParameters run_parameters(const Settings& options) { return {options.parameters, options.rules}; }
+
 std::vector<std::string> check_bits(const Settings& o) {
-  std::vector<std::string> problems;
-  if (!o.bits) return problems;
-  const quant::Method& method = quant::find_method(o.parameters.method);
-  const std::vector<std::string> chosen = method.chosen_by_bits();
-  for (const std::string& name : chosen)
-    if (o.given_parameters.contains(name))
-      problems.push_back(fmt::format("--bits {:g} chooses what --{} says too: give one or the other", *o.bits, name));
-  if (!chosen.empty()) return problems;
-  const auto& own = method.parameters();
-  if (std::none_of(own.begin(), own.end(), [](const auto& parameter) { return parameter.name == "bits"; }))
-    problems.push_back(fmt::format("--bits: means nothing to --method {}; leave it out", method.name()));
-  else if (*o.bits != std::floor(*o.bits))
-    problems.push_back(fmt::format("--bits: {} codes have whole bits from 1 to 8, not {:g}", method.name(), *o.bits));
-  return problems;
+  if (!o.bits) return {};
+  return quant::bits_problems(quant::find_method(o.parameters.method), *o.bits,
+                              [&](const std::string& name) { return o.given_parameters.contains(name); });
 }
 
 std::vector<std::string> check(const Settings& o) {
@@ -67,15 +55,14 @@ std::vector<std::string> check(const Settings& o) {
     problems.emplace_back("--task-data: is missing; give the folder of the data of --validate-tasks");
   if (o.validate_tasks.empty() && !o.task_data.empty())
     problems.emplace_back("--validate-tasks: is missing; name tasks of --task-data");
-  quant::QuantParameters changed = o.parameters;
+  quant::RunParameters changed = run_parameters(o);
   for (const std::string& assignment : o.set)
-    if (const std::string problem = apply_set(changed, assignment); !problem.empty())
-      problems.push_back("--set: " + problem);
+    if (const std::string problem = changed.set(assignment); !problem.empty()) problems.push_back("--set: " + problem);
   if (o.calibration == "sequential" && !o.hessians_from.empty())
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
-  for (const std::string& problem : quant::check_parameters(changed)) problems.push_back(problem);
+  for (const std::string& problem : changed.check()) problems.push_back(problem);
   return problems;
 }
 

@@ -156,7 +156,8 @@ class Calibration {
     const bool advance = !work_.sequential() && weights.layer < last_needed_;
     const std::vector<calib::SiteHessian> hessians = collector_->collect(weights, advance);
     for (const calib::SiteHessian& site : hessians)
-      run::write_hessian(*work_.run.start, weights.layer, site, work_.inputs.calibration);
+      if (work_.takes_hessian(weights.layer, site.site))
+        run::write_hessian(*work_.run.start, weights.layer, site, work_.inputs.calibration);
     warn_of_starved(weights.layer, hessians);
     warn_of_left_out(weights.layer, hessians);
   }
