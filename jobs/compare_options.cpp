@@ -154,7 +154,7 @@ CommandSpec compare_command(CompareOptions& o) {
       "  # after any interruption\n"
       "  mpirun -n 2 voronoi compare --out comparison\n"
       "The runs are comparison/METHOD-BITSbit, for status, export, eval, generate and quantize --run alike; the table "
-      "is comparison/compare.md and compare.csv.\n"
+      "is comparison/compare.md and compare.csv, the picture of perplexity over bits compare.svg.\n"
       "Exit codes: those of quantize; 4 where some run has failures.\n";
   return command;
 }
