@@ -46,11 +46,12 @@ set_tests_properties(emulated.bench PROPERTIES LABELS emulated TIMEOUT 300
 add_test(NAME emulated.run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run_test.sh ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run ${PROJECT_BINARY_DIR})
 set_tests_properties(emulated.run PROPERTIES LABELS emulated TIMEOUT 300)
 
-# The program itself, from calibration to perplexity. Of the small models one is enough for the emulator, which takes a minute for it.
+# The program itself, from calibration to perplexity. Of the small models one, and of that a block, is enough for the emulator, which
+# takes half a minute for it.
 foreach(name whole_run tiny_models)
   add_test(NAME emulated.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}.sh)
   set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 1200 PROCESSORS 2 COST 900 SKIP_RETURN_CODE 77 ENVIRONMENT
-    "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};MODELS=phi3;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+    "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};MODELS=phi3;BLOCKS=1;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}.sh)
     set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 RESOURCE_LOCK gpu SKIP_RETURN_CODE 77 ENVIRONMENT
