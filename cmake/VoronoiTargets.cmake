@@ -18,6 +18,11 @@ set(voronoi_computing_rooms core kernels model planning quant sched)
 if(VORONOI_SANITIZE)
   target_compile_options(voronoi_options INTERFACE -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(voronoi_options INTERFACE -fsanitize=${sanitizers})
+  # Forty programs of a hundred megabytes: the default linker takes five times as long.
+  find_program(VORONOI_LLD ld.lld)
+  if(VORONOI_LLD)
+    target_link_options(voronoi_options INTERFACE -fuse-ld=lld)
+  endif()
 endif()
 # Rooms that read files which somebody else may have written. They tell the fuzzer which code an input reaches, also in the unit tests, which
 # share them; in those that compute this would cost more than the sanitizers.
