@@ -380,7 +380,7 @@ std::string figures_section(const Figures& figures) {
   return out;
 }
 
-std::string bits_picture(const Figures& figures) {
+std::string perplexity_picture(const Figures& figures) {
   const Names names(figures);
   std::vector<XyPlot> plots;
   for (const FigureGroup& group : grouped(figures)) {
