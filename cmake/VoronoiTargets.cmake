@@ -18,13 +18,19 @@ set(voronoi_computing_rooms core kernels model planning quant sched)
 if(VORONOI_SANITIZE)
   target_compile_options(voronoi_options INTERFACE -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(voronoi_options INTERFACE -fsanitize=${sanitizers})
+  # Forty programs of a hundred megabytes: the default linker takes five times as long.
+  find_program(VORONOI_LLD ld.lld)
+  if(VORONOI_LLD)
+    target_link_options(voronoi_options INTERFACE -fuse-ld=lld)
+  endif()
 endif()
-if(VORONOI_FUZZ)  # every room tells the fuzzer which code an input reaches, so that fuzz targets and unit tests share them
-  target_compile_options(voronoi_options INTERFACE -fsanitize=fuzzer-no-link)
-endif()
+# Rooms that read files which somebody else may have written. They tell the fuzzer which code an input reaches, also in the unit tests, which
+# share them; in those that compute this would cost more than the sanitizers.
+set(voronoi_fuzzed_rooms core format model export store run validation)
 
-# What is compiled several files at a time, in half of the time, since their headers cost more than they do: OFF, tests, all (rooms as well,
-# for who only wants the program or a build with sanitizers). Files of one room have no names of their own in common for it.
+# What is compiled several files at a time, in half of the time, since their headers cost more than they do: OFF, tests (eight at a time), all
+# (whole rooms as well, for who only wants the program or a build with sanitizers: of four parts of a room each would compile again what is in
+# its headers). Files of one room have no names of their own in common for it.
 set(VORONOI_UNITY OFF CACHE STRING "Files compiled together: OFF, tests, all")
 set_property(CACHE VORONOI_UNITY PROPERTY STRINGS OFF tests all)
 if(NOT VORONOI_UNITY MATCHES "^(OFF|tests|all)$")
@@ -33,7 +39,11 @@ endif()
 # voronoi_compile_together(TARGET KIND): KIND is tests or rooms.
 function(voronoi_compile_together target kind)
   if(VORONOI_UNITY STREQUAL "all" OR VORONOI_UNITY STREQUAL kind)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    set(at_a_time 8)
+    if(VORONOI_UNITY STREQUAL "all")
+      set(at_a_time 0)
+    endif()
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${at_a_time})
     # It takes types of the included files' unnamed namespaces for types of a header.
     target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
   endif()
@@ -56,6 +66,9 @@ function(voronoi_add_room name)
   endif()
   if(VORONOI_SANITIZE AND name IN_LIST voronoi_computing_rooms)
     target_compile_options(voronoi_${name} PRIVATE -O1)
+  endif()
+  if(VORONOI_FUZZ AND name IN_LIST voronoi_fuzzed_rooms)
+    target_compile_options(voronoi_${name} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
   # core and kernels are linked into the modules as well.
   set_target_properties(voronoi_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)

@@ -31,7 +31,7 @@
 namespace voronoi::jobs {
 namespace {
 
-constexpr const char *kMarkdown = "compare.md", *kCsv = "compare.csv";
+constexpr const char *kMarkdown = "compare.md", *kCsv = "compare.csv", *kPicture = "compare.svg";
 
 /// Whether the work, which is collective, ended because of a request to stop; other exceptions go on.
 bool stopped_within(const std::function<void()>& work) {
@@ -136,11 +136,13 @@ class CompareJob {
     const validation::Comparison comparison = validation::make_comparison(paths_);
     core::write_file_shared(job_.paths.root / kMarkdown, comparison.markdown);
     core::write_file_shared(job_.paths.root / kCsv, comparison.csv);
-    const std::filesystem::path report =
-        validation::write_run_report(validation::make_run_report(paths_), job_.paths.report());
+    const validation::RunReport report = validation::make_run_report(paths_);
+    if (!report.picture.empty()) core::write_file_shared(job_.paths.root / kPicture, report.picture);
+    const std::filesystem::path page = validation::write_run_report(report, job_.paths.report());
     fmt::print("{}", comparison.text);
     core::flush_output();
-    core::log_info("table: {} and {}; report: {}", (job_.paths.root / kMarkdown).string(), kCsv, report.string());
+    core::log_info("table: {} and {}; {}report: {}", (job_.paths.root / kMarkdown).string(), kCsv,
+                   report.picture.empty() ? "" : fmt::format("picture: {}; ", kPicture), page.string());
   }
 
   const comm::Communicator& world_;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/option.h"
+#include "core/words.h"
 #include "jobs/quantize_options.h"
 #include "quant/parameters.h"
 #include "run/run_state.h"
@@ -42,16 +43,6 @@ const Names kOfTheJob{"hessians-from", "keep-hessians"};
 /// Of eval, which quantize has too, or which have no meaning for runs.
 const Names kNotOfEval{"model", "tokenizer", "device", "dtype", "threads", "json", "reference"};
 
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> words;
-  for (std::size_t at = 0; at <= list.size();) {
-    const std::size_t end = std::min(list.find(',', at), list.size());
-    words.push_back(list.substr(at, end - at));
-    at = end + 1;
-  }
-  return words;
-}
-
 /// "2" of "2.0"; what is no number stays, and is told by the option's own check.
 std::string shortest(const std::string& bits) {
   double value = 0;
@@ -77,8 +68,8 @@ bool is_of_the_job(const std::string& name) {
 std::vector<MemberSpec> member_specs(const CompareOptions& o, std::vector<std::string>& problems) {
   std::vector<MemberSpec> specs;
   if (!o.methods.empty() && !o.bits.empty())
-    for (const std::string& method : split(o.methods))
-      for (const std::string& bits : split(o.bits))
+    for (const std::string& method : core::words_of_list(o.methods))
+      for (const std::string& bits : core::words_of_list(o.bits))
         specs.push_back(
             {fmt::format("{}-{}bit", method, shortest(bits)), {"--method=" + method, "--bits=" + bits}, ""});
   for (const std::string& file : o.members)
@@ -154,7 +145,7 @@ CommandSpec compare_command(CompareOptions& o) {
       "  # after any interruption\n"
       "  mpirun -n 2 voronoi compare --out comparison\n"
       "The runs are comparison/METHOD-BITSbit, for status, export, eval, generate and quantize --run alike; the table "
-      "is comparison/compare.md and compare.csv.\n"
+      "is comparison/compare.md and compare.csv, the picture of perplexity over bits compare.svg.\n"
       "Exit codes: those of quantize; 4 where some run has failures.\n";
   return command;
 }

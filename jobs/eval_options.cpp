@@ -4,9 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <cstdint>
-#include <sstream>
 
 #include "core/option.h"
+#include "core/words.h"
 #include "model/corpus.h"
 #include "model/precision.h"
 #include "validation/task.h"
@@ -90,8 +90,7 @@ std::vector<std::string> task_problems(const EvalOptions& options) {
 
 validation::QuestionProtocol questions_of(const EvalOptions& options) {
   validation::QuestionProtocol protocol = options.questions;
-  std::istringstream names(options.tasks);
-  for (std::string name; std::getline(names, name, ',');) protocol.questions.tasks.push_back(name);
+  protocol.questions.tasks = core::words_of_list(options.tasks);
   protocol.questions.directory = options.task_data;
   protocol.questions.bos = *model::bos_rule_from_name(options.text.bos);
   protocol.tokenizer = options.text.tokenizer;

@@ -46,11 +46,12 @@ set_tests_properties(emulated.bench PROPERTIES LABELS emulated TIMEOUT 300
 add_test(NAME emulated.run COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run_test.sh ${CMAKE_CURRENT_SOURCE_DIR}/gpu/run ${PROJECT_BINARY_DIR})
 set_tests_properties(emulated.run PROPERTIES LABELS emulated TIMEOUT 300)
 
-# The program itself, from calibration to perplexity. Of the small models one is enough for the emulator, which takes a minute for it.
+# The program itself, from calibration to perplexity. Of the small models one, and of that a block, is enough for the emulator, which
+# takes half a minute for it.
 foreach(name whole_run tiny_models)
   add_test(NAME emulated.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}.sh)
   set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 1200 PROCESSORS 2 COST 900 SKIP_RETURN_CODE 77 ENVIRONMENT
-    "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};MODELS=phi3;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
+    "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};MODELS=phi3;BLOCKS=1;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}.sh)
     set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 600 RESOURCE_LOCK gpu SKIP_RETURN_CODE 77 ENVIRONMENT
@@ -62,12 +63,11 @@ file(GLOB gpu_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/gpu/*_test.cpp
 foreach(source IN LISTS gpu_tests)
   get_filename_component(name ${source} NAME_WE)
   add_executable(gpu_${name} ${source})
-  target_include_directories(gpu_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-  target_compile_definitions(gpu_${name} PRIVATE VORONOI_TEST_DATA="${VORONOI_TEST_DATA}")
+  voronoi_test_code(gpu_${name})
   target_link_libraries(gpu_${name} PRIVATE voronoi_quant voronoi_calib voronoi_options GTest::gtest_main GTest::gmock)
   add_dependencies(gpu_${name} voronoi_cuda_emulated)
   add_test(NAME emulated.${name} COMMAND gpu_${name})
-  set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300 PROCESSORS 2
+  set_tests_properties(emulated.${name} PROPERTIES LABELS emulated TIMEOUT 300 PROCESSORS 2 COST 300
                        ENVIRONMENT "VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>;VORONOI_NCCL_FOUND=ON")
   if(VORONOI_CUDA_FOUND)
     add_test(NAME gpu.${name} COMMAND gpu_${name})
@@ -78,7 +78,7 @@ foreach(source IN LISTS gpu_tests)
 endforeach()
 
 add_test(NAME emulated.distillation_test COMMAND distillation_test)
-set_tests_properties(emulated.distillation_test PROPERTIES LABELS emulated TIMEOUT 300 ENVIRONMENT
+set_tests_properties(emulated.distillation_test PROPERTIES LABELS emulated TIMEOUT 300 PROCESSORS 2 COST 300 ENVIRONMENT
   "VORONOI_TEST_DEVICE=cuda;VORONOI_CUDA_MODULE=$<TARGET_FILE:voronoi_cuda_emulated>")
 if(VORONOI_CUDA_FOUND)
   add_test(NAME gpu.distillation_test COMMAND distillation_test)

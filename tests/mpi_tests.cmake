@@ -8,11 +8,11 @@ voronoi_add_mpi_test(likelihood_test RANKS 1 2 3 LIBRARIES voronoi_validation)
 # As many ranks as a node has, far more than cores.
 add_test(NAME mpi.scheduler_test.16 COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks 16 300 $<TARGET_FILE:scheduler_test>
          --gtest_filter=*TenThousand*:*EveryRank*:*Stop*:*EventsCome*)
-set_tests_properties(mpi.scheduler_test.16 PROPERTIES TIMEOUT 330 LABELS mpi PROCESSORS 3)
+set_tests_properties(mpi.scheduler_test.16 PROPERTIES TIMEOUT 330 LABELS mpi PROCESSORS 2)
 
 foreach(name comm_test scheduler_test)
   add_test(NAME mpi.${name}.defaults COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks 3 300 $<TARGET_FILE:${name}>)
-  set_tests_properties(mpi.${name}.defaults PROPERTIES TIMEOUT 330 LABELS mpi PROCESSORS 3 ENVIRONMENT VORONOI_MPI_DEFAULTS=1)
+  set_tests_properties(mpi.${name}.defaults PROPERTIES TIMEOUT 330 LABELS mpi PROCESSORS 2 ENVIRONMENT VORONOI_MPI_DEFAULTS=1)
 endforeach()
 
 # Started without mpirun, a program is a world of one rank.
@@ -23,7 +23,7 @@ add_executable(killed_rank mpi/killed_rank.cpp)
 target_link_libraries(killed_rank PRIVATE voronoi_sched voronoi_options)
 add_test(NAME mpi.killed_rank COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/killed_rank.sh ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks
          $<TARGET_FILE:killed_rank>)
-set_tests_properties(mpi.killed_rank PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 3)
+set_tests_properties(mpi.killed_rank PROPERTIES TIMEOUT 60 LABELS mpi PROCESSORS 2)
 
 add_executable(killed_launcher mpi/killed_launcher.cpp)
 target_link_libraries(killed_launcher PRIVATE voronoi_comm voronoi_options)

@@ -21,32 +21,32 @@ namespace voronoi::validation {
 namespace {
 
 /// What was measured, in the order in which it is shown.
-struct Figure {
+struct Measurement {
   bool is_other = false;  ///< than a perplexity
   std::string task, metric;
   core::Json protocol;
   auto key() const { return std::tuple(is_other, task, metric, protocol.dump()); }
-  bool operator<(const Figure& other) const { return key() < other.key(); }
+  bool operator<(const Measurement& other) const { return key() < other.key(); }
   std::string name(bool exact) const { return is_other || exact ? metric + " " + task : task; }
 };
 
-using Figures = std::map<Figure, double>;
+using Measurements = std::map<Measurement, double>;
 
 struct Row {
   std::string name, method;
   double bits_nominal = 0, bits_true = 0, relative_error = 0, seconds = 0;
   std::int64_t peak_memory_bytes = 0;
   std::size_t n_failures = 0;
-  Figures figures;
+  Measurements figures;
 };
 
-void take(const std::vector<Result>& results, Figures& figures) {
+void take(const std::vector<Result>& results, Measurements& figures) {
   for (const Result& result : results)
     figures[{result.metric != kPerplexity, result.task, result.metric, result.protocol}] = result.value;
 }
 
 /// `reference`: figures of the unquantized model are put there.
-Row row_of(const store::RunPaths& run, Figures& reference) {
+Row row_of(const store::RunPaths& run, Measurements& reference) {
   const run::RunState state = run::read_state(run);
   Row row;
   row.name = run.root.filename().string();
@@ -74,26 +74,26 @@ struct Table {
 };
 constexpr std::size_t kWords = 2;
 
-std::string figure_cell(const Figures& figures, const Figure& figure, bool exact) {
+std::string figure_cell(const Measurements& figures, const Measurement& figure, bool exact) {
   const auto found = figures.find(figure);
   if (found == figures.end()) return exact ? "" : "-";
   return exact ? fmt::format("{}", found->second) : fmt::format("{:.4f}", found->second);
 }
 
 /// exact: all digits and plain units, for programs.
-Table table_of(const std::vector<Row>& rows, const Figures& reference, const std::vector<Figure>& measured,
+Table table_of(const std::vector<Row>& rows, const Measurements& reference, const std::vector<Measurement>& measured,
                bool exact) {
   Table table;
   table.header =
       exact ? Cells{"run", "method", "bits_nominal", "bits_true"} : Cells{"run", "method", "nominal bits", "true bits"};
-  for (const Figure& figure : measured) table.header.push_back(figure.name(exact));
+  for (const Measurement& figure : measured) table.header.push_back(figure.name(exact));
   for (const char* name : {"relative error", "seconds", "peak memory", "failures"}) table.header.emplace_back(name);
   if (exact)
     for (std::string& name : table.header) std::replace(name.begin(), name.end(), ' ', '_');
   const std::size_t n_figures = 4;
   if (!reference.empty()) {
     Cells cells{"unquantized", "unquantized", exact ? "" : "-", exact ? "" : "-"};
-    for (const Figure& figure : measured) cells.push_back(figure_cell(reference, figure, exact));
+    for (const Measurement& figure : measured) cells.push_back(figure_cell(reference, figure, exact));
     cells.resize(cells.size() + n_figures, exact ? "" : "-");
     table.rows.push_back(std::move(cells));
   }
@@ -102,7 +102,7 @@ Table table_of(const std::vector<Row>& rows, const Figures& reference, const std
       return exact ? fmt::format("{}", value) : fmt::format("{:.{}f}", value, digits);
     };
     Cells cells{row.name, row.method, number(row.bits_nominal, 2), number(row.bits_true, 3)};
-    for (const Figure& figure : measured) cells.push_back(figure_cell(row.figures, figure, exact));
+    for (const Measurement& figure : measured) cells.push_back(figure_cell(row.figures, figure, exact));
     cells.push_back(number(row.relative_error, 5));
     cells.push_back(number(row.seconds, 1));
     cells.push_back(exact ? fmt::format("{}", row.peak_memory_bytes)
@@ -175,20 +175,20 @@ std::string csv_of(const Table& table) {
 }  // namespace
 
 Comparison make_comparison(const std::vector<store::RunPaths>& runs) {
-  Figures reference;
+  Measurements reference;
   std::vector<Row> rows;
   for (const store::RunPaths& run : runs) rows.push_back(row_of(run, reference));
   std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.bits_true < b.bits_true; });
-  Figures all = reference;
+  Measurements all = reference;
   for (const Row& row : rows) all.insert(row.figures.begin(), row.figures.end());
-  std::vector<Figure> measured;
+  std::vector<Measurement> measured;
   for (const auto& [figure, value] : all) measured.push_back(figure);
 
   const Table shown = table_of(rows, reference, measured, false);
   Comparison comparison;
   comparison.text = text_of(shown);
   comparison.markdown = markdown_of(shown) + "\n";
-  for (const Figure& figure : measured)
+  for (const Measurement& figure : measured)
     comparison.markdown +=
         fmt::format("- {} of {}: {}\n", figure.metric, core::printable(figure.task), protocol_text(figure.protocol));
   comparison.markdown +=

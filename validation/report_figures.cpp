@@ -224,10 +224,24 @@ std::string bars(const std::vector<const FigureGroup*>& groups, const Names& nam
   return figure(draw(chart), numbers);
 }
 
-/// One figure of many models over what it costs.
-std::string trade_off(const FigureGroup& group, const Names& names, const std::string& axis,
-                      std::optional<double> (*cost)(const Figure&)) {
+/// What a figure is drawn over.
+struct Cost {
+  const char* axis;
+  std::optional<double> (*of)(const Figure&);
+};
+constexpr Cost kTrueBits{"true bits a weight", [](const Figure& f) { return f.bits_true; }};
+constexpr Cost kMinutes{"minutes of quantization", [](const Figure& f) {
+                          return f.quantize_seconds ? std::optional(*f.quantize_seconds / 60) : std::nullopt;
+                        }};
+constexpr Cost kMemory{"GiB of memory a rank", [](const Figure& f) {
+                         return f.peak_memory ? std::optional(*f.peak_memory / (1024.0 * 1024 * 1024)) : std::nullopt;
+                       }};
+
+/// One figure of many models over what it costs, and its numbers. A perplexity of more than ten times the unquantized
+/// model's, which is of no use, does not take the room from the others.
+std::pair<XyPlot, HtmlTable> trade_off(const FigureGroup& group, const Names& names, const Cost& cost) {
   const Measure measure = measure_of(group.metric);
+  const std::string axis = cost.axis;
   XyPlot plot;
   plot.text.title = fmt::format("{} over {}", group_name(group), axis);
   plot.text.description =
@@ -243,11 +257,12 @@ std::string trade_off(const FigureGroup& group, const Names& names, const std::s
     const std::string error = row->error ? number_text(shown(measure, *row->error), 3) : "-";
     if (!row->quantized()) {
       plot.level = shown(measure, row->value);
+      if (!measure.more_is_better) plot.highest = 10 * *plot.level;
       plot.level_name = fmt::format("unquantized {}", text);
       numbers.rows.push_back({names.of(*row).name, "-", text, error});
       continue;
     }
-    const std::optional<double> at = cost(*row);
+    const std::optional<double> at = cost.of(*row);
     if (!at) continue;
     const auto found = series.emplace(row->method, plot.series.size());
     if (found.second) plot.series.push_back({row->method, static_cast<int>(plot.series.size()) + 1, true, {}});
@@ -256,8 +271,13 @@ std::string trade_off(const FigureGroup& group, const Names& names, const std::s
          fmt::format("{}: {} at {} {}", names.of(*row).name, text, number_text(*at), axis)});
     numbers.rows.push_back({names.of(*row).name, number_text(*at), text, error});
   }
-  if (series.empty()) return "";
-  return figure(draw(plot), numbers);
+  return {std::move(plot), std::move(numbers)};
+}
+
+/// Of perplexities of several models.
+bool has_trade_off(const FigureGroup& group) {
+  return group.metric == "perplexity" &&
+         std::count_if(group.rows.begin(), group.rows.end(), [](const Figure* row) { return row->quantized(); }) > 1;
 }
 
 std::string pictures(const std::vector<FigureGroup>& groups, const Names& names) {
@@ -269,19 +289,14 @@ std::string pictures(const std::vector<FigureGroup>& groups, const Names& names)
     std::vector<const FigureGroup*> together;
     for (const FigureGroup& group : groups) {
       if (group.metric != metric) continue;
-      const auto n =
-          std::count_if(group.rows.begin(), group.rows.end(), [](const Figure* row) { return row->quantized(); });
-      if (metric != "perplexity" || n < 2) {
+      if (!has_trade_off(group)) {
         together.push_back(&group);
         continue;
       }
-      out += trade_off(group, names, "true bits a weight", [](const Figure& f) { return f.bits_true; });
-      out += trade_off(group, names, "minutes of quantization", [](const Figure& f) {
-        return f.quantize_seconds ? std::optional(*f.quantize_seconds / 60) : std::nullopt;
-      });
-      out += trade_off(group, names, "GiB of memory a rank", [](const Figure& f) {
-        return f.peak_memory ? std::optional(*f.peak_memory / (1024.0 * 1024 * 1024)) : std::nullopt;
-      });
+      for (const Cost& cost : {kTrueBits, kMinutes, kMemory}) {
+        const auto [plot, numbers] = trade_off(group, names, cost);
+        if (!plot.series.empty()) out += figure(draw(plot), numbers);
+      }
     }
     if (!together.empty()) out += bars(together, names);
   }
@@ -363,6 +378,22 @@ std::string figures_section(const Figures& figures) {
       "permutation, outliers. Nominal bits count indices alone.",
       "note");
   return out;
+}
+
+std::string perplexity_picture(const Figures& figures) {
+  const Names names(figures);
+  std::vector<XyPlot> plots;
+  for (const FigureGroup& group : grouped(figures)) {
+    if (!has_trade_off(group)) continue;
+    XyPlot plot = trade_off(group, names, kTrueBits).first;
+    plot.text.title += ", less is better";
+    plot.width = 720;
+    plot.height = 300;
+    plots.push_back(std::move(plot));
+  }
+  return draw_file({"Perplexity over true bits a weight",
+                    "A mark a run, a line a method, the unquantized model dashed. True bits count all that is stored."},
+                   plots);
 }
 
 std::string figures_sentence(const Figures& figures) {

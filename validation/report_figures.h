@@ -41,6 +41,9 @@ std::vector<FigureGroup> grouped(const Figures& figures);
 
 /// The section of the page: tables and pictures of all figures, and their protocols; a hint where there are none.
 std::string figures_section(const Figures& figures);
+/// An SVG file: perplexity over true bits, a plot a text (and protocol) that several runs were evaluated on; empty
+/// without.
+std::string perplexity_picture(const Figures& figures);
 /// "On wiki.test the perplexity is 24.3 beside 20.7 of the unquantized model (+17.4 %)." of one run; empty without.
 std::string figures_sentence(const Figures& figures);
 

@@ -142,7 +142,8 @@ RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
     };
     return key(a) < key(b);
   });
-  RunReport made{report_markdown(report), report_html(report), report_json(report)};
+  RunReport made{report_markdown(report), report_html(report), report_json(report),
+                 perplexity_picture(read_figures(report))};
   made.json["markdown_sha256"] = core::sha256(made.markdown);
   made.json["html_sha256"] = core::sha256(made.html);
   made.json = core::seal_json(std::move(made.json));

@@ -14,7 +14,8 @@ namespace voronoi::validation {
 
 struct RunReport {
   std::string markdown, html;
-  core::Json json;  ///< with `markdown_sha256` and `html_sha256`, sealed (core::seal_json)
+  core::Json json;      ///< with `markdown_sha256` and `html_sha256`, sealed (core::seal_json)
+  std::string picture;  ///< perplexity_picture of all figures, for who wants it in a file: write_run_report does not
 };
 /// What is known of a run's quality. Throws FormatError / StoreError.
 Figures run_figures(const store::RunPaths& run);

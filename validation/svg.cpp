@@ -75,52 +75,156 @@ void draw_error(Canvas& canvas, double x, double low, double high, int style) {
   canvas.line(x - 4, high, x + 4, high, classes);
 }
 
-}  // namespace
+std::string tooltip_of(const XySeries& series, const XyPoint& point) {
+  if (!point.tooltip.empty()) return point.tooltip;
+  return fmt::format("{}: {} at {}", series.name, number_text(point.y), number_text(point.x));
+}
 
-std::string draw(const XyPlot& plot) {
+/// The line up to `top`, where it leaves the plot, and from there.
+void draw_line(Canvas& canvas, const std::vector<std::pair<double, double>>& points, double top, int style) {
+  std::vector<std::pair<double, double>> part;
+  const auto finish = [&] {
+    if (part.size() > 1) canvas.polyline(part, style);
+    part.clear();
+  };
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const bool inside = points[i].second >= top;
+    if (i > 0 && inside != (points[i - 1].second >= top)) {
+      const auto &from = points[i - 1], &to = points[i];
+      const double share = (top - from.second) / (to.second - from.second);
+      part.emplace_back(from.first + share * (to.first - from.first), top);
+    }
+    if (inside)
+      part.push_back(points[i]);
+    else
+      finish();
+  }
+  finish();
+}
+
+/// What lies above the plot: an arrow each in rows over its upper edge, so that their words do not meet.
+class Beyond {
+ public:
+  Beyond(const XyPlot& plot, const std::vector<XySeries>& all) {
+    if (!plot.highest) return;
+    for (const XySeries& series : all)
+      for (const XyPoint& point : series.points)
+        if (point.y > *plot.highest)
+          arrows_.push_back({&series, &point, fmt::format("{} {}", series.name, number_text(point.y, 6))});
+  }
+  bool empty() const { return arrows_.empty(); }
+  /// Finds the rows and returns their height.
+  double place(const Scale& x, double left, double right) {
+    std::vector<std::vector<std::pair<double, double>>> taken;
+    for (Arrow& arrow : arrows_) {
+      const double width = text_width(fitted(arrow.words, right - left - kSide)), at = x.at(arrow.point->x);
+      arrow.is_left = at + kSide + width > right;
+      const std::pair<double, double> span =
+          arrow.is_left ? std::pair(at - kSide - width, at + kSide) : std::pair(at - kSide, at + kSide + width);
+      const auto meets = [&](const auto& other) { return span.first < other.second && other.first < span.second; };
+      while (arrow.row < taken.size() && std::any_of(taken[arrow.row].begin(), taken[arrow.row].end(), meets))
+        ++arrow.row;
+      taken.resize(std::max(taken.size(), arrow.row + 1));
+      taken[arrow.row].push_back(span);
+    }
+    return kRow * static_cast<double>(taken.size());
+  }
+  void draw(Canvas& canvas, const Scale& x, double top, double left, double right) const {
+    for (const Arrow& arrow : arrows_) {
+      const double at = x.at(arrow.point->x), y = top - kRow * static_cast<double>(arrow.row + 1);
+      canvas.arrow(at, y, arrow.series->style, tooltip_of(*arrow.series, *arrow.point));
+      canvas.text(arrow.is_left ? at - kSide : at + kSide, y + 11, fitted(arrow.words, right - left - kSide),
+                  arrow.is_left ? Anchor::end : Anchor::start);
+    }
+  }
+
+ private:
+  static constexpr double kRow = 18, kSide = 8;
+  struct Arrow {
+    const XySeries* series;
+    const XyPoint* point;
+    std::string words;
+    std::size_t row = 0;
+    bool is_left = false;  ///< of its words: no room at its right
+  };
+  std::vector<Arrow> arrows_;
+};
+
+/// Returns where the picture ends; `begin` where it is empty.
+double draw_on(Canvas& canvas, const XyPlot& plot, double begin) {
   const std::vector<XySeries> all = drawable(plot);
-  if (all.empty()) return "";
+  if (all.empty()) return begin;
+  Beyond beyond(plot, all);
+  const double highest = plot.highest.value_or(std::numeric_limits<double>::infinity());
   Range x_range, y_range;
   for (const XySeries& series : all)
     for (const XyPoint& point : series.points) {
       x_range.take(point.x);
-      for (const double value : {point.y, point.y - point.error, point.y + point.error})
+      if (point.y > highest) continue;
+      for (const double value : {point.y, point.y - point.error, std::min(point.y + point.error, highest)})
         if (can_stand(value, plot.y)) y_range.take(value);
     }
   const bool has_level = plot.level && can_stand(*plot.level, plot.y);
   if (has_level) y_range.take(*plot.level);
-  const Range xs = x_range.padded(plot.x.logarithmic), ys = y_range.padded(plot.y.logarithmic);
+  if (y_range.empty()) y_range.take(highest);
+  const Range xs = x_range.padded(plot.x.logarithmic);
+  Range ys = y_range.padded(plot.y.logarithmic);
+  if (!beyond.empty()) ys.high = std::max(highest, y_range.high);
 
-  constexpr double kPlotHeight = 240, kRight = kWidth - 14;
-  Canvas canvas(kWidth, 0, plot.text);
   std::vector<std::pair<int, std::string>> names;
   for (const XySeries& series : all) names.emplace_back(series.style, series.name);
   if (has_level) names.emplace_back(0, plot.level_name);
-  const double top = canvas.legend(6, 2, kWidth - 12, names) + 14, bottom = top + kPlotHeight;
+  const double under_legend = begin + canvas.legend(6, begin + 2, plot.width - 12, names) + 14;
   std::vector<std::string> labels;
+  for (const Scale::Tick& tick : Scale(ys.low, ys.high, plot.y.logarithmic, 0, 1).ticks(6))
+    labels.push_back(tick.label);
+  const double left = 30 + widest(labels), right = plot.width - 14;
+  const Scale x(xs.low, xs.high, plot.x.logarithmic, left, right);
+  const double top = under_legend + beyond.place(x, left, right), bottom = top + plot.height;
   const Scale y(ys.low, ys.high, plot.y.logarithmic, bottom, top);
-  for (const Scale::Tick& tick : y.ticks(6)) labels.push_back(tick.label);
-  const double left = 30 + widest(labels);
-  const Scale x(xs.low, xs.high, plot.x.logarithmic, left, kRight);
-  canvas.grow(bottom + 46);
-  draw_axes(canvas, plot, x, y, left, kRight, top, bottom);
-  if (has_level) canvas.line(left, y.at(*plot.level), kRight, y.at(*plot.level), "level");
+  draw_axes(canvas, plot, x, y, left, right, top, bottom);
+  if (has_level) canvas.line(left, y.at(*plot.level), right, y.at(*plot.level), "level");
   for (const XySeries& series : all) {
     std::vector<std::pair<double, double>> line;
     for (const XyPoint& point : series.points) line.emplace_back(x.at(point.x), y.at(point.y));
-    if (series.line && line.size() > 1) canvas.polyline(line, series.style);
+    if (series.line) draw_line(canvas, line, top, series.style);
   }
   for (const XySeries& series : all)
     for (const XyPoint& point : series.points) {
+      if (point.y > highest) continue;
       const double at = x.at(point.x), low = point.y - point.error;
       if (point.error > 0)
-        draw_error(canvas, at, can_stand(low, plot.y) ? y.at(low) : bottom, y.at(point.y + point.error), series.style);
-      canvas.mark(at, y.at(point.y), series.style,
-                  point.tooltip.empty()
-                      ? fmt::format("{}: {} at {}", series.name, number_text(point.y), number_text(point.x))
-                      : point.tooltip);
+        draw_error(canvas, at, can_stand(low, plot.y) ? y.at(low) : bottom,
+                   y.at(std::min(point.y + point.error, highest)), series.style);
+      canvas.mark(at, y.at(point.y), series.style, tooltip_of(series, point));
     }
-  return canvas.finish();
+  beyond.draw(canvas, x, top, left, right);
+  return bottom + 46;
+}
+
+}  // namespace
+
+std::string draw(const XyPlot& plot) {
+  Canvas canvas(plot.width, 0, plot.text);
+  const double end = draw_on(canvas, plot, 0);
+  canvas.grow(end);
+  return end > 0 ? canvas.finish() : "";
+}
+
+std::string draw_file(const PictureText& text, const std::vector<XyPlot>& plots) {
+  constexpr double kTitle = 30;
+  double width = 0;
+  for (const XyPlot& plot : plots) width = std::max(width, plot.width);
+  Canvas canvas(width, 0, text);
+  double end = 0;
+  for (const XyPlot& plot : plots) {
+    const double begin = end + kTitle, ended = draw_on(canvas, plot, begin);
+    if (ended == begin) continue;
+    canvas.text(13, begin - 9, fitted(plot.text.title, plot.width - 26));
+    end = ended;
+  }
+  canvas.grow(end);
+  return end > 0 ? canvas.finish_file() : "";
 }
 
 std::string draw(const HeatMap& map) {

@@ -47,6 +47,8 @@ struct XyPlot {
   std::vector<XySeries> series;
   std::optional<double> level;
   std::string level_name;
+  std::optional<double> highest;  ///< the upper end of y: what lies above is an arrow there, with its name and number
+  double width = 480, height = 240;  /// of the picture; of the rectangle between the axes
 };
 
 /// Operators over blocks, from pale to full colour.
@@ -92,5 +94,9 @@ std::string draw(const XyPlot& plot);
 std::string draw(const HeatMap& map);
 std::string draw(const BarChart& chart);
 std::string draw(const TimeLine& line);
+
+/// Plots one below the other, each under its title, as an SVG file of their own: with the style, for light and dark,
+/// and a background. Empty where nothing can be drawn.
+std::string draw_file(const PictureText& text, const std::vector<XyPlot>& plots);
 
 }  // namespace voronoi::validation

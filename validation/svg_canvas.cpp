@@ -170,51 +170,69 @@ void Canvas::rect(double x, double y, double width, double height, std::string_v
   titled(std::move(element), tooltip);
 }
 
+void Canvas::shape(const std::vector<std::pair<double, double>>& points, int style, std::string_view tooltip) {
+  std::string list;
+  for (const auto& [x, y] : points) list += fmt::format("{}{},{}", list.empty() ? "" : " ", place(x), place(y));
+  titled(fmt::format(R"(<polygon points="{}" class="{} mark")", list, style_class(style)), tooltip);
+}
+
 void Canvas::mark(double x, double y, int style, std::string_view tooltip) {
-  const std::string classes = style_class(style) + " mark";
-  const auto shape = [&](std::initializer_list<std::pair<double, double>> corners) {
-    std::string points;
-    for (const auto& [dx, dy] : corners)
-      points += fmt::format("{}{},{}", points.empty() ? "" : " ", place(x + dx), place(y + dy));
-    titled(fmt::format(R"(<polygon points="{}" class="{}")", points, classes), tooltip);
+  const auto around = [&](std::initializer_list<std::pair<double, double>> corners) {
+    std::vector<std::pair<double, double>> points;
+    for (const auto& [dx, dy] : corners) points.emplace_back(x + dx, y + dy);
+    shape(points, style, tooltip);
   };
   constexpr double r = kMark, t = kMark * 0.4;
   switch (style <= 0 ? 0 : 1 + (style - 1) % (kStyles - 1)) {
     case 1:
-      titled(fmt::format(R"(<circle cx="{}" cy="{}" r="{}" class="{}")", place(x), place(y), r, classes), tooltip);
+      titled(
+          fmt::format(R"(<circle cx="{}" cy="{}" r="{}" class="{} mark")", place(x), place(y), r, style_class(style)),
+          tooltip);
       break;
     case 2:
-      shape({{-r, -r}, {r, -r}, {r, r}, {-r, r}});
+      around({{-r, -r}, {r, -r}, {r, r}, {-r, r}});
       break;
     case 3:
-      shape({{0, -1.3 * r}, {1.2 * r, r}, {-1.2 * r, r}});
+      around({{0, -1.3 * r}, {1.2 * r, r}, {-1.2 * r, r}});
       break;
     case 4:
-      shape({{0, -1.4 * r}, {1.4 * r, 0}, {0, 1.4 * r}, {-1.4 * r, 0}});
+      around({{0, -1.4 * r}, {1.4 * r, 0}, {0, 1.4 * r}, {-1.4 * r, 0}});
       break;
     case 5:
-      shape({{0, 1.3 * r}, {1.2 * r, -r}, {-1.2 * r, -r}});
+      around({{0, 1.3 * r}, {1.2 * r, -r}, {-1.2 * r, -r}});
       break;
     case 6:
-      shape({{-t, -1.2 * r},
-             {t, -1.2 * r},
-             {t, -t},
-             {1.2 * r, -t},
-             {1.2 * r, t},
-             {t, t},
-             {t, 1.2 * r},
-             {-t, 1.2 * r},
-             {-t, t},
-             {-1.2 * r, t},
-             {-1.2 * r, -t},
-             {-t, -t}});
+      around({{-t, -1.2 * r},
+              {t, -1.2 * r},
+              {t, -t},
+              {1.2 * r, -t},
+              {1.2 * r, t},
+              {t, t},
+              {t, 1.2 * r},
+              {-t, 1.2 * r},
+              {-t, t},
+              {-1.2 * r, t},
+              {-1.2 * r, -t},
+              {-t, -t}});
       break;
     case 7:
-      shape({{-1.3 * r, 0}, {r, -1.2 * r}, {r, 1.2 * r}});
+      around({{-1.3 * r, 0}, {r, -1.2 * r}, {r, 1.2 * r}});
       break;
     default:
-      shape({{-1.5 * r, -t}, {1.5 * r, -t}, {1.5 * r, t}, {-1.5 * r, t}});
+      around({{-1.5 * r, -t}, {1.5 * r, -t}, {1.5 * r, t}, {-1.5 * r, t}});
   }
+}
+
+void Canvas::arrow(double x, double y, int style, std::string_view tooltip) {
+  constexpr double r = kMark, t = kMark * 0.35;
+  shape({{x, y},
+         {x + r, y + 1.6 * r},
+         {x + t, y + 1.6 * r},
+         {x + t, y + 3 * r},
+         {x - t, y + 3 * r},
+         {x - t, y + 1.6 * r},
+         {x - r, y + 1.6 * r}},
+        style, tooltip);
 }
 
 double Canvas::legend(double x, double y, double width, const std::vector<std::pair<int, std::string>>& names) {
@@ -235,15 +253,23 @@ double Canvas::legend(double x, double y, double width, const std::vector<std::p
   return row + kRow / 2 - y;
 }
 
+std::string Canvas::element(std::string_view attributes, std::string_view content) const {
+  return fmt::format(R"(<svg{4} viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img">)"
+                     "<title>{2}</title><desc>{3}</desc>{5}{6}</svg>\n",
+                     place(width_), place(height_), escape_markup(text_.title), escape_markup(text_.description),
+                     attributes, content, body_);
+}
+
 std::string Canvas::finish() const {
   // A broad picture shrinks only so far that its words can be read, and then scrolls in its box.
   constexpr double kBroad = 600, kSmallest = 0.75;
-  const std::string least =
-      width_ > kBroad ? fmt::format(" style=\"min-width:{:.0f}px\"", std::max(kBroad, kSmallest * width_)) : "";
-  return fmt::format(R"(<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}"{2} role="img">)"
-                     "<title>{3}</title><desc>{4}</desc>{5}</svg>\n",
-                     place(width_), place(height_), least, escape_markup(text_.title), escape_markup(text_.description),
-                     body_);
+  return element(
+      width_ > kBroad ? fmt::format(" style=\"min-width:{:.0f}px\"", std::max(kBroad, kSmallest * width_)) : "", "");
+}
+
+std::string Canvas::finish_file() const {
+  return element(" xmlns=\"http://www.w3.org/2000/svg\"",
+                 fmt::format("<style>{}svg{{background:var(--page)}}</style>", kStyle));
 }
 
 Scale::Scale(double low, double high, bool logarithmic, double from, double to)

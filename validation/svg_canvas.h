@@ -34,15 +34,22 @@ class Canvas {
             double opacity = 1);
   /// A shape that is the style's own: circle, square, triangle, diamond, ...
   void mark(double x, double y, int style, std::string_view tooltip = "");
+  /// Upwards, its tip at `y`.
+  void arrow(double x, double y, int style, std::string_view tooltip = "");
   /// Names with their marks in rows below `y`; returns the height they take.
   double legend(double x, double y, double width, const std::vector<std::pair<int, std::string>>& names);
   void grow(double height) { height_ = height; }
+  /// One <svg> of a page.
   std::string finish() const;
+  /// A file, which has the style within.
+  std::string finish_file() const;
 
   static std::string style_class(int style);
 
  private:
   void titled(std::string element, std::string_view tooltip);
+  void shape(const std::vector<std::pair<double, double>>& points, int style, std::string_view tooltip);
+  std::string element(std::string_view attributes, std::string_view content) const;
   double width_, height_;
   PictureText text_;
   std::string body_;

@@ -1,29 +1,18 @@
 #include "run/settings.h"
 
 #include <algorithm>
-#include <sstream>
 
+#include "core/words.h"
 #include "quant/method.h"
 
 namespace voronoi::run {
 
-namespace {
+std::vector<std::string> stage_list(const Settings& options) { return core::words_of_list(options.stages); }
 
-std::vector<std::string> split(const std::string& words) {
-  std::vector<std::string> list;
-  std::stringstream text(words);
-  for (std::string word; std::getline(text, word, ',');) list.push_back(word);
-  return list;
-}
-
-}  // namespace
-
-std::vector<std::string> stage_list(const Settings& options) { return split(options.stages); }
-
-std::vector<std::string> validate_tasks(const Settings& options) { return split(options.validate_tasks); }
+std::vector<std::string> validate_tasks(const Settings& options) { return core::words_of_list(options.validate_tasks); }
 
 std::vector<std::string> tune_phases(const Settings& options) {
-  return options.tune == "none" ? std::vector<std::string>() : split(options.tune);
+  return options.tune == "none" ? std::vector<std::string>() : core::words_of_list(options.tune);
 }
 
 bool asks_for_stage(const Settings& options, std::string_view stage) {

@@ -34,6 +34,13 @@ for run in unquantized "${members[@]}"; do
   grep -q "^$run " "$work/table" && grep -q "^| $run |" "$out/compare.md" && grep -q "^$run," "$out/compare.csv" || fail "$run is not in the table"
 done
 [ -f "$out/report/report.md" ] && [ -f "$out/voronoi/report/report.md" ] || fail "no report"
+python3 - "$out/compare.svg" <<'PYTHON' || fail "the picture is wrong"
+import sys, xml.etree.ElementTree
+texts = ["".join(element.itertext()) for element in xml.etree.ElementTree.parse(sys.argv[1]).iter()]
+assert "evaluation.txt: perplexity over true bits a weight, less is better" in texts, texts
+for method in ("rtn", "gptq", "vptq", "voronoi"):
+    assert method in texts and any(text.startswith(method + " ") and " true bits a weight" in text for text in texts), (method, texts)
+PYTHON
 expect 0 "$VORONOI" eval --model "$out/gptq-2bit" "${evaluation[@]}" --json
 python3 - "$out/compare.csv" "$work/stdout" <<'PYTHON' || fail "the table is wrong"
 import csv, json, sys

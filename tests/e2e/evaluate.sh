@@ -2,6 +2,7 @@
 # Evaluation: the golden perplexity, the same figure on any number of ranks, and everything that eval, report and status promise.
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
+if [ "$kind" = trained ]; then evaluation_text=$DATA/wikitext2/wiki.test.raw; fi  # all of it, of which the golden figure is
 text=(--text "$evaluation_text" --join wikitext --context 512 --windows 16 --bos never)
 field() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" "$work/stdout" | head -n 1; }
 expect 0 "$VORONOI" eval --model "$work/model" "${text[@]}" --json

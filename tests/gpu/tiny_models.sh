@@ -12,7 +12,14 @@ mean_error() { sed -n 's/.*mean relative Hessian error \([0-9.e-]*\),.*/\1/p' "$
 n_models=0
 read -ra names <<<"${MODELS:-llama2 qwen3 mixtral gemma2 phi3}"
 for name in "${names[@]}"; do
-  options=(--model "$(tiny_model "$name")" --tokenizer "$work/tokenizer.json" --calibration-text "$text" --calibration-sequences 3
+  model=$(tiny_model "$name")
+  if [ -n "${BLOCKS:-}" ]; then  # the first so many of its own
+    cp -r "$model" "$work/$name"
+    chmod -R u+w "$work/$name"
+    sed -i "s/\"num_hidden_layers\": [0-9]*/\"num_hidden_layers\": $BLOCKS/" "$work/$name/config.json"
+    model=$work/$name
+  fi
+  options=(--model "$model" --tokenizer "$work/tokenizer.json" --calibration-text "$text" --calibration-sequences 3
     --calibration-context 20 --method voronoi --vector-length 4 --centroids 8 --residual-centroids 4 --rounds 1 --kmeans-iterations 3 --dtype f32)
   code=0
   "$VORONOI" quantize "${options[@]}" --run "$work/$name.gpu" --device cuda >"$work/gpu" 2>&1 || code=$?

@@ -132,14 +132,14 @@ const std::vector<Fault>& faults() {
   return all;
 }
 
-struct Method {
+struct MethodCase {
   const char* name;
   QuantParameters parameters;
 };
 
-const std::vector<Method>& methods() {
-  static const std::vector<Method> all = [] {
-    std::vector<Method> list;
+const std::vector<MethodCase>& method_cases() {
+  static const std::vector<MethodCase> all = [] {
+    std::vector<MethodCase> list;
     const auto add = [&](const char* name, const char* method, const std::function<void(QuantParameters&)>& set) {
       QuantParameters parameters;
       parameters.method = method;
@@ -182,7 +182,7 @@ test::Layer prepared(backend::Context& context, Raw raw, double damping, bool ac
 class Faults : public ::testing::TestWithParam<std::tuple<std::size_t, std::size_t>> {
  protected:
   const Fault& fault() const { return faults()[std::get<0>(GetParam())]; }
-  const Method& method() const { return methods()[std::get<1>(GetParam())]; }
+  const MethodCase& method() const { return method_cases()[std::get<1>(GetParam())]; }
   QuantResult run(const test::Layer& layer, core::DType dtype = core::DType::f16) {
     core::SoloTeam alone;
     return quantize(context_, alone, layer.input(dtype), method().parameters);
@@ -217,15 +217,15 @@ TEST_P(Faults, GivesFiniteNumbersNoWorseThanNoneAndRecordsWhatWasDone) {
 
 INSTANTIATE_TEST_SUITE_P(All, Faults,
                          ::testing::Combine(::testing::Range<std::size_t>(0, faults().size()),
-                                            ::testing::Range<std::size_t>(0, methods().size())),
+                                            ::testing::Range<std::size_t>(0, method_cases().size())),
                          [](const auto& instance) {
                            return std::string(faults()[std::get<0>(instance.param)].name) + "_" +
-                                  methods()[std::get<1>(instance.param)].name;
+                                  method_cases()[std::get<1>(instance.param)].name;
                          });
 
 class EveryMethod : public ::testing::TestWithParam<std::size_t> {
  protected:
-  const QuantParameters& parameters() const { return methods()[GetParam()].parameters; }
+  const QuantParameters& parameters() const { return method_cases()[GetParam()].parameters; }
   QuantResult run(const test::Layer& layer) {
     core::SoloTeam alone;
     return quantize(context_, alone, layer.input(), parameters());
@@ -301,8 +301,8 @@ TEST_P(EveryMethod, GivesNothingForAWeightOfZeros) {
   EXPECT_EQ(decoded, raw.weight);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EveryMethod, ::testing::Range<std::size_t>(0, methods().size()),
-                         [](const auto& instance) { return std::string(methods()[instance.param].name); });
+INSTANTIATE_TEST_SUITE_P(All, EveryMethod, ::testing::Range<std::size_t>(0, method_cases().size()),
+                         [](const auto& instance) { return std::string(method_cases()[instance.param].name); });
 
 TEST(Soundness, AnEncodingThatDecodesAboveF16IsNotLetThrough) {
   backend::Context context(backend::Device::cpu, 1);

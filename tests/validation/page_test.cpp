@@ -173,6 +173,20 @@ TEST(Page, RunsOfSeveralMethodsBecomeATradeOff) {
   EXPECT_THAT(page, HasSubstr(">62.50<")) << "the mean of the questions";
 }
 
+TEST(Figures, ThePictureHasAPlotATextWithPerplexitiesOfSeveralRuns) {
+  Report report = hostile_report();
+  EXPECT_EQ(perplexity_picture(read_figures(report)), "") << "one run alone";
+  report.rows.push_back({row("rtn", 2.25, kHostileName, "perplexity", 5e5, 3.0, 20.0), 60.0, 1e9});
+  report.rows.push_back({row("rtn", 2.25, kHostileName, "acc", 0.5, 0.01, 0.625), 60.0, 1e9});
+  report.rows.push_back({row("rtn", 2.25, "c4", "perplexity", 30, 1.0, 20.0), 60.0, 1e9});
+  report.rows.push_back({row("vptq", 2.5, "c4", "perplexity", 25, 1.0, 20.0), 60.0, 1e9});
+  const std::string picture = perplexity_picture(read_figures(report));
+  EXPECT_EQ(well_formed_page(picture).problem, "");
+  EXPECT_THAT(picture, AllOf(HasSubstr(">c4: perplexity over true bits a weight, less is better</text>"),
+                             HasSubstr(">rtn 500\u202f000</text>"), HasSubstr("rtn label: 500\u202f000 at 2.25"),
+                             Not(HasSubstr("accuracy")), Not(HasSubstr("<img"))));
+}
+
 TEST(Figures, RowsOfEarlierVersionsArePerplexities) {
   Report report;
   core::Json old{{"model", "m"},

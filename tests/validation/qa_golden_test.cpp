@@ -42,10 +42,13 @@ class RoundedSource : public model::WeightSource {
 struct Golden {
   const char* variant;
   const char* task;
+  std::int64_t rows = 0;  ///< of those of stories260K that are asked; 0: all
 };
+// BoolQ's long passages are most of the tokens of all tasks.
 constexpr Golden kGoldens[] = {
-    {"arc_easy", "arc_easy"},       {"arc_challenge", "arc_challenge"}, {"piqa", "piqa"},  {"hellaswag", "hellaswag"},
-    {"hellaswag_raw", "hellaswag"}, {"winogrande", "winogrande"},       {"boolq", "boolq"}};
+    {"arc_easy", "arc_easy"},   {"arc_challenge", "arc_challenge"}, {"piqa", "piqa"},
+    {"hellaswag", "hellaswag"}, {"hellaswag_raw", "hellaswag"},     {"winogrande", "winogrande"},
+    {"boolq", "boolq", 500}};
 
 /// Number of the row behind a question, from 0: no data set has blank lines.
 std::int64_t row_of(const Question& question) {
@@ -171,12 +174,12 @@ class QaGoldens {
   backend::Context context_;
 };
 
-TEST(QaGolden, EveryAnswerOfStories260K) {
+TEST(QaGolden, AnswersOfStories260K) {
   VORONOI_NEEDS_DATA("qa/goldens");
   const auto source = model::open_model(test::data_path("models/stories260K/hf"));
   const auto tokenizer = model::open_tokenizer(test::data_path("models/stories260K/tok512.model"));
   QaGoldens goldens(*source, *tokenizer, "stories260K");
-  for (const Golden& golden : kGoldens) goldens.check(golden, 0);
+  for (const Golden& golden : kGoldens) goldens.check(golden, golden.rows);
 }
 
 TEST(QaGolden, DocumentsOfSmolLm2) {

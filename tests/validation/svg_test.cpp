@@ -2,8 +2,10 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 
 #include "support/markup.h"
 #include "validation/svg_canvas.h"
@@ -14,6 +16,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
+using testing::StartsWith;
 
 constexpr const char* kHostileText = "</text><script>alert('x')</script>\"&\x01\xff";
 
@@ -98,6 +101,77 @@ TEST(Svg, WhatCannotStandOnAnAxisIsLeftOut) {
   EXPECT_EQ(draw(plot), draw(xy_plot()));
   plot.series = {{"none", 1, true, {{1, 0, 0, ""}}}};
   EXPECT_EQ(draw(plot), "");
+}
+
+XyPlot capped_plot() {
+  XyPlot plot;
+  plot.text = {"t", "d"};
+  plot.y.logarithmic = true;
+  plot.series = {{"rtn", 1, true, {{2.3, 559976, 0, ""}, {3, 70, 0, ""}, {4, 27, 0, ""}}},
+                 {kHostileText, 2, true, {{2.32, 156763, 9, ""}, {3, 150, 200, ""}}}};
+  plot.level = 20;
+  plot.highest = 200;
+  return plot;
+}
+
+/// The places of a polyline or polygon.
+std::vector<std::pair<double, double>> places(const test::Element& element) {
+  const std::string key = " points=\"";
+  std::string list = element.attributes.substr(element.attributes.find(key) + key.size());
+  list.resize(list.find('"'));
+  std::replace(list.begin(), list.end(), ',', ' ');
+  std::istringstream in(list);
+  std::vector<std::pair<double, double>> places;
+  for (double x = 0, y = 0; in >> x >> y;) places.emplace_back(x, y);
+  return places;
+}
+
+TEST(Svg, WhatIsAboveTheHighestIsAnArrowWithItsNumber) {
+  const std::string picture = draw(capped_plot());
+  const test::Markup markup = well_formed_picture(picture);
+  EXPECT_THAT(picture, HasSubstr(">rtn 559\u202f976<"));
+  EXPECT_THAT(picture, HasSubstr(" 156\u202f763<"));
+  EXPECT_THAT(picture, Not(HasSubstr(">1000<"))) << "the axis ends below";
+  EXPECT_EQ(test::count_elements(markup, "circle"), 2U + 1U) << "two points below the highest, one in the legend";
+  double top = 1e9, arrow_end = 0;
+  for (const test::Element& element : markup.elements) {
+    if (element.name == "polyline")
+      for (const auto& place : places(element)) top = std::min(top, place.second);
+    if (element.name == "polygon" && places(element).size() == 7U)
+      for (const auto& place : places(element)) arrow_end = std::max(arrow_end, place.second);
+  }
+  EXPECT_LT(arrow_end, top) << "lines end at the upper edge, arrows stand over it";
+  XyPlot all_above = capped_plot();
+  all_above.highest = 21;
+  well_formed_picture(draw(all_above));
+  all_above.level.reset();
+  well_formed_picture(draw(all_above));
+}
+
+TEST(Svg, ArrowsBesideOneAnotherHaveRows) {
+  XyPlot plot = capped_plot();
+  plot.series[1].name = "gptq";
+  const auto height = [](const XyPlot& p) {
+    const std::string picture = draw(p), key = "viewBox=\"0 0 480 ";
+    return std::stod(picture.substr(picture.find(key) + key.size()));
+  };
+  const double two_rows = height(plot);
+  plot.series[1].points[0].x = 3.5;
+  EXPECT_LT(height(plot), two_rows);
+}
+
+TEST(Svg, AFileHasItsStyleAndAPlotEach) {
+  const PictureText text{kHostileText, kHostileText};
+  const std::string file = draw_file(text, {capped_plot(), xy_plot()});
+  const test::Markup markup = well_formed_picture(file);
+  EXPECT_THAT(file, StartsWith("<svg xmlns=\"http://www.w3.org/2000/svg\" "));
+  EXPECT_EQ(test::count_elements(markup, "style"), 1U);
+  EXPECT_THAT(file, HasSubstr("prefers-color-scheme:dark"));
+  EXPECT_THAT(file, HasSubstr(">t</text>"));
+  EXPECT_EQ(test::count_elements(markup, "polyline"), 3U);
+  XyPlot nothing;
+  EXPECT_EQ(draw_file(text, {nothing, capped_plot()}), draw_file(text, {capped_plot()}));
+  EXPECT_EQ(draw_file(text, {nothing}), "");
 }
 
 TEST(Svg, APointAloneStillHasAScale) {
