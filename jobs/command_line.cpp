@@ -6,6 +6,10 @@
 #include <boost/program_options.hpp>
 #include <fstream>
 #include <set>
+#include <sstream>
+#include <utility>
+
+#include "jobs/rule_tables.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -33,14 +37,26 @@ po::options_description describe(const CommandSpec& command, bool with_config_fi
   return description;
 }
 
+/// What one source gives: the command line, or a config file.
+struct Source {
+  std::string file;  ///< empty: the command line
+  std::vector<po::option> options;
+  std::vector<std::string> tables;  ///< the places of the last options, one each, which come from tables
+  /// An option's name or table with its file, for people.
+  std::string place(std::size_t i) const {
+    const std::size_t plain = options.size() - tables.size();
+    if (file.empty()) return "--" + options[i].string_key;
+    return file + ": " + (i < plain ? options[i].string_key : tables[i - plain]);
+  }
+};
+
 /// Assigns the values of one source; names already given by a stronger source are left alone.
-void assign_all(const CommandSpec& command, const std::vector<po::option>& options, const std::string& where, bool file,
-                std::set<std::string>& taken, ParseResult& result) {
+void assign_all(const CommandSpec& command, const Source& source, std::set<std::string>& taken, ParseResult& result) {
   std::set<std::string> here;
-  for (const po::option& option : options) {
-    const auto shown = [&](const std::string& name) { return where + (file ? name : "--" + name); };
+  for (std::size_t i = 0; i < source.options.size(); ++i) {
+    const po::option& option = source.options[i];
     if (option.unregistered) {
-      result.problems.push_back(shown(option.string_key) + (file ? ": unknown key" : ": unknown option") +
+      result.problems.push_back(source.place(i) + (source.file.empty() ? ": unknown option" : ": unknown key") +
                                 "; voronoi " + command.name + " --help lists them");
       continue;
     }
@@ -50,14 +66,14 @@ void assign_all(const CommandSpec& command, const std::vector<po::option>& optio
     if (spec == command.options.end()) continue;  // --config, --help
     if (taken.contains(spec->name)) continue;
     if (!here.insert(spec->name).second && !spec->repeatable) {
-      result.problems.push_back(shown(spec->name) + ": given more than once");
+      result.problems.push_back(source.place(i) + ": given more than once");
       continue;
     }
     const Values values = option.value.empty() ? Values{"true"} : Values(option.value.begin(), option.value.end());
     for (const std::string& value : values) {
       if (std::string problem = spec->assign(value); !problem.empty())
-        result.problems.push_back(shown(spec->name) + ": " + problem);
-      result.given.push_back({spec->name, value, spec->path});
+        result.problems.push_back(source.place(i) + ": " + problem);
+      result.given.push_back({spec->name, value, spec->path, source.place(i)});
     }
   }
   taken.insert(here.begin(), here.end());
@@ -73,6 +89,7 @@ void assign_before(const CommandSpec& command, const std::vector<run::GivenOptio
         spec == command.options.end() ? "is no option of this version" : spec->assign(option.value);
     if (!problem.empty()) result.problems.push_back("--" + option.name + " of an earlier start: " + problem);
     result.given.push_back(option);
+    result.given.back().where = "--" + option.name + " of an earlier start:";
   }
 }
 
@@ -126,13 +143,13 @@ ParseResult parse(const CommandSpec& own, const std::vector<std::string>& argume
     parser.options(accepted).allow_unregistered().style(po::command_line_style::unix_style &
                                                         ~po::command_line_style::allow_guessing);
     parser.positional(positional);
-    std::vector<po::option> options = parser.run().options;
-    for (const po::option& option : options) {
+    Source source{"", parser.run().options, {}};
+    for (const po::option& option : source.options) {
       if (option.string_key == "config" && !option.value.empty()) config_file = option.value.back();
       if (option.string_key == kStray) result.problems.push_back("unexpected argument '" + option.value.front() + "'");
     }
-    std::erase_if(options, [](const po::option& option) { return option.string_key == kStray; });
-    assign_all(command, options, "", false, taken, result);
+    std::erase_if(source.options, [](const po::option& option) { return option.string_key == kStray; });
+    assign_all(command, source, taken, result);
   } catch (const po::error& error) {
     result.problems.push_back(error.what());
   }
@@ -143,8 +160,17 @@ ParseResult parse(const CommandSpec& own, const std::vector<std::string>& argume
       return result;
     }
     try {
-      assign_all(command, po::parse_config_file(file, description, true).options, config_file + ": ", true, taken,
-                 result);
+      const ConfigText text = read_config(file);
+      for (const std::string& problem : text.problems) result.problems.push_back(config_file + ": " + problem);
+      std::istringstream lines(text.options);
+      Source source{config_file, po::parse_config_file(lines, description, true).options, {}};
+      for (const ConfigText::Table& table : text.tables) {
+        po::option option(kRuleOption, {table.rule});
+        option.unregistered = description.find_nothrow(kRuleOption, false) == nullptr;
+        source.options.push_back(std::move(option));
+        source.tables.push_back(table.place);
+      }
+      assign_all(command, source, taken, result);
     } catch (const po::error& error) {
       result.problems.push_back(config_file + ": " + error.what());
     }

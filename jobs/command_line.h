@@ -23,6 +23,9 @@ struct ParseResult {
   std::string log_format = "text";      ///< or "json": --log-format
 };
 
+/// The option that a table [[rules]] of a config file stands for: each of them is one value, "PATTERN NAME=VALUE ...".
+inline constexpr const char* kRuleOption = "rule";
+
 /// Assigns all values. Adds --help, --log-format and, when `with_config_file`, --config FILE by itself. `before`:
 /// options that were given to an earlier start; what is given now takes their place.
 ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file,

@@ -90,8 +90,7 @@ class CompareJob {
     job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}), machine);
     std::vector<run::Run> runs;
     for (const run::Settings& member : members_)
-      runs.push_back(
-          run::open_run(world_, member, identity_of(inputs, quant::parameters_json(member.parameters)), machine));
+      runs.push_back(run::open_run(world_, member, identity_of(inputs, run::run_parameters(member).json()), machine));
     run::log_into(job_, world_.rank());
     std::vector<run::Run*> pointers;
     for (run::Run& run : runs) pointers.push_back(&run);
@@ -183,6 +182,7 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
   options.shared.command = run::kCompare;
   options.shared.stages = "calibrate,quantize";
   options.shared.parameters = {};  // the members have them
+  options.shared.rules = {};
   core::configure_log(world.size() > 1 ? world.rank() : -1, log_level(options.shared.log_level));
   return static_cast<int>(CompareJob(world, std::move(options), std::move(members)).run());
 }

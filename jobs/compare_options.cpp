@@ -103,7 +103,7 @@ std::vector<std::string> strange_options(const MemberSpec& spec, const std::vect
                                          const Names& shared, run::Settings& settings) {
   std::vector<std::string> problems;
   if (spec.file.empty()) return problems;
-  Names own{"method", "bits", "run", "stages"};
+  Names own{"method", "bits", "run", "stages", kRuleOption};
   for (const core::OptionSpec& option : quant::parameter_options(settings.parameters)) own.insert(option.name);
   for (const run::GivenOption& option : given)
     if (!own.contains(option.name) && !shared.contains(option.name))
@@ -188,6 +188,7 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
     const ParseResult parsed = parse(quantize_command(settings), arguments, true);
     for (const run::GivenOption& option : parsed.given)
       if (option.name != "run") settings.given.push_back(option);
+    name_rules(parsed.given, settings);
     std::vector<std::string> own = parsed.problems;
     for (const auto& more :
          {strange_options(spec, parsed.given, shared, settings), run::check(settings), stages::check_stages(settings)})

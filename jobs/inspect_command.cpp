@@ -147,6 +147,7 @@ core::Json inspect_run(const std::string& path) {
           {"bits_true", true_bits(state)},
           {"failures", run::failures(state)},
           {"layers", layers},
+          {"unquantized", state.unquantized},
           {"tensors", tensors}};
 }
 

@@ -52,12 +52,13 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
       "Exit codes: 0 it fits, 2 usage or a job that cannot fit, 3 bad data, 5 system.\n";
   const ParseResult parsed = parse(command, arguments, true);
   if (help_or_problems(world, command, parsed, true)) return 0;
+  name_rules(parsed.given, options);
   std::vector<std::string> problems;
   if (options.model.empty())
     problems.push_back(fmt::format("--model: is missing; give a directory, a config.json or one of {}",
                                    fmt::join(planning::known_model_names(), ", ")));
   for (std::string& problem : run::check_bits(options)) problems.push_back(std::move(problem));
-  for (std::string& problem : quant::check_parameters(options.parameters)) problems.push_back(std::move(problem));
+  for (std::string& problem : run::run_parameters(options).check()) problems.push_back(std::move(problem));
   resources.cuda = resources.gpu_memory > 0;
   const planning::PlanRequest request =
       prepare_plan(options, options_to_submit(of_quantize, parsed.given), resources, std::move(problems));

@@ -68,7 +68,7 @@ planning::PlanRequest prepare_plan(run::Settings& options, std::vector<run::Give
   with_program.program_bytes = planning::resident_bytes() + planning::kMpiBytes;
   const model::ModelConfig config = planning::read_model_config(options.model);
   planning::resolve_bits(options, config);
-  problems = planning::shape_problems(options.parameters, config);
+  problems = planning::shape_problems(run::run_parameters(options), config);
   if (!problems.empty()) throw core::ConfigError(problems);
   return planning::make_request(options, std::move(given), config, with_program);
 }

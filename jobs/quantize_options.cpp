@@ -29,7 +29,6 @@ namespace {
 
 /// `own`: the option of the methods that have bits as a parameter.
 core::OptionSpec bits_option(run::Settings& o, const core::OptionSpec& own) {
-  constexpr double kLeast = 0.5, kMost = 8;
   std::map<std::vector<std::string>, std::vector<std::string_view>> choosers;  // methods by what they choose
   for (const quant::Method* method : quant::methods())
     if (auto chosen = method->chosen_by_bits(); !chosen.empty()) choosers[std::move(chosen)].push_back(method->name());
@@ -42,7 +41,8 @@ core::OptionSpec bits_option(run::Settings& o, const core::OptionSpec& own) {
   return {own.name, "X", std::move(help),
           [&o, assign = own.assign](const std::string& text) -> std::string {
             double value = 0;
-            const std::string problem = core::number_option("bits", "", value, kLeast, kMost).assign(text);
+            const std::string problem =
+                core::number_option("bits", "", value, quant::kLeastBits, quant::kMostBits).assign(text);
             if (!problem.empty()) return problem;
             o.bits = value;
             return value == std::floor(value) ? assign(fmt::format("{:g}", value)) : std::string();
@@ -50,7 +50,27 @@ core::OptionSpec bits_option(run::Settings& o, const core::OptionSpec& own) {
           false};
 }
 
+core::OptionSpec rule_option(run::Settings& o) {
+  return {kRuleOption, "RULE",
+          "\"PATTERN NAME=VALUE ...\": other parameters for the linears whose whole name matches the pattern (*, ?, "
+          "[...]), bits among them, or quantize=false to leave them as they are; of several that match the last "
+          "counts; a table [[rules]] of the config file says the same (may be given several times)",
+          [&o](const std::string& text) {
+            quant::Rule rule;
+            std::string problem = quant::parse_rule(text, rule);
+            if (problem.empty()) o.rules.push_back(std::move(rule));
+            return problem;
+          },
+          true};
+}
+
 }  // namespace
+
+void name_rules(const std::vector<run::GivenOption>& given, run::Settings& settings) {
+  auto rule = settings.rules.begin();
+  for (const run::GivenOption& option : given)
+    if (option.name == kRuleOption && rule != settings.rules.end()) (rule++)->where = option.where;
+}
 
 CommandSpec quantize_command(run::Settings& o) {
   CommandSpec command;
@@ -69,10 +89,19 @@ CommandSpec quantize_command(run::Settings& o) {
       core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
                            o.calibration_sequences, 1, 1 << 24),
       core::integer_option("calibration-context", "tokens a window", o.calibration_context, 2, 1 << 24),
+      core::choice_option("hessian",
+                          "guided: each token counts as much as the loss feels an error there, by one backward pass of "
+                          "the unquantized model; plain: all alike",
+                          o.hessian, {"plain", "guided"}),
+      core::number_option("calibration-held-out",
+                          "share of the windows that enters no Hessian: what the others made is kept only where it "
+                          "helps there too",
+                          o.calibration_held_out, 0, 0.5),
       core::choice_option("calibration",
                           "inputs of a block come from the original or from the quantized blocks before it",
                           o.calibration, {"independent", "sequential"}),
       quant::method_option(o.parameters),
+      rule_option(o),
       core::choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
       core::choice_option(
           "dtype", "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",

@@ -124,6 +124,9 @@ void append_run(std::string& text, const RunSection& run) {
                       run.starts, run.ranks, core::format_bytes(static_cast<double>(run.peak_memory_bytes)));
   text += fmt::format("- {} layers, {:.4f} true bits a weight, nominal {:.3f}, mean relative Hessian error {:.5f}\n",
                       run.layers.size(), run.true_bits, run.nominal_bits, run.mean_relative_error);
+  if (!run.unquantized.empty())
+    text += fmt::format("- {} linears are left in 16 bits by rules, and counted so in the true bits; {} first\n",
+                        run.unquantized.size(), run.unquantized.front().name);
   for (const auto& [stage, seconds] : run.stage_seconds)
     text += fmt::format("- {}: {}\n", stage, core::format_duration(seconds));
   if (run.task_seconds > 0)
@@ -197,7 +200,9 @@ core::Json report_json(const Report& report) {
                         {"damping", layer.damping},
                         {"damping_steps", layer.damping_steps},
                         {"dead_inputs", layer.dead_inputs}});
-    core::Json damaged = core::Json::array();
+    core::Json damaged = core::Json::array(), unquantized = core::Json::array();
+    for (const UnquantizedLinear& linear : run.unquantized)
+      unquantized.push_back({{"name", linear.name}, {"weights", linear.weights}});
     for (const DamagedTensor& tensor : run.damaged)
       damaged.push_back({{"name", tensor.name}, {"values_as_zero", tensor.n_values}, {"error", tensor.error}});
     runs.push_back({{"label", run.label},
@@ -220,6 +225,7 @@ core::Json report_json(const Report& report) {
                     {"tuning", run.tuning},
                     {"failures", run.failures},
                     {"damaged_tensors", damaged},
+                    {"unquantized", unquantized},
                     {"layers", layers}});
   }
   return {{"rows", rows}, {"runs", runs}};

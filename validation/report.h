@@ -32,6 +32,12 @@ struct LayerRow {
   std::int64_t dead_inputs = 0;      ///< always zero in calibration: their diagonal was set
 };
 
+/// A linear that a rule leaves as the model has it, in 16 bits.
+struct UnquantizedLinear {
+  std::string name;
+  std::int64_t weights = 0;
+};
+
 /// A tensor of the model with values that cannot be used.
 struct DamagedTensor {
   std::string name, error;
@@ -50,6 +56,7 @@ struct RunSection {
   RunHistory history;
   core::Json tuning = core::Json::array();  ///< a phase each: its text, `points` and `ended`, as the journal has them
   std::vector<LayerRow> layers;
+  std::vector<UnquantizedLinear> unquantized;   ///< counted in true_bits, not in nominal_bits
   std::map<std::string, std::string> failures;  ///< task, layer or tensor -> error
   std::vector<DamagedTensor> damaged;
 };

@@ -17,9 +17,11 @@
 namespace voronoi::validation {
 namespace {
 
+/// Those that the true bits are of.
 std::int64_t weights_of(const RunSection& run) {
   std::int64_t weights = 0;
   for (const LayerRow& layer : run.layers) weights += layer.weights;
+  for (const UnquantizedLinear& linear : run.unquantized) weights += linear.weights;
   return weights;
 }
 
@@ -47,7 +49,7 @@ std::vector<std::array<std::string, 3>> facts_of(const RunSection& run) {
   std::vector<std::array<std::string, 3>> facts;
   facts.push_back(
       {"True bits a weight", fmt::format("{:.3f}", run.true_bits), fmt::format("nominal {:.2f}", run.nominal_bits)});
-  facts.push_back({"Quantized linears", core::format_bytes(bytes),
+  facts.push_back({run.unquantized.empty() ? "Quantized linears" : "Linears", core::format_bytes(bytes),
                    fmt::format("instead of {} in 16 bits", core::format_bytes(2 * weights))});
   facts.push_back({"Mean relative error", number_text(run.mean_relative_error, 3),
                    fmt::format("{} layers, {} failed", run.layers.size(), run.failures.size())});
@@ -138,7 +140,9 @@ std::string run_sentences(const RunSection& run) {
   if (model.empty()) model = "The model";
   std::string out =
       fmt::format("{} was compressed with the method {}: {} linears of {} weights at {:.3f} true bits a weight. ",
-                  model, run.method, run.layers.size(), millions(weights), run.true_bits);
+                  model, run.method, run.layers.size() + run.unquantized.size(), millions(weights), run.true_bits);
+  if (!run.unquantized.empty())
+    out += fmt::format("{} of them were left in 16 bits by rules. ", run.unquantized.size());
   const auto calibration = run.identity.find("calibration");
   if (calibration != run.identity.end() && calibration->is_object()) {
     const std::int64_t sequences = calibration->value("sequences", 0), context = calibration->value("context", 0);

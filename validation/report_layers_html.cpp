@@ -54,24 +54,35 @@ std::size_t order_of(std::string_view name) {
 
 struct Operator {
   std::string name;
-  std::int64_t n = 0, weights = 0;
-  double bits = 0, least_bits = 0, most_bits = 0;  ///< bits: all of them
-  double error = 0, most_error = 0;                ///< error: the sum
+  std::int64_t n = 0, n_unquantized = 0, weights = 0;  ///< n: quantized; weights: of both
+  double bits = 0, least_bits = 0, most_bits = 0;      ///< bits: all of them
+  double error = 0, most_error = 0;                    ///< error: the sum
   std::string worst;
   std::map<std::int64_t, std::pair<double, int>> by_block;  ///< sum of errors and their number
 };
 
+void add_bits(Operator& op, double bits, std::int64_t weights) {
+  op.least_bits = op.weights == 0 ? bits : std::min(op.least_bits, bits);
+  op.most_bits = std::max(op.most_bits, bits);
+  op.weights += weights;
+  op.bits += bits * static_cast<double>(weights);
+}
+
 std::vector<Operator> operators_of(const RunSection& run) {
+  constexpr double kUnquantizedBits = 16;
   std::map<std::string, Operator> by_name;
+  for (const UnquantizedLinear& linear : run.unquantized) {
+    Operator& op = by_name[place_of(linear.name).name];
+    op.name = place_of(linear.name).name;
+    ++op.n_unquantized;
+    add_bits(op, kUnquantizedBits, linear.weights);
+  }
   for (const LayerRow& layer : run.layers) {
     const LayerPlace place = place_of(layer.name);
     Operator& op = by_name[place.name];
     op.name = place.name;
-    op.least_bits = op.n == 0 ? layer.true_bits : std::min(op.least_bits, layer.true_bits);
-    op.most_bits = std::max(op.most_bits, layer.true_bits);
     ++op.n;
-    op.weights += layer.weights;
-    op.bits += layer.true_bits * static_cast<double>(layer.weights);
+    add_bits(op, layer.true_bits, layer.weights);
     op.error += layer.relative_error;
     if (op.worst.empty() || layer.relative_error > op.most_error) op.worst = layer.name;
     op.most_error = std::max(op.most_error, layer.relative_error);
@@ -108,6 +119,7 @@ std::string error_map(const std::vector<Operator>& operators) {
     numbers.rows.push_back({std::to_string(block)});
   }
   for (const Operator& op : operators) {
+    if (op.n == 0) continue;
     map.rows.push_back(op.name);
     numbers.columns.push_back({op.name});
     std::vector<std::optional<double>> row;
@@ -137,9 +149,9 @@ std::string bits_picture(const std::vector<Operator>& operators) {
     const double bits = op.bits / static_cast<double>(std::max<std::int64_t>(1, op.weights));
     chart.categories.push_back(op.name);
     chart.bars.push_back({{bits, 0, fmt::format("{:.3f}", bits)}});
-    numbers.rows.push_back({op.name, std::to_string(op.n), number_text(static_cast<double>(op.weights), 15),
-                            fmt::format("{:.3f}", bits), fmt::format("{:.3f}", op.least_bits),
-                            fmt::format("{:.3f}", op.most_bits)});
+    numbers.rows.push_back({op.name, std::to_string(op.n + op.n_unquantized),
+                            number_text(static_cast<double>(op.weights), 15), fmt::format("{:.3f}", bits),
+                            fmt::format("{:.3f}", op.least_bits), fmt::format("{:.3f}", op.most_bits)});
   }
   return figure(draw(chart), numbers);
 }
@@ -153,6 +165,7 @@ std::string error_picture(const std::vector<Operator>& operators) {
   HtmlTable numbers{
       "Relative Hessian error by operator", {{"operator", false}, {"mean"}, {"largest"}, {"of", false}}, {}};
   for (const Operator& op : operators) {
+    if (op.n == 0) continue;
     const double error = op.error / static_cast<double>(op.n);
     chart.categories.push_back(op.name);
     chart.bars.push_back({{error, 0, number_text(error, 3)}});

@@ -70,6 +70,7 @@ RunSection section_of(const store::RunPaths& run) {
   section.coordinator_seconds = state.scheduling.coordinator_seconds;
   section.failures = run::failures(state);
   for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.values});
+  for (const auto& [name, weights] : state.unquantized) section.unquantized.push_back({name, weights});
   for (const auto& entry : state.layers) {
     const auto& layer = entry.second;  // no structured binding: clang 14 lets no lambda capture one
     LayerRow row;

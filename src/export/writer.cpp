@@ -94,7 +94,7 @@ class Writer {
   explicit Writer(const ExportRequest& request)
       : request_(request), source_(*request.original), dtype_(source_.config().stored_dtype) {
     model::for_each_linear(source_.config(), [&](const model::SiteSpec&, const model::LinearSpec& linear) {
-      linears_.emplace(linear.name, linear);
+      if (!request_.unquantized.contains(linear.name)) linears_.emplace(linear.name, linear);
     });
     tensors_ = model::expected_tensors(source_.config());
     if (source_.config().tied_embeddings) {
@@ -116,11 +116,12 @@ class Writer {
       fs::create_directories(file.parent_path());
       core::write_file_atomic(file, content, "export");
     }
-    core::Json config = original_config(source_.path(), source_.config());
+    core::Json config = original_config(source_.path(), source_.config()), excluded = core::Json::array({"lm_head"});
+    for (const std::string& linear : request_.unquantized) excluded.push_back(linear);
     config["quantization_config"] = {{"quant_method", "vptq"},
                                      {"config_for_layers", std::move(entries_)},
                                      {"shared_layer_config", core::Json::object()},
-                                     {"modules_to_not_convert", core::Json::array({"lm_head"})}};
+                                     {"modules_to_not_convert", std::move(excluded)}};
     core::write_file_atomic(directory / "config.json", config.dump(2) + "\n", "export");
     // What cannot be opened again must not be published.
     const VptqCheckpoint written(directory.string());

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,9 @@ struct ExportRequest {
   std::string tokenizer;                         ///< directory or file that open_tokenizer() takes
   /// A quantized linear by its full name; called twice for each: to check and plan, then to write.
   std::function<format::Encoding(const std::string& linear)> encoding;
-  Manifest origin;                  ///< run, method, profile and the layers with the sums of their shards
-  std::vector<CardFigure> figures;  ///< for the model card
+  std::set<std::string> unquantized;  ///< linears that are stored as they are
+  Manifest origin;                    ///< run, method, profile and the layers with the sums of their shards
+  std::vector<CardFigure> figures;    ///< for the model card
   std::int64_t max_file_bytes = kMaxFileBytes;
   /// Told after each layer, checked or written; may throw to give up.
   std::function<void(const std::string& stage, std::size_t done, std::size_t total)> progress;
@@ -33,11 +35,11 @@ struct ExportRequest {
 
 /// Writes config.json, safetensors files with their index, tokenizer and generation files, README.md and the manifest
 /// to the directory `temporary`, which is made on the same file system, syncs it and renames it to `directory`. That
-/// must not be there, or be empty. Every linear of every block must be quantized. All floating tensors are stored in
-/// the model's 16-bit type; a tied head is stored too, since the client's own loader does not tie. At most one layer,
-/// or one other tensor in F32, is held at a time. Nothing stays behind on failure; `temporary` is locked (flock) as
-/// long as it is there. Throws ConfigError with every reason why the format cannot hold the run, FormatError,
-/// StoreError.
+/// must not be there, or be empty. Every linear of every block must be quantized or among `unquantized`. All floating
+/// tensors are stored in the model's 16-bit type; a tied head is stored too, since the client's own loader does not
+/// tie. At most one layer, or one other tensor in F32, is held at a time. Nothing stays behind on failure; `temporary`
+/// is locked (flock) as long as it is there. Throws ConfigError with every reason why the format cannot hold the run,
+/// FormatError, StoreError.
 void write_checkpoint(const ExportRequest& request, const std::filesystem::path& directory,
                       const std::filesystem::path& temporary);
 

@@ -1,4 +1,4 @@
-// What --bits stands for on a model.
+// What --bits and the rules stand for on a model.
 #pragma once
 
 #include "model/config.h"
@@ -6,8 +6,9 @@
 
 namespace voronoi::planning {
 
-/// For methods that choose by --bits: puts the setting that fits the wanted bits on this model into the parameters and
-/// says in a line what it is; does nothing without --bits. Throws ConfigError when none fits.
+/// For methods that choose by bits: puts the setting that fits those of --bits on this model into the parameters, and
+/// those of a rule on the linears that it decides into the rule, and says in a line what it is. --bits is for linears
+/// of which no rule says what it would choose. Throws ConfigError when none fits, and for a rule that matches nothing.
 void resolve_bits(run::Settings& options, const model::ModelConfig& config);
 
 }  // namespace voronoi::planning

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "core/error.h"
@@ -39,27 +40,33 @@ std::vector<std::string> known_model_names() {
   return names;
 }
 
+void count_layers(std::vector<quant::LayerCount>& counts, const quant::LayerCount& more) {
+  const auto same = std::find_if(counts.begin(), counts.end(), [&](const quant::LayerCount& other) {
+    return other.out_features == more.out_features && other.in_features == more.in_features;
+  });
+  if (same == counts.end())
+    counts.push_back(more);
+  else
+    same->count += more.count;
+}
+
 std::vector<quant::LayerCount> layer_counts(const model::ModelConfig& config) {
   std::vector<quant::LayerCount> counts;
   model::for_each_linear(config, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
-    const auto same = std::find_if(counts.begin(), counts.end(), [&](const quant::LayerCount& other) {
-      return other.out_features == linear.out_features && other.in_features == linear.in_features;
-    });
-    if (same == counts.end())
-      counts.push_back({linear.out_features, linear.in_features, 1});
-    else
-      ++same->count;
+    count_layers(counts, {linear.out_features, linear.in_features, 1});
   });
   return counts;
 }
 
-std::vector<std::string> shape_problems(const quant::QuantParameters& parameters, const model::ModelConfig& config) {
+std::vector<std::string> shape_problems(const quant::RunParameters& parameters, const model::ModelConfig& config) {
   std::vector<std::string> problems;
-  std::set<std::pair<std::int64_t, std::int64_t>> seen;
+  std::set<std::tuple<const quant::QuantParameters*, std::int64_t, std::int64_t>> seen;
   model::for_each_linear(config, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
-    if (!seen.insert({linear.out_features, linear.in_features}).second) return;
-    for (const std::string& problem : quant::check_shape(parameters, linear.out_features, linear.in_features))
-      problems.push_back(linear.name + ": " + problem);
+    const quant::QuantParameters* own = parameters.of(linear.name);
+    if (own == nullptr || !seen.insert({own, linear.out_features, linear.in_features}).second) return;
+    const quant::Rule* rule = quant::deciding_rule(parameters.rules(), linear.name);
+    for (const std::string& problem : quant::check_shape(*own, linear.out_features, linear.in_features))
+      problems.push_back((rule == nullptr ? "" : quant::rule_name(*rule) + ": ") + linear.name + ": " + problem);
   });
   return problems;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "quant/rules.h"
 #include "quant/setting.h"
 
 namespace voronoi::planning {
@@ -15,10 +16,13 @@ model::ModelConfig read_model_config(const std::string& model);
 /// Rising.
 std::vector<std::string> known_model_names();
 
-/// Shapes of all quantized linears with how often they occur, in order of first occurrence.
+/// Shapes of all linears with how often they occur, in order of first occurrence.
 std::vector<quant::LayerCount> layer_counts(const model::ModelConfig& config);
+/// Adds to such a list.
+void count_layers(std::vector<quant::LayerCount>& counts, const quant::LayerCount& more);
 
-/// What no linear of the model can have under these parameters, each shape once, by the name of the first.
-std::vector<std::string> shape_problems(const quant::QuantParameters& parameters, const model::ModelConfig& config);
+/// What no linear of the model can have under these parameters, each shape once for the run and for each rule, by the
+/// name of the first.
+std::vector<std::string> shape_problems(const quant::RunParameters& parameters, const model::ModelConfig& config);
 
 }  // namespace voronoi::planning

@@ -50,23 +50,45 @@ std::string role_of(const std::string& name) {
 
 std::string bytes_text(std::int64_t bytes) { return core::format_bytes(static_cast<double>(bytes)); }
 
-std::vector<quant::OperatorShape> operators_of(const model::SiteSpec& site) {
-  std::vector<quant::OperatorShape> operators;
-  for (const model::LinearSpec& linear : site.linears) operators.push_back({linear.name, linear.out_features});
+using OperatorsBySetting = std::map<const quant::QuantParameters*, std::vector<quant::OperatorShape>>;
+OperatorsBySetting operators_of(const model::SiteSpec& site, const quant::RunParameters& parameters) {
+  OperatorsBySetting operators;
+  for (const model::LinearSpec& linear : site.linears)
+    operators[parameters.of(linear.name)].push_back({linear.name, linear.out_features});
   return operators;
 }
 
-std::vector<SiteTask> tasks_of(const model::ModelConfig& config, std::int64_t first, std::int64_t last) {
+/// Sites with linears that are to be quantized, and these.
+std::vector<SiteTask> tasks_of(const model::ModelConfig& config, const quant::RunParameters& parameters,
+                               std::int64_t first, std::int64_t last) {
   std::vector<SiteTask> tasks;
   for (std::int64_t block = first; block < last; ++block)
-    for (model::SiteSpec& site : model::block_sites(config, block)) tasks.push_back({block, std::move(site)});
+    for (model::SiteSpec& site : model::block_sites(config, block)) {
+      std::erase_if(site.linears,
+                    [&](const model::LinearSpec& linear) { return parameters.of(linear.name) == nullptr; });
+      if (!site.linears.empty()) tasks.push_back({block, std::move(site)});
+    }
   return tasks;
+}
+
+/// Exact where all are the same. Of nothing: 0.
+double weighted_mean(const std::vector<std::pair<double, std::int64_t>>& values) {
+  if (values.empty()) return 0;
+  double sum = 0, weights = 0;
+  for (const auto& [value, weight] : values) {
+    sum += (value - values.front().first) * static_cast<double>(weight);
+    weights += static_cast<double>(weight);
+  }
+  return values.front().first + sum / weights;
 }
 
 class Planner {
  public:
   explicit Planner(const PlanRequest& request)
-      : request_(request), config_(request.config), parameters_(request.options.parameters), rates_(request.rates) {}
+      : request_(request),
+        config_(request.config),
+        parameters_(run::run_parameters(request.options)),
+        rates_(request.rates) {}
 
   Plan make() {
     count_bits();
@@ -79,31 +101,45 @@ class Planner {
   }
 
  private:
+  PlannedLinear planned_linear(const std::string& role, const model::SiteSpec& site, const model::LinearSpec& linear,
+                               const quant::QuantParameters* own, const std::string& setting) const {
+    PlannedLinear planned{role,           site.name, linear.name, linear.out_features, linear.in_features, 0,
+                          own != nullptr, setting,   {}};
+    if (own != nullptr)
+      planned.stored = quant::planned_bits(*own, linear.out_features, linear.in_features);
+    else
+      planned.stored.indices = 16 * planned.weights();
+    return planned;
+  }
+
   void count_bits() {
     std::int64_t all_elements = 0;
     for (const model::TensorSpec& tensor : model::expected_tensors(config_))
       all_elements += core::element_count(tensor.shape).value_or(0);
     std::map<std::string, std::size_t> known;
+    std::vector<std::pair<double, std::int64_t>> nominal;
     model::for_each_linear(config_, [&](const model::SiteSpec& site, const model::LinearSpec& linear) {
       const std::string role = role_of(linear.name);
+      const quant::QuantParameters* own = parameters_.of(linear.name);
+      const std::string setting = own != nullptr ? method_.setting(*own) : "not quantized";
       const auto [entry, fresh] = known.try_emplace(
-          fmt::format("{} {} {}", role, linear.out_features, linear.in_features), plan_.linears.size());
-      if (fresh)
-        plan_.linears.push_back({role, site.name, linear.name, linear.out_features, linear.in_features, 0,
-                                 quant::planned_bits(parameters_, linear.out_features, linear.in_features)});
+          fmt::format("{} {} {} {}", role, linear.out_features, linear.in_features, setting), plan_.linears.size());
+      if (fresh) plan_.linears.push_back(planned_linear(role, site, linear, own, setting));
       ++plan_.linears[entry->second].count;
+      if (own != nullptr)
+        nominal.emplace_back(quant::planned_nominal_bits(*own), linear.out_features * linear.in_features);
     });
     for (const PlannedLinear& linear : plan_.linears) {
-      plan_.quantized_weights += linear.count * linear.weights();
-      plan_.quantized_bits += linear.count * linear.stored.total();
+      (linear.quantized ? plan_.quantized_weights : plan_.kept_weights) += linear.count * linear.weights();
+      if (linear.quantized) plan_.quantized_bits += linear.count * linear.stored.total();
     }
-    plan_.nominal_bits = quant::planned_nominal_bits(parameters_);
+    plan_.nominal_bits = weighted_mean(nominal);
     plan_.rest_bytes = 2 * (all_elements - plan_.quantized_weights);
     plan_.original_bytes = 2 * all_elements;
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       std::int64_t bytes = 0;
-      for (const model::SiteSpec& site : model::block_sites(config_, block))
-        bytes += 2 * site.in_features * (site.in_features + 1);
+      for (const SiteTask& task : tasks_of(config_, parameters_, block, block + 1))
+        bytes += calib::hessian_bytes(task.site, hessian_kind());
       all_hessian_bytes_ += bytes;
       plan_.hessian_bytes = std::max(plan_.hessian_bytes, bytes);
     }
@@ -115,8 +151,8 @@ class Planner {
     windows.blocks = blocks;
     windows.count = core::ceil_div(config_.n_layers, blocks);
     const auto run = [&](std::int64_t n_blocks) {
-      const std::vector<sched::Task> tasks = window_tasks(tasks_of(config_, 0, n_blocks), parameters_, rates_,
-                                                          request_.n_ranks, request_.options.team_size);
+      const std::vector<sched::Task> tasks = window_tasks(tasks_of(config_, parameters_, 0, n_blocks), parameters_,
+                                                          rates_, request_.n_ranks, request_.options.team_size);
       sched::Simulation simulation(tasks, request_.n_ranks);
       simulation.run();
       windows.tasks = std::ssize(tasks);
@@ -142,6 +178,10 @@ class Planner {
     }
   }
 
+  calib::HessianKind hessian_kind() const {
+    return {request_.options.hessian == "guided", request_.options.calibration_held_out > 0};
+  }
+
   double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
@@ -157,25 +197,34 @@ class Planner {
     quant::Work factor;
     quant::OperatorWork operators;
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
-      const calib::BlockWork one = calib::block_work(config_, block, sequences, context);
+      const calib::BlockWork one = calib::block_work(config_, block, sequences, context, hessian_kind());
       forward.gemm += one.gemm;
-      forward.gram += one.gram;
-    }
-    model::for_each_site(config_, [&](std::int64_t, const model::SiteSpec& site) {
-      factor += quant::hessian_work(site.in_features);
-      for (const model::LinearSpec& linear : site.linears) {
-        const quant::OperatorWork work = quant::operator_work(parameters_, linear.out_features, linear.in_features);
-        operators.kmeans += work.kmeans;
-        operators.column_loop += work.column_loop;
-        operators.refine += work.refine;
+      const std::vector<SiteTask> tasks = tasks_of(config_, parameters_, block, block + 1);
+      if (!tasks.empty()) forward.gram += one.gram;
+      for (const SiteTask& task : tasks) {
+        const SharedTask alone{{{0, task}}};
+        factor += quant::hessian_work(task.site.in_features) *
+                  static_cast<double>(alike_linears(alone, {&parameters_}).size());
+        for (const model::LinearSpec& linear : task.site.linears) {
+          const quant::OperatorWork work =
+              quant::operator_work(*parameters_.of(linear.name), linear.out_features, linear.in_features);
+          operators.kmeans += work.kmeans;
+          operators.column_loop += work.column_loop;
+          operators.refine += work.refine;
+        }
       }
-    });
+    }
     // The rank with the most chunks sets the pace; every rank loads every block.
     const std::int64_t chunks = calib::calibration_chunks(sequences);
     const double pace =
         static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
     const auto original = static_cast<double>(plan_.original_bytes);
     const auto hessians = static_cast<double>(all_hessian_bytes_);
+    if (hessian_kind().guided) {
+      const double work = calib::weighing_work(config_, sequences, context);
+      add_stage("calibrate: what tokens count", work, 2 * original * ranks,
+                work * pace / rates_.gemm + 2 * original / rates_.disk_bytes);
+    }
     add_stage("calibrate: forward", forward.gemm, original * ranks,
               forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
     // Each Hessian goes to its owner in fp64 from every rank, and to disk.
@@ -255,12 +304,16 @@ class Planner {
 
   /// On the host, the blocks divided over the ranks that have something to do.
   void count_recoding(double steps, double ranks) {
-    const auto layout = quant::find_method(parameters_.method).public_layout(parameters_);
-    const tune::CodesWork once =
-        tune::codes_work(plan_.quantized_weights, layout ? layout->centroids + layout->residual_centroids : 0);
     quant::Work work;
-    work.nearest = once.operations * steps;
-    work.bytes = once.bytes * steps;
+    model::for_each_linear(config_, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+      const quant::QuantParameters* own = parameters_.of(linear.name);
+      if (own == nullptr) return;
+      const auto layout = method_.public_layout(*own);
+      const tune::CodesWork once = tune::codes_work(linear.out_features * linear.in_features,
+                                                    layout ? layout->centroids + layout->residual_centroids : 0);
+      work.nearest += once.operations * steps;
+      work.bytes += once.bytes * steps;
+    });
     add_stage("tune: codes, searches", work.nearest, 0, seconds(work, rates_) / ranks);
   }
 
@@ -269,7 +322,8 @@ class Planner {
     std::int64_t number_bits = 0;
     for (const PlannedLinear& linear : plan_.linears)
       number_bits += linear.count * (linear.stored.codebooks + linear.stored.scales);
-    sizes.code_bytes = (plan_.quantized_bits - number_bits) / 8;
+    // What is not quantized lies beside the codes, in fp32.
+    sizes.code_bytes = (plan_.quantized_bits - number_bits) / 8 + 4 * plan_.kept_weights;
     sizes.n_parameters = number_bits / 16 + (2 * config_.n_layers + 1) * config_.hidden_size;
     return sizes;
   }
@@ -298,7 +352,8 @@ class Planner {
 
   void count_memory() {
     const calib::CalibrationMemory calibration = calib::calibration_memory(
-        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks);
+        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks,
+        hessian_kind());
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece
@@ -315,32 +370,37 @@ class Planner {
       const bool cuda = request_.cuda;
       plan_.calibrating = {base + (cuda ? calibration.every_on_host : calibration.every.bytes),
                            calibration.every.where};
+      plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
       if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
     }
     // Sites of one shape once, at the least width that tasks of that kind have in a whole window.
     std::map<std::string, int> width;
-    for (const sched::Task& task : window_tasks(tasks_of(config_, 0, plan_.windows.blocks), parameters_, rates_,
-                                                request_.n_ranks, request_.options.team_size)) {
+    for (const sched::Task& task : window_tasks(tasks_of(config_, parameters_, 0, plan_.windows.blocks), parameters_,
+                                                rates_, request_.n_ranks, request_.options.team_size)) {
       const auto entry = width.try_emplace(task.kind, task.width).first;
       entry->second = std::min(entry->second, task.width);
     }
-    std::set<std::vector<std::int64_t>> seen;
-    for (const SiteTask& site_task : tasks_of(config_, 0, config_.n_layers)) {
+    std::set<std::pair<const quant::QuantParameters*, std::vector<std::int64_t>>> seen;
+    for (const SiteTask& site_task : tasks_of(config_, parameters_, 0, config_.n_layers)) {
       const model::SiteSpec& site = site_task.site;
-      std::vector<std::int64_t> shape{site.in_features};
-      for (const model::LinearSpec& linear : site.linears) shape.push_back(linear.out_features);
-      if (!seen.insert(shape).second) continue;
-      const std::vector<quant::OperatorShape> operators = operators_of(site);
+      const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind());
       const auto known = width.find(site_task.kind());
-      const core::MemoryPeak task = quant::site_memory(parameters_, site.in_features, operators, request_.threads,
-                                                       known == width.end() ? 1 : known->second);
-      const std::string where = task.where + " (site " + site.name + ")";
-      if (request_.cuda) {
-        plan_.device.consider(lasting + task.bytes, where);
-        plan_.quantizing.consider(base + quant::host_staging(parameters_, site.in_features, operators), where);
-      } else {
-        plan_.quantizing.consider(base + lasting + task.bytes, where);
+      for (const auto& [own, operators] : operators_of(site, parameters_)) {
+        std::vector<std::int64_t> shape{site.in_features};
+        for (const quant::OperatorShape& one : operators) shape.push_back(one.out_features);
+        if (!seen.insert({own, shape}).second) continue;
+        const core::MemoryPeak task =
+            quant::site_memory(*own, site.in_features, operators, moments_bytes, request_.threads,
+                               known == width.end() ? 1 : known->second);
+        const std::string where = task.where + " (site " + site.name + ")";
+        if (request_.cuda) {
+          plan_.device.consider(lasting + task.bytes, where);
+          plan_.quantizing.consider(
+              base + quant::host_staging(*own, site.in_features, operators, moments_bytes), where);
+        } else {
+          plan_.quantizing.consider(base + lasting + task.bytes, where);
+        }
       }
     }
     count_tuning_memory(base);
@@ -364,7 +424,8 @@ class Planner {
 
   const PlanRequest& request_;
   const model::ModelConfig& config_;
-  const quant::QuantParameters& parameters_;
+  const quant::RunParameters parameters_;
+  const quant::Method& method_ = quant::find_method(parameters_.method());
   const Rates& rates_;
   std::int64_t all_hessian_bytes_ = 0;
   Plan plan_;

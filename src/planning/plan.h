@@ -33,10 +33,12 @@ struct PlanRequest {
   Rates rates;
 };
 
-/// All linears of one role ("self_attn.q_proj") and shape.
+/// All linears of one role ("self_attn.q_proj"), shape and setting.
 struct PlannedLinear {
   std::string role, site, example;
   std::int64_t out_features = 0, in_features = 0, count = 0;
+  bool quantized = true;     ///< false: left as the model has them, 16 bits a weight
+  std::string setting;       ///< as Method::setting tells it
   quant::StoredBits stored;  ///< of one
   std::int64_t weights() const { return out_features * in_features; }
 };
@@ -58,6 +60,7 @@ struct PlannedWindows {
 struct Plan {
   std::vector<PlannedLinear> linears;
   std::int64_t quantized_weights = 0, quantized_bits = 0, rest_bytes = 0, original_bytes = 0, hessian_bytes = 0;
+  std::int64_t kept_weights = 0;  ///< of linears that are not quantized; in rest_bytes
   double nominal_bits = 0;
   std::vector<PlannedStage> stages;
   PlannedWindows windows;
@@ -69,8 +72,10 @@ struct Plan {
   double total_seconds = 0;
   std::vector<std::string> refusals;  ///< why the job cannot fit
 
+  /// Of all linears, 16 for those that are not quantized.
   double true_bits() const {
-    return quantized_weights > 0 ? static_cast<double>(quantized_bits) / static_cast<double>(quantized_weights) : 0;
+    const std::int64_t weights = quantized_weights + kept_weights;
+    return weights > 0 ? static_cast<double>(quantized_bits + 16 * kept_weights) / static_cast<double>(weights) : 0;
   }
   /// Of a node with so many ranks.
   core::MemoryPeak node(int ranks) const;

@@ -49,15 +49,17 @@ std::string memory_flag(std::int64_t predicted_bytes) {
   return fmt::format("{:.0f}M", kStepMebibytes * std::ceil(mebibytes / kStepMebibytes));
 }
 
-std::string stored_table(const Plan& plan) {
+/// `ruled`: linears of a role may differ, and tell their settings.
+std::string stored_table(const Plan& plan, bool ruled) {
   std::string text = fmt::format("  {:<28}{:>18}{:>7}{:>8}{:>9}{:>11}{:>9}{:>12}\n", "linear", "shape", "count", "bits",
                                  "indices", "codebooks", "scales", "each");
   for (const PlannedLinear& linear : plan.linears) {
     const auto bits = [&](std::int64_t part) { return bits_a_weight(part, linear.weights()); };
-    text += fmt::format("  {:<28}{:>18}{:>7}{:>8.3f}{:>9.3f}{:>11.3f}{:>9.3f}{:>12}\n", linear.role,
+    text += fmt::format("  {:<28}{:>18}{:>7}{:>8.3f}{:>9.3f}{:>11.3f}{:>9.3f}{:>12}{}\n", linear.role,
                         fmt::format("{} x {}", linear.out_features, linear.in_features), linear.count,
                         bits(linear.stored.total()), bits(linear.stored.indices), bits(linear.stored.codebooks),
-                        bits(linear.stored.scales + linear.stored.permutation), size_text(linear.stored.total() / 8));
+                        bits(linear.stored.scales + linear.stored.permutation), size_text(linear.stored.total() / 8),
+                        ruled ? "  " + linear.setting : "");
   }
   return text;
 }
@@ -105,13 +107,14 @@ std::string plan_text(const PlanRequest& request, const Plan& plan) {
                   static_cast<double>(plan.original_bytes) / 2e9, size_text(plan.original_bytes), method.name(),
                   method.setting(request.options.parameters), request.n_ranks, request.n_ranks == 1 ? "" : "s",
                   request.rates.device);
-  text += stored_table(plan);
+  text += stored_table(plan, !request.options.rules.empty());
   text += fmt::format(
-      "  all linears: {:.3f} true bits a weight (nominal {:.3f}), {}; embedding, head and norms {}; output {}, "
+      "  all linears: {:.3f} true bits a weight (nominal {:.3f}), {}; {} {}; output {}, "
       "1/{:.1f} "
       "of the original\n",
-      plan.true_bits(), plan.nominal_bits, size_text(coded), size_text(rest), size_text(coded + rest),
-      static_cast<double>(plan.original_bytes) / (coded + rest));
+      plan.true_bits(), plan.nominal_bits, size_text(coded),
+      plan.kept_weights > 0 ? "embedding, head, norms and linears that are not quantized" : "embedding, head and norms",
+      size_text(rest), size_text(coded + rest), static_cast<double>(plan.original_bytes) / (coded + rest));
   text += fmt::format("  Hessians on disk at a time: {} ({} blocks)\n\nTime\n",
                       size_text(plan.hessian_bytes * plan.windows.blocks), plan.windows.blocks);
   text += fmt::format("  {:<28}{:>14}{:>14}{:>16}\n", "stage", "work", "disk", "time");
@@ -168,6 +171,8 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
                        {"out_features", linear.out_features},
                        {"in_features", linear.in_features},
                        {"count", linear.count},
+                       {"quantized", linear.quantized},
+                       {"setting", linear.setting},
                        {"bits_true", bits_a_weight(linear.stored.total(), linear.weights())},
                        {"stored_bits", linear.stored.total()},
                        {"index_bits", linear.stored.indices},
@@ -181,7 +186,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
   return {{"model", request.options.model},
           {"architecture", request.config.model_type},
           {"blocks", request.config.n_layers},
-          {"parameters", quant::parameters_json(request.options.parameters)},
+          {"parameters", run::run_parameters(request.options).json()},
           {"ranks", request.n_ranks},
           {"ranks_per_node", request.ranks_per_node},
           {"threads", request.threads},
@@ -190,6 +195,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
           {"bits_nominal", plan.nominal_bits},
           {"quantized_weights", plan.quantized_weights},
           {"quantized_bits", plan.quantized_bits},
+          {"kept_weights", plan.kept_weights},
           {"rest_bytes", plan.rest_bytes},
           {"original_bytes", plan.original_bytes},
           {"output_bytes", plan.quantized_bits / 8 + plan.rest_bytes},

@@ -1,28 +1,64 @@
 #include "planning/window_schedule.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
 #include <utility>
+
+#include "core/error.h"
+#include "quant/site.h"
 
 namespace voronoi::planning {
 namespace {
+
+/// The place under a key, new or known, and whether it is new.
+template <class Key>
+std::pair<std::size_t, bool> try_place(std::map<Key, std::size_t>& places, const Key& key, std::size_t next) {
+  const auto entry = places.try_emplace(key, next);
+  return {entry.first->second, entry.second};
+}
 
 /// A task so short is not worth forming a team for.
 constexpr double kLeastSharedSeconds = 0.5;
 
 /// The packed Hessian's reading and factoring, which every member of a team does by itself.
-double hessian_seconds(const SiteTask& task, const Rates& rates) {
-  const auto n = static_cast<double>(task.site.in_features);
-  return seconds(quant::hessian_work(task.site.in_features), rates) + 2 * n * n / rates.disk_bytes;
+double hessian_seconds(const SharedTask& task, const ParametersOfRuns& parameters, const Rates& rates) {
+  const std::int64_t n = task.site().site.in_features;
+  const auto factors = static_cast<double>(std::max<std::size_t>(1, alike_linears(task, parameters).size())),
+             square = static_cast<double>(n * n);
+  return factors * seconds(quant::hessian_work(n), rates) + 2 * square / rates.disk_bytes;
+}
+
+quant::OperatorWork work_of(const SharedTask::Part& part, const model::LinearSpec& linear,
+                            const ParametersOfRuns& parameters) {
+  return quant::operator_work(*parameters[part.run]->of(linear.name), linear.out_features, linear.in_features);
 }
 
 }  // namespace
 
+std::vector<std::vector<PartLinear>> alike_linears(const SharedTask& task, const ParametersOfRuns& parameters) {
+  std::vector<std::vector<PartLinear>> groups;
+  std::map<std::string, std::size_t> by_key;
+  for (std::size_t i = 0; i < task.parts.size(); ++i) {
+    std::map<const quant::QuantParameters*, std::size_t> by_setting;  // where a method changes the site
+    for (const model::LinearSpec& linear : task.parts[i].task.site.linears) {
+      const quant::QuantParameters* own = parameters[task.parts[i].run]->of(linear.name);
+      VORONOI_REQUIRE(own != nullptr, linear.name + " is to be quantized and a rule leaves it as it is");
+      const std::optional<std::string> key = quant::preparation_key(*own);
+      const auto [group, fresh] =
+          key ? try_place(by_key, *key, groups.size()) : try_place(by_setting, own, groups.size());
+      if (fresh) groups.emplace_back();
+      groups[group].push_back({i, &linear});
+    }
+  }
+  return groups;
+}
+
 double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, const Rates& rates) {
-  double total = hessian_seconds(task.site(), rates);
+  double total = hessian_seconds(task, parameters, rates);
   for (const SharedTask::Part& part : task.parts)
     for (const model::LinearSpec& linear : part.task.site.linears)
-      total +=
-          seconds(quant::operator_work(*parameters[part.run], linear.out_features, linear.in_features).total(), rates);
+      total += seconds(work_of(part, linear, parameters).total(), rates);
   return total;
 }
 
@@ -35,12 +71,11 @@ std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_task
     task.name = shared.site().name();
     task.kind = shared.site().kind();
     task.predicted_seconds = task_seconds(shared, parameters, rates);
-    task.serial_seconds = hessian_seconds(shared.site(), rates);
+    task.serial_seconds = hessian_seconds(shared, parameters, rates);
     task.pieces = 1;
     for (const SharedTask::Part& part : shared.parts)
       for (const model::LinearSpec& linear : part.task.site.linears) {
-        const quant::OperatorWork work =
-            quant::operator_work(*parameters[part.run], linear.out_features, linear.in_features);
+        const quant::OperatorWork work = work_of(part, linear, parameters);
         task.serial_seconds += work.total().steps / rates.steps;
         if (task.predicted_seconds < kLeastSharedSeconds) continue;
         task.pieces = std::max(task.pieces, work.row_pieces);
@@ -57,7 +92,7 @@ std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_task
   return tasks;
 }
 
-std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const quant::QuantParameters& parameters,
+std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const quant::RunParameters& parameters,
                                       const Rates& rates, int n_ranks, std::int64_t team_size) {
   std::vector<SharedTask> shared;
   for (SiteTask& task : site_tasks) shared.push_back({{{0, std::move(task)}}});

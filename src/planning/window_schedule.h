@@ -8,6 +8,7 @@
 
 #include "model/config.h"
 #include "planning/rates.h"
+#include "quant/rules.h"
 #include "sched/scheduler.h"
 
 namespace voronoi::planning {
@@ -33,13 +34,22 @@ struct SharedTask {
 };
 
 /// Of each run, in the order of the list that SharedTask::Part::run goes by.
-using ParametersOfRuns = std::vector<const quant::QuantParameters*>;
+using ParametersOfRuns = std::vector<const quant::RunParameters*>;
+
+/// A linear that is to be quantized for a part of a shared task.
+struct PartLinear {
+  std::size_t part = 0;  ///< place in SharedTask::parts
+  const model::LinearSpec* linear = nullptr;
+};
+/// The task's linears by the prepared site that they take: one Hessian is factored a group. In the order of their
+/// first; the task must outlive them.
+std::vector<std::vector<PartLinear>> alike_linears(const SharedTask& task, const ParametersOfRuns& parameters);
 
 /// One task a shared task, ids by place in the list, seconds by the rates. team_size 0 chooses widths by cost.
 std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_tasks, const ParametersOfRuns& parameters,
                                       const Rates& rates, int n_ranks, std::int64_t team_size);
 /// Of a single run.
-std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const quant::QuantParameters& parameters,
+std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const quant::RunParameters& parameters,
                                       const Rates& rates, int n_ranks, std::int64_t team_size);
 
 /// Predicted seconds of one rank alone with the task, reading the Hessian included.

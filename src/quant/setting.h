@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <string>
 
 #include "quant/parameters.h"
 
@@ -18,5 +20,13 @@ double true_bits(const QuantParameters& parameters, std::span<const LayerCount> 
 
 /// True bits may exceed the wanted ones by this share.
 inline constexpr double kBitsMargin = 0.02;
+/// What can be wanted.
+inline constexpr double kLeastBits = 0.5, kMostBits = 8;
+
+class Method;
+
+/// What is wrong with `bits` wanted of a method: fractions of methods with whole bits, and parameters that the bits
+/// choose, where `is_given` says that they were given too.
+Problems bits_problems(const Method& method, double bits, const std::function<bool(const std::string&)>& is_given);
 
 }  // namespace voronoi::quant

@@ -20,6 +20,7 @@ inline constexpr std::string_view kQuantize = "quantize", kCompare = "compare";
 struct GivenOption {
   std::string name, value;
   bool path = false;
+  std::string where{};  ///< for messages: "--rule", "FILE: [[rules]] 2 (line 14)"; no journal has it
 };
 
 // A type's list of fields, `each`, is called with a writer or a reader:
@@ -123,6 +124,18 @@ struct LayerFailed {
     f("name", self.name);
     f.later("task", self.task);
     f("error", self.error);
+  }
+};
+
+/// A linear that a rule leaves as the model has it: 16 bits a weight.
+struct LeftUnquantized {
+  static constexpr std::string_view kType = "left_unquantized";
+  std::string name;
+  std::int64_t weights = 0;
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("name", self.name);
+    f("weights", self.weights);
   }
 };
 
@@ -356,9 +369,10 @@ struct Finished {
 };
 
 /// Every type; a new one is its struct, its name here and its part of apply().
-using Record = std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, TensorRecord, DamagedTensor,
-                            Quarantined, TaskDone, TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone,
-                            SchedulingCost, TuningBegun, TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
+using Record =
+    std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, LeftUnquantized, TensorRecord,
+                 DamagedTensor, Quarantined, TaskDone, TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone,
+                 SchedulingCost, TuningBegun, TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
 
 /// With a member "type" first.
 core::Json to_json(const Record& record);

@@ -181,12 +181,12 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
     run.done = json.at("done").get<std::map<std::string, std::int64_t>>();
   }
   run.heartbeat = std::make_unique<HeartbeatWriter>(*run.start);
-  run.parameters = options.parameters;
+  run.parameters = run_parameters(options);
   comm::together(world, [&] {
     for (const std::string& assignment : run.state.sets)
-      if (const std::string problem = quant::apply_set(run.parameters, assignment); !problem.empty())
+      if (const std::string problem = run.parameters.set(assignment); !problem.empty())
         throw core::ConfigError("--set: " + problem);
-    if (std::vector<std::string> problems = quant::check_parameters(run.parameters); !problems.empty())
+    if (std::vector<std::string> problems = run.parameters.check(); !problems.empty())
       throw core::ConfigError(problems);
     log_into(run, world.rank());
   });

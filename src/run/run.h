@@ -28,7 +28,7 @@ struct Run {
   RunState state;  ///< as the journal says it, without the layers' statistics
   /// Linears that are finished -> the oldest generation that is there, on every rank.
   std::map<std::string, std::int64_t> done;
-  quant::QuantParameters parameters;  ///< with all --set applied
+  quant::RunParameters parameters;  ///< with all --set applied
 
   /// Into the state, and into the journal with the next commit.
   void add(const Record& record);

@@ -31,7 +31,10 @@ RunModel open_run_model(const std::string& path, const std::string& original) {
   run.tokenizer = run.state.last_start->tokenizer;
   if (run.tokenizer.empty()) run.tokenizer = run.original->path();
   for (const model::LinearSpec& linear : model::block_linears(run.original->config()))
-    (run.state.layers.contains(linear.name) ? run.linears : run.missing).push_back(linear.name);
+    (run.state.layers.contains(linear.name)        ? run.linears
+     : run.state.unquantized.contains(linear.name) ? run.unquantized
+                                                   : run.missing)
+        .push_back(linear.name);
   return run;
 }
 

@@ -17,8 +17,9 @@ struct RunModel {
   core::Json identity;
   RunState state;
   std::unique_ptr<model::WeightSource> original;
-  std::string tokenizer;                      ///< path for open_tokenizer()
-  std::vector<std::string> linears, missing;  ///< quantized, and not (yet), in the order of the model
+  std::string tokenizer;  ///< path for open_tokenizer()
+  /// Quantized, not (yet), and left as they are by rules: in the order of the model.
+  std::vector<std::string> linears, missing, unquantized;
   std::string method() const { return identity.at("quantization").at("method").get<std::string>(); }
 };
 

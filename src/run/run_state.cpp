@@ -86,6 +86,7 @@ struct Applier {
   void operator()(const Quarantined& given_up) const { state.quarantined[given_up.task] = given_up.error; }
   void operator()(const TaskDone& done) const { state.quarantined.erase(done.task); }
   void operator()(const TaskFailed&) const {}
+  void operator()(const LeftUnquantized& left) const { state.unquantized[left.name] = left.weights; }
   void operator()(const RankLeftOut&) const {}
   void operator()(const TaskOverdue&) const {}
   void operator()(const StageTime& spent) const { state.stage_seconds[spent.stage] += spent.seconds; }
@@ -181,6 +182,11 @@ double true_bits(const RunState& state) {
     bits += static_cast<double>(layer.stored_bits);
     weights += static_cast<double>(layer.weights);
   }
+  if (!state.layers.empty())
+    for (const auto& [name, count] : state.unquantized) {
+      bits += 16 * static_cast<double>(count);
+      weights += static_cast<double>(count);
+    }
   return weights > 0 ? bits / weights : 0;
 }
 

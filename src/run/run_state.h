@@ -32,6 +32,7 @@ struct RunState {
   std::map<std::string, std::vector<TensorRecord>> earlier_tensors;  ///< as of layers
   std::map<std::string, std::string> quarantined;    ///< task given up -> error; empty again once its layers are done
   std::map<std::string, std::string> failed_layers;  ///< linears given up for what their numbers are -> error
+  std::map<std::string, std::int64_t> unquantized;   ///< linears that rules leave as they are -> weights
   std::map<std::string, DamagedTensor> damaged;      ///< by tensor
   std::vector<std::string> sets;                     ///< --set assignments so far, in order
   std::map<std::string, double> stage_seconds;       ///< wall time a stage, summed over starts
@@ -72,8 +73,10 @@ Published published(const RunState& state);
 /// Digests of the files that readers take, by name: layers and tensors.
 std::map<std::string, std::string> published_sums(const RunState& state);
 
-/// Bits of all layers together over their weights; 0 without layers.
+/// Bits of all layers together over their weights, 16 a weight of the linears that rules leave unquantized; 0 without
+/// layers.
 double true_bits(const RunState& state);
+/// Of the layers alone.
 double nominal_bits(const RunState& state);
 
 }  // namespace voronoi::run

@@ -1,9 +1,6 @@
 #include "run/settings.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 #include <sstream>
 
 #include "quant/method.h"
@@ -34,21 +31,12 @@ bool asks_for_stage(const Settings& options, std::string_view stage) {
   return std::find(list.begin(), list.end(), stage) != list.end();
 }
 
+quant::RunParameters run_parameters(const Settings& options) { return {options.parameters, options.rules}; }
+
 std::vector<std::string> check_bits(const Settings& o) {
-  std::vector<std::string> problems;
-  if (!o.bits) return problems;
-  const quant::Method& method = quant::find_method(o.parameters.method);
-  const std::vector<std::string> chosen = method.chosen_by_bits();
-  for (const std::string& name : chosen)
-    if (o.given_parameters.contains(name))
-      problems.push_back(fmt::format("--bits {:g} chooses what --{} says too: give one or the other", *o.bits, name));
-  if (!chosen.empty()) return problems;
-  const auto& own = method.parameters();
-  if (std::none_of(own.begin(), own.end(), [](const auto& parameter) { return parameter.name == "bits"; }))
-    problems.push_back(fmt::format("--bits: means nothing to --method {}; leave it out", method.name()));
-  else if (*o.bits != std::floor(*o.bits))
-    problems.push_back(fmt::format("--bits: {} codes have whole bits from 1 to 8, not {:g}", method.name(), *o.bits));
-  return problems;
+  if (!o.bits) return {};
+  return quant::bits_problems(quant::find_method(o.parameters.method), *o.bits,
+                              [&](const std::string& name) { return o.given_parameters.contains(name); });
 }
 
 std::vector<std::string> check(const Settings& o) {
@@ -58,21 +46,23 @@ std::vector<std::string> check(const Settings& o) {
   if (o.calibration_texts.empty()) problems.emplace_back("--calibration-text: is missing; give at least one text file");
   if (static_cast<std::int64_t>(o.calibration_texts.size()) > o.calibration_sequences)
     problems.emplace_back("--calibration-sequences: fewer windows than texts");
+  if (o.calibration == "sequential" && o.hessian == "guided")
+    problems.emplace_back(
+        "--hessian guided: not with sequential calibration; what a row counts is known of the unquantized model's own");
   if (o.calibration == "sequential" && asks_for_stage(o, "calibrate") != asks_for_stage(o, "quantize"))
     problems.emplace_back("--stages: sequential calibration needs calibrate and quantize together, block by block");
   if (!o.validate_tasks.empty() && o.task_data.empty())
     problems.emplace_back("--task-data: is missing; give the folder of the data of --validate-tasks");
   if (o.validate_tasks.empty() && !o.task_data.empty())
     problems.emplace_back("--validate-tasks: is missing; name tasks of --task-data");
-  quant::QuantParameters changed = o.parameters;
+  quant::RunParameters changed = run_parameters(o);
   for (const std::string& assignment : o.set)
-    if (const std::string problem = apply_set(changed, assignment); !problem.empty())
-      problems.push_back("--set: " + problem);
+    if (const std::string problem = changed.set(assignment); !problem.empty()) problems.push_back("--set: " + problem);
   if (o.calibration == "sequential" && !o.hessians_from.empty())
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
-  for (const std::string& problem : quant::check_parameters(changed)) problems.push_back(problem);
+  for (const std::string& problem : changed.check()) problems.push_back(problem);
   return problems;
 }
 

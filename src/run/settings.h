@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "quant/parameters.h"
+#include "quant/rules.h"
 #include "run/records.h"
 
 namespace voronoi::run {
@@ -23,6 +24,8 @@ struct Settings {
   std::vector<std::string> calibration_texts;
   std::int64_t calibration_sequences = 64, calibration_context = 2048;
   std::string calibration = "independent";
+  std::string hessian = "plain";       ///< or "guided": rows count as the loss feels them
+  double calibration_held_out = 0.125;  ///< share of the sequences that enter no Hessian and judge what others made
   std::string device = "auto", dtype = "auto";
   std::string stages;  ///< separated by commas; empty: all that apply
   std::string export_profile = "safe";
@@ -46,6 +49,7 @@ struct Settings {
   std::vector<std::string> set;
   std::string log_level = "info";
   quant::QuantParameters parameters;
+  std::vector<quant::Rule> rules;
   std::optional<double> bits;              ///< --bits, when given
   std::set<std::string> given_parameters;  ///< names of the parameters of quantization that were given
   std::vector<GivenOption> given;          ///< what a resume from the directory alone takes, see StartRecord
@@ -61,6 +65,9 @@ std::vector<std::string> validate_tasks(const Settings& options);
 
 /// Phases of --tune-phases, in the order in which they run; empty: none.
 std::vector<std::string> tune_phases(const Settings& options);
+
+/// Of every linear, without --set. With a model, once planning::resolve_bits has put in what bits stand for.
+quant::RunParameters run_parameters(const Settings& options);
 
 /// Problems of --bits with the method and with options that say the same.
 std::vector<std::string> check_bits(const Settings& options);

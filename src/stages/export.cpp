@@ -38,7 +38,8 @@ format::Encoding read_journalled_layer(const ExportSource& source, const std::st
 std::vector<std::string> missing_layers(const ExportSource& source) {
   std::vector<std::string> missing;
   for (const model::LinearSpec& linear : model::block_linears(source.original.config()))
-    if (!source.state.layers.contains(linear.name)) missing.push_back(linear.name);
+    if (!source.state.layers.contains(linear.name) && !source.state.unquantized.contains(linear.name))
+      missing.push_back(linear.name);
   return missing;
 }
 
@@ -128,6 +129,7 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
   const run::RunSource tensors(source.original, source.paths, {{}, run::published(source.state).tensors});
   request.original = &source.original;
   request.tensors = &tensors;
+  for (const auto& [name, weights] : source.state.unquantized) request.unquantized.insert(name);
   request.tokenizer = source.tokenizer;
   request.encoding = [&source](const std::string& name) { return read_journalled_layer(source, name); };
   request.origin.run = fs::absolute(source.paths.root).lexically_normal().string();
@@ -149,7 +151,7 @@ void run_export_stage(Work& work) {
   const run::Settings& settings = work.settings;
   const exporting::Profile profile = *exporting::profile_from_name(settings.export_profile);
   const ExportSource source{run.paths, run.state, *work.inputs.model,
-                            settings.tokenizer.empty() ? settings.model : settings.tokenizer, run.parameters.method};
+                            settings.tokenizer.empty() ? settings.model : settings.tokenizer, run.parameters.method()};
   if (const auto missing = missing_layers(source); !missing.empty()) {
     core::log_warning("not exported: {} layers are not quantized, {} first", missing.size(), missing.front());
     return;

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <span>
 
 #include "core/error.h"
 #include "core/hash.h"
 #include "export/profile.h"
+#include "model/each_linear.h"
 #include "model/precision.h"
 #include "planning/bits.h"
 #include "planning/model_sizes.h"
@@ -27,19 +29,25 @@ core::Json calibration_json(const run::Settings& options, const Inputs& inputs) 
                   {"context", options.calibration_context},
                   {"mode", options.calibration},
                   {"ids", core::sha256(std::as_bytes(std::span(inputs.windows.ids)))}};
+  // Named only where they are not what every run had before there was a choice.
+  if (options.calibration_held_out > 0) json["held_out"] = options.calibration_held_out;
+  if (options.hessian != "plain") json["hessian"] = options.hessian;
   // Named only where it is not the CPU's own, so that runs of fp32 keep the identity they always had.
   if (inputs.dtype != core::DType::f32) json["dtype"] = model::product_dtype_name(inputs.dtype);
   return json;
 }
 
 void check_shapes(const run::Settings& options, const model::ModelConfig& config) {
-  std::vector<std::string> problems = planning::shape_problems(options.parameters, config);
-  std::vector<exporting::LayerShape> shapes;
-  for (const quant::LayerCount& layer : planning::layer_counts(config))
-    shapes.push_back({layer.out_features, layer.in_features});
+  const quant::RunParameters parameters = run::run_parameters(options);
+  std::vector<std::string> problems = planning::shape_problems(parameters, config);
+  std::map<const quant::QuantParameters*, std::vector<exporting::LayerShape>> shapes;
+  model::for_each_linear(config, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+    shapes[parameters.of(linear.name)].push_back({linear.out_features, linear.in_features});
+  });
   if (run::asks_for_stage(options, "export"))
-    for (std::string& problem :
-         exporting::check_exportable(options.parameters, shapes, *exporting::profile_from_name(options.export_profile)))
+    for (std::string& problem : parameters.problems_of_all([&](const quant::QuantParameters& own) {
+           return exporting::check_exportable(own, shapes[&own], *exporting::profile_from_name(options.export_profile));
+         }))
       problems.push_back(std::move(problem));
   if (!problems.empty()) throw core::ConfigError(problems);
 }
@@ -119,7 +127,7 @@ Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Conte
   check_validation(options, inputs);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
-  const core::Json parameters = quant::parameters_json(options.parameters);
+  const core::Json parameters = run::run_parameters(options).json();
   // With sequential calibration the Hessians also depend on how the blocks before were quantized.
   core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
   if (options.calibration == "sequential") decides["parameters"] = parameters;

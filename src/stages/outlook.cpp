@@ -36,7 +36,12 @@ std::int64_t free_space(const fs::path& root) {
 class Scout {
  public:
   Scout(const run::Settings& settings, const Inputs& inputs, const run::RunState& state, const planning::Plan& plan)
-      : settings_(settings), inputs_(inputs), state_(state), plan_(plan), paths_{settings.run} {}
+      : settings_(settings),
+        inputs_(inputs),
+        state_(state),
+        plan_(plan),
+        parameters_(run::run_parameters(settings)),
+        paths_{settings.run} {}
 
   Outlook look() {
     out_.start = state_.start + 1;
@@ -73,6 +78,7 @@ class Scout {
     }
   }
 
+  bool is_wanted_layer(const model::LinearSpec& linear) const { return parameters_.of(linear.name) != nullptr; }
   bool is_done(const model::LinearSpec& linear) const {
     const auto layer = state_.layers.find(linear.name);
     return layer != state_.layers.end() && fs::exists(paths_.layer(linear.name, layer->second.generation));
@@ -80,6 +86,7 @@ class Scout {
 
   void count_layers() {
     model::for_each_linear(inputs_.model->config(), [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+      if (!is_wanted_layer(linear)) return;
       ++out_.layers;
       if (is_done(linear))
         ++out_.layers_done;
@@ -96,7 +103,8 @@ class Scout {
     std::string first;
     model::for_each_site(inputs_.model->config(), [&](std::int64_t block, const model::SiteSpec& site) {
       bool pending = false;
-      for (const model::LinearSpec& linear : site.linears) pending = pending || !is_done(linear);
+      for (const model::LinearSpec& linear : site.linears)
+        pending = pending || (is_wanted_layer(linear) && !is_done(linear));
       if (!pending) return;
       const fs::path file = donor.hessian(block, site.name);
       if (!fs::exists(file)) {
@@ -139,6 +147,7 @@ class Scout {
   const Inputs& inputs_;
   const run::RunState& state_;
   const planning::Plan& plan_;
+  quant::RunParameters parameters_;
   store::RunPaths paths_;
   Outlook out_;
 };

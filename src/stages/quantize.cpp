@@ -28,6 +28,7 @@ class Quantization {
     // Otherwise calibration makes those that are not there.
     if (!is_wanted(work.settings, "calibrate")) comm::on_root(work.world, [&] { require_hessians(); });
     for (const auto& [block, seconds] : work.predicted_quantize) work.clock.expect(kQuantize, seconds);
+    comm::on_root(work.world, [&] { journal_unquantized(); });
   }
 
   void run(const Window& window) {
@@ -67,6 +68,15 @@ class Quantization {
   }
 
  private:
+  /// What the rules leave as it is, once.
+  void journal_unquantized() const {
+    for (const model::LinearSpec& linear : model::block_linears(work_.config()))
+      for (run::Run* member : work_.members)
+        if (member->parameters.of(linear.name) == nullptr && !member->state.unquantized.contains(linear.name))
+          member->add(run::LeftUnquantized{linear.name, linear.out_features * linear.in_features});
+    for (run::Run* member : work_.members) member->journal->commit();
+  }
+
   void require_hessians() const {
     for (std::int64_t block = 0; block < work_.config().n_layers; ++block)
       for (const planning::SharedTask& task : work_.pending_tasks(block))
@@ -189,7 +199,7 @@ class Quantization {
     work_.clock.under_way(kQuantize, window_seconds_, progress.elapsed_seconds, progress.eta_seconds);
     const std::string doing = fmt::format("tasks {}/{} of this window", progress.done, progress.total);
     const std::string what =
-        work_.is_shared() ? fmt::format("{} runs", work_.members.size()) : work_.run.parameters.method;
+        work_.is_shared() ? fmt::format("{} runs", work_.members.size()) : work_.run.parameters.method();
     core::show_progress(fmt::format(
         "quantizing ({}): {} of {} layers, {}{}{}", what, work_.layers_done(), work_.layers_wanted(), doing,
         progress.failed > 0 ? fmt::format(", {} failed", progress.failed) : "", left_text(work_.clock.left())));

@@ -27,7 +27,9 @@ std::vector<std::string> nothing_to_validate(const run::Settings& settings) {
 }
 
 std::vector<std::string> not_exportable(const run::Settings& settings) {
-  return exporting::check_exportable(settings.parameters, {}, *exporting::profile_from_name(settings.export_profile));
+  return run::run_parameters(settings).problems_of_all([&](const quant::QuantParameters& parameters) {
+    return exporting::check_exportable(parameters, {}, *exporting::profile_from_name(settings.export_profile));
+  });
 }
 
 const Stage* find(std::string_view name) {

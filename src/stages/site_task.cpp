@@ -29,33 +29,39 @@ std::vector<float> read_weight(const Inputs& inputs, const std::string& linear, 
   return weight;
 }
 
-quant::SiteInput site_input(const planning::SiteTask& task, std::vector<float> hessian, const Inputs& inputs) {
+using Group = std::vector<planning::PartLinear>;
+
+/// Those of a group, each once. `only`: the linear that has moments of its own; null: all of them share the plain one.
+quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, const calib::SiteHessian& stored,
+                            const model::LinearSpec* only, const Inputs& inputs) {
   quant::SiteInput site;
   site.name = task.name();
   site.in_features = task.site.in_features;
-  for (const model::LinearSpec& linear : task.site.linears) site.linears.push_back({linear.name, linear.out_features});
-  site.hessian = std::move(hessian);
+  for (const planning::PartLinear& of_part : group)
+    if ((only == nullptr || only->name == of_part.linear->name) &&
+        std::none_of(site.linears.begin(), site.linears.end(),
+                     [&](const quant::SiteLinear& other) { return other.name == of_part.linear->name; }))
+      site.linears.push_back({of_part.linear->name, of_part.linear->out_features});
+  site.moments.plain = stored.lower;
+  site.moments.held_out_plain = stored.held_out;
+  site.moments.tokens = stored.n_tokens;
+  site.moments.held_out_tokens = stored.held_out_tokens;
+  if (only != nullptr) {
+    const calib::GuidedHessian& guided = *stored.guided_for(only->name);
+    site.moments.guided = guided.lower;
+    site.moments.effective_tokens = guided.effective_tokens;
+    site.moments.held_out_guided = guided.held_out;
+  }
   site.read_weight = [&inputs, in_features = site.in_features](const quant::SiteLinear& linear) {
     return read_weight(inputs, linear.name, linear.out_features, in_features);
   };
   return site;
 }
 
-/// Parts whose prepared sites are the same, by place; in the order of their first.
-std::vector<std::vector<std::size_t>> alike_parts(const planning::SharedTask& task,
-                                                  const std::vector<run::Run*>& runs) {
-  std::vector<std::vector<std::size_t>> groups;
-  std::map<std::string, std::size_t> group_of;
-  for (std::size_t i = 0; i < task.parts.size(); ++i) {
-    const std::optional<std::string> key = quant::preparation_key(runs[task.parts[i].run]->parameters);
-    if (const auto known = key ? group_of.find(*key) : group_of.end(); known != group_of.end()) {
-      groups[known->second].push_back(i);
-      continue;
-    }
-    if (key) group_of[*key] = groups.size();
-    groups.push_back({i});
-  }
-  return groups;
+planning::ParametersOfRuns parameters_of(const std::vector<run::Run*>& runs) {
+  planning::ParametersOfRuns parameters;
+  for (const run::Run* run : runs) parameters.push_back(&run->parameters);
+  return parameters;
 }
 
 /// A site's task on one rank.
@@ -65,13 +71,11 @@ class SiteWork {
            const std::vector<run::Run*>& runs)
       : task_(task), context_(context), team_(team), inputs_(inputs), runs_(runs), reports_(task.parts.size()) {}
 
-  void run(run::StoredHessian stored) {
-    const std::vector<std::vector<std::size_t>> groups = alike_parts(task_, runs_);
-    for (const std::vector<std::size_t>& group : groups) {
+  void run(const calib::SiteHessian& stored) {
+    for (const Group& group : planning::alike_linears(task_, parameters_of(runs_))) {
       try {
         if (!stored.fault.empty()) throw core::NumericError(stored.fault);
-        const bool last = &group == &groups.back();
-        quantize_alike(group, stored, last ? std::move(stored.lower) : stored.lower);
+        quantize_alike(group, stored);
       } catch (const core::NumericError& error) {  // of the Hessian, which all linears share
         give_up(group, error);
       } catch (const model::BadValues& error) {  // of a weight that the method looked at for the whole site
@@ -95,33 +99,34 @@ class SiteWork {
     core::Json layers = core::Json::array(), failures = core::Json::array();
   };
 
-  const planning::SiteTask& part(std::size_t i) const { return task_.parts[i].task; }
-
   void give_up(std::size_t i, const model::LinearSpec& linear, const core::Error& error) {
     reports_[i].failures.push_back({{"name", linear.name}, {"error", error.what()}});
   }
-  void give_up(const std::vector<std::size_t>& group, const core::Error& error) {
-    for (const std::size_t i : group)
-      for (const model::LinearSpec& linear : part(i).site.linears) give_up(i, linear, error);
+  void give_up(const Group& group, const core::Error& error) {
+    for (const planning::PartLinear& of_part : group) give_up(of_part.part, *of_part.linear, error);
   }
 
-  /// Parts that share a prepared site: linear by linear, whose weight is read once.
-  void quantize_alike(const std::vector<std::size_t>& group, const run::StoredHessian& stored,
-                      std::vector<float> lower) {
-    const quant::PreparedSite site = quant::prepare_site(
-        context_, site_input(part(group.front()), std::move(lower), inputs_), parameters(group.front()));
-    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
-      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task_.site().name(),
-                        site.hessian.damping);
+  /// Those that share a prepared site, or one a linear: linear by linear, whose weight is read once for all parts.
+  void quantize_alike(const Group& group, const calib::SiteHessian& stored) {
+    std::optional<quant::PreparedSite> shared_site, own_site;
     for (const LinearOfParts& shared : by_linear(group)) {
+      const calib::GuidedHessian* guided = stored.guided_for(shared.linear->name);
+      const bool is_guided = guided != nullptr && !guided->lower.empty();
+      own_site.reset();
+      std::optional<quant::PreparedSite>& site = is_guided ? own_site : shared_site;
+      if (!site) site = prepare(group, stored, is_guided ? shared.linear : nullptr);
       std::vector<float> weight;
       for (const std::size_t i : shared.parts) {
         team_.check_stop();
         try {
-          run::LayerRecord layer = quantize_linear(*shared.linear, weight, site, *runs_[task_.parts[i].run]);
+          run::LayerRecord layer = quantize_linear(*shared.linear, weight, *site, run_of(i));
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
+          if (is_guided) {
+            layer.statistics["guided_share"] = site->hessian.guided_share;
+            layer.statistics["effective_tokens"] = guided->effective_tokens;
+          }
           reports_[i].layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {
           give_up(i, *shared.linear, error);
@@ -132,23 +137,33 @@ class SiteWork {
     }
   }
 
+  quant::PreparedSite prepare(const Group& group, const calib::SiteHessian& stored, const model::LinearSpec* only) {
+    const planning::PartLinear& first = group.front();
+    quant::PreparedSite site =
+        quant::prepare_site(context_, site_input(task_.site(), group, stored, only, inputs_),
+                            *run_of(first.part).parameters.of(first.linear->name));
+    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
+      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor",
+                        only == nullptr ? task_.site().name() : only->name, site.hessian.damping);
+    return site;
+  }
+
   struct LinearOfParts {
     const model::LinearSpec* linear = nullptr;
     std::vector<std::size_t> parts;  ///< those of a group that lack it
   };
-  std::vector<LinearOfParts> by_linear(const std::vector<std::size_t>& group) const {
+  static std::vector<LinearOfParts> by_linear(const Group& group) {
     std::vector<LinearOfParts> linears;
-    for (const std::size_t i : group)
-      for (const model::LinearSpec& linear : part(i).site.linears) {
-        auto known = std::find_if(linears.begin(), linears.end(),
-                                  [&](const LinearOfParts& other) { return other.linear->name == linear.name; });
-        if (known == linears.end()) known = linears.insert(linears.end(), {&linear, {}});
-        known->parts.push_back(i);
-      }
+    for (const planning::PartLinear& of_part : group) {
+      auto known = std::find_if(linears.begin(), linears.end(),
+                                [&](const LinearOfParts& other) { return other.linear->name == of_part.linear->name; });
+      if (known == linears.end()) known = linears.insert(linears.end(), {of_part.linear, {}});
+      known->parts.push_back(of_part.part);
+    }
     return linears;
   }
 
-  const quant::QuantParameters& parameters(std::size_t i) const { return runs_[task_.parts[i].run]->parameters; }
+  const run::Run& run_of(std::size_t i) const { return *runs_[task_.parts[i].run]; }
 
   /// `weight`: empty, or what was read before.
   run::LayerRecord quantize_linear(const model::LinearSpec& linear, std::vector<float>& weight,
@@ -163,7 +178,7 @@ class SiteWork {
     input.hessian = &site.hessian;
     input.site = site.state.get();
     input.stored_dtype = inputs_.model->config().stored_dtype;
-    const quant::QuantResult result = quant::quantize(context_, team_, input, run.parameters);
+    const quant::QuantResult result = quant::quantize(context_, team_, input, *run.parameters.of(linear.name));
 
     run::LayerRecord layer;
     layer.name = linear.name;

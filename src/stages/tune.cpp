@@ -68,11 +68,13 @@ class Phase {
 
  private:
   model::ModelConfig const& config() const { return work_.config(); }
+  bool is_quantized(const model::LinearSpec& linear) const { return work_.run.parameters.of(linear.name) != nullptr; }
 
   /// The run's layers, and norms of blocks where an earlier phase made them, as of a generation.
   std::unique_ptr<run::RunSource> make_source(std::int64_t generation) const {
     run::Published published;
-    for (const model::LinearSpec& linear : model::block_linears(config())) published.linears[linear.name] = generation;
+    for (const model::LinearSpec& linear : model::block_linears(config()))
+      if (is_quantized(linear)) published.linears[linear.name] = generation;
     if (generation > 0)
       for (std::int64_t layer = 0; layer < config().n_layers; ++layer)
         for (const std::string& norm : norm_names(layer)) published.tensors[norm] = generation;
@@ -91,7 +93,8 @@ class Phase {
   std::vector<std::string> linear_names(std::int64_t layer) const {
     std::vector<std::string> names;
     for (const model::SiteSpec& site : model::block_sites(config(), layer))
-      for (const model::LinearSpec& linear : site.linears) names.push_back(linear.name);
+      for (const model::LinearSpec& linear : site.linears)
+        if (is_quantized(linear)) names.push_back(linear.name);
     return names;
   }
 
@@ -158,7 +161,7 @@ class Phase {
                       name_, before->second.begun.settings.dump(), now.dump()));
   }
 
-  std::uint64_t seed() const { return static_cast<std::uint64_t>(work_.run.parameters.seed); }
+  std::uint64_t seed() const { return static_cast<std::uint64_t>(work_.run.parameters.of_run().seed); }
 
   void begin(const core::Json& settings) {
     comm::on_root(work_.world, [&] {
@@ -176,7 +179,8 @@ class Phase {
     settings_ = work_.world.broadcast(settings.dump(), 0);
   }
 
-  format::Encoding read_base(const std::string& linear) const {
+  std::optional<format::Encoding> read_base(const std::string& linear) const {
+    if (work_.run.parameters.of(linear) == nullptr) return std::nullopt;
     return run::read_layer(work_.run.paths, linear, base_);
   }
 
@@ -474,7 +478,7 @@ void run_tune_stage(Work& work) {
   std::string missing;
   comm::on_root(work.world, [&] {
     for (const model::LinearSpec& linear : model::block_linears(work.config()))
-      if (!work.run.state.layers.contains(linear.name)) {
+      if (work.run.parameters.of(linear.name) != nullptr && !work.run.state.layers.contains(linear.name)) {
         core::log_warning("not tuned: {} is not quantized", linear.name);
         missing = linear.name;
         return;

@@ -29,8 +29,12 @@ Work::Work(const comm::Communicator& the_world, backend::Context& the_context, c
       rates(planning::table_rates(context.device(), static_cast<int>(world.all_max(context.n_threads())))),
       hessians(has_foreign_hessians() ? store::RunPaths{settings.hessians_from} : run.paths) {
   VORONOI_REQUIRE(!members.empty(), "no run has layers");
+  n_layers.assign(members.size(), 0);
   for (std::int64_t block = 0; block < config().n_layers; ++block) {
-    for (const planning::SiteTask& task : all_tasks(block)) n_layers += task.site.linears.size();
+    for (const planning::SiteTask& task : all_tasks(block))
+      for (const model::LinearSpec& linear : task.site.linears)
+        for (std::size_t i = 0; i < members.size(); ++i)
+          if (members[i]->parameters.of(linear.name) != nullptr) ++n_layers[i];
     for (const planning::SharedTask& task : pending_tasks(block)) predicted_quantize[block] += wall_seconds(task);
   }
 }
@@ -53,8 +57,9 @@ std::vector<planning::SharedTask> Work::pending_tasks(std::int64_t block) const 
     planning::SharedTask shared;
     for (std::size_t i = 0; i < members.size(); ++i) {
       planning::SiteTask task = whole;
-      std::erase_if(task.site.linears,
-                    [&](const model::LinearSpec& linear) { return members[i]->done.contains(linear.name); });
+      std::erase_if(task.site.linears, [&](const model::LinearSpec& linear) {
+        return members[i]->done.contains(linear.name) || members[i]->parameters.of(linear.name) == nullptr;
+      });
       if (!task.site.linears.empty()) shared.parts.push_back({i, std::move(task)});
     }
     if (!shared.parts.empty()) tasks.push_back(std::move(shared));
@@ -65,6 +70,16 @@ std::vector<planning::SharedTask> Work::pending_tasks(std::int64_t block) const 
 bool Work::has_pending_from(std::int64_t block) const {
   for (; block < config().n_layers; ++block)
     if (!pending_tasks(block).empty()) return true;
+  return false;
+}
+
+bool Work::takes_hessian(std::int64_t block, const std::string& site) const {
+  for (const planning::SiteTask& task : all_tasks(block)) {
+    if (task.site.name != site) continue;
+    for (const model::LinearSpec& linear : task.site.linears)
+      for (const run::Run* member : members)
+        if (member->parameters.of(linear.name) != nullptr) return true;
+  }
   return false;
 }
 
@@ -139,9 +154,10 @@ void Work::tell(const char* stage, const std::string& doing, core::Json workers)
   now.workers = std::move(workers);
   run.heartbeat->update(now);
   if (!is_shared()) return;
-  for (const run::Run* member : members) {
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const run::Run* member = members[i];
     now.start = member->state.start;
-    now.layers = static_cast<std::int64_t>(n_layers);
+    now.layers = n_layers[i];
     now.layers_done = std::ssize(member->state.layers);
     now.tasks_failed = std::ssize(member->state.quarantined);
     member->heartbeat->update(now);

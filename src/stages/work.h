@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -43,9 +44,11 @@ class Work {
   std::vector<run::Run*> all_runs() const;
 
   std::vector<planning::SiteTask> all_tasks(std::int64_t block) const;
-  /// Sites of the block with linears that are not done: of each member those that it lacks.
+  /// Sites of the block with linears that are to be quantized and not done: of each member those that it lacks.
   std::vector<planning::SharedTask> pending_tasks(std::int64_t block) const;
   bool has_pending_from(std::int64_t block) const;
+  /// Whether any linear of the site is to be quantized, by any member.
+  bool takes_hessian(std::int64_t block, const std::string& site) const;
   /// Whether a site's Hessian is on disk and fits. One of this run that is damaged is set aside; one of another run
   /// that is missing or damaged throws.
   bool is_hessian_ready(const planning::SiteTask& task) const;
@@ -62,7 +65,7 @@ class Work {
   planning::ParametersOfRuns parameters() const;
   /// Linears of all members that are quantized, and that there are; rank 0.
   std::int64_t layers_done() const;
-  std::int64_t layers_wanted() const { return static_cast<std::int64_t>(n_layers * members.size()); }
+  std::int64_t layers_wanted() const { return std::accumulate(n_layers.begin(), n_layers.end(), std::int64_t{0}); }
 
   /// Predicted wall seconds of a task on all ranks.
   double wall_seconds(const planning::SharedTask& task) const;
@@ -79,9 +82,9 @@ class Work {
   std::vector<run::Run*> members;  ///< whose layers are made: the run itself, or others
   planning::Rates
       rates;  ///< first guesses, the same on every rank; the cost model corrects them from the first task on
-  store::RunPaths hessians;  ///< the run directory that holds the Hessians
-  std::size_t n_layers = 0;  ///< linears of the model
-  bool stopped = false;      ///< on request, resumable; the same on every rank
+  store::RunPaths hessians;            ///< the run directory that holds the Hessians
+  std::vector<std::int64_t> n_layers;  ///< linears that are to be quantized, of each member
+  bool stopped = false;                ///< on request, resumable; the same on every rank
 
   // Of the progress that rank 0 tells.
   StageClock clock;

@@ -56,8 +56,10 @@ TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& tran
   for (std::size_t s = 0; s < sites.size(); ++s)
     for (std::size_t i = 0; i < sites[s].linears.size(); ++i) {
       const model::LinearSpec& spec = sites[s].linears[i];
+      const std::optional<format::Encoding> stored = read_layer(spec.name);
+      if (!stored) continue;
+      const format::Encoding& encoding = *stored;
       weights_.linears[s][i] = model::LinearWeight{};
-      const format::Encoding encoding = read_layer(spec.name);
       Linear linear{s,
                     i,
                     spec.name,
@@ -164,12 +166,12 @@ template <class Input>
 void TunedBlock::backward_from(model::Transformer& transformer, const float* parameters, const Input& input,
                                model::HiddenStates& gradient, float* sum, const WeightObserver& observer) {
   const auto& exec = context_.exec();
-  const auto observe = [&](const model::SiteSpec& site, std::size_t site_index, std::size_t index, std::int64_t n_rows,
+  const auto observe = [&](const model::SiteSpec&, std::size_t site_index, std::size_t index, std::int64_t n_rows,
                            const float* x, const float* dy) {
     const auto linear = std::find_if(linears_.begin(), linears_.end(), [&](const Linear& candidate) {
       return candidate.site == site_index && candidate.index == index;
     });
-    VORONOI_REQUIRE(linear != linears_.end(), "a gradient of a linear of " + site.name + " that is not there");
+    if (linear == linears_.end()) return;  // it is not quantized
     const std::int64_t n_out = linear->out_features, n_in = linear->in_features;
     if (d_weight_.size() < n_out * n_in) {
       d_weight_ = {};

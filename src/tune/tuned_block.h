@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,8 +29,8 @@ struct BlockResult {
 /// vector [n_parameters()].
 class TunedBlock {
  public:
-  /// The encoding that a linear is to start from, by its name.
-  using LayerReader = std::function<format::Encoding(const std::string& linear)>;
+  /// The encoding that a linear is to start from, by its name; nothing: it stays as the transformer loads it.
+  using LayerReader = std::function<std::optional<format::Encoding>(const std::string& linear)>;
 
   /// Norms, biases and routers as `transformer` loads them, which must outlive the block, as the context must. Throws
   /// ConfigError for a linear of a format without parameters.

@@ -86,5 +86,58 @@ TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
   EXPECT_THROW(planning::resolve_bits(options, planning::read_model_config("llama-2-7b")), core::ConfigError);
 }
 
+quant::Rule rule_of(const std::string& text) {
+  quant::Rule rule;
+  EXPECT_EQ(quant::parse_rule(text, rule), "");
+  return rule;
+}
+
+TEST(Bits, OfARuleAreForItsLinearsAndThoseOfTheRunForTheRest) {
+  const model::ModelConfig config = planning::read_model_config("llama-2-7b");
+  run::Settings options;
+  options.parameters.method = "voronoi";
+  options.bits = 2;
+  options.rules = {rule_of("*.down_proj bits=4"), rule_of("*.v_proj quantize=false"),
+                   rule_of("*.o_proj kmeans-iterations=9")};
+  planning::resolve_bits(options, config);
+  const quant::RunParameters run = run::run_parameters(options);
+  const auto bits = [&](const std::string& linear, std::int64_t out, std::int64_t in) {
+    return quant::true_bits(*run.of("model.layers.5." + linear), std::vector<quant::LayerCount>{{out, in, 1}});
+  };
+  EXPECT_NEAR(bits("mlp.down_proj", 4096, 11008), 4, 0.09);
+  EXPECT_NEAR(bits("mlp.up_proj", 11008, 4096), 2, 0.05);
+  EXPECT_EQ(run.of("model.layers.5.self_attn.v_proj"), nullptr);
+  EXPECT_EQ(bits("self_attn.o_proj", 4096, 4096), bits("self_attn.q_proj", 4096, 4096));
+  // What was chosen stands in the rule, as the identity of the run tells it.
+  EXPECT_THAT(quant::rule_text(options.rules[0]),
+              ::testing::AllOf(HasSubstr("*.down_proj vector-length="), HasSubstr("residual-centroids=")));
+  options = {};
+  options.parameters.method = "gptq";
+  options.rules = {rule_of("*.down_proj bits=4")};
+  planning::resolve_bits(options, config);
+  EXPECT_EQ(run::run_parameters(options).of("model.layers.0.mlp.down_proj")->get<quant::UniformParameters>().bits, 4);
+}
+
+TEST(Bits, OfRulesThatCannotBeAreRefusedByName) {
+  const model::ModelConfig config = planning::read_model_config("llama-2-7b");
+  const auto refused = [&](const std::vector<quant::Rule>& rules) -> std::string {
+    run::Settings options;
+    options.rules = rules;
+    options.rules.front().where = "mixed.cfg: [[rules]] 1 (line 3)";
+    try {
+      planning::resolve_bits(options, config);
+    } catch (const core::ConfigError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(refused({rule_of("*.down bits=3"), rule_of("*.up_proj bits=3")}),
+              ::testing::AllOf(HasSubstr("mixed.cfg: [[rules]] 1 (line 3)"), HasSubstr("*.down"),
+                               HasSubstr("matches no linear"), HasSubstr("model.layers.")));
+  EXPECT_THAT(refused({rule_of("*.down_proj bits=0.5")}),
+              ::testing::AllOf(HasSubstr("mixed.cfg: [[rules]] 1"), HasSubstr("the least is")));
+  EXPECT_THAT(refused({rule_of("* quantize=false")}), HasSubstr("no linear of the model to quantize"));
+}
+
 }  // namespace
 }  // namespace voronoi::jobs

@@ -98,6 +98,51 @@ TEST_F(CommandLine, RefusesAbbreviationsAndRepeatedSingleOptions) {
   EXPECT_THAT(parse_arguments({"--model"}).problems, Contains(HasSubstr("model")));
 }
 
+TEST_F(CommandLine, TakesRulesFromTablesBehindTheOptions) {
+  const std::string file = config(
+      "centroids = 64\n\n[[rules]]  # the first\nmatch = \"model.layers.*.mlp.down_proj\"\nbits = 3  # more\n"
+      "[[rules]]\nquantize = false\nmatch = *.v_proj\n");
+  const ParseResult result = parse_arguments({"--config", file});
+  EXPECT_THAT(result.problems, IsEmpty());
+  ASSERT_THAT(options_.rules, SizeIs(2));
+  EXPECT_EQ(quant::rule_text(options_.rules[0]), "model.layers.*.mlp.down_proj bits=3");
+  EXPECT_EQ(quant::rule_text(options_.rules[1]), "*.v_proj quantize=false");
+  EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().centroids, 64);
+  name_rules(result.given, options_);
+  EXPECT_THAT(quant::rule_name(options_.rules[1]),
+              AllOf(HasSubstr(file + ": [[rules]] 2 (line 6)"), HasSubstr("v_proj")));
+  // Of the command line they take the place of all of them; a later start takes them as they were given.
+  parse_arguments({"--config", file, "--rule", "*.o_proj bits=4"});
+  ASSERT_THAT(options_.rules, SizeIs(1));
+  EXPECT_EQ(options_.rules[0].pattern, "*.o_proj");
+  options_ = {};
+  EXPECT_THAT(parse(quantize_command(options_), {}, true, result.given).problems, IsEmpty());
+  EXPECT_THAT(options_.rules, SizeIs(2));
+}
+
+TEST_F(CommandLine, NamesTheFileAndTheTableOfWhatIsWrongWithARule) {
+  const auto problems = [&](const std::string& tables) {
+    return parse_arguments({"--config", config("centroids = 64\n" + tables)}).problems;
+  };
+  const auto of_table = [&](const std::string& what) {
+    return Contains(AllOf(HasSubstr(".cfg: [[rules]] 1 (line 2)"), HasSubstr(what)));
+  };
+  EXPECT_THAT(problems("[[rules]]\nbits = 3\n"), of_table("match: is missing"));
+  EXPECT_THAT(problems("[[rules]]\nmatch = *\nmatch = *.b\n"), of_table("match: given more than once"));
+  EXPECT_THAT(problems("[[rules]]\nmatch = *\n"), of_table("says nothing"));
+  EXPECT_THAT(problems("[[rules]]\nmatch = *\nbit = 3\n"), of_table("*: bit: is unknown"));
+  EXPECT_THAT(problems("[[rules]]\nmatch = *\nbits = 9\n"), of_table("from 0.5 to 8"));
+  EXPECT_THAT(problems("[[rules]]\nmatch = * *.b\n"), of_table("one word"));
+  EXPECT_THAT(problems("[[rules]]\nmatch\n"), of_table("NAME = VALUE"));
+  EXPECT_THAT(problems("[[rules]]\nmatch = *\nbits = 3\n[other]\n"), Contains(HasSubstr("line 5: [other]")));
+  EXPECT_THAT(problems("[other]\nbits = 3\n"), Contains(HasSubstr("other.bits: unknown key")));
+  EXPECT_THAT(parse_arguments({"--rule", "* bits=9"}).problems, Contains(HasSubstr("--rule: *: bits")));
+  CommandSpec other = quantize_command(options_);
+  std::erase_if(other.options, [](const core::OptionSpec& option) { return option.name == kRuleOption; });
+  EXPECT_THAT(parse(other, {"--config", config("[[rules]]\nmatch = *\nbits = 3\n")}, true).problems,
+              Contains(AllOf(HasSubstr("[[rules]] 1"), HasSubstr("unknown key"))));
+}
+
 TEST_F(CommandLine, HelpNamesEveryOptionAndHasExamples) {
   const CommandSpec command = quantize_command(options_);
   const std::string text = help_text(command, true);

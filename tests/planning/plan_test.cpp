@@ -116,7 +116,8 @@ TEST(Plan, SumsOfItsPartsAreItsTotals) {
   EXPECT_EQ(count, 32 * 7);
   EXPECT_EQ(plan.quantized_weights, 32 * (4LL * 4096 * 4096 + 3LL * 4096 * 11008));
   EXPECT_EQ(plan.rest_bytes, 2 * (2LL * 32000 * 4096 + 65 * 4096));
-  EXPECT_EQ(plan.hessian_bytes, 2 * (3LL * 4096 * 4097 + 11008LL * 11009));
+  // Of the tokens that are kept out beside those of the others.
+  EXPECT_EQ(plan.hessian_bytes, 2 * 2 * (3LL * 4096 * 4097 + 11008LL * 11009));
   double seconds = 0;
   for (const PlannedStage& stage : plan.stages) seconds += stage.seconds;
   EXPECT_DOUBLE_EQ(plan.total_seconds, seconds);
@@ -150,7 +151,7 @@ TEST(Plan, RanksShareTheWorkUntilTheLongestPartIsLeft) {
 
 TEST(WindowTasks, RunsThatShareASiteReadItsHessianOnce) {
   const PlanRequest request = request_of("llama-2-7b", 4, false);
-  const quant::QuantParameters a = request.options.parameters, b = vector_parameters(4, 256, 16);
+  const quant::RunParameters a(request.options.parameters, {}), b(vector_parameters(4, 256, 16), {});
   const ParametersOfRuns parameters{&a, &b};
   const SiteTask whole{0, model::block_sites(request.config, 0).front()};
   SiteTask lacking = whole, nothing = whole, next = whole;
@@ -260,6 +261,69 @@ TEST(Plan, TakesRatesFromAFile) {
   } catch (const core::FormatError& error) {
     EXPECT_THAT(error.what(), HasSubstr("'nearest'"));
   }
+}
+
+quant::Rule rule_of(const std::string& text) {
+  quant::Rule rule;
+  EXPECT_EQ(quant::parse_rule(text, rule), "");
+  return rule;
+}
+
+TEST(Plan, CountsWhatRulesMakeOfEachLinear) {
+  PlanRequest request = request_of("llama-2-7b", 1, false);
+  const Plan plain = make_plan(request);
+  request.options.rules = {rule_of("*.down_proj centroids=256 vector-length=4"),
+                           rule_of("*.layers.0.* quantize=false")};
+  const Plan plan = make_plan(request);
+  const auto find = [&](const std::string& role, bool quantized) {
+    const auto found = std::find_if(plan.linears.begin(), plan.linears.end(), [&](const PlannedLinear& linear) {
+      return linear.role == role && linear.quantized == quantized;
+    });
+    EXPECT_NE(found, plan.linears.end()) << role;
+    return *found;
+  };
+  EXPECT_EQ(find("mlp.down_proj", true).count, 31);
+  EXPECT_EQ(find("mlp.down_proj", true).stored.total(),
+            quant::planned_bits(vector_parameters(4, 256, 0), 4096, 11008).total());
+  EXPECT_EQ(find("mlp.down_proj", false).count, 1);
+  EXPECT_EQ(find("mlp.down_proj", false).stored.total(), std::int64_t{16} * 4096 * 11008);
+  EXPECT_EQ(plan.quantized_weights + plan.kept_weights, plain.quantized_weights);
+  EXPECT_EQ(plan.kept_weights, plain.quantized_weights / 32);
+  EXPECT_EQ(plan.rest_bytes, plain.rest_bytes + 2 * plan.kept_weights);
+  EXPECT_GT(plan.true_bits(), plain.true_bits() + 13.9 / 32);
+  EXPECT_THAT(plan_text(request, plan),
+              ::testing::AllOf(HasSubstr("not quantized"), HasSubstr("vector length 4, 256")));
+  // A linear with a damping of its own takes a factor of its own; one that is left alone no Hessian.
+  const auto seconds = [](const Plan& of, const std::string& name) {
+    for (const PlannedStage& stage : of.stages)
+      if (stage.name == name) return stage.flops;
+    return 0.0;
+  };
+  const double factors = seconds(plain, "quantize: factor Hessians");
+  EXPECT_NEAR(seconds(plan, "quantize: factor Hessians"), factors * 31 / 32, 1e-9 * factors);
+  request.options.rules = {rule_of("*.up_proj damping=0.1")};
+  EXPECT_GT(seconds(make_plan(request), "quantize: factor Hessians"), 1.05 * factors);
+}
+
+TEST(Plan, LinearsOfASiteShareAPreparedOneWhereItIsTheSame) {
+  const model::ModelConfig config = read_model_config("llama-2-7b");
+  const SiteTask qkv{0, model::block_sites(config, 0).front()};
+  quant::QuantParameters base;
+  const quant::RunParameters plain(base, {}),
+      ruled(base, {rule_of("*.q_proj damping=0.1"), rule_of("*.k_proj centroids=16")});
+  base.damping = 0.1;
+  const quant::RunParameters other(base, {});
+  const auto sizes = [&](const ParametersOfRuns& parameters) {
+    SharedTask task;
+    for (std::size_t i = 0; i < parameters.size(); ++i) task.parts.push_back({i, qkv});
+    std::vector<std::size_t> n;
+    for (const auto& group : alike_linears(task, parameters)) n.push_back(group.size());
+    return n;
+  };
+  EXPECT_THAT(sizes({&plain}), ::testing::ElementsAre(3));
+  EXPECT_THAT(sizes({&ruled}), ::testing::ElementsAre(1, 2));
+  EXPECT_THAT(sizes({&plain, &other}), ::testing::ElementsAre(3, 3));
+  EXPECT_THAT(sizes({&plain, &ruled, &other}), ::testing::ElementsAre(3 + 2, 1 + 3));
 }
 
 TEST(Bits, ChoosesByTheModelsSize) {
