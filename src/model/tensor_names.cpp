@@ -47,7 +47,8 @@ TensorNames::TensorNames(const std::vector<std::string_view>& stored) {
 std::string TensorNames::standard(std::string_view stored) const {
   std::string name = without_wrappers(stored);
   if (name == head_ + std::string(kHead)) return std::string(kHead);
-  if (base_ != kBase && name.starts_with(base_)) return std::string(kBase) + name.substr(base_.size());
+  const bool standard_already = base_ == kBase || (base_.empty() && name.starts_with(kBase));
+  if (!standard_already && name.starts_with(base_)) return std::string(kBase) + name.substr(base_.size());
   return name;
 }
 

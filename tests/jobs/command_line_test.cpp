@@ -64,8 +64,6 @@ TEST_F(CommandLine, SpellingsOfOtherProgramsGetAWord) {
     ASSERT_THAT(result.problems, SizeIs(1));
     EXPECT_THAT(result.problems.front(), AllOf(HasSubstr(given), HasSubstr(std::string("write ") + meant)));
   }
-  EXPECT_THAT(parse_arguments({"--model", "-"}).problems, IsEmpty());
-  EXPECT_THAT(parse_arguments({"-unheard"}).problems, Contains(HasSubstr("unheard")));
 }
 
 TEST_F(CommandLine, WinsOverTheConfigFile) {

@@ -21,6 +21,7 @@ using testing::HasSubstr;
 
 class SideTokens : public ::testing::Test {
  protected:
+  void write(const std::string& name, const char* content) const { folder_.write(name, content); }
   void write(const std::string& name, const std::string& content) const { folder_.write(name, content); }
   void write(const std::string& name, const Json& json) const { folder_.write(name, json.dump()); }
   std::unique_ptr<Tokenizer> open() const { return open_tokenizer(folder_.path()); }
@@ -105,7 +106,7 @@ TEST_F(SideTokens, AddedTokensGetTheIdsOfTheReference) {
 
 TEST_F(SideTokens, ASingleWordStandsAlone) {
   Json json = small_json();
-  json["added_tokens"] = {added_token(10, "<w>", {{"single_word", true}})};
+  json["added_tokens"] = Json::array({added_token(10, "<w>", {{"single_word", true}})});
   write("tokenizer.json", json);
   EXPECT_EQ(ids("<w> a<w> <w>b -<w>- <w>"), (Ids{10, 5, 3, 7, 8, 10, 8, 3, 10}));
 }
@@ -137,7 +138,7 @@ TEST_F(SideTokens, ByteFallbackOfByteLevelIsNeverAskedFor) {
 
 TEST_F(SideTokens, TheTemplateOrTheSettingDecidesOnBos) {
   Json json = small_json();
-  json["added_tokens"] = {added_token(10, "<s>")};
+  json["added_tokens"] = Json::array({added_token(10, "<s>")});
   const Json special{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
       text{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
   Json templated = json;
