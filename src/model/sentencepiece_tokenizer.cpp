@@ -18,9 +18,9 @@ using core::FormatError;
 
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";
+constexpr std::string_view kEscapedSpace = "\xE2\x96\x81";
 // Added ids may leave gaps, but a file of a few bytes must not make a vocabulary of billions.
-constexpr std::int64_t kMostGaps = 1 << 16;
+constexpr std::int64_t kMostIdGaps = 1 << 16;
 
 /// The place of a space from `at` on where the text may be cut; the text's size when there is none.
 std::size_t find_cut(std::string_view text, std::size_t at, const SentencepieceCuts& cuts) {
@@ -69,7 +69,7 @@ struct SentencepieceTokenizer::Impl {
       if (id >= 0 && id < n_pieces)
         by_text.emplace(processor.IdToPiece(id),
                         AddedToken{.text = processor.IdToPiece(id), .id = id, .special = true});
-    const std::int64_t limit = std::int64_t{n_pieces} + std::ssize(settings.added) + kMostGaps;
+    const std::int64_t limit = std::int64_t{n_pieces} + std::ssize(settings.added) + kMostIdGaps;
     for (const AddedToken& token : settings.added) {
       if (token.id >= limit)
         throw FormatError(path, "the token \"" + token.text + "\" that is added to it has the id " +
@@ -115,7 +115,8 @@ struct SentencepieceTokenizer::Impl {
       if (!first)
         encode(processor, part, 0, ids);
       else if (part.starts_with(' '))
-        encode(*bare, unknown + (begins_text ? std::string(kSpace) : "") + std::string(part), unknown_length, ids);
+        encode(*bare, unknown + (begins_text ? std::string(kEscapedSpace) : "") + std::string(part), unknown_length,
+               ids);
       else
         encode(*bare, part, 0, ids);
       first = false;
@@ -147,8 +148,8 @@ std::vector<std::int32_t> SentencepieceTokenizer::encode(std::string_view text) 
   std::string storage, spaced;
   std::vector<std::int32_t> ids;
   text = valid_utf8(text, storage);
-  if (impl_->bare != nullptr && text.find(kSpace) != std::string_view::npos) {
-    spaced = replace_all(text, kSpace, " ");
+  if (impl_->bare != nullptr && text.find(kEscapedSpace) != std::string_view::npos) {
+    spaced = replace_all(text, kEscapedSpace, " ");
     text = spaced;
   }
   bool begins = true;
@@ -161,7 +162,7 @@ std::vector<std::int32_t> SentencepieceTokenizer::encode(std::string_view text) 
       [&](std::int32_t id) {
         // The space in front of the text is a token where no special one follows it.
         if (impl_->bare != nullptr && begins && !impl_->added.at(id).special)
-          ids.push_back(impl_->processor.PieceToId(std::string(kSpace)));
+          ids.push_back(impl_->processor.PieceToId(std::string(kEscapedSpace)));
         begins = false;
         ids.push_back(id);
       });

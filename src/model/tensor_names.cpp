@@ -9,7 +9,8 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr std::string_view kAnchor = "layers.0.input_layernorm.weight", kHead = "lm_head.weight", kBase = "model.";
+constexpr std::string_view kAnchor = "layers.0.input_layernorm.weight", kHeadName = "lm_head.weight",
+                           kBasePrefix = "model.";
 /// torch.compile, DistributedDataParallel, FullyShardedDataParallel, activation checkpointing.
 constexpr std::array kWrappers{"_orig_mod."sv, "module."sv, "_fsdp_wrapped_module."sv, "_checkpoint_wrapped_module."sv};
 
@@ -38,17 +39,17 @@ TensorNames::TensorNames(const std::vector<std::string_view>& stored) {
     prefixes.insert(prefix);
     found_ = name;
   }
-  if (prefixes.contains(std::string(kBase))) prefixes = {std::string(kBase)};
+  if (prefixes.contains(std::string(kBasePrefix))) prefixes = {std::string(kBasePrefix)};
   if (prefixes.size() == 1) base_ = *prefixes.begin();
-  if (base_ != kBase && base_.ends_with(kBase)) head_ = base_.substr(0, base_.size() - kBase.size());
+  if (base_ != kBasePrefix && base_.ends_with(kBasePrefix)) head_ = base_.substr(0, base_.size() - kBasePrefix.size());
   for (const std::string_view name : stored) differ_ = differ_ || standard(name) != name;
 }
 
 std::string TensorNames::standard(std::string_view stored) const {
   std::string name = without_wrappers(stored);
-  if (name == head_ + std::string(kHead)) return std::string(kHead);
-  const bool standard_already = base_ == kBase || (base_.empty() && name.starts_with(kBase));
-  if (!standard_already && name.starts_with(base_)) return std::string(kBase) + name.substr(base_.size());
+  if (name == head_ + std::string(kHeadName)) return std::string(kHeadName);
+  const bool standard_already = base_ == kBasePrefix || (base_.empty() && name.starts_with(kBasePrefix));
+  if (!standard_already && name.starts_with(base_)) return std::string(kBasePrefix) + name.substr(base_.size());
   return name;
 }
 

@@ -27,25 +27,25 @@ constexpr std::size_t kMostFaults = 10, kBytesAFault = 1000;
 struct Container {
   std::string_view magic, name, makes, command;
 };
-constexpr std::string_view kLines = "JSON lines", kText = "a text";
+constexpr std::string_view kJsonLines = "JSON lines", kPlainText = "a text";
 constexpr std::array kContainers{
-    Container{"PAR1"sv, "a Parquet file", kLines,
+    Container{"PAR1"sv, "a Parquet file", kJsonLines,
               "python3 -c 'import sys, pandas; pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], "
               "orient=\"records\", lines=True)' {0} {0}.jsonl"},
-    Container{"ARROW1"sv, "an Arrow file", kLines,
+    Container{"ARROW1"sv, "an Arrow file", kJsonLines,
               "python3 -c 'import sys, pandas; pandas.read_feather(sys.argv[1]).to_json(sys.argv[2], "
               "orient=\"records\", lines=True)' {0} {0}.jsonl"},
-    Container{"\xFF\xFF\xFF\xFF"sv, "an Arrow stream, as a dataset's cache holds it", kLines,
+    Container{"\xFF\xFF\xFF\xFF"sv, "an Arrow stream, as a dataset's cache holds it", kJsonLines,
               "python3 -c 'import sys, datasets; datasets.Dataset.from_file(sys.argv[1]).to_json(sys.argv[2])' {0} "
               "{0}.jsonl"},
-    Container{"\xFD\x37zXZ\0"sv, "packed by xz", kText, "xz -dc {0} > {1}"},
-    Container{"BZh"sv, "packed by bzip2", kText, "bzip2 -dc {0} > {1}"},
-    Container{"\x04\x22\x4D\x18"sv, "packed by lz4", kText, "lz4 -dc {0} > {1}"},
-    Container{"PK\x03\x04"sv, "a zip archive", kText, "unzip -p {0} > {1}"},
-    Container{"7z\xBC\xAF\x27\x1C"sv, "a 7z archive", kText, "7z x -so {0} > {1}"},
-    Container{"%PDF-"sv, "a PDF", kText, "pdftotext {0} {1}"},
+    Container{"\xFD\x37zXZ\0"sv, "packed by xz", kPlainText, "xz -dc {0} > {1}"},
+    Container{"BZh"sv, "packed by bzip2", kPlainText, "bzip2 -dc {0} > {1}"},
+    Container{"\x04\x22\x4D\x18"sv, "packed by lz4", kPlainText, "lz4 -dc {0} > {1}"},
+    Container{"PK\x03\x04"sv, "a zip archive", kPlainText, "unzip -p {0} > {1}"},
+    Container{"7z\xBC\xAF\x27\x1C"sv, "a 7z archive", kPlainText, "7z x -so {0} > {1}"},
+    Container{"%PDF-"sv, "a PDF", kPlainText, "pdftotext {0} {1}"},
 };
-constexpr Container kTar{"ustar"sv, "a tar archive", kText, "tar -xOf {0} > {1}"};
+constexpr Container kTar{"ustar"sv, "a tar archive", kPlainText, "tar -xOf {0} > {1}"};
 constexpr std::size_t kTarMagic = 257;  ///< where it stands
 
 [[noreturn]] void refuse_container(const Container& container, const std::string& path) {

@@ -22,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using core::FormatError;
 
-constexpr const char *kHead = "lm_head.weight", *kEmbedding = "model.embed_tokens.weight";
+constexpr const char *kHeadTensor = "lm_head.weight", *kEmbeddingTensor = "model.embed_tokens.weight";
 
 class DirectoryWeights final : public WeightSource {
  public:
@@ -58,10 +58,10 @@ class DirectoryWeights final : public WeightSource {
   /// What config.json ties may be stored twice, or once under the head's name. As transformers 5 does, the tensors win.
   void settle_head() {
     if (!config_.tied_embeddings) return;
-    const SafetensorsFolder::Stored *head = folder_.find(kHead), *embedding = folder_.find(kEmbedding);
+    const SafetensorsFolder::Stored *head = folder_.find(kHeadTensor), *embedding = folder_.find(kEmbeddingTensor);
     if (head == nullptr) return;
     if (embedding == nullptr) {
-      folder_.alias(kEmbedding, kHead);
+      folder_.alias(kEmbeddingTensor, kHeadTensor);
     } else if (!folder_.same_values(*head, *embedding)) {
       config_.tied_embeddings = false;
       core::warn_once(fmt::format(
@@ -97,7 +97,7 @@ class DirectoryWeights final : public WeightSource {
   void settle_dtype(const core::Json& json) {
     for (const char* key : {"dtype", "torch_dtype"})
       if (const auto stated = json.find(key); stated != json.end() && !stated->is_null()) return;
-    if (folder_.find(kEmbedding)->tensor->dtype == core::DType::bf16) config_.stored_dtype = core::DType::bf16;
+    if (folder_.find(kEmbeddingTensor)->tensor->dtype == core::DType::bf16) config_.stored_dtype = core::DType::bf16;
   }
 
   std::string path_, config_file_, config_text_;

@@ -37,7 +37,7 @@ Json added_token(std::int64_t id, const std::string& content, const Json& more =
 }
 
 /// Byte level; ids 0 to 9: a b c, a space, ab, " a", two spaces, "b ", "-", "--".
-Json small_json(const Json& pre_tokenizer = nullptr) {
+Json spaced_json(const Json& pre_tokenizer = nullptr) {
   Json steps = Json::array();
   if (!pre_tokenizer.is_null()) steps.push_back(pre_tokenizer);
   steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
@@ -54,7 +54,7 @@ Json small_json(const Json& pre_tokenizer = nullptr) {
 TEST_F(SideTokens, EverySplitLeavesThePiecesOfTheReference) {
   const auto split = [&](const std::string& behavior, bool invert, const Json& pattern = {{"Regex", " "}}) {
     write("tokenizer.json",
-          small_json({{"type", "Split"}, {"pattern", pattern}, {"behavior", behavior}, {"invert", invert}}));
+          spaced_json({{"type", "Split"}, {"pattern", pattern}, {"behavior", behavior}, {"invert", invert}}));
     return ids("ab  ab a--b ");
   };
   for (const bool invert : {false, true}) {
@@ -68,7 +68,7 @@ TEST_F(SideTokens, EverySplitLeavesThePiecesOfTheReference) {
   EXPECT_EQ(split("Removed", true), (Ids{3, 3, 3, 3}));
   EXPECT_EQ(split("Isolated", false, {{"String", "--"}}), (Ids{4, 6, 4, 5, 9, 7}));
   const auto step = [&](const Json& json) {
-    write("tokenizer.json", small_json(json));
+    write("tokenizer.json", spaced_json(json));
     return ids("ab  ab a--b ");
   };
   EXPECT_EQ(step({{"type", "Punctuation"}}), (Ids{4, 6, 4, 5, 8, 8, 7}));
@@ -77,7 +77,7 @@ TEST_F(SideTokens, EverySplitLeavesThePiecesOfTheReference) {
 }
 
 TEST_F(SideTokens, NormalizersOfUnicodeAndPatterns) {
-  Json json = small_json();
+  Json json = spaced_json();
   json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", " "}};
   write("tokenizer.json", json);
   EXPECT_EQ(ids("ab  ab a--b "), (Ids{4, 3, 4, 5, 9, 7}));
@@ -95,7 +95,7 @@ TEST_F(SideTokens, NormalizersOfUnicodeAndPatterns) {
 }
 
 TEST_F(SideTokens, AddedTokensGetTheIdsOfTheReference) {
-  Json json = small_json();
+  Json json = spaced_json();
   json["added_tokens"] = {added_token(10, "ab", {{"single_word", true}}), added_token(20, "<far>"), added_token(1, "a"),
                           added_token(30, "<x>")};
   write("tokenizer.json", json);
@@ -105,14 +105,14 @@ TEST_F(SideTokens, AddedTokensGetTheIdsOfTheReference) {
 }
 
 TEST_F(SideTokens, ASingleWordStandsAlone) {
-  Json json = small_json();
+  Json json = spaced_json();
   json["added_tokens"] = Json::array({added_token(10, "<w>", {{"single_word", true}})});
   write("tokenizer.json", json);
   EXPECT_EQ(ids("<w> a<w> <w>b -<w>- <w>"), (Ids{10, 5, 3, 7, 8, 10, 8, 3, 10}));
 }
 
 TEST_F(SideTokens, ByteFallbackOfByteLevelIsNeverAskedFor) {
-  Json json = small_json();
+  Json json = spaced_json();
   json["model"]["byte_fallback"] = true;
   json["model"]["unk_token"] = "<none>";
   write("tokenizer.json", json);
@@ -137,7 +137,7 @@ TEST_F(SideTokens, ByteFallbackOfByteLevelIsNeverAskedFor) {
 }
 
 TEST_F(SideTokens, TheTemplateOrTheSettingDecidesOnBos) {
-  Json json = small_json();
+  Json json = spaced_json();
   json["added_tokens"] = Json::array({added_token(10, "<s>")});
   const Json special{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
       text{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
@@ -191,7 +191,7 @@ TEST_F(SideTokens, TheTemplateOrTheSettingDecidesOnBos) {
 }
 
 TEST_F(SideTokens, SettingsAddTokensToTokenizerJson) {
-  write("tokenizer.json", small_json());
+  write("tokenizer.json", spaced_json());
   write("tokenizer_config.json",
         Json{{"eos_token", "ab"},
              {"added_tokens_decoder",
