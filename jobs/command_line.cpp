@@ -101,6 +101,20 @@ CommandSpec with_log_format(CommandSpec command, std::string& format) {
   return command;
 }
 
+/// What other programs' spelling of an option means here; empty when it is none of ours: -model, --vector_length.
+std::string meant_option(const CommandSpec& command, const std::string& argument) {
+  if (argument.size() < 3 || argument[0] != '-') return "";
+  std::string name = argument.substr(argument[1] == '-' ? 2 : 1);
+  name.resize(std::min(name.find('='), name.size()));
+  const bool one_dash = argument[1] != '-', underscores = name.find('_') != std::string::npos;
+  if (!one_dash && !underscores) return "";
+  std::replace(name.begin(), name.end(), '_', '-');
+  const bool known = name == "config" || name == "help" ||
+                     std::any_of(command.options.begin(), command.options.end(),
+                                 [&](const core::OptionSpec& option) { return option.name == name; });
+  return known ? "--" + name : "";
+}
+
 }  // namespace
 
 ParseResult parse(const CommandSpec& own, const std::vector<std::string>& arguments, bool with_config_file,
@@ -111,6 +125,10 @@ ParseResult parse(const CommandSpec& own, const std::vector<std::string>& argume
     return result;
   }
   const CommandSpec command = with_log_format(own, result.log_format);
+  for (const std::string& argument : arguments)
+    if (const std::string meant = meant_option(command, argument); !meant.empty())
+      result.problems.push_back(fmt::format("'{}': write {}", argument, meant));
+  if (!result.problems.empty()) return result;  // what follows would be read as something else
   const po::options_description description = describe(command, with_config_file);
   po::positional_options_description positional;
   if (!command.positional.empty()) positional.add(command.positional.c_str(), -1);
@@ -159,6 +177,13 @@ ParseResult parse(const CommandSpec& own, const std::vector<std::string>& argume
   }
   assign_before(command, before, taken, result);
   return result;
+}
+
+core::OptionSpec original_option(std::string& target) {
+  return core::as_path(core::text_option("original", "PATH",
+                                         "where the model that a run was made from is now, when it moved; it must be "
+                                         "the same, by its fingerprint",
+                                         target));
 }
 
 std::string help_text(const CommandSpec& command, bool with_config_file) {

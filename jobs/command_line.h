@@ -31,6 +31,9 @@ inline constexpr const char* kRuleOption = "rule";
 ParseResult parse(const CommandSpec& command, const std::vector<std::string>& arguments, bool with_config_file,
                   const std::vector<run::GivenOption>& before = {});
 
+/// --original, of commands that take a run in place of a model.
+core::OptionSpec original_option(std::string& target);
+
 std::string help_text(const CommandSpec& command, bool with_config_file);
 
 }  // namespace voronoi::jobs

@@ -97,7 +97,7 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     if (!problems.empty()) throw core::ConfigError(problems);
     context = backend::make_context(options.device, options.threads, world);
     for (const std::string& path : options.models) {
-      run::Subject& subject = subjects.emplace_back(run::open_subject(path));
+      run::Subject& subject = subjects.emplace_back(run::open_subject(path, options.original));
       if (!options.reference.empty()) run::set_reference(subject, options.reference);
     }
     if (options.text.divergence && std::none_of(subjects.begin(), subjects.end(), [](const run::Subject& subject) {

@@ -26,8 +26,9 @@ CommandSpec eval_command(EvalOptions& o) {
       core::list_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.models),
       core::as_path(
           core::list_option("text", "FILE", "evaluation text, gzip or Zstandard taken as it is", o.text.texts)),
-      core::choice_option("join", "how the file becomes one text; auto: jsonl by name, else raw", o.text.join,
-                          {"auto", "raw", "wikitext", "jsonl"}),
+      core::choice_option("join",
+                          "how the file becomes one text; auto: jsonl where its content is JSON documents, else raw",
+                          o.text.join, {"auto", "raw", "wikitext", "jsonl"}),
       core::integer_option("context", "tokens a window", o.text.context, 2, 1 << 24),
       core::integer_option("windows", "at most so many windows from the start; 0 for all", o.text.windows, 0,
                            std::int64_t{1} << 40),
@@ -52,6 +53,7 @@ CommandSpec eval_command(EvalOptions& o) {
                           "KL divergence a token to the unquantized model, its 99th percentile and the share of tokens "
                           "both find most likely, in the same pass",
                           o.text.divergence),
+      original_option(o.original),
       core::text_option("reference", "PATH",
                         "unquantized model to compare with; a run knows its own, a checkpoint does not", o.reference),
       core::choice_option("bos",

@@ -14,7 +14,7 @@ struct EvalOptions {
   std::vector<std::string> models;
   validation::TextOptions text;
   validation::QuestionProtocol questions;
-  std::string tasks, task_data, reference, device = "auto";
+  std::string tasks, task_data, original, reference, device = "auto";
   int threads = 0;
   bool json = false;
 };

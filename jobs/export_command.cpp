@@ -17,15 +17,23 @@
 namespace voronoi::jobs {
 
 int export_main(const comm::Communicator& world, const Arguments& arguments) {
-  std::string path, out, profile = "safe";
+  std::string path, out, model, tokenizer, profile = "safe";
   CommandSpec command;
   command.name = "export";
   command.summary =
       "Writes a run as a Hugging Face checkpoint in VPTQ's public format, which transformers and vptq load.";
-  command.usage = "voronoi export RUN --out DIR [--export-profile safe|full]";
+  command.usage = "voronoi export RUN --out DIR [--model PATH] [--export-profile safe|full]";
   command.positional = "run";
   command.options = {core::text_option("run", "DIR", "run directory", path),
                      core::text_option("out", "DIR", "directory to write: new, or empty", out),
+                     core::text_option("model", "PATH",
+                                       "where the model that the run was made from is now, when it moved; it must be "
+                                       "the same, by its fingerprint",
+                                       model),
+                     core::text_option("tokenizer", "PATH",
+                                       "tokenizer file or directory to put beside it, when it "
+                                       "moved or another is wanted",
+                                       tokenizer),
                      export_profile_option(profile)};
   command.examples =
       "  voronoi export runs/2bit --out SmolLM2-135M-vptq\n"
@@ -38,7 +46,8 @@ int export_main(const comm::Communicator& world, const Arguments& arguments) {
   if (!problems.empty()) throw core::ConfigError(problems);
 
   core::install_stop_handlers();
-  const run::RunModel run = run::open_run_model(path);
+  run::RunModel run = run::open_run_model(path, model);
+  if (!tokenizer.empty()) run.tokenizer = tokenizer;
   // A trailing slash would make the temporary directory one inside.
   std::filesystem::path directory = std::filesystem::path(out).lexically_normal();
   if (directory.filename().empty()) directory = directory.parent_path();

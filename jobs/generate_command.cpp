@@ -26,7 +26,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct GenerateOptions {
-  std::string model, prompt, tokenizer, device = "auto", dtype = "auto";
+  std::string model, original, prompt, tokenizer, device = "auto", dtype = "auto";
   std::int64_t max_tokens = 64, seed = 0;
   double temperature = 0;
   int threads = 0;
@@ -42,6 +42,7 @@ CommandSpec generate_command(GenerateOptions& o) {
   command.usage = "voronoi generate --model MODEL|RUN|CHECKPOINT --prompt TEXT [options]";
   command.options = {
       core::text_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.model),
+      original_option(o.original),
       core::text_option("prompt", "TEXT", "what the text begins with", o.prompt),
       core::integer_option("max-tokens", "most tokens to add; fewer when the model ends the text", o.max_tokens, 1,
                            1 << 20),
@@ -130,11 +131,15 @@ int generate_main(const comm::Communicator& world, const Arguments& arguments) {
 
   const std::unique_ptr<backend::Context> context = backend::make_context(options.device, options.threads, world);
   run::require_whole_export(options.model);
-  const run::Subject subject = run::open_subject(options.model);
+  const run::Subject subject = run::open_subject(options.model, options.original);
   const model::ModelConfig& config = subject.source().config();
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
   std::vector<std::int32_t> ids = tokenizer->encode(options.prompt);
-  if (const auto bos = tokenizer->automatic_bos()) ids.insert(ids.begin(), *bos);
+  if (const auto bos = tokenizer->automatic_bos()) {
+    if (!ids.empty() && ids.front() == *bos)
+      core::log_warning("--prompt: begins with BOS, and the tokenizer puts one before it, so that there are two");
+    ids.insert(ids.begin(), *bos);
+  }
   if (ids.empty()) throw core::ConfigError("--prompt: holds no token");
 
   const Clock::time_point loading = Clock::now();

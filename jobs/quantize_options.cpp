@@ -128,7 +128,8 @@ CommandSpec quantize_command(run::Settings& o) {
                                       "text on which the stored layers are held against the unquantized model in the "
                                       "end: perplexity and KL divergence",
                                       o.validate_texts)),
-      core::choice_option("validate-join", "how such a file becomes one text; auto: jsonl by name, else raw",
+      core::choice_option("validate-join",
+                          "how such a file becomes one text; auto: jsonl where its content is JSON documents, else raw",
                           o.validate_join, {"auto", "raw", "wikitext", "jsonl"}),
       core::integer_option("validate-context", "tokens a window of it", o.validate_context, 2, 1 << 24),
       core::integer_option("validate-windows", "at most so many windows from the start; 0 for all", o.validate_windows,

@@ -25,7 +25,7 @@ namespace voronoi::jobs {
 namespace {
 
 struct ScoreOptions {
-  std::string model, requests, out, tokenizer;
+  std::string model, original, requests, out, tokenizer;
   std::string device = "auto", dtype = "auto", bos = "auto";
   std::int64_t max_length = 0, batch = 0;
   int threads = 0;
@@ -39,6 +39,7 @@ CommandSpec score_command(ScoreOptions& o) {
   command.options = {
       core::as_path(
           core::text_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.model)),
+      original_option(o.original),
       core::as_path(core::text_option("requests", "FILE", "requests, one JSON object a line", o.requests)),
       core::as_path(
           core::text_option("out", "FILE", "answers, in the order of the requests; stdout unless given", o.out)),
@@ -137,7 +138,7 @@ int score_main(const comm::Communicator& world, const Arguments& arguments) {
     if (options.requests.empty()) problems.emplace_back("--requests: is missing; give a file of requests");
     if (!problems.empty()) throw core::ConfigError(problems);
     context = backend::make_context(options.device, options.threads, world);
-    subject = run::open_subject(options.model);
+    subject = run::open_subject(options.model, options.original);
     requests = prepare_requests(options, *subject);
   });
   if (help) return 0;

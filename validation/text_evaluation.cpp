@@ -33,18 +33,18 @@ struct PreparedText {
   std::string bos;
 };
 
-model::Join join_of(const TextOptions& options, const std::string& path) {
-  return options.join == "auto" ? model::default_join(path) : *model::join_from_name(options.join);
-}
+/// Nothing for "auto": the text's content tells.
+std::optional<model::Join> join_of(const TextOptions& options) { return model::join_from_name(options.join); }
 
 PreparedText prepare(const TextOptions& options, const std::string& path, const run::Subject& subject) {
-  PreparedText prepared{model::load_text(path, join_of(options, path)), {}, ""};
+  PreparedText prepared{model::load_text(path, join_of(options)), {}, ""};
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
   const model::BosRule rule = *model::bos_rule_from_name(options.bos);
   const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
   const bool added =
       rule == model::BosRule::always || (rule == model::BosRule::automatic && tokenizer->automatic_bos().has_value());
   prepared.bos = added ? fmt::format("{}", ids.front()) : "none";
+  model::warn_beyond_positions(subject.source().config(), options.context, subject.source().path());
   prepared.windows = model::leading_windows(ids, options.context, options.windows == 0 ? -1 : options.windows, path);
   return prepared;
 }
@@ -149,6 +149,9 @@ class TextMeasurement {
                        {"windows", prepared.windows.count},
                        {"bos", prepared.bos},
                        {"dtype", model::product_dtype_name(dtype(subject))}};
+    // A model may answer anything beyond the positions it was trained on.
+    if (const std::int64_t trained = subject.source().config().max_position; prepared.windows.context > trained)
+      result.protocol["beyond_positions"] = trained;
     result.seconds = seconds;
     return result;
   }
@@ -278,7 +281,7 @@ class TextMeasurement {
 
 void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer) {
   for (const std::string& path : options.texts) {
-    const model::Text text = model::load_text(path, join_of(options, path));
+    const model::Text text = model::load_text(path, join_of(options));
     model::leading_windows(model::tokenize(tokenizer, text, model::BosRule::automatic), options.context, 1, path);
   }
 }

@@ -10,6 +10,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/printable.h"
+#include "core/stand_in.h"
 
 namespace voronoi::core {
 namespace {
@@ -96,7 +97,9 @@ class Builder : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view file, int max_depth) {
-  if (text.starts_with("\xEF\xBB\xBF")) throw FormatError(file, 0, "not valid JSON: begins with a byte order mark");
+  refuse_stand_in(text, file);
+  if (text.starts_with("\xEF\xBB\xBF"))
+    throw FormatError(file, 0, "not valid JSON: begins with a byte order mark; save it as UTF-8 without one");
   Json root;
   Builder builder(file, max_depth, root);
   Json::sax_parse(text, &builder);

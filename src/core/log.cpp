@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <ctime>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "core/error.h"
@@ -31,6 +32,7 @@ struct Output {
   int rank = -1;
   bool line_open = false;
   bool log_warned = false;
+  std::set<std::string> warned;  ///< by warn_once()
   Clock::time_point last_plain{};
 };
 
@@ -158,6 +160,19 @@ void log_line(LogLevel level, std::string_view message) {
                   out.format == LogFormat::json ? json_line(out, level, message) : std::string(message));
   if (level < out.level || (out.rank > 0 && level < LogLevel::warning)) return;
   print_line(out, level, message);
+}
+
+void warn_once(const std::string& message) {
+  LogLevel level = LogLevel::warning;
+  {
+    Output& out = output();
+    const std::lock_guard lock(out.mutex);
+    constexpr std::size_t kMostRemembered = 1000;
+    if (out.warned.size() == kMostRemembered) out.warned.clear();
+    if (!out.warned.insert(message).second) return;
+    if (out.rank > 0) level = LogLevel::info;
+  }
+  log_line(level, message);
 }
 
 void show_progress(std::string_view text, bool done) {

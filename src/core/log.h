@@ -39,6 +39,9 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
 }
 
+/// A warning about a file that all ranks open, some of them often: on stderr once, of rank 0.
+void warn_once(const std::string& message);
+
 /// Progress: on a terminal one line that is redrawn, otherwise (and as JSON) a line at most every ten seconds (and the
 /// last one). Call from rank 0 only. `done` marks the end of the activity.
 void show_progress(std::string_view text, bool done = false);

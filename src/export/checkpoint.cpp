@@ -68,10 +68,10 @@ VptqCheckpoint::VptqCheckpoint(const std::string& path)
       config_file_((fs::path(path) / "config.json").string()),
       config_text_(core::read_text_file(config_file_, model::kMaxConfigBytes)),
       folder_(path) {
-  Json json = core::parse_json(config_text_, config_file_);
-  const Json quantization = json.at("quantization_config");
-  json.erase("quantization_config");  // a model that has one is refused as quantized
+  const Json json = core::parse_json(config_text_, config_file_);
+  const Json& quantization = json.at("quantization_config");
   config_ = model::parse_config(json, config_file_);
+  model::add_generation_ends(path, config_);
   parse_layers(quantization);
   // Of the quantized linears the tensors were checked; of the rest the float tensors must be there.
   std::set<std::string> read;

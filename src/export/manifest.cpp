@@ -18,20 +18,26 @@ using core::FormatError;
 
 constexpr std::string_view kFormat = "voronoi export";
 
-bool is_plain_name(const std::string& name) {
-  return !name.empty() && name.front() != '.' && name.find('/') == std::string::npos;
+/// A file of the directory or of a folder in it; nothing that leads out of it.
+bool is_plain_name(std::string_view name) {
+  const std::size_t slash = name.find('/');
+  const std::string_view first = name.substr(0, slash);
+  if (first.empty() || first.front() == '.') return false;
+  return slash == std::string_view::npos || is_plain_name(name.substr(slash + 1));
 }
 
 }  // namespace
 
 void write_manifest(const fs::path& directory, Manifest manifest) {
   std::vector<fs::path> paths;
-  for (const auto& entry : fs::directory_iterator(directory)) paths.push_back(entry.path());
+  for (const auto& entry : fs::recursive_directory_iterator(directory))
+    if (!entry.is_directory()) paths.push_back(entry.path());
   std::sort(paths.begin(), paths.end());
   core::Json files = core::Json::array(), layers = core::Json::array();
   for (const fs::path& path : paths)
-    files.push_back(
-        {{"name", path.filename().string()}, {"bytes", fs::file_size(path)}, {"sha256", core::sha256_of_file(path)}});
+    files.push_back({{"name", path.lexically_relative(directory).generic_string()},
+                     {"bytes", fs::file_size(path)},
+                     {"sha256", core::sha256_of_file(path)}});
   for (const auto& [name, sum] : manifest.layers) layers.push_back({{"name", name}, {"shard_sha256", sum}});
   core::Json json{{"format", kFormat},
                   {"version", 1},

@@ -111,9 +111,12 @@ class Writer {
     TensorFiles files(directory, plan_, request_.max_file_bytes);
     write_tensors(files);
     files.finish();
-    for (const auto& [name, content] : companion_files(source_.path(), request_.tokenizer))
-      core::write_file_atomic(directory / name, content, "export");
-    core::Json config = original_config(source_.path(), dtype_), excluded = core::Json::array({"lm_head"});
+    for (const auto& [name, content] : companion_files(source_.path(), request_.tokenizer)) {
+      const fs::path file = directory / name;
+      fs::create_directories(file.parent_path());
+      core::write_file_atomic(file, content, "export");
+    }
+    core::Json config = original_config(source_.path(), source_.config()), excluded = core::Json::array({"lm_head"});
     for (const std::string& linear : request_.unquantized) excluded.push_back(linear);
     config["quantization_config"] = {{"quant_method", "vptq"},
                                      {"config_for_layers", std::move(entries_)},

@@ -34,6 +34,18 @@ std::size_t space_after(std::string_view text, std::size_t at) {
   return at;
 }
 
+bool starts_with_word(std::string_view text) {
+  const std::size_t length = text.empty() ? 0 : utf8_length(text, 0);
+  return length > 0 && is_word_character(utf8_code_point(text, 0, length));
+}
+
+bool ends_with_word(std::string_view text) {
+  std::size_t at = text.size();
+  while (at > 0 && (static_cast<unsigned char>(text[--at]) & 0xC0U) == 0x80U) {
+  }
+  return starts_with_word(text.substr(at));
+}
+
 }  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens)
@@ -77,6 +89,10 @@ bool AddedTokenMatcher::find(std::string_view text, std::size_t start, Match& ma
     }
     if (found < 0) continue;
     const AddedToken& token = tokens_[static_cast<std::size_t>(found)];
+    if (token.single_word && (ends_with_word(text.substr(0, begin)) || starts_with_word(text.substr(end)))) {
+      begin = end - 1;  // what begins inside of it is not looked for
+      continue;
+    }
     match = {token.lstrip ? space_before(text, start, begin) : begin, token.rstrip ? space_after(text, end) : end,
              token.id};
     return true;

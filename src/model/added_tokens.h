@@ -13,6 +13,8 @@ struct AddedToken {
   std::int32_t id = 0;
   bool lstrip = false, rstrip = false;  ///< white space before or after it belongs to it
   bool normalized = false;              ///< matched after normalization, in its normalized form
+  bool single_word = false;             ///< matched only where no word goes on at its ends
+  bool special = false;
 };
 
 /// Finds the leftmost, longest of a set of tokens.

@@ -20,16 +20,21 @@ constexpr std::size_t kMostGrowth = 64, kFreeGrowth = 4096;
 // Each is a level of recursion; known tokenizers have up to five.
 constexpr std::size_t kMostSteps = 64;
 
-std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content) {
+/// `grow`(matches, bytes each): throws where that is too much.
+template <class Grow>
+std::string replace_matches(const Regex& regex, std::string_view text, std::string_view content, Grow&& grow) {
+  Regex::Workspace workspace;
+  std::vector<MarkedPart> parts;
+  std::size_t at = 0, n_matches = 0;
+  regex.split(text, workspace, [&](std::string_view part, bool match) {
+    parts.push_back({at, at + part.size(), match});
+    at += part.size();
+    n_matches += match ? 1 : 0;
+  });
+  grow(n_matches, content.size());
   std::string out;
-  out.reserve(text.size());
-  for (std::size_t at = 0;;) {
-    const std::size_t found = text.find(pattern, at);
-    out.append(text.substr(at, found - at));
-    if (found == std::string_view::npos) return out;
-    out.append(content);
-    at = found + pattern.size();
-  }
+  for (const MarkedPart& part : parts) out += part.delimiter ? content : text.substr(part.begin, part.end - part.begin);
+  return out;
 }
 
 std::size_t count_of(std::string_view text, std::string_view pattern) {
@@ -190,14 +195,18 @@ std::string BpeTokenizer::normalize(std::string_view text) const {
                                         " times its length of a text, which no tokenizer needs");
   };
   for (const BpeSpec::Normalizer& step : spec_.normalizers) switch (step.kind) {
-      case BpeSpec::Normalizer::Kind::nfc:
-        out = to_nfc(out);
+      case BpeSpec::Normalizer::Kind::unicode:
+        out = normalized(out, step.form);
         break;
       case BpeSpec::Normalizer::Kind::prepend:
         grow(1, step.content.size());
         if (!out.empty()) out.insert(0, step.content);
         break;
       case BpeSpec::Normalizer::Kind::replace:
+        if (step.regex != nullptr) {
+          out = replace_matches(*step.regex, out, step.content, grow);
+          break;
+        }
         if (step.content.size() > step.pattern.size())
           grow(count_of(out, step.pattern), step.content.size() - step.pattern.size());
         out = replace_all(out, step.pattern, step.content);
@@ -240,7 +249,8 @@ class BpeTokenizer::Encoder {
     const BpeSpec::Step& s = t_.spec_.steps[i];
     switch (s.kind) {
       case BpeSpec::Step::Kind::regex:
-        s.regex->split(piece, workspace_, [&](std::string_view part) {
+        if (s.behavior != SplitBehavior::isolated) return merged_parts(i, piece, first);
+        s.regex->split(piece, workspace_, [&](std::string_view part, bool) {
           step(i + 1, part, first);
           first = false;
         });
@@ -256,6 +266,19 @@ class BpeTokenizer::Encoder {
         metaspace(i, piece, first);
         break;
     }
+  }
+
+  void merged_parts(std::size_t i, std::string_view piece, bool first) {
+    const BpeSpec::Step& s = t_.spec_.steps[i];
+    std::vector<MarkedPart> parts;
+    std::size_t at = 0;
+    s.regex->split(piece, workspace_, [&](std::string_view part, bool match) {
+      parts.push_back({at, at + part.size(), match != s.invert});
+      at += part.size();
+    });
+    apply(s.behavior, parts);
+    for (const MarkedPart& part : parts)
+      step(i + 1, piece.substr(part.begin, part.end - part.begin), first && part.begin == 0);
   }
 
   void metaspace(std::size_t i, std::string_view piece, bool first) {

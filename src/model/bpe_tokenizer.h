@@ -15,6 +15,7 @@
 #include "model/merge_table.h"
 #include "model/regex_split.h"
 #include "model/tokenizer.h"
+#include "model/unicode.h"
 
 namespace voronoi::model {
 
@@ -33,15 +34,19 @@ struct BpeSpec {
     std::int32_t id;
   };
   struct Normalizer {
-    enum class Kind { nfc, prepend, replace } kind;
-    std::string pattern, content;
+    enum class Kind { unicode, prepend, replace } kind;
+    UnicodeForm form = UnicodeForm::nfc;
+    std::string pattern = {}, content = {};        ///< replace: pattern by content
+    std::shared_ptr<const Regex> regex = nullptr;  ///< replace: its matches, in place of the pattern
   };
   struct Step {
-    /// regex: matches and gaps apart. prefix_space: a space before pieces that lack one. metaspace: spaces become
-    /// U+2581.
+    /// regex: matches and gaps apart, then as `behavior` says. prefix_space: a space before pieces that lack one.
+    /// metaspace: spaces become U+2581.
     enum class Kind { regex, prefix_space, metaspace } kind;
     enum class Prepend { never, first, always };
     std::shared_ptr<const Regex> regex;
+    SplitBehavior behavior = SplitBehavior::isolated;  ///< regex: of matches, or with `invert` of what lies between
+    bool invert = false;
     Prepend prepend = Prepend::never;  ///< metaspace: U+2581 before no piece, the text's first one, every one
     bool split = false;                ///< metaspace: a piece ends before every U+2581
   };

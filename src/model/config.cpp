@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <filesystem>
 #include <string_view>
 #include <utility>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "model/config_keys.h"
 
 namespace voronoi::model {
@@ -160,6 +162,7 @@ void parse_yarn(const Keys& keys, std::int64_t max_position, RopeConfig& rope) {
   rope.scaling = RopeScaling::yarn;
   rope.original_max_position =
       static_cast<double>(keys.integer_or("original_max_position_embeddings", 1, kMaxPosition, max_position));
+  keys.know({"attention_factor", "mscale", "mscale_all_dim", "finetuned"});
   rope.beta_fast = keys.number_or("beta_fast", 0, 32);
   rope.beta_slow = keys.number_or("beta_slow", 0, 1);
   if (rope.beta_fast < rope.beta_slow) keys.refuse("beta_fast", "is below beta_slow");
@@ -175,25 +178,20 @@ void parse_yarn(const Keys& keys, std::int64_t max_position, RopeConfig& rope) {
   }
 }
 
-RopeConfig parse_rope(const Keys& keys, const Family& family, std::int64_t max_position) {
-  RopeConfig rope;
-  // "rope_parameters" is the newer spelling, with theta inside.
-  const bool newer = keys.find("rope_parameters") != nullptr;
-  const std::string name = newer ? "rope_parameters" : "rope_scaling";
-  const Json* scaling = keys.object(name);
-  rope.theta = keys.number_or("rope_theta", 0, family.theta);
-  if (keys.number_or("partial_rotary_factor", 0, 1) != 1)
-    keys.refuse("partial_rotary_factor", "is not 1: rotary embeddings on a part of the head are not supported");
-  if (scaling == nullptr) return rope;
-  const Keys inner(*scaling, keys.file(), name + ".");
-  rope.theta = inner.number_or("rope_theta", 0, rope.theta);
-  const std::string_view type_key = inner.find("rope_type") != nullptr ? "rope_type" : "type";
-  const std::string type = inner.string(type_key);
-  if (type.empty()) {
-    if (newer) return rope;
-    inner.refuse("rope_type", "is missing; one of default, linear, llama3, yarn is wanted");
-  }
-  if (type == "default") return rope;
+/// A key that nobody knows may ask for another model than the one that is computed.
+void warn_of_unknown(const std::string& file, const std::string& model_type, const std::vector<std::string>& keys) {
+  if (keys.empty()) return;
+  constexpr std::size_t kShown = 12;
+  std::string names;
+  for (std::size_t i = 0; i < std::min(keys.size(), kShown); ++i)
+    names += (i > 0 ? ", " : "") + core::quote_text(keys[i]);
+  if (keys.size() > kShown) names += fmt::format(" and {} more", keys.size() - kShown);
+  core::warn_once(fmt::format("{}: keys that are not known for {} have no effect: {}", file, model_type, names));
+}
+
+/// The fields of a scaling of some type.
+void parse_scaling(const Keys& inner, std::string_view type_key, const std::string& type, std::int64_t max_position,
+                   RopeConfig& rope) {
   if (type != "linear" && type != "llama3" && type != "yarn")
     inner.refuse(type_key, "is " + core::quote_text(type) + "; one of default, linear, llama3, yarn is wanted");
   rope.factor = inner.number("factor", 0);
@@ -209,6 +207,33 @@ RopeConfig parse_rope(const Keys& keys, const Family& family, std::int64_t max_p
   } else {
     parse_yarn(inner, max_position, rope);
   }
+}
+
+void refuse_partial_rotary(const Keys& keys) {
+  if (keys.number_or("partial_rotary_factor", 0, 1) != 1)
+    keys.refuse("partial_rotary_factor", "is not 1: rotary embeddings on a part of the head are not supported");
+}
+
+RopeConfig parse_rope(const Keys& keys, const Family& family, std::int64_t max_position) {
+  RopeConfig rope;
+  // "rope_parameters" is the newer spelling, with theta inside.
+  const bool newer = keys.find("rope_parameters") != nullptr;
+  const std::string name = newer ? "rope_parameters" : "rope_scaling";
+  const Json* scaling = keys.object(name);
+  rope.theta = keys.number_or("rope_theta", 0, family.theta);
+  refuse_partial_rotary(keys);
+  if (scaling == nullptr || scaling->empty()) return rope;
+  const Keys inner(*scaling, keys.file(), name + ".");
+  for (const auto& item : scaling->items())
+    if (item.value().is_object()) inner.refuse(item.key(), "is an object: rope by type of layer is not supported");
+  rope.theta = inner.number_or("rope_theta", 0, rope.theta);
+  refuse_partial_rotary(inner);
+  inner.know({"type"});
+  const std::string_view type_key = inner.find("rope_type") != nullptr ? "rope_type" : "type";
+  const std::string type = inner.string(type_key);
+  if (type.empty() && !newer) inner.refuse("rope_type", "is missing; one of default, linear, llama3, yarn is wanted");
+  if (!type.empty() && type != "default") parse_scaling(inner, type_key, type, max_position, rope);
+  warn_of_unknown(keys.file(), std::string(family.model_type), inner.unknown());
   return rope;
 }
 
@@ -221,6 +246,7 @@ std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, 
           "use_sliding_window",
           "is true; which layers of a mixture have a window is not settled between versions of transformers, and "
           "it is not supported");
+    keys.know({"sliding_window", "max_window_layers"});
     return window;
   }
   // An absent key means the class default, null means no window.
@@ -319,9 +345,15 @@ void parse_heads(const Keys& keys, const Family& family, ModelConfig& config) {
 void parse_activation(const Keys& keys, const Family& family, ModelConfig& config) {
   // Gemma's "hidden_activation" stands over the older "hidden_act".
   const bool newer = family.gemma && keys.find("hidden_activation") != nullptr;
+  keys.know({"hidden_act"});
   const std::string_view key = newer ? "hidden_activation" : "hidden_act";
-  const std::string activation = keys.string(key);
+  std::string activation = keys.string(key);
   config.activation = family.gemma ? Activation::gelu_tanh : Activation::silu;
+  if (family.gemma && !family.post_norms && !newer && activation == "gelu") {
+    // The official releases of Gemma 1 say so, and mean the tanh form.
+    core::log_info("{}: \"hidden_act\" is \"gelu\", taken as \"gelu_pytorch_tanh\" as transformers does", keys.file());
+    activation = "gelu_pytorch_tanh";
+  }
   const bool right = family.gemma ? activation == "gelu_pytorch_tanh" : activation == "silu" || activation == "swish";
   if (!activation.empty() && !right)
     keys.refuse(key, fmt::format("is {}; \"{}\" is wanted", core::quote_text(activation),
@@ -343,6 +375,85 @@ void parse_gemma(const Keys& keys, const Family& family, ModelConfig& config) {
   config.logit_softcap = cap("final_logit_softcapping", 30);
 }
 
+/// Keys of training, of other programs and of generation, of all families.
+void know_what_changes_nothing(const Keys& keys) {
+  keys.know({"architectures",
+             "auto_map",
+             "_name_or_path",
+             "name_or_path",
+             "transformers_version",
+             "torch_dtype",
+             "dtype",
+             "use_cache",
+             "initializer_range",
+             "pretraining_tp",
+             "attention_dropout",
+             "hidden_dropout",
+             "resid_pdrop",
+             "embd_pdrop",
+             "pad_token_id",
+             "unk_token_id",
+             "sep_token_id",
+             "output_router_logits",
+             "router_aux_loss_coef",
+             "router_jitter_noise",
+             "tokenizer_class",
+             "id2label",
+             "label2id",
+             "num_labels",
+             "problem_type",
+             "return_dict",
+             "output_attentions",
+             "output_hidden_states",
+             "cache_implementation",
+             "model_max_length",
+             "max_length",
+             "attn_implementation",
+             "_attn_implementation",
+             "_attn_implementation_autoset",
+             "use_flash_attn",
+             "original_max_position_embeddings",
+             "is_llama_config",
+             "is_decoder",
+             "quantization_config",
+             "generation_config",
+             "do_sample",
+             "temperature",
+             "top_p",
+             "top_k",
+             "unsloth_version",
+             "unsloth_fixed",
+             "transformers.js_config",
+             "license",
+             "model_name",
+             "is_encoder_decoder",
+             "task_specific_params",
+             "prefix",
+             "begin_suppress_tokens",
+             "suppress_tokens",
+             "chunk_size_feed_forward",
+             "repetition_penalty",
+             "length_penalty",
+             "early_stopping",
+             "num_beams",
+             "num_beam_groups",
+             "num_return_sequences",
+             "diversity_penalty",
+             "encoder_no_repeat_ngram_size",
+             "no_repeat_ngram_size",
+             "min_length",
+             "typical_p",
+             "tf_legacy_loss",
+             "use_bfloat16",
+             "torchscript",
+             "finetuning_task"});
+  // What every family does without being told.
+  const Json* types = keys.peek("layer_types");
+  if (types != nullptr && types->is_array() &&
+      std::all_of(types->begin(), types->end(), [](const Json& type) { return type == "full_attention"; }))
+    keys.know({"layer_types"});
+}
+
 void require_sizes(const Keys& keys) {
   std::string missing;
   for (const std::string_view key :
@@ -358,9 +469,7 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   const Keys keys(json, file);
   const Family& family = find_family(keys);
   require_sizes(keys);
-  if (keys.find("quantization_config") != nullptr)
-    keys.refuse("quantization_config", "the model is quantized already; give its original F32, F16 or BF16 weights");
-
+  // Of "quantization_config" the tensors tell whether it still holds (model/weights.cpp).
   ModelConfig config;
   config.model_type = family.model_type;
   config.hidden_size = keys.integer("hidden_size", 1, kMaxWidth);
@@ -384,13 +493,26 @@ ModelConfig parse_config(const Json& json, const std::string& file) {
   config.mixture = parse_mixture(keys, family, config);
   parse_gemma(keys, family, config);
   config.window = parse_windows(keys, family, config.n_layers);
-  const std::int64_t bos =
-      keys.integer_or("bos_token_id", 0, config.vocab_size - 1, keys.is_absent("bos_token_id") ? family.bos_id : -1);
-  if (bos >= 0 && bos < config.vocab_size) config.bos_id = bos;
+  const std::vector<std::int64_t> bos = keys.is_absent("bos_token_id") ? std::vector<std::int64_t>{family.bos_id}
+                                                                       : keys.ids("bos_token_id", config.vocab_size);
+  if (!bos.empty() && bos.front() >= 0 && bos.front() < config.vocab_size) config.bos_id = bos.front();
   config.end_ids = keys.ids("eos_token_id", config.vocab_size);
   const std::string dtype = keys.string(keys.find("dtype") != nullptr ? "dtype" : "torch_dtype");
   if (dtype == "bfloat16") config.stored_dtype = core::DType::bf16;
+  know_what_changes_nothing(keys);
+  warn_of_unknown(file, config.model_type, keys.unknown());
   return config;
+}
+
+void add_generation_ends(const std::string& folder, ModelConfig& config) {
+  const std::filesystem::path path = std::filesystem::path(folder) / "generation_config.json";
+  if (!std::filesystem::exists(path)) return;
+  const std::string file = path.string();
+  const Json json = core::read_json_file(file);
+  if (!json.is_object()) throw FormatError(file, "is " + found_text(json) + "; a JSON object is wanted");
+  for (const std::int64_t id : Keys(json, file).ids("eos_token_id", config.vocab_size))
+    if (std::find(config.end_ids.begin(), config.end_ids.end(), id) == config.end_ids.end())
+      config.end_ids.push_back(id);
 }
 
 std::string_view class_name(std::string_view model_type) {

@@ -67,6 +67,10 @@ struct ModelConfig {
 /// an unknown architecture is refused by name with the list of supported ones.
 ModelConfig parse_config(const core::Json& json, const std::string& file);
 
+/// Adds the ids that generation_config.json of a folder, where it is, lets end a text: instruction models name the end
+/// of a turn there alone. Throws FormatError.
+void add_generation_ends(const std::string& folder, ModelConfig& config);
+
 /// Hugging Face's class for a model_type that parse_config() takes ("LlamaForCausalLM").
 std::string_view class_name(std::string_view model_type);
 

@@ -5,7 +5,10 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
 #include <limits>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,10 +39,34 @@ class Keys {
   }
   /// nullptr when the key is absent or null.
   const core::Json* find(std::string_view key) const {
+    know({key});
+    return peek(key);
+  }
+  /// The same; the key does not become known by it.
+  const core::Json* peek(std::string_view key) const {
     const auto entry = object_.find(key);
     return entry == object_.end() || entry->is_null() ? nullptr : &*entry;
   }
-  bool is_absent(std::string_view key) const { return object_.find(key) == object_.end(); }
+  bool is_absent(std::string_view key) const {
+    know({key});
+    return object_.find(key) == object_.end();
+  }
+  /// Keys that count as known though nothing is read of them.
+  void know(std::initializer_list<std::string_view> keys) const {
+    for (const std::string_view key : keys)
+      if (!known_.contains(key)) known_.emplace(key);
+  }
+  /// Names, for messages, of the keys that nobody looked up and that ask for something: their value is neither null nor
+  /// false, nor empty.
+  std::vector<std::string> unknown() const {
+    std::vector<std::string> names;
+    for (const auto& item : object_.items()) {
+      const core::Json& value = item.value();
+      const bool asks = !value.is_null() && value != false && !(value.is_structured() && value.empty());
+      if (asks && !known_.contains(item.key())) names.push_back(prefix_ + item.key());
+    }
+    return names;
+  }
 
   std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high) const {
     const core::Json* value = find(key);
@@ -111,6 +138,7 @@ class Keys {
   const core::Json& object_;
   const std::string& file_;
   std::string prefix_;
+  mutable std::set<std::string, std::less<>> known_;
 };
 
 }  // namespace voronoi::model

@@ -1,15 +1,19 @@
 #include "model/corpus.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
-#include "core/json.h"
+#include "core/log.h"
 #include "core/option.h"
 #include "core/types.h"
 #include "model/packed_text.h"
+#include "model/text_kind.h"
 #include "model/unicode.h"
 
 namespace voronoi::model {
@@ -51,21 +55,29 @@ std::string join_wikitext(std::string_view text) {
   return out;
 }
 
-std::string join_jsonl(std::string_view text, const std::string& path) {
+std::string join_documents(std::string_view text, const std::string& path) {
   std::string out;
   bool first = true;
-  for_each_line(text, [&](std::string_view line, bool, std::int64_t number) {
-    if (is_blank(line)) return;
-    const std::string place = path + ": line " + std::to_string(number);
-    const core::Json json = core::parse_json(line, place);
-    const auto field = json.is_object() ? json.find("text") : json.end();
-    if (field == json.end() || !field->is_string())
-      throw FormatError(place, "has no \"text\" string; every line is one JSON object with a \"text\" field");
+  for_each_document(text, path, [&](const std::string& document) {
     if (!first) out += "\n\n";
     first = false;
-    out += field->get_ref<const std::string&>();
+    out += document;
   });
   return out;
+}
+
+/// Line feeds alone end lines where texts are compared; what stands before them is a token of its own.
+void warn_of_carriage_returns(std::string_view text, const std::string& path) {
+  std::size_t n_lines = 0, n_returns = 0;
+  for_each_line(text, [&](std::string_view line, bool ended, std::int64_t) {
+    if (ended) ++n_lines;
+    if (ended && line.ends_with('\r')) ++n_returns;
+  });
+  if (n_lines > 0 && n_returns > n_lines / 2)
+    core::warn_once(path +
+                    ": its lines end in CR LF, and the carriage returns are tokens; most programs read it without "
+                    "them: dos2unix " +
+                    core::quote_for_shell(path));
 }
 
 std::string without_document_marks(std::string_view text) {
@@ -79,15 +91,6 @@ std::string without_document_marks(std::string_view text) {
     if (ended) out += '\n';
   });
   return out;
-}
-
-void refuse_parquet(std::string_view bytes, const std::string& path) {
-  if (!bytes.starts_with("PAR1")) return;
-  const std::string name = core::quote_for_shell(path);
-  throw FormatError(path,
-                    "is a Parquet file; make JSON lines of it: python3 -c 'import sys, pandas; "
-                    "pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], orient=\"records\", lines=True)' " +
-                        name + " " + name + ".jsonl");
 }
 
 }  // namespace
@@ -110,12 +113,6 @@ std::string_view join_name(Join join) {
   throw core::InternalError("join");
 }
 
-Join default_join(std::string_view path) {
-  for (const std::string_view packed : {".gz", ".zst"})
-    if (path.ends_with(packed)) path.remove_suffix(packed.size());
-  return path.ends_with(".jsonl") || path.ends_with(".json.l") ? Join::jsonl : Join::raw;
-}
-
 std::optional<BosRule> bos_rule_from_name(std::string_view name) {
   if (name == "auto") return BosRule::automatic;
   if (name == "always") return BosRule::always;
@@ -123,29 +120,39 @@ std::optional<BosRule> bos_rule_from_name(std::string_view name) {
   return std::nullopt;
 }
 
-Text load_text(const std::string& path, Join join) {
+Text load_text(const std::string& path, std::optional<Join> join) {
+  std::error_code ignored;
+  if (std::filesystem::is_fifo(path, ignored))
+    throw FormatError(path,
+                      "is a pipe, and texts are read more than once and by every rank; write it to a file (what gzip or "
+                      "Zstandard packed is read as it is)");
   std::string bytes = core::read_text_file(path, kMaxTextBytes);
-  Text text{.path = path, .sha256 = core::sha256(bytes), .join = join, .content = {}};
-  refuse_parquet(bytes, path);
+  Text text{.path = path, .sha256 = core::sha256(bytes), .join = Join::raw, .content = {}};
+  refuse_containers(bytes, path);
   if (packing_of(bytes) != TextPacking::none) {
     bytes = unpack(bytes, path);
-    refuse_parquet(bytes, path);
+    refuse_containers(bytes, path);
   }
+  const std::string_view content = without_mark(bytes);
+  require_utf8(content, path);
+  text.join = join ? *join : holds_documents(content, path) ? Join::jsonl : Join::raw;
   const std::size_t n_bytes = bytes.size();
-  switch (join) {
+  if (text.join != Join::jsonl) warn_of_carriage_returns(content, path);
+  switch (text.join) {
     case Join::raw:
+      bytes.erase(0, n_bytes - content.size());
       text.content = std::move(bytes);
       break;
     case Join::wikitext:
-      text.content = join_wikitext(bytes);
+      text.content = join_wikitext(content);
       break;
     case Join::jsonl:
-      text.content = join_jsonl(bytes, path);
+      text.content = join_documents(content, path);
       break;
   }
   if (is_blank(text.content))
-    throw FormatError(
-        path, "holds no text (" + std::to_string(n_bytes) + " bytes, read as " + std::string(join_name(join)) + ")");
+    throw FormatError(path, "holds no text (" + std::to_string(n_bytes) + " bytes, read as " +
+                                std::string(join_name(text.join)) + ")");
   return text;
 }
 
@@ -244,6 +251,14 @@ Windows disjoint_windows(const Tokenizer& tokenizer, const std::vector<Text>& te
     }
   }
   return windows;
+}
+
+void warn_beyond_positions(const ModelConfig& config, std::int64_t context, const std::string& path) {
+  if (context > config.max_position)
+    core::warn_once(
+        fmt::format("{}: is made for {} positions, and windows have {} tokens: what it says beyond is no "
+                    "measure of it; use a context of at most {}",
+                    path, config.max_position, context, config.max_position));
 }
 
 }  // namespace voronoi::model

@@ -7,19 +7,19 @@
 #include <string_view>
 #include <vector>
 
+#include "model/config.h"
 #include "model/tokenizer.h"
 
 namespace voronoi::model {
 
 /// How a file becomes one string.
 /// raw: as it is. wikitext: rows of the raw WikiText file joined by "\n\n" as papers do (a blank line is the row "",
-/// any other line is the row with its "\n"). jsonl: the "text" fields of JSON lines joined by "\n\n".
+/// any other line is the row with its "\n"). jsonl: the "text" (or else "content") fields of JSON lines, or of one JSON
+/// array of objects, joined by "\n\n".
 enum class Join { raw, wikitext, jsonl };
 
 std::optional<Join> join_from_name(std::string_view name);
 std::string_view join_name(Join join);
-/// jsonl for *.jsonl / *.json.l names (.gz or .zst behind them does not count), otherwise raw.
-Join default_join(std::string_view path);
 
 struct Text {
   std::string path;
@@ -28,10 +28,11 @@ struct Text {
   std::string content;
 };
 
-/// A file that gzip or Zstandard has packed is told by its content and unpacked (model/packed_text.h), which the errors
-/// of its lines go by. Throws StoreError / FormatError (empty text, Parquet with the command that converts it, JSON
-/// line without a "text" string: names file and line).
-Text load_text(const std::string& path, Join join);
+/// What the file is, its content tells (model/text_kind.h): gzip and Zstandard are unpacked, which the errors of its
+/// lines go by, and without a `join` JSON documents are jsonl and all else is raw. A byte order mark is left out.
+/// Throws StoreError / FormatError (empty text, what is no UTF-8 text with the command that converts it, a document
+/// without a text: names file and line).
+Text load_text(const std::string& path, std::optional<Join> join = std::nullopt);
 
 enum class BosRule { automatic, always, never };
 
@@ -63,5 +64,8 @@ Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>&
 /// as in calibration. Throws FormatError when a text gives no window, ConfigError when all together are too short.
 Windows disjoint_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_tokens,
                          std::int64_t context);
+
+/// Warns, once, of windows that are longer than the positions that a model was made for. `path`: the model's.
+void warn_beyond_positions(const ModelConfig& config, std::int64_t context, const std::string& path);
 
 }  // namespace voronoi::model

@@ -7,6 +7,7 @@
 #include <bit>
 #include <concepts>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <optional>
 #include <type_traits>
@@ -14,6 +15,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/stand_in.h"
 
 namespace voronoi::model {
 namespace {
@@ -233,6 +235,7 @@ GgufTensor read_tensor(Cursor& cursor, Extent& extent) {
 
 GgufFile::GgufFile(const std::string& path) : file_(path) {
   const auto bytes = file_.bytes();
+  core::refuse_stand_in({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
   if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0)
     throw FormatError(path, 0, "is no GGUF file: it does not begin with \"GGUF\"");
   Cursor cursor(bytes, file_.path());
@@ -361,6 +364,13 @@ const std::vector<float>& GgufValue::as_floats() const {
 const std::vector<std::int64_t>& GgufValue::as_ints() const {
   if (const auto* value = std::get_if<std::vector<std::int64_t>>(&content_)) return *value;
   refuse("an array of integers");
+}
+
+bool is_gguf_file(const std::filesystem::path& path) {
+  if (path.extension() == ".gguf") return true;
+  std::ifstream file(path, std::ios::binary);
+  char magic[4] = {};
+  return file.read(magic, 4) && std::string_view(magic, 4) == "GGUF";
 }
 
 std::string ggml_type_name(GgmlType type) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <span>
 #include <string>
@@ -66,6 +67,7 @@ class GgufFile {
   const GgufValue* find(std::string_view key) const;
   /// Throws FormatError naming the key when it is absent.
   const GgufValue& at(std::string_view key) const;
+  const std::map<std::string, GgufValue, std::less<>>& values() const { return values_; }
   /// In the order of the file.
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* find_tensor(std::string_view name) const;
@@ -82,6 +84,9 @@ class GgufFile {
   std::map<std::string, std::size_t, std::less<>> tensor_index_;
   std::size_t data_start_ = 0;
 };
+
+/// By its name or its first bytes: files in a cache have no ending.
+bool is_gguf_file(const std::filesystem::path& path);
 
 /// "Q4_1"; "type 999" for a number without a name.
 std::string ggml_type_name(GgmlType type);

@@ -42,6 +42,31 @@ constexpr std::array<NamePair, 11> kBlockNames{{{"input_layernorm", "attn_norm"}
                                                 {"mlp.up_proj", "ffn_up"},
                                                 {"mlp.down_proj", "ffn_down"}}};
 
+/// Keys behind the architecture's name that are read, or that change nothing that is computed.
+constexpr auto kKnownKeys = std::to_array<std::string_view>({"context_length",
+                                                             "embedding_length",
+                                                             "feed_forward_length",
+                                                             "block_count",
+                                                             "vocab_size",
+                                                             "tensor_data_layout",
+                                                             "expert_count",
+                                                             "expert_used_count",
+                                                             "attention.head_count",
+                                                             "attention.head_count_kv",
+                                                             "attention.key_length",
+                                                             "attention.value_length",
+                                                             "attention.layer_norm_rms_epsilon",
+                                                             "rope.dimension_count",
+                                                             "rope.freq_base",
+                                                             "rope.scale_linear",
+                                                             "rope.scaling.type",
+                                                             "rope.scaling.factor",
+                                                             "rope.scaling.attn_factor",
+                                                             "rope.scaling.original_context_length",
+                                                             "rope.scaling.finetuned",
+                                                             "rope.scaling.yarn_beta_fast",
+                                                             "rope.scaling.yarn_beta_slow"});
+
 /// "model.layers.3.mlp.up_proj.weight" -> "blk.3.ffn_up.weight"; empty when the file format has no such tensor.
 std::string gguf_name(std::string_view name) {
   const std::size_t dot = name.rfind('.');
@@ -99,14 +124,20 @@ void add_rope_tensor(const GgufFile& file, double theta, std::int64_t head_dim, 
                               {"original_max_position_embeddings", 8192}};
 }
 
+/// As llama.cpp takes them: without a type the scaling is linear, files of 2023 have the factor under another key, and
+/// without a factor, or with 0, nothing is scaled.
 void add_rope_scaling(const GgufFile& file, const std::string& arch, Json& config) {
-  const GgufValue* type = file.find(arch + ".rope.scaling.type");
-  if (type == nullptr || type->as_string() == "none") return;
-  Json scaling{{"rope_type", type->as_string()}};
+  const GgufValue* stated = file.find(arch + ".rope.scaling.type");
+  const std::string type = stated != nullptr ? stated->as_string() : "linear";
+  const GgufValue* factor = file.find(arch + ".rope.scaling.factor");
+  if (factor == nullptr) factor = file.find(arch + ".rope.scale_linear");
+  const bool scaled = factor != nullptr && factor->as_f64() != 0;
+  if (type == "none" || (type == "linear" && !scaled)) return;
+  Json scaling{{"rope_type", type}};
+  if (scaled) scaling["factor"] = as_decimal(factor->as_f64());
   const auto number = [&](const char* key, const char* ours) {
     if (const GgufValue* value = file.find(arch + ".rope.scaling." + key)) scaling[ours] = as_decimal(value->as_f64());
   };
-  number("factor", "factor");
   number("yarn_beta_fast", "beta_fast");
   number("yarn_beta_slow", "beta_slow");
   if (const GgufValue* value = file.find(arch + ".rope.scaling.original_context_length"))
@@ -196,20 +227,22 @@ class GgufWeights final : public WeightSource {
       throw FormatError(path, "is one part of a split model; join the parts first (llama-gguf-split --merge)");
     complete_config(file_, config_);
     interleaved_ = file_.at("general.architecture").as_string() == "llama";
-    require_tensors(
-        config_, path, file_.tensors().size(), [this](const std::string& name) -> std::optional<core::Shape> {
-          const GgufTensor* tensor = file_.find_tensor(gguf_name(name));
-          if (tensor == nullptr) return std::nullopt;
-          if (!can_dequantize(tensor->type))
-            throw FormatError(
-                path_, fmt::format("tensor {}: is stored as {}; F32, F16, BF16, Q8_0, Q4_0, Q4_1 or Q6_K is wanted",
-                                   tensor->name, ggml_type_name(tensor->type)));
-          quantized_ = quantized_ || is_quantized(tensor->type);
-          return tensor->shape;
-        });
+    std::vector<std::string_view> stored;
+    for (const GgufTensor& tensor : file_.tensors()) stored.push_back(tensor.name);
+    require_tensors(config_, path, stored, [this](const std::string& name) -> std::optional<core::Shape> {
+      const GgufTensor* tensor = file_.find_tensor(gguf_name(name));
+      if (tensor == nullptr) return std::nullopt;
+      if (!can_dequantize(tensor->type))
+        throw FormatError(path_,
+                          fmt::format("tensor {}: is stored as {}; F32, F16, BF16, Q8_0, Q4_0, Q4_1 or Q6_K is wanted",
+                                      tensor->name, ggml_type_name(tensor->type)));
+      quantized_ = quantized_ || is_quantized(tensor->type);
+      return tensor->shape;
+    });
     const bool bfloat = !quantized_ && file_.find_tensor("blk.0.ffn_down.weight")->type == GgmlType::bf16;
     config_.stored_dtype = bfloat ? core::DType::bf16 : core::DType::f16;
     warn_unread();
+    warn_of_keys();
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -288,6 +321,21 @@ class GgufWeights final : public WeightSource {
     if (n_unread > 0)
       core::log_warning("{}: {} tensors are not part of a {} model and are not read; the first is {}", path_, n_unread,
                         config_.model_type, core::quote_text(first));
+  }
+
+  /// An unknown key of the architecture may ask for what is not computed here.
+  void warn_of_keys() const {
+    const std::string prefix = file_.at("general.architecture").as_string() + ".";
+    std::string unknown;
+    for (const auto& [key, value] : file_.values()) {
+      if (!key.starts_with(prefix)) continue;
+      const std::string_view name = std::string_view(key).substr(prefix.size());
+      if (std::find(kKnownKeys.begin(), kKnownKeys.end(), name) == kKnownKeys.end())
+        unknown += (unknown.empty() ? "" : ", ") + key;
+    }
+    if (!unknown.empty())
+      core::warn_once(
+          fmt::format("{}: keys that are not known here have no effect: {}", path_, core::printable(unknown)));
   }
 
   GgufFile file_;

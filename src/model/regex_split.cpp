@@ -3,7 +3,9 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/error.h"
 #include "model/unicode.h"
@@ -116,6 +118,40 @@ std::string message_of(int code) {
 }
 
 }  // namespace
+
+void apply(SplitBehavior behavior, std::vector<MarkedPart>& parts) {
+  std::vector<MarkedPart> pieces;
+  const auto join = [&](bool backwards, auto&& merges) {
+    bool previous = false;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const MarkedPart& part = parts[backwards ? parts.size() - 1 - i : i];
+      if (merges(part.delimiter, previous) && !pieces.empty())
+        (backwards ? pieces.back().begin : pieces.back().end) = backwards ? part.begin : part.end;
+      else
+        pieces.push_back(part);
+      previous = part.delimiter;
+    }
+    if (backwards) std::reverse(pieces.begin(), pieces.end());
+  };
+  const auto first_delimiter = [](bool delimiter, bool previous) { return delimiter && !previous; };
+  switch (behavior) {
+    case SplitBehavior::isolated:
+      return;
+    case SplitBehavior::removed:
+      std::erase_if(parts, [](const MarkedPart& part) { return part.delimiter; });
+      return;
+    case SplitBehavior::contiguous:
+      join(false, [](bool delimiter, bool previous) { return delimiter == previous; });
+      break;
+    case SplitBehavior::merged_with_previous:
+      join(false, first_delimiter);
+      break;
+    case SplitBehavior::merged_with_next:
+      join(true, first_delimiter);
+      break;
+  }
+  parts = std::move(pieces);
+}
 
 struct Regex::Impl {
   std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code{nullptr, &pcre2_code_free};

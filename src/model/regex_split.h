@@ -5,8 +5,20 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace voronoi::model {
+
+/// What becomes of the matches of a splitting pattern, as `tokenizers` names it.
+enum class SplitBehavior { isolated, removed, contiguous, merged_with_previous, merged_with_next };
+
+/// A part of a text, and whether it delimits.
+struct MarkedPart {
+  std::size_t begin = 0, end = 0;
+  bool delimiter = false;
+};
+/// The pieces that a behaviour leaves of parts that cover a text, in order.
+void apply(SplitBehavior behavior, std::vector<MarkedPart>& parts);
 
 /// A compiled pattern of Oniguruma's dialect (what tokenizer.json files hold), matched by PCRE2. Constructs that mean
 /// something else in PCRE2 are translated or refused. Immutable: several threads may use one at a time.
@@ -34,17 +46,18 @@ class Regex {
     std::unique_ptr<Impl> impl_;
   };
 
-  /// Calls emit for every match and every gap, in order; together they are the text (valid UTF-8).
+  /// Calls emit(part, whether it is a match) for every match and every gap, in order; together they are the text (valid
+  /// UTF-8).
   template <class Emit>
   void split(std::string_view text, Workspace& workspace, Emit&& emit) const {
     std::size_t done = 0, search = 0;
     Match match;
     while (search < text.size() && find(text, search, workspace, match)) {
-      if (match.begin > done) emit(text.substr(done, match.begin - done));
-      emit(text.substr(match.begin, match.end - match.begin));
+      if (match.begin > done) emit(text.substr(done, match.begin - done), false);
+      emit(text.substr(match.begin, match.end - match.begin), true);
       done = search = match.end;
     }
-    if (done < text.size()) emit(text.substr(done));
+    if (done < text.size()) emit(text.substr(done), false);
   }
 
  private:

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/stand_in.h"
 
 namespace voronoi::model {
 namespace {
@@ -117,6 +118,7 @@ void check_tiling(const std::string& file, std::vector<DataExtent> extents, std:
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
   const std::uint64_t file_size = file_.bytes().size();
+  core::refuse_stand_in({reinterpret_cast<const char*>(file_.bytes().data()), file_.bytes().size()}, path);
   if (file_size < kLengthBytes)
     throw FormatError(path, fmt::format("is {} bytes long, too short for a safetensors header length", file_size));
   std::uint64_t header_size;

@@ -12,6 +12,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "model/tensor_names.h"
 #include "model/weight_data.h"
 
 namespace voronoi::model {
@@ -53,12 +54,16 @@ std::map<std::string, std::string> parse_index(const std::string& path) {
   return shards;
 }
 
-void require_float(const SafetensorsFolder::Stored& stored, const std::string& name) {
+bool is_float(const SafetensorsFolder::Stored& stored) {
   const auto dtype = stored.tensor->dtype;
-  if (dtype == core::DType::f32 || dtype == core::DType::f16 || dtype == core::DType::bf16 || dtype == core::DType::f64)
-    return;
+  return dtype == core::DType::f32 || dtype == core::DType::f16 || dtype == core::DType::bf16 ||
+         dtype == core::DType::f64;
+}
+
+void require_float(const SafetensorsFolder::Stored& stored) {
+  if (is_float(stored)) return;
   throw FormatError(stored.file->path(), fmt::format("tensor {}: is stored as {}; F32, F16, BF16 or F64 is wanted",
-                                                     name, stored.tensor->dtype_name));
+                                                     stored.name, stored.tensor->dtype_name));
 }
 
 }  // namespace
@@ -104,7 +109,7 @@ SafetensorsFolder::SafetensorsFolder(const fs::path& folder) {
 void SafetensorsFolder::open_whole(const fs::path& folder, const std::string& name) {
   const SafetensorsFile& file = open_file(folder, name);
   name_ = file.path();
-  for (const auto& [tensor, stored] : file.tensors()) tensors_.emplace(tensor, Stored{&file, &stored});
+  for (const auto& [tensor, stored] : file.tensors()) tensors_.emplace(tensor, Stored{&file, &stored, tensor});
 }
 
 void SafetensorsFolder::open_shards(const fs::path& folder, const std::string& index) {
@@ -114,12 +119,54 @@ void SafetensorsFolder::open_shards(const fs::path& folder, const std::string& i
       throw FormatError(index, fmt::format("tensor {}: its shard {} is not in the folder; download or copy it",
                                            quote_text(tensor), shard));
     const SafetensorsFile& file = open_file(folder, shard);
-    const SafetensorsTensor* stored = file.find(tensor);
-    if (stored == nullptr)
+    const auto stored = file.tensors().find(tensor);
+    if (stored == file.tensors().end())
       throw FormatError(index,
                         fmt::format("tensor {}: is not in {}, the shard the index names", quote_text(tensor), shard));
-    tensors_.emplace(tensor, Stored{&file, stored});
+    tensors_.emplace(tensor, Stored{&file, &stored->second, stored->first});
   }
+}
+
+void SafetensorsFolder::take_standard_names() {
+  const TensorNames names(stored_names());
+  if (!names.differ()) return;
+  std::map<std::string, Stored, std::less<>> renamed;
+  for (const auto& [name, stored] : tensors_)
+    if (const auto [known, fresh] = renamed.emplace(names.standard(name), stored); !fresh)
+      throw FormatError(name_, fmt::format("tensors {} and {} are both {}; remove one of them",
+                                           quote_text(known->second.name), quote_text(stored.name), known->first));
+  tensors_ = std::move(renamed);
+  core::log_info("{}: tensors are named as {}, and are taken as {}", name_, quote_text(names.found()),
+                 names.standard(names.found()));
+}
+
+std::vector<std::string_view> SafetensorsFolder::stored_names() const {
+  std::vector<std::string_view> names;
+  names.reserve(tensors_.size());
+  for (const auto& [name, stored] : tensors_) names.push_back(stored.name);
+  return names;
+}
+
+bool SafetensorsFolder::same_values(const Stored& one, const Stored& other) const {
+  if (one.tensor->shape != other.tensor->shape) return false;
+  require_float(one);
+  require_float(other);
+  constexpr std::int64_t kChunk = 1 << 16;
+  const std::int64_t n = core::element_count(one.tensor->shape).value_or(0);
+  std::vector<float> a(static_cast<std::size_t>(std::min(n, kChunk))), b(a.size());
+  bool same = true;
+  for (std::int64_t begin = 0; begin < n && same; begin += kChunk) {
+    const std::int64_t count = std::min(kChunk, n - begin);
+    const auto load = [&](const Stored& stored, std::vector<float>& out) {
+      const core::DType dtype = *stored.tensor->dtype;
+      core::convert_to_f32(dtype, stored.tensor->bytes.data() + begin * core::dtype_size(dtype), count, out.data());
+    };
+    load(one, a);
+    load(other, b);
+    same = std::equal(a.begin(), a.begin() + count, b.begin());
+  }
+  require_unchanged();
+  return same;
 }
 
 const SafetensorsFolder::Stored* SafetensorsFolder::find(std::string_view name) const {
@@ -130,24 +177,24 @@ const SafetensorsFolder::Stored* SafetensorsFolder::find(std::string_view name) 
 std::optional<core::Shape> SafetensorsFolder::float_shape(const std::string& name) const {
   const Stored* stored = find(name);
   if (stored == nullptr) return std::nullopt;
-  require_float(*stored, name);
+  require_float(*stored);
   return stored->tensor->shape;
 }
 
 void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const {
   const Stored* stored = find(spec.name);
   if (stored == nullptr) throw FormatError(name_, "tensor " + spec.name + ": is missing");
-  require_float(*stored, spec.name);
+  require_float(*stored);
   const SafetensorsTensor& tensor = *stored->tensor;
   const std::string& file = stored->file->path();
   if (tensor.shape != spec.shape)
-    throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", spec.name,
+    throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", stored->name,
                                         core::to_string(tensor.shape), core::to_string(spec.shape)));
   VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
   const bool good = convert_finite(*tensor.dtype, tensor.bytes.data(), out);
   stored->file->require_unchanged();
   if (good) return;
-  throw bad_values(file, spec.name, spec.shape, [&](std::int64_t i) {
+  throw bad_values(file, stored->name, spec.shape, [&](std::int64_t i) {
     float value;
     core::convert_to_f32(*tensor.dtype, tensor.bytes.data() + i * core::dtype_size(*tensor.dtype), 1, &value);
     return static_cast<double>(value);

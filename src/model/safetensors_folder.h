@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/hash.h"
 #include "model/config.h"
@@ -28,13 +29,22 @@ class SafetensorsFolder {
   struct Stored {
     const SafetensorsFile* file = nullptr;
     const SafetensorsTensor* tensor = nullptr;
+    std::string_view name;  ///< in its file
   };
 
   /// Opens model.safetensors, else what model.safetensors.index.json lists, else the only *.safetensors file. Throws
   /// FormatError / StoreError; a folder that holds pickles instead is refused with the remedy.
   explicit SafetensorsFolder(const std::filesystem::path& folder);
 
+  /// From here on tensors go by the names of model/tensor_names.h, which is told where they differ. Throws FormatError
+  /// when two tensors come to the same name.
+  void take_standard_names();
+  /// A second name for a tensor that is there.
+  void alias(const std::string& name, const std::string& of) { tensors_.emplace(name, tensors_.at(of)); }
+
   const std::map<std::string, Stored, std::less<>>& tensors() const { return tensors_; }
+  /// As they are stored.
+  std::vector<std::string_view> stored_names() const;
   /// nullptr when no file has a tensor of that name.
   const Stored* find(std::string_view name) const;
   /// The file that messages about absent tensors name.
@@ -42,6 +52,8 @@ class SafetensorsFolder {
 
   /// The tensor's shape; nothing when it is absent. Throws FormatError when it is of no float type.
   std::optional<core::Shape> float_shape(const std::string& name) const;
+  /// Whether two tensors of float types have the same shape and values. Throws StoreError / FormatError as read() does.
+  bool same_values(const Stored& one, const Stored& other) const;
   /// Fills `out` (exactly the elements of spec.shape) row-major as WeightSource::read() does.
   void read(const TensorSpec& spec, std::span<float> out) const;
 

@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "core/stand_in.h"
 #include "model/unicode.h"
 
 namespace voronoi::model {
@@ -147,6 +148,7 @@ bool add_joined(std::string_view piece, std::set<std::string, std::less<>>& join
 SentencepieceCuts check_sentencepiece_model(std::span<const std::byte> bytes, const std::string& file) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.empty()) throw FormatError(file, "is empty; get the model's tokenizer.model again");
+  core::refuse_stand_in(text, file);
   // tiktoken's files are lines of base64 and a number.
   const std::string_view line = text.substr(0, std::min(text.find('\n'), std::size_t{256}));
   const std::size_t space = line.find(' ');

@@ -1,4 +1,4 @@
-// sentencepiece's tokenizer.model, through its own library.
+// sentencepiece's tokenizer.model, through its own library, with the added tokens that stand beside it.
 #pragma once
 
 #include <memory>
@@ -6,6 +6,7 @@
 #include <string>
 
 #include "model/tokenizer.h"
+#include "model/tokenizer_settings.h"
 
 namespace voronoi::model {
 
@@ -13,10 +14,13 @@ namespace voronoi::model {
 /// memory a byte of text.
 inline constexpr std::size_t kSentencepiecePart = std::size_t{1} << 16;
 
+/// Added tokens, and the special ones (the model's own unknown, BOS and EOS among them), are matched in the text first.
+/// Each part between them is a text of its own for the library, with the model's space in front; in Llama's tokenizers
+/// with "legacy": false only a part that begins the text has one.
 class SentencepieceTokenizer final : public Tokenizer {
  public:
-  /// add_bos: whether BOS is automatic, when the model has one. Throws StoreError / FormatError.
-  SentencepieceTokenizer(const std::string& path, bool add_bos);
+  /// BOS is automatic, when the model has one, unless the settings say otherwise. Throws StoreError / FormatError.
+  SentencepieceTokenizer(const std::string& path, const TokenizerSettings& settings);
   ~SentencepieceTokenizer() override;
   SentencepieceTokenizer(const SentencepieceTokenizer&) = delete;
   SentencepieceTokenizer& operator=(const SentencepieceTokenizer&) = delete;

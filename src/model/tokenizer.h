@@ -28,8 +28,9 @@ class Tokenizer {
   virtual std::optional<std::int32_t> automatic_bos() const = 0;
 };
 
-/// `path`: a model directory (tokenizer.json, else tokenizer.model; tokenizer_config.json is honoured for the BOS
-/// rule), a GGUF file, or a tokenizer.json / *.model file itself. Throws FormatError naming file and remedy.
+/// `path`: a model directory (tokenizer.json, else tokenizer.model, else vocab.json and merges.txt, each with the
+/// settings and added tokens beside it), a GGUF file, or a tokenizer.json / *.model file itself. Throws FormatError
+/// naming file and remedy.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
 
 }  // namespace voronoi::model

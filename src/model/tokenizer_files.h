@@ -6,25 +6,16 @@
 #include <string_view>
 
 #include "model/bpe_tokenizer.h"
+#include "model/tokenizer_settings.h"
 
 namespace voronoi::model {
 
-/// What tokenizer_config.json says about BOS.
-struct TokenizerConfig {
-  std::optional<bool> add_bos;
-  std::optional<std::string> bos_token;
-  std::string tokenizer_class;
-};
-
-/// All empty when there is no such file.
-TokenizerConfig read_tokenizer_config(const std::string& path);
-
 /// Hugging Face's tokenizer.json with a BPE model. Whatever it asks for that is not implemented is refused by name.
-BpeSpec read_tokenizer_json(const std::string& path, const TokenizerConfig& config);
+BpeSpec read_tokenizer_json(const std::string& path, const TokenizerSettings& settings);
 
 /// GPT-2's pair of files: vocab.json and merges.txt.
 BpeSpec read_vocab_and_merges(const std::string& vocab_path, const std::string& merges_path,
-                              const TokenizerConfig& config);
+                              const TokenizerSettings& settings);
 
 /// tokenizer.ggml.* of a GGUF file: models "gpt2" and "llama".
 BpeSpec read_gguf_vocabulary(const std::string& path);

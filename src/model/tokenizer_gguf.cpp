@@ -1,8 +1,11 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "model/gguf.h"
 #include "model/tokenizer_files.h"
 #include "model/unicode.h"
@@ -108,6 +111,11 @@ void read_byte_level(const GgufFile& gguf, BpeSpec& spec) {
   spec.alphabet = BpeSpec::Alphabet::bytes;
   const GgufValue* name = gguf.find("tokenizer.ggml.pre");
   const PreTokenizer& pre = pre_tokenizer(name == nullptr ? "default" : name->as_string(), spec.file);
+  if (name == nullptr || name->as_string() == "default")
+    core::warn_once(fmt::format(
+        "{}: {}, so that texts are split as llama.cpp does by default, which is hardly how the model was trained; make "
+        "the file anew with a converter of after April 2024, or give --tokenizer the model's tokenizer.json",
+        spec.file, name == nullptr ? "has no tokenizer.ggml.pre" : "its tokenizer.ggml.pre is \"default\""));
   for (const std::string_view pattern : pre.patterns) spec.steps.push_back(regex_step(pattern, spec.file));
   spec.ignore_merges = pre.ignore_merges;
   // Both were added tokens of a tokenizer.json, which match in a text.
@@ -178,8 +186,8 @@ void read_sentencepiece(const GgufFile& gguf, BpeSpec& spec) {
   derive_merges(gguf, spec);
   using Kind = BpeSpec::Normalizer::Kind;
   spec.strip_leading_space = flag(gguf, "tokenizer.ggml.add_space_prefix", true);
-  if (spec.strip_leading_space) spec.normalizers.push_back({Kind::prepend, "", " "});
-  spec.normalizers.push_back({Kind::replace, " ", "\xE2\x96\x81"});
+  if (spec.strip_leading_space) spec.normalizers.push_back({.kind = Kind::prepend, .content = " "});
+  spec.normalizers.push_back({.kind = Kind::replace, .pattern = " ", .content = "\xE2\x96\x81"});
   spec.automatic_bos = flag(gguf, "tokenizer.ggml.add_bos_token", true);
 }
 

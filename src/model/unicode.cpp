@@ -34,8 +34,11 @@ std::size_t first_invalid(std::string_view text) {
   return text.size();
 }
 
-void append_composed(std::string_view text, std::string& out) {
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+void append_normalized(std::string_view text, UnicodeForm form, std::string& out) {
+  const bool composed = form == UnicodeForm::nfc || form == UnicodeForm::nfkc;
+  const bool compatible = form == UnicodeForm::nfkc || form == UnicodeForm::nfkd;
+  const auto options = static_cast<utf8proc_option_t>(
+      UTF8PROC_STABLE | (composed ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatible ? UTF8PROC_COMPAT : 0));
   utf8proc_uint8_t* result = nullptr;
   const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
                                              static_cast<utf8proc_ssize_t>(text.size()), &result, options);
@@ -75,20 +78,33 @@ std::string_view valid_utf8(std::string_view text, std::string& storage) {
   return storage;
 }
 
-std::string to_nfc(std::string_view text) {
-  // No character below U+0300 changes or composes with its predecessor, and a line feed composes with nothing, so only
-  // lines with something above need work.
+std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content) {
+  std::string out;
+  out.reserve(text.size());
+  for (std::size_t at = 0;;) {
+    const std::size_t found = text.find(pattern, at);
+    out.append(text.substr(at, found - at));
+    if (found == std::string_view::npos) return out;
+    out.append(content);
+    at = found + pattern.size();
+  }
+}
+
+std::string normalized(std::string_view text, UnicodeForm form) {
+  // In form C no character below U+0300 changes or composes with its predecessor, in the others none of ASCII; a line
+  // feed composes with nothing. So only lines with something above need work.
+  const unsigned char least = form == UnicodeForm::nfc ? 0xCC : 0x80;
   std::string out;
   out.reserve(text.size());
   while (!text.empty()) {
     const std::size_t end = std::min(text.find('\n'), text.size() - 1) + 1;
     const std::string_view line = text.substr(0, end);
     bool inert = true;
-    for (std::size_t i = skip_ascii(line, 0); i < line.size() && inert; ++i) inert = byte_at(line, i) < 0xCC;
+    for (std::size_t i = skip_ascii(line, 0); i < line.size() && inert; ++i) inert = byte_at(line, i) < least;
     if (inert)
       out.append(line);
     else
-      append_composed(line, out);
+      append_normalized(line, form, out);
     text.remove_prefix(end);
   }
   return out;
@@ -103,6 +119,25 @@ std::string capitalised(std::string_view text) {
     out += utf8_encode(static_cast<char32_t>(at == 0 ? utf8proc_totitle(c) : utf8proc_tolower(c)));
   }
   return out;
+}
+
+bool is_word_character(char32_t c) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    default:
+      return c == 0x200C || c == 0x200D;  // joiners
+  }
 }
 
 bool is_white_space(char32_t c) {

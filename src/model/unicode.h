@@ -22,11 +22,17 @@ bool is_valid_utf8(std::string_view text);
 /// (The Unicode Standard, 3.9, "U+FFFD Substitution of Maximal Subparts").
 std::string_view valid_utf8(std::string_view text, std::string& storage);
 
-/// Normalization form C of valid UTF-8.
-std::string to_nfc(std::string_view text);
+std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content);
+
+enum class UnicodeForm { nfc, nfd, nfkc, nfkd };
+/// Valid UTF-8 in a normalization form.
+std::string normalized(std::string_view text, UnicodeForm form);
 
 /// Valid UTF-8 with its first character in title case and the others in lower case, each as one character.
 std::string capitalised(std::string_view text);
+
+/// A letter, mark, digit or connector, as \w matches them.
+bool is_word_character(char32_t code_point);
 
 /// The White_Space property.
 bool is_white_space(char32_t code_point);

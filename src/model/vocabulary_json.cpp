@@ -3,6 +3,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/stand_in.h"
 #include "model/tokenizer_files.h"
 
 namespace voronoi::model {
@@ -149,7 +150,9 @@ class Reader : public nlohmann::json_sax<Json> {
 };
 
 VocabularyJson parse(std::string_view text, const std::string& file, bool whole) {
-  if (text.starts_with("\xEF\xBB\xBF")) throw FormatError(file, 0, "not valid JSON: begins with a byte order mark");
+  core::refuse_stand_in(text, file);
+  if (text.starts_with("\xEF\xBB\xBF"))
+    throw FormatError(file, 0, "not valid JSON: begins with a byte order mark; save it as UTF-8 without one");
   VocabularyJson out;
   Reader reader(file, whole, out);
   Json::sax_parse(text, &reader);

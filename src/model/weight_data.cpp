@@ -71,11 +71,11 @@ std::int32_t convert_f64(const std::byte* source, std::int64_t n, float* out) {
   return largest;
 }
 
-std::string joined(const std::vector<std::string>& names) {
-  constexpr std::size_t kShown = 8;
+template <class Name>
+std::string joined(const std::vector<Name>& names, std::size_t n_shown) {
   std::string text;
-  for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i) text += (i ? ", " : "") + names[i];
-  if (names.size() > kShown) text += fmt::format(" and {} more", names.size() - kShown);
+  for (std::size_t i = 0; i < std::min(names.size(), n_shown); ++i) text += (i ? ", " : "") + std::string(names[i]);
+  if (names.size() > n_shown) text += fmt::format(" and {} more", names.size() - n_shown);
   return text;
 }
 
@@ -138,7 +138,9 @@ BadValues bad_values(std::string_view file, std::string_view tensor, const core:
   throw core::InternalError("bad_values: no bad value in " + std::string(tensor));
 }
 
-void require_tensors(const ModelConfig& config, const std::string& file, std::size_t n_tensors, const FindShape& find) {
+void require_tensors(const ModelConfig& config, const std::string& file, const std::vector<std::string_view>& stored,
+                     const FindShape& find) {
+  const std::size_t n_tensors = stored.size();
   // A layer has several tensors of its own: with one layer more than there are tensors some are missing, however many
   // more are claimed.
   ModelConfig bounded = config;
@@ -153,9 +155,9 @@ void require_tensors(const ModelConfig& config, const std::string& file, std::si
                                                 core::to_string(*shape), core::to_string(spec.shape)));
   }
   if (!missing.empty())
-    throw core::FormatError(
-        file, fmt::format("the config asks for {} layers and {} missing tensor{}: {}", config.n_layers, missing.size(),
-                          missing.size() == 1 ? "" : "s", joined(missing)));
+    throw core::FormatError(file, fmt::format("the config asks for {} layers and {} missing tensor{}: {}; there are {}",
+                                              config.n_layers, missing.size(), missing.size() == 1 ? "" : "s",
+                                              joined(missing, 8), stored.empty() ? "no tensors" : joined(stored, 3)));
 }
 
 void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file,

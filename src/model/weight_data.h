@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/hash.h"
 #include "core/types.h"
@@ -36,9 +37,11 @@ BadValues bad_values(std::string_view file, std::string_view tensor, const core:
 /// What a file says of a tensor: nothing when it has none of that name.
 using FindShape = std::function<std::optional<core::Shape>(const std::string& name)>;
 
-/// Checks that all of expected_tensors() are there in the right shape, in time and memory bounded by n_tensors (the
-/// tensors that exist) whatever the config claims. Throws FormatError naming `file` and the tensors.
-void require_tensors(const ModelConfig& config, const std::string& file, std::size_t n_tensors, const FindShape& find);
+/// Checks that all of expected_tensors() are there in the right shape, in time and memory bounded by the number of
+/// names (of the tensors that exist, as they are stored) whatever the config claims. Throws FormatError naming `file`,
+/// the tensors and what is there.
+void require_tensors(const ModelConfig& config, const std::string& file, const std::vector<std::string_view>& stored,
+                     const FindShape& find);
 
 /// Adds a file's name, size, header and 65 pages of 4 KiB at fixed relative places to a fingerprint.
 void add_samples(core::Sha256& hash, std::string_view name, std::span<const std::byte> file,

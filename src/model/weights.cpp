@@ -10,6 +10,8 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/json.h"
+#include "core/log.h"
+#include "model/gguf.h"
 #include "model/gguf_weights.h"
 #include "model/safetensors_folder.h"
 #include "model/weight_data.h"
@@ -20,16 +22,22 @@ namespace {
 namespace fs = std::filesystem;
 using core::FormatError;
 
+constexpr const char *kHeadTensor = "lm_head.weight", *kEmbeddingTensor = "model.embed_tokens.weight";
+
 class DirectoryWeights final : public WeightSource {
  public:
   explicit DirectoryWeights(const std::string& path)
       : path_(path),
         config_file_((fs::path(path) / "config.json").string()),
         config_text_(core::read_text_file(config_file_, kMaxConfigBytes)),
-        config_(parse_config(core::parse_json(config_text_, config_file_), config_file_)),
         folder_(path) {
-    require_tensors(config_, folder_.name(), folder_.tensors().size(),
-                    [this](const std::string& name) { return folder_.float_shape(name); });
+    const core::Json json = core::parse_json(config_text_, config_file_);
+    config_ = parse_config(json, config_file_);
+    add_generation_ends(path, config_);
+    folder_.take_standard_names();
+    settle_head();
+    require_plain_tensors(json);
+    settle_dtype(json);
     std::set<std::string> expected;
     for (const TensorSpec& spec : expected_tensors(config_)) expected.insert(spec.name);
     folder_.warn_unread(expected, config_.model_type);
@@ -47,10 +55,70 @@ class DirectoryWeights final : public WeightSource {
   }
 
  private:
+  /// What config.json ties may be stored twice, or once under the head's name. As transformers 5 does, the tensors win.
+  void settle_head() {
+    if (!config_.tied_embeddings) return;
+    const SafetensorsFolder::Stored *head = folder_.find(kHeadTensor), *embedding = folder_.find(kEmbeddingTensor);
+    if (head == nullptr) return;
+    if (embedding == nullptr) {
+      folder_.alias(kEmbeddingTensor, kHeadTensor);
+    } else if (!folder_.same_values(*head, *embedding)) {
+      config_.tied_embeddings = false;
+      core::warn_once(fmt::format(
+          "{}: \"tie_word_embeddings\" ties the head to the embedding, but {} stores another head; it is used, as "
+          "transformers 5 does (transformers 4 drops it)",
+          config_file_, folder_.name()));
+    }
+  }
+
+  /// A "quantization_config" may be left over from before weights were merged; the tensors tell.
+  void require_plain_tensors(const core::Json& json) const {
+    const auto quantization = json.find("quantization_config");
+    const bool stated = quantization != json.end() && !quantization->is_null();
+    try {
+      require_tensors(config_, folder_.name(), folder_.stored_names(),
+                      [this](const std::string& name) { return folder_.float_shape(name); });
+    } catch (const FormatError& error) {
+      if (!stated) throw;
+      throw FormatError(
+          config_file_,
+          fmt::format("key \"quantization_config\": the model is quantized already; give its original F32, "
+                      "F16 or BF16 weights ({})",
+                      error.what()));
+    }
+    if (stated && !(quantization->is_object() && quantization->empty()))
+      core::warn_once(
+          config_file_ +
+          ": \"quantization_config\" is left over: all tensors of the model are plain floats, and are read as "
+          "they are; remove the key");
+  }
+
+  /// Where config.json does not say the type, it is that of the tensors.
+  void settle_dtype(const core::Json& json) {
+    for (const char* key : {"dtype", "torch_dtype"})
+      if (const auto stated = json.find(key); stated != json.end() && !stated->is_null()) return;
+    if (folder_.find(kEmbeddingTensor)->tensor->dtype == core::DType::bf16) config_.stored_dtype = core::DType::bf16;
+  }
+
   std::string path_, config_file_, config_text_;
   ModelConfig config_;
   SafetensorsFolder folder_;
 };
+
+/// A folder without config.json, by what it holds instead.
+[[noreturn]] void refuse_folder(const fs::path& folder) {
+  const auto holds = [&](const char* name) { return fs::exists(folder / name); };
+  const std::string config = (folder / "config.json").string();
+  if (holds("adapter_config.json"))
+    throw FormatError(config,
+                      "is missing: the folder is an adapter (LoRA); merge it into its model "
+                      "(merge_and_unload(), save_pretrained() of peft) and give the merged folder");
+  if (holds("params.json"))
+    throw FormatError(config,
+                      "is missing: the folder has the layout of the model's own publisher (params.json); get "
+                      "the version for transformers");
+  throw FormatError(config, "is missing; a Hugging Face directory holds it beside the weights");
+}
 
 std::unique_ptr<WeightSource> open_path(const std::string& path) {
   std::error_code error;
@@ -59,17 +127,15 @@ std::unique_ptr<WeightSource> open_path(const std::string& path) {
     throw core::StoreError(path +
                            ": there is no such file or directory; a Hugging Face directory or a *.gguf file is wanted");
   if (fs::is_directory(status)) {
-    if (!fs::exists(fs::path(path) / "config.json"))
-      throw FormatError((fs::path(path) / "config.json").string(),
-                        "is missing; a Hugging Face directory holds it beside the weights");
+    if (!fs::exists(fs::path(path) / "config.json")) refuse_folder(path);
     return std::make_unique<DirectoryWeights>(path);
   }
   const fs::path file(path);
-  if (file.extension() == ".gguf") return open_gguf_model(path);
+  if (is_gguf_file(file)) return open_gguf_model(path);
   if (is_pickle_name(file)) throw FormatError(path, "is a pickle; " + std::string(kPickleRemedy));
   if (file.extension() == ".safetensors" || file.filename() == "config.json")
     throw FormatError(path, "is one file of a model; give the directory that holds config.json and the weights");
-  throw FormatError(path, "is neither a Hugging Face directory nor a *.gguf file");
+  throw FormatError(path, "is neither a Hugging Face directory nor a GGUF file");
 }
 
 }  // namespace

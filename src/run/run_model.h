@@ -23,9 +23,9 @@ struct RunModel {
   std::string method() const { return identity.at("quantization").at("method").get<std::string>(); }
 };
 
-/// Reads identity and journal and opens the original model, which must still be the one the run was made from. Throws
-/// FormatError / StoreError.
-RunModel open_run_model(const std::string& path);
+/// Reads identity and journal and opens the original model, which must still be the one the run was made from: where
+/// the journal says, or at `original` where it moved. Throws FormatError / StoreError.
+RunModel open_run_model(const std::string& path, const std::string& original = "");
 
 /// "voronoi 2.08 bits": how a run is called in tables.
 std::string run_label(const core::Json& identity, const RunState& state);

@@ -57,9 +57,9 @@ Subject open_checkpoint_subject(const std::string& path) {
 
 Subject open_quantized_run(const std::string& path) { return subject_of(open_run_model(path)); }
 
-Subject open_subject(const std::string& path) {
+Subject open_subject(const std::string& path, const std::string& original) {
   if (std::filesystem::exists(store::RunPaths{path}.identity())) {
-    RunModel run = open_run_model(path);
+    RunModel run = open_run_model(path, original);
     if (!run.missing.empty() && !run.state.finished)
       throw core::FormatError(
           path, fmt::format("{} of {} layers are not quantized yet; run the quantize command again to finish",

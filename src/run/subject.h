@@ -23,9 +23,9 @@ struct Subject {
   const model::WeightSource& source() const { return quantized ? *quantized : *original; }
 };
 
-/// path: a model directory, GGUF file, run directory or VPTQ checkpoint. Throws FormatError / StoreError; a run must be
-/// finished.
-Subject open_subject(const std::string& path);
+/// path: a model directory, GGUF file, run directory or VPTQ checkpoint; `original`: where the model of a run is, when
+/// it moved. Throws FormatError / StoreError; a run must be finished.
+Subject open_subject(const std::string& path, const std::string& original = "");
 /// The same of a run whose layers are there as far as they will be, before its end is journalled.
 Subject open_quantized_run(const std::string& path);
 

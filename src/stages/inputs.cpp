@@ -67,7 +67,7 @@ void fit_to_model(const std::vector<run::Settings*>& runs, const model::ModelCon
 
 void open_tuning(const run::Settings& options, Inputs& inputs) {
   std::vector<model::Text> own;
-  for (const std::string& path : options.tune_texts) own.push_back(model::load_text(path, model::default_join(path)));
+  for (const std::string& path : options.tune_texts) own.push_back(model::load_text(path));
   const std::int64_t calibrated = options.calibration_sequences * options.calibration_context;
   try {
     inputs.tuning_windows = model::disjoint_windows(*inputs.tokenizer, own.empty() ? inputs.texts : own,
@@ -114,8 +114,13 @@ Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Conte
   inputs.dtype = model::product_dtype(options.dtype, context, inputs.model->config());
   fit_to_model(runs, inputs.model->config());
   inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
-  for (const std::string& path : options.calibration_texts)
-    inputs.texts.push_back(model::load_text(path, model::default_join(path)));
+  for (const std::string& path : options.calibration_texts) try {
+      inputs.texts.push_back(model::load_text(path));
+    } catch (core::StoreError& error) {
+      error.add_context("--calibration-text (where a text moved, it names the new place)");
+      throw;
+    }
+  model::warn_beyond_positions(inputs.model->config(), options.calibration_context, options.model);
   inputs.windows = model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences,
                                               options.calibration_context);
   if (!run::tune_phases(options).empty()) open_tuning(options, inputs);

@@ -1,7 +1,10 @@
-// A text for calibration or evaluation, read in each of the three ways and cut into windows.
+// A text for calibration or evaluation, read in each of the three ways and as its content tells and cut into windows.
+#include <optional>
+
 #include "fuzz/fuzz.h"
 #include "model/corpus.h"
 #include "model/packed_text.h"
+#include "model/text_kind.h"
 #include "model/unicode.h"
 #include "support/byte_tokenizer.h"
 
@@ -11,10 +14,12 @@ namespace {
 void run(std::string_view input) {
   static const Folder folder;
   const std::string path = folder.write("text.jsonl", input);
-  for (const model::Join join : {model::Join::raw, model::Join::wikitext, model::Join::jsonl})
+  using Joins = std::optional<model::Join>;
+  for (const Joins join : {Joins(model::Join::raw), Joins(model::Join::wikitext), Joins(model::Join::jsonl), Joins()})
     accepts([&] {
       const model::Text text = model::load_text(path, join);
-      require(join != model::Join::raw || text.content == input || model::packing_of(input) != model::TextPacking::none,
+      require(join != model::Join::raw || text.content == model::without_mark(input) ||
+                  model::packing_of(input) != model::TextPacking::none,
               "a raw text is another one");
       require(join != model::Join::jsonl || model::is_valid_utf8(text.content), "JSON that is not UTF-8");
       const auto ids = model::tokenize(test::byte_tokenizer(), text, model::BosRule::automatic);

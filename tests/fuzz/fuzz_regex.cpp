@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const model::Regex regex(pattern, "tokenizer.json");
     static model::Regex::Workspace workspace;
     std::string pieces;
-    regex.split(text, workspace, [&](std::string_view piece) {
+    regex.split(text, workspace, [&](std::string_view piece, bool) {
       fuzz::require(!piece.empty(), "an empty piece");
       fuzz::require(model::is_valid_utf8(piece), "a cut inside a character");
       pieces += piece;

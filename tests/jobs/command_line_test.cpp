@@ -53,6 +53,19 @@ TEST_F(CommandLine, TakesValuesOfEveryKind) {
   EXPECT_EQ(options_.parameters.seed, 18446744073709551615U);
 }
 
+TEST_F(CommandLine, SpellingsOfOtherProgramsGetAWord) {
+  for (const auto& [given, meant] : {std::pair{"-model", "--model"},
+                                     {"-calibration-text=a", "--calibration-text"},
+                                     {"--calibration_text", "--calibration-text"},
+                                     {"-vector_length", "--vector-length"},
+                                     {"-help", "--help"},
+                                     {"--log_format", "--log-format"}}) {
+    const ParseResult result = parse_arguments({given, "x"});
+    ASSERT_THAT(result.problems, SizeIs(1));
+    EXPECT_THAT(result.problems.front(), AllOf(HasSubstr(given), HasSubstr(std::string("write ") + meant)));
+  }
+}
+
 TEST_F(CommandLine, WinsOverTheConfigFile) {
   const std::string file = config("centroids = 64\nvector-length = 6\ncalibration-text = a\ncalibration-text = b\n");
   EXPECT_THAT(parse_arguments({"--config", file, "--centroids", "128", "--calibration-text", "c"}).problems, IsEmpty());

@@ -279,29 +279,52 @@ TEST(Config, NeverGuessesASize) {
 }
 
 TEST(Config, RefusesValuesOfTheWrongKind) {
-  const std::vector<std::pair<std::string, Json>> wrong{{"num_key_value_heads", 4},
-                                                        {"head_dim", 7},
-                                                        {"head_dim", "8"},
-                                                        {"rms_norm_eps", -1e-5},
-                                                        {"rms_norm_eps", "1e-5"},
-                                                        {"rope_theta", 0},
-                                                        {"hidden_act", "gelu"},
-                                                        {"hidden_act", 1},
-                                                        {"attention_bias", "true"},
-                                                        {"mlp_bias", 1},
-                                                        {"tie_word_embeddings", 0},
-                                                        {"max_position_embeddings", 0},
-                                                        {"bos_token_id", 100},
-                                                        {"bos_token_id", -1},
-                                                        {"torch_dtype", 16},
-                                                        {"rope_scaling", "x"},
-                                                        {"quantization_config", {{"quant_method", "gptq"}}},
-                                                        {"num_attention_heads", 7}};
+  const std::vector<std::pair<std::string, Json>> wrong{
+      {"num_key_value_heads", 4}, {"head_dim", 7},     {"head_dim", "8"},          {"rms_norm_eps", -1e-5},
+      {"rms_norm_eps", "1e-5"},   {"rope_theta", 0},   {"hidden_act", "gelu"},     {"hidden_act", 1},
+      {"attention_bias", "true"}, {"mlp_bias", 1},     {"tie_word_embeddings", 0}, {"max_position_embeddings", 0},
+      {"bos_token_id", "1"},      {"torch_dtype", 16}, {"rope_scaling", "x"},      {"num_attention_heads", 7}};
   for (const auto& [key, value] : wrong)
     EXPECT_THAT(refusal(with("llama", Json::object({{key, value}}))),
                 AllOf(HasSubstr("c.json: key \""), HasSubstr(key)))
         << key << " " << value;
   EXPECT_THAT(refusal(Json::array()), HasSubstr("object"));
+}
+
+TEST(Config, TakesValuesThatOfficialReleasesHave) {
+  for (const Json& id : {Json(-1), Json(128000), Json(nullptr)})
+    EXPECT_EQ(parsed("llama", {{"bos_token_id", id}}).bos_id, std::nullopt) << id;
+  EXPECT_EQ(parsed("llama", {{"bos_token_id", {7, 8}}}).bos_id, 7);
+  EXPECT_EQ(parsed("llama").bos_id, 1);
+  const Json gelu{{"num_key_value_heads", 2}, {"hidden_act", "gelu"}, {"hidden_activation", nullptr}};
+  EXPECT_EQ(parsed("gemma", gelu).activation, Activation::gelu_tanh);
+  EXPECT_THAT(refusal(with("gemma2", gelu)), HasSubstr("hidden_act")) << "only Gemma 1's releases mean the tanh form";
+  EXPECT_EQ(parsed("llama", {{"rope_scaling", Json::object()}}).rope.scaling, RopeScaling::none);
+}
+
+TEST(Config, NoKeyIsPassedOverInSilence) {
+  const auto said = [](const Json& changes, const std::string& file) {
+    testing::internal::CaptureStderr();
+    parse_config(with("llama", changes), file);
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(said({{"use_cache", true},
+                  {"pretraining_tp", 1},
+                  {"some_feature", false},
+                  {"other", nullptr},
+                  {"layer_types", {"full_attention", "full_attention", "full_attention"}}},
+                 "a.json"),
+            "");
+  EXPECT_THAT(said({{"clip_qkv", 8.0}}, "b.json"), AllOf(HasSubstr("b.json"), HasSubstr("\"clip_qkv\"")));
+  EXPECT_EQ(said({{"clip_qkv", 8.0}}, "b.json"), "") << "said once";
+  EXPECT_THAT(said({{"layer_types", {"sliding_attention", "full_attention", "full_attention"}}}, "c.json"),
+              HasSubstr("layer_types"));
+  EXPECT_THAT(said({{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2}, {"warp", 3}}}}, "d.json"),
+              HasSubstr("rope_parameters.warp"));
+  EXPECT_THAT(refusal(with("llama", {{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}})),
+              HasSubstr("rope_parameters.full_attention"));
+  EXPECT_THAT(refusal(with("llama", {{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}}})),
+              HasSubstr("rope_parameters.partial_rotary_factor"));
 }
 
 TEST(Config, BoundsHeadsTogether) {

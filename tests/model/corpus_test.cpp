@@ -73,12 +73,6 @@ Text text_of(std::string content, std::string path = "t") {
 TEST_F(Corpus, NamesOfJoins) {
   for (const Join join : {Join::raw, Join::wikitext, Join::jsonl}) EXPECT_EQ(join_from_name(join_name(join)), join);
   EXPECT_EQ(join_from_name("csv"), std::nullopt);
-  EXPECT_EQ(default_join("a/b.jsonl"), Join::jsonl);
-  EXPECT_EQ(default_join("b.json.l"), Join::jsonl);
-  EXPECT_EQ(default_join("a.jsonl/b.txt"), Join::raw);
-  EXPECT_EQ(default_join("b.jsonl.gz"), Join::jsonl);
-  EXPECT_EQ(default_join("b.jsonl.zst"), Join::jsonl);
-  EXPECT_EQ(default_join("b.txt.zst"), Join::raw);
 }
 
 TEST_F(Corpus, RawTextIsKeptByteForByte) {

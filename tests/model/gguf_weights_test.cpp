@@ -272,6 +272,30 @@ TEST_F(GgufModel, ReadsRopeScalingFromMetadata) {
   EXPECT_EQ(scaled("yarn").original_max_position, 128);
 }
 
+TEST_F(GgufModel, ScalesAsLlamaCppDoesWhereKeysAreAbsentOrOld) {
+  const auto scaled = [&](const std::function<void(GgufWriter&)>& more) { return open({.more = more})->config().rope; };
+  for (const char* key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
+    const RopeConfig rope = scaled([&](GgufWriter& w) { w.f32(key, 4); });
+    EXPECT_EQ(rope.scaling, RopeScaling::linear) << key;
+    EXPECT_EQ(rope.factor, 4) << key;
+  }
+  EXPECT_EQ(
+      scaled([](GgufWriter& w) { w.f32("llama.rope.scale_linear", 2).f32("llama.rope.scaling.factor", 4); }).factor, 4);
+  EXPECT_EQ(scaled([](GgufWriter& w) { w.f32("llama.rope.scaling.factor", 0); }).scaling, RopeScaling::none);
+  EXPECT_EQ(scaled([](GgufWriter& w) { w.text("llama.rope.scaling.type", "linear"); }).scaling, RopeScaling::none);
+}
+
+TEST_F(GgufModel, SaysWhichKeysHaveNoEffect) {
+  testing::internal::CaptureStderr();
+  open({.more = [](GgufWriter& w) { w.f32("llama.attention.scale", 0.25F).u32("general.quantization_version", 2); }});
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, AllOf(HasSubstr("llama.attention.scale"), testing::Not(HasSubstr("quantization_version"))));
+}
+
+TEST_F(GgufModel, IsKnownWithoutAnEnding) {
+  EXPECT_NE(open_model(folder_.write("blob", SmallModel{}.bytes())), nullptr);
+}
+
 TEST_F(GgufModel, RecognisesTheFrequencyDivisorsOfLlama3) {
   // The definition in transformers' modeling_rope_utils (llama3): long wavelengths divided by the factor, a blend
   // between.

@@ -1,0 +1,29 @@
+// Names of tensors as the classes for causal language models have them, of checkpoints that call them otherwise.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace voronoi::model {
+
+/// How a checkpoint's names become "model.layers.0...", "lm_head.weight": parts that wrappers left behind
+/// ("_orig_mod.", "module.", ...) go wherever they stand, then `base` becomes "model." and `head` + "lm_head.weight" is
+/// the head. transformers does the same for an absent or additional base prefix, not for wrappers.
+class TensorNames {
+ public:
+  /// Finds the prefix in front of "layers.0.input_layernorm.weight". With none or several, names stay as they are.
+  explicit TensorNames(const std::vector<std::string_view>& stored);
+
+  std::string standard(std::string_view stored) const;
+  /// Whether there is anything to rename.
+  bool differ() const { return differ_; }
+  /// A tensor of the first layer as it is stored, for messages.
+  const std::string& found() const { return found_; }
+
+ private:
+  std::string base_ = "model.", head_, found_;
+  bool differ_ = false;
+};
+
+}  // namespace voronoi::model

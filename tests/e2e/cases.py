@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Inputs from public bug reports, where their generators lie beside the project (DATA/../cases): each gets its right answer. VORONOI is
+the program. Generators that need a package of PyPI run where it is installed.
+"""
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+VORONOI = os.environ["VORONOI"]
+CASES = pathlib.Path(os.environ["DATA"]).parent / "cases"
+failures, skipped = [], []
+
+
+def run(*arguments, cwd=None):
+    """(exit code, stdout, stderr)"""
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, cwd=cwd, timeout=300,
+                          env={**os.environ, "VORONOI_DATA": os.environ["DATA"], "HF_HUB_OFFLINE": "1"})
+    return done.returncode, done.stdout, done.stderr
+
+
+def check(good, what):
+    if not good:
+        failures.append(what)
+        print("FAILED:", what, flush=True)
+
+
+def perplexity(model, text, context=128, windows=8, cwd=None):
+    """The figure, or the end of the refusal."""
+    code, out, err = run(VORONOI, "eval", "--model", model, "--text", text, "--context", context, "--windows", windows, "--threads", "1",
+                         "--json", cwd=cwd)
+    return (round(json.loads(out)["perplexity"], 4) if code == 0 else err.strip().splitlines()[-1]), err
+
+
+def make(name, out, *arguments):
+    code, text, err = run(sys.executable, next(CASES.glob(name + "-*")) / "make.py", out, *arguments)
+    check(code == 0, f"{name}: the generator fails: {err[-400:]}")
+    return text
+
+
+def case01(out):
+    make("01", out)
+    got = {path.name: perplexity("model", path.name, 256, cwd=out)[0] for path in sorted(out.iterdir()) if path.is_file()}
+    for name in ("c4-validation.00000-of-00008.json", "documents.ndjson", "array.json", "c4-validation.00000-of-00008.json.gz", "bom.jsonl",
+                 "crlf.jsonl", "content-field.jsonl"):
+        check(got[name] == got["documents.jsonl"] and isinstance(got[name], float), f"01: {name}: {got[name]}")
+    for name in ("plain.txt.gz", "bom.txt"):
+        check(got[name] == got["plain.txt"], f"01: {name}: {got[name]}")
+    for name, word in (("train-00000-of-00001.parquet", "pandas"), ("utf16.txt", "iconv"), ("utf16be-nobom.txt", "iconv"),
+                       ("latin1.txt", "iconv"), ("null-text.jsonl", "line 401")):
+        check(word in str(got[name]), f"01: {name}: {got[name]}")
+
+
+def case03(out):
+    make("03", out)
+    plain = perplexity("plain", "text.txt", cwd=out)[0]
+    for name in ("base-class", "language-model", "model-language-model", "orig-mod", "ddp", "eos-template"):
+        got = perplexity(name, "text.txt", cwd=out)[0]
+        check(got == plain and isinstance(got, float), f"03: {name}: {got}, wanted {plain}")
+    check(isinstance(perplexity("bos-eos-template", "text.txt", cwd=out)[0], float), "03: bos-eos-template")
+
+
+def case04(out):
+    refused = ("lowercase", "bytelevel-in-normalizer", "extra-top-key")  # by name
+    for line in make("04", out, VORONOI).splitlines():
+        check("DIFFERENT" not in line, f"04: {line}")
+        check("ours refuses" not in line or line.split(":")[0] in refused, f"04: {line}")
+
+
+def case05(out):
+    text = make("05", out, VORONOI)
+    check("DIFFERENT" not in text and "refused" not in text and text.count("same") == 30, f"05: {text}")
+
+
+def case06(out):
+    code, text, _ = run(next(CASES.glob("06-*")) / "make.sh", out, VORONOI)
+    check(code == 0, "06: the generator fails")
+    moved = text.split("##### model moved too")[1].split("##### resumed")[0]
+    check(moved.count("is not there any more; name its new place with --original") == 3, f"06: {moved}")
+    check("rc=0" in text.split("##### resumed")[1], "06: resumed")
+
+
+def case08(out):
+    make("08", out)
+    words = {"lfs-model": "git lfs pull", "lfs-tokenizer": "git lfs pull", "lfs-config": "git lfs pull", "lfs.gguf": "git lfs pull",
+             "lfs-tokenizer-json": "git lfs pull", "web-page": "web page", "lora-adapter": "merge", "consolidated": "params.json",
+             "fp8": "quantized already", "fp8-without-config": "F8_E4M3", "autogptq-old": "missing tensors", "pytorch-bin": "pickle",
+             "interrupted": "truncated"}
+    for name, word in words.items():
+        got = perplexity(name, "text.txt", windows=2, cwd=out)[0]
+        check(word in str(got), f"08: {name}: {got}")
+    plain = perplexity("null-quantization-config", "text.txt", windows=2, cwd=out)[0]
+    for name in ("bnb-leftover", "empty-quantization-config", "variant-fp16", "original-beside"):
+        check(perplexity(name, "text.txt", windows=2, cwd=out)[0] == plain, f"08: {name}")
+    check("left over" in perplexity("bnb-leftover", "text.txt", windows=2, cwd=out)[1], "08: nothing said of bnb-leftover")
+
+
+def case09(out):
+    make("09", out)
+    got = {name: perplexity(name, "text.txt", cwd=out)[0] for name in (
+        "plain.gguf", "linear-4.gguf", "factor-without-type.gguf", "old-scale-linear.gguf", "none-with-factor.gguf",
+        "renamed-without-ending")}
+    for name in ("factor-without-type.gguf", "old-scale-linear.gguf"):
+        check(got[name] == got["linear-4.gguf"] != got["plain.gguf"], f"09: {got}")
+    for name in ("none-with-factor.gguf", "renamed-without-ending"):
+        check(got[name] == got["plain.gguf"], f"09: {got}")
+
+
+def case11(out):
+    text = make("11", out, VORONOI)
+    left = re.search(r"left behind: (.*)", text)[1]
+    check(left == "['configuration_phi3.py', 'modeling_phi3.py']", f"11: left behind {left}")
+    check("auto_map kept: None" in text and "generation_config same: True" in text, f"11: {text}")
+
+
+def case12(out):
+    clear = ("rope_scaling null type", "rope type dynamic", "sizes as floats", "vocab_size a row")
+    for line in make("12", out, VORONOI).splitlines():
+        check(": rc " not in line or any(word in line for word in clear), f"12: {line}")
+
+
+def case13(out):
+    # Of a Llama without template and setting, versions of transformers disagree: 4.57 adds BOS, 5 does not.
+    for line in make("13", out, VORONOI).splitlines():
+        check("differs" not in line or re.match(r"(LlamaTokenizer|LlamaTokenizerFast|None)-plain-None ", line), f"13: {line}")
+
+
+def case15(out):
+    for line in make("15", out, VORONOI).splitlines():
+        check(("tokenizer.ggml.pre" in line) == line.startswith(("without-pre", "default", "unknown-pre")), f"15: {line}")
+
+
+def case17(out):
+    got = {line.split()[0]: line for line in make("17", out, VORONOI).splitlines()}
+    check(" 512.0000 " in got["head-differs"] and "warning" in got["head-differs"], f"17: {got['head-differs']}")
+    for name in ("head-too", "only-the-head", "shards", "norm-in-f64"):
+        check(got[name].split()[1] == "6.7854" and "warning" not in got[name], f"17: {got[name]}")
+
+
+def case20(out):
+    lines = make("20", out, VORONOI).splitlines()
+    for line in lines[1:4]:
+        check(len(json.loads(re.search(r"\[[^]]*\]", line)[0])) == 7, f"20: {line}")
+    check(re.search(r"\[1, 1, ", lines[4]), f"20: {lines[4]}")
+
+
+PACKAGES = {"04": ["tokenizers"], "05": ["transformers", "sentencepiece"], "09": ["gguf", "numpy", "sentencepiece"], "13": ["transformers"],
+            "15": ["gguf", "numpy"], "17": ["numpy"]}
+if not CASES.is_dir():
+    print(f"SKIP (missing): no cases at {CASES}")
+    sys.exit(1 if os.environ.get("VORONOI_REQUIRE_ALL") == "1" else 77)
+with tempfile.TemporaryDirectory() as work:
+    for function, body in sorted((name, f) for name, f in globals().items() if re.fullmatch(r"case\d\d", name)):
+        number = function[4:]
+        absent = [p for p in PACKAGES.get(number, []) if importlib.util.find_spec(p) is None]
+        if absent:
+            skipped.append(f"{number} (needs {', '.join(absent)})")
+            continue
+        body(pathlib.Path(work) / number)
+print(f"cases: {'FAILED' if failures else 'passed'}" + (f"; left out: {'; '.join(skipped)}" if skipped else ""))
+sys.exit(1 if failures else 0)

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# What users bring: texts under any name, models and texts that moved, companions of a model that an export must not lose, windows beyond a
+# model's positions, spellings of other programs.
+# shellcheck source=common.sh
+. "$(dirname "$0")/common.sh"
+says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
+field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,}\"]*\).*/\1/p" "$work/stdout" | head -n 1; }
+evaluate() { expect 0 "$VORONOI" eval --context 64 --windows 4 --json "$@"; }
+
+# The same documents in lines, in one array, packed, with a byte order mark, under names that say nothing or something else.
+mkdir "$work/texts"
+python3 - "$evaluation_text" "$work/texts" <<'PYTHON'
+import gzip, json, sys
+text, out = open(sys.argv[1], encoding="utf-8").read()[:20000], sys.argv[2]
+documents = [{"text": text[at:at + 900], "id": at} for at in range(0, len(text), 900)]
+lines = "".join(json.dumps(d) + "\n" for d in documents).encode()
+files = {"a.jsonl": lines, "b.json": lines, "c": lines, "d.json": json.dumps(documents, indent=1).encode(), "e.json.gz": gzip.compress(lines),
+         "f.txt": b"\xef\xbb\xbf" + lines, "g.ndjson": b"".join(json.dumps({"content": d["text"]}).encode() + b"\n" for d in documents)}
+for name, content in files.items(): open(f"{out}/{name}", "wb").write(content)
+PYTHON
+evaluate --model "$work/model" --text "$work/texts/a.jsonl"
+figure=$(field value)
+for text in b.json c d.json e.json.gz f.txt g.ndjson; do
+  evaluate --model "$work/model" --text "$work/texts/$text"
+  [ "$(field join) $(field value)" = "jsonl $figure" ] || fail "$text is read as another text"
+done
+expect 3 "$VORONOI" eval --model "$work/model" --text <(cat "$work/texts/a.jsonl")
+says "is a pipe"
+head -c 3000 /dev/urandom >"$work/texts/noise"
+expect 3 "$VORONOI" quantize "${common[@]}" --calibration-text "$work/texts/noise" --run "$work/none"
+says "texts/noise"
+expect 5 "$VORONOI" quantize --model "$work/model" --calibration-text "$work/texts/gone" --run "$work/none"
+says "--calibration-text (where a text moved"
+
+# Beyond the positions that a model was made for, figures say so.
+cp -r "$work/model" "$work/short"
+sed -i 's/"max_position_embeddings": [0-9]*/"max_position_embeddings": 32/' "$work/short/config.json"
+evaluate --model "$work/short" --text "$evaluation_text"
+says "is made for 32 positions"
+[ "$(field beyond_positions)" = 32 ] || fail "the record does not say that windows are too long"
+evaluate --model "$work/model" --text "$evaluation_text"
+[ -z "$(field beyond_positions)" ] || fail "windows within the positions are called too long"
+
+# A model with companions, quantized, exported, moved.
+mkdir "$work/model/additional_chat_templates"
+echo '{{ tools }}' >"$work/model/additional_chat_templates/tool_use.jinja"
+echo 'some terms' >"$work/model/LICENSE"
+echo 'from .words import X' >"$work/model/tokenization_x.py"
+echo 'X = 1' >"$work/model/words.py"
+python3 - "$work/model" <<'PYTHON'
+import json, os, sys
+folder = sys.argv[1]
+config = json.load(open(folder + "/config.json"))
+config["auto_map"] = {"AutoConfig": "configuration_x.X"}
+json.dump(config, open(folder + "/config.json", "w"))
+path = folder + "/tokenizer_config.json"
+settings = json.load(open(path)) if os.path.exists(path) else {}
+settings["auto_map"] = {"AutoTokenizer": ["tokenization_x.X", None]}
+json.dump(settings, open(path, "w"))
+PYTHON
+expect 0 "$VORONOI" quantize "${common[@]}" --method vptq --kmeans-iterations 3 --run "$work/run"
+export=$work/run/export
+for file in LICENSE tokenization_x.py words.py additional_chat_templates/tool_use.jinja; do
+  cmp "$work/model/$file" "$export/$file" || fail "$file is left behind"
+done
+! grep -q auto_map "$export/config.json" || fail "the export names code of the model that is not there"
+grep -q auto_map "$export/tokenizer_config.json" || fail "the code of the tokenizer is there and not named"
+expect 0 "$VORONOI" verify "$export"
+echo 'other terms' >"$export/additional_chat_templates/tool_use.jinja"
+expect 3 "$VORONOI" verify "$export"
+rm "$work/model/words.py"
+expect 0 "$VORONOI" export "$work/run" --out "$work/without"
+says "names code that is not in the folder"
+! grep -q auto_map "$work/without/tokenizer_config.json" || fail "the export names code that is not there"
+
+evaluate --model "$work/run" --text "$evaluation_text"
+figure=$(field value)
+mv "$work/model" "$work/moved"
+expect 5 "$VORONOI" eval --model "$work/run" --text "$evaluation_text"
+says "$work/run: was made from the model $work/model, which is not there any more"
+evaluate --model "$work/run" --original "$work/moved" --text "$evaluation_text"
+[ "$(field value)" = "$figure" ] || fail "another figure where the model moved"
+expect 0 "$VORONOI" generate --model "$work/run" --original "$work/moved" --prompt "a" --max-tokens 2
+expect 0 "$VORONOI" export "$work/run" --model "$work/moved" --out "$work/out"
+cmp "$work/out/model.safetensors" "$work/without/model.safetensors" || fail "another export where the model moved"
+expect 3 "$VORONOI" export "$work/run" --model "$work/short" --out "$work/other"
+says "is not the model that"
+mv "$calibration_text" "$work/moved.txt"
+expect 0 "$VORONOI" quantize --run "$work/run" --model "$work/moved" --calibration-text "$work/moved.txt"
+evaluate --model "$work/run" --text "$evaluation_text"
+
+expect 2 "$VORONOI" eval -model "$work/moved" --text "$evaluation_text"
+says "'-model': write --model"
+expect 2 "$VORONOI" quantize --calibration_text x
+says "write --calibration-text"
+echo "habits: passed"
