@@ -89,6 +89,14 @@ CommandSpec quantize_command(run::Settings& o) {
       core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
                            o.calibration_sequences, 1, 1 << 24),
       core::integer_option("calibration-context", "tokens a window", o.calibration_context, 2, 1 << 24),
+      core::choice_option("hessian",
+                          "guided: each token counts as much as the loss feels an error there, by one backward pass of "
+                          "the unquantized model; plain: all alike",
+                          o.hessian, {"plain", "guided"}),
+      core::number_option("calibration-held-out",
+                          "share of the windows that enters no Hessian: what the others made is kept only where it "
+                          "helps there too",
+                          o.calibration_held_out, 0, 0.5),
       core::choice_option("calibration",
                           "inputs of a block come from the original or from the quantized blocks before it",
                           o.calibration, {"independent", "sequential"}),

@@ -46,6 +46,8 @@ struct NnGradientKernels {
   /// d_weight[i] = d_out[row[i], :] . x[i, :] are overwritten; dx may be x. row == nullptr: row i is i.
   void (*weighted_rows)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
                         const float* weight, const float* d_out, float* dx, float* d_weight);
+  /// sum[i] = the sum of squares of row i of x [n_rows, dim], overwritten.
+  void (*square_sums)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, float* sum);
   /// Of gather_rows: sum[ids[i], :] += x[i, :] for x [n_ids, dim], those of one id in the order of i. Ids may repeat.
   void (*scatter_rows)(const Exec&, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* x,
                        float* sum);

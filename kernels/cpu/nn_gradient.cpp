@@ -145,6 +145,8 @@ float weighted_row(std::int64_t dim, const float* x, float weight, const float* 
   return d_weight;
 }
 
+float square_sum(std::int64_t dim, const float* x) { return dot(dim, x, x); }
+
 /// factor * softmax: exp(logit - largest) times this.
 float share_of_row(const LogSumExp& row, float factor) {
   return factor * static_cast<float>(std::exp(static_cast<double>(row.largest) - row.value));
@@ -206,6 +208,7 @@ HWY_EXPORT(soft_cap_gradient);
 HWY_EXPORT(sigmoid_gradient);
 HWY_EXPORT(add_to);
 HWY_EXPORT(weighted_row);
+HWY_EXPORT(square_sum);
 HWY_EXPORT(cross_entropy_row);
 HWY_EXPORT(divergence_row);
 
@@ -304,6 +307,13 @@ void weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, cons
   });
 }
 
+void square_sums(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                 float* sum) {
+  for_row_chunks(exec, n_rows, dim, [&](std::int64_t first, std::int64_t rows) {
+    for (std::int64_t i = first; i < first + rows; ++i) sum[i] = HWY_DYNAMIC_DISPATCH(square_sum)(dim, x + i * ldx);
+  });
+}
+
 void scatter_rows(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* x,
                   float* sum) {
   // A task has some columns of all rows, so that rows of one id come in their order.
@@ -347,6 +357,7 @@ NnGradientKernels cpu_nn_gradient_kernels() {
           .column_sums = column_sums,
           .route = route,
           .weighted_rows = weighted_rows,
+          .square_sums = square_sums,
           .scatter_rows = scatter_rows,
           .cross_entropy = cross_entropy,
           .divergence = divergence};

@@ -106,6 +106,7 @@ NnGradientKernels cuda_nn_gradient_kernels() {
           .column_sums = gpu::column_sums,
           .route = gpu::route_gradient,
           .weighted_rows = gpu::weighted_rows,
+          .square_sums = gpu::square_sums,
           .scatter_rows = gpu::scatter_rows,
           .cross_entropy = gpu::cross_entropy,
           .divergence = gpu::divergence};

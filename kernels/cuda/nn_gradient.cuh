@@ -16,6 +16,7 @@ void route_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t n_expert
                     float* d_logits);
 void weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
                    const float* weight, const float* d_out, float* dx, float* d_weight);
+void square_sums(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, float* sum);
 void scatter_rows(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* x,
                   float* sum);
 void cross_entropy(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, float factor, const std::int32_t* target,

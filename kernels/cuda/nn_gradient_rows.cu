@@ -127,6 +127,20 @@ __global__ void __launch_bounds__(kNnThreads)
   }
 }
 
+__global__ void __launch_bounds__(kNnThreads)
+    square_sums_kernel(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, float* sums) {
+  __shared__ float shared[kWarpSize];
+  for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x) {
+    float sum = 0;
+    for (std::int64_t i = threadIdx.x; i < dim; i += kNnThreads) {
+      const float value = x[row * ldx + i];
+      sum = fmaf(value, value, sum);
+    }
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0) sums[row] = sum;
+  }
+}
+
 /// Block (row, columns): the first row of an id adds all rows of that id, in their order.
 __global__ void __launch_bounds__(kNnThreads)
     scatter_rows_kernel(const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* x, float* sum) {
@@ -225,6 +239,12 @@ void weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, cons
   if (n_rows <= 0) return;
   launch(native(exec), weighted_rows_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, dim, x, row, weight, d_out,
          dx, d_weight);
+}
+
+void square_sums(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                 float* sum) {
+  if (n_rows <= 0) return;
+  launch(native(exec), square_sums_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, dim, x, ldx, sum);
 }
 
 void scatter_rows(const Exec& exec, const std::int32_t* ids, std::int64_t n_ids, std::int64_t dim, const float* x,

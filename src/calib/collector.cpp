@@ -29,34 +29,46 @@ bool is_starved(const model::SiteSpec& site, std::int64_t n_tokens) {
   return site.expert >= 0 && kStarvedShare * n_tokens < site.in_features;
 }
 
+const GuidedHessian* SiteHessian::guided_for(const std::string& linear) const {
+  const auto found = std::find_if(guided.begin(), guided.end(),
+                                  [&](const GuidedHessian& candidate) { return candidate.linear == linear; });
+  return found == guided.end() ? nullptr : &*found;
+}
+
 Collector::Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
-                     ResidualStream& stream, std::int64_t hessian_bytes)
+                     ResidualStream& stream, const Options& options)
     : transformer_(transformer),
       context_(context),
       communicator_(communicator),
       stream_(stream),
       transport_(context, communicator),
-      hessian_bytes_(hessian_bytes) {}
+      options_(options) {}
 
-std::vector<Collector::SiteRange> Collector::passes(const std::vector<model::SiteSpec>& sites) const {
+std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec>& sites) const {
   // A tree over a run of chunks holds about one node of each level at once. At n = 28672 (down_proj of a 70 B model)
-  // the sum of a chunk is 6.6 GB and a node 3.3 GB: 8 chunks a rank take 20 GB, 64 take 30 GB.
+  // the sum of a chunk is 6.6 GB and a node 3.3 GB: 8 chunks a rank take 20 GB, 64 take 30 GB. One over the chunks that
+  // are held out grows beside it.
   const auto chunks_a_rank = static_cast<std::uint64_t>(core::ceil_div(stream_.n_chunks(), communicator_.size()));
-  const auto n_nodes = static_cast<std::int64_t>(std::bit_width(chunks_a_rank));
-  std::vector<SiteRange> ranges{{0, 0}};
+  const auto n_nodes = static_cast<std::int64_t>(std::bit_width(chunks_a_rank)) + (options_.held_out_share > 0 ? 1 : 0);
+  std::vector<Pass> passes(1);
   std::int64_t spent = 0;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     const std::int64_t n = sites[i].in_features;
-    const std::int64_t size_bytes =
+    const std::int64_t sum_bytes =
         (n * n + n_nodes * HessianTree::packed_size(n)) * static_cast<std::int64_t>(sizeof(double));
-    if (i > ranges.back().first && spent + size_bytes > hessian_bytes_) {
-      ranges.push_back({i, i});
+    std::vector<Target> targets{{i, {}}};
+    for (std::size_t j = 0; options_.token_weights != nullptr && j < sites[i].linears.size(); ++j)
+      targets.push_back({i, j});
+    const std::int64_t size_bytes = sum_bytes * std::ssize(targets);
+    if (i > passes.back().first && spent + size_bytes > options_.hessian_bytes) {
+      passes.push_back({i, i, {}});
       spent = 0;
     }
     spent += size_bytes;
-    ranges.back().last = i + 1;
+    passes.back().last = i + 1;
+    passes.back().targets.insert(passes.back().targets.end(), targets.begin(), targets.end());
   }
-  return ranges;
+  return passes;
 }
 
 int Collector::owner(std::int64_t layer, std::size_t n_sites, std::size_t site) const {
@@ -67,8 +79,7 @@ int Collector::owner(std::int64_t layer, std::size_t n_sites, std::size_t site) 
 std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, bool advance) {
   const std::vector<model::SiteSpec> sites = model::block_sites(transformer_.config(), weights.layer);
   std::vector<SiteHessian> owned;
-  for (const SiteRange& range : passes(sites))
-    collect_range(weights, sites, range, advance && range.last == sites.size(), owned);
+  for (const Pass& pass : passes(sites)) run_pass(weights, sites, pass, advance && pass.last == sites.size(), owned);
   if (first_fault_.empty()) agree_on_fault();
   if (model::is_mixture(transformer_.config(), weights.layer)) pool_starved(weights.layer, sites, owned);
   for (SiteHessian& site : owned)
@@ -77,54 +88,93 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
   return owned;
 }
 
-void Collector::collect_range(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
-                              SiteRange range, bool advance, std::vector<SiteHessian>& owned) {
+void Collector::run_pass(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
+                         const Pass& pass, bool advance, std::vector<SiteHessian>& owned) {
   std::vector<SiteSum> sums;
-  for (std::size_t i = range.first; i < range.last; ++i)
+  for (const Target& target : pass.targets)
     core::with_context<core::DeviceError>(
-        "block " + std::to_string(weights.layer) + ", Hessian of " + sites[i].name,
-        [&] { sums.emplace_back(context_, sites[i].in_features, transformer_.dtype()); });
+        "block " + std::to_string(weights.layer) + ", Hessian of " + sites[target.site].name,
+        [&] { sums.emplace_back(context_, sites[target.site].in_features, transformer_.dtype()); });
   stream_.each_chunk([&](std::size_t i) {
-    const model::HiddenStates hidden = sum_chunk(weights, sites, stream_.chunks()[i], range, sums);
+    const model::HiddenStates hidden = sum_chunk(weights, sites, i, pass, sums);
     if (advance) stream_.replace(i, hidden);
   });
 
   for (SiteSum& sum : sums) sum.release_chunk();
-  for (std::size_t i = range.first; i < range.last; ++i) {
-    const int root = owner(weights.layer, sites.size(), i);
-    HessianTree& tree = sums[i - range.first].tree();
-    gather(tree, root);
+  for (std::size_t t = 0; t < pass.targets.size(); ++t) {
+    const Target& target = pass.targets[t];
+    const int root = owner(weights.layer, sites.size(), target.site);
+    gather(sums[t].tree(), root);
+    gather(sums[t].held_out(), root);
     if (communicator_.rank() != root) continue;
-    owned.push_back({sites[i].name, tree.n(), tree.n_tokens(), tree.n_left_out(), 0, tree.mean(), {}});
-    tree = HessianTree(context_, sites[i].in_features);
+    const std::int64_t n = sites[target.site].in_features;
+    if (!target.linear) {
+      SiteHessian& hessian = owned.emplace_back();
+      hessian.site = sites[target.site].name;
+      hessian.n = n;
+    }
+    take(sums[t], target, sites, owned.back());
+    for (HessianTree* tree : {&sums[t].tree(), &sums[t].held_out()}) *tree = HessianTree(context_, n);
   }
 }
 
+void Collector::take(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites,
+                     SiteHessian& hessian) {
+  HessianTree &tree = sum.tree(), &held_out = sum.held_out();
+  if (target.linear) {
+    GuidedHessian& guided = hessian.guided.emplace_back();
+    guided.linear = sites[target.site].linears[*target.linear].name;
+    guided.effective_tokens = tree.weights().effective_rows();
+    if (guided.effective_tokens > 0) guided.lower = tree.mean();
+    if (held_out.n_nodes() > 0 && held_out.weights().effective_rows() > 0) guided.held_out = held_out.mean();
+    return;
+  }
+  hessian.n_tokens = tree.n_tokens();
+  hessian.n_left_out = tree.n_left_out() + held_out.n_left_out();
+  hessian.lower = tree.mean();
+  hessian.held_out_tokens = held_out.n_tokens();
+  if (hessian.held_out_tokens > 0) hessian.held_out = held_out.mean();
+}
+
 model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
-                                         const Chunk& chunk, SiteRange range, std::vector<SiteSum>& sums) {
+                                         std::size_t index, const Pass& pass, std::vector<SiteSum>& sums) {
   using Adding = void (SiteSum::*)(const float*, std::int64_t);
+  const Chunk& chunk = stream_.chunks()[index];
   std::vector<bool> wanted(sums.size(), true);
   // On a copy: where a sum turns out to be unsound, the chunk is run again and its rows are looked at one by one.
   const auto run = [&](Adding add) {
     model::HiddenStates hidden{chunk.hidden.n_sequences, chunk.hidden.n_tokens, chunk.hidden.values.clone()};
-    for (std::size_t i = 0; i < sums.size(); ++i)
-      if (wanted[i]) sums[i].start();
+    for (std::size_t t = 0; t < sums.size(); ++t) {
+      if (!wanted[t]) continue;
+      const Target& target = pass.targets[t];
+      if (target.linear) {
+        const auto counts = options_.token_weights->of(index, weights.layer, target.site, *target.linear);
+        sums[t].start(&counts);
+      } else {
+        sums[t].start();
+      }
+    }
     transformer_.run_block(weights, hidden,
-                           [&](const model::SiteSpec&, std::size_t index, const float* x, std::int64_t n_rows) {
-                             if (index < range.first || index >= range.last || !wanted[index - range.first]) return;
-                             (sums[index - range.first].*add)(x, n_rows);
+                           [&](const model::SiteSpec&, std::size_t site, const float* x, std::int64_t n_rows) {
+                             for (std::size_t t = 0; t < sums.size(); ++t)
+                               if (pass.targets[t].site == site && wanted[t]) (sums[t].*add)(x, n_rows);
                            });
     return hidden;
   };
   model::HiddenStates hidden = run(&SiteSum::add);
-  for (std::size_t i = 0; i < sums.size(); ++i) wanted[i] = !sums[i].sound();
+  // A row that is too large for the site is none for its linears either, however little it counts there.
+  bool site_is_sound = true;
+  for (std::size_t t = 0; t < sums.size(); ++t) {
+    if (!pass.targets[t].linear) site_is_sound = sums[t].sound();
+    wanted[t] = !site_is_sound;
+  }
   if (std::find(wanted.begin(), wanted.end(), true) != wanted.end()) {
     run(&SiteSum::add_sound_rows);
-    for (std::size_t i = 0; i < sums.size(); ++i)
-      if (wanted[i] && sums[i].first_bad())
-        note_fault(weights.layer, sites, range.first + i, chunk, *sums[i].first_bad());
+    for (std::size_t t = 0; t < sums.size(); ++t)
+      if (wanted[t] && !pass.targets[t].linear && sums[t].first_bad())
+        note_fault(weights.layer, sites, pass.targets[t].site, chunk, *sums[t].first_bad());
   }
-  for (SiteSum& sum : sums) sum.finish(chunk.id);
+  for (SiteSum& sum : sums) sum.finish(chunk.id, is_held_out(chunk.id, options_.held_out_share));
   return hidden;
 }
 
@@ -207,6 +257,8 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
       if (const auto hessian = mine(sites[i].name); hessian != owned.end() && is_starved(sites[i], n_tokens[i])) {
         hessian->lower = lower;
         hessian->pooled_tokens = pooled_tokens;
+        hessian->held_out = {};  // its own few rows are no judge of the pool
+        hessian->guided = {};
       }
   }
 }

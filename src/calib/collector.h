@@ -11,10 +11,19 @@
 #include "calib/node_transport.h"
 #include "calib/residual_stream.h"
 #include "calib/site_sum.h"
+#include "calib/token_weights.h"
 #include "comm/mpi.h"
 #include "model/transformer.h"
 
 namespace voronoi::calib {
+
+/// Of one linear: the mean of s x x^T over the rows, s what TokenWeights says of them.
+struct GuidedHessian {
+  std::string linear;               ///< full module path
+  std::vector<float> lower;         ///< packed lower triangle; empty: no row counts
+  std::vector<float> held_out;      ///< of the chunks that were kept out; empty: there are none, or no row counts
+  double effective_tokens = 0;      ///< see RowWeights
+};
 
 struct SiteHessian {
   std::string site;  ///< as model::block_sites names it
@@ -24,6 +33,11 @@ struct SiteHessian {
   std::int64_t pooled_tokens = 0;  ///< above 0: the expert was starved, and `lower` is the mean over so many rows
   std::vector<float> lower;        ///< packed lower triangle of E[x x^T]
   std::string fault;               ///< not empty: no row was left, `lower` is 0; where the first bad value was seen
+  std::int64_t held_out_tokens = 0;
+  std::vector<float> held_out;        ///< of the chunks that were kept out of `lower`; empty: there are none
+  std::vector<GuidedHessian> guided;  ///< one a linear, or none
+  /// Null: there is none for the linear.
+  const GuidedHessian* guided_for(const std::string& linear) const;
 };
 
 /// Whether an expert's site saw too few tokens for a Hessian of its own: fewer than a quarter of its inputs, so that
@@ -39,9 +53,17 @@ constexpr std::int64_t kHessianBytes = std::int64_t{32} << 30;
 /// All calls are collective over the communicator, with the same arguments.
 class Collector {
  public:
+  struct Options {
+    std::int64_t hessian_bytes = kHessianBytes;
+    double held_out_share = 0;  ///< of the chunks, see is_held_out
+    const TokenWeights* token_weights = nullptr;  ///< of the stream's windows; null: plain Hessians alone
+  };
   /// The references must outlive the collector.
   Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
-            ResidualStream& stream, std::int64_t hessian_bytes = kHessianBytes);
+            ResidualStream& stream, const Options& options);
+  Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
+            ResidualStream& stream)
+      : Collector(transformer, context, communicator, stream, Options{}) {}
 
   /// Runs the block's weights over the residual stream and returns the Hessians of the sites that this rank owns (sites
   /// are dealt to ranks in turn). `advance`: whether the stream leaves the block; without it the stream stays as it
@@ -54,18 +76,26 @@ class Collector {
 
  private:
   using Chunk = ResidualStream::Chunk;
-  /// Sites [first, last) of a block.
-  struct SiteRange {
-    std::size_t first = 0, last = 0;
+  /// What is summed: a site's rows, each once, or as they count for one of its linears.
+  struct Target {
+    std::size_t site = 0;
+    std::optional<std::size_t> linear;
   };
-  std::vector<SiteRange> passes(const std::vector<model::SiteSpec>& sites) const;
+  /// Sites [first, last) of a block, and what of them is summed.
+  struct Pass {
+    std::size_t first = 0, last = 0;
+    std::vector<Target> targets;
+  };
+  std::vector<Pass> passes(const std::vector<model::SiteSpec>& sites) const;
   int owner(std::int64_t layer, std::size_t n_sites, std::size_t site) const;
-  /// One pass: Hessians of the owned sites of the range, appended to `owned`.
-  void collect_range(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites, SiteRange range,
-                     bool advance, std::vector<SiteHessian>& owned);
-  /// The block over one chunk; the sums of the range's sites. Returns the stream behind the block.
+  /// Hessians of the owned sites of the pass, appended to `owned`.
+  void run_pass(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites, const Pass& pass,
+                bool advance, std::vector<SiteHessian>& owned);
+  /// The block over this rank's `index`-th chunk; the sums of the pass. Returns the stream behind the block.
   model::HiddenStates sum_chunk(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
-                                const Chunk& chunk, SiteRange range, std::vector<SiteSum>& sums);
+                                std::size_t index, const Pass& pass, std::vector<SiteSum>& sums);
+  /// A gathered sum becomes part of its site's Hessian.
+  static void take(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites, SiteHessian& hessian);
   /// Remembers the first value of a site that was left out, if none was before.
   void note_fault(std::int64_t layer, const std::vector<model::SiteSpec>& sites, std::size_t site, const Chunk& chunk,
                   const BadInput& bad);
@@ -82,7 +112,7 @@ class Collector {
   const comm::Communicator& communicator_;
   ResidualStream& stream_;
   NodeTransport transport_;
-  std::int64_t hessian_bytes_;
+  Options options_;
   std::string first_fault_;
   /// Of this rank in the block at hand, with its site and chunk; the chunk is negative when there is none.
   std::size_t fault_site_ = 0;

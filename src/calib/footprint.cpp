@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "calib/collector.h"
+#include "calib/token_weights.h"
 #include "core/types.h"
 
 namespace voronoi::calib {
@@ -24,6 +25,11 @@ std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t con
   return 4 * (normed + wide + context * config.head_dim);
 }
 
+/// Sums of a site's rows.
+std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
+  return 1 + (kind.guided ? std::ssize(site.linears) : 0);
+}
+
 /// Nodes of a tree of partial sums at most at a time while `chunks` neighbours are added one by one.
 std::int64_t tree_nodes(std::int64_t chunks) {
   std::int64_t most = 0;
@@ -35,15 +41,15 @@ std::int64_t tree_nodes(std::int64_t chunks) {
 /// What a block's sites add up to.
 struct BlockSizes {
   std::int64_t weights = 0;  ///< bytes of the linears in fp32
-  std::int64_t square = 0;   ///< elements of all its Hessians
+  std::int64_t square = 0;   ///< elements of all its Hessians, those of linears among them
   std::int64_t widest = 0;   ///< inputs of the widest site
   std::string site;          ///< its name
 };
 
-BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer) {
+BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, HessianKind kind) {
   BlockSizes sizes;
   for (const model::SiteSpec& site : model::block_sites(config, layer)) {
-    sizes.square += site.in_features * site.in_features;
+    sizes.square += n_sums(site, kind) * site.in_features * site.in_features;
     if (site.in_features > sizes.widest) {
       sizes.widest = site.in_features;
       sizes.site = site.name;
@@ -54,10 +60,10 @@ BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer) {
 }
 
 /// The block that takes the most.
-BlockSizes largest_block(const model::ModelConfig& config) {
+BlockSizes largest_block(const model::ModelConfig& config, HessianKind kind) {
   BlockSizes largest;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
-    BlockSizes sizes = block_sizes(config, layer);
+    BlockSizes sizes = block_sizes(config, layer, kind);
     if (8 * sizes.square + sizes.weights > 8 * largest.square + largest.weights) largest = std::move(sizes);
   }
   return largest;
@@ -66,7 +72,7 @@ BlockSizes largest_block(const model::ModelConfig& config) {
 }  // namespace
 
 BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
-                     std::int64_t context) {
+                     std::int64_t context, HessianKind kind) {
   const auto tokens = static_cast<double>(n_sequences) * static_cast<double>(context);
   BlockWork work;
   for (const model::SiteSpec& site : model::block_sites(config, layer)) {
@@ -75,7 +81,7 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
     const double rows = site.expert < 0 ? tokens
                                         : tokens * static_cast<double>(config.mixture.top_k) /
                                               static_cast<double>(config.mixture.n_experts);
-    work.gram += rows * n * (n + 1);
+    work.gram += static_cast<double>(n_sums(site, kind)) * rows * n * (n + 1);
     for (const model::LinearSpec& linear : site.linears)
       work.gemm += 2 * rows * static_cast<double>(linear.out_features) * n;
   }
@@ -87,18 +93,40 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
   return work;
 }
 
+double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context) {
+  // Forward, forward again with a tape, derivatives by inputs.
+  double forward = 0;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
+    forward += block_work(config, layer, n_sequences, context).gemm;
+  return 3 * forward;
+}
+
+std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind) {
+  return 2 * site.in_features * (site.in_features + 1) * n_sums(site, kind) * (kind.held_out ? 2 : 1);
+}
+
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
-                                     int n_ranks) {
+                                     int n_ranks, HessianKind kind) {
   const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
-  const BlockSizes block = largest_block(config);
-  const std::int64_t sums = 8 * block.square, trees = 4 * block.square * tree_nodes(mine),
+  const BlockSizes block = largest_block(config, kind);
+  // Chunks that are held out have a tree of their own, of which a node or two are there at a time.
+  const std::int64_t sums = 8 * block.square,
+                     trees = 4 * block.square * (tree_nodes(mine) + (kind.held_out ? 1 : 0)),
                      widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
   const std::int64_t stream = 4 * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
   const std::int64_t copied_chunk = 4 * chunk_tokens * config.hidden_size;  // when the stream does not leave the block
   memory.lasting = embedding + stream + work_array_bytes(config, context);
+  if (kind.guided) {  // a number a row and linear
+    std::int64_t linears = 0;
+    for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
+      for (const model::SiteSpec& site : model::block_sites(config, layer))
+        if (site.expert < 0) linears += std::ssize(site.linears);
+    linears += config.mixture.top_k * 3 * config.n_layers;
+    memory.lasting += 4 * mine * chunk_tokens * linears;
+  }
   // The panels that the sums of x x^T are packed into.
   const std::int64_t packed =
       4 * std::min(kernels::kCpuGramValues, std::min(kernels::kCpuGramRows, context) * block.widest);
@@ -112,6 +140,13 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   memory.owner = memory.every;
   memory.owner.consider(memory.lasting + block.weights + gathered,
                         "gathering the Hessian of " + block.site + " from all ranks");
+  if (kind.guided) {
+    const std::int64_t group = std::min(mine, guided_group(config, chunk_tokens));
+    const std::int64_t streams = 4 * group * chunk_tokens * config.hidden_size * (config.n_layers + 1);
+    memory.weighing.consider(memory.lasting - stream + streams + block.weights + 2 * work_array_bytes(config, context) +
+                                 model::tape_bytes(config, 0, context * model::host_batch(context)),
+                             "what tokens count");
+  }
   memory.on_device = memory.lasting + block.weights + sums + copied_chunk;
   memory.every_on_host = trees + 8 * widest + embedding;
   memory.owner_on_host = std::max(memory.every_on_host, gathered);

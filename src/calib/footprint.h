@@ -8,24 +8,35 @@
 
 namespace voronoi::calib {
 
+/// What is summed of a block's inputs.
+struct HessianKind {
+  bool guided = false;    ///< one sum a linear beside that of its site
+  bool held_out = false;  ///< sums of some chunks apart from the others'
+};
+
 /// Operations of one block over all calibration tokens; a multiplication and an addition count as two.
 struct BlockWork {
   double gemm = 0;  ///< linears and attention
   double gram = 0;  ///< Hessians: one triangle, tokens n (n + 1) a site
 };
 BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
-                     std::int64_t context);
+                     std::int64_t context, HessianKind kind = {});
+/// Operations of the pass that tells what tokens count (calib/token_weights.h), in fp32, the head apart.
+double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context);
+/// Bytes of a site's file.
+std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind);
 
 /// One rank's memory. The owner of a site gathers all ranks' sums of it; one site is gathered at a time.
 struct CalibrationMemory {
   core::MemoryPeak every;      ///< any rank, while it runs the block; all of it with a CPU context
   core::MemoryPeak owner;      ///< the rank that gathers the widest site
+  core::MemoryPeak weighing;   ///< any rank, while it learns what tokens count; empty without
   std::int64_t lasting = 0;    ///< what stays for the whole run: embedding, residual stream, work arrays
   std::int64_t on_device = 0;  ///< of it all, with a device of its own memory: weights, stream, fp64 sums
   std::int64_t every_on_host = 0, owner_on_host = 0;  ///< and what is left on the host then
 };
 /// `n_ranks` share the windows; the rank with the most of them.
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
-                                     int n_ranks);
+                                     int n_ranks, HessianKind kind = {});
 
 }  // namespace voronoi::calib

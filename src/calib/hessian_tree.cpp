@@ -1,6 +1,7 @@
 #include "calib/hessian_tree.h"
 
 #include <algorithm>
+#include <array>
 #include <span>
 #include <utility>
 
@@ -9,21 +10,29 @@
 namespace voronoi::calib {
 
 void HessianTree::add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens,
-                            std::int64_t n_left_out) {
+                            std::int64_t n_left_out, const RowWeights& weights) {
   VORONOI_REQUIRE(sum.size() == n_ * n_, "a full matrix is wanted");
   backend::Array<double> lower = room();
   context().linalg().pack_lower_f64(context().exec(), n_, sum.data(), lower.data());
+  const std::array<double, kWeightValues> counted{weights.sum, weights.squares};
+  context().memory().copy_from_host(context().exec(), counted.data(), sizeof counted, lower.data() + packed_size(n_));
   add(chunk, std::move(lower), {n_tokens, n_left_out});
 }
 
 std::vector<float> HessianTree::mean() {
   const backend::Array<double> sum = total();
-  const backend::HostView<double> values(context(), sum.data(), sum.size());
+  const backend::HostView<double> values(context(), sum.data(), packed_size(n_));
   const auto tokens = static_cast<double>(std::max<std::int64_t>(n_tokens(), 1));
   std::vector<float> mean(values.values().size());
   std::transform(values.values().begin(), values.values().end(), mean.begin(),
                  [tokens](double value) { return static_cast<float>(value / tokens); });
   return mean;
+}
+
+RowWeights HessianTree::weights() {
+  const backend::Array<double> sum = total();
+  const backend::HostView<double> values(context(), sum.data() + packed_size(n_), kWeightValues);
+  return {values.values()[0], values.values()[1]};
 }
 
 }  // namespace voronoi::calib

@@ -9,27 +9,40 @@
 
 namespace voronoi::calib {
 
-/// A tree of packed lower triangles: n(n+1)/2 values, row by row.
+/// What rows counted, where it was not 1 each.
+struct RowWeights {
+  double sum = 0, squares = 0;
+  void add(float weight) {
+    sum += static_cast<double>(weight);
+    squares += static_cast<double>(weight) * static_cast<double>(weight);
+  }
+  /// How many rows of equal weight would say as much: (sum of weights)^2 / sum of squares.
+  double effective_rows() const { return squares > 0 ? sum * sum / squares : 0; }
+};
+
+/// A tree of packed lower triangles: n(n+1)/2 values, row by row; behind them the sums of RowWeights.
 class HessianTree : public SumTree {
  public:
   /// n: inputs of the site.
-  HessianTree(backend::Context& context, std::int64_t n) : SumTree(context, packed_size(n)), n_(n) {}
+  HessianTree(backend::Context& context, std::int64_t n) : SumTree(context, packed_size(n) + kWeightValues), n_(n) {}
 
   /// Values of a packed triangle of order n.
   static std::int64_t packed_size(std::int64_t n) { return n * (n + 1) / 2; }
 
   std::int64_t n() const { return n_; }
-  /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix; n_tokens: rows it summed; n_left_out:
-  /// rows of the chunk besides.
+  /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix, each row as often as it counted;
+  /// n_tokens: rows it summed; n_left_out: rows of the chunk besides.
   void add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens,
-                 std::int64_t n_left_out = 0);
+                 std::int64_t n_left_out = 0, const RowWeights& weights = {});
 
   std::int64_t n_tokens() const { return counts()[0]; }
   std::int64_t n_left_out() const { return counts()[1]; }
   /// E[x x^T]: packed lower triangle of the sum over all nodes divided by the tokens, as float.
   std::vector<float> mean();
+  RowWeights weights();
 
  private:
+  static constexpr std::int64_t kWeightValues = 2;
   std::int64_t n_;
 };
 

@@ -1,6 +1,7 @@
 #include "calib/residual_stream.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "core/error.h"
@@ -15,6 +16,26 @@ constexpr std::int64_t kMaxChunks = 64;
 
 std::int64_t calibration_chunks(std::int64_t n_sequences) { return std::min(n_sequences, kMaxChunks); }
 
+std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, int rank, int n_ranks) {
+  const std::int64_t n_chunks = calibration_chunks(n_sequences);
+  std::vector<ChunkRange> chunks;
+  for (std::int64_t id = n_chunks * rank / n_ranks; id < n_chunks * (rank + 1) / n_ranks; ++id) {
+    const std::int64_t first = n_sequences * id / n_chunks;
+    chunks.push_back({id, first, n_sequences * (id + 1) / n_chunks - first});
+  }
+  return chunks;
+}
+
+std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkRange& chunk) {
+  return {windows.ids.data() + chunk.first_sequence * windows.context,
+          static_cast<std::size_t>(chunk.n_sequences * windows.context)};
+}
+
+bool is_held_out(std::int64_t chunk, double share) {
+  const auto period = share > 0 ? std::llround(1 / share) : 0;
+  return period > 0 && chunk % period == period - 1;
+}
+
 ResidualStream::ResidualStream(model::Transformer& transformer, backend::Context& context,
                                const comm::Communicator& communicator, const model::Windows& windows,
                                std::function<bool()> stop)
@@ -22,13 +43,9 @@ ResidualStream::ResidualStream(model::Transformer& transformer, backend::Context
       context_(context),
       stop_(communicator, std::move(stop)),
       n_chunks_(calibration_chunks(windows.count)) {
-  const std::int64_t rank = communicator.rank(), size = communicator.size();
-  for (std::int64_t chunk = n_chunks_ * rank / size; chunk < n_chunks_ * (rank + 1) / size; ++chunk) {
-    const std::int64_t first = windows.count * chunk / n_chunks_, last = windows.count * (chunk + 1) / n_chunks_;
-    const std::span ids(windows.ids.data() + first * windows.context,
-                        static_cast<std::size_t>((last - first) * windows.context));
-    chunks_.push_back({chunk, first, transformer.embed(ids, last - first, windows.context)});
-  }
+  for (const ChunkRange& chunk : chunks_of_rank(windows.count, communicator.rank(), communicator.size()))
+    chunks_.push_back({chunk.id, chunk.first_sequence,
+                       transformer.embed(ids_of(windows, chunk), chunk.n_sequences, windows.context)});
 }
 
 void ResidualStream::each_chunk(const std::function<void(std::size_t index)>& work) {

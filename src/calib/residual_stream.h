@@ -18,6 +18,19 @@ namespace voronoi::calib {
 /// Number of chunks the windows are divided into: a function of the calibration set alone, never of the ranks.
 std::int64_t calibration_chunks(std::int64_t n_sequences);
 
+/// Sequences [first_sequence, first_sequence + n_sequences) of the calibration set.
+struct ChunkRange {
+  std::int64_t id = 0, first_sequence = 0, n_sequences = 0;
+};
+/// The chunks of a rank, in their order.
+std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, int rank, int n_ranks);
+/// The tokens [n_sequences, context] of a chunk.
+std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkRange& chunk);
+
+/// Whether a chunk's rows are kept out of the Hessians, to judge by: every round(1 / share)-th one. No chunk is where
+/// share is 0, or the calibration set has fewer than so many.
+bool is_held_out(std::int64_t chunk, double share);
+
 /// This rank's share of the residual stream: a run of the chunks, in their order. Once a stop was asked for on any
 /// rank, work on the chunks throws StopRequested on all of them, soon and within the block that is at work; the stream
 /// then stands somewhere between two blocks and is of no more use.

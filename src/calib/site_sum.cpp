@@ -20,17 +20,41 @@ float largest_input(core::DType dtype) {
 }
 
 SiteSum::SiteSum(backend::Context& context, std::int64_t n, core::DType dtype)
-    : context_(context), n_(n), dtype_(dtype), tree_(context, n), chunk_(context, n * n) {}
+    : context_(context), n_(n), dtype_(dtype), tree_(context, n), held_out_(context, n), chunk_(context, n * n) {}
 
-void SiteSum::start() {
+void SiteSum::start(const std::span<const float>* weights) {
+  weights_.reset();
+  if (weights != nullptr) weights_ = *weights;
+  counted_ = {};
   chunk_.zero();
   n_tokens_ = n_left_out_ = 0;
   first_bad_.reset();
 }
 
 void SiteSum::add(const float* x, std::int64_t n_rows) {
+  if (weights_) {
+    const auto first = static_cast<std::size_t>(n_tokens_ + n_left_out_);
+    VORONOI_REQUIRE(first + static_cast<std::size_t>(n_rows) <= weights_->size(), "a weight for every row is wanted");
+    add_weighted(x, weights_->subspan(first, static_cast<std::size_t>(n_rows)));
+    n_tokens_ += n_rows;
+    return;
+  }
   context_.linalg().gram_accumulate(context_.exec(), n_rows, n_, x, n_, dtype_, chunk_.data());
   n_tokens_ += n_rows;
+}
+
+void SiteSum::add_weighted(const float* x, std::span<const float> weights) {
+  std::vector<float> roots;
+  for (const float weight : weights) {
+    roots.push_back(std::sqrt(weight));
+    counted_.add(weight);
+  }
+  const auto n_rows = static_cast<std::int64_t>(weights.size());
+  const backend::DeviceView<float> factors(context_, roots);
+  backend::Array<float> scaled(context_, n_rows * n_);
+  scaled.zero();
+  context_.nn().add_weighted_rows(context_.exec(), n_rows, n_, x, nullptr, factors.data(), scaled.data());
+  context_.linalg().gram_accumulate(context_.exec(), n_rows, n_, scaled.data(), n_, dtype_, chunk_.data());
 }
 
 bool SiteSum::sound() const {
@@ -59,11 +83,23 @@ void SiteSum::add_sound_rows(const float* x, std::int64_t n_rows) {
       first_bad_ = {n_tokens_ + n_left_out_ + static_cast<std::int64_t>(row), bad - values.begin(), *bad};
     }
   }
-  n_left_out_ += n_rows - static_cast<std::int64_t>(ids.size());
-  if (ids.size() == count) return add(x, n_rows);
-  if (!ids.empty()) add(backend::gather_rows(context_, x, n_, ids).data(), static_cast<std::int64_t>(ids.size()));
+  const auto n_sound = static_cast<std::int64_t>(ids.size());
+  if (n_sound == n_rows) return add(x, n_rows);
+  const backend::Array<float> rows =
+      n_sound > 0 ? backend::gather_rows(context_, x, n_, ids) : backend::Array<float>();
+  if (weights_) {
+    std::vector<float> weights;
+    for (const std::int32_t id : ids) weights.push_back((*weights_)[static_cast<std::size_t>(n_tokens_ + n_left_out_ + id)]);
+    if (n_sound > 0) add_weighted(rows.data(), weights);
+  } else if (n_sound > 0) {
+    context_.linalg().gram_accumulate(context_.exec(), n_sound, n_, rows.data(), n_, dtype_, chunk_.data());
+  }
+  n_tokens_ += n_sound;
+  n_left_out_ += n_rows - n_sound;
 }
 
-void SiteSum::finish(std::int64_t chunk) { tree_.add_chunk(chunk, chunk_, n_tokens_, n_left_out_); }
+void SiteSum::finish(std::int64_t chunk, bool is_held_out) {
+  (is_held_out ? held_out_ : tree_).add_chunk(chunk, chunk_, n_tokens_, n_left_out_, counted_);
+}
 
 }  // namespace voronoi::calib

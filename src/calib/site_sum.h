@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,13 +25,15 @@ struct BadInput {
   float value = 0;
 };
 
-/// A site's sum over the chunk at hand, on the device, and over the chunks before.
+/// A site's sum over the chunk at hand, on the device, and over the chunks before: those that are held out apart from
+/// the others.
 class SiteSum {
  public:
   SiteSum(backend::Context& context, std::int64_t n, core::DType dtype);
 
-  /// A new chunk, or the same one again.
-  void start();
+  /// A new chunk, or the same one again. weights: what the chunk's rows count, in the order in which they come; null: 1
+  /// each.
+  void start(const std::span<const float>* weights = nullptr);
   /// Adds rows x [n_rows, n], contiguous, device; nothing is looked at.
   void add(const float* x, std::int64_t n_rows);
   /// Whether no row can have been too large: by the sum's diagonal, after the chunk's last row. False now and then
@@ -38,21 +41,27 @@ class SiteSum {
   bool sound() const;
   /// add(), but every row is looked at first and left out when it has a value above largest_input.
   void add_sound_rows(const float* x, std::int64_t n_rows);
-  /// Puts the chunk into the tree.
-  void finish(std::int64_t chunk);
+  /// Puts the chunk into its tree.
+  void finish(std::int64_t chunk, bool is_held_out);
   /// Gives the memory of the chunk back; the tree stays.
   void release_chunk() { chunk_ = backend::Array<double>(); }
 
   const std::optional<BadInput>& first_bad() const { return first_bad_; }
   HessianTree& tree() { return tree_; }
+  HessianTree& held_out() { return held_out_; }
 
  private:
+  /// Of rows in device memory that count so much.
+  void add_weighted(const float* x, std::span<const float> weights);
+
   backend::Context& context_;
   std::int64_t n_;
   core::DType dtype_;
-  HessianTree tree_;
+  HessianTree tree_, held_out_;
   backend::Array<double> chunk_;                ///< [n, n]
   std::int64_t n_tokens_ = 0, n_left_out_ = 0;  ///< of the chunk
+  std::optional<std::span<const float>> weights_;  ///< of the chunk's rows
+  RowWeights counted_;                             ///< of the chunk
   std::optional<BadInput> first_bad_;           ///< of the chunk
 };
 

@@ -139,7 +139,7 @@ class Planner {
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
       std::int64_t bytes = 0;
       for (const SiteTask& task : tasks_of(config_, parameters_, block, block + 1))
-        bytes += 2 * task.site.in_features * (task.site.in_features + 1);
+        bytes += calib::hessian_bytes(task.site, hessian_kind());
       all_hessian_bytes_ += bytes;
       plan_.hessian_bytes = std::max(plan_.hessian_bytes, bytes);
     }
@@ -178,6 +178,10 @@ class Planner {
     }
   }
 
+  calib::HessianKind hessian_kind() const {
+    return {request_.options.hessian == "guided", request_.options.calibration_held_out > 0};
+  }
+
   double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
@@ -193,7 +197,7 @@ class Planner {
     quant::Work factor;
     quant::OperatorWork operators;
     for (std::int64_t block = 0; block < config_.n_layers; ++block) {
-      const calib::BlockWork one = calib::block_work(config_, block, sequences, context);
+      const calib::BlockWork one = calib::block_work(config_, block, sequences, context, hessian_kind());
       forward.gemm += one.gemm;
       const std::vector<SiteTask> tasks = tasks_of(config_, parameters_, block, block + 1);
       if (!tasks.empty()) forward.gram += one.gram;
@@ -216,6 +220,11 @@ class Planner {
         static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
     const auto original = static_cast<double>(plan_.original_bytes);
     const auto hessians = static_cast<double>(all_hessian_bytes_);
+    if (hessian_kind().guided) {
+      const double work = calib::weighing_work(config_, sequences, context);
+      add_stage("calibrate: what tokens count", work, 2 * original * ranks,
+                work * pace / rates_.gemm + 2 * original / rates_.disk_bytes);
+    }
     add_stage("calibrate: forward", forward.gemm, original * ranks,
               forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
     // Each Hessian goes to its owner in fp64 from every rank, and to disk.
@@ -343,7 +352,8 @@ class Planner {
 
   void count_memory() {
     const calib::CalibrationMemory calibration = calib::calibration_memory(
-        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks);
+        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks,
+        hessian_kind());
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece
@@ -360,6 +370,7 @@ class Planner {
       const bool cuda = request_.cuda;
       plan_.calibrating = {base + (cuda ? calibration.every_on_host : calibration.every.bytes),
                            calibration.every.where};
+      plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
       if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
     }
@@ -373,17 +384,20 @@ class Planner {
     std::set<std::pair<const quant::QuantParameters*, std::vector<std::int64_t>>> seen;
     for (const SiteTask& site_task : tasks_of(config_, parameters_, 0, config_.n_layers)) {
       const model::SiteSpec& site = site_task.site;
+      const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind());
       const auto known = width.find(site_task.kind());
       for (const auto& [own, operators] : operators_of(site, parameters_)) {
         std::vector<std::int64_t> shape{site.in_features};
         for (const quant::OperatorShape& one : operators) shape.push_back(one.out_features);
         if (!seen.insert({own, shape}).second) continue;
-        const core::MemoryPeak task = quant::site_memory(*own, site.in_features, operators, request_.threads,
-                                                         known == width.end() ? 1 : known->second);
+        const core::MemoryPeak task =
+            quant::site_memory(*own, site.in_features, operators, moments_bytes, request_.threads,
+                               known == width.end() ? 1 : known->second);
         const std::string where = task.where + " (site " + site.name + ")";
         if (request_.cuda) {
           plan_.device.consider(lasting + task.bytes, where);
-          plan_.quantizing.consider(base + quant::host_staging(*own, site.in_features, operators), where);
+          plan_.quantizing.consider(
+              base + quant::host_staging(*own, site.in_features, operators, moments_bytes), where);
         } else {
           plan_.quantizing.consider(base + lasting + task.bytes, where);
         }

@@ -114,6 +114,7 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
   for (result.damping = damping;; ++result.damping_steps) {
     if (auto upper = factor(context, result, result.damping * mean)) {
       result.factor = std::move(*upper);
+      result.added = result.damping_steps > 0 ? 0 : result.damping * mean;
       if (result.damping_steps > 0) {
         // It is no metric without: a fit in an indefinite one runs away along what lowers the error without end.
         for (float& value : diagonal) value += static_cast<float>(result.damping * mean);

@@ -19,14 +19,19 @@ std::int64_t bytes_stored(const QuantParameters& parameters, std::int64_t rows, 
 }  // namespace
 
 MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_features,
-                       std::span<const OperatorShape> operators, int n_threads, int team_size) {
+                       std::span<const OperatorShape> operators, std::int64_t moments_bytes, int n_threads,
+                       int team_size) {
   const std::int64_t square = in_features * in_features;
   const Method& method = find_method(parameters.method);
+  const bool chooses = moments_bytes > 2 * square + 2 * in_features;
+  const std::int64_t judge = chooses && method.judges_held_out() ? 4 * square : 0;
   MemoryPeak peak;
-  // Packed triangle, both triangles, fp64 work and the factor that is made from it.
-  peak.consider((2 + 4 + 8 + 4) * square, "factoring the Hessian");
+  // The metric, packed, both triangles, fp64 work and the factor that is made from it.
+  peak.consider(moments_bytes + (2 + 4 + 8 + 4) * square, "factoring the Hessian");
+  // Two candidates, packed, the factor of one and its inverse.
+  if (chooses) peak.consider(moments_bytes + (2 + 2 + 8 + 8) * square, "choosing the metric");
   for (const OperatorShape& shape : operators) {
-    const std::int64_t held = (4 + 4) * square + 4 * shape.out_features * in_features;
+    const std::int64_t held = moments_bytes + (4 + 4) * square + judge + 4 * shape.out_features * in_features;
     method.consider_memory(parameters, {shape.name, shape.out_features, in_features, n_threads, team_size, held}, peak);
     // Encoding, its arrays, and the file's image twice.
     peak.consider(held + 4 * bytes_stored(parameters, shape.out_features, in_features), "writing " + shape.name);
@@ -36,14 +41,14 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
 }
 
 std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_features,
-                          std::span<const OperatorShape> operators) {
+                          std::span<const OperatorShape> operators, std::int64_t moments_bytes) {
   std::int64_t widest = 0;
   for (const OperatorShape& shape : operators)
     widest = std::max(
         widest, 4 * shape.out_features * in_features + 4 * bytes_stored(parameters, shape.out_features, in_features));
   // The prepared Hessian and its fp64 image are the host's too.
   const std::int64_t square = in_features * in_features;
-  return std::max(18 * square, 10 * square + widest);
+  return moments_bytes + std::max(18 * square, 10 * square + widest);
 }
 
 }  // namespace voronoi::quant

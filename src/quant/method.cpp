@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <utility>
+
 #include "core/error_context.h"
 #include "quant/soundness.h"
 
@@ -29,16 +32,28 @@ void rotate_hessian(const InputRotation& rotation, std::int64_t n, std::vector<f
 PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters) {
   PreparedSite prepared;
   const Method& method = find_method(parameters.method);
+  const std::int64_t n = site.in_features;
+  Metric metric = choose_metric(context, n, site.moments, parameters.damping, method.judges_held_out());
+  site.hessian = std::move(metric.lower);
   if (method.changes_site(parameters)) prepared.state = method.prepare_site(site, parameters);
-  if (prepared.state && prepared.state->rotation)
-    rotate_hessian(*prepared.state->rotation, site.in_features, site.hessian);
-  prepared.hessian = prepare_hessian(context, site.in_features, site.hessian, parameters.damping, parameters.act_order);
+  const InputRotation* rotation = prepared.state ? prepared.state->rotation.get() : nullptr;
+  if (rotation != nullptr) rotate_hessian(*rotation, n, site.hessian);
+  prepared.hessian = prepare_hessian(context, n, site.hessian, metric.damping, parameters.act_order);
+  prepared.hessian.guided_share = metric.guided_share;
+  if (!metric.held_out.empty()) {
+    if (rotation != nullptr) rotate_hessian(*rotation, n, metric.held_out);
+    for (float& value : metric.held_out) value = std::ldexp(value, -prepared.hessian.unit_exponent);
+    prepared.hessian.held_out = backend::Array<float>(context, n * n);
+    const backend::DeviceView<float> packed(context, metric.held_out);
+    context.hessian().unpack(context.exec(), n, packed.data(), prepared.hessian.held_out.data());
+  }
   return prepared;
 }
 
 std::optional<std::string> preparation_key(const QuantParameters& parameters) {
   if (find_method(parameters.method).changes_site(parameters)) return std::nullopt;
-  return fmt::format("{} {}", parameters.damping, parameters.act_order);
+  return fmt::format("{} {} {}", parameters.damping, parameters.act_order,
+                     find_method(parameters.method).judges_held_out());
 }
 
 QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,

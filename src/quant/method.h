@@ -95,6 +95,9 @@ class Method {
   virtual void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
                                core::MemoryPeak& peak) const = 0;
 
+  /// Whether it decides by PreparedHessian::held_out. For a method that does not, the tokens that were kept out are put
+  /// back into the Hessian once its metric is chosen.
+  virtual bool judges_held_out() const { return false; }
   /// Whether prepare_site is to be called with these parameters. Sites that no method changes can be shared by runs.
   virtual bool changes_site(const QuantParameters& /*parameters*/) const { return false; }
   /// Called once a site before its Hessian is factored, by every member of the team alike: may change the Hessian,

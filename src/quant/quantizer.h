@@ -30,8 +30,11 @@ struct PreparedHessian {
   std::vector<std::int32_t> perm;  ///< processing order: stored position -> natural column
   backend::Array<float> factor;    ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
   double damping = 0;              ///< share of the mean diagonal that was added in the end
+  double added = 0;                ///< what that is on the diagonal, beyond what h holds already
   int damping_steps = 0;           ///< how often it had to be raised
   std::int64_t dead_columns = 0;   ///< inputs that were always zero (or negative by no more than rounding)
+  double guided_share = 0;         ///< see Metric
+  backend::Array<float> held_out;  ///< [n, n], both triangles: of other tokens, as Metric::held_out; empty: none
 };
 
 /// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values, on the host. damping in 0..1. Computed in

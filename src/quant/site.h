@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "quant/metric.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
@@ -39,7 +40,8 @@ struct SiteInput {
   std::string name;
   std::int64_t in_features = 0;
   std::vector<SiteLinear> linears;  ///< those that are to be quantized
-  std::vector<float> hessian;       ///< packed lower triangle of E[x x^T]; what stands here afterwards is factored
+  InputMoments moments;             ///< choose_metric makes `hessian` of them
+  std::vector<float> hessian;       ///< packed lower triangle; what stands here after prepare_site is factored
   std::function<std::vector<float>(const SiteLinear&)> read_weight;  ///< [out_features, in_features]
 };
 
@@ -49,7 +51,8 @@ struct PreparedSite {
   std::unique_ptr<const SiteState> state;
 };
 
-/// The method's prepare_site, the rotation of the Hessian, and its factor. Throws NumericError as they do.
+/// The choice of the metric, the method's prepare_site, the rotation of the Hessian, and its factor. Throws NumericError
+/// as they do.
 PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters);
 
 /// What decides how a site of one Hessian is prepared: with the same text prepare_site returns the same, whatever the

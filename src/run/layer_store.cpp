@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 #include <cstring>
+#include <map>
+#include <utility>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -16,6 +19,9 @@ namespace {
 constexpr std::string_view kLayerKind = "voronoi quantized linear, version 1";
 constexpr std::string_view kTensorKind = "voronoi tensor, version 1";
 constexpr std::string_view kHessianKind = "voronoi hessian, version 1";
+
+/// Around a linear's name, of its guided Hessian.
+constexpr std::string_view kGuided = "guided.", kEffectiveTokens = ".effective_tokens";
 
 void require_kind(const store::Shard& shard, std::string_view kind, const std::string& file) {
   const auto found = shard.attributes.find("kind");
@@ -47,6 +53,16 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
   std::int64_t value = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 0)
+    throw core::FormatError(
+        file, fmt::format("attribute {} is {}; a number from 0 on is wanted", name, core::quote_text(text)));
+  return value;
+}
+
+/// A finite number from 0 on.
+double positive_attribute(const std::string& name, const std::string& text, const std::string& file) {
+  double value = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value >= 0) || !std::isfinite(value))
     throw core::FormatError(
         file, fmt::format("attribute {} is {}; a number from 0 on is wanted", name, core::quote_text(text)));
   return value;
@@ -132,12 +148,23 @@ void write_hessian(const store::Start& start, std::int64_t block, const calib::S
   if (site.n_left_out > 0) shard.attributes["left_out_tokens"] = std::to_string(site.n_left_out);
   if (site.pooled_tokens > 0) shard.attributes["pooled_tokens"] = std::to_string(site.pooled_tokens);
   if (!site.fault.empty()) shard.attributes["fault"] = site.fault;
-  shard.arrays.push_back(float_array("lower", {static_cast<std::int64_t>(site.lower.size())}, site.lower));
+  const auto add = [&](const std::string& name, const std::vector<float>& lower) {
+    if (!lower.empty()) shard.arrays.push_back(float_array(name.c_str(), {std::ssize(lower)}, lower));
+  };
+  add("lower", site.lower);
+  add("held_out", site.held_out);
+  if (site.held_out_tokens > 0) shard.attributes["held_out_tokens"] = std::to_string(site.held_out_tokens);
+  for (const calib::GuidedHessian& guided : site.guided) {
+    const std::string name = std::string(kGuided) + guided.linear;
+    add(name, guided.lower);
+    add(name + ".held_out", guided.held_out);
+    shard.attributes[name + std::string(kEffectiveTokens)] = fmt::format("{:.17g}", guided.effective_tokens);
+  }
   publish_shard(start, start.paths().hessian(block, site.site), shard);
 }
 
-StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
-                           const std::string& calibration) {
+calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
+                                std::int64_t n, const std::string& calibration) {
   const std::string file = paths.hessian(block, site).string();
   store::Shard shard = store::read_shard(file);
   require_kind(shard, kHessianKind, file);
@@ -146,16 +173,42 @@ StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, con
     throw core::FormatError(file,
                             "belongs to another model, calibration or block; remove it, or use the --model and "
                             "--calibration-* it was made with");
-  if (shard.arrays.size() != 1 || shard.arrays[0].dtype != core::DType::f32 ||
-      shard.arrays[0].shape != core::Shape{n * (n + 1) / 2})
-    throw core::FormatError(file, fmt::format("does not hold one F32 triangle of order {}", n));
-  StoredHessian hessian{std::vector<float>(static_cast<std::size_t>(n * (n + 1) / 2)),
-                        count_attribute(shard, "tokens", file),
-                        count_attribute(shard, "left_out_tokens", file),
-                        count_attribute(shard, "pooled_tokens", file),
-                        {}};
+  std::map<std::string, std::vector<float>> triangles;
+  for (const store::ShardArray& array : shard.arrays) {
+    if (array.dtype != core::DType::f32 || array.shape != core::Shape{n * (n + 1) / 2})
+      throw core::FormatError(file, fmt::format("{} is not an F32 triangle of order {}", array.name, n));
+    std::vector<float>& lower = triangles[array.name];
+    lower.resize(array.bytes.size() / sizeof(float));
+    std::memcpy(lower.data(), array.bytes.data(), array.bytes.size());
+  }
+  const auto take = [&](const std::string& name) {
+    const auto found = triangles.find(name);
+    if (found == triangles.end()) return std::vector<float>();
+    return std::move(triangles.extract(found).mapped());
+  };
+  calib::SiteHessian hessian;
+  hessian.site = site;
+  hessian.n = n;
+  hessian.n_tokens = count_attribute(shard, "tokens", file);
+  hessian.n_left_out = count_attribute(shard, "left_out_tokens", file);
+  hessian.pooled_tokens = count_attribute(shard, "pooled_tokens", file);
+  hessian.held_out_tokens = count_attribute(shard, "held_out_tokens", file);
   if (const auto fault = shard.attributes.find("fault"); fault != shard.attributes.end()) hessian.fault = fault->second;
-  std::memcpy(hessian.lower.data(), shard.arrays[0].bytes.data(), shard.arrays[0].bytes.size());
+  hessian.lower = take("lower");
+  if (hessian.lower.empty())
+    throw core::FormatError(file, fmt::format("does not hold an F32 triangle 'lower' of order {}", n));
+  hessian.held_out = take("held_out");
+  for (const auto& [attribute, text] : shard.attributes) {
+    if (!attribute.starts_with(kGuided) || !attribute.ends_with(kEffectiveTokens)) continue;
+    const std::string name = attribute.substr(0, attribute.size() - kEffectiveTokens.size());
+    calib::GuidedHessian& guided = hessian.guided.emplace_back();
+    guided.linear = name.substr(kGuided.size());
+    guided.lower = take(name);
+    guided.held_out = take(name + ".held_out");
+    guided.effective_tokens = positive_attribute(attribute, text, file);
+  }
+  if (!triangles.empty())
+    throw core::FormatError(file, "holds an array that is none of a Hessian's: " + triangles.begin()->first);
   return hessian;
 }
 

@@ -38,14 +38,9 @@ void require_journalled(const store::RunPaths& paths, const std::string& name, s
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
 void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
                    const std::string& calibration);
-struct StoredHessian {
-  std::vector<float> lower;                                      ///< packed lower triangle, n(n+1)/2 values
-  std::int64_t n_tokens = 0, n_left_out = 0, pooled_tokens = 0;  ///< as of calib::SiteHessian
-  std::string fault;
-};
-/// Throws FormatError / StoreError.
-StoredHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site, std::int64_t n,
-                           const std::string& calibration);
+/// Throws FormatError / StoreError. n: inputs of the site.
+calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
+                                std::int64_t n, const std::string& calibration);
 
 /// A model whose quantized linears are decoded from the stored indices of a run, and whose tensors are the generation
 /// that the run published; everything else comes from the original.

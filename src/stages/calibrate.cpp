@@ -9,6 +9,7 @@
 #include "calib/collector.h"
 #include "calib/footprint.h"
 #include "calib/residual_stream.h"
+#include "calib/token_weights.h"
 #include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -16,6 +17,7 @@
 #include "model/block_prefetcher.h"
 #include "model/mended_source.h"
 #include "run/layer_store.h"
+#include "run/token_weight_store.h"
 #include "stages/stage.h"
 
 namespace voronoi::stages {
@@ -30,8 +32,13 @@ class Calibration {
     find_needed();
     for (std::int64_t block = 0; block <= last_needed_; ++block) work_.clock.expect(kCalibrate, block_seconds(block));
     if (last_needed_ < 0 && !(work.sequential() && work.has_pending_from(0))) return;
+    if (work_.settings.hessian == "guided" && last_needed_ >= 0) weigh_tokens();
+    if (work_.stopped) return;
     stream_.emplace(transformer_, work.context, work.world, work.inputs.windows, [] { return core::stop_requested(); });
-    collector_.emplace(transformer_, work.context, work.world, *stream_);
+    calib::Collector::Options options;
+    options.held_out_share = work.settings.calibration_held_out;
+    options.token_weights = token_weights_ ? &*token_weights_ : nullptr;
+    collector_.emplace(transformer_, work.context, work.world, *stream_, options);
   }
 
   void run(const Window& window) {
@@ -44,6 +51,64 @@ class Calibration {
   }
 
  private:
+  /// What each token counts, for guided Hessians: the whole model forward and backward once, before the first window.
+  void weigh_tokens() {
+    const Clock::time_point start = Clock::now();
+    std::optional<model::Transformer> exact;  // products in f32, whatever those of the Hessians are
+    if (transformer_.dtype() != core::DType::f32) exact.emplace(mended_, work_.context, core::DType::f32);
+    const auto told = [&](std::int64_t done, std::int64_t all) {
+      if (work_.world.rank() != 0) return;
+      const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+      const double share = static_cast<double>(done) / static_cast<double>(all);
+      work_.clock.under_way(kCalibrate, weighing_seconds(), elapsed, elapsed * (1 - share) / share);
+      const std::string doing = fmt::format("what tokens count, pass {}/{}", done, all);
+      core::show_progress(fmt::format("calibrating: {}{}", doing, left_text(work_.clock.left())));
+      work_.tell(kCalibrate, doing);
+    };
+    work_.clock.expect(kCalibrate, weighing_seconds());
+    try {
+      token_weights_.emplace(exact ? *exact : transformer_, work_.context, work_.world, work_.inputs.windows,
+                             shelf(), [] { return core::stop_requested(); }, told);
+    } catch (const core::StopRequested&) {  // on every rank
+      work_.stopped = true;
+    }
+    work_.clock.done(kCalibrate, weighing_seconds(), std::chrono::duration<double>(Clock::now() - start).count());
+    work_.journal_time(kCalibrate, start);
+    tell_damage();
+  }
+
+  /// A start that was killed has left the chunks that it was done with.
+  calib::TokenWeights::Shelf shelf() {
+    calib::TokenWeights::Shelf shelf;
+    shelf.take = [this](const calib::ChunkRange& chunk) -> calib::ChunkWeights {
+      const std::filesystem::path file = work_.run.paths.token_weights(chunk.id);
+      if (!std::filesystem::exists(file)) return {};
+      try {
+        return run::read_token_weights(work_.run.paths, chunk.id, work_.config(), work_.inputs.calibration);
+      } catch (const core::Error& error) {
+        core::log_warning("{}; moved to {}, it will be made again", error.what(),
+                          work_.run.start->quarantine(file).string());
+        return {};
+      }
+    };
+    shelf.keep = [this](const calib::ChunkRange& chunk, const calib::ChunkWeights& weights) {
+      run::write_token_weights(*work_.run.start, chunk.id, weights, work_.inputs.calibration);
+    };
+    return shelf;
+  }
+
+  /// Rank 0, once no Hessian of this run needs them.
+  void drop_token_weights() const {
+    for (std::int64_t chunk = 0; chunk < calib::calibration_chunks(work_.inputs.windows.count); ++chunk)
+      work_.run.start->remove(work_.run.paths.token_weights(chunk));
+  }
+
+  double weighing_seconds() const {
+    const model::Windows& windows = work_.inputs.windows;
+    return calib::weighing_work(work_.config(), windows.count, windows.context) / work_.rates.gemm /
+           work_.world.size();
+  }
+
   void calibrate(const Window& window) {
     const Clock::time_point start = Clock::now();
     if (work_.sequential() && window.first > 0 && work_.has_pending_from(window.first)) leave_block(window.first - 1);
@@ -68,6 +133,7 @@ class Calibration {
       tell_damage();
     }
     work_.world.barrier();  // every Hessian of the window is on disk
+    if (token_weights_ && last_needed_ < window.last && work_.world.rank() == 0) drop_token_weights();
     work_.journal_time(kCalibrate, start);
   }
 
@@ -143,7 +209,8 @@ class Calibration {
   double block_seconds(std::int64_t block) const {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
-    const calib::BlockWork work = calib::block_work(work_.config(), block, windows.count, windows.context);
+    const calib::BlockWork work = calib::block_work(
+        work_.config(), block, windows.count, windows.context, {work_.settings.hessian == "guided", false});
     const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }
@@ -166,6 +233,7 @@ class Calibration {
   model::Transformer transformer_;
   std::string needed_;  // '1' for each block whose Hessians are to be computed
   std::int64_t last_needed_ = -1;
+  std::optional<calib::TokenWeights> token_weights_;
   std::optional<calib::ResidualStream> stream_;
   std::optional<calib::Collector> collector_;
   std::set<std::string> told_;  // on rank 0: damaged tensors that the log has explained

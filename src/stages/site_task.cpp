@@ -31,17 +31,27 @@ std::vector<float> read_weight(const Inputs& inputs, const std::string& linear, 
 
 using Group = std::vector<planning::PartLinear>;
 
-/// Those of a group, each once.
-quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, std::vector<float> hessian,
-                            const Inputs& inputs) {
+/// Those of a group, each once. `only`: the linear that has moments of its own; null: all of them share the plain one.
+quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, const calib::SiteHessian& stored,
+                            const model::LinearSpec* only, const Inputs& inputs) {
   quant::SiteInput site;
   site.name = task.name();
   site.in_features = task.site.in_features;
   for (const planning::PartLinear& of_part : group)
-    if (std::none_of(site.linears.begin(), site.linears.end(),
+    if ((only == nullptr || only->name == of_part.linear->name) &&
+        std::none_of(site.linears.begin(), site.linears.end(),
                      [&](const quant::SiteLinear& other) { return other.name == of_part.linear->name; }))
       site.linears.push_back({of_part.linear->name, of_part.linear->out_features});
-  site.hessian = std::move(hessian);
+  site.moments.plain = stored.lower;
+  site.moments.held_out_plain = stored.held_out;
+  site.moments.tokens = stored.n_tokens;
+  site.moments.held_out_tokens = stored.held_out_tokens;
+  if (only != nullptr) {
+    const calib::GuidedHessian& guided = *stored.guided_for(only->name);
+    site.moments.guided = guided.lower;
+    site.moments.effective_tokens = guided.effective_tokens;
+    site.moments.held_out_guided = guided.held_out;
+  }
   site.read_weight = [&inputs, in_features = site.in_features](const quant::SiteLinear& linear) {
     return read_weight(inputs, linear.name, linear.out_features, in_features);
   };
@@ -61,13 +71,11 @@ class SiteWork {
            const std::vector<run::Run*>& runs)
       : task_(task), context_(context), team_(team), inputs_(inputs), runs_(runs), reports_(task.parts.size()) {}
 
-  void run(run::StoredHessian stored) {
-    const std::vector<Group> groups = planning::alike_linears(task_, parameters_of(runs_));
-    for (const Group& group : groups) {
+  void run(const calib::SiteHessian& stored) {
+    for (const Group& group : planning::alike_linears(task_, parameters_of(runs_))) {
       try {
         if (!stored.fault.empty()) throw core::NumericError(stored.fault);
-        const bool last = &group == &groups.back();
-        quantize_alike(group, stored, last ? std::move(stored.lower) : stored.lower);
+        quantize_alike(group, stored);
       } catch (const core::NumericError& error) {  // of the Hessian, which all linears share
         give_up(group, error);
       } catch (const model::BadValues& error) {  // of a weight that the method looked at for the whole site
@@ -98,24 +106,27 @@ class SiteWork {
     for (const planning::PartLinear& of_part : group) give_up(of_part.part, *of_part.linear, error);
   }
 
-  /// Those that share a prepared site: linear by linear, whose weight is read once for all parts.
-  void quantize_alike(const Group& group, const run::StoredHessian& stored, std::vector<float> lower) {
-    const planning::PartLinear& first = group.front();
-    const quant::PreparedSite site =
-        quant::prepare_site(context_, site_input(task_.site(), group, std::move(lower), inputs_),
-                            *run_of(first.part).parameters.of(first.linear->name));
-    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
-      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor", task_.site().name(),
-                        site.hessian.damping);
+  /// Those that share a prepared site, or one a linear: linear by linear, whose weight is read once for all parts.
+  void quantize_alike(const Group& group, const calib::SiteHessian& stored) {
+    std::optional<quant::PreparedSite> shared_site, own_site;
     for (const LinearOfParts& shared : by_linear(group)) {
+      const calib::GuidedHessian* guided = stored.guided_for(shared.linear->name);
+      const bool is_guided = guided != nullptr && !guided->lower.empty();
+      own_site.reset();
+      std::optional<quant::PreparedSite>& site = is_guided ? own_site : shared_site;
+      if (!site) site = prepare(group, stored, is_guided ? shared.linear : nullptr);
       std::vector<float> weight;
       for (const std::size_t i : shared.parts) {
         team_.check_stop();
         try {
-          run::LayerRecord layer = quantize_linear(*shared.linear, weight, site, run_of(i));
+          run::LayerRecord layer = quantize_linear(*shared.linear, weight, *site, run_of(i));
           layer.calibration_tokens = stored.n_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
+          if (is_guided) {
+            layer.statistics["guided_share"] = site->hessian.guided_share;
+            layer.statistics["effective_tokens"] = guided->effective_tokens;
+          }
           reports_[i].layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {
           give_up(i, *shared.linear, error);
@@ -124,6 +135,17 @@ class SiteWork {
         }
       }
     }
+  }
+
+  quant::PreparedSite prepare(const Group& group, const calib::SiteHessian& stored, const model::LinearSpec* only) {
+    const planning::PartLinear& first = group.front();
+    quant::PreparedSite site =
+        quant::prepare_site(context_, site_input(task_.site(), group, stored, only, inputs_),
+                            *run_of(first.part).parameters.of(first.linear->name));
+    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
+      core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor",
+                        only == nullptr ? task_.site().name() : only->name, site.hessian.damping);
+    return site;
   }
 
   struct LinearOfParts {

@@ -149,6 +149,10 @@ fs::path RunPaths::layer(const std::string& name, std::int64_t generation) const
   return layers() / (generation == 0 ? name + ".h5" : fmt::format("{}.g{}.h5", name, generation));
 }
 
+fs::path RunPaths::token_weights(std::int64_t chunk) const {
+  return hessians() / fmt::format("tokens_{:04}.h5", chunk);
+}
+
 fs::path RunPaths::hessian(std::int64_t block, const std::string& site) const {
   VORONOI_REQUIRE(block >= 0, "blocks count from 0");
   VORONOI_REQUIRE(is_plain_name(site), "\"" + site + "\" is not the name of a site");

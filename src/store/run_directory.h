@@ -25,6 +25,8 @@ struct RunPaths {
   std::filesystem::path hessians() const { return root / "hessians"; }
   std::filesystem::path hessian(std::int64_t block, const std::string& site)
       const;  ///< hessians/block_007.down.h5, block_007.expert.3.down.h5; no slash
+  /// hessians/tokens_0007.h5: what the tokens of a chunk count.
+  std::filesystem::path token_weights(std::int64_t chunk) const;
   std::filesystem::path tuning() const { return root / "tuning"; }
   /// tuning/<phase>.h5: what a phase of tuning goes on from.
   std::filesystem::path tuning_state(const std::string& phase) const { return tuning() / (phase + ".h5"); }

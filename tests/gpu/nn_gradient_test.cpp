@@ -97,6 +97,11 @@ TEST_F(GpuNnGradient, RmsNormAndColumnSums) {
     twin().column_sums(gpu().exec(), n_rows, dim, gpu_x.data(), ld, total.data());
     oracle().column_sums(cpu().exec(), n_rows, dim, x.data(), ld, expected.data());
     expect_near(total.to_host(), expected, 1e-5F);
+    Array<float> squares(gpu(), n_rows);
+    std::vector<float> expected_squares(at(n_rows));
+    twin().square_sums(gpu().exec(), n_rows, dim, gpu_x.data(), ld, squares.data());
+    oracle().square_sums(cpu().exec(), n_rows, dim, x.data(), ld, expected_squares.data());
+    expect_near(squares.to_host(), expected_squares, 1e-5F * static_cast<float>(dim));
   }
 }
 

@@ -107,6 +107,23 @@ TEST_F(NnGradient, ColumnSumsAddToWhatIsThere) {
   EXPECT_EQ(sum, (std::vector<float>{14, 26}));
 }
 
+TEST_F(NnGradient, SquareSumsAreOfEachRow) {
+  const std::vector<float> x{1, 2, 7, 3, -4, 7};
+  std::vector<float> sum{10, 20};
+  nn_.square_sums(exec_, 2, 2, x.data(), 3, sum.data());
+  EXPECT_EQ(sum, (std::vector<float>{5, 25}));
+  const std::int64_t n_rows = 300, dim = 577;
+  const std::vector<float> many = random_floats(n_rows * dim, 4);
+  std::vector<float> sums(static_cast<std::size_t>(n_rows)), alone(sums.size());
+  nn_.square_sums(exec_, n_rows, dim, many.data(), dim, sums.data());
+  nn_.square_sums(single_, n_rows, dim, many.data(), dim, alone.data());
+  EXPECT_EQ(sums, alone);
+  Doubles expected(sums.size());
+  for (std::size_t i = 0; i < many.size(); ++i)
+    expected[i / static_cast<std::size_t>(dim)] += static_cast<double>(many[i]) * static_cast<double>(many[i]);
+  expect_close(sums, expected, 1e-5);
+}
+
 TEST_F(NnGradient, RopeIsTheTransposeOfTheForwardTurn) {
   for (const std::int64_t head_dim : {2, 8, 22, 64}) {
     const std::int64_t n_tokens = 5, n_rows = 10, n_heads = 3, width = n_heads * head_dim, ld = width + 3;

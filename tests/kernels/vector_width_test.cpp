@@ -155,10 +155,12 @@ TEST_F(VectorWidth, DoesNotChangeDerivatives) {
       return d_gate;
     });
   expect_equal([&] {
-    std::vector<float> dx(x.size()), d_weight(static_cast<std::size_t>(rows));
+    std::vector<float> dx(x.size()), d_weight(static_cast<std::size_t>(rows)), squares(d_weight.size());
     nn.weighted_rows(exec_, rows, dim, x.data(), nullptr, y.data(), d_out.data(), dx.data(), d_weight.data());
     nn.column_sums(exec_, rows, dim, y.data(), dim, dx.data());
+    nn.square_sums(exec_, rows, dim, y.data(), dim, squares.data());
     dx.insert(dx.end(), d_weight.begin(), d_weight.end());
+    dx.insert(dx.end(), squares.begin(), squares.end());
     return dx;
   });
   // Head sizes that fill register tiles otherwise at each width, and a window.

@@ -63,8 +63,14 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
   /// Hessians of blocks 0 and 1 as this communicator's ranks own them, by "block site".
   std::map<std::string, SiteHessian> collect(const comm::Communicator& communicator, const model::Windows& windows,
                                              std::int64_t hessian_bytes = kHessianBytes) {
+    Collector::Options options;
+    options.hessian_bytes = hessian_bytes;
+    return collect(communicator, windows, options);
+  }
+  std::map<std::string, SiteHessian> collect(const comm::Communicator& communicator, const model::Windows& windows,
+                                             const Collector::Options& options) {
     ResidualStream stream(*transformer_, context_, communicator, windows);
-    Collector collector(*transformer_, context_, communicator, stream, hessian_bytes);
+    Collector collector(*transformer_, context_, communicator, stream, options);
     std::map<std::string, SiteHessian> all;
     for (std::int64_t block = 0; block < 2; ++block)
       for (SiteHessian& hessian : collector.collect(transformer_->load_block(block), block == 0))
@@ -79,6 +85,58 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
       EXPECT_EQ(hessian.n_tokens, other.n_tokens) << name;
       EXPECT_EQ(hessian.pooled_tokens, other.pooled_tokens) << name;
       EXPECT_EQ(hessian.lower, other.lower) << name;
+      EXPECT_EQ(hessian.held_out_tokens, other.held_out_tokens) << name;
+      EXPECT_EQ(hessian.held_out, other.held_out) << name;
+      ASSERT_EQ(hessian.guided.size(), other.guided.size()) << name;
+      for (std::size_t i = 0; i < hessian.guided.size(); ++i) {
+        EXPECT_EQ(hessian.guided[i].linear, other.guided[i].linear);
+        EXPECT_EQ(hessian.guided[i].lower, other.guided[i].lower) << hessian.guided[i].linear;
+        EXPECT_EQ(hessian.guided[i].held_out, other.guided[i].held_out) << hessian.guided[i].linear;
+        EXPECT_EQ(hessian.guided[i].effective_tokens, other.guided[i].effective_tokens) << hessian.guided[i].linear;
+      }
+    }
+  }
+
+  TokenWeights weigh(const comm::Communicator& communicator, const model::Windows& windows,
+                     const TokenWeights::Shelf& shelf = {}) {
+    return TokenWeights(*transformer_, context_, communicator, windows, shelf, nullptr,
+                        [](std::int64_t, std::int64_t) {});
+  }
+
+  /// Of every linear of blocks 0 and 1: the sum over all rows of mean(dy^2) x x^T, packed, by the pairs (x, dy) of one
+  /// backward pass.
+  std::map<std::string, std::vector<double>> guided_sums(const model::Windows& windows) {
+    const model::ModelConfig& config = source_->config();
+    std::vector<model::HiddenStates> entered;
+    model::HiddenStates hidden = transformer_->embed(windows.ids, windows.count, windows.context);
+    for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+      entered.push_back({hidden.n_sequences, hidden.n_tokens, hidden.values.clone()});
+      transformer_->run_block(transformer_->load_block(layer), hidden);
+    }
+    model::HiddenStates gradient = transformer_->cross_entropy(hidden, windows.ids, 1.0F).hidden;
+    std::map<std::string, std::vector<double>> sums;
+    for (std::int64_t layer = config.n_layers - 1; layer >= 0; --layer)
+      transformer_->backward_block(
+          transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient, nullptr,
+          [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows, const float* x,
+              const float* dy) {
+            if (layer < 2) add_guided(site, i, n_rows, x, dy, sums[site.linears[i].name]);
+          });
+    return sums;
+  }
+
+  static void add_guided(const model::SiteSpec& site, std::size_t i, std::int64_t n_rows, const float* x,
+                         const float* dy, std::vector<double>& sum) {
+    const std::int64_t n_in = site.in_features, n_out = site.linears[i].out_features;
+    sum.resize(static_cast<std::size_t>(n_in * (n_in + 1) / 2));
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+      double weight = 0;
+      for (std::int64_t j = 0; j < n_out; ++j) weight += std::pow(static_cast<double>(dy[row * n_out + j]), 2);
+      weight /= static_cast<double>(n_out);
+      std::size_t at = 0;
+      for (std::int64_t a = 0; a < n_in; ++a)
+        for (std::int64_t b = 0; b <= a; ++b)
+          sum[at++] += weight * static_cast<double>(x[row * n_in + a]) * static_cast<double>(x[row * n_in + b]);
     }
   }
 
@@ -154,6 +212,87 @@ TEST_P(TinyRandom, HessiansHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
   expect_part_of(collect(world_, many_windows(), 100'000), whole);
 }
 
+TEST_P(TinyRandom, GuidedHessiansWeighEachRowByTheLossesDerivative) {
+  const model::Windows windows = many_windows();
+  const TokenWeights weights = weigh(alone(), windows);
+  Collector::Options options;
+  options.token_weights = &weights;
+  const auto direct = guided_sums(windows);
+  std::size_t n_checked = 0;
+  for (const auto& [name, hessian] : collect(alone(), windows, options)) {
+    if (hessian.pooled_tokens > 0) {
+      EXPECT_TRUE(hessian.guided.empty()) << name;
+      continue;
+    }
+    for (const GuidedHessian& guided : hessian.guided) {
+      ++n_checked;
+      const std::vector<double>& expected = direct.at(guided.linear);
+      double squares = 0, difference = 0;
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        const double mean = expected[i] / static_cast<double>(hessian.n_tokens);
+        squares += mean * mean;
+        difference += std::pow(mean - static_cast<double>(guided.lower[i]), 2);
+      }
+      EXPECT_GT(squares, 0) << guided.linear;
+      EXPECT_LT(std::sqrt(difference / squares), 1e-5) << guided.linear;
+      EXPECT_GE(guided.effective_tokens, 1 - 1e-9) << guided.linear;
+      EXPECT_LE(guided.effective_tokens, static_cast<double>(hessian.n_tokens)) << guided.linear;
+    }
+  }
+  EXPECT_GE(n_checked, 4U);
+}
+
+TEST_P(TinyRandom, GuidedHessiansHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
+  const model::Windows windows = many_windows();
+  const TokenWeights all = weigh(alone(), windows);
+  std::map<std::int64_t, ChunkWeights> kept;
+  TokenWeights::Shelf shelf;
+  shelf.keep = [&](const ChunkRange& chunk, const ChunkWeights& made) { kept[chunk.id] = made; };
+  const TokenWeights mine = weigh(world_, windows, shelf);
+  Collector::Options options;
+  options.held_out_share = 0.25;
+  options.token_weights = &all;
+  const auto whole = collect(alone(), windows, options);
+  bool any = false;
+  for (const auto& [name, hessian] : whole) {
+    if (hessian.site.find("expert.") != 0) {
+      EXPECT_EQ(hessian.held_out_tokens, 3 * windows.context) << name;
+    }
+    for (const GuidedHessian& guided : hessian.guided) any = any || !guided.held_out.empty();
+  }
+  EXPECT_TRUE(any);
+  options.token_weights = &mine;
+  expect_part_of(collect(world_, windows, options), whole);
+  options.hessian_bytes = 1;
+  expect_part_of(collect(world_, windows, options), whole);
+  // Taken from the shelf, nothing is computed.
+  shelf.keep = [](const ChunkRange& chunk, const ChunkWeights&) { ADD_FAILURE() << "chunk " << chunk.id << " again"; };
+  shelf.take = [&](const ChunkRange& chunk) { return kept.at(chunk.id); };
+  const TokenWeights again = weigh(world_, windows, shelf);
+  options.token_weights = &again;
+  expect_part_of(collect(world_, windows, options), whole);
+}
+
+TEST_P(TinyRandom, HeldOutChunksEnterNoHessianAndHaveTheirOwn) {
+  const model::Windows windows = many_windows();
+  Collector::Options options;
+  options.held_out_share = 0.25;
+  const auto apart = collect(alone(), windows, options);
+  for (const auto& [name, hessian] : collect(alone(), windows)) {
+    if (hessian.pooled_tokens > 0 || apart.at(name).pooled_tokens > 0) continue;
+    const SiteHessian& other = apart.at(name);
+    ASSERT_EQ(other.n_tokens + other.held_out_tokens, hessian.n_tokens) << name;
+    for (std::size_t i = 0; i < hessian.lower.size(); ++i) {
+      const double held_out = other.held_out.empty() ? 0 : static_cast<double>(other.held_out[i]);
+      const double sum = static_cast<double>(other.n_tokens) * static_cast<double>(other.lower[i]) +
+                         static_cast<double>(other.held_out_tokens) * held_out;
+      ASSERT_NEAR(sum / static_cast<double>(hessian.n_tokens), static_cast<double>(hessian.lower[i]),
+                  1e-5 * (trace(hessian) / static_cast<double>(hessian.n) + std::fabs(static_cast<double>(hessian.lower[i]))))
+          << name;
+    }
+  }
+}
+
 TEST_P(TinyRandom, AStopAskedForOnOneRankLeavesTheBlockOnAll) {
   const bool last = world_.rank() == world_.size() - 1;
   int looks = 0;
@@ -163,6 +302,10 @@ TEST_P(TinyRandom, AStopAskedForOnOneRankLeavesTheBlockOnAll) {
     Collector collector(*transformer_, context_, world_, stream);
     EXPECT_THROW(collector.collect(transformer_->load_block(0), true), core::StopRequested);
   }
+  looks = 0;
+  EXPECT_THROW(TokenWeights(*transformer_, context_, world_, many_windows(), {}, stop,
+                            [](std::int64_t, std::int64_t) {}),
+               core::StopRequested);
   looks = 0;
   ResidualStream stream(*transformer_, context_, world_, many_windows(), stop);
   EXPECT_THROW(stream.advance(transformer_->load_block(0)), core::StopRequested);
@@ -197,6 +340,15 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
                          ::testing::Values("llama2", "mixtral", "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"));
 
 INSTANTIATE_TEST_SUITE_P(Models, TinyMixture, ::testing::Values("mixtral", "qwen2-moe", "qwen3-moe"));
+
+TEST(HeldOut, TakesEveryNthChunkAndNoneOfFew) {
+  std::vector<std::int64_t> held_out;
+  for (std::int64_t chunk = 0; chunk < 20; ++chunk)
+    if (is_held_out(chunk, 0.125)) held_out.push_back(chunk);
+  EXPECT_EQ(held_out, (std::vector<std::int64_t>{7, 15}));
+  EXPECT_FALSE(is_held_out(7, 0));
+  EXPECT_TRUE(is_held_out(1, 0.5));
+}
 
 TEST(Starved, MeansFewerTokensThanAQuarterOfTheInputs) {
   model::SiteSpec site{"expert.0.down", 100, {}, 0};

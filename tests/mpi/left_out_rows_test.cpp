@@ -82,7 +82,9 @@ class LeftOut : public ::testing::TestWithParam<const char*> {
   };
   Result collect(const comm::Communicator& communicator, std::int64_t hessian_bytes = kHessianBytes) {
     ResidualStream stream(*transformer_, context_, communicator, windows());
-    Collector collector(*transformer_, context_, communicator, stream, hessian_bytes);
+    Collector::Options options;
+    options.hessian_bytes = hessian_bytes;
+    Collector collector(*transformer_, context_, communicator, stream, options);
     Result result;
     for (std::int64_t block = 0; block < 2; ++block)
       for (SiteHessian& site : collector.collect(transformer_->load_block(block), block == 0))

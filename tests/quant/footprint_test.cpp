@@ -103,17 +103,17 @@ TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {
   QuantParameters p = parameters("voronoi");
   p.get<VectorParameters>().centroids = 256;
   const std::vector<OperatorShape> operators{{"q", 512}, {"k", 128}};
-  const core::MemoryPeak peak = site_memory(p, 256, operators, 2, 1);
+  const core::MemoryPeak peak = site_memory(p, 256, operators, 0, 2, 1);
   // Hessian twice and its factor, weight, pieces, quantized values, gradients.
   EXPECT_GT(peak.bytes, 4 * (4 * 256 * 256 + 4 * 512 * 256));
   EXPECT_FALSE(peak.where.empty());
-  EXPECT_LT(site_memory(p, 256, operators, 1, 8).bytes, peak.bytes);
+  EXPECT_LT(site_memory(p, 256, operators, 0, 1, 8).bytes, peak.bytes);
   // A narrow operator behind a wide Hessian: factoring is the worst.
   const std::vector<OperatorShape> narrow{{"down", 16}};
-  EXPECT_GE(site_memory(p, 4096, narrow, 1, 1).bytes, 18 * std::int64_t{4096} * 4096);
-  EXPECT_LE(site_memory(p, 4096, narrow, 1, 1).bytes, 20 * std::int64_t{4096} * 4096);
-  EXPECT_EQ(site_memory(p, 4096, narrow, 1, 1).where, "factoring the Hessian");
-  EXPECT_LT(host_staging(p, 256, operators), peak.bytes);
+  EXPECT_GE(site_memory(p, 4096, narrow, 0, 1, 1).bytes, 18 * std::int64_t{4096} * 4096);
+  EXPECT_LE(site_memory(p, 4096, narrow, 0, 1, 1).bytes, 20 * std::int64_t{4096} * 4096);
+  EXPECT_EQ(site_memory(p, 4096, narrow, 0, 1, 1).where, "factoring the Hessian");
+  EXPECT_LT(host_staging(p, 256, operators, 0), peak.bytes);
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ TEST_F(ToyMethod, PlansWhatItStoresAndTakes) {
   EXPECT_EQ(operator_work(parameters_, 300, 100).row_pieces, 3);
   EXPECT_EQ(operator_work(parameters_, 10, 100).exchange_bytes, 1000);
   const std::vector<OperatorShape> operators{{"q", 4096}};
-  EXPECT_EQ(site_memory(parameters_, 8, operators, 1, 1).where, "the toys of q");
+  EXPECT_EQ(site_memory(parameters_, 8, operators, 0, 1, 1).where, "the toys of q");
   const std::vector<LayerCount> layers{{4096, 4096, 3}};
   const auto chosen = find_method("toy").choose_setting(parameters_, 3.4, layers);
   ASSERT_TRUE(chosen);
@@ -115,7 +115,7 @@ struct Site {
     input.name = "block 0 mlp";
     input.in_features = n;
     input.linears = {{"up", 24}, {"gate", 24}};
-    input.hessian = layer.lower;
+    input.moments.plain = layer.lower;
     input.read_weight = [this](const SiteLinear& linear) {
       read.push_back(linear.name);
       return layer.weight;
@@ -181,10 +181,14 @@ TEST(Site, OtherMethodsSeeItsHessianAsItIs) {
 TEST_F(ToyMethod, SitesAreAlikeForMethodsThatLeaveThemAsTheyAre) {
   EXPECT_EQ(preparation_key(parameters_), std::nullopt);
   QuantParameters one, other;
-  one.method = "voronoi";
+  one.method = "vptq";
   other.method = "gptq";
   EXPECT_NE(preparation_key(one), std::nullopt);
   EXPECT_EQ(preparation_key(one), preparation_key(other));
+  // Its tokens to judge by are no part of its Hessian.
+  other.method = "voronoi";
+  EXPECT_NE(preparation_key(one), preparation_key(other));
+  other.method = "gptq";
   other.damping *= 2;
   EXPECT_NE(preparation_key(one), preparation_key(other));
   other.damping = one.damping;

@@ -9,12 +9,6 @@
 namespace voronoi::quant {
 namespace {
 
-bool is_identity(std::span<const std::int32_t> perm) {
-  for (std::size_t i = 0; i < perm.size(); ++i)
-    if (perm[i] != static_cast<std::int32_t>(i)) return false;
-  return true;
-}
-
 std::vector<float> diagonal_of(backend::Context& context, std::int64_t n, const float* matrix) {
   backend::Array<float> diagonal(context, n);
   context.hessian().get_diagonal(context.exec(), n, matrix, diagonal.data());
@@ -33,14 +27,13 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
   const PreparedHessian& prepared = *input.hessian;
   geometry = make_geometry(parameters, input.out_features, input.in_features);
   rows = make_rows(context, geometry, team, input.weight, prepared.perm);
-  hessian = prepared.h.data();
-  if (!is_identity(prepared.perm)) {
-    permuted_hessian_ = backend::Array<float>(context, prepared.h.size());
-    const backend::DeviceView<std::int32_t> perm(context, prepared.perm);
-    context.hessian().permute(context.exec(), prepared.n, prepared.h.data(), perm.data(), permuted_hessian_.data());
-    hessian = permuted_hessian_.data();
-  }
+  hessian_ = permuted(prepared.h);
+  hessian = hessian_.data();
   hessian_diagonal = diagonal_of(context, prepared.n, hessian);
+  for (float& value : hessian_diagonal) value += static_cast<float>(prepared.added);
+  const backend::DeviceView<float> damped(context, hessian_diagonal);
+  context.hessian().set_diagonal(context.exec(), prepared.n, damped.data(), hessian_.data());
+  if (has_held_out()) held_out_ = permuted(prepared.held_out);
   // An error of a column costs H_nn at once, and 1 / U_nn^2 after the columns behind it have made up for what they can
   // (the loop's own loss). Either alone is worse on real layers: the first counts what is repaired, the second trusts
   // the damping where a few hot columns carry nearly all of H. Their geometric mean gave the least error over the
@@ -48,14 +41,25 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
   const std::vector<float> factor_diagonal = diagonal_of(context, prepared.n, prepared.factor.data());
   for (std::size_t p = 0; p < factor_diagonal.size(); ++p)
     importance.push_back(std::sqrt(static_cast<double>(hessian_diagonal[p])) / static_cast<double>(factor_diagonal[p]));
-  weight_norm = hessian_norm(rows.weight);
+  weight_norm = undamped_norm(rows.weight, hessian_norm(rows.weight));
+}
+
+backend::Array<float> VqProblem::permuted(const backend::Array<float>& matrix) const {
+  backend::Array<float> result(context, matrix.size());
+  const backend::DeviceView<std::int32_t> perm(context, input.hessian->perm);
+  context.hessian().permute(context.exec(), input.hessian->n, matrix.data(), perm.data(), result.data());
+  return result;
+}
+
+void VqProblem::product_with(const float* metric, const backend::Array<float>& x, backend::Array<float>& product) const {
+  const std::int64_t n = geometry.in_features, width = rows.slice.width;
+  if (width == 0) return;
+  context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F, metric, n, x.data(), width, 0.0F,
+                            product.data(), width);
 }
 
 void VqProblem::hessian_product(const backend::Array<float>& x, backend::Array<float>& product) const {
-  const std::int64_t n = geometry.in_features, width = rows.slice.width;
-  if (width == 0) return;
-  context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F, hessian, n, x.data(), width, 0.0F,
-                            product.data(), width);
+  product_with(hessian, x, product);
 }
 
 double VqProblem::dot(const backend::Array<float>& a, const backend::Array<float>& b) const {
@@ -66,10 +70,18 @@ double VqProblem::dot(const backend::Array<float>& a, const backend::Array<float
       .front();
 }
 
-double VqProblem::hessian_norm(const backend::Array<float>& x) const {
+double VqProblem::norm_in(const float* metric, const backend::Array<float>& x) const {
   backend::Array<float> product(context, x.size());
-  hessian_product(x, product);
+  product_with(metric, x, product);
   return dot(x, product);
 }
+
+double VqProblem::hessian_norm(const backend::Array<float>& x) const { return norm_in(hessian, x); }
+
+double VqProblem::undamped_norm(const backend::Array<float>& x, double damped) const {
+  return input.hessian->added > 0 ? damped - input.hessian->added * dot(x, x) : damped;
+}
+
+double VqProblem::held_out_norm(const backend::Array<float>& x) const { return norm_in(held_out_.data(), x); }
 
 }  // namespace voronoi::quant

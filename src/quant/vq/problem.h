@@ -15,12 +15,18 @@ class VqProblem {
  public:
   VqProblem(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters);
 
-  /// product = H x for x [in, width] of this member's rows; device.
+  /// product = H x for x [in, width] of this member's rows; device. H is damped here and below: what few tokens say of
+  /// a direction is not worth a fit.
   void hessian_product(const backend::Array<float>& x, backend::Array<float>& product) const;
   /// sum of a * b over the rows of the whole team. Collective.
   double dot(const backend::Array<float>& a, const backend::Array<float>& b) const;
   /// tr(X H X^T) over the team, X as x [in, width] holds it. Collective.
   double hessian_norm(const backend::Array<float>& x) const;
+  /// The same with H undamped, from the damped value.
+  double undamped_norm(const backend::Array<float>& x, double damped) const;
+  /// The same in the metric of the held-out tokens, of which there must be some.
+  double held_out_norm(const backend::Array<float>& x) const;
+  bool has_held_out() const { return !input.hessian->held_out.empty(); }
 
   backend::Context& context;
   core::Team& team;
@@ -28,14 +34,18 @@ class VqProblem {
   const QuantParameters& parameters;
   VqGeometry geometry;
   VqRows rows;
-  const float* hessian = nullptr;       ///< [in, in] processing order, undamped; device
+  const float* hessian = nullptr;       ///< [in, in] processing order, damped; device
   std::vector<float> hessian_diagonal;  ///< of it, on the host
   /// [in] What a squared error of a column counts in the training of codebooks.
   std::vector<double> importance;
-  double weight_norm = 0;  ///< tr(W H W^T)
+  double weight_norm = 0;  ///< tr(W H W^T), undamped
 
  private:
-  backend::Array<float> permuted_hessian_;  ///< empty when the processing order is the natural one
+  backend::Array<float> permuted(const backend::Array<float>& matrix) const;
+  void product_with(const float* metric, const backend::Array<float>& x, backend::Array<float>& product) const;
+  double norm_in(const float* metric, const backend::Array<float>& x) const;
+
+  backend::Array<float> hessian_, held_out_;  ///< processing order
 };
 
 }  // namespace voronoi::quant

@@ -33,10 +33,14 @@ void subtract_quantized(const VqProblem& problem, const VqState& state, backend:
                                    state.quantized.data(), lost.data());
 }
 
-double hessian_error(const VqProblem& problem, const VqState& state) {
+VqErrors errors_of(const VqProblem& problem, const VqState& state) {
   backend::Array<float> lost(problem.context, problem.rows.weight.size());
   subtract_quantized(problem, state, lost);
-  return problem.hessian_norm(lost);
+  VqErrors errors;
+  errors.damped = problem.hessian_norm(lost);
+  errors.undamped = problem.undamped_norm(lost, errors.damped);
+  if (problem.has_held_out()) errors.held_out = problem.held_out_norm(lost);
+  return errors;
 }
 
 }  // namespace voronoi::quant

@@ -31,7 +31,11 @@ void decode_state(const VqProblem& problem, VqState& state);
 /// lost = W - Q, [in, width].
 void subtract_quantized(const VqProblem& problem, const VqState& state, backend::Array<float>& lost);
 
-/// tr((W-Q) H (W-Q)^T) for the quantized values at hand, undamped H. Collective.
-double hessian_error(const VqProblem& problem, const VqState& state);
+/// tr((W-Q) H (W-Q)^T) for the quantized values at hand: with H undamped, as layers are told of, damped, as passes see
+/// it, and of the held-out tokens (0 where there are none). Collective.
+struct VqErrors {
+  double undamped = 0, damped = 0, held_out = 0;
+};
+VqErrors errors_of(const VqProblem& problem, const VqState& state);
 
 }  // namespace voronoi::quant

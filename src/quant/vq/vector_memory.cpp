@@ -39,7 +39,8 @@ VectorMemory vector_memory(const QuantParameters& parameters, const VqGeometry& 
   memory.codes = 4 * memory.weights / g.v * (g.kr > 0 ? 2 : 1);
   memory.books = 4 * g.v * (g.k + g.kr) * g.groups;
   memory.held = r.held_bytes;
-  memory.held += parameters.act_order ? 4 * r.in_features * r.in_features : 0;  // the Hessian in processing order
+  // The Hessian in processing order, damped; where held-out tokens judge, theirs too.
+  memory.held += 4 * r.in_features * r.in_features * (find_method(parameters.method).judges_held_out() ? 2 : 1);
   memory.held += 8 * memory.weights + memory.codes + memory.books;
   memory.products = 8 * piece_weights * std::min<std::int64_t>(r.n_threads, memory.mine);
   return memory;

@@ -25,7 +25,8 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
   std::map<std::string, double> statistics;
   vptq_passes(problem, own.candidates, state, statistics);
   Refiner refiner(problem, state);
-  double error = refiner.update();
+  refiner.update();
+  VqErrors errors = errors_of(problem, state);
   int steps = 0, sweeps = 0, rounds = 0;
   const auto relative = [&](double value) { return problem.weight_norm > 0 ? value / problem.weight_norm : 0.0; };
   for (int round = 1; round <= own.rounds; ++round) {
@@ -39,21 +40,25 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
       now = swept;
       if (gain < kSweepTolerance * swept) break;
     }
-    now = refiner.update();
-    // Below zero it is no error: in an indefinite metric a fit runs away.
-    if (!(now >= 0 && now < error)) {
+    refiner.update();
+    const VqErrors reached = errors_of(problem, state);
+    // Below zero it is no error: in an indefinite metric a fit runs away. What only the tokens it was fitted to gain
+    // from is no gain.
+    const bool helps = reached.damped >= 0 && reached.damped < errors.damped &&
+                       (!problem.has_held_out() || reached.held_out < errors.held_out);
+    if (!helps) {
       state.restore(std::move(before));
-      error = refiner.update();
+      refiner.update();
       break;
     }
-    error = now;
+    errors = reached;
     rounds = round;
-    statistics["error_round_" + std::to_string(round)] = relative(error);
+    statistics["error_round_" + std::to_string(round)] = relative(errors.undamped);
   }
   statistics["rounds_kept"] = rounds;
   statistics["fit_steps"] = steps;
   statistics["sweeps"] = sweeps;
-  return pack_result(problem, std::move(state), error, std::move(statistics));
+  return pack_result(problem, std::move(state), errors.undamped, std::move(statistics));
 }
 
 }  // namespace voronoi::quant

@@ -59,6 +59,7 @@ class Voronoi final : public VectorMethod {
     consider_packing(g, memory, stored_bits(parameters, r.out_features, r.in_features).total() / 8, gradients, r, peak);
   }
 
+  bool judges_held_out() const override { return true; }
   QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                        const QuantParameters& parameters) const override {
     return run_voronoi(context, team, input, parameters);

@@ -123,7 +123,7 @@ void vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& sta
     return run_column_loop(problem.context, problem.rows, problem.input.hessian->factor, options, keep_residual, state);
   };
   const auto relative_error = [&] {
-    return problem.weight_norm > 0 ? hessian_error(problem, state) / problem.weight_norm : 0;
+    return problem.weight_norm > 0 ? errors_of(problem, state).undamped / problem.weight_norm : 0;
   };
   state.books = {};
   state.books.main = train_books(problem, state.columns, nullptr, g.k, "main", statistics);
@@ -191,7 +191,7 @@ QuantResult run_vptq(backend::Context& context, core::Team& team, const QuantInp
   VqState state = make_state(context, problem.rows, column_scales(context, input));
   std::map<std::string, double> statistics;
   vptq_passes(problem, 1, state, statistics);
-  const double error = hessian_error(problem, state);
+  const double error = errors_of(problem, state).undamped;
   return pack_result(problem, std::move(state), error, std::move(statistics));
 }
 

@@ -1,0 +1,137 @@
+#include "quant/metric.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "backend/tensor.h"
+#include "core/error.h"
+#include "core/index.h"
+
+namespace voronoi::quant {
+
+using core::index;
+
+namespace {
+
+constexpr double kGuidedShares[] = {0, 0.25, 0.5, 0.75, 1};
+constexpr double kDampingStep = 3;
+constexpr int kMostDampingSteps = 4;
+/// Effective tokens an input from which on a guided moment counts as much as the plain one, where nothing else tells.
+constexpr double kTokensAnInput = 4;
+
+double trace(std::int64_t n, std::span<const float> lower) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(lower[index(i * (i + 3) / 2)]);
+  return sum;
+}
+
+bool is_usable(double trace) { return std::isfinite(trace) && trace > 0; }
+
+/// a * x + b * y, elementwise.
+std::vector<float> mixed(double a, std::span<const float> x, double b, std::span<const float> y) {
+  std::vector<float> result(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i)
+    result[i] = static_cast<float>(a * static_cast<double>(x[i]) + b * static_cast<double>(y[i]));
+  return result;
+}
+
+/// Both moments at the mean diagonal of the plain one.
+std::vector<float> blend(std::int64_t n, std::span<const float> plain, std::span<const float> guided, double share) {
+  if (share == 0) return {plain.begin(), plain.end()};
+  return mixed(1 - share, plain, share * trace(n, plain) / trace(n, guided), guided);
+}
+
+}  // namespace
+
+std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t n, std::span<const float> lower,
+                                         double damping, std::span<const float> elsewhere) {
+  std::vector<std::int32_t> natural(index(n));
+  std::iota(natural.begin(), natural.end(), 0);
+  const auto& linalg = context.linalg();
+  backend::Array<double> factor(context, n * n);  // of H in reversed order
+  {
+    const backend::DeviceView<float> packed(context, lower);
+    const backend::DeviceView<std::int32_t> order(context, natural);
+    backend::Array<float> full(context, n * n);
+    context.hessian().unpack(context.exec(), n, packed.data(), full.data());
+    context.hessian().reverse(context.exec(), n, full.data(), order.data(),
+                              damping * trace(n, lower) / static_cast<double>(n), factor.data());
+  }
+  if (linalg.cholesky_lower_f64(context.exec(), n, factor.data(), n) != 0) return std::nullopt;
+  backend::Array<double> diagonal(context, n);
+  linalg.diagonal_f64(context.exec(), n, factor.data(), diagonal.data());
+  double log_determinant = 0;
+  for (const double value : diagonal.to_host()) log_determinant += 2 * std::log(value);
+  if (linalg.invert_lower_f64(context.exec(), n, factor.data(), n) != 0) return std::nullopt;
+  backend::Array<double> inverse(context, n * n);
+  linalg.gemm_f64(context.exec(), true, false, n, n, n, 1.0, factor.data(), n, factor.data(), n, 0.0, inverse.data(),
+                  n);
+  const backend::HostView<double> inverted(context, inverse.data(), n * n);
+  std::vector<double> row_sums(index(n));
+  context.pool().parallel_for(n, [&](std::int64_t i) {
+    const float* values = elsewhere.data() + i * (i + 1) / 2;
+    const double* images = inverted.values().data() + (n - 1 - i) * n;
+    double sum = static_cast<double>(values[i]) * images[n - 1 - i];
+    for (std::int64_t j = 0; j < i; ++j) sum += 2 * static_cast<double>(values[j]) * images[n - 1 - j];
+    row_sums[index(i)] = sum;
+  });
+  double sum = 0;
+  for (const double value : row_sums) sum += value;
+  const double order = static_cast<double>(n), cost = std::log(sum / order) + log_determinant / order;
+  return std::isfinite(cost) ? std::optional(cost) : std::nullopt;
+}
+
+Metric choose_metric(backend::Context& context, std::int64_t n, const InputMoments& moments, double damping,
+                     bool keep_apart) {
+  const auto is_there = [n](std::span<const float> lower) {
+    VORONOI_REQUIRE(lower.empty() || lower.size() == index(n * (n + 1) / 2), "moments of one input have one order");
+    return !lower.empty() && is_usable(trace(n, lower));
+  };
+  const bool can_guide = is_there(moments.plain) && is_there(moments.guided);
+  Metric best;
+  best.damping = damping;
+  if (!is_there(moments.plain) || !is_there(moments.held_out_plain)) {
+    if (can_guide)
+      best.guided_share = kGuidedTrust * moments.effective_tokens /
+                          (moments.effective_tokens + kTokensAnInput * static_cast<double>(n));
+    best.lower = blend(n, moments.plain, moments.guided, best.guided_share);
+    return best;
+  }
+  std::vector<float> judge = blend(n, moments.held_out_plain, moments.held_out_guided,
+                                   can_guide && is_there(moments.held_out_guided) ? kGuidedTrust : 0);
+  std::optional<double> least;
+  const auto try_out = [&](double share, double damping_there) {
+    std::vector<float> lower = blend(n, moments.plain, moments.guided, share);
+    const auto cost = log_cost_elsewhere(context, n, lower, damping_there, judge);
+    if (!cost || (least && !(*cost < *least))) return false;
+    least = cost;
+    best = {std::move(lower), damping_there, share, {}};
+    return true;
+  };
+  for (const double share : kGuidedShares)
+    if (share == 0 || can_guide) try_out(share, damping);
+  for (int step = 0; step < kMostDampingSteps && best.damping > 0; ++step)
+    if (!try_out(best.guided_share, std::min(1.0, kDampingStep * best.damping))) break;
+  if (best.lower.empty()) best.lower = blend(n, moments.plain, {}, 0);  // none factors: prepare_hessian damps, or tells
+  if (keep_apart) {
+    const double scale = trace(n, best.lower) / trace(n, judge);
+    for (float& value : judge) value = static_cast<float>(scale * static_cast<double>(value));
+    best.held_out = std::move(judge);
+    return best;
+  }
+  const auto tokens = static_cast<double>(moments.tokens), others = static_cast<double>(moments.held_out_tokens);
+  const auto pooled = [&](std::span<const float> here, std::span<const float> there) {
+    return mixed(tokens / (tokens + others), here, others / (tokens + others), there);
+  };
+  const std::vector<float> plain = pooled(moments.plain, moments.held_out_plain);
+  const bool pools_guided = best.guided_share > 0 && is_there(moments.held_out_guided);
+  best.lower = blend(n, plain, pools_guided ? pooled(moments.guided, moments.held_out_guided)
+                                            : std::vector<float>(moments.guided.begin(), moments.guided.end()),
+                     best.guided_share);
+  return best;
+}
+
+}  // namespace voronoi::quant

@@ -1,0 +1,50 @@
+// The metric a site's linears are quantized in: which second moment of their input, and how much of the identity.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "backend/device.h"
+
+namespace voronoi::quant {
+
+/// What calibration knows of a linear's input: packed lower triangles of one order, on the host, which must outlive
+/// this. Empty: there is none.
+struct InputMoments {
+  std::span<const float> plain;   ///< E[x x^T]
+  std::span<const float> guided;  ///< E[s x x^T], s how much the loss feels an error of the token
+  double effective_tokens = 0;    ///< of guided: (sum s)^2 / sum s^2
+  std::int64_t tokens = 0;
+  std::span<const float> held_out_plain, held_out_guided;  ///< of tokens apart from theirs
+  std::int64_t held_out_tokens = 0;
+};
+
+struct Metric {
+  std::vector<float> lower;  ///< packed, in the units of `plain`
+  double damping = 0;        ///< share of its mean diagonal
+  double guided_share = 0;   ///< of the guided moment in it, both scaled to one mean diagonal
+  std::vector<float> held_out;  ///< V at the mean diagonal of `lower`; empty: there is none, or nothing is kept apart
+};
+
+/// How much a guided moment is believed: the loss's own curvature holds for small errors, and those of 2 bits are not
+/// small. On SmolLM2-135M at 2 bits the half beats either alone.
+inline constexpr double kGuidedTrust = 0.5;
+
+/// Candidates are guided_share in 0, 1/4 .. 1 at the damping given, then threefold dampings as long as they help. The
+/// best is that whose errors would cost least on the held-out tokens: an error feedback that is fitted to H leaves
+/// errors of covariance det(H)^(1/n) H^-1 (the same for each direction in H's own metric), which cost
+///   tr(V H^-1) det(H)^(1/n) / n
+/// in the metric V of other tokens, and no less than det(V)^(1/n), at H = V (Stein's loss). V is of both kinds,
+/// kGuidedTrust of the guided. Without held-out tokens the damping is the one given, and the guided share grows with the
+/// effective tokens, to kGuidedTrust: kGuidedTrust e / (e + 4 n). keep_apart: whether the held-out tokens stay out of
+/// the metric; else they are put back once it is chosen. Moments without a usable diagonal are left to prepare_hessian.
+Metric choose_metric(backend::Context& context, std::int64_t n, const InputMoments& moments, double damping,
+                     bool keep_apart);
+
+/// log of the cost above, H = lower + damping I; nothing where H is not positive definite.
+std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t n, std::span<const float> lower,
+                                         double damping, std::span<const float> elsewhere);
+
+}  // namespace voronoi::quant
