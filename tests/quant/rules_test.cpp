@@ -4,8 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "quant/baselines/uniform_method.h"
-#include "quant/site.h"
 #include "quant/vq/vector_parameters.h"
 
 namespace voronoi::quant {
