@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -38,7 +39,8 @@ PreparedSite prepare_site(backend::Context& context, SiteInput site, const Quant
   if (method.changes_site(parameters)) prepared.state = method.prepare_site(site, parameters);
   const InputRotation* rotation = prepared.state ? prepared.state->rotation.get() : nullptr;
   if (rotation != nullptr) rotate_hessian(*rotation, n, site.hessian);
-  prepared.hessian = prepare_hessian(context, n, site.hessian, metric.damping, parameters.act_order);
+  prepared.hessian = prepare_hessian(context, n, site.hessian, parameters.damping, parameters.act_order);
+  if (parameters.damping > 0) prepared.hessian.added *= std::max(1.0, metric.damping / parameters.damping);
   prepared.hessian.guided_share = metric.guided_share;
   if (!metric.held_out.empty()) {
     if (rotation != nullptr) rotate_hessian(*rotation, n, metric.held_out);

@@ -30,7 +30,9 @@ struct PreparedHessian {
   std::vector<std::int32_t> perm;  ///< processing order: stored position -> natural column
   backend::Array<float> factor;    ///< U [n, n] upper, permuted order: (P (H + damping I) P^T)^-1 = U^T U
   double damping = 0;              ///< share of the mean diagonal that was added in the end
-  double added = 0;                ///< what that is on the diagonal, beyond what h holds already
+  /// What refits and sweeps add to the diagonal: the damping, or more where held-out tokens ask for it; beyond what h
+  /// holds already.
+  double added = 0;
   int damping_steps = 0;           ///< how often it had to be raised
   std::int64_t dead_columns = 0;   ///< inputs that were always zero (or negative by no more than rounding)
   double guided_share = 0;         ///< see Metric

@@ -85,9 +85,10 @@ TEST(Allocation, IsTheOptimumOfEveryBudgetThatItReachesExactlyAndWithinAStepOfIt
       EXPECT_LE(chosen->stored_bits, budget);
       EXPECT_GE(chosen->loss_rise, best * (1 - 1e-12));
       // Lagrange's bound: what is left below the first step that does not fit is worth less a bit than the last taken.
-      if (std::isfinite(chosen->worth_of_a_bit))
+      if (std::isfinite(chosen->worth_of_a_bit)) {
         EXPECT_LE(chosen->loss_rise - best, chosen->worth_of_a_bit * static_cast<double>(largest_step(shares)) + 1e-12)
             << seed << " " << budget;
+      }
     }
     // Where the hulls are all that there is, each of their budgets has its optimum.
     std::vector<Share> convex = shares;

@@ -48,7 +48,7 @@ class Generations : public testing::Test {
     start.model = settings_.model;
     run::take_up(run_, start, {});
     run_.heartbeat = std::make_unique<run::HeartbeatWriter>(*run_.start);
-    run_.parameters = settings_.parameters;
+    run_.parameters = quant::RunParameters(settings_.parameters, {});
     for (const model::LinearSpec& linear : model::block_linears(inputs_.model->config())) publish(linear);
     run_.append(run::Finished{});
   }

@@ -29,8 +29,8 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
   rows = make_rows(context, geometry, team, input.weight, prepared.perm);
   hessian_ = permuted(prepared.h);
   hessian = hessian_.data();
-  hessian_diagonal = diagonal_of(context, prepared.n, hessian);
-  for (float& value : hessian_diagonal) value += static_cast<float>(prepared.added);
+  const std::vector<float> undamped = diagonal_of(context, prepared.n, hessian);
+  for (const float value : undamped) hessian_diagonal.push_back(value + static_cast<float>(prepared.added));
   const backend::DeviceView<float> damped(context, hessian_diagonal);
   context.hessian().set_diagonal(context.exec(), prepared.n, damped.data(), hessian_.data());
   if (has_held_out()) held_out_ = permuted(prepared.held_out);
@@ -40,7 +40,7 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
   // layers of SmolLM2-135M, the hottest one included.
   const std::vector<float> factor_diagonal = diagonal_of(context, prepared.n, prepared.factor.data());
   for (std::size_t p = 0; p < factor_diagonal.size(); ++p)
-    importance.push_back(std::sqrt(static_cast<double>(hessian_diagonal[p])) / static_cast<double>(factor_diagonal[p]));
+    importance.push_back(std::sqrt(static_cast<double>(undamped[p])) / static_cast<double>(factor_diagonal[p]));
   weight_norm = undamped_norm(rows.weight, hessian_norm(rows.weight));
 }
 
