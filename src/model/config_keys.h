@@ -90,7 +90,9 @@ class Keys {
     if (value == nullptr) return found;
     const auto take = [&](const core::Json& id) {
       if (!id.is_number_integer()) refuse(key, "is " + found_text(*value) + "; an id or a list of ids is wanted");
-      if (id.is_number_unsigned() && id.get<std::uint64_t>() < static_cast<std::uint64_t>(vocab_size))
+      // What is made of a GGUF file's metadata is signed.
+      const bool natural = id.is_number_unsigned() || id.get<std::int64_t>() >= 0;
+      if (natural && id.get<std::uint64_t>() < static_cast<std::uint64_t>(vocab_size))
         found.push_back(id.get<std::int64_t>());
     };
     if (value->is_array())

@@ -30,14 +30,14 @@ class DirectoryWeights final : public WeightSource {
       : path_(path),
         config_file_((fs::path(path) / "config.json").string()),
         config_text_(core::read_text_file(config_file_, kMaxConfigBytes)),
+        config_json_(core::parse_json(config_text_, config_file_)),
+        config_(parse_config(config_json_, config_file_)),
         folder_(path) {
-    const core::Json json = core::parse_json(config_text_, config_file_);
-    config_ = parse_config(json, config_file_);
     add_generation_ends(path, config_);
     folder_.take_standard_names();
     settle_head();
-    require_plain_tensors(json);
-    settle_dtype(json);
+    require_plain_tensors();
+    settle_dtype();
     std::set<std::string> expected;
     for (const TensorSpec& spec : expected_tensors(config_)) expected.insert(spec.name);
     folder_.warn_unread(expected, config_.model_type);
@@ -72,9 +72,9 @@ class DirectoryWeights final : public WeightSource {
   }
 
   /// A "quantization_config" may be left over from before weights were merged; the tensors tell.
-  void require_plain_tensors(const core::Json& json) const {
-    const auto quantization = json.find("quantization_config");
-    const bool stated = quantization != json.end() && !quantization->is_null();
+  void require_plain_tensors() const {
+    const auto quantization = config_json_.find("quantization_config");
+    const bool stated = quantization != config_json_.end() && !quantization->is_null();
     try {
       require_tensors(config_, folder_.name(), folder_.stored_names(),
                       [this](const std::string& name) { return folder_.float_shape(name); });
@@ -94,13 +94,14 @@ class DirectoryWeights final : public WeightSource {
   }
 
   /// Where config.json does not say the type, it is that of the tensors.
-  void settle_dtype(const core::Json& json) {
+  void settle_dtype() {
     for (const char* key : {"dtype", "torch_dtype"})
-      if (const auto stated = json.find(key); stated != json.end() && !stated->is_null()) return;
+      if (const auto stated = config_json_.find(key); stated != config_json_.end() && !stated->is_null()) return;
     if (folder_.find(kEmbeddingTensor)->tensor->dtype == core::DType::bf16) config_.stored_dtype = core::DType::bf16;
   }
 
   std::string path_, config_file_, config_text_;
+  core::Json config_json_;
   ModelConfig config_;
   SafetensorsFolder folder_;
 };

@@ -86,7 +86,8 @@ cmp "$work/out/model.safetensors" "$work/without/model.safetensors" || fail "ano
 expect 3 "$VORONOI" export "$work/run" --model "$work/short" --out "$work/other"
 says "is not the model that"
 mv "$calibration_text" "$work/moved.txt"
-expect 0 "$VORONOI" quantize --run "$work/run" --model "$work/moved" --calibration-text "$work/moved.txt"
+expect 0 "$VORONOI" quantize --run "$work/run" --model "$work/moved" --calibration-text "$work/moved.txt" --calibration-sequences 12 \
+  --calibration-context 128 --method vptq --kmeans-iterations 3
 evaluate --model "$work/run" --text "$evaluation_text"
 
 expect 2 "$VORONOI" eval -model "$work/moved" --text "$evaluation_text"

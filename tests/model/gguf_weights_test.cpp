@@ -292,6 +292,11 @@ TEST_F(GgufModel, SaysWhichKeysHaveNoEffect) {
   EXPECT_THAT(said, AllOf(HasSubstr("llama.attention.scale"), testing::Not(HasSubstr("quantization_version"))));
 }
 
+TEST_F(GgufModel, EndsATextWhereTheFileSays) {
+  const auto source = open({.more = [](GgufWriter& w) { w.u32("tokenizer.ggml.eos_token_id", 7); }});
+  EXPECT_EQ(source->config().end_ids, std::vector<std::int64_t>{7});
+}
+
 TEST_F(GgufModel, IsKnownWithoutAnEnding) {
   EXPECT_NE(open_model(folder_.write("blob", SmallModel{}.bytes())), nullptr);
 }
