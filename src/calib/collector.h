@@ -19,10 +19,10 @@ namespace voronoi::calib {
 
 /// Of one linear: the mean of s x x^T over the rows, s what TokenWeights says of them.
 struct GuidedHessian {
-  std::string linear;               ///< full module path
-  std::vector<float> lower;         ///< packed lower triangle; empty: no row counts
-  std::vector<float> held_out;      ///< of the chunks that were kept out; empty: there are none, or no row counts
-  double effective_tokens = 0;      ///< see RowWeights
+  std::string linear;           ///< full module path
+  std::vector<float> lower;     ///< packed lower triangle; empty: no row counts
+  std::vector<float> held_out;  ///< of the chunks that were kept out; empty: there are none, or no row counts
+  double effective_tokens = 0;  ///< see RowWeights
 };
 
 struct SiteHessian {
@@ -55,7 +55,7 @@ class Collector {
  public:
   struct Options {
     std::int64_t hessian_bytes = kHessianBytes;
-    double held_out_share = 0;  ///< of the chunks, see is_held_out
+    double held_out_share = 0;                    ///< of the chunks, see is_held_out
     const TokenWeights* token_weights = nullptr;  ///< of the stream's windows; null: plain Hessians alone
   };
   /// The references must outlive the collector.

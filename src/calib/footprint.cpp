@@ -111,8 +111,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
   const BlockSizes block = largest_block(config, kind);
   // Chunks that are held out have a tree of their own, of which a node or two are there at a time.
-  const std::int64_t sums = 8 * block.square,
-                     trees = 4 * block.square * (tree_nodes(mine) + (kind.held_out ? 1 : 0)),
+  const std::int64_t sums = 8 * block.square, trees = 4 * block.square * (tree_nodes(mine) + (kind.held_out ? 1 : 0)),
                      widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;

@@ -85,11 +85,11 @@ void SiteSum::add_sound_rows(const float* x, std::int64_t n_rows) {
   }
   const auto n_sound = static_cast<std::int64_t>(ids.size());
   if (n_sound == n_rows) return add(x, n_rows);
-  const backend::Array<float> rows =
-      n_sound > 0 ? backend::gather_rows(context_, x, n_, ids) : backend::Array<float>();
+  const backend::Array<float> rows = n_sound > 0 ? backend::gather_rows(context_, x, n_, ids) : backend::Array<float>();
   if (weights_) {
     std::vector<float> weights;
-    for (const std::int32_t id : ids) weights.push_back((*weights_)[static_cast<std::size_t>(n_tokens_ + n_left_out_ + id)]);
+    for (const std::int32_t id : ids)
+      weights.push_back((*weights_)[static_cast<std::size_t>(n_tokens_ + n_left_out_ + id)]);
     if (n_sound > 0) add_weighted(rows.data(), weights);
   } else if (n_sound > 0) {
     context_.linalg().gram_accumulate(context_.exec(), n_sound, n_, rows.data(), n_, dtype_, chunk_.data());

@@ -58,11 +58,11 @@ class SiteSum {
   std::int64_t n_;
   core::DType dtype_;
   HessianTree tree_, held_out_;
-  backend::Array<double> chunk_;                ///< [n, n]
-  std::int64_t n_tokens_ = 0, n_left_out_ = 0;  ///< of the chunk
+  backend::Array<double> chunk_;                   ///< [n, n]
+  std::int64_t n_tokens_ = 0, n_left_out_ = 0;     ///< of the chunk
   std::optional<std::span<const float>> weights_;  ///< of the chunk's rows
   RowWeights counted_;                             ///< of the chunk
-  std::optional<BadInput> first_bad_;           ///< of the chunk
+  std::optional<BadInput> first_bad_;              ///< of the chunk
 };
 
 }  // namespace voronoi::calib

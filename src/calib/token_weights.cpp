@@ -33,8 +33,7 @@ TokenWeights::TokenWeights(model::Transformer& transformer, backend::Context& co
     missing.push_back(chunk);
     places.push_back(chunks_.size() - 1);
   }
-  const std::int64_t most_tokens =
-      core::ceil_div(windows.count, calibration_chunks(windows.count)) * windows.context;
+  const std::int64_t most_tokens = core::ceil_div(windows.count, calibration_chunks(windows.count)) * windows.context;
   const auto group = static_cast<std::size_t>(guided_group(transformer.config(), most_tokens));
   const auto n_groups = static_cast<std::int64_t>((missing.size() + group - 1) / group);
   std::int64_t passes = 0;

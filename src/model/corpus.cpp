@@ -123,9 +123,10 @@ std::optional<BosRule> bos_rule_from_name(std::string_view name) {
 Text load_text(const std::string& path, std::optional<Join> join) {
   std::error_code ignored;
   if (std::filesystem::is_fifo(path, ignored))
-    throw FormatError(path,
-                      "is a pipe, and texts are read more than once and by every rank; write it to a file (what gzip or "
-                      "Zstandard packed is read as it is)");
+    throw FormatError(
+        path,
+        "is a pipe, and texts are read more than once and by every rank; write it to a file (what gzip or "
+        "Zstandard packed is read as it is)");
   std::string bytes = core::read_text_file(path, kMaxTextBytes);
   Text text{.path = path, .sha256 = core::sha256(bytes), .join = Join::raw, .content = {}};
   refuse_containers(bytes, path);

@@ -351,9 +351,9 @@ class Planner {
   }
 
   void count_memory() {
-    const calib::CalibrationMemory calibration = calib::calibration_memory(
-        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks,
-        hessian_kind());
+    const calib::CalibrationMemory calibration =
+        calib::calibration_memory(config_, request_.options.calibration_sequences, request_.options.calibration_context,
+                                  request_.n_ranks, hessian_kind());
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece
@@ -390,14 +390,13 @@ class Planner {
         std::vector<std::int64_t> shape{site.in_features};
         for (const quant::OperatorShape& one : operators) shape.push_back(one.out_features);
         if (!seen.insert({own, shape}).second) continue;
-        const core::MemoryPeak task =
-            quant::site_memory(*own, site.in_features, operators, moments_bytes, request_.threads,
-                               known == width.end() ? 1 : known->second);
+        const core::MemoryPeak task = quant::site_memory(*own, site.in_features, operators, moments_bytes,
+                                                         request_.threads, known == width.end() ? 1 : known->second);
         const std::string where = task.where + " (site " + site.name + ")";
         if (request_.cuda) {
           plan_.device.consider(lasting + task.bytes, where);
-          plan_.quantizing.consider(
-              base + quant::host_staging(*own, site.in_features, operators, moments_bytes), where);
+          plan_.quantizing.consider(base + quant::host_staging(*own, site.in_features, operators, moments_bytes),
+                                    where);
         } else {
           plan_.quantizing.consider(base + lasting + task.bytes, where);
         }

@@ -128,8 +128,9 @@ Metric choose_metric(backend::Context& context, std::int64_t n, const InputMomen
   };
   const std::vector<float> plain = pooled(moments.plain, moments.held_out_plain);
   const bool pools_guided = best.guided_share > 0 && is_there(moments.held_out_guided);
-  best.lower = blend(n, plain, pools_guided ? pooled(moments.guided, moments.held_out_guided)
-                                            : std::vector<float>(moments.guided.begin(), moments.guided.end()),
+  best.lower = blend(n, plain,
+                     pools_guided ? pooled(moments.guided, moments.held_out_guided)
+                                  : std::vector<float>(moments.guided.begin(), moments.guided.end()),
                      best.guided_share);
   return best;
 }

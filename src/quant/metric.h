@@ -22,9 +22,9 @@ struct InputMoments {
 };
 
 struct Metric {
-  std::vector<float> lower;  ///< packed, in the units of `plain`
-  double damping = 0;        ///< share of its mean diagonal that refits add, see choose_metric
-  double guided_share = 0;   ///< of the guided moment in it, both scaled to one mean diagonal
+  std::vector<float> lower;     ///< packed, in the units of `plain`
+  double damping = 0;           ///< share of its mean diagonal that refits add, see choose_metric
+  double guided_share = 0;      ///< of the guided moment in it, both scaled to one mean diagonal
   std::vector<float> held_out;  ///< V at the mean diagonal of `lower`; empty: there is none, or nothing is kept apart
 };
 

@@ -51,8 +51,8 @@ struct PreparedSite {
   std::unique_ptr<const SiteState> state;
 };
 
-/// The choice of the metric, the method's prepare_site, the rotation of the Hessian, and its factor. Throws NumericError
-/// as they do.
+/// The choice of the metric, the method's prepare_site, the rotation of the Hessian, and its factor. Throws
+/// NumericError as they do.
 PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters);
 
 /// What decides how a site of one Hessian is prepared: with the same text prepare_site returns the same, whatever the

@@ -47,9 +47,8 @@ void write_token_weights(const store::Start& start, std::int64_t chunk, const ca
         values.insert(values.end(), linear.begin(), linear.end());
       }
   store::Shard shard;
-  shard.attributes = {{"kind", std::string(kTokenWeightsKind)},
-                      {"calibration", calibration},
-                      {"chunk", std::to_string(chunk)}};
+  shard.attributes = {
+      {"kind", std::string(kTokenWeightsKind)}, {"calibration", calibration}, {"chunk", std::to_string(chunk)}};
   shard.arrays.push_back(flat_array<std::int64_t>("rows", core::DType::i64, rows));
   shard.arrays.push_back(flat_array<float>("weights", core::DType::f32, values));
   start.publish(start.paths().token_weights(chunk), store::serialize(shard));

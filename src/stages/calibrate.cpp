@@ -67,8 +67,9 @@ class Calibration {
     };
     work_.clock.expect(kCalibrate, weighing_seconds());
     try {
-      token_weights_.emplace(exact ? *exact : transformer_, work_.context, work_.world, work_.inputs.windows,
-                             shelf(), [] { return core::stop_requested(); }, told);
+      token_weights_.emplace(
+          exact ? *exact : transformer_, work_.context, work_.world, work_.inputs.windows, shelf(),
+          [] { return core::stop_requested(); }, told);
     } catch (const core::StopRequested&) {  // on every rank
       work_.stopped = true;
     }
@@ -105,8 +106,7 @@ class Calibration {
 
   double weighing_seconds() const {
     const model::Windows& windows = work_.inputs.windows;
-    return calib::weighing_work(work_.config(), windows.count, windows.context) / work_.rates.gemm /
-           work_.world.size();
+    return calib::weighing_work(work_.config(), windows.count, windows.context) / work_.rates.gemm / work_.world.size();
   }
 
   void calibrate(const Window& window) {
@@ -209,8 +209,8 @@ class Calibration {
   double block_seconds(std::int64_t block) const {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
-    const calib::BlockWork work = calib::block_work(
-        work_.config(), block, windows.count, windows.context, {work_.settings.hessian == "guided", false});
+    const calib::BlockWork work = calib::block_work(work_.config(), block, windows.count, windows.context,
+                                                    {work_.settings.hessian == "guided", false});
     const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }

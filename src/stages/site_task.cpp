@@ -139,9 +139,8 @@ class SiteWork {
 
   quant::PreparedSite prepare(const Group& group, const calib::SiteHessian& stored, const model::LinearSpec* only) {
     const planning::PartLinear& first = group.front();
-    quant::PreparedSite site =
-        quant::prepare_site(context_, site_input(task_.site(), group, stored, only, inputs_),
-                            *run_of(first.part).parameters.of(first.linear->name));
+    quant::PreparedSite site = quant::prepare_site(context_, site_input(task_.site(), group, stored, only, inputs_),
+                                                   *run_of(first.part).parameters.of(first.linear->name));
     if (site.hessian.damping_steps > 0 && team_.rank() == 0)
       core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor",
                         only == nullptr ? task_.site().name() : only->name, site.hessian.damping);

@@ -116,12 +116,12 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
     model::HiddenStates gradient = transformer_->cross_entropy(hidden, windows.ids, 1.0F).hidden;
     std::map<std::string, std::vector<double>> sums;
     for (std::int64_t layer = config.n_layers - 1; layer >= 0; --layer)
-      transformer_->backward_block(
-          transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient, nullptr,
-          [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows, const float* x,
-              const float* dy) {
-            if (layer < 2) add_guided(site, i, n_rows, x, dy, sums[site.linears[i].name]);
-          });
+      transformer_->backward_block(transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient,
+                                   nullptr,
+                                   [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows,
+                                       const float* x, const float* dy) {
+                                     if (layer < 2) add_guided(site, i, n_rows, x, dy, sums[site.linears[i].name]);
+                                   });
     return sums;
   }
 
@@ -286,8 +286,9 @@ TEST_P(TinyRandom, HeldOutChunksEnterNoHessianAndHaveTheirOwn) {
       const double held_out = other.held_out.empty() ? 0 : static_cast<double>(other.held_out[i]);
       const double sum = static_cast<double>(other.n_tokens) * static_cast<double>(other.lower[i]) +
                          static_cast<double>(other.held_out_tokens) * held_out;
-      ASSERT_NEAR(sum / static_cast<double>(hessian.n_tokens), static_cast<double>(hessian.lower[i]),
-                  1e-5 * (trace(hessian) / static_cast<double>(hessian.n) + std::fabs(static_cast<double>(hessian.lower[i]))))
+      ASSERT_NEAR(
+          sum / static_cast<double>(hessian.n_tokens), static_cast<double>(hessian.lower[i]),
+          1e-5 * (trace(hessian) / static_cast<double>(hessian.n) + std::fabs(static_cast<double>(hessian.lower[i]))))
           << name;
     }
   }
@@ -303,9 +304,9 @@ TEST_P(TinyRandom, AStopAskedForOnOneRankLeavesTheBlockOnAll) {
     EXPECT_THROW(collector.collect(transformer_->load_block(0), true), core::StopRequested);
   }
   looks = 0;
-  EXPECT_THROW(TokenWeights(*transformer_, context_, world_, many_windows(), {}, stop,
-                            [](std::int64_t, std::int64_t) {}),
-               core::StopRequested);
+  EXPECT_THROW(
+      TokenWeights(*transformer_, context_, world_, many_windows(), {}, stop, [](std::int64_t, std::int64_t) {}),
+      core::StopRequested);
   looks = 0;
   ResidualStream stream(*transformer_, context_, world_, many_windows(), stop);
   EXPECT_THROW(stream.advance(transformer_->load_block(0)), core::StopRequested);

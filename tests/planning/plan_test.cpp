@@ -152,7 +152,7 @@ TEST(Plan, RanksShareTheWorkUntilTheLongestPartIsLeft) {
 
 TEST(WindowTasks, RunsThatShareASiteReadItsHessianOnce) {
   const PlanRequest request = request_of("llama-2-7b", 4, false);
-  const quant::RunParameters a(request.options.parameters, {}), b(vector_parameters(4, 256, 16), {});
+  const quant::RunParameters a(vector_parameters(4, 256, 0), {}), b(vector_parameters(4, 256, 16), {});
   const ParametersOfRuns parameters{&a, &b};
   const SiteTask whole{0, model::block_sites(request.config, 0).front()};
   SiteTask lacking = whole, nothing = whole, next = whole;

@@ -21,13 +21,13 @@ std::vector<float> moment(std::int64_t rows, std::uint64_t seed, double spread =
   std::vector<double> sum(static_cast<std::size_t>(kN * (kN + 1) / 2));
   for (std::int64_t row = 0; row < rows; ++row) {
     std::vector<double> x;
-    for (std::int64_t i = 0; i < kN; ++i)
-      x.push_back((i < 6 ? spread : 1) * normal(engine));
+    for (std::int64_t i = 0; i < kN; ++i) x.push_back((i < 6 ? spread : 1) * normal(engine));
     const double weight = heavy ? std::exp(3 * normal(engine)) : 1.0;
     std::size_t at = 0;
     for (std::int64_t a = 0; a < kN; ++a)
       for (std::int64_t b = 0; b <= a; ++b)
-        sum[at++] += weight * x[static_cast<std::size_t>(a)] * x[static_cast<std::size_t>(b)] / static_cast<double>(rows);
+        sum[at++] +=
+            weight * x[static_cast<std::size_t>(a)] * x[static_cast<std::size_t>(b)] / static_cast<double>(rows);
   }
   return {sum.begin(), sum.end()};
 }

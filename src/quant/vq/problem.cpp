@@ -51,7 +51,8 @@ backend::Array<float> VqProblem::permuted(const backend::Array<float>& matrix) c
   return result;
 }
 
-void VqProblem::product_with(const float* metric, const backend::Array<float>& x, backend::Array<float>& product) const {
+void VqProblem::product_with(const float* metric, const backend::Array<float>& x,
+                             backend::Array<float>& product) const {
   const std::int64_t n = geometry.in_features, width = rows.slice.width;
   if (width == 0) return;
   context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F, metric, n, x.data(), width, 0.0F,
