@@ -48,7 +48,9 @@ class Vocabulary {
   std::int32_t add(const std::string& name, std::uint64_t stated) {
     const auto known = ids_.find(name);
     const std::uint64_t next = largest_added_ >= n_entries_ ? largest_added_ + 1 : n_entries_;
-    const std::uint64_t id = known != ids_.end() ? static_cast<std::uint64_t>(known->second) : next;
+    std::uint64_t id = known != ids_.end() ? static_cast<std::uint64_t>(known->second) : next;
+    // In a vocabulary with gaps the next one may be somebody's already.
+    if (known == ids_.end() && is_taken(id) && !is_taken(stated)) id = stated;
     if (id != stated)
       core::warn_once(fmt::format("{}: the added token {} has the id {} there; it gets {}, as transformers counts them",
                                   spec_.file, core::quote_text(name), stated, id));
@@ -85,6 +87,9 @@ class Vocabulary {
   }
 
  private:
+  bool is_taken(std::uint64_t id) const {
+    return id < spec_.tokens.size() && spec_.tokens[static_cast<std::size_t>(id)].kind != BpeSpec::Kind::absent;
+  }
   std::int32_t place(std::uint64_t id, const std::string& name) {
     if (id >= limit_)
       throw FormatError(spec_.file, "the token \"" + name + "\" has the id " + std::to_string(id) +
