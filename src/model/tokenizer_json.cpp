@@ -241,7 +241,10 @@ BpeSpec read_tokenizer_json(const std::string& path, const TokenizerSettings& se
   Vocabulary vocabulary(json.vocabulary, added.size() + settings.added.size(), spec);
   if (json.vocabulary.empty()) throw FormatError(path, "the vocabulary is empty");
   const bool covered = covers_bytes(spec);
-  if (byte_level && spec.byte_fallback && !covered)
+  // Without a token for any "<0xAB>" there is nothing to fall back to, and the unknown token stands in as ever.
+  const bool has_fallback = std::any_of(json.vocabulary.begin(), json.vocabulary.end(),
+                                        [](const auto& entry) { return byte_of_name(entry.first).has_value(); });
+  if (byte_level && spec.byte_fallback && has_fallback && !covered)
     root.part("model").refuse("byte_fallback together with ByteLevel, where some byte has no token,");
   vocabulary.set_merges(json.merges);
   AddedTokens tokens(spec);

@@ -114,6 +114,9 @@ TEST_F(SideTokens, ASingleWordStandsAlone) {
 TEST_F(SideTokens, ByteFallbackOfByteLevelIsNeverAskedFor) {
   Json json = spaced_json();
   json["model"]["byte_fallback"] = true;
+  write("tokenizer.json", json);
+  EXPECT_EQ(ids("ab-x"), (Ids{4, 8})) << "there is nothing to fall back to";
+  json["model"]["vocab"]["<0x41>"] = 10;
   json["model"]["unk_token"] = "<none>";
   write("tokenizer.json", json);
   EXPECT_THROW(open(), core::FormatError) << "some byte has no token";
