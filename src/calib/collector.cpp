@@ -174,7 +174,7 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
       if (wanted[t] && !pass.targets[t].linear && sums[t].first_bad())
         note_fault(weights.layer, sites, pass.targets[t].site, chunk, *sums[t].first_bad());
   }
-  for (SiteSum& sum : sums) sum.finish(chunk.id, is_held_out(chunk.id, options_.held_out_share));
+  for (SiteSum& sum : sums) sum.finish(place_of(chunk.id, options_.held_out_share));
   return hidden;
 }
 

@@ -55,7 +55,7 @@ class Collector {
  public:
   struct Options {
     std::int64_t hessian_bytes = kHessianBytes;
-    double held_out_share = 0;                    ///< of the chunks, see is_held_out
+    double held_out_share = 0;                    ///< of the chunks, see place_of
     const TokenWeights* token_weights = nullptr;  ///< of the stream's windows; null: plain Hessians alone
   };
   /// The references must outlive the collector.

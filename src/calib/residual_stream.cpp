@@ -31,9 +31,11 @@ std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkR
           static_cast<std::size_t>(chunk.n_sequences * windows.context)};
 }
 
-bool is_held_out(std::int64_t chunk, double share) {
-  const auto period = share > 0 ? std::llround(1 / share) : 0;
-  return period > 0 && chunk % period == period - 1;
+ChunkPlace place_of(std::int64_t chunk, double held_out_share) {
+  const std::int64_t period = held_out_share > 0 ? std::llround(1 / held_out_share) : 0;
+  if (period == 0) return {false, chunk};
+  if (chunk % period == period - 1) return {true, chunk / period};
+  return {false, chunk - chunk / period};
 }
 
 ResidualStream::ResidualStream(model::Transformer& transformer, backend::Context& context,

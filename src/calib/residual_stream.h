@@ -27,9 +27,13 @@ std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, int rank, int n
 /// The tokens [n_sequences, context] of a chunk.
 std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkRange& chunk);
 
-/// Whether a chunk's rows are kept out of the Hessians, to judge by: every round(1 / share)-th one. No chunk is where
-/// share is 0, or the calibration set has fewer than so many.
-bool is_held_out(std::int64_t chunk, double share);
+/// Where a chunk's rows are summed: with those of the Hessians, or with those that are kept out of them, to judge by;
+/// that is every round(1 / share)-th one, and none where share is 0.
+struct ChunkPlace {
+  bool is_held_out = false;
+  std::int64_t index = 0;  ///< among the chunks of its kind, so that neighbours in a tree of sums have no gaps
+};
+ChunkPlace place_of(std::int64_t chunk, double held_out_share);
 
 /// This rank's share of the residual stream: a run of the chunks, in their order. Once a stop was asked for on any
 /// rank, work on the chunks throws StopRequested on all of them, soon and within the block that is at work; the stream

@@ -98,8 +98,8 @@ void SiteSum::add_sound_rows(const float* x, std::int64_t n_rows) {
   n_left_out_ += n_rows - n_sound;
 }
 
-void SiteSum::finish(std::int64_t chunk, bool is_held_out) {
-  (is_held_out ? held_out_ : tree_).add_chunk(chunk, chunk_, n_tokens_, n_left_out_, counted_);
+void SiteSum::finish(const ChunkPlace& place) {
+  (place.is_held_out ? held_out_ : tree_).add_chunk(place.index, chunk_, n_tokens_, n_left_out_, counted_);
 }
 
 }  // namespace voronoi::calib

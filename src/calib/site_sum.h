@@ -9,6 +9,7 @@
 
 #include "backend/tensor.h"
 #include "calib/hessian_tree.h"
+#include "calib/residual_stream.h"
 #include "core/types.h"
 
 namespace voronoi::calib {
@@ -42,7 +43,7 @@ class SiteSum {
   /// add(), but every row is looked at first and left out when it has a value above largest_input.
   void add_sound_rows(const float* x, std::int64_t n_rows);
   /// Puts the chunk into its tree.
-  void finish(std::int64_t chunk, bool is_held_out);
+  void finish(const ChunkPlace& place);
   /// Gives the memory of the chunk back; the tree stays.
   void release_chunk() { chunk_ = backend::Array<double>(); }
 

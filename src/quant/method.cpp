@@ -45,9 +45,12 @@ PreparedSite prepare_site(backend::Context& context, SiteInput site, const Quant
   if (!metric.held_out.empty()) {
     if (rotation != nullptr) rotate_hessian(*rotation, n, metric.held_out);
     for (float& value : metric.held_out) value = std::ldexp(value, -prepared.hessian.unit_exponent);
-    prepared.hessian.held_out = backend::Array<float>(context, n * n);
+    backend::Array<float> natural(context, n * n);
     const backend::DeviceView<float> packed(context, metric.held_out);
-    context.hessian().unpack(context.exec(), n, packed.data(), prepared.hessian.held_out.data());
+    const backend::DeviceView<std::int32_t> perm(context, prepared.hessian.perm);
+    context.hessian().unpack(context.exec(), n, packed.data(), natural.data());
+    prepared.hessian.held_out = backend::Array<float>(context, n * n);
+    context.hessian().permute(context.exec(), n, natural.data(), perm.data(), prepared.hessian.held_out.data());
   }
   return prepared;
 }

@@ -36,7 +36,7 @@ struct PreparedHessian {
   int damping_steps = 0;           ///< how often it had to be raised
   std::int64_t dead_columns = 0;   ///< inputs that were always zero (or negative by no more than rounding)
   double guided_share = 0;         ///< see Metric
-  backend::Array<float> held_out;  ///< [n, n], both triangles: of other tokens, as Metric::held_out; empty: none
+  backend::Array<float> held_out;  ///< [n, n], processing order: of other tokens, as Metric::held_out; empty: none
 };
 
 /// lower: packed lower triangle of E[x x^T], row by row, n(n+1)/2 values, on the host. damping in 0..1. Computed in

@@ -23,7 +23,7 @@ std::vector<float> rows() {
 class SiteSumTest : public ::testing::Test {
  protected:
   static std::vector<float> mean_of(SiteSum& sum, std::int64_t chunk = 0) {
-    sum.finish(chunk, false);
+    sum.finish({false, chunk});
     return sum.tree().mean();
   }
   backend::Context context_{backend::Device::cpu, 2};
@@ -77,13 +77,13 @@ TEST_F(SiteSumTest, CountsRowsOverTheCallsOfAChunkAndStartsAnew) {
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_EQ(sum.first_bad()->row, kRows + 7);
   EXPECT_EQ(sum.first_bad()->channel, 2);
-  sum.finish(0, false);
+  sum.finish({false, 0});
   sum.start();
   EXPECT_FALSE(sum.first_bad().has_value());
   for (float& value : x) value = kNan;  // not one row is left
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_TRUE(sum.sound());
-  sum.finish(1, false);
+  sum.finish({false, 1});
   EXPECT_EQ(sum.tree().n_tokens(), 2 * kRows - 1);
   EXPECT_EQ(sum.tree().n_left_out(), kRows + 1);
   for (const float value : sum.tree().mean()) EXPECT_TRUE(std::isfinite(value));
@@ -98,7 +98,7 @@ TEST_F(SiteSumTest, ManyLargeRowsAreNoFault) {
   sum.start();
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_FALSE(sum.first_bad().has_value());
-  sum.finish(0, false);
+  sum.finish({false, 0});
   EXPECT_EQ(sum.tree().n_left_out(), 0);
   for (const float value : sum.tree().mean()) EXPECT_TRUE(std::isfinite(value));
 }

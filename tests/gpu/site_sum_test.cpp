@@ -24,7 +24,7 @@ TEST_F(SiteSumTest, LeavesOutTheRowsThatTheCpuLeavesOut) {
         sum.start();
         sum.add_sound_rows(values, rows);
         const auto bad = sum.first_bad();
-        sum.finish(0, false);
+        sum.finish({false, 0});
         const std::vector<float> mean = sum.tree().mean();
         for (const float value : mean) EXPECT_TRUE(std::isfinite(value));
         return std::tuple(sound, sum.tree().n_tokens(), sum.tree().n_left_out(), bad ? bad->row : -1,

@@ -342,13 +342,15 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
 
 INSTANTIATE_TEST_SUITE_P(Models, TinyMixture, ::testing::Values("mixtral", "qwen2-moe", "qwen3-moe"));
 
-TEST(HeldOut, TakesEveryNthChunkAndNoneOfFew) {
-  std::vector<std::int64_t> held_out;
-  for (std::int64_t chunk = 0; chunk < 20; ++chunk)
-    if (is_held_out(chunk, 0.125)) held_out.push_back(chunk);
-  EXPECT_EQ(held_out, (std::vector<std::int64_t>{7, 15}));
-  EXPECT_FALSE(is_held_out(7, 0));
-  EXPECT_TRUE(is_held_out(1, 0.5));
+TEST(HeldOut, TakesEveryNthChunkAndLeavesNoGapsInEitherKind) {
+  std::int64_t n_training = 0, n_held_out = 0;
+  for (std::int64_t chunk = 0; chunk < 20; ++chunk) {
+    const ChunkPlace place = place_of(chunk, 0.125);
+    EXPECT_EQ(place.is_held_out, chunk == 7 || chunk == 15) << chunk;
+    EXPECT_EQ(place.index, place.is_held_out ? n_held_out++ : n_training++) << chunk;
+    EXPECT_FALSE(place_of(chunk, 0).is_held_out);
+    EXPECT_EQ(place_of(chunk, 0).index, chunk);
+  }
 }
 
 TEST(Starved, MeansFewerTokensThanAQuarterOfTheInputs) {

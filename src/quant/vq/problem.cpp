@@ -27,13 +27,14 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
   const PreparedHessian& prepared = *input.hessian;
   geometry = make_geometry(parameters, input.out_features, input.in_features);
   rows = make_rows(context, geometry, team, input.weight, prepared.perm);
-  hessian_ = permuted(prepared.h);
+  hessian_ = backend::Array<float>(context, prepared.h.size());
+  const backend::DeviceView<std::int32_t> perm(context, prepared.perm);
+  context.hessian().permute(context.exec(), prepared.n, prepared.h.data(), perm.data(), hessian_.data());
   hessian = hessian_.data();
   const std::vector<float> undamped = diagonal_of(context, prepared.n, hessian);
   for (const float value : undamped) hessian_diagonal.push_back(value + static_cast<float>(prepared.added));
   const backend::DeviceView<float> damped(context, hessian_diagonal);
   context.hessian().set_diagonal(context.exec(), prepared.n, damped.data(), hessian_.data());
-  if (has_held_out()) held_out_ = permuted(prepared.held_out);
   // An error of a column costs H_nn at once, and 1 / U_nn^2 after the columns behind it have made up for what they can
   // (the loop's own loss). Either alone is worse on real layers: the first counts what is repaired, the second trusts
   // the damping where a few hot columns carry nearly all of H. Their geometric mean gave the least error over the
@@ -42,13 +43,6 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
   for (std::size_t p = 0; p < factor_diagonal.size(); ++p)
     importance.push_back(std::sqrt(static_cast<double>(undamped[p])) / static_cast<double>(factor_diagonal[p]));
   weight_norm = undamped_norm(rows.weight, hessian_norm(rows.weight));
-}
-
-backend::Array<float> VqProblem::permuted(const backend::Array<float>& matrix) const {
-  backend::Array<float> result(context, matrix.size());
-  const backend::DeviceView<std::int32_t> perm(context, input.hessian->perm);
-  context.hessian().permute(context.exec(), input.hessian->n, matrix.data(), perm.data(), result.data());
-  return result;
 }
 
 void VqProblem::product_with(const float* metric, const backend::Array<float>& x,
@@ -83,6 +77,8 @@ double VqProblem::undamped_norm(const backend::Array<float>& x, double damped) c
   return input.hessian->added > 0 ? damped - input.hessian->added * dot(x, x) : damped;
 }
 
-double VqProblem::held_out_norm(const backend::Array<float>& x) const { return norm_in(held_out_.data(), x); }
+double VqProblem::held_out_norm(const backend::Array<float>& x) const {
+  return norm_in(input.hessian->held_out.data(), x);
+}
 
 }  // namespace voronoi::quant

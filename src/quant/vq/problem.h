@@ -41,11 +41,10 @@ class VqProblem {
   double weight_norm = 0;  ///< tr(W H W^T), undamped
 
  private:
-  backend::Array<float> permuted(const backend::Array<float>& matrix) const;
   void product_with(const float* metric, const backend::Array<float>& x, backend::Array<float>& product) const;
   double norm_in(const float* metric, const backend::Array<float>& x) const;
 
-  backend::Array<float> hessian_, held_out_;  ///< processing order
+  backend::Array<float> hessian_;
 };
 
 }  // namespace voronoi::quant

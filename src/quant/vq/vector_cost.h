@@ -22,7 +22,7 @@ struct VectorMemory {
   std::int64_t codes = 0;     ///< main and residual
   std::int64_t books = 0;
 };
-VectorMemory vector_memory(const QuantParameters& parameters, const VqGeometry& geometry, const OperatorOnRank& r);
+VectorMemory vector_memory(const VqGeometry& geometry, const OperatorOnRank& r);
 
 /// The moment in which the whole operator is packed, `more` bytes held beside VectorMemory::held.
 void consider_packing(const VqGeometry& geometry, const VectorMemory& memory, std::int64_t stored_bytes,

@@ -31,7 +31,7 @@ std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64
 
 }  // namespace
 
-VectorMemory vector_memory(const QuantParameters& parameters, const VqGeometry& g, const OperatorOnRank& r) {
+VectorMemory vector_memory(const VqGeometry& g, const OperatorOnRank& r) {
   VectorMemory memory;
   memory.mine = core::ceil_div(g.n_parts, std::int64_t{r.team_size});
   const std::int64_t piece_weights = r.in_features * core::ceil_div(r.out_features, g.n_parts);
@@ -39,8 +39,7 @@ VectorMemory vector_memory(const QuantParameters& parameters, const VqGeometry& 
   memory.codes = 4 * memory.weights / g.v * (g.kr > 0 ? 2 : 1);
   memory.books = 4 * g.v * (g.k + g.kr) * g.groups;
   memory.held = r.held_bytes;
-  // The Hessian in processing order, damped; where held-out tokens judge, theirs too.
-  memory.held += 4 * r.in_features * r.in_features * (find_method(parameters.method).judges_held_out() ? 2 : 1);
+  memory.held += 4 * r.in_features * r.in_features;  // the Hessian in processing order, damped
   memory.held += 8 * memory.weights + memory.codes + memory.books;
   memory.products = 8 * piece_weights * std::min<std::int64_t>(r.n_threads, memory.mine);
   return memory;
@@ -55,7 +54,7 @@ void consider_packing(const VqGeometry& g, const VectorMemory& memory, std::int6
 void VectorMethod::consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,
                                    core::MemoryPeak& peak) const {
   const VqGeometry g = make_geometry(parameters, r.out_features, r.in_features);
-  const VectorMemory memory = vector_memory(parameters, g, r);
+  const VectorMemory memory = vector_memory(g, r);
   const std::int64_t points = memory.weights / g.groups / g.v;
   peak.consider(memory.held + memory.products, "products with the Hessian of " + r.name);
   peak.consider(memory.held + kmeans_bytes(points, memory.mine, g.v, g.k, r.team_size), "k-means of " + r.name);

@@ -50,7 +50,7 @@ class Voronoi final : public VectorMethod {
                        core::MemoryPeak& peak) const override {
     VectorMethod::consider_memory(parameters, r, peak);
     const VqGeometry g = make_geometry(parameters, r.out_features, r.in_features);
-    const VectorMemory memory = vector_memory(parameters, g, r);
+    const VectorMemory memory = vector_memory(g, r);
     const std::int64_t unknowns = 8 * g.v * (g.k + g.kr) * g.groups, gradients = 4 * memory.weights,
                        snapshot = memory.codes + memory.books,
                        exchanged = r.team_size > 1 ? unknowns * g.n_parts * 2 : 0;
