@@ -30,12 +30,21 @@ std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
   return 1 + (kind.guided ? std::ssize(site.linears) : 0);
 }
 
-/// Nodes of a tree of partial sums at most at a time while `chunks` neighbours are added one by one.
-std::int64_t tree_nodes(std::int64_t chunks) {
-  std::int64_t most = 0;
-  for (std::int64_t added = 0; added < chunks; ++added)
-    most = std::max<std::int64_t>(most, std::popcount(static_cast<std::uint64_t>(added)) + 1);
-  return most;
+/// Nodes of both trees of partial sums at most at a time while the first `chunks` are added one by one, and when all
+/// are there.
+struct TreeNodes {
+  std::int64_t most = 0, last = 0;
+};
+TreeNodes tree_nodes(std::int64_t chunks, double held_out_share) {
+  TreeNodes nodes;
+  std::int64_t n_training = 0, n_held_out = 0;
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    nodes.most = std::max(nodes.most, nodes.last + 1);
+    ++(place_of(chunk, held_out_share).is_held_out ? n_held_out : n_training);
+    nodes.last =
+        std::popcount(static_cast<std::uint64_t>(n_training)) + std::popcount(static_cast<std::uint64_t>(n_held_out));
+  }
+  return nodes;
 }
 
 /// What a block's sites add up to.
@@ -102,7 +111,7 @@ double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences,
 }
 
 std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind) {
-  return 2 * site.in_features * (site.in_features + 1) * n_sums(site, kind) * (kind.held_out ? 2 : 1);
+  return 2 * site.in_features * (site.in_features + 1) * n_sums(site, kind) * (kind.held_out_share > 0 ? 2 : 1);
 }
 
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
@@ -110,8 +119,8 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
   const BlockSizes block = largest_block(config, kind);
-  // Chunks that are held out have a tree of their own, of which a node or two are there at a time.
-  const std::int64_t sums = 8 * block.square, trees = 4 * block.square * (tree_nodes(mine) + (kind.held_out ? 1 : 0)),
+  const TreeNodes nodes = tree_nodes(mine, kind.held_out_share);
+  const std::int64_t sums = 8 * block.square, trees = 4 * block.square * nodes.most,
                      widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
@@ -135,7 +144,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   // Gathering: chunks' sums are gone; what is left of every site's tree, the node that arrives of the widest one as
   // bytes and as an array, and the means so far. Nodes come one at a time, so it does not matter from how many ranks.
   const std::int64_t gathered =
-      4 * block.square * std::popcount(static_cast<std::uint64_t>(mine)) + 8 * widest + 2 * block.square;
+      4 * block.square * nodes.last + 8 * widest + 2 * block.square * (kind.held_out_share > 0 ? 2 : 1);
   memory.owner = memory.every;
   memory.owner.consider(memory.lasting + block.weights + gathered,
                         "gathering the Hessian of " + block.site + " from all ranks");

@@ -10,8 +10,8 @@ namespace voronoi::calib {
 
 /// What is summed of a block's inputs.
 struct HessianKind {
-  bool guided = false;    ///< one sum a linear beside that of its site
-  bool held_out = false;  ///< sums of some chunks apart from the others'
+  bool guided = false;        ///< one sum a linear beside that of its site
+  double held_out_share = 0;  ///< of the chunks, which are summed apart from the others
 };
 
 /// Operations of one block over all calibration tokens; a multiplication and an addition count as two.

@@ -179,7 +179,7 @@ class Planner {
   }
 
   calib::HessianKind hessian_kind() const {
-    return {request_.options.hessian == "guided", request_.options.calibration_held_out > 0};
+    return {request_.options.hessian == "guided", request_.options.calibration_held_out};
   }
 
   double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }

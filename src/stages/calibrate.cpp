@@ -210,7 +210,7 @@ class Calibration {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
     const calib::BlockWork work = calib::block_work(work_.config(), block, windows.count, windows.context,
-                                                    {work_.settings.hessian == "guided", false});
+                                                    {work_.settings.hessian == "guided", 0});
     const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }

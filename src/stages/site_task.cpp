@@ -120,7 +120,7 @@ class SiteWork {
         team_.check_stop();
         try {
           run::LayerRecord layer = quantize_linear(*shared.linear, weight, *site, run_of(i));
-          layer.calibration_tokens = stored.n_tokens;
+          layer.calibration_tokens = stored.n_tokens + stored.held_out_tokens;
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
           if (is_guided) {

@@ -2,6 +2,11 @@
 # A plan against the run it is of: the bits of every layer to the last one, the memory of a rank within a tenth.
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
+# The memory of a run so small is that of its text, where that is a long one.
+if [ "$kind" = trained ]; then
+  calibration_text=$DATA/calibration/wiki.utf8
+  common=(--model "$work/model" --calibration-text "$calibration_text" --calibration-sequences 12 --calibration-context 128)
+fi
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 options=(--calibration-sequences 12 --calibration-context 128 --method voronoi --centroids 16 --residual-centroids 4 --rounds 1)
 

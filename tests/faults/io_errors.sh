@@ -11,7 +11,8 @@ count() {
   env VORONOI_FAULT="$1 $work/ 1 count" VORONOI_FAULT_LOG="$work/counted" LD_PRELOAD="$FAULTY_DISK" "${@:2}" >/dev/null 2>&1
   sort -k2 -n "$work/counted" | tail -n 1 | cut -d' ' -f2
 }
-somewhere() { echo $(((RANDOM * 32768 + RANDOM) % $1 + 1)); }
+# Not the last few: how many there are depends on the heartbeats that fall into a run.
+somewhere() { echo $(((RANDOM * 32768 + RANDOM) % ($1 - $1 / 10) + 1)); }
 
 # One failure of each kind, and of the calls that matter most several; "+": the disk stays gone.
 failures=(open:EIO open:EIO+ open:EINTR create:EACCES create:EIO read:EIO read:EIO+ read:short read:EINTR write:EIO write:EIO+ write:short
