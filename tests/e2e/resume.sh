@@ -46,6 +46,22 @@ grep -q "run the same command again" "$work/stderr" || fail "no word on how to r
 expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
+# What tokens count is on disk chunk by chunk: a start takes what a killed one left, sets aside what is damaged, and leaves nothing behind.
+guided=("${common[@]}" --method voronoi --rounds 1 --hessian guided --hessian-window 2)
+expect 0 ranks 2 quantize --run "$work/guided-reference" "${guided[@]}"
+run=$work/guided
+start_held "rename hessians/ 13" "$work/stderr" "$VORONOI" quantize --run "$run" "${guided[@]}"
+[ "$(find "$run/hessians" -name 'tokens_*' | wc -l)" = 12 ] || fail "not every chunk's tokens are on disk"
+kill -9 $pid
+go_on
+wait $pid || true
+rm "$run/hessians/tokens_0003.h5"
+head -c 1000 "$run/hessians/tokens_0005.h5" >"$work/cut" && cp "$work/cut" "$run/hessians/tokens_0005.h5"
+expect 0 ranks 3 quantize --run "$run" "${guided[@]}"
+grep -q "tokens_0005.h5.*made again" "$work/stderr" || fail "no word of the damaged file"
+same_layers "$work/guided-reference" "$run"
+[ -z "$(ls "$run/hessians")" ] || fail "token weights were left behind"
+
 # A stop within a block of calibration, asked for on one of the ranks: nothing of the block is kept, the rest is done by the same command.
 python3 "$support/random_model.py" "$work/wide" hidden_size=512 intermediate_size=2048 num_attention_heads=8
 wide=(--model "$work/wide" --calibration-text "$calibration_text" --calibration-sequences 48 --calibration-context 128 --method gptq --bits 4)
