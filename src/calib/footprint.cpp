@@ -30,19 +30,35 @@ std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
   return 1 + (kind.guided ? std::ssize(site.linears) : 0);
 }
 
-/// Nodes of both trees of partial sums at most at a time while the first `chunks` are added one by one, and when all
-/// are there.
+/// Nodes of a tree that sums chunks [first, last): the aligned runs of a power of two that they are made of.
+std::int64_t run_nodes(std::int64_t first, std::int64_t last) {
+  std::int64_t nodes = 0;
+  for (; first < last; ++nodes) {
+    std::int64_t size = first > 0 ? first & -first : std::int64_t{1} << 62;
+    while (first + size > last) size /= 2;
+    first += size;
+  }
+  return nodes;
+}
+
+/// Nodes of both trees of partial sums of any rank: at most at a time while its chunks are added one by one, and when
+/// all are there.
 struct TreeNodes {
   std::int64_t most = 0, last = 0;
 };
-TreeNodes tree_nodes(std::int64_t chunks, double held_out_share) {
+TreeNodes tree_nodes(std::int64_t n_sequences, int n_ranks, double held_out_share) {
   TreeNodes nodes;
-  std::int64_t n_training = 0, n_held_out = 0;
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    nodes.most = std::max(nodes.most, nodes.last + 1);
-    ++(place_of(chunk, held_out_share).is_held_out ? n_held_out : n_training);
-    nodes.last =
-        std::popcount(static_cast<std::uint64_t>(n_training)) + std::popcount(static_cast<std::uint64_t>(n_held_out));
+  for (int rank = 0; rank < n_ranks; ++rank) {
+    std::int64_t first[2] = {-1, -1}, last[2] = {-1, -1}, now = 0;
+    for (const ChunkRange& chunk : chunks_of_rank(n_sequences, rank, n_ranks)) {
+      const ChunkPlace place = place_of(chunk.id, held_out_share);
+      const auto kind = static_cast<std::size_t>(place.is_held_out);
+      if (first[kind] < 0) first[kind] = place.index;
+      last[kind] = place.index + 1;
+      nodes.most = std::max(nodes.most, now + 1);
+      now = run_nodes(first[0], last[0]) + run_nodes(first[1], last[1]);
+    }
+    nodes.last = std::max(nodes.last, now);
   }
   return nodes;
 }
@@ -119,7 +135,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
   const BlockSizes block = largest_block(config, kind);
-  const TreeNodes nodes = tree_nodes(mine, kind.held_out_share);
+  const TreeNodes nodes = tree_nodes(n_sequences, n_ranks, kind.held_out_share);
   const std::int64_t sums = 8 * block.square, trees = 4 * block.square * nodes.most,
                      widest = block.widest * block.widest;
   CalibrationMemory memory;

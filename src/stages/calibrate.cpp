@@ -31,8 +31,11 @@ class Calibration {
       : work_(work), mended_(*work.inputs.model), transformer_(mended_, work.context, work.inputs.dtype) {
     find_needed();
     for (std::int64_t block = 0; block <= last_needed_; ++block) work_.clock.expect(kCalibrate, block_seconds(block));
+    const bool guided = work_.settings.hessian == "guided";
+    // Of a start that was killed before it came to that.
+    if (guided && last_needed_ < 0 && work_.world.rank() == 0) drop_token_weights();
     if (last_needed_ < 0 && !(work.sequential() && work.has_pending_from(0))) return;
-    if (work_.settings.hessian == "guided" && last_needed_ >= 0) weigh_tokens();
+    if (guided && last_needed_ >= 0) weigh_tokens();
     if (work_.stopped) return;
     stream_.emplace(transformer_, work.context, work.world, work.inputs.windows, [] { return core::stop_requested(); });
     calib::Collector::Options options;
