@@ -174,12 +174,13 @@ calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block
                             "belongs to another model, calibration or block; remove it, or use the --model and "
                             "--calibration-* it was made with");
   std::map<std::string, std::vector<float>> triangles;
-  for (const store::ShardArray& array : shard.arrays) {
+  for (store::ShardArray& array : shard.arrays) {
     if (array.dtype != core::DType::f32 || array.shape != core::Shape{n * (n + 1) / 2})
       throw core::FormatError(file, fmt::format("{} is not an F32 triangle of order {}", array.name, n));
     std::vector<float>& lower = triangles[array.name];
     lower.resize(array.bytes.size() / sizeof(float));
     std::memcpy(lower.data(), array.bytes.data(), array.bytes.size());
+    array.bytes = {};  // a triangle is large: none is there twice for longer than it takes
   }
   const auto take = [&](const std::string& name) {
     const auto found = triangles.find(name);
