@@ -38,34 +38,23 @@ store::Shard read_named(const std::string& file, std::string_view kind, const st
   return shard;
 }
 
-store::ShardArray float_array(const char* name, core::Shape shape, std::span<const float> values) {
-  store::ShardArray array{name, core::DType::f32, std::move(shape), {}};
-  array.bytes.resize(values.size_bytes());
-  std::memcpy(array.bytes.data(), values.data(), array.bytes.size());
-  return array;
+/// A finite number from 0 on.
+template <class T>
+T number_attribute(const std::string& name, const std::string& text, const std::string& file) {
+  T value = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value >= 0) ||
+      !std::isfinite(static_cast<double>(value)))
+    throw core::FormatError(
+        file, fmt::format("attribute {} is {}; a number from 0 on is wanted", name, core::quote_text(text)));
+  return value;
 }
 
 /// A decimal number from 0 on; 0 when the attribute is absent.
 std::int64_t count_attribute(const store::Shard& shard, const std::string& name, const std::string& file) {
   const auto found = shard.attributes.find(name);
   if (found == shard.attributes.end()) return 0;
-  const std::string& text = found->second;
-  std::int64_t value = -1;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0)
-    throw core::FormatError(
-        file, fmt::format("attribute {} is {}; a number from 0 on is wanted", name, core::quote_text(text)));
-  return value;
-}
-
-/// A finite number from 0 on.
-double positive_attribute(const std::string& name, const std::string& text, const std::string& file) {
-  double value = -1;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !(value >= 0) || !std::isfinite(value))
-    throw core::FormatError(
-        file, fmt::format("attribute {} is {}; a number from 0 on is wanted", name, core::quote_text(text)));
-  return value;
+  return number_attribute<std::int64_t>(name, found->second, file);
 }
 
 std::string publish_shard(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
@@ -115,7 +104,7 @@ std::string write_tensor(const store::Start& start, const std::string& name, std
   store::Shard shard;
   shard.attributes["kind"] = kTensorKind;
   shard.attributes["name"] = name;
-  shard.arrays.push_back(float_array("values", shape, values));
+  shard.arrays.push_back(store::make_array<float>("values", core::DType::f32, shape, values));
   return publish_shard(start, start.paths().layer(name, generation), shard);
 }
 
@@ -149,7 +138,7 @@ void write_hessian(const store::Start& start, std::int64_t block, const calib::S
   if (site.pooled_tokens > 0) shard.attributes["pooled_tokens"] = std::to_string(site.pooled_tokens);
   if (!site.fault.empty()) shard.attributes["fault"] = site.fault;
   const auto add = [&](const std::string& name, const std::vector<float>& lower) {
-    if (!lower.empty()) shard.arrays.push_back(float_array(name.c_str(), {std::ssize(lower)}, lower));
+    if (!lower.empty()) shard.arrays.push_back(store::make_array<float>(name, core::DType::f32, lower));
   };
   add("lower", site.lower);
   add("held_out", site.held_out);
@@ -206,7 +195,7 @@ calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block
     guided.linear = name.substr(kGuided.size());
     guided.lower = take(name);
     guided.held_out = take(name + ".held_out");
-    guided.effective_tokens = positive_attribute(attribute, text, file);
+    guided.effective_tokens = number_attribute<double>(attribute, text, file);
   }
   if (!triangles.empty())
     throw core::FormatError(file, "holds an array that is none of a Hessian's: " + triangles.begin()->first);

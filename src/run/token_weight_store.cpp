@@ -16,14 +16,6 @@ namespace {
 constexpr std::string_view kTokenWeightsKind = "voronoi token weights, version 1";
 
 template <class T>
-store::ShardArray flat_array(const char* name, core::DType dtype, std::span<const T> values) {
-  store::ShardArray array{name, dtype, {std::ssize(values)}, {}};
-  array.bytes.resize(values.size_bytes());
-  if (!values.empty()) std::memcpy(array.bytes.data(), values.data(), values.size_bytes());
-  return array;
-}
-
-template <class T>
 std::vector<T> flat_values(const store::Shard& shard, const char* name, core::DType dtype, const std::string& file) {
   for (const store::ShardArray& array : shard.arrays) {
     if (array.name != name || array.dtype != dtype || array.shape.size() != 1) continue;
@@ -49,8 +41,8 @@ void write_token_weights(const store::Start& start, std::int64_t chunk, const ca
   store::Shard shard;
   shard.attributes = {
       {"kind", std::string(kTokenWeightsKind)}, {"calibration", calibration}, {"chunk", std::to_string(chunk)}};
-  shard.arrays.push_back(flat_array<std::int64_t>("rows", core::DType::i64, rows));
-  shard.arrays.push_back(flat_array<float>("weights", core::DType::f32, values));
+  shard.arrays.push_back(store::make_array<std::int64_t>("rows", core::DType::i64, rows));
+  shard.arrays.push_back(store::make_array<float>("weights", core::DType::f32, values));
   start.publish(start.paths().token_weights(chunk), store::serialize(shard));
 }
 

@@ -21,14 +21,6 @@ constexpr std::string_view kKind = "voronoi state of tuning, version 1";
 constexpr std::string_view kBuffersKind = "voronoi buffers of codes, version 1";
 constexpr std::string_view kBuffersPrefix = "codes.block_";
 
-template <class T>
-store::ShardArray array_of(const char* name, core::DType dtype, std::span<const T> values) {
-  store::ShardArray array{name, dtype, {std::ssize(values)}, {}};
-  array.bytes.resize(values.size_bytes());
-  if (!values.empty()) std::memcpy(array.bytes.data(), values.data(), values.size_bytes());
-  return array;
-}
-
 /// Every number of the state that is no vector, in the order of the file; whole ones are far below 2^53.
 template <class State, class Visit>
 void for_each_number(State& state, const Visit& visit) {
@@ -80,13 +72,13 @@ void write_tuning_state(const store::Start& start, const std::string& phase, con
   shard.attributes["settings"] = settings;
   std::vector<double> numbers;
   for_each_number(state, [&](const auto& number) { numbers.push_back(static_cast<double>(number)); });
-  shard.arrays.push_back(array_of<double>("numbers", core::DType::f64, numbers));
+  shard.arrays.push_back(store::make_array<double>("numbers", core::DType::f64, numbers));
   for_each_vector(state, [&](const char* name, const std::vector<float>& values) {
-    if (!values.empty()) shard.arrays.push_back(array_of<float>(name, core::DType::f32, values));
+    if (!values.empty()) shard.arrays.push_back(store::make_array<float>(name, core::DType::f32, values));
   });
   if (codes != nullptr)
     for_each_codes(*codes, [&](const char* name, const std::vector<std::byte>& bytes) {
-      shard.arrays.push_back(array_of<std::byte>(name, core::DType::u8, bytes));
+      shard.arrays.push_back(store::make_array<std::byte>(name, core::DType::u8, bytes));
     });
   start.publish(start.paths().tuning_state(phase), store::serialize(shard));
 }
@@ -149,7 +141,7 @@ void write_tuning_buffers(const store::Start& start, const std::string& settings
     shard.attributes["kind"] = kBuffersKind;
     shard.attributes["settings"] = settings;
     for (const auto& [linear, bits] : codes.settled(layer))
-      shard.arrays.push_back(array_of<std::uint16_t>(linear.c_str(), core::DType::bf16, bits));
+      shard.arrays.push_back(store::make_array<std::uint16_t>(linear, core::DType::bf16, bits));
     start.publish(start.paths().tuning_buffers(layer, step), store::serialize(shard));
   }
 }

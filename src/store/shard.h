@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/types.h"
@@ -17,6 +19,18 @@ struct ShardArray {
   core::Shape shape;
   std::vector<std::byte> bytes;  ///< little-endian, row-major
 };
+
+/// values: of the type that `dtype` says, as many as the shape holds.
+template <class T>
+ShardArray make_array(std::string name, core::DType dtype, core::Shape shape, std::span<const T> values) {
+  const std::span<const std::byte> bytes = std::as_bytes(values);
+  return {std::move(name), dtype, std::move(shape), {bytes.begin(), bytes.end()}};
+}
+/// A vector.
+template <class T>
+ShardArray make_array(std::string name, core::DType dtype, std::span<const T> values) {
+  return make_array(std::move(name), dtype, {std::ssize(values)}, values);
+}
 
 struct Shard {
   std::map<std::string, std::string> attributes;

@@ -33,11 +33,11 @@ void subtract_quantized(const VqProblem& problem, const VqState& state, backend:
                                    state.quantized.data(), lost.data());
 }
 
-VqErrors errors_of(const VqProblem& problem, const VqState& state) {
+VqErrors errors_of(const VqProblem& problem, const VqState& state, std::optional<double> damped) {
   backend::Array<float> lost(problem.context, problem.rows.weight.size());
   subtract_quantized(problem, state, lost);
   VqErrors errors;
-  errors.damped = problem.hessian_norm(lost);
+  errors.damped = damped ? *damped : problem.hessian_norm(lost);
   errors.undamped = problem.undamped_norm(lost, errors.damped);
   if (problem.has_held_out()) errors.held_out = problem.held_out_norm(lost);
   return errors;

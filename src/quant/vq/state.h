@@ -1,6 +1,8 @@
 // What passes over a problem change, and what a layer is stored from in the end.
 #pragma once
 
+#include <optional>
+
 #include "backend/tensor.h"
 #include "quant/vq/codebooks.h"
 #include "quant/vq/layout.h"
@@ -36,6 +38,7 @@ void subtract_quantized(const VqProblem& problem, const VqState& state, backend:
 struct VqErrors {
   double undamped = 0, damped = 0, held_out = 0;
 };
-VqErrors errors_of(const VqProblem& problem, const VqState& state);
+/// `damped`: where the caller knows it, which saves a product with H.
+VqErrors errors_of(const VqProblem& problem, const VqState& state, std::optional<double> damped = std::nullopt);
 
 }  // namespace voronoi::quant

@@ -25,8 +25,7 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
   std::map<std::string, double> statistics;
   vptq_passes(problem, own.candidates, state, statistics);
   Refiner refiner(problem, state);
-  refiner.update();
-  VqErrors errors = errors_of(problem, state);
+  VqErrors errors = errors_of(problem, state, refiner.update());
   int steps = 0, sweeps = 0, rounds = 0;
   const auto relative = [&](double value) { return problem.weight_norm > 0 ? value / problem.weight_norm : 0.0; };
   for (int round = 1; round <= own.rounds; ++round) {
@@ -40,8 +39,7 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
       now = swept;
       if (gain < kSweepTolerance * swept) break;
     }
-    refiner.update();
-    const VqErrors reached = errors_of(problem, state);
+    const VqErrors reached = errors_of(problem, state, refiner.update());
     // Below zero it is no error: in an indefinite metric a fit runs away. What only the tokens it was fitted to gain
     // from is no gain.
     const bool helps = reached.damped >= 0 && reached.damped < errors.damped &&
