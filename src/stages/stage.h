@@ -54,6 +54,7 @@ std::vector<std::string> unmet_needs(const run::Settings& settings, const run::R
 void run_stages(Work& work);
 
 StageRun begin_calibrate(Work& work);
+StageRun begin_allocate(Work& work);
 StageRun begin_quantize(Work& work);
 StageRun begin_tune(Work& work);
 StageRun begin_export(Work& work);
