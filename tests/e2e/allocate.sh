@@ -76,9 +76,12 @@ grep -q '"type":"layer".*o_proj.*"nominal_bits":7' "$work/ruled/journal.log" || 
 expect 0 "$VORONOI" quantize --run "$work/ruled-again" "${common[@]}" --config "$work/ruled/allocation.cfg" --hessians-from "$work/run"
 same_layers "$work/ruled" "$work/ruled-again"
 
-# Where all bits fit there is nothing to divide.
-expect 0 "$VORONOI" quantize --run "$work/all" "${common[@]}" --method rtn --bits 8 --group-size 0 --allocate --hessian guided --hessians-from "$work/run" --stages allocate
+# With a single linear there is nothing to divide: it keeps the setting that it has anyway.
+expect 0 "$VORONOI" quantize --run "$work/one" "${common[@]}" --method rtn --bits 3.2 --allocate --hessian guided --hessians-from "$work/run" \
+  --rule "*.layers.[1-9].* bits=4" --rule "*.mlp.* bits=4" --rule "*.[kvo]_proj bits=4" --stages allocate,quantize
 says "one setting for all it is"
+grep -q '"type":"allocated","rules":\[\],"linears":1,' "$work/one/journal.log" || fail "that one setting is kept is not journalled"
+[ "$(layers_done "$work/one")" = "$n_linears" ] || fail "not every linear was quantized"
 
 refused() {
   local word=$1
