@@ -90,7 +90,7 @@ refused() {
   says "$word"
 }
 refused "needs --bits" --method voronoi --allocate --hessian guided
-refused "needs --hessian guided" --method voronoi --bits 6 --allocate
+refused "needs --hessian guided" --method voronoi --bits 6 --allocate --hessian plain
 refused "not with sequential" --method voronoi --bits 6 --allocate --hessian guided --calibration sequential
 refused "needs the stage allocate" --method voronoi --bits 6 --allocate --hessian guided --stages calibrate,quantize
 refused "allocate needs --allocate" --method voronoi --bits 6 --hessian guided --stages calibrate,allocate,quantize
