@@ -302,6 +302,7 @@ class Allocation {
 }  // namespace
 
 StageRun begin_allocate(Work& work) {
+  if (!work.run.state.allocated) require_hessians(work);
   return [&work](const Window&) {
     if (work.run.state.allocated) {
       if (work.world.rank() == 0) core::log_debug("{}: is there already", work.run.paths.allocation().string());

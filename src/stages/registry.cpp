@@ -128,6 +128,17 @@ std::vector<std::string> unmet_needs(const run::Settings& settings, const run::R
   return problems;
 }
 
+void require_hessians(const Work& work) {
+  if (is_wanted(work.settings, "calibrate")) return;
+  comm::on_root(work.world, [&] {
+    for (std::int64_t block = 0; block < work.config().n_layers; ++block)
+      for (const planning::SharedTask& task : work.pending_tasks(block))
+        if (!work.is_hessian_ready(task.site()))
+          throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " +
+                                  work.hessians.hessian(task.site().block, task.site().site.name).string() + " is not");
+  });
+}
+
 void run_stages(Work& work) {
   const std::vector<const Stage*> wanted = wanted_stages(work.settings);
   // Rank 0: the state is its alone.

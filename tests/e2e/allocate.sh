@@ -94,6 +94,8 @@ refused "needs --hessian guided" --method voronoi --bits 6 --allocate --hessian 
 refused "not with sequential" --method voronoi --bits 6 --allocate --hessian guided --calibration sequential
 refused "needs the stage allocate" --method voronoi --bits 6 --allocate --hessian guided --stages calibrate,quantize
 refused "allocate needs --allocate" --method voronoi --bits 6 --hessian guided --stages calibrate,allocate,quantize
+refused "without calibrate the Hessians must be there" --method voronoi --bits 6 --allocate --hessian guided --stages allocate
+rm -r "$work/never"
 refused "the least is" --method gptq --bits 2 --allocate --hessian guided
 [ ! -e "$work/never" ] || fail "a refused start wrote"
 expect 2 "$VORONOI" quantize --run "$work/run" "${common[@]}" --method voronoi --rounds 1 --kmeans-iterations 20 --bits 6 --hessian guided
