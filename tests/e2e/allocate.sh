@@ -83,6 +83,22 @@ says "one setting for all it is"
 grep -q '"type":"allocated","rules":\[\],"linears":1,' "$work/one/journal.log" || fail "that one setting is kept is not journalled"
 [ "$(layers_done "$work/one")" = "$n_linears" ] || fail "not every linear was quantized"
 
+# The experts of a layer at the same place take one setting.
+character_tokenizer "$work/characters.json"
+expect 0 "$VORONOI" quantize --run "$work/experts" --model "$(tiny_model mixtral)" --tokenizer "$work/characters.json" --calibration-text "$calibration_text" \
+  --calibration-sequences 16 --calibration-context 64 --method gptq --bits 5 --allocate --hessian guided
+python3 - "$work/experts/journal.log" <<'PY' || fail "experts differ"
+import collections, json, re, sys
+places = collections.defaultdict(set)
+for line in open(sys.argv[1], "rb"):
+    record = json.loads(line.split(b" ", 2)[2])
+    if record["type"] == "layer" and "experts" in record["name"]:
+        places[re.sub(r"experts\.\d+", "experts.*", record["name"])].add(record["nominal_bits"])
+assert places and all(len(bits) == 1 for bits in places.values()), places
+PY
+
+grep -q 'match = .*\.experts\.\*\.' "$work/experts/allocation.cfg" || fail "no rule is for all experts"
+
 refused() {
   local word=$1
   shift
