@@ -103,7 +103,7 @@ same_layers "$work/reference" "$run"
 expect 2 "$VORONOI" quantize --run "$run" --centroids 128
 grep -q "centroids: was 256, is 128" "$work/stderr" || { cat "$work/stderr"; fail "the difference is not named"; }
 expect 2 "$VORONOI" quantize --run "$run" "${common[@]}"
-grep -q "was \"voronoi\", is \"vptq\"" "$work/stderr" || { cat "$work/stderr"; fail "a whole command took options of an earlier start"; }
+grep -q "residual-centroids: was 16, is 0" "$work/stderr" || { cat "$work/stderr"; fail "a whole command took options of an earlier start"; }
 # What it may change; the model has moved.
 mv "$work/model" "$work/moved"
 rm "$run/layers/$(ls "$run/layers" | head -n 1)"
