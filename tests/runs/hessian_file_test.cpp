@@ -17,7 +17,10 @@ using testing::HasSubstr;
 
 class HessianFile : public testing::Test {
  protected:
-  HessianFile() { store::create_run_directory(paths_); }
+  HessianFile() {
+    store::create_run_directory(paths_);
+    start_ = store::Start::begin(paths_);
+  }
 
   static std::vector<float> counting(std::size_t n, float first) {
     std::vector<float> values(n);
@@ -57,7 +60,7 @@ class HessianFile : public testing::Test {
 
   test::TemporaryFolder folder_;
   store::RunPaths paths_{folder_ / "run"};
-  std::unique_ptr<store::Start> start_ = store::Start::begin(paths_);
+  std::unique_ptr<store::Start> start_;
 };
 
 TEST_F(HessianFile, IsReadAsItWasWritten) {
