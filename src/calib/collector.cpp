@@ -54,7 +54,7 @@ std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec
   std::int64_t spent = 0;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     const std::int64_t n = sites[i].in_features;
-    const std::int64_t cross_values = options_.original != nullptr && is_paired(sites[i]) ? (1 + n_nodes) * n * n : 0;
+    const std::int64_t cross_values = options_.original != nullptr ? (1 + n_nodes) * n * n : 0;
     const std::int64_t sum_bytes =
         (n * n + n_nodes * HessianTree::packed_size(n) + cross_values) * static_cast<std::int64_t>(sizeof(double));
     std::vector<Target> targets{{i, {}}};
@@ -96,7 +96,7 @@ void Collector::run_pass(const model::BlockWeights& weights, const std::vector<m
     core::with_context<core::DeviceError>(
         "block " + std::to_string(weights.layer) + ", Hessian of " + sites[target.site].name, [&] {
           sums.emplace_back(context_, sites[target.site].in_features, transformer_.dtype(),
-                            options_.original != nullptr && is_paired(sites[target.site]));
+                            options_.original != nullptr);
         });
   std::optional<PairedInputs> pairs;
   if (options_.original != nullptr) pairs.emplace(context_, sites, pass.first, pass.last, transformer_.dtype());
@@ -156,9 +156,8 @@ void Collector::record_original(const model::BlockWeights& weights, std::size_t 
   model::HiddenStates hidden{chunk.hidden.n_sequences, chunk.hidden.n_tokens, chunk.hidden.values.clone()};
   pairs.start();
   transformer_.run_block(weights, hidden,
-                         [&](const model::SiteSpec&, std::size_t site, const float* x, std::int64_t n_rows) {
-                           pairs.record(site, x, n_rows);
-                         });
+                         [&](const model::SiteSpec&, std::size_t site, const float* x, std::int64_t n_rows,
+                             std::span<const std::int32_t> places) { pairs.record(site, x, n_rows, places); });
   if (advance) options_.original->replace(index, hidden);
 }
 
@@ -183,10 +182,11 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
     }
     if (pairs != nullptr) pairs->rewind();
     transformer_.run_block(weights, hidden,
-                           [&](const model::SiteSpec& spec, std::size_t site, const float* x, std::int64_t n_rows) {
+                           [&](const model::SiteSpec&, std::size_t site, const float* x, std::int64_t n_rows,
+                               std::span<const std::int32_t> places) {
                              if (site < pass.first || site >= pass.last) return;
                              std::optional<PairedRows> rows;
-                             if (pairs != nullptr && is_paired(spec)) rows = pairs->next(site, n_rows);
+                             if (pairs != nullptr) rows = pairs->next(site, n_rows, places);
                              for (std::size_t t = 0; t < sums.size(); ++t)
                                if (pass.targets[t].site == site && wanted[t])
                                  (sums[t].*add)(x, n_rows, rows ? &*rows : nullptr);
@@ -291,6 +291,7 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
         hessian->lower = lower;
         hessian->pooled_tokens = pooled_tokens;
         hessian->held_out = {};  // its own few rows are no judge of the pool
+        hessian->cross = hessian->held_out_cross = {};
         hessian->guided = {};
       }
   }

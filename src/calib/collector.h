@@ -37,8 +37,9 @@ struct SiteHessian {
   std::string fault;               ///< not empty: no row was left, `lower` is 0; where the first bad value was seen
   std::int64_t held_out_tokens = 0;
   std::vector<float> held_out;  ///< of the chunks that were kept out of `lower`; empty: there are none
-  /// [n, n] E[(y - x) x^T], y what the unquantized model's stream gives to the site in the place of x. Of the same rows
-  /// as `lower` and `held_out`; empty: no second stream, or an expert's site.
+  /// [n, n] E[(y - x) x^T], y what the unquantized model's stream gives to the site in the place of x, see
+  /// PairedInputs; y - x counts as 0 where there is no y. Of the same rows as `lower` and `held_out`; empty: no second
+  /// stream, or a pool.
   std::vector<float> cross, held_out_cross;
   std::vector<GuidedHessian> guided;  ///< one a linear, or none
   /// Null: there is none for the linear.

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "calib/collector.h"
-#include "calib/paired_inputs.h"
 #include "calib/site_sum.h"
 #include "calib/token_weights.h"
 #include "core/types.h"
@@ -69,23 +68,20 @@ TreeNodes tree_nodes(std::int64_t n_sequences, int n_ranks, double held_out_shar
 
 /// What a block's sites add up to.
 struct BlockSizes {
-  std::int64_t weights = 0;        ///< bytes of the linears in fp32
-  std::int64_t square = 0;         ///< elements of all its Hessians, those of linears among them
-  std::int64_t cross = 0;          ///< of those with a second stream
-  std::int64_t paired_inputs = 0;  ///< values that enter sites with a second stream, a token
-  std::int64_t widest = 0;         ///< inputs of the widest site
-  std::string site;                ///< its name
+  std::int64_t weights = 0;  ///< bytes of the linears in fp32
+  std::int64_t square = 0;   ///< elements of all its Hessians, those of linears among them
+  std::int64_t inputs = 0;   ///< values that enter its sites, a token; what enters several experts once
+  std::int64_t widest = 0;   ///< inputs of the widest site
+  std::string site;          ///< its name
 };
 
 BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, HessianKind kind) {
   BlockSizes sizes;
+  if (model::is_mixture(config, layer))
+    sizes.inputs += config.hidden_size + config.mixture.top_k * config.mixture.expert_size;
   for (const model::SiteSpec& site : model::block_sites(config, layer)) {
-    const std::int64_t square = n_sums(site, kind) * site.in_features * site.in_features;
-    sizes.square += square;
-    if (kind.cross && is_paired(site)) {
-      sizes.cross += square;
-      sizes.paired_inputs += site.in_features;
-    }
+    sizes.square += n_sums(site, kind) * site.in_features * site.in_features;
+    if (site.expert < 0) sizes.inputs += site.in_features;
     if (site.in_features > sizes.widest) {
       sizes.widest = site.in_features;
       sizes.site = site.name;
@@ -100,8 +96,7 @@ BlockSizes largest_block(const model::ModelConfig& config, HessianKind kind) {
   BlockSizes largest;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     BlockSizes sizes = block_sizes(config, layer, kind);
-    if (8 * (sizes.square + sizes.cross) + sizes.weights > 8 * (largest.square + largest.cross) + largest.weights)
-      largest = std::move(sizes);
+    if (8 * sizes.square + sizes.weights > 8 * largest.square + largest.weights) largest = std::move(sizes);
   }
   return largest;
 }
@@ -118,8 +113,8 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
     const double rows = site.expert < 0 ? tokens
                                         : tokens * static_cast<double>(config.mixture.top_k) /
                                               static_cast<double>(config.mixture.n_experts);
-    work.gram += static_cast<double>(n_sums(site, kind)) * rows *
-                 (n * (n + 1) + (kind.cross && is_paired(site) ? kCrossWork * 2 * n * n : 0));
+    work.gram +=
+        static_cast<double>(n_sums(site, kind)) * rows * (n * (n + 1) + (kind.cross ? kCrossWork * 2 * n * n : 0));
     for (const model::LinearSpec& linear : site.linears)
       work.gemm += 2 * rows * static_cast<double>(linear.out_features) * n;
   }
@@ -142,8 +137,7 @@ double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences,
 
 std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind) {
   const std::int64_t n = site.in_features;
-  return (2 * n * (n + 1) + (kind.cross && is_paired(site) ? 4 * n * n : 0)) * n_sums(site, kind) *
-         (kind.held_out_share > 0 ? 2 : 1);
+  return (2 * n * (n + 1) + (kind.cross ? 4 * n * n : 0)) * n_sums(site, kind) * (kind.held_out_share > 0 ? 2 : 1);
 }
 
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
@@ -153,7 +147,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const BlockSizes block = largest_block(config, kind);
   const TreeNodes nodes = tree_nodes(n_sequences, n_ranks, kind.held_out_share);
   // A node holds a packed triangle and, with a second stream, a whole matrix.
-  const std::int64_t sums = 8 * (block.square + block.cross), node_bytes = 4 * block.square + 8 * block.cross,
+  const std::int64_t sums = (kind.cross ? 16 : 8) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
                      trees = node_bytes * nodes.most, widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
@@ -161,7 +155,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
       (kind.cross ? 8 : 4) * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
   // When the stream does not leave the block; and what the other one gives to its sites, kept while this one follows.
   const std::int64_t copied_chunk =
-      4 * chunk_tokens * (config.hidden_size + block.paired_inputs + (kind.cross ? config.hidden_size : 0));
+      4 * chunk_tokens * (config.hidden_size + (kind.cross ? config.hidden_size + block.inputs : 0));
   memory.lasting = embedding + stream + work_array_bytes(config, context);
   if (kind.guided) {  // a number a row and linear
     std::int64_t linears = 0;
@@ -184,7 +178,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   // Gathering: chunks' sums are gone; what is left of every site's tree, the node that arrives of the widest one as
   // bytes and as an array, and the means so far. Nodes come one at a time, so it does not matter from how many ranks.
   const std::int64_t gathered = node_bytes * nodes.last + (kind.cross ? 16 : 8) * widest +
-                                (2 * block.square + 4 * block.cross) * (kind.held_out_share > 0 ? 2 : 1);
+                                (kind.cross ? 6 : 2) * block.square * (kind.held_out_share > 0 ? 2 : 1);
   memory.owner = memory.every;
   memory.owner.consider(memory.lasting + block.weights + gathered,
                         "gathering the Hessian of " + block.site + " from all ranks");

@@ -48,13 +48,9 @@ void SiteSum::add(const float* x, std::int64_t n_rows, const PairedRows* pairs) 
     VORONOI_REQUIRE(first + static_cast<std::size_t>(n_rows) <= weights_->size(), "a weight for every row is wanted");
     weights = weights_->subspan(first, static_cast<std::size_t>(n_rows));
   }
-  backend::Array<float> y;
-  if (pairs != nullptr) {
+  if (pairs != nullptr)
     has_bad_pair_ |= std::find(pairs->sound.begin(), pairs->sound.end(), false) != pairs->sound.end();
-    y = backend::Array<float>(context_, n_rows * n_);
-    context_.memory().copy_on_device(context_.exec(), pairs->x, y.size() * std::int64_t{sizeof(float)}, y.data());
-  }
-  add_rows(x, n_rows, weights, std::move(y));
+  add_rows(x, n_rows, weights, pairs);
   n_tokens_ += n_rows;
 }
 
@@ -67,26 +63,38 @@ backend::Array<float> SiteSum::scaled(const float* x, std::span<const float> fac
   return rows;
 }
 
-void SiteSum::add_rows(const float* x, std::int64_t n_rows, std::span<const float> weights, backend::Array<float> y) {
-  backend::Array<float> weighted;
-  if (weights_) {
-    std::vector<float> roots;
-    for (const float weight : weights) {
-      roots.push_back(std::sqrt(weight));
-      counted_.add(weight);
-    }
-    weighted = scaled(x, roots);
-    x = weighted.data();
-    if (!y.empty()) y = scaled(y.data(), roots);
+void SiteSum::add_rows(const float* x, std::int64_t n_rows, std::span<const float> weights, const PairedRows* pairs) {
+  std::vector<float> roots;
+  for (const float weight : weights) {
+    roots.push_back(std::sqrt(weight));
+    counted_.add(weight);
   }
+  const backend::Array<float> weighted = weights_ ? scaled(x, roots) : backend::Array<float>();
+  if (weights_) x = weighted.data();
   context_.linalg().gram_accumulate(context_.exec(), n_rows, n_, x, n_, dtype_, chunk_.data());
-  if (!y.empty()) add_cross(x, n_rows, std::move(y));
+  if (pairs != nullptr) add_cross(x, n_rows, roots, *pairs);
 }
 
-void SiteSum::add_cross(const float* x, std::int64_t n_rows, backend::Array<float> y) {
-  const std::vector<float> minus(static_cast<std::size_t>(n_rows), -1.0F);
-  const backend::DeviceView<float> factors(context_, minus);
-  context_.nn().add_weighted_rows(context_.exec(), n_rows, n_, x, nullptr, factors.data(), y.data());
+void SiteSum::add_cross(const float* x, std::int64_t n_rows, std::span<const float> roots, const PairedRows& pairs) {
+  std::vector<std::int32_t> here, there;  // rows that have counterparts, and these
+  std::vector<float> factors;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n_rows); ++i) {
+    if (pairs.row[i] < 0) continue;
+    here.push_back(static_cast<std::int32_t>(i));
+    there.push_back(pairs.row[i]);
+    if (!roots.empty()) factors.push_back(roots[i]);
+  }
+  const auto n_paired = static_cast<std::int64_t>(here.size());
+  if (n_paired == 0) return;
+  const backend::Array<float> paired =
+      n_paired < n_rows ? backend::gather_rows(context_, x, n_, here) : backend::Array<float>();
+  if (n_paired < n_rows) x = paired.data();
+  n_rows = n_paired;
+  backend::Array<float> y = backend::gather_rows(context_, pairs.x, n_, there);
+  if (!roots.empty()) y = scaled(y.data(), factors);
+  const std::vector<float> minus(here.size(), -1.0F);
+  const backend::DeviceView<float> minus_one(context_, minus);
+  context_.nn().add_weighted_rows(context_.exec(), n_rows, n_, x, nullptr, minus_one.data(), y.data());
   const std::int64_t most = std::min(kCrossRows, n_rows) * n_;
   backend::Array<double> difference(context_, most), input(context_, most);
   for (std::int64_t first = 0; first < n_rows; first += kCrossRows) {
@@ -118,7 +126,8 @@ void SiteSum::add_sound_rows(const float* x, std::int64_t n_rows, const PairedRo
     if (sound[row] && pair_is_sound) {
       ids.push_back(static_cast<std::int32_t>(row));
     } else if (!first_bad_) {
-      const float* at = (sound[row] ? pairs->x : x) + static_cast<std::int64_t>(row) * n_;
+      const float* at =
+          sound[row] ? pairs->x + std::int64_t{pairs->row[row]} * n_ : x + static_cast<std::int64_t>(row) * n_;
       const backend::HostView<float> bad_row(context_, at, n_);
       const std::span<const float> values = bad_row.values();
       const auto bad =
@@ -135,8 +144,12 @@ void SiteSum::add_sound_rows(const float* x, std::int64_t n_rows, const PairedRo
       for (const std::int32_t id : ids)
         weights.push_back((*weights_)[static_cast<std::size_t>(n_tokens_ + n_left_out_ + id)]);
     const backend::Array<float> rows = backend::gather_rows(context_, x, n_, ids);
-    add_rows(rows.data(), n_sound, weights,
-             pairs != nullptr ? backend::gather_rows(context_, pairs->x, n_, ids) : backend::Array<float>());
+    PairedRows of_them;
+    if (pairs != nullptr) {
+      of_them.x = pairs->x;
+      for (const std::int32_t id : ids) of_them.row.push_back(pairs->row[static_cast<std::size_t>(id)]);
+    }
+    add_rows(rows.data(), n_sound, weights, pairs != nullptr ? &of_them : nullptr);
   }
   n_tokens_ += n_sound;
   n_left_out_ += n_rows - n_sound;

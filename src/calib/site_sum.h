@@ -32,8 +32,8 @@ struct BadInput {
 };
 
 /// A site's sum over the chunk at hand, on the device, and over the chunks before: those that are held out apart from
-/// the others. Where rows have counterparts y, (y - x) x^T is summed as well, in fp64, over the same rows: one whose
-/// counterpart is too large or not finite is left out like one that is itself.
+/// the others. Where rows have counterparts y, (y - x) x^T is summed as well, in fp64, over those that have: a row
+/// whose counterpart is too large or not finite is left out like one that is itself.
 class SiteSum {
  public:
   /// paired: rows come with PairedRows.
@@ -68,9 +68,10 @@ class SiteSum {
   CrossTree& held_out_cross() { return held_out_cross_; }
 
  private:
-  /// Of rows in device memory that count so much (empty: 1 each), and their counterparts (empty: none).
-  void add_rows(const float* x, std::int64_t n_rows, std::span<const float> weights, backend::Array<float> y);
-  void add_cross(const float* x, std::int64_t n_rows, backend::Array<float> y);
+  /// Of rows in device memory that count so much (empty: 1 each); pairs: null for none.
+  void add_rows(const float* x, std::int64_t n_rows, std::span<const float> weights, const PairedRows* pairs);
+  /// roots: what rows of x were multiplied by; empty: nothing.
+  void add_cross(const float* x, std::int64_t n_rows, std::span<const float> roots, const PairedRows& pairs);
   /// x [n_rows, n], each row times its factor.
   backend::Array<float> scaled(const float* x, std::span<const float> factors) const;
 

@@ -8,7 +8,6 @@
 
 #include "calib/collector.h"
 #include "calib/footprint.h"
-#include "calib/paired_inputs.h"
 #include "core/log.h"
 #include "core/types.h"
 #include "model/each_linear.h"
@@ -388,7 +387,7 @@ class Planner {
     for (const SiteTask& site_task : tasks_of(config_, parameters_, 0, config_.n_layers)) {
       const model::SiteSpec& site = site_task.site;
       const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind());
-      const bool asymmetric = hessian_kind().cross && calib::is_paired(site);
+      const bool asymmetric = hessian_kind().cross;
       const auto known = width.find(site_task.kind());
       for (const auto& [own, operators] : operators_of(site, parameters_)) {
         std::vector<std::int64_t> shape{site.in_features};

@@ -63,7 +63,10 @@ Target asymmetric_target(backend::Context& context, std::int64_t out_features, s
     energy += dot(times(rows, judge, false).to_host(), ordered);
   }
   if (std::all_of(correction.begin(), correction.end(), [](float value) { return value == 0; })) return target;
-  target.share = !is_judged ? kTargetTrust : lost > 0 ? std::clamp(gained / lost, 0.0, 1.0) : 0.0;
+  if (!is_judged)
+    target.share = kUnjudgedShare;
+  else if (lost > 0)
+    target.share = kTargetTrust * std::clamp(gained / lost, 0.0, 1.0);
   if (is_judged && energy > 0) target.gain = target.share * (2 * gained - target.share * lost) / energy;
   if (target.share == 0) return target;
   target.weight.assign(weight.begin(), weight.end());

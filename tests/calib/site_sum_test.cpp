@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/random.h"
 
@@ -94,7 +95,9 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   const std::vector<float> x = rows();
   std::vector<float> y = x;
   for (std::size_t i = 0; i < y.size(); ++i) y[i] += 0.25F * x[(i * 7 + 3) % x.size()];
-  PairedRows pairs{y.data(), std::vector<bool>(kRows, true)};
+  std::vector<std::int32_t> own(kRows);
+  std::iota(own.begin(), own.end(), 0);
+  PairedRows pairs{y.data(), own, std::vector<bool>(kRows, true)};
   const auto expect_cross = [&](const std::vector<float>& got, const std::vector<std::size_t>& left_out,
                                 const std::vector<float>& weights) {
     ASSERT_EQ(got.size(), static_cast<std::size_t>(kN * kN));
@@ -129,7 +132,7 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   // A counterpart that cannot be used takes its row along.
   std::vector<float> struck = y;
   struck[9 * kN + 2] = kNan;
-  pairs = {struck.data(), std::vector<bool>(kRows, true)};
+  pairs = {struck.data(), own, std::vector<bool>(kRows, true)};
   pairs.sound[9] = false;
   SiteSum without(context_, kN, core::DType::f32, true);
   without.start(&counts);
@@ -145,8 +148,19 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   EXPECT_EQ(without.tree().n_left_out(), 1);
   expect_cross(without.cross().mean(without.tree().n_tokens()), {9}, weights);
 
+  // Rows without a counterpart count as if it were they.
+  pairs = {y.data(), own, std::vector<bool>(kRows, true)};
+  pairs.row[4] = pairs.row[17] = -1;
+  SiteSum some(context_, kN, core::DType::f32, true);
+  some.start(&counts);
+  some.add(x.data(), kRows, &pairs);
+  some.finish({false, 0});
+  std::copy_n(x.begin() + 4 * kN, kN, y.begin() + 4 * kN);
+  std::copy_n(x.begin() + 17 * kN, kN, y.begin() + 17 * kN);
+  expect_cross(some.cross().mean(some.tree().n_tokens()), {}, weights);
+
   // Nothing of the same rows twice.
-  pairs = {x.data(), std::vector<bool>(kRows, true)};
+  pairs = {x.data(), own, std::vector<bool>(kRows, true)};
   SiteSum nothing(context_, kN, core::DType::f32, true);
   nothing.start();
   nothing.add(x.data(), kRows, &pairs);

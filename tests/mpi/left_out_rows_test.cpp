@@ -146,7 +146,7 @@ TEST_P(LeftOut, RowsThatAreNotNumbersAreCountedAndTheRestIsTheMeanOverTheRest) {
   const model::Windows ids = windows();
   model::HiddenStates hidden = transformer_->embed(ids.ids, ids.count, ids.context);
   transformer_->run_block(transformer_->load_block(0), hidden,
-                          [&](const model::SiteSpec& site, std::size_t, const float* x, std::int64_t n_rows) {
+                          [&](const model::SiteSpec& site, std::size_t, const float* x, std::int64_t n_rows, auto) {
                             if (site.name != "qkv") return;
                             for (std::int64_t r = 0; r < n_rows; ++r) {
                               if (ids.ids[static_cast<std::size_t>(rows_seen++)] == kStruck) continue;

@@ -164,7 +164,10 @@ TEST_F(TargetTest, TakesTheChangeOfTheInputIntoTheWeight) {
       const double lambda = damping * mean_diagonal();
       const Target made = target(site);
       ASSERT_FALSE(made.weight.empty());
-      EXPECT_EQ(made.share, 1);
+      EXPECT_EQ(made.share, kTargetTrust);
+      std::vector<float> whole = weight_;
+      for (std::size_t i = 0; i < whole.size(); ++i)
+        whole[i] += (made.weight[i] - weight_[i]) / static_cast<float>(kTargetTrust);
       const std::vector<float> moments = moment(rows);
       std::vector<double> constants;
       double size = 0;
@@ -172,7 +175,7 @@ TEST_F(TargetTest, TakesTheChangeOfTheInputIntoTheWeight) {
         const std::vector<float> q = some_weight(seed, seed == 20 ? 0 : 1);
         const double with_damping =
             loss(rows, weight_, q) + lambda * (distance(weight_, q, moments, 1) - distance(weight_, q, moments, 0));
-        constants.push_back(with_damping - distance(q, made.weight, moments, lambda));
+        constants.push_back(with_damping - distance(q, whole, moments, lambda));
         size = std::max(size, with_damping);
       }
       for (const double constant : constants) EXPECT_NEAR(constant, constants.front(), 1e-5 * size) << damping;
@@ -188,20 +191,18 @@ TEST_F(TargetTest, TheShareIsTheBestOnHeldOutRows) {
   for (const char* method : {"gptq", "voronoi"}) {
     const Target made = target(prepare(method));
     ASSERT_GT(made.share, 0);
-    ASSERT_LT(made.share, 1);
+    ASSERT_LT(made.share, kTargetTrust);
     const auto at_share = [&](double share) {
       std::vector<float> w = weight_;
       for (std::size_t i = 0; i < w.size(); ++i)
         w[i] += static_cast<float>(share / made.share) * (made.weight[i] - weight_[i]);
       return loss(others, weight_, w);
     };
-    const double best = at_share(made.share), energy = [&] {
-      const std::vector<float> nothing(weight_.size());
-      return distance(weight_, nothing, held_out_, 0);
-    }();
-    EXPECT_LT(best, at_share(made.share - 0.05));
-    EXPECT_LT(best, at_share(made.share + 0.05));
-    EXPECT_NEAR(made.gain, (at_share(0) - best) / energy, 1e-5 * at_share(0) / energy);
+    const double best = made.share / kTargetTrust;
+    EXPECT_LT(at_share(best), at_share(best - 0.05));
+    EXPECT_LT(at_share(best), at_share(best + 0.05));
+    const double energy = distance(weight_, std::vector<float>(weight_.size()), held_out_, 0);
+    EXPECT_NEAR(made.gain, (at_share(0) - at_share(made.share)) / energy, 1e-5 * at_share(0) / energy);
   }
   // Where others say the opposite, nothing is taken.
   for (float& value : held_out_cross_) value = -value;
@@ -213,12 +214,13 @@ TEST_F(TargetTest, WithoutHeldOutRowsAQuarterIsTaken) {
   const Streams rows = streams(300, 1, 0.1);
   train_on(rows);
   const Target quarter = target(prepare());
-  EXPECT_EQ(quarter.share, kTargetTrust);
+  EXPECT_EQ(quarter.share, kUnjudgedShare);
   EXPECT_EQ(quarter.gain, 0);
   judge_by(rows);
   const Target whole = target(prepare());
   for (std::size_t i = 0; i < weight_.size(); ++i)
-    EXPECT_NEAR(quarter.weight[i] - weight_[i], 0.25F * (whole.weight[i] - weight_[i]), 1e-2F);
+    EXPECT_NEAR(quarter.weight[i] - weight_[i],
+                static_cast<float>(kUnjudgedShare / kTargetTrust) * (whole.weight[i] - weight_[i]), 1e-5F);
 }
 
 TEST_F(TargetTest, DoesNotDependOnUnitsAndRefusesWhatIsNoNumber) {
