@@ -27,6 +27,7 @@ using Names = std::set<std::string, std::less<>>;
 const Names kOfOneRun{"run",
                       "method",
                       "bits",
+                      "effort",
                       "calibration",
                       "target",
                       "set",
@@ -157,8 +158,10 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
   run::Settings scratch;
   Names not_shared = kOfOneRun, shared;
   not_shared.insert(kOfTheJob.begin(), kOfTheJob.end());
-  const std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
+  std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
   for (const run::GivenOption& option : given) shared.insert(option.name);
+  // Published methods take plain ones, and all members take the same.
+  if (!shared.contains("hessian")) of_all.emplace_back("--hessian=plain");
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
   const auto add = [&](const std::string& name, const std::string& problem) {
     const auto known =
@@ -180,7 +183,7 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
     const ParseResult parsed = parse(quantize_command(settings), arguments, true);
     for (const run::GivenOption& option : parsed.given)
       if (option.name != "run") settings.given.push_back(option);
-    name_rules(parsed.given, settings);
+    complete(parsed.given, settings);
     std::vector<std::string> own = parsed.problems;
     for (const auto& more :
          {strange_options(spec, parsed.given, shared, settings), run::check(settings), stages::check_stages(settings)})

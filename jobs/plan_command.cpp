@@ -44,7 +44,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
   command.options.push_back(core::switch_option("json", "print JSON", json));
   command.examples =
       "  # Llama-3.1-405B at about 2 bits on 8 nodes of 8 H100\n"
-      "  voronoi plan --model llama-3.1-405b --method voronoi --bits 2 --device cuda --ranks 64 --gpu-memory 80GiB\n"
+      "  voronoi plan --model llama-3.1-405b --bits 2 --device cuda --ranks 64 --gpu-memory 80GiB\n"
       "  # a model at hand, on this machine's CPU, with rates measured here\n"
       "  voronoi plan --model SmolLM2-135M --config configs/voronoi-2bit.cfg --probe\n"
       "  # for scripts\n"
@@ -52,7 +52,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
       "Exit codes: 0 it fits, 2 usage or a job that cannot fit, 3 bad data, 5 system.\n";
   const ParseResult parsed = parse(command, arguments, true);
   if (help_or_problems(world, command, parsed, true)) return 0;
-  name_rules(parsed.given, options);
+  complete(parsed.given, options);
   std::vector<std::string> problems;
   if (options.model.empty())
     problems.push_back(fmt::format("--model: is missing; give a directory, a config.json or one of {}",

@@ -94,7 +94,7 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     if (help) return;
     for (const run::GivenOption& option : parsed.given)
       if (option.name != "run" && option.name != "set" && option.name != "dry-run") settings.given.push_back(option);
-    name_rules(parsed.given, settings);
+    complete(parsed.given, settings);
     std::vector<std::string> problems = run::check(settings);
     for (std::string& problem : stages::check_stages(settings)) problems.push_back(std::move(problem));
     if (!problems.empty()) throw core::ConfigError(problems);

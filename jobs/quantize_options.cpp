@@ -3,9 +3,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "core/option.h"
@@ -14,6 +18,7 @@
 #include "run/resume.h"
 #include "run/run_state.h"
 #include "stages/stage.h"
+#include "store/run_directory.h"
 
 namespace voronoi::jobs {
 
@@ -64,12 +69,62 @@ core::OptionSpec rule_option(run::Settings& o) {
           true};
 }
 
+constexpr std::pair<std::string_view, quant::Effort> kEfforts[] = {
+    {"quick", quant::Effort::quick}, {"normal", quant::Effort::normal}, {"best", quant::Effort::best}};
+
+/// "quick: voronoi: --rounds 1; normal: ..."
+std::string effort_help() {
+  std::string help = "what to spend on quality where these options are not given";
+  for (const auto& [name, effort] : kEfforts)
+    for (const quant::Method* method : quant::methods()) {
+      std::string options;
+      for (const auto& [option, value] : method->effort(effort)) options += fmt::format(" --{} {}", option, value);
+      if (!options.empty()) help += fmt::format("; {}, {}:{}", name, method->name(), options);
+    }
+  return help;
+}
+
+/// The calibration of a run whose Hessians another takes; nothing where there is no such run, which is told later.
+std::vector<std::pair<std::string, std::string>> calibration_options(const std::string& directory) {
+  const store::RunPaths paths{directory};
+  if (directory.empty() || !std::filesystem::exists(paths.identity())) return {};
+  try {
+    const core::Json calibration = store::read_identity(paths).at("calibration");
+    return {{"calibration-sequences", std::to_string(calibration.at("sequences").get<std::int64_t>())},
+            {"calibration-context", std::to_string(calibration.at("context").get<std::int64_t>())},
+            {"calibration-held-out", fmt::format("{}", calibration.value("held_out", 0.0))},
+            {"hessian", calibration.value("hessian", "plain")}};
+  } catch (const core::Json::exception& error) {
+    throw core::FormatError(paths.identity().string(), error.what());
+  }
+}
+
 }  // namespace
 
-void name_rules(const std::vector<run::GivenOption>& given, run::Settings& settings) {
+void complete(const std::vector<run::GivenOption>& given, run::Settings& settings) {
   auto rule = settings.rules.begin();
-  for (const run::GivenOption& option : given)
+  std::set<std::string, std::less<>> settled;
+  for (const run::GivenOption& option : given) {
+    settled.insert(option.name);
     if (option.name == kRuleOption && rule != settings.rules.end()) (rule++)->where = option.where;
+  }
+  const CommandSpec command = quantize_command(settings);
+  const auto settle = [&](std::string_view name, std::string_view value) {
+    if (!settled.emplace(name).second) return;
+    const auto option = std::find_if(command.options.begin(), command.options.end(),
+                                     [&](const core::OptionSpec& known) { return known.name == name; });
+    VORONOI_REQUIRE(option != command.options.end(), fmt::format("no option --{}", name));
+    if (const std::string problem = option->assign(std::string(value)); !problem.empty())
+      throw core::ConfigError(fmt::format("--{}: {}", name, problem));
+  };
+  for (const auto& [name, value] : calibration_options(settings.hessians_from)) settle(name, value);
+  // What a row counts is known of the unquantized model's own.
+  if (settings.calibration == "sequential") settled.insert("hessian");
+  if (!settings.stages.empty() && !run::asks_for_stage(settings, "tune")) settled.insert("tune-phases");
+  for (const auto& [name, effort] : kEfforts)
+    if (name == settings.effort)
+      for (const auto& [option, value] : quant::find_method(settings.parameters.method).effort(effort))
+        settle(option, value);
 }
 
 CommandSpec quantize_command(run::Settings& o) {
@@ -89,6 +144,7 @@ CommandSpec quantize_command(run::Settings& o) {
       core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
                            o.calibration_sequences, 1, 1 << 24),
       core::integer_option("calibration-context", "tokens a window", o.calibration_context, 2, 1 << 24),
+      core::choice_option("effort", effort_help(), o.effort, {"quick", "normal", "best"}),
       core::choice_option("hessian",
                           "guided: each token counts as much as the loss feels an error there, by one backward pass of "
                           "the unquantized model; plain: all alike",

@@ -168,7 +168,7 @@ int submit_main(const comm::Communicator& world, const Arguments& arguments) {
   const CommandSpec command = submit_command(settings, resources, sbatch, print);
   const ParseResult parsed = parse(command, ours, true, options_of_run(ours));
   if (help_or_problems(world, command, parsed, true)) return 0;
-  name_rules(parsed.given, settings);
+  complete(parsed.given, settings);
   const SbatchWords given(sbatch);
   describe_machine(given, settings, resources);
   run::Settings of_job;

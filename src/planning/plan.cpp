@@ -151,8 +151,9 @@ class Planner {
     windows.blocks = blocks;
     windows.count = core::ceil_div(config_.n_layers, blocks);
     const auto run = [&](std::int64_t n_blocks) {
-      const std::vector<sched::Task> tasks = window_tasks(tasks_of(config_, parameters_, 0, n_blocks), parameters_,
-                                                          rates_, request_.n_ranks, request_.options.team_size);
+      const std::vector<sched::Task> tasks =
+          window_tasks(tasks_of(config_, parameters_, 0, n_blocks), parameters_, hessian_kind(), rates_,
+                       request_.n_ranks, request_.options.team_size);
       sched::Simulation simulation(tasks, request_.n_ranks);
       simulation.run();
       windows.tasks = std::ssize(tasks);
@@ -205,8 +206,7 @@ class Planner {
       if (!tasks.empty()) forward.gram += one.gram;
       for (const SiteTask& task : tasks) {
         const SharedTask alone{{{0, task}}};
-        factor += quant::hessian_work(task.site.in_features) *
-                  static_cast<double>(alike_linears(alone, {&parameters_}).size());
+        factor += preparation_work(alone, {&parameters_}, hessian_kind());
         for (const model::LinearSpec& linear : task.site.linears) {
           const quant::OperatorWork work =
               quant::operator_work(*parameters_.of(linear.name), linear.out_features, linear.in_features);
@@ -379,7 +379,7 @@ class Planner {
     // Sites of one shape once, at the least width that tasks of that kind have in a whole window.
     std::map<std::string, int> width;
     for (const sched::Task& task : window_tasks(tasks_of(config_, parameters_, 0, plan_.windows.blocks), parameters_,
-                                                rates_, request_.n_ranks, request_.options.team_size)) {
+                                                hessian_kind(), rates_, request_.n_ranks, request_.options.team_size)) {
       const auto entry = width.try_emplace(task.kind, task.width).first;
       entry->second = std::min(entry->second, task.width);
     }

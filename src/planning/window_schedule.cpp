@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
+#include <string_view>
 #include <utility>
 
+#include "calib/footprint.h"
 #include "core/error.h"
+#include "quant/metric.h"
 #include "quant/site.h"
 
 namespace voronoi::planning {
@@ -21,12 +25,12 @@ std::pair<std::size_t, bool> try_place(std::map<Key, std::size_t>& places, const
 /// A task so short is not worth forming a team for.
 constexpr double kLeastSharedSeconds = 0.5;
 
-/// The packed Hessian's reading and factoring, which every member of a team does by itself.
-double hessian_seconds(const SharedTask& task, const ParametersOfRuns& parameters, const Rates& rates) {
-  const std::int64_t n = task.site().site.in_features;
-  const auto factors = static_cast<double>(std::max<std::size_t>(1, alike_linears(task, parameters).size())),
-             square = static_cast<double>(n * n);
-  return factors * seconds(quant::hessian_work(n), rates) + 2 * square / rates.disk_bytes;
+/// The packed Hessian's reading, the choice of its metric and its factoring, which every member of a team does by
+/// itself.
+double hessian_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,
+                       const Rates& rates) {
+  return seconds(preparation_work(task, parameters, hessians), rates) +
+         static_cast<double>(calib::hessian_bytes(task.site().site, hessians)) / rates.disk_bytes;
 }
 
 quant::OperatorWork work_of(const SharedTask::Part& part, const model::LinearSpec& linear,
@@ -54,8 +58,21 @@ std::vector<std::vector<PartLinear>> alike_linears(const SharedTask& task, const
   return groups;
 }
 
-double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, const Rates& rates) {
-  double total = hessian_seconds(task, parameters, rates);
+quant::Work preparation_work(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians) {
+  const std::int64_t n = task.site().site.in_features;
+  std::size_t sites = 0;
+  for (const std::vector<PartLinear>& group : alike_linears(task, parameters)) {
+    std::set<std::string_view> linears;
+    for (const PartLinear& of_part : group) linears.insert(of_part.linear->name);
+    sites += hessians.guided ? linears.size() : 1;
+  }
+  return (quant::hessian_work(n) + quant::choice_work(n, hessians.guided, hessians.held_out_share > 0)) *
+         static_cast<double>(std::max<std::size_t>(1, sites));
+}
+
+double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,
+                    const Rates& rates) {
+  double total = hessian_seconds(task, parameters, hessians, rates);
   for (const SharedTask::Part& part : task.parts)
     for (const model::LinearSpec& linear : part.task.site.linears)
       total += seconds(work_of(part, linear, parameters).total(), rates);
@@ -63,15 +80,16 @@ double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, 
 }
 
 std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_tasks, const ParametersOfRuns& parameters,
-                                      const Rates& rates, int n_ranks, std::int64_t team_size) {
+                                      calib::HessianKind hessians, const Rates& rates, int n_ranks,
+                                      std::int64_t team_size) {
   std::vector<sched::Task> tasks;
   for (const SharedTask& shared : shared_tasks) {
     sched::Task task;
     task.id = static_cast<std::int64_t>(tasks.size());
     task.name = shared.site().name();
     task.kind = shared.site().kind();
-    task.predicted_seconds = task_seconds(shared, parameters, rates);
-    task.serial_seconds = hessian_seconds(shared, parameters, rates);
+    task.predicted_seconds = task_seconds(shared, parameters, hessians, rates);
+    task.serial_seconds = hessian_seconds(shared, parameters, hessians, rates);
     task.pieces = 1;
     for (const SharedTask::Part& part : shared.parts)
       for (const model::LinearSpec& linear : part.task.site.linears) {
@@ -93,10 +111,11 @@ std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_task
 }
 
 std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const quant::RunParameters& parameters,
-                                      const Rates& rates, int n_ranks, std::int64_t team_size) {
+                                      calib::HessianKind hessians, const Rates& rates, int n_ranks,
+                                      std::int64_t team_size) {
   std::vector<SharedTask> shared;
   for (SiteTask& task : site_tasks) shared.push_back({{{0, std::move(task)}}});
-  return window_tasks(shared, {&parameters}, rates, n_ranks, team_size);
+  return window_tasks(shared, {&parameters}, hessians, rates, n_ranks, team_size);
 }
 
 }  // namespace voronoi::planning

@@ -6,8 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "calib/footprint.h"
 #include "model/config.h"
 #include "planning/rates.h"
+#include "quant/cost.h"
 #include "quant/rules.h"
 #include "sched/scheduler.h"
 
@@ -47,12 +49,18 @@ std::vector<std::vector<PartLinear>> alike_linears(const SharedTask& task, const
 
 /// One task a shared task, ids by place in the list, seconds by the rates. team_size 0 chooses widths by cost.
 std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_tasks, const ParametersOfRuns& parameters,
-                                      const Rates& rates, int n_ranks, std::int64_t team_size);
+                                      calib::HessianKind hessians, const Rates& rates, int n_ranks,
+                                      std::int64_t team_size);
 /// Of a single run.
 std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const quant::RunParameters& parameters,
-                                      const Rates& rates, int n_ranks, std::int64_t team_size);
+                                      calib::HessianKind hessians, const Rates& rates, int n_ranks,
+                                      std::int64_t team_size);
 
 /// Predicted seconds of one rank alone with the task, reading the Hessian included.
-double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, const Rates& rates);
+double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,
+                    const Rates& rates);
+
+/// Of choosing the metrics of a task and factoring them, which every member of a team does by itself.
+quant::Work preparation_work(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians);
 
 }  // namespace voronoi::planning

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/memory_peak.h"
@@ -28,6 +29,9 @@ struct StoredBits {
   std::int64_t permutation = 0;
   std::int64_t total() const { return indices + codebooks + scales + permutation; }
 };
+
+/// What a run spends on quality: --effort.
+enum class Effort { quick, normal, best };
 
 /// What decides whether VPTQ's public checkpoint format can hold a layer.
 struct PublicLayout {
@@ -88,6 +92,9 @@ class Method {
                                                 std::span<const LayerCount> /*layers*/) const {
     return std::nullopt;
   }
+
+  /// Options of a run, with their values, that --effort stands for where they are not given. Empty: it stands for none.
+  virtual std::vector<std::pair<std::string_view, std::string_view>> effort(Effort /*effort*/) const { return {}; }
 
   virtual OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
                             std::int64_t in_features) const = 0;

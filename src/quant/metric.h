@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "quant/cost.h"
 
 namespace voronoi::quant {
 
@@ -50,6 +51,9 @@ inline constexpr double kGuidedTrust = 0.5;
 /// are put back once it is chosen. Moments without a usable diagonal are left to prepare_hessian.
 Metric choose_metric(backend::Context& context, std::int64_t n, const InputMoments& moments, double damping,
                      bool keep_apart);
+
+/// Operations of choose_metric for an input of n: a factor, its inverse and the trace a candidate, n^3 together.
+Work choice_work(std::int64_t n, bool guided, bool held_out);
 
 /// log of the cost above, H = lower + damping I; nothing where H is not positive definite.
 std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t n, std::span<const float> lower,

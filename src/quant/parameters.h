@@ -23,7 +23,7 @@ using Problems = std::vector<std::string>;
 /// parameters in (UniformParameters, VectorParameters, ...), those of other methods than the chosen one included: they
 /// keep what was set, in whichever order the method and its parameters are given. A value.
 struct QuantParameters {
-  std::string method = "vptq";
+  std::string method = "voronoi";
   std::uint64_t seed = 0;
   double damping = 0.01;  ///< share of the mean diagonal added to H; raised tenfold a step when H does not factor
   bool act_order = true;  ///< columns in order of falling Hessian diagonal

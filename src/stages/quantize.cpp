@@ -87,8 +87,8 @@ class Quantization {
   }
 
   sched::PhaseResult run_tasks() {
-    const std::vector<sched::Task> tasks =
-        planning::window_tasks(tasks_, work_.parameters(), work_.rates, work_.world.size(), work_.settings.team_size);
+    const std::vector<sched::Task> tasks = planning::window_tasks(
+        tasks_, work_.parameters(), work_.hessian_kind(), work_.rates, work_.world.size(), work_.settings.team_size);
     const auto callback = [&](const sched::Task& task, core::Team& team) {
       return run_site_task(shared(task), work_.context, team, work_.inputs, work_.members, work_.hessians);
     };

@@ -130,7 +130,7 @@ std::int64_t Work::layers_done() const {
 }
 
 double Work::wall_seconds(const planning::SharedTask& task) const {
-  return planning::task_seconds(task, parameters(), rates) / world.size();
+  return planning::task_seconds(task, parameters(), hessian_kind(), rates) / world.size();
 }
 
 run::Heartbeat Work::heartbeat(const char* stage, const std::string& doing) const {

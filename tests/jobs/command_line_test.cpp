@@ -106,7 +106,7 @@ TEST_F(CommandLine, TakesRulesFromTablesBehindTheOptions) {
   EXPECT_EQ(quant::rule_text(options_.rules[0]), "model.layers.*.mlp.down_proj bits=3");
   EXPECT_EQ(quant::rule_text(options_.rules[1]), "*.v_proj quantize=false");
   EXPECT_EQ(options_.parameters.get<quant::VectorParameters>().centroids, 64);
-  name_rules(result.given, options_);
+  complete(result.given, options_);
   EXPECT_THAT(quant::rule_name(options_.rules[1]),
               AllOf(HasSubstr(file + ": [[rules]] 2 (line 6)"), HasSubstr("v_proj")));
   // Of the command line they take the place of all of them; a later start takes them as they were given.

@@ -161,20 +161,20 @@ TEST(WindowTasks, RunsThatShareASiteReadItsHessianOnce) {
   next.block = 1;
   const auto part = [](std::size_t run, const SiteTask& task) { return SharedTask::Part{run, task}; };
   const auto seconds = [&](std::vector<SharedTask::Part> parts) {
-    return task_seconds(SharedTask{std::move(parts)}, parameters, request.rates);
+    return task_seconds(SharedTask{std::move(parts)}, parameters, {}, request.rates);
   };
   const double both = seconds({part(0, whole), part(1, lacking)}), hessian = seconds({part(0, nothing)});
   EXPECT_GT(hessian, 0);
   EXPECT_DOUBLE_EQ(both, seconds({part(0, whole)}) + seconds({part(1, lacking)}) - hessian);
 
   const std::vector<SharedTask> shared{{{part(0, whole), part(1, lacking)}}, {{part(1, next)}}};
-  const std::vector<sched::Task> tasks = window_tasks(shared, parameters, request.rates, 4, 0);
+  const std::vector<sched::Task> tasks = window_tasks(shared, parameters, {}, request.rates, 4, 0);
   ASSERT_EQ(tasks.size(), 2U);
   EXPECT_DOUBLE_EQ(tasks[0].predicted_seconds, both);
   EXPECT_EQ(tasks[1].id, 1);
   EXPECT_EQ(tasks[1].name, next.name());
   // A single run is a list of one.
-  const std::vector<sched::Task> alone = window_tasks(std::vector<SiteTask>{whole}, a, request.rates, 4, 0);
+  const std::vector<sched::Task> alone = window_tasks(std::vector<SiteTask>{whole}, a, {}, request.rates, 4, 0);
   EXPECT_DOUBLE_EQ(alone.at(0).predicted_seconds, seconds({part(0, whole)}));
 }
 

@@ -70,6 +70,25 @@ TEST_F(MetricTest, TheCostOfAMetricElsewhereIsLeastAtThatMetricAndIndifferentToI
   EXPECT_FALSE(log_cost_elsewhere(context_, 2, indefinite, 0, v).has_value());
 }
 
+// H = tridiag(-1, 2, -1) has the inverse (i + 1) (n - j) / (n + 1) for i <= j, and the determinant n + 1. Larger than
+// the part of an inverse that is made at a time, and no multiple of it.
+TEST_F(MetricTest, TheCostTakesTheWholeInverse) {
+  constexpr std::int64_t kOrder = 600;
+  std::mt19937_64 engine(5);
+  std::uniform_real_distribution<float> uniform(0.5F, 1);
+  std::vector<float> h, v;
+  double trace = 0;
+  for (std::int64_t j = 0; j < kOrder; ++j)
+    for (std::int64_t i = 0; i <= j; ++i) {
+      h.push_back(i == j ? 2.0F : i == j - 1 ? -1.0F : 0.0F);
+      v.push_back(uniform(engine));
+      const double inverse = static_cast<double>(i + 1) * static_cast<double>(kOrder - j) / (kOrder + 1);
+      trace += (i == j ? 1 : 2) * static_cast<double>(v.back()) * inverse;
+    }
+  EXPECT_NEAR(*log_cost_elsewhere(context_, kOrder, h, 0, v), std::log(trace / kOrder) + std::log(kOrder + 1) / kOrder,
+              1e-9);
+}
+
 TEST_F(MetricTest, AGuidedMomentOfManyTokensIsBelievedByHalfAndOneOfAFewIsNot) {
   const std::vector<float> plain = moment(4000, 1, 4), guided = scaled(moment(4000, 2, 0.3), 1e-6F),
                            held_out = moment(4000, 3, 4), held_out_guided = scaled(moment(4000, 4, 0.3), 1e-6F);

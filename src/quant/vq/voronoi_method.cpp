@@ -59,6 +59,18 @@ class Voronoi final : public VectorMethod {
     consider_packing(g, memory, stored_bits(parameters, r.out_features, r.in_features).total() / 8, gradients, r, peak);
   }
 
+  std::vector<std::pair<std::string_view, std::string_view>> effort(Effort effort) const override {
+    switch (effort) {
+      case Effort::quick:
+        return {{"rounds", "1"}};
+      case Effort::normal:
+        return {{"hessian", "guided"}};
+      case Effort::best:
+        return {{"hessian", "guided"}, {"tune-phases", "end-to-end"}};
+    }
+    return {};
+  }
+
   bool judges_held_out() const override { return true; }
   QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
                        const QuantParameters& parameters) const override {

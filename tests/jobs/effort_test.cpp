@@ -1,0 +1,105 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "jobs/command_line.h"
+#include "jobs/quantize_options.h"
+#include "quant/vq/voronoi.h"
+#include "store/run_directory.h"
+#include "store/start.h"
+
+namespace voronoi::jobs {
+namespace {
+
+using ::testing::IsEmpty;
+
+run::Settings settings_of(const std::vector<std::string>& arguments) {
+  run::Settings settings;
+  const ParseResult parsed = parse(quantize_command(settings), arguments, true);
+  EXPECT_THAT(parsed.problems, IsEmpty());
+  complete(parsed.given, settings);
+  return settings;
+}
+
+std::int64_t rounds_of(const run::Settings& settings) {
+  return settings.parameters.get<quant::VoronoiParameters>().rounds;
+}
+
+TEST(Effort, IsWhatTheMethodSaysWhereNothingWasGiven) {
+  const run::Settings normal = settings_of({});
+  EXPECT_EQ(normal.parameters.method, "voronoi");
+  EXPECT_EQ(normal.hessian, "guided");
+  EXPECT_EQ(normal.tune, "none");
+  const run::Settings quick = settings_of({"--effort", "quick"});
+  EXPECT_EQ(quick.hessian, "plain");
+  EXPECT_EQ(rounds_of(quick), 1);
+  EXPECT_GT(rounds_of(normal), 1);
+  const run::Settings best = settings_of({"--effort", "best"});
+  EXPECT_EQ(best.hessian, "guided");
+  EXPECT_EQ(best.tune, "end-to-end");
+}
+
+TEST(Effort, GivesWayToWhatWasGiven) {
+  const run::Settings settings =
+      settings_of({"--effort", "best", "--hessian", "plain", "--tune-phases", "block", "--rounds", "7"});
+  EXPECT_EQ(settings.hessian, "plain");
+  EXPECT_EQ(settings.tune, "block");
+  EXPECT_EQ(rounds_of(settings), 7);
+  EXPECT_EQ(settings_of({"--effort", "best", "--stages", "calibrate,quantize"}).tune, "none");
+}
+
+TEST(Effort, IsNothingToMethodsThatArePublished) {
+  for (const char* method : {"rtn", "gptq", "vptq"}) {
+    const run::Settings settings = settings_of({"--method", method, "--effort", "best"});
+    EXPECT_EQ(settings.hessian, "plain") << method;
+    EXPECT_EQ(settings.tune, "none") << method;
+  }
+}
+
+TEST(Effort, LeavesSequentialCalibrationPlain) {
+  EXPECT_EQ(settings_of({"--calibration", "sequential"}).hessian, "plain");
+}
+
+/// A run directory of that calibration; removed in the end.
+class Donor {
+ public:
+  explicit Donor(const core::Json& calibration) {
+    store::create_run_directory(paths_);
+    store::check_or_write_identity(*store::Start::begin(paths_), {{"calibration", calibration}});
+  }
+  ~Donor() { std::filesystem::remove_all(paths_.root); }
+  Donor(const Donor&) = delete;
+  Donor& operator=(const Donor&) = delete;
+  std::string path() const { return paths_.root.string(); }
+
+ private:
+  store::RunPaths paths_{std::filesystem::path(::testing::TempDir()) / "effort_donor"};
+};
+
+TEST(ForeignHessians, BringTheirCalibration) {
+  const Donor donor(core::Json{{"sequences", 7}, {"context", 96}, {"held_out", 0.25}, {"hessian", "guided"}});
+  const run::Settings taken = settings_of({"--method", "vptq", "--hessians-from", donor.path()});
+  EXPECT_EQ(taken.calibration_sequences, 7);
+  EXPECT_EQ(taken.calibration_context, 96);
+  EXPECT_EQ(taken.calibration_held_out, 0.25);
+  EXPECT_EQ(taken.hessian, "guided");
+  EXPECT_EQ(settings_of({"--hessians-from", donor.path(), "--calibration-sequences", "9"}).calibration_sequences, 9);
+}
+
+TEST(ForeignHessians, ThatAreOldArePlainAndOfAllWindows) {
+  const Donor donor(core::Json{{"sequences", 7}, {"context", 96}});
+  EXPECT_EQ(settings_of({"--hessians-from", donor.path()}).hessian, "plain");
+  EXPECT_EQ(settings_of({"--hessians-from", donor.path()}).calibration_held_out, 0);
+}
+
+TEST(ForeignHessians, OfNoRunAreToldLaterAndOfADamagedOneHere) {
+  EXPECT_EQ(settings_of({"--hessians-from", "/nowhere"}).hessian, "guided");
+  const Donor donor(core::Json{{"sequences", "many"}});
+  EXPECT_THROW(settings_of({"--hessians-from", donor.path()}), core::FormatError);
+}
+
+}  // namespace
+}  // namespace voronoi::jobs
