@@ -27,6 +27,7 @@ using Names = std::set<std::string, std::less<>>;
 const Names kOfOneRun{"run",
                       "method",
                       "bits",
+                      "allocate",
                       "effort",
                       "calibration",
                       "target",
@@ -99,7 +100,10 @@ std::vector<std::string> strange_options(const MemberSpec& spec, const std::vect
   Names own{"method", "bits", "run", "stages", kRuleOption};
   for (const core::OptionSpec& option : quant::parameter_options(settings.parameters)) own.insert(option.name);
   for (const run::GivenOption& option : given)
-    if (!own.contains(option.name) && !shared.contains(option.name))
+    if (option.name == "allocate")
+      problems.push_back(spec.file +
+                         ": allocate divides the bits of a single run; its allocation.cfg can be a --member");
+    else if (!own.contains(option.name) && !shared.contains(option.name))
       problems.push_back(fmt::format("{}: {} is the same for all runs; give it to compare", spec.file, option.name));
   return problems;
 }

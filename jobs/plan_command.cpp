@@ -58,6 +58,7 @@ int plan_main(const comm::Communicator& world, const Arguments& arguments) {
     problems.push_back(fmt::format("--model: is missing; give a directory, a config.json or one of {}",
                                    fmt::join(planning::known_model_names(), ", ")));
   for (std::string& problem : run::check_bits(options)) problems.push_back(std::move(problem));
+  for (std::string& problem : run::check_allocate(options)) problems.push_back(std::move(problem));
   for (std::string& problem : run::run_parameters(options).check()) problems.push_back(std::move(problem));
   resources.cuda = resources.gpu_memory > 0;
   const planning::PlanRequest request =

@@ -162,6 +162,11 @@ CommandSpec quantize_command(run::Settings& o) {
                           o.target, {"plain", "asymmetric"}),
       quant::method_option(o.parameters),
       rule_option(o),
+      core::switch_option("allocate",
+                          "divide --bits among the linears by what the loss feels of their errors: a look at all of "
+                          "them, whose Hessians are then all on disk, before any is quantized; the choice is kept in "
+                          "RUN/allocation.cfg, for --config of other runs",
+                          o.allocate),
       core::choice_option("device", "where to compute", o.device, {"auto", "cpu", "cuda"}),
       core::choice_option(
           "dtype", "operands of calibration's matrix products; auto: f32 on the CPU, the model's 16-bit type on a GPU",

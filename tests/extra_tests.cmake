@@ -7,7 +7,7 @@ if(TARGET voronoi_cuda_emulated)
 endif()
 
 # End to end: the program itself on a real model, under mpirun.
-foreach(name determinism resume contention errors evaluate validate score questions status architectures export plan dry_run submit memory generate tune page compare rules habits)
+foreach(name determinism resume contention errors evaluate validate score questions status architectures export plan dry_run submit memory generate tune page compare rules habits allocate)
   add_test(NAME e2e.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/e2e/${name}.sh)
   set_tests_properties(e2e.${name} PROPERTIES LABELS e2e TIMEOUT 600 PROCESSORS 2 COST 300 SKIP_RETURN_CODE 77
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};EMULATED_CUDA=${emulated_module};FAULTY_DISK=$<TARGET_FILE:faulty_disk>")

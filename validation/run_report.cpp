@@ -128,7 +128,7 @@ RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
     report.runs.push_back(section_of(run));
     double seconds = 0;
     for (const auto& [stage, spent] : report.runs.back().stage_seconds)
-      if (stage == "calibrate" || stage == "quantize" || stage == "tune") seconds += spent;
+      if (stage == "calibrate" || stage == "allocate" || stage == "quantize" || stage == "tune") seconds += spent;
     const auto memory = static_cast<double>(report.runs.back().peak_memory_bytes);
     add_rows(report, run, seconds, memory, seen);
   }

@@ -9,6 +9,9 @@
 
 namespace voronoi::planning {
 
+/// Rows of a linear whose errors under a quick setting tell those of all.
+inline constexpr std::int64_t kLookRows = 256;
+
 /// A setting that linears may take.
 struct Candidate {
   std::int64_t stored_bits = 0;  ///< of all of the share's linears, codebooks and scales included

@@ -69,21 +69,31 @@ void resolve_rule(const quant::QuantParameters& of_run, const std::vector<quant:
                   quant::Rule& rule) {
   const std::vector<std::string> names = quant::find_method(of_run.method).chosen_by_bits();
   if (names.empty()) {
-    rule.values.emplace_back("bits", fmt::format("{:g}", *rule.bits));
-  } else if (!layers.empty()) {
+    quant::take_bits_as_value(rule);
+    return;
+  }
+  if (!layers.empty()) {
     const quant::QuantParameters chosen = chosen_setting(of_run, *rule.bits, layers, quant::rule_name(rule) + ": bits");
-    for (const quant::Parameter* parameter : quant::parameters_of(chosen))
-      if (std::find(names.begin(), names.end(), parameter->name) != names.end())
-        rule.values.emplace_back(parameter->name, quant::parameter_text(parameter->value(chosen)));
+    for (auto& value : chosen_values(chosen)) rule.values.push_back(std::move(value));
   }
   rule.bits.reset();
 }
 
 }  // namespace
 
+std::vector<std::pair<std::string, std::string>> chosen_values(const quant::QuantParameters& parameters) {
+  std::vector<std::string> names = quant::find_method(parameters.method).chosen_by_bits();
+  if (names.empty()) names.emplace_back("bits");
+  std::vector<std::pair<std::string, std::string>> values;
+  for (const quant::Parameter* parameter : quant::parameters_of(parameters))
+    if (std::find(names.begin(), names.end(), parameter->name) != names.end())
+      values.emplace_back(parameter->name, quant::parameter_text(parameter->value(parameters)));
+  return values;
+}
+
 void resolve_bits(run::Settings& o, const model::ModelConfig& config) {
   const std::vector<std::string> chosen = quant::find_method(o.parameters.method).chosen_by_bits();
-  const bool of_run = o.bits && !chosen.empty();
+  const bool of_run = o.bits && (o.allocate || !chosen.empty());
   if (!of_run && o.rules.empty()) return;
   const auto by_rule = layers_by_rule(o, config);
   std::vector<quant::LayerCount> layers;

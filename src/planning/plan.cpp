@@ -12,6 +12,7 @@
 #include "core/types.h"
 #include "model/each_linear.h"
 #include "model/sentencepiece_tokenizer.h"
+#include "planning/allocation.h"
 #include "planning/window_schedule.h"
 #include "quant/memory.h"
 #include "tune/footprint.h"
@@ -92,8 +93,7 @@ class Planner {
 
   Plan make() {
     count_bits();
-    const std::int64_t window = request_.options.calibration == "sequential" ? 1 : request_.options.hessian_window;
-    plan_.windows = simulate(window);
+    plan_.windows = simulate(run::hessian_window(request_.options, config_.n_layers));
     suggest_window();
     count_stages();
     count_memory();
@@ -234,6 +234,8 @@ class Planner {
     add_stage("calibrate: Hessians", forward.gram, hessians,
               forward.gram * pace / rates_.gram + reduced + hessians / ranks / rates_.disk_bytes);
 
+    if (request_.options.allocate) count_allocation();
+
     // The wall time of the tasks, shared out by the work of their parts.
     const double loading = static_cast<double>(2 * plan_.quantized_weights) + hessians;
     const double alone_factor = seconds(factor, rates_), alone_kmeans = seconds(operators.kmeans, rates_),
@@ -257,6 +259,25 @@ class Planner {
     evaluation += 2 * kEvaluationTokens * static_cast<double>(config_.hidden_size * config_.vocab_size);
     add_stage("decode, evaluate", evaluation, output,
               evaluation / ranks / forward_rate() + seconds(decoding, rates_) + output / rates_.disk_bytes);
+  }
+
+  quant::QuantParameters quick_setting() const { return method_.quick_setting(parameters_.of_run()); }
+
+  /// A look at some rows of each linear, with a factor of its own.
+  void count_allocation() {
+    const quant::QuantParameters quick = quick_setting();
+    quant::Work looks;
+    model::for_each_linear(config_, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
+      const std::int64_t rows = std::min(kLookRows, linear.out_features);
+      if (quant::deciding_rule(parameters_.rules(), linear.name) != nullptr ||
+          !quant::check_shape(quick, rows, linear.in_features).empty())
+        return;
+      looks += quant::hessian_work(linear.in_features);
+      looks += quant::operator_work(quick, rows, linear.in_features).total();
+      looks += quant::product_work(rows, linear.in_features, 2);
+    });
+    add_stage("allocate", looks.flops(), static_cast<double>(all_hessian_bytes_ + 2 * plan_.quantized_weights),
+              seconds(looks, rates_) / static_cast<double>(request_.n_ranks));
   }
 
   /// As the stage will divide it, where the texts are long enough.
@@ -406,6 +427,7 @@ class Planner {
         }
       }
     }
+    if (request_.options.allocate) count_allocation_memory(base, lasting);
     count_tuning_memory(base);
     plan_.mapped_bytes = request_.file_bytes > 0 ? request_.file_bytes : plan_.original_bytes;
     if (!collects) {  // nobody looks at the embedding
@@ -417,6 +439,30 @@ class Planner {
     const int ranks = std::min(request_.ranks_per_node, request_.n_ranks);
     refuse(ranks == 1 ? "a node of one rank" : fmt::format("a node of {} ranks", ranks), plan_.node(ranks),
            request_.node_memory);
+  }
+
+  /// A look quantizes as a task does, a linear at a time.
+  void count_allocation_memory(std::int64_t base, std::int64_t lasting) {
+    const quant::QuantParameters quick = quick_setting();
+    std::set<std::vector<std::int64_t>> seen;
+    model::for_each_linear(config_, [&](const model::SiteSpec& site, const model::LinearSpec& linear) {
+      const quant::OperatorShape rows{linear.name, std::min(kLookRows, linear.out_features)};
+      if (!seen.insert({linear.out_features, linear.in_features}).second ||
+          !quant::check_shape(quick, rows.out_features, linear.in_features).empty())
+        return;
+      const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind()),
+                         weight = 4 * linear.out_features * linear.in_features;
+      const core::MemoryPeak look =
+          quant::site_memory(quick, linear.in_features, {&rows, 1}, moments_bytes, request_.threads, 1);
+      const std::string where = "dividing bits: " + look.where;
+      if (request_.cuda) {
+        plan_.device.consider(lasting + look.bytes, where);
+        plan_.quantizing.consider(
+            base + weight + quant::host_staging(quick, linear.in_features, {&rows, 1}, moments_bytes), where);
+      } else {
+        plan_.quantizing.consider(base + lasting + weight + look.bytes, where);
+      }
+    });
   }
 
   void refuse(const std::string& what, const core::MemoryPeak& peak, std::int64_t memory) {

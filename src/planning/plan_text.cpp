@@ -115,6 +115,10 @@ std::string plan_text(const PlanRequest& request, const Plan& plan) {
       plan.true_bits(), plan.nominal_bits, size_text(coded),
       plan.kept_weights > 0 ? "embedding, head, norms and linears that are not quantized" : "embedding, head and norms",
       size_text(rest), size_text(coded + rest), static_cast<double>(plan.original_bytes) / (coded + rest));
+  if (request.options.allocate)
+    text += fmt::format(
+        "  an estimate, as one setting for all has it: the run divides {:g} true bits among the linears (--allocate)\n",
+        request.options.bits.value_or(plan.true_bits()));
   text += fmt::format("  Hessians on disk at a time: {} ({} blocks)\n\nTime\n",
                       size_text(plan.hessian_bytes * plan.windows.blocks), plan.windows.blocks);
   text += fmt::format("  {:<28}{:>14}{:>14}{:>16}\n", "stage", "work", "disk", "time");

@@ -81,8 +81,8 @@ class Method {
   /// Names of the parameters that --bits chooses for the size of the model. Empty: --bits is a parameter of the
   /// method's own, or none.
   virtual std::vector<std::string> chosen_by_bits() const { return {}; }
-  /// For such methods: the best setting of at most `wanted` true bits (kBitsMargin allowed), the other parameters taken
-  /// from `base`; nothing when none fits.
+  /// The best setting of at most `wanted` true bits (kBitsMargin allowed), the other parameters taken from `base`;
+  /// nothing when none fits.
   virtual std::optional<QuantParameters> choose_setting(const QuantParameters& /*base*/, double /*wanted*/,
                                                         std::span<const LayerCount> /*layers*/) const {
     return std::nullopt;
@@ -92,6 +92,17 @@ class Method {
                                                 std::span<const LayerCount> /*layers*/) const {
     return std::nullopt;
   }
+
+  /// All settings of different bits that the layers allow, the other parameters taken from `base`: what bits can be
+  /// divided among linears by. Empty: the method has one alone.
+  virtual std::vector<QuantParameters> settings(const QuantParameters& /*base*/,
+                                                std::span<const LayerCount> /*layers*/) const {
+    return {};
+  }
+  /// One that tells quickly how large a linear's errors are.
+  virtual QuantParameters quick_setting(const QuantParameters& base) const { return base; }
+  /// Errors of a linear under two settings are to each other about as these are.
+  virtual double expected_error(const QuantParameters& /*parameters*/) const { return 1; }
 
   /// Options of a run, with their values, that --effort stands for where they are not given. Empty: it stands for none.
   virtual std::vector<std::pair<std::string_view, std::string_view>> effort(Effort /*effort*/) const { return {}; }

@@ -16,9 +16,9 @@ constexpr double kRoundedError = 1e-4;  // of the energy: an error below zero by
 
 }  // namespace
 
-double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
-                              std::span<const float> weight, std::span<const float> quantized,
-                              const backend::Array<float>& h) {
+HessianEnergies hessian_energies(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
+                                 std::span<const float> weight, std::span<const float> quantized,
+                                 const backend::Array<float>& h) {
   const auto n_weights = core::checked_multiply(out_features, in_features);
   VORONOI_REQUIRE(
       n_weights && static_cast<std::int64_t>(weight.size()) == *n_weights && quantized.size() == weight.size(),
@@ -29,7 +29,7 @@ double relative_hessian_error(backend::Context& context, std::int64_t out_featur
   backend::Array<float> tile(context, 2 * kErrorRows * in_features), product(context, 2 * kErrorRows * in_features);
   std::vector<float> values(index(2 * kErrorRows * in_features)), image(values.size());
   std::vector<double> row_sums(index(2 * kErrorRows));
-  double error = 0, energy = 0;
+  HessianEnergies energies;
   for (std::int64_t first = 0; first < out_features; first += kErrorRows) {
     const std::int64_t rows = std::min(kErrorRows, out_features - first), n = rows * in_features;
     const float* w = weight.data() + first * in_features;
@@ -47,11 +47,18 @@ double relative_hessian_error(backend::Context& context, std::int64_t out_featur
       row_sums[index(row)] = sum;
     });
     for (std::int64_t row = 0; row < rows; ++row) {
-      error += row_sums[index(row)];
-      energy += row_sums[index(rows + row)];
+      energies.error += row_sums[index(row)];
+      energies.energy += row_sums[index(rows + row)];
     }
   }
-  return relative_error_of(error, energy);
+  return energies;
+}
+
+double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
+                              std::span<const float> weight, std::span<const float> quantized,
+                              const backend::Array<float>& h) {
+  const HessianEnergies energies = hessian_energies(context, out_features, in_features, weight, quantized, h);
+  return relative_error_of(energies.error, energies.energy);
 }
 
 double relative_error_of(double error, double energy) {

@@ -84,6 +84,14 @@ QuantResult quantize(backend::Context& context, core::Team& team, const QuantInp
 /// NumericError when the error is below zero by more than rounding.
 double relative_error_of(double error, double energy);
 
+/// tr((W-Q) H (W-Q)^T) and tr(W H W^T).
+struct HessianEnergies {
+  double error = 0, energy = 0;
+};
+HessianEnergies hessian_energies(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
+                                 std::span<const float> weight, std::span<const float> quantized,
+                                 const backend::Array<float>& h);
+
 /// The same of given matrices. weight and quantized on the host, h [n, n] in the
 /// context's memory.
 double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,

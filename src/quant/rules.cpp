@@ -82,6 +82,11 @@ std::string rule_text(const Rule& rule) {
   return text;
 }
 
+void take_bits_as_value(Rule& rule) {
+  rule.values.emplace_back(kBits, fmt::format("{:g}", rule.bits.value()));
+  rule.bits.reset();
+}
+
 std::string rule_name(const Rule& rule) {
   return (rule.where.empty() ? "--rule" : rule.where) + " " + core::quote_for_shell(rule.pattern);
 }

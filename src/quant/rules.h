@@ -27,6 +27,8 @@ struct Rule {
 std::string parse_rule(const std::string& text, Rule& rule);
 /// The text, which parse_rule reads to the same rule.
 std::string rule_text(const Rule& rule);
+/// Makes `bits` one of its values: for methods that have bits as a parameter.
+void take_bits_as_value(Rule& rule);
 /// How messages call it: where it was given, and its pattern.
 std::string rule_name(const Rule& rule);
 bool matches(const Rule& rule, const std::string& linear);

@@ -139,6 +139,26 @@ struct LeftUnquantized {
   }
 };
 
+/// The choice of --allocate, which are rules of the run from then on. Losses: what the linears together are predicted
+/// to add to the loss a token.
+struct Allocated {
+  static constexpr std::string_view kType = "allocated";
+  std::vector<std::string> rules;                  ///< as --rule takes them; empty: one setting for all is better
+  std::int64_t linears = 0, weights = 0;           ///< that the bits were divided among
+  std::int64_t stored_bits = 0, uniform_bits = 0;  ///< of the division, and with one setting for all
+  double loss_rise = 0, uniform_loss_rise = 0;     ///< of the same
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("rules", self.rules);
+    f("linears", self.linears);
+    f("weights", self.weights);
+    f("stored_bits", self.stored_bits);
+    f("uniform_bits", self.uniform_bits);
+    f("loss_rise", self.loss_rise);
+    f("uniform_loss_rise", self.uniform_loss_rise);
+  }
+};
+
 /// A better version of a tensor that is no quantized linear (a norm, a bias), published. The model's own is
 /// generation 0.
 struct TensorRecord {
@@ -370,7 +390,7 @@ struct Finished {
 
 /// Every type; a new one is its struct, its name here and its part of apply().
 using Record =
-    std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, LeftUnquantized, TensorRecord,
+    std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, LeftUnquantized, Allocated, TensorRecord,
                  DamagedTensor, Quarantined, TaskDone, TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone,
                  SchedulingCost, TuningBegun, TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
 

@@ -126,10 +126,20 @@ void open_on_root(Run& run, const comm::Communicator& world, const Settings& opt
 
 /// What the other ranks have to know.
 core::Json state_to_json(const Run& run) {
-  return {{"start", run.state.start}, {"id", run.start->id()}, {"done", run.done}, {"sets", run.state.sets}};
+  core::Json json{{"start", run.state.start}, {"id", run.start->id()}, {"done", run.done}, {"sets", run.state.sets}};
+  if (run.state.allocated) json["allocated"] = to_json(*run.state.allocated);
+  return json;
 }
 
 }  // namespace
+
+void Run::take_parameters(const Settings& options) {
+  parameters = run_parameters(options, state.allocated ? state.allocated->rules : std::vector<std::string>());
+  for (const std::string& assignment : state.sets)
+    if (const std::string problem = parameters.set(assignment); !problem.empty())
+      throw core::ConfigError("--set: " + problem);
+  if (std::vector<std::string> problems = parameters.check(); !problems.empty()) throw core::ConfigError(problems);
+}
 
 void Run::add(const Record& record) {
   journal->add(to_json(record));
@@ -178,16 +188,13 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
     run.start = std::make_unique<store::Start>(run.paths, json.at("id").get<std::string>(), world.rank());
     run.state.start = core::whole_number(json.at("start"));
     run.state.sets = json.at("sets").get<std::vector<std::string>>();
+    if (json.contains("allocated"))
+      run.take_into_account(record_from_json(json.at("allocated"), run.paths.journal().string(), 0));
     run.done = json.at("done").get<std::map<std::string, std::int64_t>>();
   }
   run.heartbeat = std::make_unique<HeartbeatWriter>(*run.start);
-  run.parameters = run_parameters(options);
   comm::together(world, [&] {
-    for (const std::string& assignment : run.state.sets)
-      if (const std::string problem = run.parameters.set(assignment); !problem.empty())
-        throw core::ConfigError("--set: " + problem);
-    if (std::vector<std::string> problems = run.parameters.check(); !problems.empty())
-      throw core::ConfigError(problems);
+    run.take_parameters(options);
     log_into(run, world.rank());
   });
   return run;

@@ -30,11 +30,13 @@ struct Run {
   std::map<std::string, std::int64_t> done;
   quant::RunParameters parameters;  ///< with all --set applied
 
+  /// The parameters of the options, of --allocate and of all --set so far. Throws ConfigError.
+  void take_parameters(const Settings& options);
   /// Into the state, and into the journal with the next commit.
   void add(const Record& record);
   /// The same, and on disk when this returns.
   void append(const Record& record);
-  /// A record that stands in the journal.
+  /// A record that stands in the journal, on whichever rank.
   void take_into_account(const Record& record);
 };
 

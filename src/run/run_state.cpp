@@ -86,6 +86,7 @@ struct Applier {
   void operator()(const Quarantined& given_up) const { state.quarantined[given_up.task] = given_up.error; }
   void operator()(const TaskDone& done) const { state.quarantined.erase(done.task); }
   void operator()(const TaskFailed&) const {}
+  void operator()(const Allocated& allocated) const { state.allocated = allocated; }
   void operator()(const LeftUnquantized& left) const { state.unquantized[left.name] = left.weights; }
   void operator()(const RankLeftOut&) const {}
   void operator()(const TaskOverdue&) const {}

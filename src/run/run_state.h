@@ -33,6 +33,7 @@ struct RunState {
   std::map<std::string, std::string> quarantined;    ///< task given up -> error; empty again once its layers are done
   std::map<std::string, std::string> failed_layers;  ///< linears given up for what their numbers are -> error
   std::map<std::string, std::int64_t> unquantized;   ///< linears that rules leave as they are -> weights
+  std::optional<Allocated> allocated;                ///< what --allocate chose, once it did
   std::map<std::string, DamagedTensor> damaged;      ///< by tensor
   std::vector<std::string> sets;                     ///< --set assignments so far, in order
   std::map<std::string, double> stage_seconds;       ///< wall time a stage, summed over starts

@@ -1,7 +1,9 @@
 #include "run/settings.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "core/error.h"
 #include "core/words.h"
 #include "quant/method.h"
 
@@ -20,12 +22,41 @@ bool asks_for_stage(const Settings& options, std::string_view stage) {
   return std::find(list.begin(), list.end(), stage) != list.end();
 }
 
-quant::RunParameters run_parameters(const Settings& options) { return {options.parameters, options.rules}; }
+std::int64_t hessian_window(const Settings& options, std::int64_t n_layers) {
+  if (options.calibration == "sequential") return 1;
+  return options.allocate ? n_layers : std::min(options.hessian_window, n_layers);
+}
+
+quant::RunParameters run_parameters(const Settings& options, const std::vector<std::string>& allocated) {
+  std::vector<quant::Rule> rules;
+  for (const std::string& text : allocated) {
+    const std::string problem = quant::parse_rule(text, rules.emplace_back());
+    VORONOI_REQUIRE(problem.empty(), "a rule of --allocate: " + problem);
+    if (rules.back().bits) quant::take_bits_as_value(rules.back());
+    rules.back().where = "--allocate";
+  }
+  rules.insert(rules.end(), options.rules.begin(), options.rules.end());
+  return {options.parameters, std::move(rules)};
+}
 
 std::vector<std::string> check_bits(const Settings& o) {
   if (!o.bits) return {};
+  if (o.allocate && quant::find_method(o.parameters.method).chosen_by_bits().empty()) return {};  // any true bits
   return quant::bits_problems(quant::find_method(o.parameters.method), *o.bits,
                               [&](const std::string& name) { return o.given_parameters.contains(name); });
+}
+
+std::vector<std::string> check_allocate(const Settings& o) {
+  if (!o.allocate) return {};
+  std::vector<std::string> problems;
+  if (!o.bits) problems.emplace_back("--allocate: needs --bits, the true bits that are to be divided");
+  if (quant::find_method(o.parameters.method).settings(o.parameters, {}).empty())
+    problems.push_back("--allocate: --method " + o.parameters.method + " has no settings to choose from");
+  if (o.hessian != "guided")
+    problems.emplace_back("--allocate: needs --hessian guided, which tells what the loss feels of an error");
+  if (!o.stages.empty() && asks_for_stage(o, "quantize") && !asks_for_stage(o, "allocate"))
+    problems.emplace_back("--stages: --allocate needs the stage allocate before quantize; name it too");
+  return problems;
 }
 
 std::vector<std::string> check(const Settings& o) {
@@ -52,6 +83,7 @@ std::vector<std::string> check(const Settings& o) {
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
+  for (const std::string& problem : check_allocate(o)) problems.push_back(problem);
   for (const std::string& problem : changed.check()) problems.push_back(problem);
   return problems;
 }

@@ -53,6 +53,7 @@ struct Settings {
   quant::QuantParameters parameters;
   std::vector<quant::Rule> rules;
   std::optional<double> bits;              ///< --bits, when given
+  bool allocate = false;                   ///< they are divided among the linears by what the loss feels
   std::set<std::string> given_parameters;  ///< names of the parameters of quantization that were given
   std::vector<GivenOption> given;          ///< what a resume from the directory alone takes, see StartRecord
 };
@@ -68,11 +69,18 @@ std::vector<std::string> validate_tasks(const Settings& options);
 /// Phases of --tune-phases, in the order in which they run; empty: none.
 std::vector<std::string> tune_phases(const Settings& options);
 
+/// Blocks whose Hessians are on disk at a time.
+std::int64_t hessian_window(const Settings& options, std::int64_t n_layers);
+
 /// Of every linear, without --set. With a model, once planning::resolve_bits has put in what bits stand for.
-quant::RunParameters run_parameters(const Settings& options);
+/// `allocated`: what --allocate chose; the options' own rules win.
+quant::RunParameters run_parameters(const Settings& options, const std::vector<std::string>& allocated = {});
 
 /// Problems of --bits with the method and with options that say the same.
 std::vector<std::string> check_bits(const Settings& options);
+
+/// Problems of --allocate.
+std::vector<std::string> check_allocate(const Settings& options);
 
 /// Problems of values that depend on each other and of missing options.
 std::vector<std::string> check(const Settings& options);

@@ -128,7 +128,8 @@ Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Conte
   check_validation(options, inputs);
   const core::Json calibration = calibration_json(options, inputs);
   const std::string fingerprint = inputs.model->fingerprint();
-  const core::Json parameters = run::run_parameters(options).json();
+  core::Json parameters = run::run_parameters(options).json();
+  if (options.allocate) parameters["allocated_bits"] = *options.bits;
   // With sequential calibration the Hessians also depend on how the blocks before were quantized.
   core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
   if (options.calibration == "sequential") decides["parameters"] = parameters;

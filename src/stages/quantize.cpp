@@ -25,8 +25,7 @@ constexpr const char* kQuantize = "quantize";
 class Quantization {
  public:
   explicit Quantization(Work& work) : work_(work) {
-    // Otherwise calibration makes those that are not there.
-    if (!is_wanted(work.settings, "calibrate")) comm::on_root(work.world, [&] { require_hessians(); });
+    require_hessians(work);
     for (const auto& [block, seconds] : work.predicted_quantize) work.clock.expect(kQuantize, seconds);
     comm::on_root(work.world, [&] { journal_unquantized(); });
   }
@@ -75,15 +74,6 @@ class Quantization {
         if (member->parameters.of(linear.name) == nullptr && !member->state.unquantized.contains(linear.name))
           member->add(run::LeftUnquantized{linear.name, linear.out_features * linear.in_features});
     for (run::Run* member : work_.members) member->journal->commit();
-  }
-
-  void require_hessians() const {
-    for (std::int64_t block = 0; block < work_.config().n_layers; ++block)
-      for (const planning::SharedTask& task : work_.pending_tasks(block))
-        if (!work_.is_hessian_ready(task.site()))
-          throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " +
-                                  work_.hessians.hessian(task.site().block, task.site().site.name).string() +
-                                  " is not");
   }
 
   sched::PhaseResult run_tasks() {

@@ -16,6 +16,11 @@ namespace {
 
 std::vector<std::string> nothing(const run::Settings&) { return {}; }
 
+std::vector<std::string> nothing_to_allocate(const run::Settings& settings) {
+  if (settings.allocate) return {};
+  return {"--stages: allocate needs --allocate"};
+}
+
 std::vector<std::string> nothing_to_tune(const run::Settings& settings) {
   if (!run::tune_phases(settings).empty()) return {};
   return {"--stages: tune needs --tune-phases, block or end-to-end for instance"};
@@ -48,7 +53,7 @@ std::vector<const Stage*> wanted_stages(const run::Settings& settings) {
 std::vector<Window> windows_of(const Work& work, bool by_windows) {
   const std::int64_t n_layers = work.config().n_layers;
   std::vector<Window> windows;
-  const std::int64_t step = !by_windows ? n_layers : work.sequential() ? 1 : work.settings.hessian_window;
+  const std::int64_t step = by_windows ? run::hessian_window(work.settings, n_layers) : n_layers;
   for (std::int64_t first = 0; first < n_layers; first += step)
     windows.push_back({first, std::min(first + step, n_layers)});
   return windows;
@@ -74,6 +79,7 @@ void run_together(Work& work, const std::vector<const Stage*>& group) {
 const std::vector<Stage>& stages() {
   static const std::vector<Stage> list{
       {"calibrate", {}, true, nothing, begin_calibrate},
+      {"allocate", {}, true, nothing_to_allocate, begin_allocate, true},
       {"quantize", {}, true, nothing, begin_quantize},  // needs Hessians, whoever made them: looks for the files
       {"tune", {"quantize"}, false, nothing_to_tune, begin_tune, true},
       // Before the export, whose README.md has its figures.
@@ -120,6 +126,17 @@ std::vector<std::string> unmet_needs(const run::Settings& settings, const run::R
     met.emplace(stage->name);
   }
   return problems;
+}
+
+void require_hessians(const Work& work) {
+  if (is_wanted(work.settings, "calibrate")) return;
+  comm::on_root(work.world, [&] {
+    for (std::int64_t block = 0; block < work.config().n_layers; ++block)
+      for (const planning::SharedTask& task : work.pending_tasks(block))
+        if (!work.is_hessian_ready(task.site()))
+          throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " +
+                                  work.hessians.hessian(task.site().block, task.site().site.name).string() + " is not");
+  });
 }
 
 void run_stages(Work& work) {

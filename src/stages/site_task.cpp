@@ -25,13 +25,6 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 /// A report instead of layers: the text of an error of the disk.
 constexpr const char* kUnwritten = "unwritten";
 
-std::vector<float> read_weight(const Inputs& inputs, const std::string& linear, std::int64_t out_features,
-                               std::int64_t in_features) {
-  std::vector<float> weight(static_cast<std::size_t>(out_features * in_features));
-  inputs.model->read({linear + ".weight", {out_features, in_features}}, weight);
-  return weight;
-}
-
 using Group = std::vector<planning::PartLinear>;
 
 /// Those of a group, each once. `only`: the linear that has moments of its own; null: all of them share the plain one.
@@ -230,6 +223,13 @@ class SiteWork {
 };
 
 }  // namespace
+
+std::vector<float> read_weight(const Inputs& inputs, const std::string& linear, std::int64_t out_features,
+                               std::int64_t in_features) {
+  std::vector<float> weight(static_cast<std::size_t>(out_features * in_features));
+  inputs.model->read({linear + ".weight", {out_features, in_features}}, weight);
+  return weight;
+}
 
 std::string run_site_task(const planning::SharedTask& task, backend::Context& context, core::Team& team,
                           const Inputs& inputs, const std::vector<run::Run*>& runs, const store::RunPaths& hessians) {

@@ -26,6 +26,10 @@ namespace voronoi::stages {
 std::string run_site_task(const planning::SharedTask& task, backend::Context& context, core::Team& team,
                           const Inputs& inputs, const std::vector<run::Run*>& runs, const store::RunPaths& hessians);
 
+/// As the model has it, [out_features, in_features]. Throws model::BadValues, StoreError.
+std::vector<float> read_weight(const Inputs& inputs, const std::string& linear, std::int64_t out_features,
+                               std::int64_t in_features);
+
 /// In the order of the task's parts.
 struct SiteReport {
   struct Part {

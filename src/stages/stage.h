@@ -53,7 +53,12 @@ std::vector<std::string> unmet_needs(const run::Settings& settings, const run::R
 /// whose needs are not met.
 void run_stages(Work& work);
 
+/// For stages that take Hessians: where calibration is not wanted, which makes those that are not there, they must be.
+/// Collective. Throws ConfigError.
+void require_hessians(const Work& work);
+
 StageRun begin_calibrate(Work& work);
+StageRun begin_allocate(Work& work);
 StageRun begin_quantize(Work& work);
 StageRun begin_tune(Work& work);
 StageRun begin_export(Work& work);

@@ -34,6 +34,7 @@ struct RunPaths {
   std::filesystem::path tuning_buffers(std::int64_t block, std::int64_t step) const;
   std::filesystem::path quarantine() const { return root / "quarantine"; }
   std::filesystem::path evaluations() const { return root / "evaluations"; }
+  std::filesystem::path allocation() const { return root / "allocation.cfg"; }
   std::filesystem::path exported() const { return root / "export"; }
   std::filesystem::path report() const { return root / "report"; }
   std::filesystem::path logs() const { return root / "logs"; }

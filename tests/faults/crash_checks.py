@@ -130,12 +130,15 @@ class Watch:
         require((run / "export").exists() == (self.reference / "export").exists(), f"{run / 'export'}: not as undisturbed")
         report, expected = (json.loads((d / "report" / "report.json").read_text()) for d in (run, self.reference))
         require(figures(report) == figures(expected), "the report has other figures than an undisturbed run's")
-        require(filecmp.cmp(run / "run.json", self.reference / "run.json", shallow=False), "run.json differs")
+        for name in ("run.json", "allocation.cfg"):
+            here, there = ((d / name).read_bytes() if (d / name).exists() else None for d in (run, self.reference))
+            require(here == there, f"{name} differs")
         self.nothing_left()
 
     def nothing_left(self):
         run = self.run
-        left = [p for p in run.iterdir() if p.name not in TOP] + list((run / "staging").iterdir())
+        top = TOP | {p.name for p in self.reference.glob("allocation.cfg")}
+        left = [p for p in run.iterdir() if p.name not in top] + list((run / "staging").iterdir())
         left += [p for p in run.rglob("*") if ".tmp" in p.name]
         left += [p for p in (run / "report").iterdir() if p.name not in ("report.json", "report.md", "report.html")]
         if not self.keeps_hessians:

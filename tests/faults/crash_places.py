@@ -61,6 +61,7 @@ PLACES = (
     Place("journal line", (("write", "/crashed/journal.log", ANY), ("write", "/crashed/journal.log", ("torn-kill",)))),
     Place("journal synced", (("fsync", "/crashed/journal.log", ANY),)),
     Place("status", file("status.json")),
+    Place("bits divided", file("/allocation.cfg.0")),
     Place("export stage", (("any,open", "/export.0", ANY), ("write,pwrite", "/export.0", ("torn-kill",)),
                            ("rename,unlink,mkdir", "/crashed/export", ANY))),
     Place("export by hand", (("any,open", "/byhand", ANY), ("write,pwrite", "/byhand", ("torn-kill",)),

@@ -342,5 +342,52 @@ TEST(Bits, ChoosesByTheModelsSize) {
     }
 }
 
+TEST(Bits, DividedOnesAreTrueOnesOfAnyMethod) {
+  const model::ModelConfig config = read_model_config("llama-2-7b");
+  run::Settings options;
+  options.parameters.method = "gptq";
+  options.bits = 3;
+  options.allocate = true;
+  resolve_bits(options, config);
+  EXPECT_EQ(chosen_values(options.parameters), (std::vector<std::pair<std::string, std::string>>{{"bits", "2"}}))
+      << "3 bits and their scales are more";
+  options.bits = 2.1;
+  EXPECT_THROW(resolve_bits(options, config), core::ConfigError);
+}
+
+TEST(Bits, RulesOfTheUserWinOverADivision) {
+  run::Settings options;
+  options.parameters.method = "rtn";
+  options.rules = {rule_of("*.o_proj damping=0.5")};
+  const quant::RunParameters parameters =
+      run::run_parameters(options, {"a.o_proj bits=5", "a.q_proj bits=6", "a.experts.*.w1 bits=7"});
+  const auto bits = [&](const std::string& linear) { return quant::planned_nominal_bits(*parameters.of(linear)); };
+  EXPECT_EQ(bits("a.q_proj"), 6);
+  EXPECT_EQ(bits("a.experts.12.w1"), 7);
+  EXPECT_EQ(bits("a.o_proj"), quant::planned_nominal_bits(options.parameters));
+  EXPECT_EQ(bits("b.q_proj"), quant::planned_nominal_bits(options.parameters));
+}
+
+TEST(Plan, DividingBitsTakesAllHessiansAndALook) {
+  PlanRequest request = request_of("llama-2-7b", 4, false);
+  request.options.hessian = "guided";
+  request.options.bits = 2.3;
+  const Plan uniform = make_plan(request);
+  request.options.allocate = true;
+  const Plan divided = make_plan(request);
+  EXPECT_EQ(divided.windows.blocks, 32);
+  EXPECT_LT(uniform.windows.blocks, 32);
+  EXPECT_EQ(divided.quantized_bits, uniform.quantized_bits);
+  EXPECT_EQ(divided.suggested_window, 0);
+  const auto look = std::find_if(divided.stages.begin(), divided.stages.end(),
+                                 [](const PlannedStage& stage) { return stage.name == "allocate"; });
+  ASSERT_NE(look, divided.stages.end());
+  EXPECT_GT(look->seconds, 0);
+  EXPECT_LT(look->seconds, uniform.total_seconds);
+  EXPECT_GE(divided.quantizing.bytes, uniform.quantizing.bytes);
+  EXPECT_THAT(plan_text(request, divided),
+              ::testing::AllOf(HasSubstr("an estimate"), HasSubstr("2.3 true bits"), HasSubstr("(32 blocks)")));
+}
+
 }  // namespace
 }  // namespace voronoi::planning

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <vector>
 
+#include "quant/method.h"
 #include "quant/vq/vector_parameters.h"
 #include "quant/vq/voronoi.h"
 
@@ -73,6 +76,40 @@ TEST(Setting, NothingFitsBelowTheLeastTrueBits) {
   // Layers with fewer vectors than the smallest codebook has entries.
   const std::vector<LayerCount> tiny{{8, 8, 1}};
   EXPECT_FALSE(least_vector_bits(base, tiny).has_value());
+}
+
+TEST(Setting, BitsAreDividedByAllThatTheyChooseAmong) {
+  QuantParameters base;
+  base.damping = 0.07;
+  const auto layers = block(576, 1536, 192);
+  for (const char* name : {"vptq", "voronoi", "gptq", "rtn"}) {
+    base.method = name;
+    const Method& method = find_method(name);
+    const std::vector<QuantParameters> all = method.settings(base, layers);
+    const auto bits = [&](const QuantParameters& setting) { return true_bits(setting, layers); };
+    double least = 100;
+    for (const QuantParameters& setting : all) {
+      EXPECT_TRUE(check_parameters(setting).empty());
+      EXPECT_EQ(setting.damping, 0.07);
+      least = std::min(least, bits(setting));
+    }
+    EXPECT_EQ(method.least_true_bits(base, layers), least) << name;
+    // What is chosen alone is the one of the least error that fits.
+    for (const double wanted : {2.5, 3.4}) {
+      const auto chosen = method.choose_setting(base, wanted, layers);
+      ASSERT_TRUE(chosen) << name;
+      for (const QuantParameters& setting : all)
+        EXPECT_TRUE(bits(setting) > wanted * (1 + kBitsMargin) ||
+                    method.expected_error(setting) >= method.expected_error(*chosen))
+            << name << " " << method.setting(setting);
+    }
+    EXPECT_FALSE(method.choose_setting(base, 0.9 * least, layers));
+    const QuantParameters quick = method.quick_setting(base);
+    EXPECT_EQ(quick.damping, 0.07);
+    EXPECT_LE(operator_work(quick, 256, 576).total().flops(), operator_work(base, 256, 576).total().flops()) << name;
+  }
+  base.method = "gptq";
+  EXPECT_EQ(find_method("gptq").settings(base, layers).size(), 7U);
 }
 
 TEST(Setting, ExpectedGainGrowsWithEveryBit) {

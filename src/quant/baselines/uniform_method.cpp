@@ -2,15 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "core/types.h"
 #include "format/uniform.h"
 #include "quant/baselines/uniform.h"
 
 namespace voronoi::quant {
+namespace {
+
+constexpr int kLeastDividedBits = 2, kMostWholeBits = 8;
+
+}  // namespace
 
 const std::vector<Parameter>& UniformMethod::parameters() const {
   static const std::vector<Parameter> parameters{
-      integer_parameter("bits", "bits a weight", &UniformParameters::bits, 1, 8),
+      integer_parameter("bits", "bits a weight", &UniformParameters::bits, 1, kMostWholeBits),
       integer_parameter("group-size", "columns that share a scale; 0 for whole rows", &UniformParameters::group_size,
                         std::int64_t{0}, std::int64_t{1} << 20)};
   return parameters;
@@ -40,6 +48,38 @@ StoredBits UniformMethod::stored_bits(const QuantParameters& parameters, std::in
 
 double UniformMethod::nominal_bits(const QuantParameters& parameters) const {
   return parameters.get<UniformParameters>().bits;
+}
+
+std::vector<QuantParameters> UniformMethod::settings(const QuantParameters& base,
+                                                     std::span<const LayerCount> layers) const {
+  std::vector<QuantParameters> settings;
+  QuantParameters parameters = base;
+  for (int bits = kLeastDividedBits; bits <= kMostWholeBits; ++bits) {
+    parameters.get<UniformParameters>().bits = bits;
+    if (std::all_of(layers.begin(), layers.end(), [&](const LayerCount& layer) {
+          return quant::check_shape(parameters, layer.out_features, layer.in_features).empty();
+        }))
+      settings.push_back(parameters);
+  }
+  return settings;
+}
+
+std::optional<QuantParameters> UniformMethod::choose_setting(const QuantParameters& base, double wanted,
+                                                             std::span<const LayerCount> layers) const {
+  std::optional<QuantParameters> best;
+  for (const QuantParameters& parameters : settings(base, layers))
+    if (true_bits(parameters, layers) <= wanted * (1 + kBitsMargin)) best = parameters;
+  return best;
+}
+
+std::optional<double> UniformMethod::least_true_bits(const QuantParameters& base,
+                                                     std::span<const LayerCount> layers) const {
+  const std::vector<QuantParameters> all = settings(base, layers);
+  return all.empty() ? std::nullopt : std::optional(true_bits(all.front(), layers));
+}
+
+double UniformMethod::expected_error(const QuantParameters& parameters) const {
+  return std::pow((1 << parameters.get<UniformParameters>().bits) - 1, -2.0);
 }
 
 OperatorWork UniformMethod::work(const QuantParameters& parameters, std::int64_t out_features,

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,13 @@ class UniformMethod : public Method {
   StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
                          std::int64_t in_features) const override;
   double nominal_bits(const QuantParameters& parameters) const override;
+  /// 2 to 8 bits.
+  std::vector<QuantParameters> settings(const QuantParameters& base, std::span<const LayerCount> layers) const override;
+  std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
+                                                std::span<const LayerCount> layers) const override;
+  std::optional<double> least_true_bits(const QuantParameters& base, std::span<const LayerCount> layers) const override;
+  /// The square of a grid's step.
+  double expected_error(const QuantParameters& parameters) const override;
   OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
                     std::int64_t in_features) const override;
   void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,

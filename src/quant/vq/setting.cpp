@@ -70,6 +70,25 @@ double expected_gain_db(std::int64_t vector_length, std::int64_t centroids, std:
          gain_db(vector_length, core::index_bits(residual_centroids));
 }
 
+std::vector<QuantParameters> vector_settings(const QuantParameters& base, std::span<const LayerCount> layers) {
+  std::vector<QuantParameters> settings;
+  for_each_setting(base, layers, [&](const QuantParameters& parameters) { settings.push_back(parameters); });
+  return settings;
+}
+
+QuantParameters quick_vector_setting(const QuantParameters& base) {
+  constexpr int kQuickIterations = 10;
+  QuantParameters parameters = base;
+  auto& p = parameters.get<VectorParameters>();
+  p.vector_length = kVectorLengths.front();
+  p.centroids = std::int64_t{1} << kMainBits.front();
+  p.residual_centroids = 0;
+  p.groups = 1;
+  p.outlier_percent = 0;
+  p.kmeans_iterations = kQuickIterations;
+  return parameters;
+}
+
 std::optional<QuantParameters> choose_vector_setting(const QuantParameters& base, double wanted,
                                                      std::span<const LayerCount> layers) {
   std::optional<QuantParameters> best;

@@ -167,4 +167,16 @@ std::optional<double> VectorMethod::least_true_bits(const QuantParameters& base,
   return least_vector_bits(base, layers);
 }
 
+std::vector<QuantParameters> VectorMethod::settings(const QuantParameters& base,
+                                                    std::span<const LayerCount> layers) const {
+  return vector_settings(base, layers);
+}
+
+double VectorMethod::expected_error(const QuantParameters& parameters) const {
+  const auto& p = parameters.get<VectorParameters>();
+  return std::pow(10, -expected_gain_db(p.vector_length, p.centroids, p.residual_centroids) / 10);
+}
+
+QuantParameters VectorMethod::quick_setting(const QuantParameters& base) const { return quick_vector_setting(base); }
+
 }  // namespace voronoi::quant

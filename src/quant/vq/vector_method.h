@@ -28,6 +28,9 @@ class VectorMethod : public Method {
   std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
                                                 std::span<const LayerCount> layers) const override;
   std::optional<double> least_true_bits(const QuantParameters& base, std::span<const LayerCount> layers) const override;
+  std::vector<QuantParameters> settings(const QuantParameters& base, std::span<const LayerCount> layers) const override;
+  QuantParameters quick_setting(const QuantParameters& base) const override;
+  double expected_error(const QuantParameters& parameters) const override;
   /// k-means and VPTQ's passes.
   OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
                     std::int64_t in_features) const override;

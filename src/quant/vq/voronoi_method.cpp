@@ -30,6 +30,12 @@ class Voronoi final : public VectorMethod {
     return parameters;
   }
 
+  QuantParameters quick_setting(const QuantParameters& base) const override {
+    QuantParameters quick = VectorMethod::quick_setting(base);
+    quick.get<VoronoiParameters>().rounds = 0;
+    return quick;
+  }
+
   OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
                     std::int64_t in_features) const override {
     const VqGeometry g = make_geometry(parameters, out_features, in_features);
