@@ -156,6 +156,10 @@ CommandSpec quantize_command(run::Settings& o) {
       core::choice_option("calibration",
                           "inputs of a block come from the original or from the quantized blocks before it",
                           o.calibration, {"independent", "sequential"}),
+      core::choice_option("target",
+                          "what codes are fitted to; asymmetric, with sequential calibration: the weight that makes up "
+                          "for what the quantized blocks before changed of its input; plain: the model's own",
+                          o.target, {"plain", "asymmetric"}),
       quant::method_option(o.parameters),
       rule_option(o),
       core::switch_option("allocate",

@@ -54,11 +54,12 @@ std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec
   std::int64_t spent = 0;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     const std::int64_t n = sites[i].in_features;
+    const std::int64_t cross_values = options_.original != nullptr ? (1 + n_nodes) * n * n : 0;
     const std::int64_t sum_bytes =
-        (n * n + n_nodes * HessianTree::packed_size(n)) * static_cast<std::int64_t>(sizeof(double));
+        (n * n + n_nodes * HessianTree::packed_size(n) + cross_values) * static_cast<std::int64_t>(sizeof(double));
     std::vector<Target> targets{{i, {}}};
-    for (std::size_t j = 0; options_.token_weights != nullptr && j < sites[i].linears.size(); ++j)
-      targets.push_back({i, j});
+    const bool is_weighed = options_.token_weights != nullptr && (options_.is_weighed_stream || sites[i].expert < 0);
+    for (std::size_t j = 0; is_weighed && j < sites[i].linears.size(); ++j) targets.push_back({i, j});
     const std::int64_t size_bytes = sum_bytes * std::ssize(targets);
     if (i > passes.back().first && spent + size_bytes > options_.hessian_bytes) {
       passes.push_back({i, i, {}});
@@ -93,19 +94,26 @@ void Collector::run_pass(const model::BlockWeights& weights, const std::vector<m
   std::vector<SiteSum> sums;
   for (const Target& target : pass.targets)
     core::with_context<core::DeviceError>(
-        "block " + std::to_string(weights.layer) + ", Hessian of " + sites[target.site].name,
-        [&] { sums.emplace_back(context_, sites[target.site].in_features, transformer_.dtype()); });
+        "block " + std::to_string(weights.layer) + ", Hessian of " + sites[target.site].name, [&] {
+          sums.emplace_back(context_, sites[target.site].in_features, transformer_.dtype(),
+                            options_.original != nullptr);
+        });
+  std::optional<PairedInputs> pairs;
+  if (options_.original != nullptr) pairs.emplace(context_, sites, pass.first, pass.last, transformer_.dtype());
   stream_.each_chunk([&](std::size_t i) {
-    const model::HiddenStates hidden = sum_chunk(weights, sites, i, pass, sums);
+    if (pairs) record_original(weights, i, pass.last == sites.size(), *pairs);
+    const model::HiddenStates hidden = sum_chunk(weights, sites, i, pass, pairs ? &*pairs : nullptr, sums);
     if (advance) stream_.replace(i, hidden);
   });
 
+  pairs.reset();
   for (SiteSum& sum : sums) sum.release_chunk();
   for (std::size_t t = 0; t < pass.targets.size(); ++t) {
     const Target& target = pass.targets[t];
     const int root = owner(weights.layer, sites.size(), target.site);
-    gather(sums[t].tree(), root);
-    gather(sums[t].held_out(), root);
+    std::vector<SumTree*> trees{&sums[t].tree(), &sums[t].held_out()};
+    if (options_.original != nullptr) trees.insert(trees.end(), {&sums[t].cross(), &sums[t].held_out_cross()});
+    for (SumTree* tree : trees) gather(*tree, root);
     if (communicator_.rank() != root) continue;
     const std::int64_t n = sites[target.site].in_features;
     if (!target.linear) {
@@ -114,19 +122,24 @@ void Collector::run_pass(const model::BlockWeights& weights, const std::vector<m
       hessian.n = n;
     }
     take(sums[t], target, sites, owned.back());
-    for (HessianTree* tree : {&sums[t].tree(), &sums[t].held_out()}) *tree = HessianTree(context_, n);
+    sums[t].release_trees();
   }
 }
 
 void Collector::take(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites,
                      SiteHessian& hessian) {
   HessianTree &tree = sum.tree(), &held_out = sum.held_out();
+  const auto take_cross = [&](auto& of) {
+    of.cross = sum.cross().mean(tree.n_tokens());
+    if (!of.held_out.empty()) of.held_out_cross = sum.held_out_cross().mean(held_out.n_tokens());
+  };
   if (target.linear) {
     GuidedHessian& guided = hessian.guided.emplace_back();
     guided.linear = sites[target.site].linears[*target.linear].name;
     guided.effective_tokens = tree.weights().effective_rows();
     if (guided.effective_tokens > 0) guided.lower = tree.mean();
     if (held_out.n_nodes() > 0 && held_out.weights().effective_rows() > 0) guided.held_out = held_out.mean();
+    if (!guided.lower.empty()) take_cross(guided);
     return;
   }
   hessian.n_tokens = tree.n_tokens();
@@ -134,11 +147,24 @@ void Collector::take(SiteSum& sum, const Target& target, const std::vector<model
   hessian.lower = tree.mean();
   hessian.held_out_tokens = held_out.n_tokens();
   if (hessian.held_out_tokens > 0) hessian.held_out = held_out.mean();
+  take_cross(hessian);
+}
+
+void Collector::record_original(const model::BlockWeights& weights, std::size_t index, bool advance,
+                                PairedInputs& pairs) {
+  const Chunk& chunk = options_.original->chunks()[index];
+  model::HiddenStates hidden{chunk.hidden.n_sequences, chunk.hidden.n_tokens, chunk.hidden.values.clone()};
+  pairs.start();
+  transformer_.run_block(weights, hidden,
+                         [&](const model::SiteSpec&, std::size_t site, const float* x, std::int64_t n_rows,
+                             std::span<const std::int32_t> places) { pairs.record(site, x, n_rows, places); });
+  if (advance) options_.original->replace(index, hidden);
 }
 
 model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
-                                         std::size_t index, const Pass& pass, std::vector<SiteSum>& sums) {
-  using Adding = void (SiteSum::*)(const float*, std::int64_t);
+                                         std::size_t index, const Pass& pass, PairedInputs* pairs,
+                                         std::vector<SiteSum>& sums) {
+  using Adding = void (SiteSum::*)(const float*, std::int64_t, const PairedRows*);
   const Chunk& chunk = stream_.chunks()[index];
   std::vector<bool> wanted(sums.size(), true);
   // On a copy: where a sum turns out to be unsound, the chunk is run again and its rows are looked at one by one.
@@ -154,10 +180,16 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
         sums[t].start();
       }
     }
+    if (pairs != nullptr) pairs->rewind();
     transformer_.run_block(weights, hidden,
-                           [&](const model::SiteSpec&, std::size_t site, const float* x, std::int64_t n_rows) {
+                           [&](const model::SiteSpec&, std::size_t site, const float* x, std::int64_t n_rows,
+                               std::span<const std::int32_t> places) {
+                             if (site < pass.first || site >= pass.last) return;
+                             std::optional<PairedRows> rows;
+                             if (pairs != nullptr) rows = pairs->next(site, n_rows, places);
                              for (std::size_t t = 0; t < sums.size(); ++t)
-                               if (pass.targets[t].site == site && wanted[t]) (sums[t].*add)(x, n_rows);
+                               if (pass.targets[t].site == site && wanted[t])
+                                 (sums[t].*add)(x, n_rows, rows ? &*rows : nullptr);
                            });
     return hidden;
   };
@@ -185,7 +217,8 @@ void Collector::note_fault(std::int64_t layer, const std::vector<model::SiteSpec
   fault_site_ = site;
   fault_chunk_ = chunk.id;
   fault_text_ = "block " + std::to_string(layer) + ", input " + std::to_string(bad.channel) + " of " +
-                sites[site].name + " is " + (std::isnan(bad.value) ? "nan" : fmt::format("{:g}", bad.value));
+                sites[site].name + (bad.of_pair ? " in the unquantized model is " : " is ") +
+                (std::isnan(bad.value) ? "nan" : fmt::format("{:g}", bad.value));
   if (sites[site].expert >= 0) return;  // its rows do not tell their places
   const std::int64_t first_sequence = chunk.first_sequence + bad.row / chunk.hidden.n_tokens;
   fault_text_ += " at token " + std::to_string(bad.row % chunk.hidden.n_tokens) + " of calibration sequence " +
@@ -211,7 +244,7 @@ void Collector::agree_on_fault() {
   }
 }
 
-void Collector::gather(HessianTree& tree, int root) const {
+void Collector::gather(SumTree& tree, int root) const {
   for (int rank = 0; rank < communicator_.size(); ++rank) {
     if (rank == root) continue;
     if (communicator_.rank() == rank) transport_.send(tree, root);
@@ -258,6 +291,7 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
         hessian->lower = lower;
         hessian->pooled_tokens = pooled_tokens;
         hessian->held_out = {};  // its own few rows are no judge of the pool
+        hessian->cross = hessian->held_out_cross = {};
         hessian->guided = {};
       }
   }

@@ -9,6 +9,7 @@
 #include "backend/device.h"
 #include "calib/hessian_tree.h"
 #include "calib/node_transport.h"
+#include "calib/paired_inputs.h"
 #include "calib/residual_stream.h"
 #include "calib/site_sum.h"
 #include "calib/token_weights.h"
@@ -23,6 +24,7 @@ struct GuidedHessian {
   std::vector<float> lower;     ///< packed lower triangle; empty: no row counts
   std::vector<float> held_out;  ///< of the chunks that were kept out; empty: there are none, or no row counts
   double effective_tokens = 0;  ///< see RowWeights
+  std::vector<float> cross, held_out_cross;  ///< as those of SiteHessian, of rows that count s
 };
 
 struct SiteHessian {
@@ -34,7 +36,11 @@ struct SiteHessian {
   std::vector<float> lower;        ///< packed lower triangle of E[x x^T]
   std::string fault;               ///< not empty: no row was left, `lower` is 0; where the first bad value was seen
   std::int64_t held_out_tokens = 0;
-  std::vector<float> held_out;        ///< of the chunks that were kept out of `lower`; empty: there are none
+  std::vector<float> held_out;  ///< of the chunks that were kept out of `lower`; empty: there are none
+  /// [n, n] E[(y - x) x^T], y what the unquantized model's stream gives to the site in the place of x, see
+  /// PairedInputs; y - x counts as 0 where there is no y. Of the same rows as `lower` and `held_out`; empty: no second
+  /// stream, or a pool.
+  std::vector<float> cross, held_out_cross;
   std::vector<GuidedHessian> guided;  ///< one a linear, or none
   /// Null: there is none for the linear.
   const GuidedHessian* guided_for(const std::string& linear) const;
@@ -57,6 +63,12 @@ class Collector {
     std::int64_t hessian_bytes = kHessianBytes;
     double held_out_share = 0;                    ///< of the chunks, see place_of
     const TokenWeights* token_weights = nullptr;  ///< of the stream's windows; null: plain Hessians alone
+    /// The same windows on their way through the unquantized blocks, for `cross`; null: none. Each block that is
+    /// collected lets it on.
+    ResidualStream* original = nullptr;
+    /// Whether the stream is the one that token_weights is of. Else experts see other rows than it knows, and have
+    /// plain Hessians alone.
+    bool is_weighed_stream = true;
   };
   /// The references must outlive the collector.
   Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
@@ -67,8 +79,8 @@ class Collector {
 
   /// Runs the block's weights over the residual stream and returns the Hessians of the sites that this rank owns (sites
   /// are dealt to ranks in turn). `advance`: whether the stream leaves the block; without it the stream stays as it
-  /// was. Rows with an input that is too large or not finite enter no sum, and are counted. Throws StopRequested as the
-  /// stream does.
+  /// was; the original one leaves it either way. Rows with an input that is too large or not finite enter no sum, and
+  /// are counted. Throws StopRequested as the stream does.
   std::vector<SiteHessian> collect(const model::BlockWeights& weights, bool advance);
   /// The first input that was left out, of all blocks collected so far: block, site, place and value, as text; empty:
   /// none. The same on every rank.
@@ -93,7 +105,9 @@ class Collector {
                 bool advance, std::vector<SiteHessian>& owned);
   /// The block over this rank's `index`-th chunk; the sums of the pass. Returns the stream behind the block.
   model::HiddenStates sum_chunk(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
-                                std::size_t index, const Pass& pass, std::vector<SiteSum>& sums);
+                                std::size_t index, const Pass& pass, PairedInputs* pairs, std::vector<SiteSum>& sums);
+  /// What the original stream gives to the sites of the pass in this rank's `index`-th chunk.
+  void record_original(const model::BlockWeights& weights, std::size_t index, bool advance, PairedInputs& pairs);
   /// A gathered sum becomes part of its site's Hessian.
   static void take(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites, SiteHessian& hessian);
   /// Remembers the first value of a site that was left out, if none was before.
@@ -102,7 +116,7 @@ class Collector {
   /// The same first fault on every rank.
   void agree_on_fault();
   /// Moves the nodes of every rank's tree of a site to the root's, rank after rank.
-  void gather(HessianTree& tree, int root) const;
+  void gather(SumTree& tree, int root) const;
   /// Gives starved experts the pool of their layer.
   void pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
                     std::vector<SiteHessian>& owned) const;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "calib/collector.h"
+#include "calib/site_sum.h"
 #include "calib/token_weights.h"
 #include "core/types.h"
 
@@ -15,6 +16,8 @@ namespace {
 // What the allocator holds beyond what is asked for: holes that freed blocks and matrices leave. Seen with
 // two blocks of hidden size 1024 (4 to 6 %) on one and two ranks, and with eight of 512 (more than 10 %).
 constexpr double kHeapSlack = 0.1;
+// An operation of a product in fp64, in those of fp32.
+constexpr double kCrossWork = 2;
 
 std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t context) {
   const std::int64_t rows = context * model::host_batch(context);
@@ -27,7 +30,7 @@ std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t con
 
 /// Sums of a site's rows.
 std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
-  return 1 + (kind.guided ? std::ssize(site.linears) : 0);
+  return 1 + (kind.guided && (!kind.sequential || site.expert < 0) ? std::ssize(site.linears) : 0);
 }
 
 /// Nodes of a tree that sums chunks [first, last): the aligned runs of a power of two that they are made of.
@@ -67,14 +70,18 @@ TreeNodes tree_nodes(std::int64_t n_sequences, int n_ranks, double held_out_shar
 struct BlockSizes {
   std::int64_t weights = 0;  ///< bytes of the linears in fp32
   std::int64_t square = 0;   ///< elements of all its Hessians, those of linears among them
+  std::int64_t inputs = 0;   ///< values that enter its sites, a token; what enters several experts once
   std::int64_t widest = 0;   ///< inputs of the widest site
   std::string site;          ///< its name
 };
 
 BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, HessianKind kind) {
   BlockSizes sizes;
+  if (model::is_mixture(config, layer))
+    sizes.inputs += config.hidden_size + config.mixture.top_k * config.mixture.expert_size;
   for (const model::SiteSpec& site : model::block_sites(config, layer)) {
     sizes.square += n_sums(site, kind) * site.in_features * site.in_features;
+    if (site.expert < 0) sizes.inputs += site.in_features;
     if (site.in_features > sizes.widest) {
       sizes.widest = site.in_features;
       sizes.site = site.name;
@@ -106,7 +113,8 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
     const double rows = site.expert < 0 ? tokens
                                         : tokens * static_cast<double>(config.mixture.top_k) /
                                               static_cast<double>(config.mixture.n_experts);
-    work.gram += static_cast<double>(n_sums(site, kind)) * rows * n * (n + 1);
+    work.gram +=
+        static_cast<double>(n_sums(site, kind)) * rows * (n * (n + 1) + (kind.cross ? kCrossWork * 2 * n * n : 0));
     for (const model::LinearSpec& linear : site.linears)
       work.gemm += 2 * rows * static_cast<double>(linear.out_features) * n;
   }
@@ -115,6 +123,7 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
   const std::int64_t window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(layer)];
   const auto keys = static_cast<double>(window > 0 ? std::min(window, context) : context);
   work.gemm += 4 * tokens * q * keys / 2;
+  if (kind.cross) work.gemm *= 2;
   return work;
 }
 
@@ -127,7 +136,8 @@ double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences,
 }
 
 std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind) {
-  return 2 * site.in_features * (site.in_features + 1) * n_sums(site, kind) * (kind.held_out_share > 0 ? 2 : 1);
+  const std::int64_t n = site.in_features;
+  return (2 * n * (n + 1) + (kind.cross ? 4 * n * n : 0)) * n_sums(site, kind) * (kind.held_out_share > 0 ? 2 : 1);
 }
 
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
@@ -136,12 +146,16 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
   const BlockSizes block = largest_block(config, kind);
   const TreeNodes nodes = tree_nodes(n_sequences, n_ranks, kind.held_out_share);
-  const std::int64_t sums = 8 * block.square, trees = 4 * block.square * nodes.most,
-                     widest = block.widest * block.widest;
+  // A node holds a packed triangle and, with a second stream, a whole matrix.
+  const std::int64_t sums = (kind.cross ? 16 : 8) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
+                     trees = node_bytes * nodes.most, widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
-  const std::int64_t stream = 4 * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
-  const std::int64_t copied_chunk = 4 * chunk_tokens * config.hidden_size;  // when the stream does not leave the block
+  const std::int64_t stream =
+      (kind.cross ? 8 : 4) * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
+  // When the stream does not leave the block; and what the other one gives to its sites, kept while this one follows.
+  const std::int64_t copied_chunk =
+      4 * chunk_tokens * (config.hidden_size + (kind.cross ? config.hidden_size + block.inputs : 0));
   memory.lasting = embedding + stream + work_array_bytes(config, context);
   if (kind.guided) {  // a number a row and linear
     std::int64_t linears = 0;
@@ -151,16 +165,20 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
     linears += config.mixture.top_k * 3 * config.n_layers;
     memory.lasting += 4 * mine * chunk_tokens * linears;
   }
+  // Counterparts of rows, and both as the product of their sum takes them.
+  const std::int64_t rows = context * model::host_batch(context);
+  const std::int64_t crossing =
+      kind.cross ? (4 * std::min(rows, model::kFeedForwardRows) + 16 * std::min(rows, kCrossRows)) * block.widest : 0;
   // The panels that the sums of x x^T are packed into.
   const std::int64_t packed =
       4 * std::min(kernels::kCpuGramValues, std::min(kernels::kCpuGramRows, context) * block.widest);
   const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + sums + trees));
-  memory.every.consider(memory.lasting + block.weights + sums + trees + copied_chunk + packed + slack,
+  memory.every.consider(memory.lasting + block.weights + sums + trees + copied_chunk + packed + crossing + slack,
                         "Hessians of a block (widest input: " + block.site + ")");
   // Gathering: chunks' sums are gone; what is left of every site's tree, the node that arrives of the widest one as
   // bytes and as an array, and the means so far. Nodes come one at a time, so it does not matter from how many ranks.
-  const std::int64_t gathered =
-      4 * block.square * nodes.last + 8 * widest + 2 * block.square * (kind.held_out_share > 0 ? 2 : 1);
+  const std::int64_t gathered = node_bytes * nodes.last + (kind.cross ? 16 : 8) * widest +
+                                (kind.cross ? 6 : 2) * block.square * (kind.held_out_share > 0 ? 2 : 1);
   memory.owner = memory.every;
   memory.owner.consider(memory.lasting + block.weights + gathered,
                         "gathering the Hessian of " + block.site + " from all ranks");
@@ -171,8 +189,8 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
                                  model::tape_bytes(config, 0, context * model::host_batch(context)),
                              "what tokens count");
   }
-  memory.on_device = memory.lasting + block.weights + sums + copied_chunk;
-  memory.every_on_host = trees + 8 * widest + embedding;
+  memory.on_device = memory.lasting + block.weights + sums + copied_chunk + crossing;
+  memory.every_on_host = trees + (kind.cross ? 16 : 8) * widest + embedding;
   memory.owner_on_host = std::max(memory.every_on_host, gathered);
   return memory;
 }

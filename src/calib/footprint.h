@@ -12,6 +12,8 @@ namespace voronoi::calib {
 struct HessianKind {
   bool guided = false;        ///< one sum a linear beside that of its site
   double held_out_share = 0;  ///< of the chunks, which are summed apart from the others
+  bool sequential = false;    ///< the stream leaves blocks quantized
+  bool cross = false;         ///< beside each sum one with the rows of a second stream, through the original blocks
 };
 
 /// Operations of one block over all calibration tokens; a multiplication and an addition count as two.

@@ -46,4 +46,14 @@ class HessianTree : public SumTree {
   std::int64_t n_;
 };
 
+/// A tree of whole matrices [n, n], row-major.
+class CrossTree : public SumTree {
+ public:
+  CrossTree(backend::Context& context, std::int64_t n) : SumTree(context, n * n) {}
+  /// `sum`: [n, n] over the chunk.
+  void add_chunk(std::int64_t chunk, const backend::Array<double>& sum);
+  /// The sum over all nodes divided by n_tokens, as float; empty: there is no node.
+  std::vector<float> mean(std::int64_t n_tokens);
+};
+
 }  // namespace voronoi::calib

@@ -24,7 +24,8 @@ using ChunkWeights = std::vector<BlockTokenWeights>;
 /// For a linear z = W x the mean over its outputs of (dl/dz_j)^2, l the sum of the cross-entropies of the text's next
 /// tokens (GuidedQuant, arXiv 2505.07004, with one group of outputs). With H = E[s x x^T], tr(D H D^T) / 2
 /// is, to second order, what a change D of the weight adds to the loss a token, where the Fisher matrix stands for the
-/// curvature. A weight that is not finite counts as 0.
+/// curvature. A weight that is not finite counts as 0, one above the linear's WeightLimit as much as that: the
+/// keys and values of a window's first tokens are felt by all others, and would be all that the Hessian knows.
 class TokenWeights {
  public:
   /// Where chunks come from that were made before (empty: nowhere), and where they go; both null: nowhere.
@@ -46,6 +47,8 @@ class TokenWeights {
   }
 
  private:
+  /// Limits the weights of all chunks, the same on any number of ranks.
+  void limit(const comm::Communicator& communicator);
   void compute(std::span<const ChunkRange> group, std::span<ChunkWeights> weights);
   model::GradientObserver observer(BlockTokenWeights& of_block);
 

@@ -136,7 +136,8 @@ void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, c
     if (tape != nullptr) keep(tape->middle, first, n_rows);
     for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
       impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
-                               observer, tape == nullptr ? nullptr : &place_of(tape->feed_forward, n_slabs++));
+                               observer, tape == nullptr ? nullptr : &place_of(tape->feed_forward, n_slabs++),
+                               first / impl_->config.hidden_size + r);
   });
 }
 

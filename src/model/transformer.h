@@ -48,9 +48,10 @@ std::int64_t host_batch(std::int64_t n_tokens);
 
 /// Called for every site of a block with its input x [n_rows, in_features] (device memory, row-major, contiguous),
 /// before the site's linears run. In a mixture an expert's sites see the rows routed to it, and are not called when
-/// there are none.
-using SiteObserver =
-    std::function<void(const SiteSpec& site, std::size_t site_index, const float* x, std::int64_t n_rows)>;
+/// there are none; `places` tells which rows of the hidden states they are, rising. It is empty for all other sites,
+/// whose rows come in order.
+using SiteObserver = std::function<void(const SiteSpec& site, std::size_t site_index, const float* x,
+                                        std::int64_t n_rows, std::span<const std::int32_t> places)>;
 
 /// Sequences of equal length; rows are sequence-major: hidden [n_sequences * n_tokens, hidden_size].
 struct HiddenStates {

@@ -78,7 +78,7 @@ void Transformer::Impl::copy_to_cache(const float* qkv, std::int64_t n_tokens, K
 void Transformer::Impl::project(const BlockWeights& weights, std::int64_t n_rows, const float* hidden, float* normed,
                                 const QkvParts& to, const SiteObserver& observer, backend::Array<float>* raw_qk) {
   norm(n_rows, config.hidden_size, hidden, weights.input_norm, normed);
-  if (observer) observer(block(weights)[kQkvSite], kQkvSite, normed, n_rows);
+  if (observer) observer(block(weights)[kQkvSite], kQkvSite, normed, n_rows, {});
   linear(weights, kQkvSite, 0, n_rows, normed, false, to.q);
   if (!config.fused_projections) {
     linear(weights, kQkvSite, 1, n_rows, normed, false, to.k);
@@ -128,7 +128,7 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
     context.nn().attention(exec, shape, q, k, v, attended);
   else
     context.nn().cached_attention(exec, shape, n_past, q, k, v, attended);
-  if (observer) observer(site[kOSite], kOSite, attended, n_rows);
+  if (observer) observer(site[kOSite], kOSite, attended, n_rows, {});
   add_output(weights, kOSite, n_rows, attended, weights.attention_out_norm, hidden,
              tape == nullptr ? nullptr : &tape->out);
 }

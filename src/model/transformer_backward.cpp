@@ -112,7 +112,7 @@ struct Transformer::Impl::Backward {
       gated(part.gate_up, part.n_rows, part.x, tape.gate_up, part.out, false, dx);
       kernels.scatter_rows(exec, part.row, part.n_rows, dim, dx, d_normed);
     };
-    model.mixture(weights, n_rows, normed, nullptr, nullptr, &tape);
+    model.mixture(weights, n_rows, normed, nullptr, nullptr, 0, &tape);
     tape.part = nullptr;
     context.linalg().gather_rows_f32(exec, tape.places.data(), n_chosen, 1, d_grouped.data(), d_weight.data());
     kernels.route(exec, n_rows, mixture.n_experts, mixture.top_k, mixture.renormalise, tape.logits.data(),

@@ -44,7 +44,7 @@ float* Transformer::Impl::gate_and_up(const BlockWeights& weights, std::size_t s
   const std::int64_t inner = sites_here[site + 1].in_features, n = product(n_rows, inner);
   const bool fused = config.fused_projections;
   float* made = grow(context, tape == nullptr || fused ? work_wide : *tape, product(n, 2));
-  if (observer) observer(sites_here[site], site, x, n_rows);
+  if (observer) observer(sites_here[site], site, x, n_rows, {});
   linear(weights, site, 0, n_rows, x, false, made);
   if (!fused) {
     linear(weights, site, 1, n_rows, x, false, made + n);
@@ -72,12 +72,12 @@ const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t s
   float* gate_up = gate_and_up(weights, site, n_rows, x, observer, tape);
   float* inner = tape == nullptr ? gate_up : grow(context, work_wide, n);
   gate(n, gate_up, inner);
-  if (observer) observer(down, site + 1, inner, n_rows);
+  if (observer) observer(down, site + 1, inner, n_rows, {});
   return inner;
 }
 
 void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
-                                const SiteObserver& observer, MixtureTape* tape) {
+                                const SiteObserver& observer, std::int64_t first_row, MixtureTape* tape) {
   const MixtureConfig& mixture = config.mixture;
   const std::int64_t dim = config.hidden_size;
   const auto& exec = context.exec();
@@ -87,9 +87,16 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
                               out.data(), n_out);
     return out;
   };
+  std::vector<std::int32_t> all_places;
+  std::span<const std::int32_t> places;  // of the part at work
+  SiteObserver told;
+  if (observer)
+    told = [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n, auto) {
+      observer(site, index, x, n, places);
+    };
   const auto add_weighted = [&](MixturePart part) {
     const float* inner =
-        gated(weights, part.gate_up, part.n_rows, part.x, observer, tape == nullptr ? nullptr : &tape->gate_up);
+        gated(weights, part.gate_up, part.n_rows, part.x, told, tape == nullptr ? nullptr : &tape->gate_up);
     part.out = grow(context, work_out, product(part.n_rows, dim));
     linear(weights, part.gate_up + 1, 0, part.n_rows, inner, false, part.out);
     if (tape != nullptr)
@@ -105,6 +112,8 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
                      chosen_weight.data());
   const RowsByExpert rows =
       group_by_expert(chosen.to_host(), chosen_weight.to_host(), mixture.n_experts, mixture.top_k);
+  if (observer)
+    for (const std::int32_t row : rows.row) all_places.push_back(row + static_cast<std::int32_t>(first_row));
   const backend::Array<std::int32_t> row(context, std::span<const std::int32_t>(rows.row));
   const backend::Array<float> weight(context, std::span<const float>(rows.weight));
   std::size_t gate_up = kFirstGateUpSite;
@@ -113,11 +122,13 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
     if (n == 0) continue;
     float* x = grow(context, work_expert, product(n, dim));
     context.linalg().gather_rows_f32(exec, row.data() + first, n, dim, normed, x);
+    if (observer) places = std::span(all_places).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
     add_weighted({gate_up, n, x, nullptr, row.data() + first, weight.data() + first, first});
   }
   if (mixture.shared_size > 0) {
     backend::Array<float> gate = times(weights.shared_gate, 1);
     context.nn().sigmoid(exec, n_rows, gate.data());
+    places = {};
     add_weighted({gate_up, n_rows, normed, nullptr, nullptr, gate.data(), 0});
   }
   if (tape != nullptr) {
@@ -129,11 +140,11 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
 }
 
 void Transformer::Impl::feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden,
-                                          const SiteObserver& observer, FeedForwardTape* tape) {
+                                          const SiteObserver& observer, FeedForwardTape* tape, std::int64_t first_row) {
   float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
   norm(n_rows, config.hidden_size, hidden, weights.feed_forward_norm, normed);
   if (is_mixture(config, weights.layer)) {
-    mixture(weights, n_rows, normed, hidden, observer);
+    mixture(weights, n_rows, normed, hidden, observer, first_row);
     return;
   }
   const float* inner =

@@ -121,8 +121,9 @@ struct Transformer::Impl {
   /// Keys and values of a fused product [n_tokens, q + k + v] to the end of the cache.
   void copy_to_cache(const float* qkv, std::int64_t n_tokens, KvCache& cache, std::size_t layer);
 
+  /// first_row: the place of the first of n_rows among the rows of the hidden states, for the observer.
   void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden, const SiteObserver& observer,
-                         FeedForwardTape* tape = nullptr);
+                         FeedForwardTape* tape = nullptr, std::int64_t first_row = 0);
   /// Of the pair of sites that begins at `site`, for its input x [n_rows, hidden_size]: gates, then ups, in work_wide,
   /// work_split or the tape.
   float* gate_and_up(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
@@ -134,7 +135,7 @@ struct Transformer::Impl {
                      const SiteObserver& observer, backend::Array<float>* tape = nullptr);
   /// hidden += the experts of each row of normed [n_rows, hidden_size], weighted.
   void mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
-               const SiteObserver& observer, MixtureTape* tape = nullptr);
+               const SiteObserver& observer, std::int64_t first_row = 0, MixtureTape* tape = nullptr);
 
   /// Logits of the rows `rows` of hidden states, in `logits`: [rows.size(), vocab]; what entered the head stays in
   /// work_normed. norm_weight: of the final norm, null: the model's own; raw: keeps the rows before it.

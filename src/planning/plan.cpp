@@ -180,7 +180,9 @@ class Planner {
   }
 
   calib::HessianKind hessian_kind() const {
-    return {request_.options.hessian == "guided", request_.options.calibration_held_out};
+    const run::Settings& options = request_.options;
+    return {options.hessian == "guided", options.calibration_held_out, options.calibration == "sequential",
+            options.target == "asymmetric"};
   }
 
   double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
@@ -406,18 +408,20 @@ class Planner {
     for (const SiteTask& site_task : tasks_of(config_, parameters_, 0, config_.n_layers)) {
       const model::SiteSpec& site = site_task.site;
       const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind());
+      const bool asymmetric = hessian_kind().cross;
       const auto known = width.find(site_task.kind());
       for (const auto& [own, operators] : operators_of(site, parameters_)) {
         std::vector<std::int64_t> shape{site.in_features};
         for (const quant::OperatorShape& one : operators) shape.push_back(one.out_features);
         if (!seen.insert({own, shape}).second) continue;
-        const core::MemoryPeak task = quant::site_memory(*own, site.in_features, operators, moments_bytes,
-                                                         request_.threads, known == width.end() ? 1 : known->second);
+        const core::MemoryPeak task =
+            quant::site_memory(*own, site.in_features, operators, moments_bytes, request_.threads,
+                               known == width.end() ? 1 : known->second, asymmetric);
         const std::string where = task.where + " (site " + site.name + ")";
         if (request_.cuda) {
           plan_.device.consider(lasting + task.bytes, where);
-          plan_.quantizing.consider(base + quant::host_staging(*own, site.in_features, operators, moments_bytes),
-                                    where);
+          plan_.quantizing.consider(
+              base + quant::host_staging(*own, site.in_features, operators, moments_bytes, asymmetric), where);
         } else {
           plan_.quantizing.consider(base + lasting + task.bytes, where);
         }

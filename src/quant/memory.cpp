@@ -20,18 +20,21 @@ std::int64_t bytes_stored(const QuantParameters& parameters, std::int64_t rows, 
 
 MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_features,
                        std::span<const OperatorShape> operators, std::int64_t moments_bytes, int n_threads,
-                       int team_size) {
+                       int team_size, bool asymmetric) {
   const std::int64_t square = in_features * in_features;
   const Method& method = find_method(parameters.method);
-  const bool chooses = moments_bytes > 2 * square + 2 * in_features;
-  const std::int64_t judge = chooses && method.judges_held_out() ? 4 * square : 0;
+  const bool chooses = moments_bytes > (asymmetric ? 6 : 2) * square + 2 * in_features;
+  const std::int64_t judge = chooses && (asymmetric || method.judges_held_out()) ? 4 * square : 0;
+  const std::int64_t cross = asymmetric ? (chooses ? 8 : 4) * square : 0;
   MemoryPeak peak;
   // The metric, packed, both triangles, fp64 work and the factor that is made from it.
-  peak.consider(moments_bytes + (2 + 4 + 8 + 4) * square, "factoring the Hessian");
+  peak.consider(moments_bytes + cross + (2 + 4 + 8 + 4) * square, "factoring the Hessian");
   // Two candidates, packed, the factor of one and its inverse.
   if (chooses) peak.consider(moments_bytes + (2 + 2 + 8 + 8) * square, "choosing the metric");
   for (const OperatorShape& shape : operators) {
-    const std::int64_t held = moments_bytes + (4 + 4) * square + judge + 4 * shape.out_features * in_features;
+    const std::int64_t weight = 4 * shape.out_features * in_features;
+    const std::int64_t held = moments_bytes + (4 + 4) * square + judge + cross + (asymmetric ? 2 : 1) * weight;
+    if (asymmetric) peak.consider(held + weight, "the target of " + shape.name);
     method.consider_memory(parameters, {shape.name, shape.out_features, in_features, n_threads, team_size, held}, peak);
     // Encoding, its arrays, and the file's image twice.
     peak.consider(held + 4 * bytes_stored(parameters, shape.out_features, in_features), "writing " + shape.name);
@@ -41,14 +44,14 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
 }
 
 std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_features,
-                          std::span<const OperatorShape> operators, std::int64_t moments_bytes) {
+                          std::span<const OperatorShape> operators, std::int64_t moments_bytes, bool asymmetric) {
   std::int64_t widest = 0;
   for (const OperatorShape& shape : operators)
-    widest = std::max(
-        widest, 4 * shape.out_features * in_features + 4 * bytes_stored(parameters, shape.out_features, in_features));
+    widest = std::max(widest, (asymmetric ? 12 : 4) * shape.out_features * in_features +
+                                  4 * bytes_stored(parameters, shape.out_features, in_features));
   // The prepared Hessian and its fp64 image are the host's too.
   const std::int64_t square = in_features * in_features;
-  return moments_bytes + std::max(18 * square, 10 * square + widest);
+  return moments_bytes + std::max((asymmetric ? 26 : 18) * square, 10 * square + widest);
 }
 
 }  // namespace voronoi::quant

@@ -19,14 +19,16 @@ struct OperatorShape {
 /// One rank's peak over a site's task, `team_size` ranks sharing the rows of its operators, on `n_threads` threads. All
 /// of it is host memory with a CPU context; see host_staging for a device of its own memory. operators: those with this
 /// Hessian, in_features columns each. moments_bytes: of what calibration stored for the site, more than a triangle
-/// where there is a choice of metrics.
+/// where there is a choice of metrics. asymmetric: cross moments among it, so that codes are fitted to another target
+/// than the weight.
 core::MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_features,
                              std::span<const OperatorShape> operators, std::int64_t moments_bytes, int n_threads,
-                             int team_size);
+                             int team_size, bool asymmetric = false);
 
 /// What a rank keeps on the host when the arrays of the computation are in a device's memory: the Hessian while it is
 /// prepared and after, the widest weight on its way there, codes and encoding on their way back.
 std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_features,
-                          std::span<const OperatorShape> operators, std::int64_t moments_bytes);
+                          std::span<const OperatorShape> operators, std::int64_t moments_bytes,
+                          bool asymmetric = false);
 
 }  // namespace voronoi::quant

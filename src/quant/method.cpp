@@ -28,6 +28,17 @@ void rotate_hessian(const InputRotation& rotation, std::int64_t n, std::vector<f
     for (std::int64_t j = 0; j <= i; ++j) lower[next++] = full[at(i, j)];
 }
 
+/// A matrix in processing order and the unit of h. Of nothing: nothing.
+backend::Array<float> processed(backend::Context& context, const PreparedHessian& hessian, std::vector<float> natural) {
+  if (natural.empty()) return {};
+  for (float& value : natural) value = std::ldexp(value, -hessian.unit_exponent);
+  const backend::DeviceView<float> matrix(context, natural);
+  const backend::DeviceView<std::int32_t> perm(context, hessian.perm);
+  backend::Array<float> ordered(context, hessian.n * hessian.n);
+  context.hessian().permute(context.exec(), hessian.n, matrix.data(), perm.data(), ordered.data());
+  return ordered;
+}
+
 }  // namespace
 
 PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters) {
@@ -49,9 +60,13 @@ PreparedSite prepare_site(backend::Context& context, SiteInput site, const Quant
     const backend::DeviceView<float> packed(context, metric.held_out);
     const backend::DeviceView<std::int32_t> perm(context, prepared.hessian.perm);
     context.hessian().unpack(context.exec(), n, packed.data(), natural.data());
-    prepared.hessian.held_out = backend::Array<float>(context, n * n);
-    context.hessian().permute(context.exec(), n, natural.data(), perm.data(), prepared.hessian.held_out.data());
+    backend::Array<float>& held_out = method.judges_held_out() ? prepared.hessian.held_out : prepared.target.held_out;
+    held_out = backend::Array<float>(context, n * n);
+    context.hessian().permute(context.exec(), n, natural.data(), perm.data(), held_out.data());
   }
+  if (rotation != nullptr) return prepared;
+  prepared.target.cross = processed(context, prepared.hessian, std::move(metric.cross));
+  prepared.target.held_out_cross = processed(context, prepared.hessian, std::move(metric.held_out_cross));
   return prepared;
 }
 

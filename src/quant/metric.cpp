@@ -49,6 +49,26 @@ std::vector<float> blend(std::int64_t n, std::span<const float> plain, std::span
   return mixed(1 - share, plain, share * trace(n, plain) / trace(n, guided), guided);
 }
 
+/// What belongs to a blend of moments: cross moments in the same shares.
+std::vector<float> blend_cross(std::int64_t n, const InputMoments& of, double share, bool held_out) {
+  const std::span<const float> plain = held_out ? of.held_out_cross_plain : of.cross_plain,
+                               guided = held_out ? of.held_out_cross_guided : of.cross_guided;
+  const auto is_there = [n](std::span<const float> cross) {
+    VORONOI_REQUIRE(cross.empty() || cross.size() == index(n * n), "moments of one input have one order");
+    return !cross.empty();
+  };
+  if (!is_there(plain)) return {};
+  for (const std::span<const float> cross : {plain, guided})
+    if (!std::all_of(cross.begin(), cross.end(), [](float value) { return std::isfinite(value); }))
+      throw core::NumericError(
+          "the cross moment of both streams' inputs is not finite; the activations overflowed or the calibration data "
+          "are damaged; --target plain does without it");
+  if (share == 0 || !is_there(guided)) return {plain.begin(), plain.end()};
+  const double unit =
+      held_out ? trace(n, of.held_out_plain) / trace(n, of.held_out_guided) : trace(n, of.plain) / trace(n, of.guided);
+  return mixed(1 - share, plain, share * unit, guided);
+}
+
 }  // namespace
 
 std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t n, std::span<const float> lower,
@@ -121,17 +141,18 @@ Metric choose_metric(backend::Context& context, std::int64_t n, const InputMomen
       best.guided_share = kGuidedTrust * moments.effective_tokens /
                           (moments.effective_tokens + kTokensAnInput * static_cast<double>(n));
     best.lower = blend(n, moments.plain, moments.guided, best.guided_share);
+    best.cross = blend_cross(n, moments, best.guided_share, false);
     return best;
   }
-  std::vector<float> judge = blend(n, moments.held_out_plain, moments.held_out_guided,
-                                   can_guide && is_there(moments.held_out_guided) ? kGuidedTrust : 0);
+  const double judge_share = can_guide && is_there(moments.held_out_guided) ? kGuidedTrust : 0;
+  std::vector<float> judge = blend(n, moments.held_out_plain, moments.held_out_guided, judge_share);
   std::optional<double> least;
   const auto try_out = [&](double share, double damping_there) {
     std::vector<float> lower = blend(n, moments.plain, moments.guided, share);
     const auto cost = log_cost_elsewhere(context, n, lower, damping_there, judge);
     if (!cost || (least && !(*cost < *least))) return false;
     least = cost;
-    best = {std::move(lower), damping_there, share, {}};
+    best = {std::move(lower), damping_there, share, {}, {}, {}};
     return true;
   };
   for (const double share : kGuidedShares)
@@ -139,12 +160,15 @@ Metric choose_metric(backend::Context& context, std::int64_t n, const InputMomen
   for (int step = 0; step < kMostDampingSteps && best.damping > 0; ++step)
     if (!try_out(best.guided_share, std::min(1.0, kDampingStep * best.damping))) break;
   if (best.lower.empty()) best.lower = blend(n, moments.plain, {}, 0);  // none factors: prepare_hessian damps, or tells
-  if (keep_apart) {
+  best.cross = blend_cross(n, moments, best.guided_share, false);
+  if (!best.cross.empty()) best.held_out_cross = blend_cross(n, moments, judge_share, true);
+  if (keep_apart || !best.cross.empty()) {
     const double scale = trace(n, best.lower) / trace(n, judge);
-    for (float& value : judge) value = static_cast<float>(scale * static_cast<double>(value));
+    for (std::vector<float>* values : {&judge, &best.held_out_cross})
+      for (float& value : *values) value = static_cast<float>(scale * static_cast<double>(value));
     best.held_out = std::move(judge);
-    return best;
   }
+  if (keep_apart) return best;
   const auto tokens = static_cast<double>(moments.tokens), others = static_cast<double>(moments.held_out_tokens);
   const auto pooled = [&](std::span<const float> here, std::span<const float> there) {
     return mixed(tokens / (tokens + others), here, others / (tokens + others), there);

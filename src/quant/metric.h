@@ -20,6 +20,9 @@ struct InputMoments {
   std::int64_t tokens = 0;
   std::span<const float> held_out_plain, held_out_guided;  ///< of tokens apart from theirs
   std::int64_t held_out_tokens = 0;
+  /// Whole matrices: what belongs to each of the four where the input x is that of a model already changed, E[s (y - x)
+  /// x^T] with y the input that the unchanged model has in its place.
+  std::span<const float> cross_plain, cross_guided, held_out_cross_plain, held_out_cross_guided;
 };
 
 struct Metric {
@@ -27,6 +30,9 @@ struct Metric {
   double damping = 0;           ///< share of its mean diagonal that refits add, see choose_metric
   double guided_share = 0;      ///< of the guided moment in it, both scaled to one mean diagonal
   std::vector<float> held_out;  ///< V at the mean diagonal of `lower`; empty: there is none, or nothing is kept apart
+  /// [n, n] What belongs to `lower` (of the tokens that are not held out) and to `held_out`; empty: there is none. With
+  /// `cross` the held-out V is there in any case: it judges the target.
+  std::vector<float> cross, held_out_cross;
 };
 
 /// How much a guided moment is believed: the loss's own curvature holds for small errors, and those of 2 bits are not

@@ -45,9 +45,18 @@ struct SiteInput {
   std::function<std::vector<float>(const SiteLinear&)> read_weight;  ///< [out_features, in_features]
 };
 
+/// For another target than the weight, see quant/target.h: Metric's, [n, n] in processing order and the unit of
+/// PreparedHessian::h.
+struct TargetMoments {
+  backend::Array<float> cross;  ///< empty: the weight is the target
+  backend::Array<float> held_out_cross;
+  backend::Array<float> held_out;  ///< empty as well where PreparedHessian has it
+};
+
 /// A site ready for quantize() of its linears.
 struct PreparedSite {
   PreparedHessian hessian;  ///< of the rotated input where there is a rotation
+  TargetMoments target;     ///< empty where there is a rotation
   std::unique_ptr<const SiteState> state;
 };
 

@@ -22,6 +22,8 @@ constexpr std::string_view kHessianKind = "voronoi hessian, version 1";
 
 /// Around a linear's name, of its guided Hessian.
 constexpr std::string_view kGuided = "guided.", kEffectiveTokens = ".effective_tokens";
+/// Ends the name of an array that is a whole matrix.
+constexpr std::string_view kCross = "cross";
 
 void require_kind(const store::Shard& shard, std::string_view kind, const std::string& file) {
   const auto found = shard.attributes.find("kind");
@@ -140,13 +142,21 @@ void write_hessian(const store::Start& start, std::int64_t block, const calib::S
   const auto add = [&](const std::string& name, const std::vector<float>& lower) {
     if (!lower.empty()) shard.arrays.push_back(store::make_array<float>(name, core::DType::f32, lower));
   };
+  const auto add_cross = [&](const std::string& name, const std::vector<float>& cross) {
+    if (!cross.empty())
+      shard.arrays.push_back(store::make_array<float>(name, core::DType::f32, {site.n, site.n}, cross));
+  };
   add("lower", site.lower);
   add("held_out", site.held_out);
+  add_cross("cross", site.cross);
+  add_cross("held_out.cross", site.held_out_cross);
   if (site.held_out_tokens > 0) shard.attributes["held_out_tokens"] = std::to_string(site.held_out_tokens);
   for (const calib::GuidedHessian& guided : site.guided) {
     const std::string name = std::string(kGuided) + guided.linear;
     add(name, guided.lower);
     add(name + ".held_out", guided.held_out);
+    add_cross(name + ".cross", guided.cross);
+    add_cross(name + ".held_out.cross", guided.held_out_cross);
     shard.attributes[name + std::string(kEffectiveTokens)] = fmt::format("{:.17g}", guided.effective_tokens);
   }
   publish_shard(start, start.paths().hessian(block, site.site), shard);
@@ -162,19 +172,21 @@ calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block
     throw core::FormatError(file,
                             "belongs to another model, calibration or block; remove it, or use the --model and "
                             "--calibration-* it was made with");
-  std::map<std::string, std::vector<float>> triangles;
+  std::map<std::string, std::vector<float>> arrays;
   for (store::ShardArray& array : shard.arrays) {
-    if (array.dtype != core::DType::f32 || array.shape != core::Shape{n * (n + 1) / 2})
-      throw core::FormatError(file, fmt::format("{} is not an F32 triangle of order {}", array.name, n));
-    std::vector<float>& lower = triangles[array.name];
+    const bool is_cross = array.name.ends_with(kCross);
+    if (array.dtype != core::DType::f32 || array.shape != (is_cross ? core::Shape{n, n} : core::Shape{n * (n + 1) / 2}))
+      throw core::FormatError(
+          file, fmt::format("{} is not an F32 {} of order {}", array.name, is_cross ? "matrix" : "triangle", n));
+    std::vector<float>& lower = arrays[array.name];
     lower.resize(array.bytes.size() / sizeof(float));
     std::memcpy(lower.data(), array.bytes.data(), array.bytes.size());
-    array.bytes = {};  // a triangle is large: none is there twice for longer than it takes
+    array.bytes = {};  // they are large: none is there twice for longer than it takes
   }
   const auto take = [&](const std::string& name) {
-    const auto found = triangles.find(name);
-    if (found == triangles.end()) return std::vector<float>();
-    return std::move(triangles.extract(found).mapped());
+    const auto found = arrays.find(name);
+    if (found == arrays.end()) return std::vector<float>();
+    return std::move(arrays.extract(found).mapped());
   };
   calib::SiteHessian hessian;
   hessian.site = site;
@@ -188,6 +200,8 @@ calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block
   if (hessian.lower.empty())
     throw core::FormatError(file, fmt::format("does not hold an F32 triangle 'lower' of order {}", n));
   hessian.held_out = take("held_out");
+  hessian.cross = take("cross");
+  hessian.held_out_cross = take("held_out.cross");
   for (const auto& [attribute, text] : shard.attributes) {
     if (!attribute.starts_with(kGuided) || !attribute.ends_with(kEffectiveTokens)) continue;
     const std::string name = attribute.substr(0, attribute.size() - kEffectiveTokens.size());
@@ -195,10 +209,12 @@ calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block
     guided.linear = name.substr(kGuided.size());
     guided.lower = take(name);
     guided.held_out = take(name + ".held_out");
+    guided.cross = take(name + ".cross");
+    guided.held_out_cross = take(name + ".held_out.cross");
     guided.effective_tokens = number_attribute<double>(attribute, text, file);
   }
-  if (!triangles.empty())
-    throw core::FormatError(file, "holds an array that is none of a Hessian's: " + triangles.begin()->first);
+  if (!arrays.empty())
+    throw core::FormatError(file, "holds an array that is none of a Hessian's: " + arrays.begin()->first);
   return hessian;
 }
 

@@ -66,9 +66,10 @@ std::vector<std::string> check(const Settings& o) {
   if (o.calibration_texts.empty()) problems.emplace_back("--calibration-text: is missing; give at least one text file");
   if (static_cast<std::int64_t>(o.calibration_texts.size()) > o.calibration_sequences)
     problems.emplace_back("--calibration-sequences: fewer windows than texts");
-  if (o.calibration == "sequential" && o.hessian == "guided")
+  if (o.target == "asymmetric" && o.calibration != "sequential")
     problems.emplace_back(
-        "--hessian guided: not with sequential calibration; what a row counts is known of the unquantized model's own");
+        "--target asymmetric: only with --calibration sequential, where the inputs of a block are those that the "
+        "quantized blocks before it give");
   if (o.calibration == "sequential" && asks_for_stage(o, "calibrate") != asks_for_stage(o, "quantize"))
     problems.emplace_back("--stages: sequential calibration needs calibrate and quantize together, block by block");
   if (!o.validate_tasks.empty() && o.task_data.empty())

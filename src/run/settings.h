@@ -26,6 +26,7 @@ struct Settings {
   std::string calibration = "independent";
   std::string effort = "normal";        ///< quick, normal or best: what stands for options that were not given
   std::string hessian = "plain";        ///< or "guided": rows count as the loss feels them
+  std::string target = "plain";         ///< or "asymmetric": what makes up for the error of the blocks before
   double calibration_held_out = 0.125;  ///< share of the sequences that enter no Hessian and judge what others made
   std::string device = "auto", dtype = "auto";
   std::string stages;  ///< separated by commas; empty: all that apply

@@ -1,5 +1,6 @@
 // The stage that makes Hessians. independent: the inputs of a block come from the original blocks before it, and only
-// as far as Hessians are wanted. sequential: the residual stream leaves each block through its quantized weights.
+// as far as Hessians are wanted. sequential: the residual stream leaves each block through its quantized weights; for
+// asymmetric targets a second one goes through the original blocks beside it.
 #include <fmt/format.h>
 
 #include <memory>
@@ -41,6 +42,12 @@ class Calibration {
     calib::Collector::Options options;
     options.held_out_share = work.settings.calibration_held_out;
     options.token_weights = token_weights_ ? &*token_weights_ : nullptr;
+    options.is_weighed_stream = !work.sequential();
+    if (work.settings.target == "asymmetric") {
+      original_.emplace(transformer_, work.context, work.world, work.inputs.windows,
+                        [] { return core::stop_requested(); });
+      options.original = &*original_;
+    }
     collector_.emplace(transformer_, work.context, work.world, *stream_, options);
   }
 
@@ -158,6 +165,7 @@ class Calibration {
   void collect(const model::BlockWeights& weights) {
     const bool advance = !work_.sequential() && weights.layer < last_needed_;
     const std::vector<calib::SiteHessian> hessians = collector_->collect(weights, advance);
+    original_block_ = weights.layer + 1;
     for (const calib::SiteHessian& site : hessians)
       if (work_.takes_hessian(weights.layer, site.site))
         run::write_hessian(*work_.run.start, weights.layer, site, work_.inputs.calibration);
@@ -166,8 +174,13 @@ class Calibration {
   }
 
   /// The residual stream leaves the block as the quantized model computes it: in its first generation, which is what
-  /// the layers behind it were calibrated on.
+  /// the layers behind it were calibrated on. The other one leaves it unquantized, where collecting has not taken it
+  /// on.
   void leave_block(std::int64_t block) {
+    if (original_ && original_block_ <= block) {
+      original_->advance(transformer_.load_block(block));
+      original_block_ = block + 1;
+    }
     const run::RunSource quantized(mended_, work_.run.paths, {work_.run.done, {}});
     stream_->advance(model::Transformer(quantized, work_.context, work_.inputs.dtype).load_block(block));
     tell_damage();
@@ -212,8 +225,9 @@ class Calibration {
   double block_seconds(std::int64_t block) const {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
-    const calib::BlockWork work = calib::block_work(work_.config(), block, windows.count, windows.context,
-                                                    {work_.settings.hessian == "guided", 0});
+    const calib::BlockWork work = calib::block_work(
+        work_.config(), block, windows.count, windows.context,
+        {work_.settings.hessian == "guided", 0, work_.sequential(), work_.settings.target == "asymmetric"});
     const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }
@@ -238,6 +252,8 @@ class Calibration {
   std::int64_t last_needed_ = -1;
   std::optional<calib::TokenWeights> token_weights_;
   std::optional<calib::ResidualStream> stream_;
+  std::optional<calib::ResidualStream> original_;  // for asymmetric targets
+  std::int64_t original_block_ = 0;                // the block that it stands before
   std::optional<calib::Collector> collector_;
   std::set<std::string> told_;  // on rank 0: damaged tensors that the log has explained
 };

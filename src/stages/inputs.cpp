@@ -32,6 +32,7 @@ core::Json calibration_json(const run::Settings& options, const Inputs& inputs) 
   // Named only where they are not what every run had before there was a choice.
   if (options.calibration_held_out > 0) json["held_out"] = options.calibration_held_out;
   if (options.hessian != "plain") json["hessian"] = options.hessian;
+  if (options.target != "plain") json["target"] = options.target;
   // Named only where it is not the CPU's own, so that runs of fp32 keep the identity they always had.
   if (inputs.dtype != core::DType::f32) json["dtype"] = model::product_dtype_name(inputs.dtype);
   return json;

@@ -6,9 +6,12 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/error_context.h"
 #include "core/log.h"
 #include "planning/window_schedule.h"
 #include "quant/site.h"
+#include "quant/soundness.h"
+#include "quant/target.h"
 #include "run/layer_store.h"
 #include "run/run.h"
 
@@ -37,6 +40,8 @@ quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, 
       site.linears.push_back({of_part.linear->name, of_part.linear->out_features});
   site.moments.plain = stored.lower;
   site.moments.held_out_plain = stored.held_out;
+  site.moments.cross_plain = stored.cross;
+  site.moments.held_out_cross_plain = stored.held_out_cross;
   site.moments.tokens = stored.n_tokens;
   site.moments.held_out_tokens = stored.held_out_tokens;
   if (only != nullptr) {
@@ -44,6 +49,8 @@ quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, 
     site.moments.guided = guided.lower;
     site.moments.effective_tokens = guided.effective_tokens;
     site.moments.held_out_guided = guided.held_out;
+    site.moments.cross_guided = guided.cross;
+    site.moments.held_out_cross_guided = guided.held_out_cross;
   }
   site.read_weight = [&inputs, in_features = site.in_features](const quant::SiteLinear& linear) {
     return read_weight(inputs, linear.name, linear.out_features, in_features);
@@ -167,6 +174,11 @@ class SiteWork {
     input.out_features = linear.out_features;
     input.in_features = linear.in_features;
     input.weight = weight;
+    const quant::Target target = core::with_context<core::NumericError>(linear.name, [&] {
+      quant::require_sound_weight(input);
+      return quant::asymmetric_target(context_, linear.out_features, weight, site);
+    });
+    if (!target.weight.empty()) input.weight = target.weight;
     input.hessian = &site.hessian;
     input.site = site.state.get();
     input.stored_dtype = inputs_.model->config().stored_dtype;
@@ -180,6 +192,14 @@ class SiteWork {
     layer.relative_error = result.relative_error;
     layer.statistics = core::Json::object();
     for (const auto& [name, value] : result.statistics) layer.statistics[name] = value;
+    if (!site.target.cross.empty()) {
+      layer.statistics["target_share"] = target.share;
+      layer.statistics["target_gain"] = target.gain;
+      layer.statistics["error_against_weight"] =
+          target.weight.empty()
+              ? result.relative_error
+              : quant::error_against_weight(context_, linear.out_features, weight, site, result.encoding);
+    }
     if (team_.rank() == 0) {
       try {
         layer.sha256 = run::write_layer(*run.start, linear.name, layer.generation, result);

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/random.h"
 
@@ -87,6 +89,83 @@ TEST_F(SiteSumTest, CountsRowsOverTheCallsOfAChunkAndStartsAnew) {
   EXPECT_EQ(sum.tree().n_tokens(), 2 * kRows - 1);
   EXPECT_EQ(sum.tree().n_left_out(), kRows + 1);
   for (const float value : sum.tree().mean()) EXPECT_TRUE(std::isfinite(value));
+}
+
+TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
+  const std::vector<float> x = rows();
+  std::vector<float> y = x;
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += 0.25F * x[(i * 7 + 3) % x.size()];
+  std::vector<std::int32_t> own(kRows);
+  std::iota(own.begin(), own.end(), 0);
+  PairedRows pairs{y.data(), own, std::vector<bool>(kRows, true)};
+  const auto expect_cross = [&](const std::vector<float>& got, const std::vector<std::size_t>& left_out,
+                                const std::vector<float>& weights) {
+    ASSERT_EQ(got.size(), static_cast<std::size_t>(kN * kN));
+    for (std::size_t i = 0; i < kN; ++i)
+      for (std::size_t j = 0; j < kN; ++j) {
+        double sum = 0;
+        for (std::size_t r = 0; r < kRows; ++r)
+          if (std::find(left_out.begin(), left_out.end(), r) == left_out.end())
+            sum += (weights.empty() ? 1.0 : static_cast<double>(weights[r])) *
+                   (static_cast<double>(y[r * kN + i]) - static_cast<double>(x[r * kN + i])) *
+                   static_cast<double>(x[r * kN + j]);
+        EXPECT_NEAR(got[i * kN + j], sum / static_cast<double>(kRows - std::ssize(left_out)), 1e-6) << i << " " << j;
+      }
+  };
+  SiteSum sum(context_, kN, core::DType::f32, true);
+  sum.start();
+  sum.add(x.data(), kRows, &pairs);
+  EXPECT_TRUE(sum.sound());
+  sum.finish({false, 0});
+  expect_cross(sum.cross().mean(sum.tree().n_tokens()), {}, {});
+  EXPECT_TRUE(sum.held_out_cross().mean(1).empty());
+
+  std::vector<float> weights;
+  for (std::size_t r = 0; r < kRows; ++r) weights.push_back(0.5F + 0.1F * static_cast<float>(r));
+  const std::span<const float> counts(weights);
+  SiteSum weighted(context_, kN, core::DType::f32, true);
+  weighted.start(&counts);
+  weighted.add(x.data(), kRows, &pairs);
+  weighted.finish({true, 0});
+  expect_cross(weighted.held_out_cross().mean(weighted.held_out().n_tokens()), {}, weights);
+
+  // A counterpart that cannot be used takes its row along.
+  std::vector<float> struck = y;
+  struck[9 * kN + 2] = kNan;
+  pairs = {struck.data(), own, std::vector<bool>(kRows, true)};
+  pairs.sound[9] = false;
+  SiteSum without(context_, kN, core::DType::f32, true);
+  without.start(&counts);
+  without.add(x.data(), kRows, &pairs);
+  EXPECT_FALSE(without.sound());
+  without.start(&counts);
+  without.add_sound_rows(x.data(), kRows, &pairs);
+  ASSERT_TRUE(without.first_bad().has_value());
+  EXPECT_TRUE(without.first_bad()->of_pair);
+  EXPECT_EQ(without.first_bad()->row, 9);
+  EXPECT_EQ(without.first_bad()->channel, 2);
+  without.finish({false, 0});
+  EXPECT_EQ(without.tree().n_left_out(), 1);
+  expect_cross(without.cross().mean(without.tree().n_tokens()), {9}, weights);
+
+  // Rows without a counterpart count as if it were they.
+  pairs = {y.data(), own, std::vector<bool>(kRows, true)};
+  pairs.row[4] = pairs.row[17] = -1;
+  SiteSum some(context_, kN, core::DType::f32, true);
+  some.start(&counts);
+  some.add(x.data(), kRows, &pairs);
+  some.finish({false, 0});
+  std::copy_n(x.begin() + 4 * kN, kN, y.begin() + 4 * kN);
+  std::copy_n(x.begin() + 17 * kN, kN, y.begin() + 17 * kN);
+  expect_cross(some.cross().mean(some.tree().n_tokens()), {}, weights);
+
+  // Nothing of the same rows twice.
+  pairs = {x.data(), own, std::vector<bool>(kRows, true)};
+  SiteSum nothing(context_, kN, core::DType::f32, true);
+  nothing.start();
+  nothing.add(x.data(), kRows, &pairs);
+  nothing.finish({false, 0});
+  for (const float value : nothing.cross().mean(kRows)) EXPECT_EQ(value, 0);
 }
 
 TEST_F(SiteSumTest, ManyLargeRowsAreNoFault) {

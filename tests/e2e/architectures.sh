@@ -49,9 +49,10 @@ END
 [ $n_models = 6 ] || fail "only $n_models models"
 
 # Starved experts are named while it runs, in the journal, in the report; and sequential calibration has them too.
-for calibration in independent sequential; do
+for calibration in independent "sequential --target asymmetric --hessian guided"; do
+  read -ra words <<<"$calibration"
   options=(--model "$(tiny_model qwen3-moe)" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 2
-    --calibration-context 3 --method rtn --bits 4 --calibration "$calibration")
+    --calibration-context 3 --method rtn --bits 4 --calibration "${words[@]}")
   rm -rf "$work"/run*
   expect 0 ranks 2 quantize --run "$work/run" "${options[@]}"
   grep -q "pool of the layer's experts" "$work/stderr" || { cat "$work/stderr"; fail "no word of starved experts"; }

@@ -14,6 +14,10 @@ quantize 2 --model "$work/model"
 says "--calibration-text"
 quantize 2 "${text[@]}" --model "$work/model" --centroids 200
 says "power of two"
+quantize 2 "${text[@]}" --model "$work/model" --target asymmetric
+says "only with --calibration sequential"
+quantize 2 "${text[@]}" --model "$work/model" --target both
+says "--target"
 expect 2 "$VORONOI" quantise
 expect 2 "$VORONOI" eval --model "$work/model"
 says "--text"

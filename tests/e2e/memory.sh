@@ -37,6 +37,10 @@ PY
 options=(--calibration-text "$text" --method rtn --bits 4)
 python3 "$random_model" "$work/wide" num_hidden_layers=2 hidden_size=768 intermediate_size=2048 num_attention_heads=12 num_key_value_heads=4
 for n in 1 2; do as_planned $n --model "$work/wide" "${options[@]}" --calibration-sequences 8 --calibration-context 64; done
+# A second stream, and whole matrices beside the Hessians.
+for n in 1 2; do
+  as_planned $n --model "$work/wide" "${options[@]}" --calibration-sequences 8 --calibration-context 64 --calibration sequential --target asymmetric
+done
 # Many chunks through several blocks: their arrays may not wander through the heap.
 python3 "$random_model" "$work/stream" num_hidden_layers=6 hidden_size=512 intermediate_size=1024 num_attention_heads=8 num_key_value_heads=4
 as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256

@@ -62,6 +62,21 @@ grep -q "tokens_0005.h5.*made again" "$work/stderr" || fail "no word of the dama
 same_layers "$work/guided-reference" "$run"
 [ -z "$(ls "$run/hessians")" ] || fail "token weights were left behind"
 
+# With sequential calibration a start takes up both streams, the quantized blocks' and the original ones', where it goes on.
+asymmetric=("${common[@]}" --method gptq --bits 2 --calibration sequential --target asymmetric)
+expect 0 ranks 2 quantize --run "$work/asymmetric-reference" "${asymmetric[@]}"
+run=$work/asymmetric
+start_held "rename layers/ 12" "$work/stderr" "$VORONOI" quantize --run "$run" "${asymmetric[@]}"
+kill -9 $pid
+go_on
+wait $pid || true
+expect 0 ranks 3 quantize --run "$run" "${asymmetric[@]}"
+same_layers "$work/asymmetric-reference" "$run"
+[ -z "$(ls "$run/hessians")" ] || fail "Hessians were left behind"
+expect 0 ranks 2 quantize --run "$work/symmetric" "${common[@]}" --method gptq --bits 2 --calibration sequential
+! diff -rq "$work/symmetric/layers" "$run/layers" >/dev/null || fail "asymmetric targets change nothing"
+expect 2 "$VORONOI" quantize --run "$run" "${asymmetric[@]::${#asymmetric[@]}-1}" plain
+
 # A stop within a block of calibration, asked for on one of the ranks: nothing of the block is kept, the rest is done by the same command.
 python3 "$support/random_model.py" "$work/wide" hidden_size=512 intermediate_size=2048 num_attention_heads=8
 wide=(--model "$work/wide" --calibration-text "$calibration_text" --calibration-sequences 48 --calibration-context 128 --method gptq --bits 4)
@@ -103,7 +118,7 @@ same_layers "$work/reference" "$run"
 expect 2 "$VORONOI" quantize --run "$run" --centroids 128
 grep -q "centroids: was 256, is 128" "$work/stderr" || { cat "$work/stderr"; fail "the difference is not named"; }
 expect 2 "$VORONOI" quantize --run "$run" "${common[@]}"
-grep -q "was \"voronoi\", is \"vptq\"" "$work/stderr" || { cat "$work/stderr"; fail "a whole command took options of an earlier start"; }
+grep -q "residual-centroids: was 16, is 0" "$work/stderr" || { cat "$work/stderr"; fail "a whole command took options of an earlier start"; }
 # What it may change; the model has moved.
 mv "$work/model" "$work/moved"
 rm "$run/layers/$(ls "$run/layers" | head -n 1)"

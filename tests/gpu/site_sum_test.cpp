@@ -46,5 +46,40 @@ TEST_F(SiteSumTest, LeavesOutTheRowsThatTheCpuLeavesOut) {
     }
 }
 
+TEST_F(SiteSumTest, SumsCounterpartsAsTheCpuDoes) {
+  for (const core::DType dtype : {core::DType::f32, core::DType::bf16})
+    for (const std::int64_t n : {1, 33, 100}) {
+      const std::int64_t rows = 1100;  // more than are multiplied at a time
+      const std::vector<float> x = test::normal_values(rows * n, 5);
+      std::vector<float> y = test::normal_values(rows * n, 6);
+      y[static_cast<std::size_t>((rows - 1 - 70) * n)] = std::numeric_limits<float>::quiet_NaN();  // of row 70
+      std::vector<float> weights;
+      for (std::int64_t i = 0; i < rows; ++i) weights.push_back(0.1F * static_cast<float>(i % 7));
+      const std::span<const float> counts(weights);
+      calib::PairedRows pairs;
+      for (std::int64_t i = 0; i < rows; ++i) {
+        pairs.row.push_back(static_cast<std::int32_t>(i % 10 == 3 ? -1 : rows - 1 - i));
+        pairs.sound.push_back(i != 70);
+      }
+      const auto sum_of = [&](backend::Context& context, const float* values, const float* counterparts,
+                              const std::span<const float>* weights_of_rows) {
+        pairs.x = counterparts;
+        calib::SiteSum sum(context, n, dtype, true);
+        sum.start(weights_of_rows);
+        sum.add_sound_rows(values, rows, &pairs);
+        sum.finish({false, 0});
+        EXPECT_EQ(sum.tree().n_left_out(), 1);
+        return sum.cross().mean(sum.tree().n_tokens());
+      };
+      const auto dx = on_gpu(x), dy = on_gpu(y);
+      for (const std::span<const float>* weighed : {static_cast<const std::span<const float>*>(nullptr), &counts}) {
+        const std::vector<float> expected = sum_of(cpu(), x.data(), y.data(), weighed),
+                                 found = sum_of(gpu(), dx.data(), dy.data(), weighed);
+        ASSERT_EQ(found.size(), expected.size());
+        for (std::size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-6F) << n << " " << i;
+      }
+    }
+}
+
 }  // namespace
 }  // namespace voronoi

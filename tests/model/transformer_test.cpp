@@ -131,17 +131,18 @@ TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
   const ModelConfig& config = model_->transformer.config();
   const std::vector<SiteSpec> sites = block_sites(config, 0);
   std::size_t next = 0;
-  model_->transformer.run_block(model_->blocks.at(0), hidden,
-                                [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows) {
-                                  EXPECT_EQ(index, next++);
-                                  EXPECT_EQ(site.name, sites.at(index).name);
-                                  Observed& at = observed[site.name];
-                                  at.dim = site.in_features;
-                                  at.n_rows += n_rows;
-                                  at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
-                                  model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x,
-                                                                           at.dim, core::DType::f32, at.sum.data());
-                                });
+  model_->transformer.run_block(
+      model_->blocks.at(0), hidden,
+      [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows, auto) {
+        EXPECT_EQ(index, next++);
+        EXPECT_EQ(site.name, sites.at(index).name);
+        Observed& at = observed[site.name];
+        at.dim = site.in_features;
+        at.n_rows += n_rows;
+        at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
+        model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, core::DType::f32,
+                                                 at.sum.data());
+      });
   EXPECT_EQ(next, sites.size());
   if (config.mixture.n_experts > 0) {
     // The router sees every token once, the experts together every token top_k times.

@@ -1,6 +1,7 @@
 // Hessians of every kind of block: the goldens of the real implementations, and the same bits on any number of ranks.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <fstream>
@@ -87,12 +88,16 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
       EXPECT_EQ(hessian.lower, other.lower) << name;
       EXPECT_EQ(hessian.held_out_tokens, other.held_out_tokens) << name;
       EXPECT_EQ(hessian.held_out, other.held_out) << name;
+      EXPECT_EQ(hessian.cross, other.cross) << name;
+      EXPECT_EQ(hessian.held_out_cross, other.held_out_cross) << name;
       ASSERT_EQ(hessian.guided.size(), other.guided.size()) << name;
       for (std::size_t i = 0; i < hessian.guided.size(); ++i) {
         EXPECT_EQ(hessian.guided[i].linear, other.guided[i].linear);
         EXPECT_EQ(hessian.guided[i].lower, other.guided[i].lower) << hessian.guided[i].linear;
         EXPECT_EQ(hessian.guided[i].held_out, other.guided[i].held_out) << hessian.guided[i].linear;
         EXPECT_EQ(hessian.guided[i].effective_tokens, other.guided[i].effective_tokens) << hessian.guided[i].linear;
+        EXPECT_EQ(hessian.guided[i].cross, other.guided[i].cross) << hessian.guided[i].linear;
+        EXPECT_EQ(hessian.guided[i].held_out_cross, other.guided[i].held_out_cross) << hessian.guided[i].linear;
       }
     }
   }
@@ -292,6 +297,106 @@ TEST_P(TinyRandom, HeldOutChunksEnterNoHessianAndHaveTheirOwn) {
           << name;
     }
   }
+}
+
+/// The model with another weight in each linear of block 0: what quantizing would make of it.
+class Changed final : public model::WeightSource {
+ public:
+  explicit Changed(const model::WeightSource& original) : original_(original) {}
+  const model::ModelConfig& config() const override { return original_.config(); }
+  void read(const model::TensorSpec& spec, std::span<float> out) const override {
+    original_.read(spec, out);
+    if (spec.name.find("layers.0.") == std::string::npos || spec.name.find("_proj.weight") == std::string::npos) return;
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] *= 1 + 0.1F * static_cast<float>(i * 7 % 5) - 0.2F;
+  }
+  std::string fingerprint() const override { return original_.fingerprint(); }
+  const std::string& path() const override { return original_.path(); }
+
+ private:
+  const model::WeightSource& original_;
+};
+
+TEST_P(TinyRandom, CrossMomentsPairBothStreamsAndHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
+  const model::Windows windows = many_windows();
+  const Changed changed(*source_);
+  model::Transformer quantized(changed, context_);
+  const auto collect_both = [&](const comm::Communicator& communicator, const TokenWeights* weights,
+                                std::int64_t hessian_bytes) {
+    ResidualStream stream(*transformer_, context_, communicator, windows);
+    ResidualStream original(*transformer_, context_, communicator, windows);
+    Collector::Options options;
+    options.hessian_bytes = hessian_bytes;
+    options.held_out_share = 0.25;
+    options.original = &original;
+    options.token_weights = weights;
+    options.is_weighed_stream = false;
+    Collector collector(*transformer_, context_, communicator, stream, options);
+    std::map<std::string, SiteHessian> all;
+    for (std::int64_t block = 0; block < 2; ++block) {
+      for (SiteHessian& hessian : collector.collect(transformer_->load_block(block), false))
+        all.emplace(std::to_string(block) + " " + hessian.site, std::move(hessian));
+      if (block == 0) stream.advance(quantized.load_block(block));
+    }
+    return all;
+  };
+  const TokenWeights weights = weigh(alone(), windows);
+  const auto whole = collect_both(alone(), &weights, kHessianBytes);
+  for (const auto& [name, hessian] : whole) {
+    const bool is_expert = hessian.site.find("expert.") == 0;
+    EXPECT_EQ(hessian.cross.empty(), hessian.pooled_tokens > 0) << name;
+    EXPECT_EQ(hessian.held_out_cross.empty(), hessian.held_out.empty()) << name;
+    EXPECT_EQ(hessian.guided.empty(), is_expert) << name;
+    if (hessian.cross.empty()) continue;
+    if (!is_expert) {
+      EXPECT_FALSE(hessian.guided.front().cross.empty()) << name;
+    }
+    // Before the first block was left both streams are one.
+    const bool is_nothing = std::all_of(hessian.cross.begin(), hessian.cross.end(), [](float v) { return v == 0; });
+    EXPECT_EQ(is_nothing, name.front() == '0') << name;
+  }
+  // By hand, of a site of the second block.
+  model::HiddenStates x = transformer_->embed(windows.ids, windows.count, windows.context);
+  model::HiddenStates y{x.n_sequences, x.n_tokens, x.values.clone()};
+  quantized.run_block(quantized.load_block(0), x);
+  transformer_->run_block(transformer_->load_block(0), y);
+  const auto inputs = [&](model::HiddenStates& hidden) {
+    std::vector<float> rows;
+    transformer_->run_block(
+        transformer_->load_block(1), hidden,
+        [&](const model::SiteSpec& site, std::size_t, const float* values, std::int64_t n_rows, auto) {
+          if (site.name == "o") rows.insert(rows.end(), values, values + n_rows * site.in_features);
+        });
+    return rows;
+  };
+  const std::vector<float> changed_rows = inputs(x), original_rows = inputs(y);
+  const SiteHessian& o = whole.at("1 o");
+  const auto n = static_cast<std::size_t>(o.n);
+  std::vector<double> sum(n * n), held_out(n * n);
+  for (std::size_t r = 0; r < changed_rows.size() / n; ++r) {
+    const auto sequence = static_cast<std::int64_t>(r) / windows.context;  // each is a chunk
+    for (std::size_t i = 0; i < n; ++i)
+      for (std::size_t j = 0; j < n; ++j)
+        (place_of(sequence, 0.25).is_held_out ? held_out : sum)[i * n + j] +=
+            static_cast<double>(original_rows[r * n + i] - changed_rows[r * n + i]) *
+            static_cast<double>(changed_rows[r * n + j]);
+  }
+  const auto expect_alike = [&](const std::vector<double>& expected, const std::vector<float>& got,
+                                std::int64_t tokens) {
+    double squares = 0, difference = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const double mean = expected[i] / static_cast<double>(tokens);
+      squares += mean * mean;
+      difference += std::pow(mean - static_cast<double>(got[i]), 2);
+    }
+    EXPECT_GT(squares, 0);
+    EXPECT_LT(std::sqrt(difference / squares), 1e-5);
+  };
+  expect_alike(sum, o.cross, o.n_tokens);
+  expect_alike(held_out, o.held_out_cross, o.held_out_tokens);
+
+  const TokenWeights mine = weigh(world_, windows);
+  expect_part_of(collect_both(world_, &mine, kHessianBytes), whole);
+  expect_part_of(collect_both(world_, &mine, 1), whole);
 }
 
 TEST_P(TinyRandom, AStopAskedForOnOneRankLeavesTheBlockOnAll) {

@@ -146,7 +146,7 @@ TEST_P(LeftOut, RowsThatAreNotNumbersAreCountedAndTheRestIsTheMeanOverTheRest) {
   const model::Windows ids = windows();
   model::HiddenStates hidden = transformer_->embed(ids.ids, ids.count, ids.context);
   transformer_->run_block(transformer_->load_block(0), hidden,
-                          [&](const model::SiteSpec& site, std::size_t, const float* x, std::int64_t n_rows) {
+                          [&](const model::SiteSpec& site, std::size_t, const float* x, std::int64_t n_rows, auto) {
                             if (site.name != "qkv") return;
                             for (std::int64_t r = 0; r < n_rows; ++r) {
                               if (ids.ids[static_cast<std::size_t>(rows_seen++)] == kStruck) continue;
@@ -190,6 +190,47 @@ TEST_P(LeftOut, WithoutAGoodRowASiteSaysWhereItBegan) {
     EXPECT_THAT(site.fault, HasSubstr(first_site)) << name;
     EXPECT_EQ(site.n_tokens, 0) << name;
     EXPECT_THAT(site.lower, testing::Each(0.0F)) << name;
+  }
+}
+
+TEST_P(LeftOut, ARowOfEitherStreamThatIsNotANumberIsLeftOutOfBoth) {
+  edit([](const std::string&, std::int64_t, std::span<float>) {});
+  const Edited struck(*original_, embedding(std::numeric_limits<float>::quiet_NaN()));
+  model::Transformer damaged(struck, context_, core::DType::f32);
+  const auto collect_both = [&](const comm::Communicator& communicator, bool original_is_damaged) {
+    ResidualStream good(*transformer_, context_, communicator, windows()),
+        bad(damaged, context_, communicator, windows());
+    Collector::Options options;
+    options.original = original_is_damaged ? &bad : &good;
+    Collector collector(*transformer_, context_, communicator, original_is_damaged ? good : bad, options);
+    Result result;
+    for (SiteHessian& site : collector.collect(transformer_->load_block(0), false))
+      result.sites.emplace(site.site, std::move(site));
+    result.first_fault = collector.first_fault();
+    return result;
+  };
+  for (const bool original_is_damaged : {false, true}) {
+    const std::array<int, 1> mine{world_.rank()};
+    const Result alone = collect_both(world_.subgroup(mine, 3), original_is_damaged);
+    const Result shared = collect_both(world_, original_is_damaged);
+    EXPECT_EQ(alone.first_fault, std::string("block 0, input 0 of qkv ") +
+                                     (original_is_damaged ? "in the unquantized model " : "") +
+                                     "is nan at token 0 of calibration sequence 0");
+    EXPECT_EQ(shared.first_fault, alone.first_fault);
+    EXPECT_EQ(alone.sites.at("qkv").n_left_out, kSequences - 1);
+    EXPECT_EQ(alone.sites.at("qkv").n_tokens, kSequences * kTokens - (kSequences - 1));
+    for (const auto& [name, site] : shared.sites) {
+      const SiteHessian& other = alone.sites.at(name);
+      EXPECT_EQ(site.n_left_out, other.n_left_out) << name;
+      EXPECT_EQ(site.lower, other.lower) << name;
+      EXPECT_EQ(site.cross, other.cross) << name;
+    }
+    for (const auto& [name, site] : alone.sites) {
+      for (const std::vector<float>* values : {&site.lower, &site.cross})
+        for (const float value : *values) EXPECT_TRUE(std::isfinite(value)) << name;
+    }
+    // What is left of qkv is the same rows of the same values.
+    for (const float value : alone.sites.at("qkv").cross) EXPECT_EQ(value, 0);
   }
 }
 
