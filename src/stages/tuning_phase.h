@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "format/encoding.h"
 #include "run/layer_store.h"
 #include "stages/work.h"
 #include "tune/descent.h"
