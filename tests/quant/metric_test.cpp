@@ -53,7 +53,13 @@ struct Moments {
 class MetricTest : public ::testing::Test {
  protected:
   Metric choose(const Moments& of, bool keep_apart = true, double damping = 0.01) {
-    const InputMoments moments{of.plain, of.guided, of.effective_tokens, 100, of.held_out, of.held_out_guided, 100};
+    InputMoments moments;
+    moments.plain = of.plain;
+    moments.guided = of.guided;
+    moments.effective_tokens = of.effective_tokens;
+    moments.tokens = moments.held_out_tokens = 100;
+    moments.held_out_plain = of.held_out;
+    moments.held_out_guided = of.held_out_guided;
     return choose_metric(context_, kN, moments, damping, keep_apart);
   }
   backend::Context context_{backend::Device::cpu, 2};
