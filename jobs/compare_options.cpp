@@ -165,7 +165,7 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
   std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
   for (const run::GivenOption& option : given) shared.insert(option.name);
   // Published methods take plain ones, and all members take the same.
-  if (!shared.contains("hessian")) of_all.emplace_back("--hessian=plain");
+  if (shared.insert("hessian").second) of_all.emplace_back("--hessian=plain");
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
   const auto add = [&](const std::string& name, const std::string& problem) {
     const auto known =

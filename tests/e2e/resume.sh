@@ -164,7 +164,7 @@ expect 2 "$VORONOI" quantize --run "$run" "${common[@]}" --method voronoi --cent
 grep -q "centroids: was 256, is 128" "$work/stderr" || { cat "$work/stderr"; fail "the difference is not named"; }
 # Stages: what one needs must have come to its end; names are checked.
 expect 2 "$VORONOI" quantize --run "$work/none" "${common[@]}" --stages calibrate,quantise
-grep -q "'quantise' is no stage; there are calibrate, quantize, tune, validate, export, report" "$work/stderr" || { cat "$work/stderr"; fail "no word of the stage"; }
+grep -q "'quantise' is no stage; there are calibrate, allocate, quantize, tune, validate, export, report" "$work/stderr" || { cat "$work/stderr"; fail "no word of the stage"; }
 expect 2 "$VORONOI" quantize --run "$work/none" "${common[@]}" --method vptq --stages export
 grep -q "export needs quantize" "$work/stderr" || { cat "$work/stderr"; fail "no word of what export needs"; }
 # Two runs at once on one directory: the second is refused.
