@@ -118,9 +118,10 @@ void complete(const std::vector<run::GivenOption>& given, run::Settings& setting
       throw core::ConfigError(fmt::format("--{}: {}", name, problem));
   };
   for (const auto& [name, value] : calibration_options(settings.hessians_from)) settle(name, value);
-  // What a row counts is known of the unquantized model's own.
-  if (settings.calibration == "sequential") settled.insert("hessian");
-  if (!settings.stages.empty() && !run::asks_for_stage(settings, "tune")) settled.insert("tune-phases");
+  if (settings.calibration == "sequential") settled.insert({"hessian", "allocate"});
+  if (!settings.bits || (settled.contains("hessian") && settings.hessian != "guided")) settled.insert("allocate");
+  for (const auto& [stage, option] : {std::pair("tune", "tune-phases"), std::pair("allocate", "allocate")})
+    if (!settings.stages.empty() && !run::asks_for_stage(settings, stage)) settled.insert(option);
   for (const auto& [name, effort] : kEfforts)
     if (name == settings.effort)
       for (const auto& [option, value] : quant::find_method(settings.parameters.method).effort(effort))

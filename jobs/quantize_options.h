@@ -14,8 +14,8 @@ namespace voronoi::jobs {
 
 CommandSpec quantize_command(run::Settings& options);
 
-/// Tells the rules where they were given, and assigns what was not: as the run calibrated whose Hessians are taken, and as
-/// the method understands --effort. `given`: all of this command's options, without a problem.
+/// Tells the rules where they were given, and assigns what was not: as the run calibrated whose Hessians are taken, and
+/// as the method understands --effort. `given`: all of this command's options, without a problem.
 void complete(const std::vector<run::GivenOption>& given, run::Settings& settings);
 
 /// Options of the last start of the run that the arguments name, to go on with; none where they give both model and

@@ -419,7 +419,7 @@ class Planner {
                                known == width.end() ? 1 : known->second, asymmetric);
         const std::string where = task.where + " (site " + site.name + ")";
         if (request_.cuda) {
-          plan_.device.consider(lasting + task.bytes, where);
+          plan_.device.consider(lasting + task.bytes - moments_bytes, where);  // the moments stay on the host
           plan_.quantizing.consider(
               base + quant::host_staging(*own, site.in_features, operators, moments_bytes, asymmetric), where);
         } else {
@@ -456,7 +456,7 @@ class Planner {
           quant::site_memory(quick, linear.in_features, {&rows, 1}, moments_bytes, request_.threads, 1);
       const std::string where = "dividing bits: " + look.where;
       if (request_.cuda) {
-        plan_.device.consider(lasting + look.bytes, where);
+        plan_.device.consider(lasting + look.bytes - moments_bytes, where);
         plan_.quantizing.consider(
             base + weight + quant::host_staging(quick, linear.in_features, {&rows, 1}, moments_bytes), where);
       } else {

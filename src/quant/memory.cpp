@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "quant/method.h"
+#include "quant/metric.h"
 
 namespace voronoi::quant {
 namespace {
@@ -29,8 +30,11 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
   MemoryPeak peak;
   // The metric, packed, both triangles, fp64 work and the factor that is made from it.
   peak.consider(moments_bytes + cross + (2 + 4 + 8 + 4) * square, "factoring the Hessian");
-  // Two candidates, packed, the factor of one and its inverse.
-  if (chooses) peak.consider(moments_bytes + (2 + 2 + 8 + 8) * square, "choosing the metric");
+  // Two candidates, packed, the factor of one, and both triangles that it is made from or a panel of its inverse.
+  if (chooses)
+    peak.consider(moments_bytes + (2 + 2 + 8) * square +
+                      std::max(4 * square, 8 * in_features * std::min(in_features, kInversePanel)),
+                  "choosing the metric");
   for (const OperatorShape& shape : operators) {
     const std::int64_t weight = 4 * shape.out_features * in_features;
     const std::int64_t held = moments_bytes + (4 + 4) * square + judge + cross + (asymmetric ? 2 : 1) * weight;

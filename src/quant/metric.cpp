@@ -22,8 +22,6 @@ constexpr double kDampingStep = 3;
 constexpr int kMostDampingSteps = 4;
 /// Dampings that are tried, as seen on SmolLM2-135M.
 constexpr double kUsualDampings = 2;
-/// Columns of an inverse that are in memory at a time.
-constexpr std::int64_t kPanel = 256;
 /// Effective tokens an input from which on a guided moment counts as much as the plain one, where nothing else tells.
 constexpr double kTokensAnInput = 4;
 
@@ -93,7 +91,7 @@ std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t
   if (linalg.invert_lower_f64(context.exec(), n, factor.data(), n) != 0) return std::nullopt;
   // H^-1 = F^T F with F lower, a panel of its columns at a time: above its diagonal, and without the rows of F that are
   // 0 there, which leaves a sixth of the operations of the whole product.
-  const std::int64_t widest = std::min(n, kPanel);
+  const std::int64_t widest = std::min(n, kInversePanel);
   backend::Array<double> panel(context, n * widest);
   std::vector<double> row_sums(index(n), 0.0);
   for (std::int64_t first = 0; first < n; first += widest) {

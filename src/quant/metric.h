@@ -35,6 +35,9 @@ struct Metric {
   std::vector<float> cross, held_out_cross;
 };
 
+/// Columns of an inverse that choose_metric has in memory at a time.
+inline constexpr std::int64_t kInversePanel = 256;
+
 /// How much a guided moment is believed: the loss's own curvature holds for small errors, and those of 2 bits are not
 /// small. On SmolLM2-135M at 2 bits the half beats either alone.
 inline constexpr double kGuidedTrust = 0.5;

@@ -52,6 +52,9 @@ std::vector<std::string> check_allocate(const Settings& o) {
   if (!o.bits) problems.emplace_back("--allocate: needs --bits, the true bits that are to be divided");
   if (quant::find_method(o.parameters.method).settings(o.parameters, {}).empty())
     problems.push_back("--allocate: --method " + o.parameters.method + " has no settings to choose from");
+  if (o.calibration == "sequential")
+    problems.emplace_back(
+        "--allocate: not with sequential calibration, which quantizes a block before it looks at the next");
   if (o.hessian != "guided")
     problems.emplace_back("--allocate: needs --hessian guided, which tells what the loss feels of an error");
   if (!o.stages.empty() && asks_for_stage(o, "quantize") && !asks_for_stage(o, "allocate"))

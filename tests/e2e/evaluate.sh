@@ -36,7 +36,7 @@ for path in "$work/run" "$work/model" "$work/model/model.safetensors" "$work/run
   expect 0 "$VORONOI" inspect "$path" --json
 done
 # Hessians that one run kept serve another method, and give what it would compute itself.
-expect 0 "$VORONOI" quantize --run "$work/keep" "${common[@]}" --method rtn --keep-hessians
+expect 0 "$VORONOI" quantize --run "$work/keep" "${common[@]}" --method rtn --hessian guided --keep-hessians
 expect 0 "$VORONOI" quantize --run "$work/taken" "${common[@]}" --method voronoi --residual-centroids 16 --hessians-from "$work/keep"
 same_layers "$work/run" "$work/taken"
 # Interrupted in the middle of the reference and of the quantized weights, killed once, the same command goes on with the windows it has

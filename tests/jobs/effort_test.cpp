@@ -40,6 +40,9 @@ TEST(Effort, IsWhatTheMethodSaysWhereNothingWasGiven) {
   const run::Settings best = settings_of({"--effort", "best"});
   EXPECT_EQ(best.hessian, "guided");
   EXPECT_EQ(best.tune, "end-to-end");
+  EXPECT_FALSE(best.allocate) << "there are no bits to divide";
+  EXPECT_TRUE(settings_of({"--effort", "best", "--bits", "2"}).allocate);
+  EXPECT_FALSE(settings_of({"--bits", "2"}).allocate);
 }
 
 TEST(Effort, GivesWayToWhatWasGiven) {
@@ -48,7 +51,10 @@ TEST(Effort, GivesWayToWhatWasGiven) {
   EXPECT_EQ(settings.hessian, "plain");
   EXPECT_EQ(settings.tune, "block");
   EXPECT_EQ(rounds_of(settings), 7);
-  EXPECT_EQ(settings_of({"--effort", "best", "--stages", "calibrate,quantize"}).tune, "none");
+  const run::Settings parts = settings_of({"--effort", "best", "--bits", "2", "--stages", "calibrate,quantize"});
+  EXPECT_EQ(parts.tune, "none");
+  EXPECT_FALSE(parts.allocate);
+  EXPECT_FALSE(settings_of({"--effort", "best", "--bits", "2", "--hessian", "plain"}).allocate);
 }
 
 TEST(Effort, IsNothingToMethodsThatArePublished) {
@@ -76,7 +82,9 @@ class Donor {
   std::string path() const { return paths_.root.string(); }
 
  private:
-  store::RunPaths paths_{std::filesystem::path(::testing::TempDir()) / "effort_donor"};
+  // Tests are processes side by side.
+  store::RunPaths paths_{std::filesystem::path(::testing::TempDir()) /
+                         (std::string("donor_of_") + ::testing::UnitTest::GetInstance()->current_test_info()->name())};
 };
 
 TEST(ForeignHessians, BringTheirCalibration) {

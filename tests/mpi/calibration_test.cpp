@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "calib/collector.h"
+#include "calib/weight_limit.h"
 #include "core/json.h"
 #include "model/weights.h"
 #include "support/data.h"
@@ -108,8 +109,8 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
                         [](std::int64_t, std::int64_t) {});
   }
 
-  /// Of every linear of blocks 0 and 1: the sum over all rows of mean(dy^2) x x^T, packed, by the pairs (x, dy) of one
-  /// backward pass.
+  /// Of every linear of blocks 0 and 1: the sum over all rows of s x x^T, packed, s the limited mean(dy^2), by the
+  /// pairs (x, dy) of one backward pass.
   std::map<std::string, std::vector<double>> guided_sums(const model::Windows& windows) {
     const model::ModelConfig& config = source_->config();
     std::vector<model::HiddenStates> entered;
@@ -119,30 +120,50 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
       transformer_->run_block(transformer_->load_block(layer), hidden);
     }
     model::HiddenStates gradient = transformer_->cross_entropy(hidden, windows.ids, 1.0F).hidden;
-    std::map<std::string, std::vector<double>> sums;
+    std::map<std::string, GuidedRows> rows;
     for (std::int64_t layer = config.n_layers - 1; layer >= 0; --layer)
       transformer_->backward_block(transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient,
                                    nullptr,
                                    [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows,
                                        const float* x, const float* dy) {
-                                     if (layer < 2) add_guided(site, i, n_rows, x, dy, sums[site.linears[i].name]);
+                                     if (layer < 2) add_guided(site, i, n_rows, x, dy, rows[site.linears[i].name]);
                                    });
+    std::map<std::string, std::vector<double>> sums;
+    for (const auto& [name, of_linear] : rows) sums[name] = sum_of(of_linear);
     return sums;
   }
 
+  struct GuidedRows {
+    std::int64_t n = 0;
+    std::vector<float> weights, x;
+  };
+
   static void add_guided(const model::SiteSpec& site, std::size_t i, std::int64_t n_rows, const float* x,
-                         const float* dy, std::vector<double>& sum) {
-    const std::int64_t n_in = site.in_features, n_out = site.linears[i].out_features;
-    sum.resize(static_cast<std::size_t>(n_in * (n_in + 1) / 2));
+                         const float* dy, GuidedRows& rows) {
+    const std::int64_t n_out = site.linears[i].out_features;
+    rows.n = site.in_features;
+    rows.x.insert(rows.x.end(), x, x + n_rows * rows.n);
     for (std::int64_t row = 0; row < n_rows; ++row) {
       double weight = 0;
       for (std::int64_t j = 0; j < n_out; ++j) weight += std::pow(static_cast<double>(dy[row * n_out + j]), 2);
-      weight /= static_cast<double>(n_out);
-      std::size_t at = 0;
-      for (std::int64_t a = 0; a < n_in; ++a)
-        for (std::int64_t b = 0; b <= a; ++b)
-          sum[at++] += weight * static_cast<double>(x[row * n_in + a]) * static_cast<double>(x[row * n_in + b]);
+      rows.weights.push_back(static_cast<float>(weight / static_cast<double>(n_out)));
     }
+  }
+
+  static std::vector<double> sum_of(const GuidedRows& rows) {
+    std::vector<double> sum(static_cast<std::size_t>(rows.n * (rows.n + 1) / 2));
+    WeightCounts counts;
+    counts.add(rows.weights);
+    const WeightLimit limit = counts.limit(wanted_rows(rows.n, std::ssize(rows.weights)));
+    const float* x = rows.x.data();
+    for (const float weight : rows.weights) {
+      std::size_t at = 0;
+      for (std::int64_t a = 0; a < rows.n; ++a)
+        for (std::int64_t b = 0; b <= a; ++b)
+          sum[at++] += static_cast<double>(limit.of(weight)) * static_cast<double>(x[a]) * static_cast<double>(x[b]);
+      x += rows.n;
+    }
+    return sum;
   }
 
   /// This rank alone.

@@ -72,7 +72,7 @@ class Voronoi final : public VectorMethod {
       case Effort::normal:
         return {{"hessian", "guided"}};
       case Effort::best:
-        return {{"hessian", "guided"}, {"tune-phases", "end-to-end"}};
+        return {{"hessian", "guided"}, {"allocate", "true"}, {"tune-phases", "end-to-end"}};
     }
     return {};
   }
