@@ -44,30 +44,47 @@ Collector::Collector(model::Transformer& transformer, backend::Context& context,
       transport_(context, communicator),
       options_(options) {}
 
-std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec>& sites) const {
+std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& sites,
+                                          std::span<const std::int64_t> n_sums, std::int64_t chunks_a_rank,
+                                          bool held_out, bool cross, std::int64_t hessian_bytes) {
   // A tree over a run of chunks holds about one node of each level at once. At n = 28672 (down_proj of a 70 B model)
   // the sum of a chunk is 6.6 GB and a node 3.3 GB: 8 chunks a rank take 20 GB, 64 take 30 GB. One over the chunks that
   // are held out grows beside it.
-  const auto chunks_a_rank = static_cast<std::uint64_t>(core::ceil_div(stream_.n_chunks(), communicator_.size()));
-  const auto n_nodes = static_cast<std::int64_t>(std::bit_width(chunks_a_rank)) + (options_.held_out_share > 0 ? 1 : 0);
-  std::vector<Pass> passes(1);
+  const auto n_nodes =
+      static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(chunks_a_rank))) + (held_out ? 1 : 0);
+  std::vector<PassSites> passes(1);
   std::int64_t spent = 0;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     const std::int64_t n = sites[i].in_features;
-    const std::int64_t cross_values = options_.original != nullptr ? (1 + n_nodes) * n * n : 0;
-    const std::int64_t sum_bytes =
-        (n * n + n_nodes * HessianTree::packed_size(n) + cross_values) * static_cast<std::int64_t>(sizeof(double));
-    std::vector<Target> targets{{i, {}}};
-    const bool is_weighed = options_.token_weights != nullptr && (options_.is_weighed_stream || sites[i].expert < 0);
-    for (std::size_t j = 0; is_weighed && j < sites[i].linears.size(); ++j) targets.push_back({i, j});
-    const std::int64_t size_bytes = sum_bytes * std::ssize(targets);
-    if (i > passes.back().first && spent + size_bytes > options_.hessian_bytes) {
-      passes.push_back({i, i, {}});
+    const std::int64_t size_bytes =
+        n_sums[i] * static_cast<std::int64_t>(sizeof(double)) *
+        (n * n + n_nodes * HessianTree::packed_size(n) + (cross ? (1 + n_nodes) * n * n : 0));
+    if (i > passes.back().first && spent + size_bytes > hessian_bytes) {
+      passes.push_back({i, i});
       spent = 0;
     }
     spent += size_bytes;
     passes.back().last = i + 1;
-    passes.back().targets.insert(passes.back().targets.end(), targets.begin(), targets.end());
+  }
+  return passes;
+}
+
+std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec>& sites) const {
+  std::vector<std::vector<Target>> targets;
+  std::vector<std::int64_t> n_sums;
+  for (std::size_t i = 0; i < sites.size(); ++i) {
+    targets.push_back({{i, {}}});
+    const bool is_weighed = options_.token_weights != nullptr && (options_.is_weighed_stream || sites[i].expert < 0);
+    for (std::size_t j = 0; is_weighed && j < sites[i].linears.size(); ++j) targets.back().push_back({i, j});
+    n_sums.push_back(std::ssize(targets.back()));
+  }
+  std::vector<Pass> passes;
+  for (const PassSites& range : divide_into_passes(
+           sites, n_sums, core::ceil_div(std::int64_t{stream_.n_chunks()}, std::int64_t{communicator_.size()}),
+           options_.held_out_share > 0, options_.original != nullptr, options_.hessian_bytes)) {
+    Pass& pass = passes.emplace_back(Pass{range.first, range.last, {}});
+    for (std::size_t i = range.first; i < range.last; ++i)
+      pass.targets.insert(pass.targets.end(), targets[i].begin(), targets[i].end());
   }
   return passes;
 }

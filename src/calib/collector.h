@@ -56,6 +56,15 @@ bool is_starved(const model::SiteSpec& site, std::int64_t n_tokens);
 /// takes more than one pass. The Hessians do not depend on it.
 constexpr std::int64_t kHessianBytes = std::int64_t{32} << 30;
 
+/// Sites [first, last) of a block whose sums are made in one pass over it.
+struct PassSites {
+  std::size_t first = 0, last = 0;
+};
+/// As many sites a pass as hessian_bytes allow, but one at least. n_sums: of each site, its own and those of linears.
+std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& sites,
+                                          std::span<const std::int64_t> n_sums, std::int64_t chunks_a_rank,
+                                          bool held_out, bool cross, std::int64_t hessian_bytes);
+
 /// All calls are collective over the communicator, with the same arguments.
 class Collector {
  public:

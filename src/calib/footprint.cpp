@@ -69,18 +69,28 @@ TreeNodes tree_nodes(std::int64_t n_sequences, int n_ranks, double held_out_shar
 /// What a block's sites add up to.
 struct BlockSizes {
   std::int64_t weights = 0;  ///< bytes of the linears in fp32
-  std::int64_t square = 0;   ///< elements of all its Hessians, those of linears among them
+  std::int64_t square = 0;   ///< elements of the Hessians of one pass, those of linears among them
   std::int64_t inputs = 0;   ///< values that enter its sites, a token; what enters several experts once
   std::int64_t widest = 0;   ///< inputs of the widest site
   std::string site;          ///< its name
 };
 
-BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, HessianKind kind) {
+BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, std::int64_t chunks_a_rank,
+                       HessianKind kind) {
   BlockSizes sizes;
+  const std::vector<model::SiteSpec> sites = model::block_sites(config, layer);
+  std::vector<std::int64_t> sums;
+  for (const model::SiteSpec& site : sites) sums.push_back(n_sums(site, kind));
+  for (const PassSites& pass :
+       divide_into_passes(sites, sums, chunks_a_rank, kind.held_out_share > 0, kind.cross, kHessianBytes)) {
+    std::int64_t square = 0;
+    for (std::size_t i = pass.first; i < pass.last; ++i)
+      square += sums[i] * sites[i].in_features * sites[i].in_features;
+    sizes.square = std::max(sizes.square, square);
+  }
   if (model::is_mixture(config, layer))
     sizes.inputs += config.hidden_size + config.mixture.top_k * config.mixture.expert_size;
-  for (const model::SiteSpec& site : model::block_sites(config, layer)) {
-    sizes.square += n_sums(site, kind) * site.in_features * site.in_features;
+  for (const model::SiteSpec& site : sites) {
     if (site.expert < 0) sizes.inputs += site.in_features;
     if (site.in_features > sizes.widest) {
       sizes.widest = site.in_features;
@@ -92,10 +102,10 @@ BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, Hes
 }
 
 /// The block that takes the most.
-BlockSizes largest_block(const model::ModelConfig& config, HessianKind kind) {
+BlockSizes largest_block(const model::ModelConfig& config, std::int64_t chunks_a_rank, HessianKind kind) {
   BlockSizes largest;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
-    BlockSizes sizes = block_sizes(config, layer, kind);
+    BlockSizes sizes = block_sizes(config, layer, chunks_a_rank, kind);
     if (8 * sizes.square + sizes.weights > 8 * largest.square + largest.weights) largest = std::move(sizes);
   }
   return largest;
@@ -144,7 +154,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
                                      int n_ranks, HessianKind kind) {
   const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
-  const BlockSizes block = largest_block(config, kind);
+  const BlockSizes block = largest_block(config, mine, kind);
   const TreeNodes nodes = tree_nodes(n_sequences, n_ranks, kind.held_out_share);
   // A node holds a packed triangle and, with a second stream, a whole matrix.
   const std::int64_t sums = (kind.cross ? 16 : 8) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
