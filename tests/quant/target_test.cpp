@@ -19,9 +19,9 @@ std::size_t at(std::int64_t row, std::int64_t column) { return static_cast<std::
 
 std::vector<double> normal_rows(std::int64_t rows, std::uint64_t seed, double deviation = 1) {
   std::mt19937_64 engine(seed);
-  std::normal_distribution<double> normal(0, deviation);
+  std::normal_distribution<double> normal;
   std::vector<double> values(static_cast<std::size_t>(rows * kInputs));
-  for (double& value : values) value = normal(engine);
+  for (double& value : values) value = deviation * normal(engine);
   return values;
 }
 
