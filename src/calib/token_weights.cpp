@@ -69,36 +69,25 @@ void TokenWeights::limit(const comm::Communicator& communicator) {
     const std::size_t n_linears =
         std::accumulate(sites.begin(), sites.end(), std::size_t{0},
                         [](std::size_t sum, const model::SiteSpec& site) { return sum + site.linears.size(); });
-    // Counts, and rows, of each linear.
     std::vector<WeightCounts> counts(n_linears);
-    std::vector<std::int64_t> rows(n_linears);
     const auto each = [&](const auto& call) {
       std::size_t at = 0;
       for (std::size_t site = 0; site < sites.size(); ++site)
         for (std::size_t linear = 0; linear < sites[site].linears.size(); ++linear, ++at) call(at, site, linear);
     };
     for (const ChunkWeights& chunk : chunks_)
-      each([&](std::size_t at, std::size_t site, std::size_t linear) {
-        counts[at].add(chunk[place][site][linear]);
-        rows[at] += std::ssize(chunk[place][site][linear]);
-      });
+      each([&](std::size_t at, std::size_t site, std::size_t linear) { counts[at].add(chunk[place][site][linear]); });
     std::vector<WeightLimit> limits(n_linears);
-    const auto their_counts = communicator.gather(std::as_bytes(std::span(counts)), 0);
-    const auto their_rows = communicator.gather(std::as_bytes(std::span(rows)), 0);
-    for (std::size_t rank = 1; rank < their_rows.size(); ++rank) {
-      VORONOI_REQUIRE(their_counts[rank].size() == n_linears * sizeof(WeightCounts), "every rank counts every linear");
+    const auto theirs = communicator.gather(std::as_bytes(std::span(counts)), 0);
+    for (std::size_t rank = 1; rank < theirs.size(); ++rank) {
+      VORONOI_REQUIRE(theirs[rank].size() == n_linears * sizeof(WeightCounts), "every rank counts every linear");
       std::vector<WeightCounts> more(n_linears);
-      std::memcpy(more.data(), their_counts[rank].data(), their_counts[rank].size());
-      std::vector<std::int64_t> more_rows(n_linears);
-      std::memcpy(more_rows.data(), their_rows[rank].data(), their_rows[rank].size());
-      for (std::size_t i = 0; i < n_linears; ++i) {
-        counts[i].add(more[i]);
-        rows[i] += more_rows[i];
-      }
+      std::memcpy(more.data(), theirs[rank].data(), theirs[rank].size());
+      for (std::size_t i = 0; i < n_linears; ++i) counts[i].add(more[i]);
     }
     if (communicator.rank() == 0)
       each([&](std::size_t at, std::size_t site, std::size_t) {
-        limits[at] = counts[at].limit(wanted_rows(sites[site].in_features, rows[at]));
+        limits[at] = counts[at].limit(wanted_rows(sites[site].in_features, counts[at].rows()));
       });
     communicator.broadcast(std::as_writable_bytes(std::span(limits)), 0);
     for (ChunkWeights& chunk : chunks_)

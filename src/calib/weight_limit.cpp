@@ -1,6 +1,7 @@
 #include "calib/weight_limit.h"
 
 #include <bit>
+#include <iterator>
 
 namespace voronoi::calib {
 namespace {
@@ -19,10 +20,12 @@ double middle(std::size_t bin) {
 void WeightCounts::add(std::span<const float> weights) {
   for (const float weight : weights)
     if (weight > 0) ++counts_[std::bit_cast<std::uint32_t>(weight) >> kShift];
+  rows_ += std::ssize(weights);
 }
 
 void WeightCounts::add(const WeightCounts& others) {
   for (std::size_t bin = 0; bin < kBins; ++bin) counts_[bin] += others.counts_[bin];
+  rows_ += others.rows_;
 }
 
 WeightLimit WeightCounts::limit(double wanted) const {

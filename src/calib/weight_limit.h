@@ -23,9 +23,10 @@ class WeightCounts {
   /// By the exponent of a float and the first bit behind it.
   static constexpr std::size_t kBins = 512;
 
-  /// Weights are not negative; those that are 0 are not counted.
+  /// Weights are not negative; those that are 0 are rows alone.
   void add(std::span<const float> weights);
   void add(const WeightCounts& others);
+  std::int64_t rows() const { return rows_; }
 
   /// The largest limit at which the rows, heavier ones counting as much as it, are worth `wanted` equal ones by
   /// (sum s)^2 / sum s^2, to half an octave. None where they are without one, or where there are fewer rows.
@@ -33,6 +34,7 @@ class WeightCounts {
 
  private:
   std::array<std::int32_t, kBins> counts_{};
+  std::int64_t rows_ = 0;
 };
 
 /// Rows that a linear of n inputs wants of `rows`: four an input, as GuidedQuant's moments were found to need, but no

@@ -67,6 +67,13 @@ std::optional<backend::Array<float>> factor(backend::Context& context, const Pre
 
 }  // namespace
 
+backend::Array<float> both_triangles(backend::Context& context, std::int64_t n, std::span<const float> lower) {
+  const backend::DeviceView<float> packed(context, lower);
+  backend::Array<float> full(context, n * n);
+  context.hessian().unpack(context.exec(), n, packed.data(), full.data());
+  return full;
+}
+
 PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
                                 bool act_order) {
   const auto order = core::checked_multiply(n, n + 1);
@@ -83,9 +90,7 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
     for (const float value : lower) scaled.push_back(std::ldexp(value, -result.unit_exponent));
     lower = scaled;
   }
-  result.h = backend::Array<float>(context, n * n);
-  const backend::DeviceView<float> packed(context, lower);
-  context.hessian().unpack(context.exec(), n, packed.data(), result.h.data());
+  result.h = both_triangles(context, n, lower);
 
   std::vector<float> diagonal;
   double mean = 0;

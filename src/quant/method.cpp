@@ -28,15 +28,25 @@ void rotate_hessian(const InputRotation& rotation, std::int64_t n, std::vector<f
     for (std::int64_t j = 0; j <= i; ++j) lower[next++] = full[at(i, j)];
 }
 
-/// A matrix in processing order and the unit of h. Of nothing: nothing.
-backend::Array<float> processed(backend::Context& context, const PreparedHessian& hessian, std::vector<float> natural) {
-  if (natural.empty()) return {};
-  for (float& value : natural) value = std::ldexp(value, -hessian.unit_exponent);
-  const backend::DeviceView<float> matrix(context, natural);
+void bring_to_unit(const PreparedHessian& hessian, std::vector<float>& values) {
+  for (float& value : values) value = std::ldexp(value, -hessian.unit_exponent);
+}
+
+/// natural: [n, n], device.
+backend::Array<float> in_processing_order(backend::Context& context, const PreparedHessian& hessian,
+                                          const float* natural) {
   const backend::DeviceView<std::int32_t> perm(context, hessian.perm);
   backend::Array<float> ordered(context, hessian.n * hessian.n);
-  context.hessian().permute(context.exec(), hessian.n, matrix.data(), perm.data(), ordered.data());
+  context.hessian().permute(context.exec(), hessian.n, natural, perm.data(), ordered.data());
   return ordered;
+}
+
+/// A whole matrix in processing order and the unit of h. Of nothing: nothing.
+backend::Array<float> processed(backend::Context& context, const PreparedHessian& hessian, std::vector<float> natural) {
+  if (natural.empty()) return {};
+  bring_to_unit(hessian, natural);
+  const backend::DeviceView<float> matrix(context, natural);
+  return in_processing_order(context, hessian, matrix.data());
 }
 
 }  // namespace
@@ -55,14 +65,9 @@ PreparedSite prepare_site(backend::Context& context, SiteInput site, const Quant
   prepared.hessian.guided_share = metric.guided_share;
   if (!metric.held_out.empty()) {
     if (rotation != nullptr) rotate_hessian(*rotation, n, metric.held_out);
-    for (float& value : metric.held_out) value = std::ldexp(value, -prepared.hessian.unit_exponent);
-    backend::Array<float> natural(context, n * n);
-    const backend::DeviceView<float> packed(context, metric.held_out);
-    const backend::DeviceView<std::int32_t> perm(context, prepared.hessian.perm);
-    context.hessian().unpack(context.exec(), n, packed.data(), natural.data());
+    bring_to_unit(prepared.hessian, metric.held_out);
     backend::Array<float>& held_out = method.judges_held_out() ? prepared.hessian.held_out : prepared.target.held_out;
-    held_out = backend::Array<float>(context, n * n);
-    context.hessian().permute(context.exec(), n, natural.data(), perm.data(), held_out.data());
+    held_out = in_processing_order(context, prepared.hessian, both_triangles(context, n, metric.held_out).data());
   }
   if (rotation != nullptr) return prepared;
   prepared.target.cross = processed(context, prepared.hessian, std::move(metric.cross));

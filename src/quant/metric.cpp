@@ -10,6 +10,7 @@
 #include "backend/tensor.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "quant/quantizer.h"
 
 namespace voronoi::quant {
 
@@ -76,10 +77,8 @@ std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t
   const auto& linalg = context.linalg();
   backend::Array<double> factor(context, n * n);  // of H in reversed order
   {
-    const backend::DeviceView<float> packed(context, lower);
     const backend::DeviceView<std::int32_t> order(context, natural);
-    backend::Array<float> full(context, n * n);
-    context.hessian().unpack(context.exec(), n, packed.data(), full.data());
+    const backend::Array<float> full = both_triangles(context, n, lower);
     context.hessian().reverse(context.exec(), n, full.data(), order.data(),
                               damping * trace(n, lower) / static_cast<double>(n), factor.data());
   }

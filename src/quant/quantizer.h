@@ -45,6 +45,9 @@ struct PreparedHessian {
 PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
                                 bool act_order);
 
+/// [n, n] of a packed lower triangle on the host.
+backend::Array<float> both_triangles(backend::Context& context, std::int64_t n, std::span<const float> lower);
+
 /// Largest magnitude of a weight, and of a weight that an encoding decodes to: that of F16, in which any loader may
 /// hold it.
 inline constexpr float kLargestWeight = core::kLargestF16;

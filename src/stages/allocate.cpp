@@ -52,13 +52,6 @@ std::vector<float> sampled_rows(std::vector<float> weight, std::int64_t out_feat
   return rows;
 }
 
-backend::Array<float> both_triangles(backend::Context& context, std::int64_t n, std::span<const float> lower) {
-  const backend::DeviceView<float> packed(context, lower);
-  backend::Array<float> full(context, n * n);
-  context.hessian().unpack(context.exec(), n, packed.data(), full.data());
-  return full;
-}
-
 class Allocation {
  public:
   explicit Allocation(Work& work)
@@ -180,7 +173,7 @@ class Allocation {
     const double error =
         quant::hessian_energies(
             work_.context, n_rows, n, rows, decoded,
-            both_triangles(work_.context, n, guided->held_out.empty() ? guided->lower : guided->held_out))
+            quant::both_triangles(work_.context, n, guided->held_out.empty() ? guided->lower : guided->held_out))
             .error;
     return std::max(error, 0.0) * static_cast<double>(linear.out_features) / static_cast<double>(n_rows) / 2;
   }
