@@ -160,9 +160,12 @@ void SiteSum::release_trees() {
   for (CrossTree* tree : {&cross_, &held_out_cross_}) *tree = CrossTree(context_, n_);
 }
 
-void SiteSum::finish(const ChunkPlace& place) {
-  (place.is_held_out ? held_out_ : tree_).add_chunk(place.index, chunk_, n_tokens_, n_left_out_, counted_);
-  if (!cross_chunk_.empty()) (place.is_held_out ? held_out_cross_ : cross_).add_chunk(place.index, cross_chunk_);
+void SiteSum::finish(std::int64_t chunk, bool is_held_out) {
+  (is_held_out ? held_out_ : tree_).add_chunk(chunk, chunk_, n_tokens_, n_left_out_, counted_);
+  (is_held_out ? tree_ : held_out_).skip(chunk);
+  if (cross_chunk_.empty()) return;
+  (is_held_out ? held_out_cross_ : cross_).add_chunk(chunk, cross_chunk_);
+  (is_held_out ? cross_ : held_out_cross_).skip(chunk);
 }
 
 }  // namespace voronoi::calib

@@ -49,8 +49,8 @@ class SiteSum {
   bool sound() const;
   /// add(), but every row is looked at first and left out when it has a value above largest_input.
   void add_sound_rows(const float* x, std::int64_t n_rows, const PairedRows* pairs = nullptr);
-  /// Puts the chunk into its tree.
-  void finish(const ChunkPlace& place);
+  /// Puts the chunk into its tree; the other one skips it.
+  void finish(std::int64_t chunk, bool is_held_out);
   /// Gives the memory of the chunk back; the tree stays.
   void release_chunk() {
     chunk_ = backend::Array<double>();

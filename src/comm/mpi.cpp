@@ -394,6 +394,23 @@ std::vector<std::byte> Communicator::receive(int source, int tag) const {
   return *probe_and_receive(handle_->comm, source, tag, nullptr, nullptr);
 }
 
+std::vector<std::byte> Communicator::exchange(std::span<const std::byte> mine, int to, int from, bool expects,
+                                              int tag) const {
+  check_tag(tag);
+  VORONOI_REQUIRE(!handle_->alone(), "a rank without MPI has nobody to talk to");
+  const auto n = static_cast<std::int64_t>(mine.size());
+  std::vector<MPI_Request> requests;
+  // As send() cuts it: any number of full pieces and one shorter one.
+  for (std::int64_t begin = 0; n > 0 && begin <= n; begin += kPieceBytes)
+    check(MPI_Isend(mine.data() + begin, static_cast<int>(std::min(kPieceBytes, n - begin)), MPI_BYTE, to, tag,
+                    handle_->comm, &requests.emplace_back(MPI_REQUEST_NULL)),
+          "MPI_Isend");
+  std::vector<std::byte> theirs;
+  if (expects) theirs = receive(from, tag);
+  for (MPI_Request& request : requests) wait(request, Peers::near, "MPI_Isend");
+  return theirs;
+}
+
 std::optional<std::vector<std::byte>> Communicator::receive_any(MessageInfo& info, const std::function<bool()>& stop,
                                                                 microseconds shortest_nap) const {
   return probe_and_receive(handle_->comm, MPI_ANY_SOURCE, MPI_ANY_TAG, &info, stop, shortest_nap);

@@ -217,7 +217,7 @@ class Planner {
       }
     }
     // The rank with the most chunks sets the pace; every rank loads every block.
-    const std::int64_t chunks = calib::calibration_chunks(sequences);
+    const std::int64_t chunks = calib::calibration_chunks(sequences, context);
     const double pace =
         static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
     const auto original = static_cast<double>(plan_.original_bytes);
@@ -229,8 +229,9 @@ class Planner {
     }
     add_stage("calibrate: forward", forward.gemm, original * ranks,
               forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
-    // Each Hessian goes to its owner in fp64 from every rank, and to disk.
-    const double reduced = request_.n_ranks > 1 ? 2 * hessians / rates_.link_bytes : 0;
+    // Slices of partial sums go from every rank to every other, the means to their owners and to disk.
+    const double reduced =
+        hessians * calib::sent_share(sequences, context, request_.n_ranks, hessian_kind()) / rates_.link_bytes;
     add_stage("calibrate: Hessians", forward.gram, hessians,
               forward.gram * pace / rates_.gram + reduced + hessians / ranks / rates_.disk_bytes);
 

@@ -110,7 +110,8 @@ class Calibration {
 
   /// Rank 0, once no Hessian of this run needs them.
   void drop_token_weights() const {
-    for (std::int64_t chunk = 0; chunk < calib::calibration_chunks(work_.inputs.windows.count); ++chunk)
+    const model::Windows& windows = work_.inputs.windows;
+    for (std::int64_t chunk = 0; chunk < calib::calibration_chunks(windows.count, windows.context); ++chunk)
       work_.run.start->remove(work_.run.paths.token_weights(chunk));
   }
 

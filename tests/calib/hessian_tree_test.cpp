@@ -4,6 +4,8 @@
 
 #include <random>
 
+#include "support/tree_mean.h"
+
 namespace voronoi::calib {
 namespace {
 
@@ -27,7 +29,7 @@ backend::Array<double> chunk_sum(std::int64_t chunk) {
   return array(sum);
 }
 
-/// The mean over n_chunks when they are divided over `ranks` and gathered, as the collector does it.
+/// The mean over n_chunks when they are divided over `ranks` whose nodes meet.
 std::vector<float> divided(std::int64_t n_chunks, std::int64_t ranks) {
   HessianTree total(context(), kOrder);
   for (std::int64_t rank = ranks - 1; rank >= 0; --rank) {  // arrival order must not matter
@@ -36,8 +38,10 @@ std::vector<float> divided(std::int64_t n_chunks, std::int64_t ranks) {
       mine.add_chunk(chunk, chunk_sum(chunk), 3);
     while (mine.n_nodes() > 0) total.absorb(mine.pop_node());
   }
-  EXPECT_EQ(total.n_tokens(), 3 * n_chunks);
-  return total.mean();
+  const TreeMean mean = test::mean_of(context(), total);
+  EXPECT_EQ(HessianTree::n_tokens(mean.counts), 3 * n_chunks);
+  EXPECT_EQ(total.n_nodes(), 0);
+  return mean.values;
 }
 
 TEST(HessianTree, AnyDivisionOverRanksGivesTheSameBits) {
@@ -52,7 +56,7 @@ TEST(HessianTree, MeanIsTheSumOverTokens) {
   HessianTree tree(context(), 2);
   tree.add_chunk(0, array({2, 99, 4, 6}), 2);
   tree.add_chunk(1, array({1, 99, 1, 3}), 1);
-  EXPECT_EQ(tree.mean(), (std::vector<float>{1, 5.0F / 3, 3}));
+  EXPECT_EQ(test::mean_of(context(), tree).values, (std::vector<float>{1, 5.0F / 3, 3}));
 }
 
 TEST(HessianTree, KeepsFewNodes) {
@@ -69,7 +73,7 @@ TEST(HessianTree, RefusesAChunkTwiceAndDamagedBytes) {
   tree.add_chunk(4, array({1}), 1);
   EXPECT_ANY_THROW(tree.add_chunk(4, array({1}), 1));
   EXPECT_ANY_THROW(tree.add_chunk(5, array({1, 2}), 1));
-  EXPECT_ANY_THROW(tree.absorb(SumNode()));
+  EXPECT_ANY_THROW(tree.absorb({-1, 0, {}, {}}));
 }
 
 }  // namespace
