@@ -109,9 +109,11 @@ class SiteWork {
   /// Those that share a prepared site, or one a linear: linear by linear, whose weight is read once for all parts.
   void quantize_alike(const Group& group, const calib::SiteHessian& stored) {
     std::optional<quant::PreparedSite> shared_site, own_site;
+    const planning::PartLinear& first = group.front();
+    const bool takes_guided = run_of(first.part).parameters.of(first.linear->name)->guided_metric;
     for (const LinearOfParts& shared : by_linear(group)) {
       const calib::GuidedHessian* guided = stored.guided_for(shared.linear->name);
-      const bool is_guided = guided != nullptr && !guided->lower.empty();
+      const bool is_guided = takes_guided && guided != nullptr && !guided->lower.empty();
       own_site.reset();
       std::optional<quant::PreparedSite>& site = is_guided ? own_site : shared_site;
       if (!site) site = prepare(group, stored, is_guided ? shared.linear : nullptr);

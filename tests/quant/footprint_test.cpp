@@ -5,6 +5,7 @@
 #include "core/team.h"
 #include "format/vptq.h"
 #include "layers.h"
+#include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/cost.h"
 #include "quant/memory.h"
@@ -42,6 +43,7 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
       for (const std::int64_t group_size : {0, 16, 24, 64})
         for (const bool act_order : {true, false}) {
           QuantParameters p = parameters(method);
+          p.get<GptqParameters>().group_grid = bits == 3 ? "original" : "static";
           p.get<UniformParameters>().bits = bits;
           p.get<UniformParameters>().group_size = group_size;
           p.act_order = act_order;
