@@ -102,9 +102,10 @@ bool takes_guided(const std::string& method) {
 }
 
 /// Calibration makes guided Hessians where one of the methods takes them; the others look at the plain ones beside
-/// them. Each member then is what quantize by itself would make of it.
-/// metric_given: the job's own options say which ones they look at.
-void choose_hessians(std::vector<MemberSpec>& specs, bool metric_given, std::vector<std::string>& of_all) {
+/// them. Each member then is what quantize by itself would make of it, unless the job in `directory` has begun
+/// otherwise. metric_given: the job's own options say which ones they look at.
+void choose_hessians(const std::string& directory, std::vector<MemberSpec>& specs, bool metric_given,
+                     std::vector<std::string>& of_all) {
   bool some = false;
   std::vector<MemberSpec*> plain;
   for (MemberSpec& spec : specs) {
@@ -116,6 +117,8 @@ void choose_hessians(std::vector<MemberSpec>& specs, bool metric_given, std::vec
                                 [](const run::GivenOption& option) { return option.name == kGuidedMetric; }))
       plain.push_back(&spec);
   }
+  for (const auto& [option, value] : calibration_options(directory))
+    if (option == "hessian") some = value == "guided";
   of_all.emplace_back(some ? "--hessian=guided" : "--hessian=plain");
   if (some && !metric_given)
     for (MemberSpec* spec : plain) spec->arguments.push_back(fmt::format("--{}=false", kGuidedMetric));
@@ -193,7 +196,7 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
   not_shared.insert(kOfTheJob.begin(), kOfTheJob.end());
   std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
   for (const run::GivenOption& option : given) shared.insert(option.name);
-  if (shared.insert("hessian").second) choose_hessians(specs, shared.contains(kGuidedMetric), of_all);
+  if (shared.insert("hessian").second) choose_hessians(o.shared.run, specs, shared.contains(kGuidedMetric), of_all);
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
   const auto add = [&](const std::string& name, const std::string& problem) {
     const auto known =

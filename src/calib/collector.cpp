@@ -35,6 +35,15 @@ const GuidedHessian* SiteHessian::guided_for(const std::string& linear) const {
   return found == guided.end() ? nullptr : &*found;
 }
 
+void SiteHessian::drop_moments() {
+  const auto drop = [](auto& of) {
+    for (std::vector<float>* values : {&of.lower, &of.held_out, &of.cross, &of.held_out_cross})
+      *values = std::vector<float>();
+  };
+  drop(*this);
+  for (GuidedHessian& linear : guided) drop(linear);
+}
+
 Collector::Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
                      ResidualStream& stream, const Options& options)
     : transformer_(transformer),
@@ -48,7 +57,7 @@ std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& si
                                           std::span<const std::int64_t> n_sums, std::int64_t chunks_a_rank,
                                           bool held_out, bool cross, std::int64_t hessian_bytes) {
   // A tree over a run of chunks holds about one node of each level at once. At n = 28672 (down_proj of a 70 B model)
-  // the sum of a chunk is 6.6 GB and a node 3.3 GB: 8 chunks a rank take 20 GB, 64 take 30 GB. One over the chunks that
+  // the sum of a chunk and a node are 3.3 GB each: 8 chunks a rank take 17 GB, 64 take 26 GB. One over the chunks that
   // are held out grows beside it.
   const auto n_nodes =
       static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(chunks_a_rank))) + (held_out ? 1 : 0);
@@ -56,9 +65,8 @@ std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& si
   std::int64_t spent = 0;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     const std::int64_t n = sites[i].in_features;
-    const std::int64_t size_bytes =
-        n_sums[i] * static_cast<std::int64_t>(sizeof(double)) *
-        (n * n + n_nodes * HessianTree::packed_size(n) + (cross ? (1 + n_nodes) * n * n : 0));
+    const std::int64_t size_bytes = n_sums[i] * static_cast<std::int64_t>(sizeof(double)) * (1 + n_nodes) *
+                                    (HessianTree::packed_size(n) + (cross ? n * n : 0));
     if (i > passes.back().first && spent + size_bytes > hessian_bytes) {
       passes.push_back({i, i});
       spent = 0;
@@ -124,7 +132,6 @@ void Collector::run_pass(const model::BlockWeights& weights, const std::vector<m
   });
 
   pairs.reset();
-  for (SiteSum& sum : sums) sum.release_chunk();
   for (std::size_t t = 0; t < pass.targets.size(); ++t) {
     const Target& target = pass.targets[t];
     const int root = owner(weights.layer, sites.size(), target.site);

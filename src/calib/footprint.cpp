@@ -167,7 +167,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const BlockSizes block = largest_block(config, mine, kind);
   const TreeNodes nodes = tree_nodes(n_sequences, context, n_ranks, kind.held_out_share);
   // A node holds a packed triangle and, with a second stream, a whole matrix.
-  const std::int64_t sums = (kind.cross ? 16 : 8) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
+  const std::int64_t sums = (kind.cross ? 12 : 4) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
                      trees = node_bytes * nodes.most, widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;

@@ -206,11 +206,20 @@ std::string library_version() {
   return whole.substr(0, whole.find_first_of(",\n"));  // the rest tells who built it
 }
 
-int launched_rank() {
+namespace {
+const char* launched_rank_text() {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"})
-    if (const char* rank = std::getenv(name)) return std::atoi(rank);
-  return 0;
+    if (const char* rank = std::getenv(name)) return rank;
+  return nullptr;
 }
+}  // namespace
+
+int launched_rank() {
+  const char* rank = launched_rank_text();
+  return rank == nullptr ? 0 : std::atoi(rank);
+}
+
+bool is_launched() { return launched_rank_text() != nullptr; }
 
 void Environment::abort(int exit_code) {
   std::fflush(nullptr);

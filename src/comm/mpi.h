@@ -29,6 +29,8 @@ std::string library_version();
 
 /// The rank that mpirun or srun gave this process, told without MPI; 0 when nobody did.
 int launched_rank();
+/// Whether somebody did.
+bool is_launched();
 
 struct MessageInfo {
   int source = 0, tag = 0;

@@ -204,7 +204,7 @@ TEST_F(GpuHessianTree, SumsAreThoseOfTheCpu) {
   constexpr std::int64_t kOrder = 37;
   calib::HessianTree ours(gpu(), kOrder), theirs(cpu(), kOrder);
   for (const std::int64_t chunk : {3, 0, 1, 6, 2}) {
-    const std::vector<float> values = test::normal_values(kOrder * kOrder, static_cast<std::uint32_t>(chunk) + 1);
+    const std::vector<float> values = test::normal_values(ours.n_values(), static_cast<std::uint32_t>(chunk) + 1);
     const std::vector<double> sum(values.begin(), values.end());
     ours.add_chunk(chunk, on_gpu(sum), 2);
     theirs.add_chunk(chunk, backend::Array<double>(cpu(), std::span<const double>(sum)), 2);

@@ -75,7 +75,7 @@ TEST_F(ToyMethod, PlansWhatItStoresAndTakes) {
   EXPECT_EQ(operator_work(parameters_, 300, 100).row_pieces, 3);
   EXPECT_EQ(operator_work(parameters_, 10, 100).exchange_bytes, 1000);
   const std::vector<OperatorShape> operators{{"q", 4096}};
-  EXPECT_EQ(site_memory(parameters_, 8, operators, 0, 1, 1).where, "the toys of q");
+  EXPECT_EQ(site_memory(parameters_, 8, operators, {}, 1, 1).where, "the toys of q");
   const std::vector<LayerCount> layers{{4096, 4096, 3}};
   const auto chosen = find_method("toy").choose_setting(parameters_, 3.4, layers);
   ASSERT_TRUE(chosen);
