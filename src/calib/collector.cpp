@@ -8,6 +8,7 @@
 #include <functional>
 #include <utility>
 
+#include "calib/footprint.h"
 #include "core/error_context.h"
 #include "core/log.h"
 #include "core/types.h"
@@ -35,6 +36,11 @@ const GuidedHessian* SiteHessian::guided_for(const std::string& linear) const {
   return found == guided.end() ? nullptr : &*found;
 }
 
+void SiteHessian::drop_held_out() {
+  held_out = std::vector<float>();
+  for (GuidedHessian& linear : guided) linear.held_out = std::vector<float>();
+}
+
 void SiteHessian::drop_moments() {
   const auto drop = [](auto& of) {
     for (std::vector<float>* values : {&of.lower, &of.held_out, &of.cross, &of.held_out_cross})
@@ -56,8 +62,8 @@ Collector::Collector(model::Transformer& transformer, backend::Context& context,
 std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& sites,
                                           std::span<const std::int64_t> n_sums, std::int64_t chunks_a_rank,
                                           bool held_out, bool cross, std::int64_t hessian_bytes) {
-  // A tree over a run of chunks holds about one node of each level at once. At n = 28672 (down_proj of a 70 B model)
-  // the sum of a chunk and a node are 3.3 GB each: 8 chunks a rank take 17 GB, 64 take 26 GB. One over the chunks that
+  // A tree over a run of chunks holds about one node of each level at once, the chunk at work among them. At n = 28672
+  // (down_proj of a 70 B model) a node is 3.3 GB: 8 chunks a rank take 13 GB, 64 take 23 GB. One over the chunks that
   // are held out grows beside it.
   const auto n_nodes =
       static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(chunks_a_rank))) + (held_out ? 1 : 0);
@@ -65,7 +71,7 @@ std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& si
   std::int64_t spent = 0;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     const std::int64_t n = sites[i].in_features;
-    const std::int64_t size_bytes = n_sums[i] * static_cast<std::int64_t>(sizeof(double)) * (1 + n_nodes) *
+    const std::int64_t size_bytes = n_sums[i] * static_cast<std::int64_t>(sizeof(double)) * n_nodes *
                                     (HessianTree::packed_size(n) + (cross ? n * n : 0));
     if (i > passes.back().first && spent + size_bytes > hessian_bytes) {
       passes.push_back({i, i});
@@ -116,12 +122,16 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
 
 void Collector::run_pass(const model::BlockWeights& weights, const std::vector<model::SiteSpec>& sites,
                          const Pass& pass, bool advance, std::vector<SiteHessian>& owned) {
+  TreeNodes nodes;
+  if (!stream_.chunks().empty())
+    nodes = most_nodes(stream_.chunks().front().id, std::ssize(stream_.chunks()), options_.held_out_share);
   std::vector<SiteSum> sums;
   for (const Target& target : pass.targets)
     core::with_context<core::DeviceError>(
         "block " + std::to_string(weights.layer) + ", Hessian of " + sites[target.site].name, [&] {
           sums.emplace_back(context_, sites[target.site].in_features, transformer_.dtype(),
                             options_.original != nullptr);
+          sums.back().reserve(nodes.summed, nodes.held_out);
         });
   std::optional<PairedInputs> pairs;
   if (options_.original != nullptr) pairs.emplace(context_, sites, pass.first, pass.last, transformer_.dtype());
@@ -195,6 +205,7 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
                                          std::vector<SiteSum>& sums) {
   using Adding = void (SiteSum::*)(const float*, std::int64_t, const PairedRows*);
   const Chunk& chunk = stream_.chunks()[index];
+  const bool held_out = is_held_out(chunk.id, options_.held_out_share);
   std::vector<bool> wanted(sums.size(), true);
   // On a copy: where a sum turns out to be unsound, the chunk is run again and its rows are looked at one by one.
   const auto run = [&](Adding add) {
@@ -204,9 +215,9 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
       const Target& target = pass.targets[t];
       if (target.linear) {
         const auto counts = options_.token_weights->of(index, weights.layer, target.site, *target.linear);
-        sums[t].start(&counts);
+        sums[t].start(held_out, &counts);
       } else {
-        sums[t].start();
+        sums[t].start(held_out);
       }
     }
     if (pairs != nullptr) pairs->rewind();
@@ -235,7 +246,7 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
       if (wanted[t] && !pass.targets[t].linear && sums[t].first_bad())
         note_fault(weights.layer, sites, pass.targets[t].site, chunk, *sums[t].first_bad());
   }
-  for (SiteSum& sum : sums) sum.finish(chunk.id, is_held_out(chunk.id, options_.held_out_share));
+  for (SiteSum& sum : sums) sum.finish(chunk.id);
   return hidden;
 }
 

@@ -44,8 +44,9 @@ struct SiteHessian {
   std::vector<GuidedHessian> guided;  ///< one a linear, or none
   /// Null: there is none for the linear.
   const GuidedHessian* guided_for(const std::string& linear) const;
-  /// Gives the memory of all matrices; what is known of them stays.
+  /// Give the memory of matrices; what is known of them stays.
   void drop_moments();
+  void drop_held_out();  ///< those of held-out chunks, but for cross moments
 };
 
 /// Whether an expert's site saw too few tokens for a Hessian of its own: fewer than a quarter of its inputs, so that

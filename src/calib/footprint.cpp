@@ -33,36 +33,36 @@ std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
   return 1 + (kind.guided && (!kind.sequential || site.expert < 0) ? std::ssize(site.linears) : 0);
 }
 
-/// Nodes with values in both trees over chunks [first, last): the aligned runs of a power of two that the range is made
+/// Nodes with values in the trees over chunks [first, last): the aligned runs of a power of two that the range is made
 /// of, where a chunk of the tree's kind is among them.
-std::int64_t run_nodes(std::int64_t first, std::int64_t last, double held_out_share) {
-  std::int64_t nodes = 0;
+TreeNodes run_nodes(std::int64_t first, std::int64_t last, double held_out_share) {
+  TreeNodes nodes;
   while (first < last) {
     std::int64_t size = first > 0 ? first & -first : std::int64_t{1} << 62;
     while (first + size > last) size /= 2;
     std::int64_t held_out = 0;
     for (std::int64_t chunk = first; chunk < first + size; ++chunk) held_out += is_held_out(chunk, held_out_share);
-    nodes += (held_out < size) + (held_out > 0);
+    nodes.summed += held_out < size ? 1 : 0;
+    nodes.held_out += held_out > 0 ? 1 : 0;
     first += size;
   }
   return nodes;
 }
 
-/// Of both trees of partial sums of any rank: at most at a time while its chunks are added one by one, and when all are
-/// there.
-struct TreeNodes {
-  std::int64_t most = 0, last = 0;
+/// Of any rank: at most at a time in both trees, and when all chunks are there, in both and in the one that has more.
+struct RankNodes {
+  std::int64_t most = 0, last = 0, last_of_one = 0;
 };
-TreeNodes tree_nodes(std::int64_t n_sequences, std::int64_t context, int n_ranks, double held_out_share) {
-  TreeNodes nodes;
+RankNodes rank_nodes(std::int64_t n_sequences, std::int64_t context, int n_ranks, double held_out_share) {
+  RankNodes nodes;
   for (int rank = 0; rank < n_ranks; ++rank) {
     const std::vector<ChunkRange> chunks = chunks_of_rank(n_sequences, context, rank, n_ranks);
-    std::int64_t now = 0;
-    for (const ChunkRange& chunk : chunks) {
-      nodes.most = std::max(nodes.most, now + 1);
-      now = run_nodes(chunks.front().id, chunk.id + 1, held_out_share);
-    }
-    nodes.last = std::max(nodes.last, now);
+    if (chunks.empty()) continue;
+    const std::int64_t first = chunks.front().id;
+    nodes.most = std::max(nodes.most, most_nodes(first, std::ssize(chunks), held_out_share).both());
+    const TreeNodes last = run_nodes(first, chunks.back().id + 1, held_out_share);
+    nodes.last = std::max(nodes.last, last.both());
+    nodes.last_of_one = std::max({nodes.last_of_one, last.summed, last.held_out});
   }
   return nodes;
 }
@@ -114,6 +114,18 @@ BlockSizes largest_block(const model::ModelConfig& config, std::int64_t chunks_a
 
 }  // namespace
 
+TreeNodes most_nodes(std::int64_t first_chunk, std::int64_t n_chunks, double held_out_share) {
+  TreeNodes most, now;
+  for (std::int64_t chunk = first_chunk; chunk < first_chunk + n_chunks; ++chunk) {
+    if (is_held_out(chunk, held_out_share))
+      most.held_out = std::max(most.held_out, now.held_out + 1);
+    else
+      most.summed = std::max(most.summed, now.summed + 1);
+    now = run_nodes(first_chunk, chunk + 1, held_out_share);
+  }
+  return most;
+}
+
 BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
                      std::int64_t context, HessianKind kind) {
   const auto tokens = static_cast<double>(n_sequences) * static_cast<double>(context);
@@ -154,7 +166,7 @@ std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind) {
 double sent_share(std::int64_t n_sequences, std::int64_t context, int n_ranks, HessianKind kind) {
   // A node has twice the bytes of the mean that it is a part of; the file has a mean of each tree.
   const std::int64_t n_trees = kind.held_out_share > 0 ? 2 : 1;
-  const auto nodes = static_cast<double>(tree_nodes(n_sequences, context, n_ranks, kind.held_out_share).last);
+  const auto nodes = static_cast<double>(rank_nodes(n_sequences, context, n_ranks, kind.held_out_share).last);
   const double ranks = n_ranks;
   return (2 * nodes / static_cast<double>(n_trees) + 1 / ranks) * (ranks - 1) / ranks;
 }
@@ -165,10 +177,10 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
                      mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
   const BlockSizes block = largest_block(config, mine, kind);
-  const TreeNodes nodes = tree_nodes(n_sequences, context, n_ranks, kind.held_out_share);
+  const RankNodes nodes = rank_nodes(n_sequences, context, n_ranks, kind.held_out_share);
   // A node holds a packed triangle and, with a second stream, a whole matrix.
-  const std::int64_t sums = (kind.cross ? 12 : 4) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
-                     trees = node_bytes * nodes.most, widest = block.widest * block.widest;
+  const std::int64_t node_bytes = (kind.cross ? 12 : 4) * block.square, trees = node_bytes * nodes.most,
+                     widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
   const std::int64_t stream =
@@ -192,30 +204,34 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   // The panels that the sums of x x^T are packed into.
   const std::int64_t packed =
       4 * std::min(kernels::kCpuGramValues, std::min(kernels::kCpuGramRows, context) * block.widest);
-  const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + sums + trees));
-  memory.every.consider(memory.lasting + block.weights + sums + trees + copied_chunk + packed + crossing + slack,
+  const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + trees));
+  memory.every.consider(memory.lasting + block.weights + trees + copied_chunk + packed + crossing + slack,
                         "Hessians of a block (widest input: " + block.site + ")");
-  // Summing over ranks: chunks' sums are gone; what is left of every site's tree, slices of the widest one (those that
-  // arrive from a rank, twice, those of the tree that they enter, its sum on the device and on the host; alone, the sum
-  // twice), and the means so far.
+  // Summing over ranks: all chunks are in their trees; what is left of every site's tree, slices of the widest one
+  // (those that arrive from a rank, twice; nodes of the tree that they enter, and its sum; alone, the sum), and the
+  // means so far.
   const std::int64_t widest_node = (kind.cross ? 8 : 4) * widest;
+  const auto n_slices = 2 * nodes.last_of_one + std::bit_width(static_cast<unsigned>(n_ranks));
   const std::int64_t slices =
-      n_ranks == 1 ? 2 * widest_node : core::ceil_div(widest_node * (2 * nodes.last + 4), std::int64_t{n_ranks});
+      n_ranks == 1 ? widest_node : core::ceil_div(widest_node * n_slices, std::int64_t{n_ranks});
   const std::int64_t means = (kind.cross ? 6 : 2) * block.square * (kind.held_out_share > 0 ? 2 : 1);
   memory.owner = memory.every;
   memory.owner.consider(memory.lasting + block.weights + node_bytes * nodes.last + slices + means,
                         "summing the Hessian of " + block.site + " over all ranks");
+  std::int64_t weighing_on_host = 0, weighing_on_device = 0;
   if (kind.guided) {
     const std::int64_t group = std::min(mine, guided_group(config, chunk_tokens));
     const std::int64_t streams = 4 * group * chunk_tokens * config.hidden_size * (config.n_layers + 1);
-    memory.weighing.consider(memory.lasting - stream + streams + block.weights + 2 * work_array_bytes(config, context) +
-                                 model::tape_bytes(config, 0, context * model::host_batch(context)),
-                             "what tokens count");
+    weighing_on_host = streams + embedding;
+    weighing_on_device = memory.lasting - stream - embedding + block.weights + 2 * work_array_bytes(config, context) +
+                         model::tape_bytes(config, 0, context * model::host_batch(context));
+    memory.weighing.consider(weighing_on_host + weighing_on_device, "what tokens count");
   }
-  memory.on_device = memory.lasting + block.weights +
-                     std::max(sums + trees + copied_chunk + crossing, node_bytes * nodes.last + slices);
-  memory.every_on_host = slices + embedding;
-  memory.owner_on_host = memory.every_on_host + means;
+  memory.on_device =
+      std::max(weighing_on_device, memory.lasting + block.weights +
+                                       std::max(trees + copied_chunk + crossing, node_bytes * nodes.last + slices));
+  memory.every_on_host = std::max(weighing_on_host, slices + embedding);
+  memory.owner_on_host = std::max(memory.every_on_host, slices + embedding + means);
   return memory;
 }
 

@@ -25,6 +25,15 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
                      std::int64_t context, HessianKind kind = {});
 /// Operations of the pass that tells what tokens count (calib/token_weights.h), in fp32, the head apart.
 double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context);
+/// Nodes of the trees of a site's sums: of the chunks that are summed, and of those that are held out.
+struct TreeNodes {
+  std::int64_t summed = 0, held_out = 0;
+  std::int64_t both() const { return summed + held_out; }
+};
+/// At most at a time while a run of chunks is added one by one, that at work among them: a tree keeps the memory of
+/// merged nodes for the next ones.
+TreeNodes most_nodes(std::int64_t first_chunk, std::int64_t n_chunks, double held_out_share);
+
 /// Bytes of a site's file.
 std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind);
 /// What the rank with the most partial sums sends to others for a site, by the bytes of the site's file.

@@ -61,7 +61,9 @@ TreeMean RankSums::mean(CrossTree& tree, std::int64_t n_tokens, int root) {
 
 std::vector<float> RankSums::sum(SumTree& tree) {
   const Extent extent{tree.n_values(), tree.n_values()};
-  const std::vector<float> mine = divided(slice(take(tree), extent), 1);
+  const backend::Array<double> slice_sum = slice(take(tree), extent);
+  const std::vector<float> mine =
+      divided(backend::HostView<double>(context_, slice_sum.data(), slice_sum.size()).values(), 1);
   std::vector<std::int64_t> sizes;
   for (int rank = 0; rank < communicator_.size(); ++rank)
     sizes.push_back(range_of(rank, extent).size() * std::int64_t{sizeof(float)});
@@ -103,7 +105,7 @@ RankSums::Range RankSums::range_of(int rank, const Extent& extent) const {
           rank + 1 == n_ranks ? extent.n_values : extent.n_divided * (rank + 1) / n_ranks};
 }
 
-std::vector<double> RankSums::slice(Nodes nodes, const Extent& extent) {
+backend::Array<double> RankSums::slice(Nodes nodes, const Extent& extent) {
   const int rank = communicator_.rank(), n_ranks = communicator_.size();
   const Range own = range_of(rank, extent);
   SumTree sum(context_, own.size());
@@ -117,7 +119,7 @@ std::vector<double> RankSums::slice(Nodes nodes, const Extent& extent) {
     }
     sum.absorb(std::move(node));
   }
-  return sum.total().to_host();
+  return sum.total();
 }
 
 void RankSums::exchange(const Nodes& nodes, const Extent& extent, int to, int from, SumTree& sum) {
@@ -167,14 +169,16 @@ void RankSums::copy(const double* from, std::int64_t n, double* to) const {
   if (n > 0) context_.memory().copy_on_device(context_.exec(), from, n * std::int64_t{sizeof(double)}, to);
 }
 
-std::vector<double> RankSums::gather(const std::vector<double>& mine, const Extent& extent, std::int64_t n_tokens,
+std::vector<double> RankSums::gather(const backend::Array<double>& slice, const Extent& extent, std::int64_t n_tokens,
                                      int root, std::vector<float>& mean) {
   const auto n_divided_of = [&](int rank) {
     const Range range = range_of(rank, extent);
     return index(std::min(range.end, extent.n_divided) - range.begin);
   };
   const std::size_t n_divided = n_divided_of(communicator_.rank());
-  const std::vector<float> part = divided(std::span(mine).first(n_divided), n_tokens);
+  const backend::HostView<double> view(context_, slice.data(), slice.size());
+  const std::span<const double> mine = view.values();
+  std::vector<float> part = divided(mine.first(n_divided), n_tokens);
   std::vector<double> behind(mine.begin() + static_cast<std::ptrdiff_t>(n_divided), mine.end());
   if (communicator_.rank() != root) {
     std::vector<std::byte> bytes;
@@ -183,6 +187,10 @@ std::vector<double> RankSums::gather(const std::vector<double>& mine, const Exte
     communicator_.send(bytes, root, kTag);
     traffic_.sent += std::ssize(bytes);
     return {};
+  }
+  if (communicator_.size() == 1) {
+    mean = std::move(part);
+    return behind;
   }
   mean.reserve(index(extent.n_divided));
   for (int rank = 0; rank < communicator_.size(); ++rank) {

@@ -72,13 +72,13 @@ class RankSums {
   Nodes take(SumTree& tree) const;
   /// A rank's slice of the values; the last rank's has the sums behind them.
   Range range_of(int rank, const Extent& extent) const;
-  /// This rank's slice of the sum over all ranks, on the host.
-  std::vector<double> slice(Nodes nodes, const Extent& extent);
+  /// This rank's slice of the sum over all ranks.
+  backend::Array<double> slice(Nodes nodes, const Extent& extent);
   /// One round: what `to` needs of this rank's nodes goes there, what this rank needs of those of `from` enters `sum`.
   void exchange(const Nodes& nodes, const Extent& extent, int to, int from, SumTree& sum);
   void copy(const double* from, std::int64_t n, double* to) const;
   /// All slices, those of the mean divided, at the root; what is behind them is returned there.
-  std::vector<double> gather(const std::vector<double>& mine, const Extent& extent, std::int64_t n_tokens, int root,
+  std::vector<double> gather(const backend::Array<double>& slice, const Extent& extent, std::int64_t n_tokens, int root,
                              std::vector<float>& mean);
 
   backend::Context& context_;

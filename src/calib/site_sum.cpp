@@ -30,13 +30,23 @@ SiteSum::SiteSum(backend::Context& context, std::int64_t n, core::DType dtype, b
       held_out_cross_(context, n),
       paired_(paired) {}
 
-void SiteSum::start(const std::span<const float>* weights) {
+void SiteSum::reserve(std::int64_t n_summed, std::int64_t n_held_out) {
+  tree_.reserve(n_summed);
+  held_out_.reserve(n_held_out);
+  if (!paired_) return;
+  cross_.reserve(n_summed);
+  held_out_cross_.reserve(n_held_out);
+}
+
+void SiteSum::start(bool is_held_out, const std::span<const float>* weights) {
+  is_held_out_ = is_held_out;
   weights_.reset();
   if (weights != nullptr) weights_ = *weights;
   counted_ = {};
-  if (chunk_.empty()) chunk_ = tree_.room();
+  // From where it goes, so that what is merged away there is used again.
+  if (chunk_.empty()) chunk_ = (is_held_out ? held_out_ : tree_).room();
   chunk_.zero();
-  if (paired_ && cross_chunk_.empty()) cross_chunk_ = cross_.room();
+  if (paired_ && cross_chunk_.empty()) cross_chunk_ = (is_held_out ? held_out_cross_ : cross_).room();
   cross_chunk_.zero();
   n_tokens_ = n_left_out_ = 0;
   first_bad_.reset();
@@ -162,12 +172,12 @@ void SiteSum::release_trees() {
   for (CrossTree* tree : {&cross_, &held_out_cross_}) *tree = CrossTree(context_, n_);
 }
 
-void SiteSum::finish(std::int64_t chunk, bool is_held_out) {
-  (is_held_out ? held_out_ : tree_).add_chunk(chunk, std::move(chunk_), n_tokens_, n_left_out_, counted_);
-  (is_held_out ? tree_ : held_out_).skip(chunk);
+void SiteSum::finish(std::int64_t chunk) {
+  (is_held_out_ ? held_out_ : tree_).add_chunk(chunk, std::move(chunk_), n_tokens_, n_left_out_, counted_);
+  (is_held_out_ ? tree_ : held_out_).skip(chunk);
   if (!paired_) return;
-  (is_held_out ? held_out_cross_ : cross_).add(chunk, std::move(cross_chunk_));
-  (is_held_out ? cross_ : held_out_cross_).skip(chunk);
+  (is_held_out_ ? held_out_cross_ : cross_).add(chunk, std::move(cross_chunk_));
+  (is_held_out_ ? cross_ : held_out_cross_).skip(chunk);
 }
 
 }  // namespace voronoi::calib

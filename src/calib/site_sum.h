@@ -39,9 +39,12 @@ class SiteSum {
   /// paired: rows come with PairedRows.
   SiteSum(backend::Context& context, std::int64_t n, core::DType dtype, bool paired = false);
 
+  /// Memory for so many nodes of its trees.
+  void reserve(std::int64_t n_summed, std::int64_t n_held_out);
+
   /// A new chunk, or the same one again. weights: what the chunk's rows count, in the order in which they come; null: 1
   /// each.
-  void start(const std::span<const float>* weights = nullptr);
+  void start(bool is_held_out, const std::span<const float>* weights = nullptr);
   /// Adds rows x [n_rows, n], contiguous, device; nothing is looked at.
   void add(const float* x, std::int64_t n_rows, const PairedRows* pairs = nullptr);
   /// Whether no row, and no counterpart, can have been too large: by the sum's diagonal, after the chunk's last row.
@@ -50,7 +53,7 @@ class SiteSum {
   /// add(), but every row is looked at first and left out when it has a value above largest_input.
   void add_sound_rows(const float* x, std::int64_t n_rows, const PairedRows* pairs = nullptr);
   /// Puts the chunk into its tree; the other one skips it.
-  void finish(std::int64_t chunk, bool is_held_out);
+  void finish(std::int64_t chunk);
   /// Gives all that was summed up.
   void release_trees();
 
@@ -74,7 +77,7 @@ class SiteSum {
   core::DType dtype_;
   HessianTree tree_, held_out_;
   CrossTree cross_, held_out_cross_;
-  bool paired_;
+  bool paired_, is_held_out_ = false;
   backend::Array<double> chunk_;                   ///< as HessianTree takes it
   backend::Array<double> cross_chunk_;             ///< [n, n]; empty: rows come without counterparts
   std::int64_t n_tokens_ = 0, n_left_out_ = 0;     ///< of the chunk

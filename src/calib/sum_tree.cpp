@@ -20,6 +20,10 @@ backend::Array<double> SumTree::room() {
   return values;
 }
 
+void SumTree::reserve(std::int64_t n_vectors) {
+  while (std::ssize(spares_) < n_vectors) spares_.emplace_back(*context_, n_);
+}
+
 void SumTree::add(std::int64_t chunk, backend::Array<double> values, SumCounts counts) {
   VORONOI_REQUIRE(values.size() == n_, "a vector of the tree is wanted");
   insert(0, chunk, {counts, std::move(values)}, &spares_);

@@ -36,6 +36,9 @@ class SumTree {
   /// back by the first call other than this and add(): as many vectors as there are nodes at most at a time are
   /// allocated, and no holes are left between those of several trees.
   backend::Array<double> room();
+  /// So many vectors at once, for room() to give: later ones, between what comes and goes meanwhile, would leave holes
+  /// in the heap.
+  void reserve(std::int64_t n_vectors);
   /// values: of n_values(), best from room().
   void add(std::int64_t chunk, backend::Array<double> values, SumCounts counts = {});
   /// The same of fp32 values [n_values()] in device memory, widened.

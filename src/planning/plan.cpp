@@ -184,10 +184,9 @@ class Planner {
     return {options.hessian == "guided", options.calibration_held_out, options.calibration == "sequential",
             options.target == "asymmetric"};
   }
-
   quant::StoredMoments moments_of(const model::SiteSpec& site) const {
     const calib::HessianKind kind = hessian_kind();
-    return {calib::hessian_bytes(site, kind), kind.guided, kind.cross, request_.cuda};
+    return {calib::hessian_bytes(site, kind), kind.guided, kind.held_out_share > 0, kind.cross, request_.cuda};
   }
 
   double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
@@ -399,7 +398,7 @@ class Planner {
       const bool cuda = request_.cuda;
       plan_.calibrating = {base + (cuda ? calibration.every_on_host : calibration.every.bytes),
                            calibration.every.where};
-      plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
+      if (!cuda) plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
       if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
     }

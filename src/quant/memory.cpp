@@ -22,6 +22,13 @@ std::int64_t kept_moments(std::span<const OperatorShape> operators, const Stored
   return moments.guided && operators.size() > 1 ? moments.bytes : 0;
 }
 
+/// Of the moments, while candidates are tried: those of held-out tokens, once they are blended into one for good.
+std::int64_t dropped_moments(const Method& method, std::span<const OperatorShape> operators,
+                             const StoredMoments& moments) {
+  const bool stays = moments.asymmetric || !method.judges_held_out() || kept_moments(operators, moments) > 0;
+  return moments.held_out && !stays ? moments.bytes / 2 : 0;
+}
+
 }  // namespace
 
 MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_features,
@@ -32,11 +39,12 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
   const bool chooses = moments.bytes > (moments.asymmetric ? 6 : 2) * square + 2 * in_features;
   const std::int64_t judge = chooses && (moments.asymmetric || method.judges_held_out()) ? 4 * square : 0;
   const std::int64_t cross = moments.asymmetric ? (chooses ? 8 : 4) * square : 0;
-  const std::int64_t moments_here = moments.elsewhere ? 0 : moments.bytes;
+  const std::int64_t moments_here = moments.elsewhere ? 0 : moments.bytes - dropped_moments(method, operators, moments);
   MemoryPeak peak;
-  // The metric, packed, both triangles, fp64 work and the factor that is made from it.
-  peak.consider(moments_here + cross + (2 + 4 + 8 + 4) * square, "factoring the Hessian");
-  // Two candidates, packed, the factor of one, and both triangles that it is made from or a panel of its inverse.
+  // The metric and what judges it, packed, both triangles, fp64 work and the factor that is made from it.
+  peak.consider(moments_here + cross + (2 + 4 + 8 + 4) * square + judge / 2, "factoring the Hessian");
+  // A candidate and what judges it, packed, its factor, and both triangles that it is made from or a panel of its
+  // inverse.
   if (chooses)
     peak.consider(moments_here + (2 + 2 + 8) * square +
                       std::max(4 * square, 8 * in_features * std::min(in_features, kInversePanel)),
@@ -62,9 +70,10 @@ std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_fea
     widest = std::max(widest, (moments.asymmetric ? 12 : 4) * shape.out_features * in_features +
                                   4 * bytes_stored(parameters, shape.out_features, in_features));
   const std::int64_t square = in_features * in_features;
-  // Two candidates and what judges them, packed, and the cross moments of both kinds of tokens; then the factor, for
-  // methods whose loop is the host's.
-  return std::max(moments.bytes + (moments.asymmetric ? 6 + 8 : 6) * square,
+  // A candidate and what judges it, packed, and the cross moments of both kinds of tokens; then the factor, for methods
+  // whose loop is the host's.
+  const std::int64_t chosen_of = moments.bytes - dropped_moments(find_method(parameters.method), operators, moments);
+  return std::max(chosen_of + (moments.asymmetric ? 4 + 8 : 4) * square,
                   kept_moments(operators, moments) + 4 * square + widest);
 }
 

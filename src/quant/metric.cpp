@@ -143,20 +143,23 @@ Metric choose_metric(backend::Context& context, std::int64_t n, const InputMomen
   }
   const double judge_share = can_guide && is_there(moments.held_out_guided) ? kGuidedTrust : 0;
   std::vector<float> judge = blend(n, moments.held_out_plain, moments.held_out_guided, judge_share);
+  if (keep_apart && moments.held_out_cross_plain.empty() && moments.drop_held_out) moments.drop_held_out();
   std::optional<double> least;
   const auto try_out = [&](double share, double damping_there) {
-    std::vector<float> lower = blend(n, moments.plain, moments.guided, share);
-    const auto cost = log_cost_elsewhere(context, n, lower, damping_there, judge);
+    const auto cost =
+        log_cost_elsewhere(context, n, blend(n, moments.plain, moments.guided, share), damping_there, judge);
     if (!cost || (least && !(*cost < *least))) return false;
     least = cost;
-    best = {std::move(lower), damping_there, share, {}, {}, {}};
+    best.damping = damping_there;
+    best.guided_share = share;
     return true;
   };
   for (const double share : kGuidedShares)
     if (share == 0 || can_guide) try_out(share, damping);
   for (int step = 0; step < kMostDampingSteps && best.damping > 0; ++step)
     if (!try_out(best.guided_share, std::min(1.0, kDampingStep * best.damping))) break;
-  if (best.lower.empty()) best.lower = blend(n, moments.plain, {}, 0);  // none factors: prepare_hessian damps, or tells
+  // Where none factors prepare_hessian damps the plain one, or tells.
+  best.lower = blend(n, moments.plain, moments.guided, best.guided_share);
   best.cross = blend_cross(n, moments, best.guided_share, false);
   if (!best.cross.empty()) best.held_out_cross = blend_cross(n, moments, judge_share, true);
   if (keep_apart || !best.cross.empty()) {

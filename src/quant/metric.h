@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -23,6 +24,8 @@ struct InputMoments {
   /// Whole matrices: what belongs to each of the four where the input x is that of a model already changed, E[s (y - x)
   /// x^T] with y the input that the unchanged model has in its place.
   std::span<const float> cross_plain, cross_guided, held_out_cross_plain, held_out_cross_guided;
+  /// Gives the memory of held_out_plain and held_out_guided, once nobody looks at them; null: they stay.
+  std::function<void()> drop_held_out;
 };
 
 struct Metric {

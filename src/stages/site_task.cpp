@@ -28,8 +28,9 @@ constexpr const char* kUnwritten = "unwritten";
 using Group = std::vector<planning::PartLinear>;
 
 /// Those of a group, each once. `only`: the linear that has moments of its own; null: all of them share the plain one.
-quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, const calib::SiteHessian& stored,
-                            const model::LinearSpec* only, const Inputs& inputs) {
+/// is_last: nobody else takes what is stored.
+quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, calib::SiteHessian& stored,
+                            const model::LinearSpec* only, bool is_last, const Inputs& inputs) {
   quant::SiteInput site;
   site.name = task.name();
   site.in_features = task.site.in_features;
@@ -52,6 +53,7 @@ quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, 
     site.moments.cross_guided = guided.cross;
     site.moments.held_out_cross_guided = guided.held_out_cross;
   }
+  if (is_last) site.moments.drop_held_out = [&stored] { stored.drop_held_out(); };
   site.read_weight = [&inputs, in_features = site.in_features](const quant::SiteLinear& linear) {
     return read_weight(inputs, linear.name, linear.out_features, in_features);
   };
@@ -123,11 +125,14 @@ class SiteWork {
       const bool is_guided = is_guided_linear(shared);
       own_site.reset();
       std::optional<quant::PreparedSite>& site = is_guided ? own_site : shared_site;
-      if (!site) site = prepare(group, stored, is_guided ? shared.linear : nullptr);
-      // Several times the size of what was made of them.
-      if (is_last && std::all_of(linears.begin() + static_cast<std::ptrdiff_t>(n) + 1, linears.end(),
-                                 [&](const LinearOfParts& later) { return shared_site && !is_guided_linear(later); }))
-        stored.drop_moments();
+      // Stored moments are several times as large as what is made of them.
+      const bool is_last_metric =
+          is_last && std::all_of(linears.begin() + static_cast<std::ptrdiff_t>(n) + 1, linears.end(),
+                                 [&](const LinearOfParts& later) {
+                                   return (shared_site || !is_guided) && !is_guided_linear(later);
+                                 });
+      if (!site) site = prepare(group, stored, is_guided ? shared.linear : nullptr, is_last_metric);
+      if (is_last_metric) stored.drop_moments();
       std::vector<float> weight;
       for (const std::size_t i : shared.parts) {
         team_.check_stop();
@@ -150,10 +155,12 @@ class SiteWork {
     }
   }
 
-  quant::PreparedSite prepare(const Group& group, const calib::SiteHessian& stored, const model::LinearSpec* only) {
+  quant::PreparedSite prepare(const Group& group, calib::SiteHessian& stored, const model::LinearSpec* only,
+                              bool is_last) {
     const planning::PartLinear& first = group.front();
-    quant::PreparedSite site = quant::prepare_site(context_, site_input(task_.site(), group, stored, only, inputs_),
-                                                   *run_of(first.part).parameters.of(first.linear->name));
+    quant::PreparedSite site =
+        quant::prepare_site(context_, site_input(task_.site(), group, stored, only, is_last, inputs_),
+                            *run_of(first.part).parameters.of(first.linear->name));
     if (site.hessian.damping_steps > 0 && team_.rank() == 0)
       core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor",
                         only == nullptr ? task_.site().name() : only->name, site.hessian.damping);

@@ -26,7 +26,7 @@ std::vector<float> rows() {
 class SiteSumTest : public ::testing::Test {
  protected:
   std::vector<float> mean_of(SiteSum& sum, std::int64_t chunk = 0) {
-    sum.finish(chunk, false);
+    sum.finish(chunk);
     return test::mean_of(context_, sum.tree()).values;
   }
   backend::Context context_{backend::Device::cpu, 2};
@@ -37,11 +37,11 @@ TEST_F(SiteSumTest, LooksAtTheDiagonalOnlyAndFindsAnyBadValue) {
     for (const std::size_t place : {std::size_t{0}, std::size_t{5}, std::size_t{77}, std::size_t{119}}) {
       std::vector<float> x = rows();
       SiteSum sum(context_, kN, core::DType::f32);
-      sum.start();
+      sum.start(false);
       sum.add(x.data(), kRows);
       EXPECT_TRUE(sum.sound());
       x[place] = bad;
-      sum.start();
+      sum.start(false);
       sum.add(x.data(), kRows);
       EXPECT_FALSE(sum.sound()) << bad << " at " << place;
     }
@@ -56,16 +56,16 @@ TEST_F(SiteSumTest, LeavesBadRowsOutAndCountsThem) {
   for (std::int64_t r = 0; r < kRows; ++r)
     if (r != 3 && r != 12) kept.insert(kept.end(), good.begin() + r * kN, good.begin() + (r + 1) * kN);
   SiteSum expected(context_, kN, core::DType::f32), sum(context_, kN, core::DType::f32);
-  expected.start();
+  expected.start(false);
   expected.add(kept.data(), kRows - 2);
-  sum.start();
+  sum.start(false);
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_TRUE(sum.sound());
   ASSERT_TRUE(sum.first_bad().has_value());
   EXPECT_EQ(sum.first_bad()->row, 3);
   EXPECT_EQ(sum.first_bad()->channel, 4);
   EXPECT_TRUE(std::isnan(sum.first_bad()->value));
-  sum.finish(0, false);
+  sum.finish(0);
   EXPECT_EQ(test::tokens_of(sum.tree()), kRows - 2);
   EXPECT_EQ(test::left_out_of(sum.tree()), 2);
   EXPECT_EQ(test::mean_of(context_, sum.tree()).values, mean_of(expected));
@@ -74,20 +74,20 @@ TEST_F(SiteSumTest, LeavesBadRowsOutAndCountsThem) {
 TEST_F(SiteSumTest, CountsRowsOverTheCallsOfAChunkAndStartsAnew) {
   std::vector<float> x = rows();
   SiteSum sum(context_, kN, core::DType::f32);
-  sum.start();
+  sum.start(false);
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_FALSE(sum.first_bad().has_value());
   x[7 * kN + 2] = kInf;
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_EQ(sum.first_bad()->row, kRows + 7);
   EXPECT_EQ(sum.first_bad()->channel, 2);
-  sum.finish(0, false);
-  sum.start();
+  sum.finish(0);
+  sum.start(false);
   EXPECT_FALSE(sum.first_bad().has_value());
   for (float& value : x) value = kNan;  // not one row is left
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_TRUE(sum.sound());
-  sum.finish(1, false);
+  sum.finish(1);
   EXPECT_EQ(test::tokens_of(sum.tree()), 2 * kRows - 1);
   EXPECT_EQ(test::left_out_of(sum.tree()), kRows + 1);
   for (const float value : test::mean_of(context_, sum.tree()).values) EXPECT_TRUE(std::isfinite(value));
@@ -115,10 +115,10 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
       }
   };
   SiteSum sum(context_, kN, core::DType::f32, true);
-  sum.start();
+  sum.start(false);
   sum.add(x.data(), kRows, &pairs);
   EXPECT_TRUE(sum.sound());
-  sum.finish(0, false);
+  sum.finish(0);
   expect_cross(test::mean_of(context_, sum.cross(), test::tokens_of(sum.tree())), {}, {});
   EXPECT_TRUE(test::mean_of(context_, sum.held_out_cross(), 1).empty());
 
@@ -126,9 +126,9 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   for (std::size_t r = 0; r < kRows; ++r) weights.push_back(0.5F + 0.1F * static_cast<float>(r));
   const std::span<const float> counts(weights);
   SiteSum weighted(context_, kN, core::DType::f32, true);
-  weighted.start(&counts);
+  weighted.start(true, &counts);
   weighted.add(x.data(), kRows, &pairs);
-  weighted.finish(0, true);
+  weighted.finish(0);
   expect_cross(test::mean_of(context_, weighted.held_out_cross(), test::tokens_of(weighted.held_out())), {}, weights);
 
   // A counterpart that cannot be used takes its row along.
@@ -137,16 +137,16 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   pairs = {struck.data(), own, std::vector<bool>(kRows, true)};
   pairs.sound[9] = false;
   SiteSum without(context_, kN, core::DType::f32, true);
-  without.start(&counts);
+  without.start(false, &counts);
   without.add(x.data(), kRows, &pairs);
   EXPECT_FALSE(without.sound());
-  without.start(&counts);
+  without.start(false, &counts);
   without.add_sound_rows(x.data(), kRows, &pairs);
   ASSERT_TRUE(without.first_bad().has_value());
   EXPECT_TRUE(without.first_bad()->of_pair);
   EXPECT_EQ(without.first_bad()->row, 9);
   EXPECT_EQ(without.first_bad()->channel, 2);
-  without.finish(0, false);
+  without.finish(0);
   EXPECT_EQ(test::left_out_of(without.tree()), 1);
   expect_cross(test::mean_of(context_, without.cross(), test::tokens_of(without.tree())), {9}, weights);
 
@@ -154,9 +154,9 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   pairs = {y.data(), own, std::vector<bool>(kRows, true)};
   pairs.row[4] = pairs.row[17] = -1;
   SiteSum some(context_, kN, core::DType::f32, true);
-  some.start(&counts);
+  some.start(false, &counts);
   some.add(x.data(), kRows, &pairs);
-  some.finish(0, false);
+  some.finish(0);
   std::copy_n(x.begin() + 4 * kN, kN, y.begin() + 4 * kN);
   std::copy_n(x.begin() + 17 * kN, kN, y.begin() + 17 * kN);
   expect_cross(test::mean_of(context_, some.cross(), test::tokens_of(some.tree())), {}, weights);
@@ -164,22 +164,22 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   // Nothing of the same rows twice.
   pairs = {x.data(), own, std::vector<bool>(kRows, true)};
   SiteSum nothing(context_, kN, core::DType::f32, true);
-  nothing.start();
+  nothing.start(false);
   nothing.add(x.data(), kRows, &pairs);
-  nothing.finish(0, false);
+  nothing.finish(0);
   for (const float value : test::mean_of(context_, nothing.cross(), kRows)) EXPECT_EQ(value, 0);
 }
 
 TEST_F(SiteSumTest, ManyLargeRowsAreNoFault) {
   const std::vector<float> x(static_cast<std::size_t>(kRows * kN), 0.99e12F);
   SiteSum sum(context_, kN, core::DType::f32);
-  sum.start();
+  sum.start(false);
   sum.add(x.data(), kRows);
   EXPECT_FALSE(sum.sound());  // looked at again
-  sum.start();
+  sum.start(false);
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_FALSE(sum.first_bad().has_value());
-  sum.finish(0, false);
+  sum.finish(0);
   EXPECT_EQ(test::left_out_of(sum.tree()), 0);
   for (const float value : test::mean_of(context_, sum.tree()).values) EXPECT_TRUE(std::isfinite(value));
 }
@@ -191,10 +191,10 @@ TEST_F(SiteSumTest, InF16WhatRoundsToInfinityIsTooLarge) {
     std::vector<float> x = rows();
     x[9 * kN] = value;
     SiteSum sum(context_, kN, core::DType::f16);
-    sum.start();
+    sum.start(false);
     sum.add(x.data(), kRows);
     EXPECT_EQ(sum.sound(), sound) << value;
-    sum.start();
+    sum.start(false);
     sum.add_sound_rows(x.data(), kRows);
     EXPECT_EQ(sum.first_bad().has_value(), !sound) << value;
   }

@@ -19,13 +19,13 @@ TEST_F(SiteSumTest, LeavesOutTheRowsThatTheCpuLeavesOut) {
       std::vector<float> x = test::normal_values(rows * n, 5);
       const auto look = [&](backend::Context& context, const float* values) {
         calib::SiteSum sum(context, n, dtype);
-        sum.start();
+        sum.start(false);
         sum.add(values, rows);
         const bool sound = sum.sound();
-        sum.start();
+        sum.start(false);
         sum.add_sound_rows(values, rows);
         const auto bad = sum.first_bad();
-        sum.finish(0, false);
+        sum.finish(0);
         const std::int64_t n_tokens = test::tokens_of(sum.tree()), n_left_out = test::left_out_of(sum.tree());
         const std::vector<float> mean = test::mean_of(context, sum.tree()).values;
         for (const float value : mean) EXPECT_TRUE(std::isfinite(value));
@@ -68,7 +68,7 @@ TEST_F(SiteSumTest, SumsCounterpartsAsTheCpuDoes) {
         calib::SiteSum sum(context, n, dtype, true);
         sum.start(weights_of_rows);
         sum.add_sound_rows(values, rows, &pairs);
-        sum.finish(0, false);
+        sum.finish(0);
         EXPECT_EQ(test::left_out_of(sum.tree()), 1);
         return test::mean_of(context, sum.cross(), test::tokens_of(sum.tree()));
       };

@@ -119,12 +119,12 @@ TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {
   // Moments stay until the last metric is made of them: for the linear that has none behind it, until its own.
   const std::int64_t moments = std::int64_t{16} * 4096 * 4096;
   const std::vector<OperatorShape> two{{"gate", 16}, {"up", 16}};
-  EXPECT_EQ(site_memory(p, 4096, narrow, {moments, true, false, false}, 1, 1).where, "factoring the Hessian");
+  EXPECT_EQ(site_memory(p, 4096, narrow, {moments, true, true, false, false}, 1, 1).where, "factoring the Hessian");
   const auto later = [&](const std::vector<OperatorShape>& operators_there) {
-    return host_staging(p, 4096, operators_there, {moments, true, false, false});
+    return host_staging(p, 4096, operators_there, {moments, true, true, false, false});
   };
-  EXPECT_EQ(later(narrow), moments + 6 * std::int64_t{4096} * 4096);
-  EXPECT_EQ(later(two), later(narrow));
+  EXPECT_EQ(later(narrow), moments / 2 + 4 * std::int64_t{4096} * 4096);
+  EXPECT_GE(later(two), moments + 4 * std::int64_t{4096} * 4096);
   const std::vector<OperatorShape> wide{{"gate", 65536}};
   std::vector<OperatorShape> wide_two = wide;
   wide_two.push_back({"up", 65536});
