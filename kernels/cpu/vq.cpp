@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/types.h"
+#include "kernels/cpu/packed_panels.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vq_simd.h"
 #include "kernels/kernels.h"
@@ -15,41 +16,7 @@ namespace {
 
 using vq::kBlockPoints;
 using vq::kPanel;
-
-class PackedPanels {
- public:
-  /// Half norms over the first `valid` dimensions only: with the point's other components at zero, the score is that of
-  /// a shorter vector.
-  PackedPanels(std::int64_t dim, std::int64_t valid, std::int64_t k, const float* centroids) {
-    view_.dim = dim;
-    view_.k = k;
-    view_.count = core::ceil_div(k, kPanel);
-    const std::int64_t panel_size = (dim + 1) * kPanel;
-    storage_.assign(static_cast<std::size_t>(view_.count * panel_size + kPanel), 0.0F);
-    // The first 64-byte boundary.
-    float* data = storage_.data();
-    while (reinterpret_cast<std::uintptr_t>(data) % (kPanel * sizeof(float)) != 0) ++data;
-    view_.data = data;
-    for (std::int64_t j = 0; j < view_.count * kPanel; ++j) {
-      float* panel = data + j / kPanel * panel_size + j % kPanel;
-      double half = std::numeric_limits<double>::infinity();
-      if (j < k) {
-        half = 0;
-        for (std::int64_t d = 0; d < dim; ++d) {
-          const float c = centroids[j * dim + d];
-          panel[d * kPanel] = c;
-          if (d < valid) half += 0.5 * static_cast<double>(c) * static_cast<double>(c);
-        }
-      }
-      panel[dim * kPanel] = static_cast<float>(half);
-    }
-  }
-  const vq::Panels& view() const { return view_; }
-
- private:
-  vq::Panels view_;
-  std::vector<float> storage_;
-};
+using vq::PackedPanels;
 
 void require_shapes(std::int64_t n, std::int64_t dim, std::int64_t k) {
   VORONOI_REQUIRE(n >= 0 && dim >= 1 && k >= 1, "nearest: n >= 0, dim >= 1, k >= 1");

@@ -41,7 +41,8 @@ VectorMemory vector_memory(const VqGeometry& g, const OperatorOnRank& r) {
   memory.held = r.held_bytes;
   memory.held += 4 * r.in_features * r.in_features;  // the Hessian in processing order, damped
   memory.held += 8 * memory.weights + memory.codes + memory.books;
-  memory.products = 8 * piece_weights * std::min<std::int64_t>(r.n_threads, memory.mine);
+  memory.products =
+      8 * r.in_features * std::min(kernels::kCpuStripRows * r.n_threads, core::ceil_div(memory.weights, r.in_features));
   return memory;
 }
 
@@ -58,7 +59,8 @@ void VectorMethod::consider_memory(const QuantParameters& parameters, const Oper
   const std::int64_t points = memory.weights / g.groups / g.v;
   peak.consider(memory.held + memory.products, "products with the Hessian of " + r.name);
   peak.consider(memory.held + kmeans_bytes(points, memory.mine, g.v, g.k, r.team_size), "k-means of " + r.name);
-  std::int64_t loop = memory.products / 2;
+  // The columns at work, and the books as they are searched.
+  std::int64_t loop = memory.products / 2 + memory.books / g.v * (g.v + 1);
   if (g.kr > 0) {
     loop += 4 * memory.weights;
     peak.consider(memory.held + 4 * memory.weights + kmeans_bytes(points, memory.mine, g.v, g.kr, r.team_size),
