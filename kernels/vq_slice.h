@@ -53,7 +53,7 @@ struct VqCodes {
 inline constexpr int kColumnBlock = 128, kColumnStep = 16;
 
 /// Rows that a thread of the CPU takes through a loop at a time, at most.
-inline constexpr std::int64_t kCpuStripRows = 512;
+inline constexpr std::int64_t kCpuStripRows = 384;
 
 struct ColumnLoopOptions {
   std::int64_t candidates =

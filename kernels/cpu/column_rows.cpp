@@ -1,16 +1,15 @@
-// Inner loops run over independent elements and products are not contracted (-ffp-contract=off), so that the compiler's
-// vectors change no bit.
+// Inner loops run over independent elements and products are not contracted (-ffp-contract=off), so that vectors change
+// no bit.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/column_rows.cpp"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 // After highway.h, which sets up the target.
-#include <algorithm>
-
 #include "kernels/cpu/column_rows.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace voronoi::kernels::slice::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
 void to_search_units_loop(std::int64_t n, const float* HWY_RESTRICT values, float bias, float inverse,
@@ -28,24 +27,35 @@ void add_scaled_loop(std::int64_t n, const float* HWY_RESTRICT a, const float* H
   for (std::int64_t r = 0; r < n; ++r) out[r] = a[r] + b[r] * factor;
 }
 
+// `kVectors` vectors of rows stay in registers while all columns pass.
+template <std::size_t kVectors, class Tag>
+HWY_INLINE void pay_back_vectors(Tag tag, std::int64_t count, const float* factors, std::int64_t stride,
+                                 const float* HWY_RESTRICT rows, std::int64_t width, float* HWY_RESTRICT target) {
+  const std::size_t lanes = hn::Lanes(tag);
+  hn::Vec<Tag> left[kVectors];
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < kVectors; ++i) left[i] = hn::LoadU(tag, target + i * lanes);
+  for (std::int64_t j = 0; j < count; ++j, rows += width) {
+    const auto factor = hn::Set(tag, factors[j * stride]);
+#pragma GCC unroll 8
+    for (std::size_t i = 0; i < kVectors; ++i)
+      left[i] = hn::Sub(left[i], hn::Mul(factor, hn::LoadU(tag, rows + i * lanes)));
+  }
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < kVectors; ++i) hn::StoreU(left[i], tag, target + i * lanes);
+}
+
 void pay_back_loop(std::int64_t count, const float* factors, std::int64_t stride, const float* rows, std::int64_t width,
                    float* target) {
-  // As many rows at a time as stay in registers while all columns pass.
-  constexpr std::int64_t kRows = 64;
-  for (std::int64_t begin = 0; begin < width; begin += kRows) {
-    const std::int64_t n = std::min(kRows, width - begin);
-    alignas(64) float sum[kRows] = {};
-    std::copy_n(target + begin, n, sum);
-    for (std::int64_t j = 0; j < count; ++j) {
-      const float factor = factors[j * stride];
-      const float* HWY_RESTRICT row = rows + j * width + begin;
-      if (n == kRows)
-        for (std::int64_t r = 0; r < kRows; ++r) sum[r] -= factor * row[r];
-      else
-        for (std::int64_t r = 0; r < n; ++r) sum[r] -= factor * row[r];
-    }
-    std::copy_n(sum, n, target + begin);
-  }
+  constexpr std::int64_t kVectors = 8;
+  const hn::ScalableTag<float> tag;
+  const hn::CappedTag<float, 1> one;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  std::int64_t r = 0;
+  for (; r + kVectors * lanes <= width; r += kVectors * lanes)
+    pay_back_vectors<kVectors>(tag, count, factors, stride, rows + r, width, target + r);
+  for (; r + lanes <= width; r += lanes) pay_back_vectors<1>(tag, count, factors, stride, rows + r, width, target + r);
+  for (; r < width; ++r) pay_back_vectors<1>(one, count, factors, stride, rows + r, width, target + r);
 }
 
 }  // namespace
