@@ -21,6 +21,10 @@ struct VqKernels {
   /// n): only the first valid_dims[i] components of point i take part (tail vectors).
   void (*nearest)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                   const float* centroids, const std::int32_t* valid_dims, std::int32_t* index, float* distance2);
+  /// The same for points that come with a centroid each, in `index`, any of the k: what lies too far from it to be
+  /// nearer is not looked at. For steps that move centroids a little. Points and centroids as check_points takes them.
+  void (*nearest_from)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
+                       const float* centroids, std::int32_t* index, float* distance2);
   /// The `m` nearest centroids of each point in rising order of distance: index [n, m]. m <= kMaxNearest.
   void (*nearest_m)(const Exec&, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                     const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index);

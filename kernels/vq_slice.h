@@ -52,6 +52,9 @@ struct VqCodes {
 /// of the same kind.
 inline constexpr int kColumnBlock = 128, kColumnStep = 16;
 
+/// Rows that a thread of the CPU takes through a loop at a time, at most.
+inline constexpr std::int64_t kCpuStripRows = 384;
+
 struct ColumnLoopOptions {
   std::int64_t candidates =
       1;  ///< main centroids tried with each one's best residual, at most kMaxNearest; 1: greedy, main then residual

@@ -103,7 +103,7 @@ void scale(const MatrixProduct<T>& x) {
 }
 
 template <class T>
-void gemm(const Exec& exec, const MatrixProduct<T>& x, Part part) {
+void gemm(const Exec& exec, const MatrixProduct<T>& x, Part part, int n_threads) {
   if (x.m == 0 || x.n == 0) return;
   if (x.k == 0) return scale(x);
   if (x.k > kSlabDepth) {
@@ -114,7 +114,7 @@ void gemm(const Exec& exec, const MatrixProduct<T>& x, Part part) {
       piece.a += x.transpose_a ? p * x.lda : p;
       piece.b += x.transpose_b ? p : p * x.ldb;
       if (p > 0) piece.beta = T{1};
-      gemm(exec, piece, part);
+      gemm(exec, piece, part, n_threads);
     }
     return;
   }
@@ -127,8 +127,8 @@ void gemm(const Exec& exec, const MatrixProduct<T>& x, Part part) {
     if (part == Part::lower && slab >= x.m) break;
     packed.fill(exec, x.transpose_b, slab_columns, x.transpose_b ? x.b + slab * x.ldb : x.b + slab, x.ldb);
     // Few tiles of rows for many threads: the columns are divided further (the bits do not depend on it).
-    const std::int64_t wanted =
-        std::max(core::ceil_div(slab_columns, kTileColumns), core::ceil_div(4 * exec.pool->size(), row_tiles));
+    const std::int64_t wanted = std::max(core::ceil_div(slab_columns, kTileColumns),
+                                         n_threads == 1 ? 1 : core::ceil_div(4 * n_threads, row_tiles));
     const std::int64_t chunk = core::ceil_div(core::ceil_div(slab_columns, kPanel<T>), wanted) * kPanel<T>;
     const std::int64_t chunks = core::ceil_div(slab_columns, chunk);
     exec.pool->parallel_for(row_tiles * chunks, [&](std::int64_t task) {
@@ -155,8 +155,12 @@ void gemm(const Exec& exec, const MatrixProduct<T>& x, Part part) {
   }
 }
 
-void gemm_f32(const Exec& exec, const MatrixProduct<float>& product, Part part) { gemm(exec, product, part); }
-void gemm_f64(const Exec& exec, const MatrixProduct<double>& product, Part part) { gemm(exec, product, part); }
+void gemm_f32(const Exec& exec, const MatrixProduct<float>& product, Part part, int n_threads) {
+  gemm(exec, product, part, n_threads);
+}
+void gemm_f64(const Exec& exec, const MatrixProduct<double>& product, Part part, int n_threads) {
+  gemm(exec, product, part, n_threads);
+}
 
 void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
                      double* sum) {
@@ -208,11 +212,11 @@ HWY_EXPORT(gemm_f32);
 HWY_EXPORT(gemm_f64);
 HWY_EXPORT(gram_accumulate);
 
-void cpu_gemm(const Exec& exec, const MatrixProduct<float>& product, Part part) {
-  HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, product, part);
+void cpu_gemm(const Exec& exec, const MatrixProduct<float>& product, Part part, int n_threads) {
+  HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, product, part, n_threads == 0 ? exec.pool->size() : n_threads);
 }
-void cpu_gemm(const Exec& exec, const MatrixProduct<double>& product, Part part) {
-  HWY_DYNAMIC_DISPATCH(gemm_f64)(exec, product, part);
+void cpu_gemm(const Exec& exec, const MatrixProduct<double>& product, Part part, int n_threads) {
+  HWY_DYNAMIC_DISPATCH(gemm_f64)(exec, product, part, n_threads == 0 ? exec.pool->size() : n_threads);
 }
 
 void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,

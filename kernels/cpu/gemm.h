@@ -12,8 +12,9 @@ namespace voronoi::kernels {
 /// Which part of C is wanted: lower skips tiles that lie wholly above the diagonal; the others are written whole.
 enum class Part { all, lower };
 
-void cpu_gemm(const Exec& exec, const MatrixProduct<float>& product, Part part = Part::all);
-void cpu_gemm(const Exec& exec, const MatrixProduct<double>& product, Part part = Part::all);
+/// n_threads: how many the work is to be cut for; 0: those of the pool. Within a body of the pool's loops it is 1.
+void cpu_gemm(const Exec& exec, const MatrixProduct<float>& product, Part part = Part::all, int n_threads = 0);
+void cpu_gemm(const Exec& exec, const MatrixProduct<double>& product, Part part = Part::all, int n_threads = 0);
 
 /// LinalgKernels::gram_accumulate in fp32.
 void cpu_gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,

@@ -6,7 +6,9 @@
 
 #include "core/error.h"
 #include "core/types.h"
+#include "kernels/cpu/packed_panels.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/vq_near.h"
 #include "kernels/cpu/vq_simd.h"
 #include "kernels/kernels.h"
 
@@ -15,41 +17,7 @@ namespace {
 
 using vq::kBlockPoints;
 using vq::kPanel;
-
-class PackedPanels {
- public:
-  /// Half norms over the first `valid` dimensions only: with the point's other components at zero, the score is that of
-  /// a shorter vector.
-  PackedPanels(std::int64_t dim, std::int64_t valid, std::int64_t k, const float* centroids) {
-    view_.dim = dim;
-    view_.k = k;
-    view_.count = core::ceil_div(k, kPanel);
-    const std::int64_t panel_size = (dim + 1) * kPanel;
-    storage_.assign(static_cast<std::size_t>(view_.count * panel_size + kPanel), 0.0F);
-    // The first 64-byte boundary.
-    float* data = storage_.data();
-    while (reinterpret_cast<std::uintptr_t>(data) % (kPanel * sizeof(float)) != 0) ++data;
-    view_.data = data;
-    for (std::int64_t j = 0; j < view_.count * kPanel; ++j) {
-      float* panel = data + j / kPanel * panel_size + j % kPanel;
-      double half = std::numeric_limits<double>::infinity();
-      if (j < k) {
-        half = 0;
-        for (std::int64_t d = 0; d < dim; ++d) {
-          const float c = centroids[j * dim + d];
-          panel[d * kPanel] = c;
-          if (d < valid) half += 0.5 * static_cast<double>(c) * static_cast<double>(c);
-        }
-      }
-      panel[dim * kPanel] = static_cast<float>(half);
-    }
-  }
-  const vq::Panels& view() const { return view_; }
-
- private:
-  vq::Panels view_;
-  std::vector<float> storage_;
-};
+using vq::PackedPanels;
 
 void require_shapes(std::int64_t n, std::int64_t dim, std::int64_t k) {
   VORONOI_REQUIRE(n >= 0 && dim >= 1 && k >= 1, "nearest: n >= 0, dim >= 1, k >= 1");
@@ -113,6 +81,39 @@ void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* 
              [m](const vq::Panels& panels, std::int64_t count, const float* block, std::int32_t* found, float*) {
                vq::nearest_m_block(panels, count, block, m, found);
              });
+}
+
+void nearest_from(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
+                  const float* centroids, std::int32_t* index, float* distance2) {
+  // Fewer points a centroid, or fewer centroids, do not pay for the lists.
+  constexpr std::int64_t kLeastPoints = 4, kLeastCentroids = 64;
+  // Points of a block lie near each other in memory; it has as many as make the lists cost a panel of scores a point.
+  constexpr std::int64_t kLeastBlock = 16384, kLeastCells = 512, kRanges = 64;
+  if (dim > vq::kMostNearDims || k < kLeastCentroids || n < kLeastPoints * k)
+    return nearest(exec, n, dim, points, k, centroids, nullptr, index, distance2);
+  require_shapes(n, dim, k);
+  const PackedPanels panels(dim, dim, k, centroids);
+  Scratch<float> rows(k * (dim + 1));
+  for (std::int64_t j = 0; j < k; ++j) {
+    std::copy_n(centroids + j * dim, dim, rows.data() + j * (dim + 1));
+    rows.data()[j * (dim + 1) + dim] = panels.view().panel(j / kPanel)[dim * kPanel + j % kPanel];
+  }
+  const vq::NearBook book{panels.view(), rows.data()};
+  const std::int64_t block = std::max(kLeastBlock, k * k / kPanel), blocks = core::ceil_div(n, block),
+                     cells = std::max(kLeastCells, core::ceil_div(k, kRanges)), ranges = core::ceil_div(k, cells);
+  // Beside what the cells are read from: another thread may be at it.
+  Scratch<std::int32_t> found(n);
+  exec.pool->parallel_for(blocks * ranges, [&](std::int64_t task) {
+    const std::int64_t begin = task / ranges * block, first = task % ranges * cells;
+    vq::search_near(book, {begin, std::min(n, begin + block), first, std::min(k, first + cells)}, points, index,
+                    found.data(), distance2);
+  });
+  exec.pool->parallel_for(core::ceil_div(n, kLeastBlock), [&](std::int64_t piece) {
+    const std::int64_t begin = piece * kLeastBlock, count = std::min(kLeastBlock, n - begin);
+    VORONOI_REQUIRE(std::all_of(index + begin, index + begin + count, [k](std::int32_t j) { return j >= 0 && j < k; }),
+                    "nearest_from: a point comes with no centroid of the codebook");
+    std::copy_n(found.data() + begin, count, index + begin);
+  });
 }
 
 constexpr std::int64_t kCombineBlock = 8192;  // sums
@@ -212,6 +213,7 @@ void check_points(const Exec& exec, std::int64_t n_chunks, const std::int64_t* c
 
 VqKernels cpu_vq_kernels() {
   return {.nearest = nearest,
+          .nearest_from = nearest_from,
           .nearest_m = nearest_m,
           .centroid_sums = centroid_sums,
           .potentials = potentials,

@@ -156,6 +156,23 @@ HWY_INLINE void scan_any(const Panels& panels, std::int64_t begin, std::int64_t 
   }
 }
 
+/// scan or scan_any over `vectors` vectors of points, P at a time and the rest in one piece.
+template <int D, int P>
+HWY_INLINE void scan_vectors(const Panels& panels, std::int64_t begin, std::int64_t end, std::int64_t vectors,
+                             const float* xt, std::int64_t stride, float* best_score, std::int32_t* best_panel) {
+  for (; vectors >= P; vectors -= P) {
+    if constexpr (D > 0)
+      scan<D, P>(panels, begin, end, xt, stride, best_score, best_panel);
+    else
+      scan_any<P>(panels, begin, end, xt, stride, best_score, best_panel);
+    xt += P * kLanes;
+    best_score += P * kLanes;
+    best_panel += P * kLanes;
+  }
+  if constexpr (P > 1)
+    if (vectors > 0) scan_vectors<D, P - 1>(panels, begin, end, vectors, xt, stride, best_score, best_panel);
+}
+
 // Second look: the first centroid of the winning panel whose score is the winning one.
 template <int D>
 HWY_INLINE void find_in_panels(const Panels& panels, std::int64_t n, const float* HWY_RESTRICT points,
@@ -209,32 +226,23 @@ template <int D>
 void nearest_block_of(const Panels& panels, std::int64_t n, const float* points, std::int32_t* index,
                       float* distance2) {
   constexpr int P = D > 0 ? point_vectors<(D > 0 ? D : 1)>() : (kRegisters == 32 ? 4 : 2);
-  const std::int64_t dim = panels.dim;
-  const std::int64_t group = P * kLanes, padded = (n + group - 1) / group * group;
-  // P = 3 makes the last group reach past the block.
-  constexpr std::int64_t kRoom = kBlockPoints + P * kLanes;
-  alignas(64) float registers_xt[D > 0 ? D * kRoom : 1];
-  const auto any_xt = hwy::AllocateAligned<float>(D > 0 ? 1 : static_cast<std::size_t>(dim * kRoom));
+  const std::int64_t dim = panels.dim, padded = (n + kLanes - 1) / kLanes * kLanes;
+  alignas(64) float registers_xt[D > 0 ? D * kBlockPoints : 1];
+  const auto any_xt = hwy::AllocateAligned<float>(D > 0 ? 1 : static_cast<std::size_t>(dim * kBlockPoints));
   float* xt = D > 0 ? registers_xt : any_xt.get();
-  alignas(64) float score[kRoom];
-  alignas(64) std::int32_t where[kRoom];
+  alignas(64) float score[kBlockPoints];
+  alignas(64) std::int32_t where[kBlockPoints];
   for (std::int64_t i = 0; i < padded; ++i) {
     score[i] = std::numeric_limits<float>::infinity();
     where[i] = 0;
   }
   for (std::int64_t d = 0; d < dim; ++d)
-    for (std::int64_t i = n; i < padded; ++i) xt[d * kRoom + i] = 0;
-  transpose<D>(n, dim, points, xt, kRoom);
+    for (std::int64_t i = n; i < padded; ++i) xt[d * kBlockPoints + i] = 0;
+  transpose<D>(n, dim, points, xt, kBlockPoints);
   const std::int64_t tile = std::max<std::int64_t>(1, kTileFloats / ((dim + 1) * kPanel));
-  for (std::int64_t begin = 0; begin < panels.count; begin += tile) {
-    const std::int64_t end = std::min(panels.count, begin + tile);
-    for (std::int64_t i = 0; i < padded; i += group) {
-      if constexpr (D > 0)
-        scan<D, P>(panels, begin, end, xt + i, kRoom, score + i, where + i);
-      else
-        scan_any<P>(panels, begin, end, xt + i, kRoom, score + i, where + i);
-    }
-  }
+  for (std::int64_t begin = 0; begin < panels.count; begin += tile)
+    scan_vectors<D, P>(panels, begin, std::min(panels.count, begin + tile), padded / kLanes, xt, kBlockPoints, score,
+                       where);
   find_in_panels<D>(panels, n, points, score, where, index, distance2);
 }
 

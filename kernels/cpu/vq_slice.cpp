@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/types.h"
+#include "hwy/base.h"
 
 namespace voronoi::kernels {
 namespace slice {
@@ -19,6 +22,28 @@ Part part_of(const VqSlice& slice, std::int64_t index) {
   return {slice, begin, end - begin, (index + 1 == slice.n_parts ? slice.width : end) - begin};
 }
 
+std::vector<Part> strips_of(const VqSlice& slice, int n_threads) {
+  constexpr std::int64_t kLanes = 16;     // points of the widest registers
+  constexpr std::int64_t kOverhead = 64;  // what a strip costs beside its rows, in rows
+  const std::int64_t unit = slice.outlier_size > 0 ? std::lcm(slice.v, slice.v0) : slice.v,
+                     registers = std::lcm(unit, kLanes * slice.v), step = registers <= kCpuStripRows ? registers : unit;
+  // The threads take them in turn: the height that is through soonest.
+  std::int64_t height = step, least = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t rows = step; rows <= kCpuStripRows; rows += step) {
+    const std::int64_t rounds = core::ceil_div(core::ceil_div(slice.rows, rows), std::int64_t{n_threads}),
+                       time = rounds * (std::min(rows, slice.rows) + kOverhead);
+    if (time > least) continue;
+    least = time;
+    height = rows;
+  }
+  std::vector<Part> strips;
+  for (std::int64_t row = 0; row < slice.rows; row += height) {
+    const std::int64_t rows = std::min(height, slice.rows - row);
+    strips.push_back({slice, row, rows, row + rows == slice.rows ? slice.width - row : rows});
+  }
+  return strips;
+}
+
 ColumnBooks books_of(const VqSlice& slice, const VqBooks& books, std::int64_t position) {
   if (slice.is_outlier(position)) return {slice.v0, slice.k0, 0, books.outlier, nullptr};
   const std::int64_t group = slice.group_of(position);
@@ -26,17 +51,41 @@ ColumnBooks books_of(const VqSlice& slice, const VqBooks& books, std::int64_t po
           books.residual != nullptr ? books.residual + group * slice.kr * slice.v : nullptr};
 }
 
+namespace {
+
+/// V: the vector length, 0 where it is known at run time only.
+template <std::int64_t V>
+void decode_vectors(const ColumnBooks& books, const std::int32_t* codes, const std::int32_t* residual_codes,
+                    float scale, float bias, std::int64_t rows, float* out) {
+  const std::int64_t v = V > 0 ? V : books.v;
+  const auto decode_one = [&](std::int64_t i, std::int64_t count) {
+    const float* HWY_RESTRICT main = books.main + codes[i] * v;
+    float* HWY_RESTRICT to = out + i * v;
+    if (books.residual == nullptr) {
+      for (std::int64_t d = 0; d < count; ++d) to[d] = main[d] * scale + bias;
+      return;
+    }
+    const float* HWY_RESTRICT residual = books.residual + residual_codes[i] * v;
+    for (std::int64_t d = 0; d < count; ++d) to[d] = (main[d] + residual[d]) * scale + bias;
+  };
+  const std::int64_t whole = rows / v;
+  for (std::int64_t i = 0; i < whole; ++i) decode_one(i, V > 0 ? V : v);
+  if (whole * v < rows) decode_one(whole, rows - whole * v);
+}
+
+}  // namespace
+
 void decode_rows(const ColumnBooks& books, const std::int32_t* codes, const std::int32_t* residual_codes, float scale,
                  float bias, std::int64_t rows, float* out) {
-  const std::int64_t v = books.v;
-  for (std::int64_t i = 0, r = 0; r < rows; ++i) {
-    const float* main = books.main + codes[i] * v;
-    const float* residual = books.residual != nullptr ? books.residual + residual_codes[i] * v : nullptr;
-    for (std::int64_t d = 0; d < v && r < rows; ++d, ++r) {
-      float value = main[d];
-      if (residual != nullptr) value += residual[d];
-      out[r] = value * scale + bias;
-    }
+  switch (books.v) {
+    case 4:
+      return decode_vectors<4>(books, codes, residual_codes, scale, bias, rows, out);
+    case 6:
+      return decode_vectors<6>(books, codes, residual_codes, scale, bias, rows, out);
+    case 8:
+      return decode_vectors<8>(books, codes, residual_codes, scale, bias, rows, out);
+    default:
+      return decode_vectors<0>(books, codes, residual_codes, scale, bias, rows, out);
   }
 }
 

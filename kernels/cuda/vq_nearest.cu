@@ -285,6 +285,12 @@ void nearest(const Exec& exec, std::int64_t n, std::int64_t dim, const float* po
   });
 }
 
+/// A scan keeps the device busier than lists of centroids in reach would.
+void nearest_from(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
+                  const float* centroids, std::int32_t* index, float* distance2) {
+  nearest(exec, n, dim, points, k, centroids, nullptr, index, distance2);
+}
+
 void nearest_m(const Exec& exec, std::int64_t n, std::int64_t dim, const float* points, std::int64_t k,
                const float* centroids, const std::int32_t* valid_dims, std::int64_t m, std::int32_t* index) {
   require_shapes(n, dim, k);

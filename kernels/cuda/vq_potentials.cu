@@ -134,6 +134,7 @@ namespace voronoi::kernels {
 
 VqKernels cuda_vq_kernels() {
   return {.nearest = gpu::nearest,
+          .nearest_from = gpu::nearest_from,
           .nearest_m = gpu::nearest_m,
           .centroid_sums = gpu::centroid_sums,
           .potentials = gpu::potentials,

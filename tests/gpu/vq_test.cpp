@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <utility>
 
 #include "gpu/gpu_fixture.h"
 
@@ -96,6 +97,20 @@ TEST_F(VqTest, NearestOfPointsOfAnySize) {
   expect_equal(kDim, points, centroids);
   std::fill_n(centroids.begin() + 37 * kDim, kDim, -1e15F);
   expect_equal(kDim, points, centroids);
+}
+
+TEST_F(VqTest, NearestFromAnywhereIsTheCpus) {
+  constexpr std::int64_t kDim = 4;
+  const std::vector<float> points = normal_values(1000 * kDim, 13), centroids = normal_values(100 * kDim, 14);
+  const auto nearest_from = [&](backend::Context& context) {
+    const backend::Array<float> x(context, std::span(points)), c(context, std::span(centroids));
+    backend::Array<std::int32_t> index(context, std::vector<std::int32_t>(1000, 7));
+    backend::Array<float> distance2(context, 1000);
+    context.vq().nearest_from(context.exec(), 1000, kDim, x.data(), 100, c.data(), index.data(), distance2.data());
+    return std::pair{index.to_host(), distance2.to_host()};
+  };
+  EXPECT_EQ(nearest_from(gpu()), nearest_from(cpu()));
+  EXPECT_EQ(nearest_from(gpu()).first, nearest(cpu(), kDim, points, centroids).index);
 }
 
 TEST_F(VqTest, NearestOfTails) {

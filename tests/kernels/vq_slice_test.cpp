@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -198,6 +199,106 @@ TEST(VqSlice, CombinedSumsAreThePartsInOrder) {
   whole[0] = 7;
   cpu().slice.dots(f.exec, f.slice, nullptr, nullptr, true, whole.data());
   EXPECT_EQ(whole[0], 0);
+}
+
+/// A tall slice with everything, so that loops take it in several strips, the last of odd height.
+struct TallFixture : Fixture {
+  std::vector<float> matrix, factor;
+
+  TallFixture() {
+    part_begin = {0, 600, 1111};
+    slice.rows = 1111;
+    slice.width = 1113;
+    slice.code_stride = 371;
+    slice.n_parts = 2;
+    slice.part_begin = part_begin.data();
+    slice.group_size = 70;
+    slice.in_features = 142;
+    scale = normal(slice.in_features);
+    for (float& value : scale) value = 0.5F + std::fabs(value);
+    bias = normal(slice.in_features);
+    matrix = normal(slice.in_features * slice.width);
+    for (std::int64_t p = 0; p < slice.in_features; ++p)
+      std::fill(matrix.begin() + p * slice.width + slice.rows, matrix.begin() + (p + 1) * slice.width, 0.0F);
+    factor = normal(slice.in_features * slice.in_features);
+    for (float& value : factor) value *= 0.05F;
+    for (std::int64_t i = 0; i < slice.in_features; ++i) {
+      for (std::int64_t j = 0; j < i; ++j) factor[at(i * slice.in_features + j)] = 0;
+      factor[at(i * (slice.in_features + 1))] = 2;
+    }
+  }
+  struct Coded {
+    std::vector<std::int32_t> codes, residual_codes;
+    std::vector<float> quantized, left;
+    bool operator==(const Coded&) const = default;
+  };
+  Coded coded() const {
+    const auto n_codes = at(slice.in_features * slice.code_stride);
+    return {std::vector<std::int32_t>(n_codes), std::vector<std::int32_t>(n_codes), std::vector<float>(matrix.size()),
+            matrix};
+  }
+  Coded run_loop(int n_threads, const ColumnLoopOptions& options, bool with_residual = true) const {
+    core::ThreadPool threads(n_threads);
+    Coded result = coded();
+    VqBooks of = books();
+    if (!with_residual) of.residual = nullptr;
+    cpu().slice.column_loop({&threads, nullptr}, slice, of, options, factor.data(), result.left.data(),
+                            {result.codes.data(), with_residual ? result.residual_codes.data() : nullptr},
+                            result.quantized.data());
+    return result;
+  }
+};
+
+TEST(VqSlice, LoopsChooseWhatTheSearchesFind) {
+  TallFixture f;
+  const VqSlice& s = f.slice;
+  for (const bool padding : {false, true}) {
+    const TallFixture::Coded loop = f.run_loop(2, {.feedback = false, .padding_counts = padding}, false);
+    for (std::int64_t p = 0; p < s.in_features; ++p) {
+      const bool outlier = s.is_outlier(p);
+      const std::int64_t v = outlier ? s.v0 : s.v, k = outlier ? s.k0 : s.k, n = (s.rows + v - 1) / v;
+      std::vector<float> points(at(n * v));
+      for (std::int64_t r = 0; r < std::min(n * v, s.width); ++r)
+        points[at(r)] = (f.matrix[at(p * s.width + r)] - f.bias[at(p)]) * (1.0F / f.scale[at(p)]);
+      std::vector<std::int32_t> valid(at(n), static_cast<std::int32_t>(v)), expected(at(n));
+      if (!padding && s.rows % v != 0) valid.back() = static_cast<std::int32_t>(s.rows % v);
+      cpu().vq.nearest(f.exec, n, v, points.data(), k,
+                       outlier ? f.outlier.data() : f.main.data() + s.group_of(p) * k * v, valid.data(),
+                       expected.data(), nullptr);
+      for (std::int64_t i = 0; i < n; ++i)
+        ASSERT_EQ(loop.codes[at(p * s.code_stride + i)], expected[at(i)]) << p << ", " << i;
+    }
+  }
+}
+
+TEST(VqSlice, LoopsDoNotDependOnThreads) {
+  const TallFixture f;
+  for (const std::int64_t candidates : {1, 3})
+    for (const bool with_residual : {false, true}) {
+      const ColumnLoopOptions options{.candidates = candidates};
+      const TallFixture::Coded one = f.run_loop(1, options, with_residual);
+      EXPECT_NE(one.quantized, f.coded().quantized);
+      for (const int n_threads : {2, 3, 9}) EXPECT_EQ(f.run_loop(n_threads, options, with_residual), one) << n_threads;
+    }
+}
+
+TEST(VqSlice, SweepsDoNotDependOnThreads) {
+  TallFixture f;
+  std::vector<float> hessian = f.factor;
+  for (std::int64_t i = 0; i < f.slice.in_features; ++i)
+    for (std::int64_t j = 0; j < i; ++j)
+      hessian[at(i * f.slice.in_features + j)] = hessian[at(j * f.slice.in_features + i)];
+  const auto sweep = [&](int n_threads) {
+    core::ThreadPool threads(n_threads);
+    TallFixture::Coded result = f.run_loop(1, {.candidates = 2});
+    result.left = f.matrix;
+    cpu().slice.sweep({&threads, nullptr}, f.slice, f.books(), 2, hessian.data(), result.left.data(),
+                      {result.codes.data(), result.residual_codes.data()}, result.quantized.data());
+    return result;
+  };
+  const TallFixture::Coded one = sweep(1);
+  EXPECT_NE(one.codes, f.run_loop(1, {.candidates = 2}).codes);
+  for (const int n_threads : {2, 3, 9}) EXPECT_EQ(sweep(n_threads), one) << n_threads;
 }
 
 TEST(VqSlice, PackPutsEachColumnsBitsAtItsPlace) {

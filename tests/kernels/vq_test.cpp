@@ -123,6 +123,82 @@ TEST_P(VqWidth, NearestAgreesWithAPlainLoopOnOddSizes) {
   }
 }
 
+/// nearest_from is nearest to the bit, from good guesses, from random ones and from one centroid for all.
+void expect_the_same_from_anywhere(const Exec& exec, std::int64_t dim, const std::vector<float>& points,
+                                   const std::vector<float>& centroids) {
+  const VqKernels kernels = cpu().vq;
+  const auto n = static_cast<std::int64_t>(points.size()) / dim, k = static_cast<std::int64_t>(centroids.size()) / dim;
+  const auto size = static_cast<std::size_t>(n);
+  std::vector<std::int32_t> expected(size), near(size);
+  std::vector<float> expected_distance2(size);
+  kernels.nearest(exec, n, dim, points.data(), k, centroids.data(), nullptr, expected.data(),
+                  expected_distance2.data());
+  std::vector<float> moved = centroids;
+  std::mt19937 engine(3);
+  for (float& value : moved) value += 0.05F * value * (static_cast<float>(engine() % 1000) / 500.0F - 1);
+  kernels.nearest(exec, n, dim, points.data(), k, moved.data(), nullptr, near.data(), nullptr);
+  std::vector<std::int32_t> anywhere(size);
+  for (std::int32_t& j : anywhere) j = static_cast<std::int32_t>(engine() % static_cast<std::uint32_t>(k));
+  for (std::vector<std::int32_t> index : {near, anywhere, std::vector<std::int32_t>(size, 5)}) {
+    std::vector<float> distance2(size, -1);
+    kernels.nearest_from(exec, n, dim, points.data(), k, centroids.data(), index.data(), distance2.data());
+    ASSERT_EQ(index, expected);
+    ASSERT_EQ(distance2, expected_distance2);
+  }
+}
+
+std::vector<float> normal_values(std::int64_t n, std::uint32_t seed) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(n));
+  for (float& value : values) value = normal(engine);
+  return values;
+}
+
+TEST_P(VqWidth, NearestFromIsNearestForAllDimsAndSizes) {
+  for (const std::int64_t k : {1, 63, 64, 300, 1040})
+    for (std::int64_t dim = 1; dim <= 9; ++dim) {
+      SCOPED_TRACE(testing::Message() << "k " << k << " dim " << dim);
+      const auto seed = static_cast<std::uint32_t>(k * 10 + dim);
+      expect_the_same_from_anywhere(exec_, dim, normal_values((4 * k + 77) * dim, seed),
+                                    normal_values(k * dim, seed + 1));
+    }
+  // More than one block of points, more than one range of centroids, cells of more points than are taken at a time.
+  expect_the_same_from_anywhere(exec_, 2, normal_values(40000 * 2, 1), normal_values(70 * 2, 2));
+  expect_the_same_from_anywhere(exec_, 4, normal_values(9000 * 4, 3), normal_values(2000 * 4, 4));
+}
+
+TEST_P(VqWidth, NearestFromLeavesTiesToTheLowestIndex) {
+  const Problem coarse = coarse_problem(3000, 4, 200, 11);
+  expect_the_same_from_anywhere(exec_, 4, coarse.points, coarse.centroids);
+  std::vector<float> repeated = normal_values(64 * 3, 5);
+  for (int copy = 0; copy < 3; ++copy) repeated.insert(repeated.end(), repeated.begin(), repeated.begin() + 64 * 3);
+  expect_the_same_from_anywhere(exec_, 3, normal_values(2000 * 3, 6), repeated);
+  expect_the_same_from_anywhere(exec_, 3, repeated, std::vector<float>(repeated.begin(), repeated.begin() + 64 * 3));
+}
+
+TEST_P(VqWidth, NearestFromOfAnySizeAndFarFromTheOrigin) {
+  constexpr std::int64_t kDim = 6;
+  std::vector<float> points = normal_values(2000 * kDim, 7), centroids = normal_values(200 * kDim, 8);
+  std::vector<float> far_points = points, far_centroids = centroids;
+  for (float& value : far_points) value = 3 + 1e-4F * value;
+  for (float& value : far_centroids) value = 3 + 1e-4F * value;
+  expect_the_same_from_anywhere(exec_, kDim, far_points, far_centroids);
+  for (const float unit : {1e-22F, 1e-18F, 1e-12F, 1e12F}) {
+    std::vector<float> small = points, book = centroids;
+    for (float& value : small) value *= unit;
+    for (float& value : book) value *= unit;
+    expect_the_same_from_anywhere(exec_, kDim, small, book);
+  }
+  for (std::size_t i = 0; i < centroids.size(); ++i)
+    centroids[i] *= std::pow(10.0F, static_cast<float>(i / kDim % 13) - 6);
+  for (std::size_t i = 0; i < points.size(); ++i) points[i] *= std::pow(10.0F, static_cast<float>(i / kDim % 13) - 6);
+  std::fill_n(points.begin(), kDim, 0.0F);
+  std::fill_n(points.begin() + kDim, kDim, 1e15F);
+  std::fill_n(centroids.begin() + 37 * kDim, kDim, -1e15F);
+  expect_the_same_from_anywhere(exec_, kDim, points, centroids);
+}
+
 TEST_P(VqWidth, NearestMAgreesWithSortingOnOddSizes) {
   for (const std::int64_t k : {1, 2, 3, 17, 256, 1500}) {
     for (const std::int64_t dim : {1, 2, 4, 6, 8, 9, 17}) {

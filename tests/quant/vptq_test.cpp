@@ -192,7 +192,7 @@ TEST_P(VptqDeterminism, FeedbackSawWhatTheDecoderGives) {
   const QuantInput input = layer.input();
   Passed passed(context, input, GetParam(), column_scales(context, input));
   const std::vector<float> seen = passed.quantized(layer);
-  const double error = errors_of(passed.problem, passed.state).undamped;
+  const double error = undamped_error(passed.problem, passed.state);
   const QuantResult result = pack_result(passed.problem, std::move(passed.state), error, {});
   const std::vector<float> decoder = decoded_result(result);
   EXPECT_EQ(seen, decoder);

@@ -40,8 +40,13 @@ class Lloyd {
   /// Assigns every point and makes the sums of every cluster; returns the objective.
   double assign(const std::vector<float>& centroids) {
     const backend::DeviceView<float> book(context_, centroids);
-    context_.vq().nearest(context_.exec(), mine_.n(), dim_, mine_.points, k_, book.data(), nullptr, index_.data(),
-                          distance2_.data());
+    if (assigned_)
+      context_.vq().nearest_from(context_.exec(), mine_.n(), dim_, mine_.points, k_, book.data(), index_.data(),
+                                 distance2_.data());
+    else
+      context_.vq().nearest(context_.exec(), mine_.n(), dim_, mine_.points, k_, book.data(), nullptr, index_.data(),
+                            distance2_.data());
+    assigned_ = true;
     sums_ = sum_over_parts(
         context_, team_, n_chunks_, mine_.n_chunks(), k_ * (dim_ + 1) + 1, [&](bool combined, double* sums) {
           context_.vq().centroid_sums(context_.exec(), mine_.n_chunks(), mine_.chunk_begin.data(), dim_, mine_.points,
@@ -116,6 +121,7 @@ class Lloyd {
   const KmeansPoints& mine_;
   std::int64_t n_chunks_, k_, dim_;
   backend::Array<std::int32_t> index_;
+  bool assigned_ = false;  ///< index_ holds the centroids of the step before
   backend::Array<float> distance2_;
   std::vector<double> sums_;  // of all chunks: [k, dim] points, [k] masses, the objective
 };

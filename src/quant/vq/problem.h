@@ -26,6 +26,8 @@ class VqProblem {
   double undamped_norm(const backend::Array<float>& x, double damped) const;
   /// The same in the metric of the held-out tokens, of which there must be some.
   double held_out_norm(const backend::Array<float>& x) const;
+  /// An error as a share of the weight's norm; 0 where that is 0.
+  double relative(double error) const { return weight_norm > 0 ? error / weight_norm : 0; }
   bool has_held_out() const { return !input.hessian->held_out.empty(); }
 
   backend::Context& context;

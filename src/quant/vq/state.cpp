@@ -33,14 +33,18 @@ void subtract_quantized(const VqProblem& problem, const VqState& state, backend:
                                    state.quantized.data(), lost.data());
 }
 
-VqErrors errors_of(const VqProblem& problem, const VqState& state, std::optional<double> damped) {
+VqErrors errors_of(const VqProblem& problem, const VqState& state, double damped) {
   backend::Array<float> lost(problem.context, problem.rows.weight.size());
   subtract_quantized(problem, state, lost);
-  VqErrors errors;
-  errors.damped = damped ? *damped : problem.hessian_norm(lost);
-  errors.undamped = problem.undamped_norm(lost, errors.damped);
+  VqErrors errors{problem.undamped_norm(lost, damped), damped, 0};
   if (problem.has_held_out()) errors.held_out = problem.held_out_norm(lost);
   return errors;
+}
+
+double undamped_error(const VqProblem& problem, const VqState& state) {
+  backend::Array<float> lost(problem.context, problem.rows.weight.size());
+  subtract_quantized(problem, state, lost);
+  return problem.undamped_norm(lost, problem.hessian_norm(lost));
 }
 
 }  // namespace voronoi::quant

@@ -1,8 +1,6 @@
 // What passes over a problem change, and what a layer is stored from in the end.
 #pragma once
 
-#include <optional>
-
 #include "backend/tensor.h"
 #include "quant/vq/codebooks.h"
 #include "quant/vq/layout.h"
@@ -38,7 +36,9 @@ void subtract_quantized(const VqProblem& problem, const VqState& state, backend:
 struct VqErrors {
   double undamped = 0, damped = 0, held_out = 0;
 };
-/// `damped`: where the caller knows it, which saves a product with H.
-VqErrors errors_of(const VqProblem& problem, const VqState& state, std::optional<double> damped = std::nullopt);
+/// `damped` as the caller knows it: a product with H less.
+VqErrors errors_of(const VqProblem& problem, const VqState& state, double damped);
+/// The first of them alone, with one product. Collective.
+double undamped_error(const VqProblem& problem, const VqState& state);
 
 }  // namespace voronoi::quant

@@ -15,8 +15,9 @@ std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64
   const auto steps = [&](std::int64_t n, std::int64_t chunks) {
     const std::int64_t pieces = chunks * kernels::cpu_sum_pieces(n / chunks, k);
     const std::int64_t sums = 8 * (k * (dim + 1) + 1);
-    // A team exchanges the sums of all chunks: what is sent, what arrives, and its numbers.
-    return 8 * n + sums * (pieces + (team_size > 1 ? chunks * (1 + 2 * team_size) : 0));
+    // Each point's centroid, twice while it changes, its distance, and its place in the order of the cells. A team
+    // exchanges the sums of all chunks: what is sent, what arrives, and its numbers.
+    return 16 * n + sums * (pieces + (team_size > 1 ? chunks * (1 + 2 * team_size) : 0));
   };
   const std::int64_t stride = points * team_size / (kCoarsePointsACentroid * k);
   const std::int64_t coarse = stride > 1 ? points / stride : points;
@@ -41,7 +42,8 @@ VectorMemory vector_memory(const VqGeometry& g, const OperatorOnRank& r) {
   memory.held = r.held_bytes;
   memory.held += 4 * r.in_features * r.in_features;  // the Hessian in processing order, damped
   memory.held += 8 * memory.weights + memory.codes + memory.books;
-  memory.products = 8 * piece_weights * std::min<std::int64_t>(r.n_threads, memory.mine);
+  memory.products =
+      8 * r.in_features * std::min(kernels::kCpuStripRows * r.n_threads, core::ceil_div(memory.weights, r.in_features));
   return memory;
 }
 
@@ -58,7 +60,8 @@ void VectorMethod::consider_memory(const QuantParameters& parameters, const Oper
   const std::int64_t points = memory.weights / g.groups / g.v;
   peak.consider(memory.held + memory.products, "products with the Hessian of " + r.name);
   peak.consider(memory.held + kmeans_bytes(points, memory.mine, g.v, g.k, r.team_size), "k-means of " + r.name);
-  std::int64_t loop = memory.products / 2;
+  // The columns at work, and the books as they are searched.
+  std::int64_t loop = memory.products / 2 + memory.books / g.v * (g.v + 1);
   if (g.kr > 0) {
     loop += 4 * memory.weights;
     peak.consider(memory.held + 4 * memory.weights + kmeans_bytes(points, memory.mine, g.v, g.kr, r.team_size),

@@ -23,11 +23,11 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
   const VqProblem problem(context, team, input, parameters);
   VqState state = make_state(context, problem.rows, column_scales(context, input));
   std::map<std::string, double> statistics;
-  vptq_passes(problem, own.candidates, state, statistics);
+  const std::string last_pass = vptq_passes(problem, own.candidates, state, statistics);
   Refiner refiner(problem, state);
   VqErrors errors = errors_of(problem, state, refiner.update());
+  statistics[last_pass] = problem.relative(errors.undamped);
   int steps = 0, sweeps = 0, rounds = 0;
-  const auto relative = [&](double value) { return problem.weight_norm > 0 ? value / problem.weight_norm : 0.0; };
   for (int round = 1; round <= own.rounds; ++round) {
     VqState before = state.keep();
     steps += refiner.fit_codebooks(kFitSteps);
@@ -46,12 +46,11 @@ QuantResult run_voronoi(backend::Context& context, core::Team& team, const Quant
                        (!problem.has_held_out() || reached.held_out < errors.held_out);
     if (!helps) {
       state.restore(std::move(before));
-      refiner.update();
       break;
     }
     errors = reached;
     rounds = round;
-    statistics["error_round_" + std::to_string(round)] = relative(errors.undamped);
+    statistics["error_round_" + std::to_string(round)] = problem.relative(errors.undamped);
   }
   statistics["rounds_kept"] = rounds;
   statistics["fit_steps"] = steps;

@@ -116,15 +116,13 @@ void pack(const VqProblem& problem, VqState& state, format::VqEncoding& encoding
 
 }  // namespace
 
-void vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& state,
-                 std::map<std::string, double>& statistics) {
+std::string vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& state,
+                        std::map<std::string, double>& statistics) {
   const VqGeometry& g = problem.geometry;
   const auto loop = [&](const kernels::ColumnLoopOptions& options, bool keep_residual) {
     return run_column_loop(problem.context, problem.rows, problem.input.hessian->factor, options, keep_residual, state);
   };
-  const auto relative_error = [&] {
-    return problem.weight_norm > 0 ? errors_of(problem, state).undamped / problem.weight_norm : 0;
-  };
+  const auto relative_error = [&] { return problem.relative(undamped_error(problem, state)); };
   state.books = {};
   state.books.main = train_books(problem, state.columns, nullptr, g.k, "main", statistics);
   if (g.outlier_size > 0)
@@ -134,12 +132,12 @@ void vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& sta
   statistics["error_nearest"] = relative_error();
   {
     const backend::Array<float> residual = loop({}, g.kr > 0);
+    if (g.kr == 0) return "error_pass1";
     statistics["error_pass1"] = relative_error();
-    if (g.kr == 0) return;
     state.books.residual = train_books(problem, state.columns, &residual, g.kr, "residual", statistics);
   }
   loop({.candidates = candidates}, false);
-  statistics["error_pass2"] = relative_error();
+  return "error_pass2";
 }
 
 QuantResult pack_result(const VqProblem& problem, VqState state, double error,
@@ -190,8 +188,9 @@ QuantResult run_vptq(backend::Context& context, core::Team& team, const QuantInp
   const VqProblem problem(context, team, input, parameters);
   VqState state = make_state(context, problem.rows, column_scales(context, input));
   std::map<std::string, double> statistics;
-  vptq_passes(problem, 1, state, statistics);
-  const double error = errors_of(problem, state).undamped;
+  const std::string last_pass = vptq_passes(problem, 1, state, statistics);
+  const double error = undamped_error(problem, state);
+  statistics[last_pass] = problem.relative(error);
   return pack_result(problem, std::move(state), error, std::move(statistics));
 }
 

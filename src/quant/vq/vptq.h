@@ -18,9 +18,10 @@ QuantResult run_vptq(backend::Context& context, core::Team& team, const QuantInp
                      const QuantParameters& parameters);
 
 /// Codebooks and codes by VPTQ: pass 1 and, with a residual codebook, pass 2 with `candidates` main candidates (1:
-/// greedy). The state brings its columns. Figures go to `statistics`. Collective.
-void vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& state,
-                 std::map<std::string, double>& statistics);
+/// greedy). The state brings its columns. Figures go to `statistics`, but for the error after the last pass: the caller
+/// finds it anyway and files it under the name that is returned. Collective.
+std::string vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& state,
+                        std::map<std::string, double>& statistics);
 
 /// The codes of the whole team packed for storage, relative_error from the error given, and the problem's own figures
 /// beside `statistics`. Collective.
