@@ -10,20 +10,23 @@ namespace voronoi::jobs {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{
-      {"plan", "bits, memory, time and sbatch command of a run before it is made", false, plan_main},
-      {"quantize", "calibrate and quantize a model into a run directory, or resume it", true, quantize_main, true},
-      {"compare", "several methods at several bits on one calibration, as one job with a table", true, compare_main,
+      {"plan", "bits, memory, time and sbatch command of a run before it is made", Ranks::one, plan_main},
+      {"quantize", "calibrate and quantize a model into a run directory, or resume it", Ranks::many, quantize_main,
        true},
-      {"submit", "write the batch script of a run, with limits by prediction, and submit it to Slurm", false,
+      {"compare", "several methods at several bits on one calibration, as one job with a table", Ranks::many,
+       compare_main, true},
+      {"submit", "write the batch script of a run, with limits by prediction, and submit it to Slurm", Ranks::one,
        submit_main},
-      {"eval", "perplexity and questions of a model, a run or a VPTQ checkpoint", true, eval_main, true},
-      {"score", "log-likelihoods of continuations, for lm-evaluation-harness and others", true, score_main, true},
-      {"generate", "continue a text with a model, a run or a VPTQ checkpoint", false, generate_main},
-      {"status", "progress of a live or dead run, or of many", false, status_main},
-      {"inspect", "describe any file or directory that voronoi reads or writes", false, inspect_main},
-      {"export", "write a run as a checkpoint in VPTQ's public format", false, export_main},
-      {"verify", "read a run or a checkpoint again, check every sum, decode every layer", false, verify_main},
-      {"report", "figures and pictures of one or many runs on a page, with Markdown and JSON", false, report_main},
+      {"eval", "perplexity and questions of a model, a run or a VPTQ checkpoint", Ranks::many, eval_main, true},
+      {"score", "log-likelihoods of continuations, for lm-evaluation-harness and others", Ranks::many, score_main,
+       true},
+      {"generate", "continue a text with a model, a run or a VPTQ checkpoint", Ranks::one, generate_main},
+      {"status", "progress of a live or dead run, or of many", Ranks::one, status_main},
+      {"inspect", "describe any file or directory that voronoi reads or writes", Ranks::one, inspect_main},
+      {"export", "write a run as a checkpoint in VPTQ's public format", Ranks::one, export_main},
+      {"verify", "read a run or a checkpoint again, check every sum, decode every layer", Ranks::as_launched,
+       verify_main},
+      {"report", "figures and pictures of one or many runs on a page, with Markdown and JSON", Ranks::one, report_main},
   };
   return table;
 }

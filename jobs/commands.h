@@ -13,10 +13,13 @@ namespace voronoi::jobs {
 
 using Arguments = std::vector<std::string>;
 
+/// one: others may be started under mpirun too, but only rank 0 does anything. as_launched: as many as mpirun or srun
+/// started; by itself it does not start MPI, which takes its time. many: always by MPI.
+enum class Ranks { one, as_launched, many };
+
 struct Command {
   std::string_view name, summary;
-  /// Whether it runs on many ranks, by MPI; others may be started under mpirun too, but only rank 0 does anything.
-  bool parallel = false;
+  Ranks ranks = Ranks::one;
   int (*run)(const comm::Communicator& world, const Arguments& arguments);
   /// Whether SIGTERM and SIGUSR1 ask it to stop in order (exit code 75); others end at once.
   bool stops_on_request = false;

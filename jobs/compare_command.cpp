@@ -182,6 +182,7 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
   });
   if (help) return 0;
   options.shared.command = run::kCompare;
+  options.shared.hessian = members.front().hessian;  // of all
   options.shared.stages = "calibrate,quantize";
   options.shared.parameters = {};  // the members have them
   options.shared.rules = {};

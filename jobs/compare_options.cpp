@@ -12,6 +12,7 @@
 #include "core/option.h"
 #include "core/words.h"
 #include "jobs/quantize_options.h"
+#include "quant/method.h"
 #include "quant/parameters.h"
 #include "run/run_state.h"
 #include "stages/stage.h"
@@ -42,6 +43,7 @@ const Names kOfOneRun{"run",
                       "task-data",
                       "validate-limit",
                       "validate-shots"};
+constexpr std::string_view kGuidedMetric = "guided-metric";
 const Names kOfTheJob{"hessians-from", "keep-hessians"};
 /// Of eval, which quantize has too, or which have no meaning for runs.
 const Names kNotOfEval{"model", "tokenizer", "device", "dtype", "threads", "json", "reference"};
@@ -90,6 +92,36 @@ std::vector<MemberSpec> member_specs(const CompareOptions& o, std::vector<std::s
       problems.push_back(spec.name + ": is a directory of the comparison itself; give the config file another name");
   }
   return specs;
+}
+
+/// Whether quantize by itself would take guided Hessians for this method.
+bool takes_guided(const std::string& method) {
+  for (const auto& [option, value] : quant::find_method(method).effort(quant::Effort::normal))
+    if (option == "hessian") return value == "guided";
+  return false;
+}
+
+/// Calibration makes guided Hessians where one of the methods takes them; the others look at the plain ones beside
+/// them. Each member then is what quantize by itself would make of it, unless the job in `directory` has begun
+/// otherwise. metric_given: the job's own options say which ones they look at.
+void choose_hessians(const std::string& directory, std::vector<MemberSpec>& specs, bool metric_given,
+                     std::vector<std::string>& of_all) {
+  bool some = false;
+  std::vector<MemberSpec*> plain;
+  for (MemberSpec& spec : specs) {
+    run::Settings settings;
+    const ParseResult parsed = parse(quantize_command(settings), spec.arguments, true);
+    const bool guided = takes_guided(settings.parameters.method);
+    some = some || guided;
+    if (!guided && std::none_of(parsed.given.begin(), parsed.given.end(),
+                                [](const run::GivenOption& option) { return option.name == kGuidedMetric; }))
+      plain.push_back(&spec);
+  }
+  for (const auto& [option, value] : calibration_options(directory))
+    if (option == "hessian") some = value == "guided";
+  of_all.emplace_back(some ? "--hessian=guided" : "--hessian=plain");
+  if (some && !metric_given)
+    for (MemberSpec* spec : plain) spec->arguments.push_back(fmt::format("--{}=false", kGuidedMetric));
 }
 
 /// Of a config file, what would make its run another calibration's.
@@ -158,14 +190,13 @@ CommandSpec compare_command(CompareOptions& o) {
 
 std::vector<run::Settings> member_settings(const CompareOptions& o, const std::vector<run::GivenOption>& given,
                                            std::vector<std::string>& problems) {
-  const std::vector<MemberSpec> specs = member_specs(o, problems);
+  std::vector<MemberSpec> specs = member_specs(o, problems);
   run::Settings scratch;
   Names not_shared = kOfOneRun, shared;
   not_shared.insert(kOfTheJob.begin(), kOfTheJob.end());
   std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
   for (const run::GivenOption& option : given) shared.insert(option.name);
-  // Published methods take plain ones, and all members take the same.
-  if (shared.insert("hessian").second) of_all.emplace_back("--hessian=plain");
+  if (shared.insert("hessian").second) choose_hessians(o.shared.run, specs, shared.contains(kGuidedMetric), of_all);
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
   const auto add = [&](const std::string& name, const std::string& problem) {
     const auto known =

@@ -27,7 +27,8 @@ using namespace voronoi;
 std::string overview() {
   std::string text =
       "voronoi: compresses large language models with vector quantization, on one machine or a cluster.\n\n"
-      "Usage: voronoi COMMAND [options]      (mpirun -n RANKS voronoi COMMAND for quantize, compare and eval)\n\n";
+      "Usage: voronoi COMMAND [options]      (mpirun -n RANKS voronoi COMMAND for quantize, compare, eval, score and "
+      "verify)\n\n";
   for (const jobs::Command& command : jobs::commands())
     text += fmt::format("  {:<10}{}\n", command.name, command.summary);
   return text +
@@ -46,7 +47,8 @@ const jobs::Command* find_command(std::string_view name) {
 
 /// Others start in a hundredth of the time, and where MPI cannot.
 bool needs_mpi(const jobs::Command* command, const jobs::Arguments& arguments) {
-  return command != nullptr && command->parallel &&
+  return command != nullptr &&
+         (command->ranks == jobs::Ranks::many || (command->ranks == jobs::Ranks::as_launched && comm::is_launched())) &&
          std::find(arguments.begin(), arguments.end(), "--help") == arguments.end();
 }
 
@@ -67,7 +69,7 @@ int run_command(const comm::Communicator& world, const jobs::Arguments& argument
       throw core::ConfigError("there is no command '" + arguments[0] + "'; voronoi --help lists them");
   });
   const jobs::Arguments rest(arguments.begin() + 1, arguments.end());
-  if (command->parallel) return command->run(world, rest);
+  if (command->ranks != jobs::Ranks::one) return command->run(world, rest);
   comm::on_root(world, [&] { code = command->run(world, rest); });
   return code;
 }

@@ -84,7 +84,8 @@ std::string effort_help() {
   return help;
 }
 
-/// The calibration of a run whose Hessians another takes; nothing where there is no such run, which is told later.
+}  // namespace
+
 std::vector<std::pair<std::string, std::string>> calibration_options(const std::string& directory) {
   const store::RunPaths paths{directory};
   if (directory.empty() || !std::filesystem::exists(paths.identity())) return {};
@@ -98,8 +99,6 @@ std::vector<std::pair<std::string, std::string>> calibration_options(const std::
     throw core::FormatError(paths.identity().string(), error.what());
   }
 }
-
-}  // namespace
 
 void complete(const std::vector<run::GivenOption>& given, run::Settings& settings) {
   auto rule = settings.rules.begin();

@@ -1,6 +1,6 @@
 // Device arrays from rank to rank without the host between (NCCL). Optional: where available() is false, callers send
 // host copies over MPI instead, which carries the same bytes. Nothing is summed on the way, so that results do not
-// depend on the transport; calibration sends the nodes of its tree of Hessians.
+// depend on the transport; sums over ranks exchange slices of the nodes of their trees.
 #pragma once
 
 #include <array>
@@ -23,9 +23,10 @@ struct CollectiveKernels {
   void* (*join)(const Exec&, const GroupId&, int rank, int n_ranks);
   /// Waits for what was sent and received.
   void (*leave)(void* group) noexcept;
-  /// Queued in order; the peer queues the matching receive of as many values. To oneself is not allowed.
-  void (*send_f64)(const Exec&, void* group, std::int64_t n, const double* values, int peer);
-  void (*receive_f64)(const Exec&, void* group, std::int64_t n, double* values, int peer);
+  /// Both at once, queued in order: `to` receives as many values from this rank, `from` sends as many. To oneself is
+  /// not allowed; where a number is 0 nothing goes that way.
+  void (*exchange_f64)(const Exec&, void* group, std::int64_t n_sent, const double* sent, int to,
+                       std::int64_t n_received, double* received, int from);
 };
 
 // Named functions: nvcc does not take lambdas among designated initialisers.
@@ -35,8 +36,7 @@ inline bool available() noexcept { return false; }
 inline GroupId make_id() { refuse(); }
 inline void* join(const Exec&, const GroupId&, int, int) { refuse(); }
 inline void leave(void*) noexcept {}
-inline void send_f64(const Exec&, void*, std::int64_t, const double*, int) { refuse(); }
-inline void receive_f64(const Exec&, void*, std::int64_t, double*, int) { refuse(); }
+inline void exchange_f64(const Exec&, void*, std::int64_t, const double*, int, std::int64_t, double*, int) { refuse(); }
 }  // namespace no_transport
 
 /// Of backends without such a transport.
@@ -45,8 +45,7 @@ inline CollectiveKernels no_collective_kernels() {
           .make_id = no_transport::make_id,
           .join = no_transport::join,
           .leave = no_transport::leave,
-          .send_f64 = no_transport::send_f64,
-          .receive_f64 = no_transport::receive_f64};
+          .exchange_f64 = no_transport::exchange_f64};
 }
 
 }  // namespace voronoi::kernels

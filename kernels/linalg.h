@@ -24,9 +24,9 @@ struct LinalgKernels {
   /// that type, products are exact and summed in fp32. beta is 0 or 1. What a GPU's tensor cores do.
   void (*gemm_16)(const Exec&, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
                   core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c, std::int64_t ldc);
-  /// sum [n, n] += X^T X for X [n_rows, n] rounded to `dtype` (f32: as it is; f16 or bf16: the values that the layer's
-  /// product sees): products in fp32 over a bounded number of rows (a constant of the device) at a time, merged in
-  /// fp64. Only the lower triangle (row >= column) is written.
+  /// sum += the lower triangle (row >= column) of X^T X, row by row [n (n + 1) / 2], for X [n_rows, n] rounded to
+  /// `dtype` (f32: as it is; f16 or bf16: the values that the layer's product sees): products in fp32 over a bounded
+  /// number of rows (a constant of the device) at a time, merged in fp64.
   void (*gram_accumulate)(const Exec&, std::int64_t n_rows, std::int64_t n, const float* x, std::int64_t ldx,
                           core::DType dtype, double* sum);
   /// In place A [n, n] -> L, lower, A = L L^T (upper part left as it was). Returns 0, or the 1-based order of the
@@ -36,8 +36,8 @@ struct LinalgKernels {
   std::int64_t (*invert_lower_f64)(const Exec&, std::int64_t n, double* l, std::int64_t ldl);
   /// diagonal[i] = full[i, i] of full [n, n].
   void (*diagonal_f64)(const Exec&, std::int64_t n, const double* full, double* diagonal);
-  /// packed [n (n + 1) / 2] = the lower triangle (row >= column) of full [n, n], row by row.
-  void (*pack_lower_f64)(const Exec&, std::int64_t n, const double* full, double* packed);
+  /// diagonal[i] = that of a lower triangle [n (n + 1) / 2], row by row.
+  void (*packed_diagonal_f64)(const Exec&, std::int64_t n, const double* lower, double* diagonal);
   /// x += y over n values.
   void (*add_f64)(const Exec&, std::int64_t n, const double* y, double* x);
   /// x = y over n values.

@@ -4,9 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <optional>
 #include <system_error>
+#include <utility>
 
+#include "comm/agreement.h"
+#include "comm/divided.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
@@ -29,14 +33,44 @@ std::vector<float> decode_finite(const format::Encoding& encoding, const std::st
   return weight;
 }
 
-void add_layer(Verification& result, const std::string& name, const format::Encoding& encoding,
-               const std::vector<float>& weight) {
-  result.layers.push_back(
-      {{"name", name},
-       {"shape", {encoding.out_features, encoding.in_features}},
-       {"bits_true", static_cast<double>(format::stored_bits(encoding)) / static_cast<double>(weight.size())},
-       {"decoded_sha256", core::sha256(std::as_bytes(std::span(weight)))}});
+/// What is told of a good layer.
+std::string layer_text(const std::string& name, const format::Encoding& encoding, const std::vector<float>& weight) {
+  return core::Json{
+      {"name", name},
+      {"shape", {encoding.out_features, encoding.in_features}},
+      {"bits_true", static_cast<double>(format::stored_bits(encoding)) / static_cast<double>(weight.size())},
+      {"decoded_sha256", core::sha256(std::as_bytes(std::span(weight)))}}
+      .dump();
 }
+
+/// Things to verify, each by one rank: a layer tells its text, another thing nothing; what is wrong is thrown.
+class Checks {
+ public:
+  using Check = std::function<std::string()>;
+  void add(Check check) { checks_.push_back(std::move(check)); }
+
+  /// Layers and problems, in the order of the checks; collective.
+  void run(const comm::Communicator& world, Verification& result) const {
+    for (const std::string& said : comm::divided(world, checks_.size(), [&](std::size_t i) {
+           try {
+             const std::string layer = checks_[i]();
+             return layer.empty() ? layer : kLayer + layer;
+           } catch (const core::Error& error) {
+             return kProblem + std::string(error.what());
+           }
+         })) {
+      if (said.empty()) continue;
+      if (said.front() == kProblem)
+        result.problems.push_back(said.substr(1));
+      else
+        result.layers.push_back(core::parse_json(said.substr(1), "a verified layer"));
+    }
+  }
+
+ private:
+  static constexpr char kLayer = 'l', kProblem = 'p';
+  std::vector<Check> checks_;
+};
 
 /// Generations of a layer or tensor before the newest: their files, and that each was made from the one before it.
 /// Of one that was lost the journal tells, and nothing is left to compare with.
@@ -55,7 +89,7 @@ void verify_parents(const store::RunPaths& paths, const T& newest,
   }
 }
 
-void verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer, Verification& result) {
+std::string verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer) {
   const std::string file = paths.layer(layer.name, layer.generation).string();
   run::require_journalled(paths, layer.name, layer.generation, layer.sha256);
   const format::Encoding encoding = run::read_layer(paths, layer.name, layer.generation);
@@ -63,15 +97,15 @@ void verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer, V
     throw core::FormatError(file, "holds another number of bits than journalled");
   if (encoding.out_features * encoding.in_features != layer.weights)
     throw core::FormatError(file, "has another shape than journalled");
-  add_layer(result, layer.name, encoding, decode_finite(encoding, file));
+  return layer_text(layer.name, encoding, decode_finite(encoding, file));
 }
 
 void add_problems(const std::vector<std::string>& problems, Verification& result) {
   result.problems.insert(result.problems.end(), problems.begin(), problems.end());
 }
 
-/// Those of the window in work, or all that --keep-hessians left.
-void add_hessian_problems(const store::RunPaths& paths, Verification& result) {
+/// Hessians of the window in work, or all that --keep-hessians left.
+std::vector<std::filesystem::path> hessian_files(const store::RunPaths& paths) {
   std::error_code error;
   std::vector<std::filesystem::path> files;
   for (auto entry = std::filesystem::directory_iterator(paths.hessians(), error);
@@ -80,13 +114,7 @@ void add_hessian_problems(const store::RunPaths& paths, Verification& result) {
   if (error && error != std::errc::no_such_file_or_directory)
     throw core::system_error(paths.hessians(), "list", error.value());
   std::sort(files.begin(), files.end());
-  for (const std::filesystem::path& file : files) {
-    try {
-      store::read_shard(file);
-    } catch (const core::Error& problem) {
-      result.problems.emplace_back(problem.what());
-    }
-  }
+  return files;
 }
 
 /// The generation of a layer or tensor whose file has this digest; the newest when none has.
@@ -152,73 +180,82 @@ class ExportedRun {
 
 }  // namespace
 
-Verification verify_run(const std::string& path) {
+Verification verify_run(const comm::Communicator& world, const std::string& path) {
   const store::RunPaths paths{path};
-  store::read_identity(paths);
-  const run::RunState state = run::read_state(paths);
+  run::RunState state;
+  std::vector<std::filesystem::path> hessians;
+  comm::together(world, [&] {
+    store::read_identity(paths);
+    state = run::read_state(paths);
+    hessians = hessian_files(paths);
+  });
+  Checks checks;
+  for (const auto& [name, layer] : state.layers)
+    checks.add([&, layer = &layer] {
+      verify_parents(paths, *layer, state.earlier_layers);
+      return verify_layer(paths, *layer);
+    });
+  for (const auto& [name, tensor] : state.tensors)
+    checks.add([&, tensor = &tensor] {
+      verify_parents(paths, *tensor, state.earlier_tensors);
+      run::require_journalled(paths, tensor->name, tensor->generation, tensor->sha256);
+      return std::string();
+    });
+  for (const std::filesystem::path& file : hessians)
+    checks.add([&file] {
+      store::read_shard(file);
+      return std::string();
+    });
   Verification result;
   result.kind = "run directory";
   result.n_layers = state.layers.size();
-  for (const auto& [name, layer] : state.layers) {
-    try {
-      verify_parents(paths, layer, state.earlier_layers);
-      verify_layer(paths, layer, result);
-    } catch (const core::Error& error) {
-      result.problems.emplace_back(error.what());
-    }
-  }
-  for (const auto& [name, tensor] : state.tensors) {
-    try {
-      verify_parents(paths, tensor, state.earlier_tensors);
-      run::require_journalled(paths, name, tensor.generation, tensor.sha256);
-    } catch (const core::Error& error) {
-      result.problems.emplace_back(error.what());
-    }
-  }
-  add_hessian_problems(paths, result);
-  if (const auto manifest = exporting::read_manifest(paths.exported()))
-    add_problems(exporting::check_files(paths.exported(), *manifest), result);
-  add_problems(check_run_report(paths.report()), result);
-  stored_evaluations(paths);
+  checks.run(world, result);
+  comm::on_root(world, [&] {
+    if (const auto manifest = exporting::read_manifest(paths.exported()))
+      add_problems(exporting::check_files(paths.exported(), *manifest), result);
+    add_problems(check_run_report(paths.report()), result);
+    stored_evaluations(paths);
+  });
   if (!state.finished) result.notes.emplace_back("the run is not finished");
   if (const std::size_t n_failures = run::failures(state).size(); n_failures > 0)
     result.notes.push_back(fmt::format("{} layers or tensors were given up (voronoi status lists them)", n_failures));
   return result;
 }
 
-Verification verify_checkpoint(const std::string& path) {
+Verification verify_checkpoint(const comm::Communicator& world, const std::string& path) {
   Verification result;
   result.kind = "VPTQ checkpoint";
-  const std::optional<exporting::Manifest> manifest = exporting::read_manifest(path);
+  std::optional<exporting::Manifest> manifest;
   std::optional<ExportedRun> run;
+  std::optional<exporting::VptqCheckpoint> checkpoint;
+  comm::together(world, [&] {
+    manifest = exporting::read_manifest(path);
+    if (manifest && std::filesystem::exists(store::RunPaths{manifest->run}.identity())) run.emplace(*manifest, path);
+    checkpoint.emplace(path);
+  });
   if (manifest) {
-    result.problems = exporting::check_files(path, *manifest);
+    comm::on_root(world, [&] { result.problems = exporting::check_files(path, *manifest); });
     result.notes.push_back(fmt::format("{} files summed", manifest->files.size()));
-    if (std::filesystem::exists(store::RunPaths{manifest->run}.identity())) run.emplace(*manifest, path);
     result.notes.push_back((run ? "compared with the run " : "the run is not at hand: ") + manifest->run);
   } else {
     result.notes.emplace_back("no manifest: nothing to compare checksums with");
   }
-  const exporting::VptqCheckpoint checkpoint(path);
-  result.n_layers = checkpoint.linears().size();
-  for (const std::string& name : checkpoint.linears()) {
-    try {
-      const format::Encoding encoding = checkpoint.encoding(name);
+  result.n_layers = checkpoint->linears().size();
+  Checks checks;
+  for (const std::string& name : checkpoint->linears())
+    checks.add([&, name] {
+      const format::Encoding encoding = checkpoint->encoding(name);
       const std::vector<float> weight = decode_finite(encoding, path + ": " + name);
       if (run) run->compare_layer(name, weight);
-      add_layer(result, name, encoding, weight);
-    } catch (const core::Error& error) {
-      result.problems.emplace_back(error.what());
-    }
-  }
-  if (!run) return result;
-  for (const model::TensorSpec& spec : model::expected_tensors(checkpoint.config())) {
-    try {
-      run->compare_tensor(spec, checkpoint);
-    } catch (const core::Error& error) {
-      result.problems.emplace_back(error.what());
-    }
-  }
+      return layer_text(name, encoding, weight);
+    });
+  if (run)
+    for (const model::TensorSpec& spec : model::expected_tensors(checkpoint->config()))
+      checks.add([&, spec] {
+        run->compare_tensor(spec, *checkpoint);
+        return std::string();
+      });
+  checks.run(world, result);
   return result;
 }
 

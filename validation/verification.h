@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/mpi.h"
 #include "core/json.h"
 
 namespace voronoi::validation {
@@ -18,13 +19,15 @@ struct Verification {
   std::size_t n_layers = 0;
 };
 
+// Collective: each rank reads its share of the layers. Problems that rank 0 alone looks for are in its result alone.
+
 /// Identity, journal, every shard against its journalled sum and its parent, the Hessians that are there, export,
 /// report and evaluations against their own. Throws FormatError when identity or journal are damaged.
-Verification verify_run(const std::string& path);
+Verification verify_run(const comm::Communicator& world, const std::string& path);
 
 /// Every file against the manifest, when there is one; every packed layer decoded and, when its run is at hand,
 /// compared with what the run's shard decodes to, as are the tensors that the run had of its own. Throws FormatError
 /// when the checkpoint cannot be opened.
-Verification verify_checkpoint(const std::string& path);
+Verification verify_checkpoint(const comm::Communicator& world, const std::string& path);
 
 }  // namespace voronoi::validation

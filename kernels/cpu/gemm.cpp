@@ -188,7 +188,7 @@ void gram_accumulate(const Exec& exec, std::int64_t n_rows, std::int64_t n, cons
         }
         for (std::int64_t r = 0; r < rows; ++r) {
           const std::int64_t last = std::min(columns, r + diagonal + 1);
-          double* target = sum + (i + r) * n + slab + j;
+          double* target = sum + (i + r) * (i + r + 1) / 2 + slab + j;
           const float* source = product.data() + r * kGramColumns;
           for (std::int64_t c = 0; c < last; ++c) target[c] += static_cast<double>(source[c]);
         }

@@ -123,9 +123,8 @@ void diagonal(const Exec&, std::int64_t n, const double* full, double* values) {
   for (std::int64_t i = 0; i < n; ++i) values[i] = full[i * (n + 1)];
 }
 
-void pack_lower(const Exec& exec, std::int64_t n, const double* full, double* packed) {
-  exec.pool->parallel_for(
-      n, [&](std::int64_t row) { std::copy_n(full + row * n, row + 1, packed + row * (row + 1) / 2); });
+void packed_diagonal(const Exec&, std::int64_t n, const double* lower, double* values) {
+  for (std::int64_t i = 0; i < n; ++i) values[i] = lower[i * (i + 3) / 2];
 }
 
 void add(const Exec& exec, std::int64_t n, const double* y, double* x) {
@@ -152,7 +151,7 @@ LinalgKernels cpu_linalg_kernels() {
           .cholesky_lower_f64 = cholesky_lower,
           .invert_lower_f64 = invert_lower,
           .diagonal_f64 = diagonal,
-          .pack_lower_f64 = pack_lower,
+          .packed_diagonal_f64 = packed_diagonal,
           .add_f64 = add,
           .widen_f64 = widen,
           .gather_rows_f32 = cpu_gather_rows_f32,

@@ -58,13 +58,16 @@ __global__ void scale_rows(std::int64_t n_rows, std::int64_t n_columns, T beta, 
   }
 }
 
-/// sum[i, j] += panel[i - first, j - first] for first <= j < first + width, i >= j. Bound by memory: 20 bytes a value.
+/// The packed lower triangle sum[i, j] += panel[i - first, j - first] for first <= j < first + width, i >= j. Bound by
+/// memory: 20 bytes a value.
 __global__ void merge_panel(std::int64_t n, std::int64_t first, std::int64_t width, const float* __restrict__ panel,
                             std::int64_t ld_panel, double* __restrict__ sum) {
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= width) return;
   for (std::int64_t row = blockIdx.y; row < n - first; row += gridDim.y)
-    if (row >= column) sum[(first + row) * n + first + column] += static_cast<double>(panel[row * ld_panel + column]);
+    if (row >= column)
+      sum[(first + row) * (first + row + 1) / 2 + first + column] +=
+          static_cast<double>(panel[row * ld_panel + column]);
 }
 
 dim3 grid_over(std::int64_t n_rows, std::int64_t n_columns) {
@@ -215,7 +218,7 @@ LinalgKernels cuda_linalg_kernels() {
           .cholesky_lower_f64 = cholesky_lower,
           .invert_lower_f64 = invert_lower,
           .diagonal_f64 = gpu::diagonal_f64,
-          .pack_lower_f64 = gpu::pack_lower_f64,
+          .packed_diagonal_f64 = gpu::packed_diagonal_f64,
           .add_f64 = gpu::add_f64,
           .widen_f64 = gpu::widen_f64,
           .gather_rows_f32 = gpu::gather_rows_f32,

@@ -1,4 +1,4 @@
-// Diagonals, packed triangles and sums, for trees of Hessians and gradients. Bound by memory: a value is read and
+// Diagonals and sums, for trees of Hessians and gradients. Bound by memory: a value is read and
 // written once.
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/linalg_triangle.h"
@@ -14,12 +14,10 @@ __global__ void __launch_bounds__(kThreads) diagonal_kernel(std::int64_t n, cons
   if (i < n) diagonal[i] = full[i * (n + 1)];
 }
 
-/// A block a row, the longest first.
-__global__ void __launch_bounds__(kThreads) pack_lower_kernel(std::int64_t n, const double* full, double* packed) {
-  const std::int64_t row = n - 1 - blockIdx.x;
-  const double* from = full + row * n;
-  double* to = packed + row * (row + 1) / 2;
-  for (std::int64_t i = threadIdx.x; i <= row; i += kThreads) to[i] = from[i];
+__global__ void __launch_bounds__(kThreads)
+    packed_diagonal_kernel(std::int64_t n, const double* lower, double* diagonal) {
+  const std::int64_t i = global_thread();
+  if (i < n) diagonal[i] = lower[i * (i + 3) / 2];
 }
 
 __global__ void __launch_bounds__(kThreads) add_f64_kernel(std::int64_t n, const double* y, double* x) {
@@ -36,8 +34,9 @@ void diagonal_f64(const Exec& exec, std::int64_t n, const double* full, double* 
   launch(native(exec), diagonal_kernel, grid_of(core::ceil_div(n, kThreads)), dim3(kThreads), 0, n, full, diagonal);
 }
 
-void pack_lower_f64(const Exec& exec, std::int64_t n, const double* full, double* packed) {
-  launch(native(exec), pack_lower_kernel, grid_of(n), dim3(kThreads), 0, n, full, packed);
+void packed_diagonal_f64(const Exec& exec, std::int64_t n, const double* lower, double* diagonal) {
+  launch(native(exec), packed_diagonal_kernel, grid_of(core::ceil_div(n, kThreads)), dim3(kThreads), 0, n, lower,
+         diagonal);
 }
 
 void add_f64(const Exec& exec, std::int64_t n, const double* y, double* x) {

@@ -9,7 +9,7 @@ namespace voronoi::kernels::gpu {
 
 // See LinalgKernels.
 void diagonal_f64(const Exec& exec, std::int64_t n, const double* full, double* diagonal);
-void pack_lower_f64(const Exec& exec, std::int64_t n, const double* full, double* packed);
+void packed_diagonal_f64(const Exec& exec, std::int64_t n, const double* lower, double* diagonal);
 void add_f64(const Exec& exec, std::int64_t n, const double* y, double* x);
 void widen_f64(const Exec& exec, std::int64_t n, const float* y, double* x);
 

@@ -42,27 +42,22 @@ void leave(void* group) noexcept {
   ncclCommDestroy(communicator(group));
 }
 
-void send_f64(const Exec& exec, void* group, std::int64_t n, const double* values, int peer) {
-  require(
-      ncclSend(values, static_cast<std::size_t>(n), ncclDouble, peer, communicator(group), gpu::native(exec).stream),
-      "ncclSend");
-}
-
-void receive_f64(const Exec& exec, void* group, std::int64_t n, double* values, int peer) {
-  require(
-      ncclRecv(values, static_cast<std::size_t>(n), ncclDouble, peer, communicator(group), gpu::native(exec).stream),
-      "ncclRecv");
+void exchange_f64(const Exec& exec, void* group, std::int64_t n_sent, const double* sent, int to,
+                  std::int64_t n_received, double* received, int from) {
+  cudaStream_t stream = gpu::native(exec).stream;
+  require(ncclGroupStart(), "ncclGroupStart");
+  if (n_sent > 0)
+    require(ncclSend(sent, static_cast<std::size_t>(n_sent), ncclDouble, to, communicator(group), stream), "ncclSend");
+  if (n_received > 0)
+    require(ncclRecv(received, static_cast<std::size_t>(n_received), ncclDouble, from, communicator(group), stream),
+            "ncclRecv");
+  require(ncclGroupEnd(), "ncclGroupEnd");
 }
 
 }  // namespace
 
 CollectiveKernels cuda_collective_kernels() {
-  return {.available = available,
-          .make_id = make_id,
-          .join = join,
-          .leave = leave,
-          .send_f64 = send_f64,
-          .receive_f64 = receive_f64};
+  return {.available = available, .make_id = make_id, .join = join, .leave = leave, .exchange_f64 = exchange_f64};
 }
 
 }  // namespace voronoi::kernels

@@ -35,20 +35,29 @@ const GuidedHessian* SiteHessian::guided_for(const std::string& linear) const {
   return found == guided.end() ? nullptr : &*found;
 }
 
+void SiteHessian::drop_moments() {
+  const auto drop = [](auto& of) {
+    for (std::vector<float>* values : {&of.lower, &of.held_out, &of.cross, &of.held_out_cross})
+      *values = std::vector<float>();
+  };
+  drop(*this);
+  for (GuidedHessian& linear : guided) drop(linear);
+}
+
 Collector::Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
                      ResidualStream& stream, const Options& options)
     : transformer_(transformer),
       context_(context),
       communicator_(communicator),
       stream_(stream),
-      transport_(context, communicator),
+      rank_sums_(context, communicator),
       options_(options) {}
 
 std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& sites,
                                           std::span<const std::int64_t> n_sums, std::int64_t chunks_a_rank,
                                           bool held_out, bool cross, std::int64_t hessian_bytes) {
   // A tree over a run of chunks holds about one node of each level at once. At n = 28672 (down_proj of a 70 B model)
-  // the sum of a chunk is 6.6 GB and a node 3.3 GB: 8 chunks a rank take 20 GB, 64 take 30 GB. One over the chunks that
+  // the sum of a chunk and a node are 3.3 GB each: 8 chunks a rank take 17 GB, 64 take 26 GB. One over the chunks that
   // are held out grows beside it.
   const auto n_nodes =
       static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(chunks_a_rank))) + (held_out ? 1 : 0);
@@ -56,9 +65,8 @@ std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& si
   std::int64_t spent = 0;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     const std::int64_t n = sites[i].in_features;
-    const std::int64_t size_bytes =
-        n_sums[i] * static_cast<std::int64_t>(sizeof(double)) *
-        (n * n + n_nodes * HessianTree::packed_size(n) + (cross ? (1 + n_nodes) * n * n : 0));
+    const std::int64_t size_bytes = n_sums[i] * static_cast<std::int64_t>(sizeof(double)) * (1 + n_nodes) *
+                                    (HessianTree::packed_size(n) + (cross ? n * n : 0));
     if (i > passes.back().first && spent + size_bytes > hessian_bytes) {
       passes.push_back({i, i});
       spent = 0;
@@ -124,47 +132,51 @@ void Collector::run_pass(const model::BlockWeights& weights, const std::vector<m
   });
 
   pairs.reset();
-  for (SiteSum& sum : sums) sum.release_chunk();
   for (std::size_t t = 0; t < pass.targets.size(); ++t) {
     const Target& target = pass.targets[t];
     const int root = owner(weights.layer, sites.size(), target.site);
-    std::vector<SumTree*> trees{&sums[t].tree(), &sums[t].held_out()};
-    if (options_.original != nullptr) trees.insert(trees.end(), {&sums[t].cross(), &sums[t].held_out_cross()});
-    for (SumTree* tree : trees) gather(*tree, root);
-    if (communicator_.rank() != root) continue;
-    const std::int64_t n = sites[target.site].in_features;
-    if (!target.linear) {
+    if (!target.linear && communicator_.rank() == root) {
       SiteHessian& hessian = owned.emplace_back();
       hessian.site = sites[target.site].name;
-      hessian.n = n;
+      hessian.n = sites[target.site].in_features;
     }
-    take(sums[t], target, sites, owned.back());
+    sum_over_ranks(sums[t], target, sites, root, owned);
     sums[t].release_trees();
   }
 }
 
-void Collector::take(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites,
-                     SiteHessian& hessian) {
-  HessianTree &tree = sum.tree(), &held_out = sum.held_out();
-  const auto take_cross = [&](auto& of) {
-    of.cross = sum.cross().mean(tree.n_tokens());
-    if (!of.held_out.empty()) of.held_out_cross = sum.held_out_cross().mean(held_out.n_tokens());
-  };
-  if (target.linear) {
-    GuidedHessian& guided = hessian.guided.emplace_back();
-    guided.linear = sites[target.site].linears[*target.linear].name;
-    guided.effective_tokens = tree.weights().effective_rows();
-    if (guided.effective_tokens > 0) guided.lower = tree.mean();
-    if (held_out.n_nodes() > 0 && held_out.weights().effective_rows() > 0) guided.held_out = held_out.mean();
-    if (!guided.lower.empty()) take_cross(guided);
+void Collector::sum_over_ranks(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites, int root,
+                               std::vector<SiteHessian>& owned) {
+  TreeMean mean = rank_sums_.mean(sum.tree(), root), held_out = rank_sums_.mean(sum.held_out(), root);
+  const std::int64_t n_tokens = HessianTree::n_tokens(mean.counts),
+                     held_out_tokens = HessianTree::n_tokens(held_out.counts);
+  std::vector<float> cross, held_out_cross;
+  if (options_.original != nullptr) {
+    cross = rank_sums_.mean(sum.cross(), n_tokens, root).values;
+    held_out_cross = rank_sums_.mean(sum.held_out_cross(), held_out_tokens, root).values;
+  }
+  if (communicator_.rank() != root) return;
+  SiteHessian& hessian = owned.back();
+  if (!target.linear) {
+    hessian.n_tokens = n_tokens;
+    hessian.n_left_out = HessianTree::n_left_out(mean.counts) + HessianTree::n_left_out(held_out.counts);
+    hessian.lower = std::move(mean.values);
+    hessian.held_out_tokens = held_out_tokens;
+    if (held_out_tokens > 0) {
+      hessian.held_out = std::move(held_out.values);
+      hessian.held_out_cross = std::move(held_out_cross);
+    }
+    hessian.cross = std::move(cross);
     return;
   }
-  hessian.n_tokens = tree.n_tokens();
-  hessian.n_left_out = tree.n_left_out() + held_out.n_left_out();
-  hessian.lower = tree.mean();
-  hessian.held_out_tokens = held_out.n_tokens();
-  if (hessian.held_out_tokens > 0) hessian.held_out = held_out.mean();
-  take_cross(hessian);
+  GuidedHessian& guided = hessian.guided.emplace_back();
+  guided.linear = sites[target.site].linears[*target.linear].name;
+  guided.effective_tokens = mean.weights.effective_rows();
+  if (held_out.weights.effective_rows() > 0) guided.held_out = std::move(held_out.values);
+  if (guided.effective_tokens <= 0) return;
+  guided.lower = std::move(mean.values);
+  guided.cross = std::move(cross);
+  if (!guided.held_out.empty()) guided.held_out_cross = std::move(held_out_cross);
 }
 
 void Collector::record_original(const model::BlockWeights& weights, std::size_t index, bool advance,
@@ -223,7 +235,7 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
       if (wanted[t] && !pass.targets[t].linear && sums[t].first_bad())
         note_fault(weights.layer, sites, pass.targets[t].site, chunk, *sums[t].first_bad());
   }
-  for (SiteSum& sum : sums) sum.finish(place_of(chunk.id, options_.held_out_share));
+  for (SiteSum& sum : sums) sum.finish(chunk.id, is_held_out(chunk.id, options_.held_out_share));
   return hidden;
 }
 
@@ -258,14 +270,6 @@ void Collector::agree_on_fault() {
     if (first && *first <= place) continue;
     first = place;
     first_fault_.assign(reinterpret_cast<const char*>(theirs.data()) + sizeof place, theirs.size() - sizeof place);
-  }
-}
-
-void Collector::gather(SumTree& tree, int root) const {
-  for (int rank = 0; rank < communicator_.size(); ++rank) {
-    if (rank == root) continue;
-    if (communicator_.rank() == rank) transport_.send(tree, root);
-    if (communicator_.rank() == root) transport_.receive(tree, rank);
   }
 }
 

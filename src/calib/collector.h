@@ -8,8 +8,8 @@
 
 #include "backend/device.h"
 #include "calib/hessian_tree.h"
-#include "calib/node_transport.h"
 #include "calib/paired_inputs.h"
+#include "calib/rank_sums.h"
 #include "calib/residual_stream.h"
 #include "calib/site_sum.h"
 #include "calib/token_weights.h"
@@ -44,6 +44,8 @@ struct SiteHessian {
   std::vector<GuidedHessian> guided;  ///< one a linear, or none
   /// Null: there is none for the linear.
   const GuidedHessian* guided_for(const std::string& linear) const;
+  /// Gives the memory of all matrices; what is known of them stays.
+  void drop_moments();
 };
 
 /// Whether an expert's site saw too few tokens for a Hessian of its own: fewer than a quarter of its inputs, so that
@@ -70,7 +72,7 @@ class Collector {
  public:
   struct Options {
     std::int64_t hessian_bytes = kHessianBytes;
-    double held_out_share = 0;                    ///< of the chunks, see place_of
+    double held_out_share = 0;                    ///< of the chunks, see is_held_out
     const TokenWeights* token_weights = nullptr;  ///< of the stream's windows; null: plain Hessians alone
     /// The same windows on their way through the unquantized blocks, for `cross`; null: none. Each block that is
     /// collected lets it on.
@@ -94,6 +96,8 @@ class Collector {
   /// The first input that was left out, of all blocks collected so far: block, site, place and value, as text; empty:
   /// none. The same on every rank.
   const std::string& first_fault() const { return first_fault_; }
+  /// Of this rank's sums, so far.
+  const Traffic& traffic() const { return rank_sums_.traffic(); }
 
  private:
   using Chunk = ResidualStream::Chunk;
@@ -117,15 +121,15 @@ class Collector {
                                 std::size_t index, const Pass& pass, PairedInputs* pairs, std::vector<SiteSum>& sums);
   /// What the original stream gives to the sites of the pass in this rank's `index`-th chunk.
   void record_original(const model::BlockWeights& weights, std::size_t index, bool advance, PairedInputs& pairs);
-  /// A gathered sum becomes part of its site's Hessian.
-  static void take(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites, SiteHessian& hessian);
+  /// The sums of all ranks become part of their site's Hessian, the last of `owned`, at the root.
+  void sum_over_ranks(SiteSum& sum, const Target& target, const std::vector<model::SiteSpec>& sites, int root,
+                      std::vector<SiteHessian>& owned);
   /// Remembers the first value of a site that was left out, if none was before.
   void note_fault(std::int64_t layer, const std::vector<model::SiteSpec>& sites, std::size_t site, const Chunk& chunk,
                   const BadInput& bad);
   /// The same first fault on every rank.
   void agree_on_fault();
   /// Moves the nodes of every rank's tree of a site to the root's, rank after rank.
-  void gather(SumTree& tree, int root) const;
   /// Gives starved experts the pool of their layer.
   void pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
                     std::vector<SiteHessian>& owned) const;
@@ -134,7 +138,7 @@ class Collector {
   backend::Context& context_;
   const comm::Communicator& communicator_;
   ResidualStream& stream_;
-  NodeTransport transport_;
+  RankSums rank_sums_;
   Options options_;
   std::string first_fault_;
   /// Of this rank in the block at hand, with its site and chunk; the chunk is negative when there is none.

@@ -33,33 +33,34 @@ std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
   return 1 + (kind.guided && (!kind.sequential || site.expert < 0) ? std::ssize(site.linears) : 0);
 }
 
-/// Nodes of a tree that sums chunks [first, last): the aligned runs of a power of two that they are made of.
-std::int64_t run_nodes(std::int64_t first, std::int64_t last) {
+/// Nodes with values in both trees over chunks [first, last): the aligned runs of a power of two that the range is made
+/// of, where a chunk of the tree's kind is among them.
+std::int64_t run_nodes(std::int64_t first, std::int64_t last, double held_out_share) {
   std::int64_t nodes = 0;
-  for (; first < last; ++nodes) {
+  while (first < last) {
     std::int64_t size = first > 0 ? first & -first : std::int64_t{1} << 62;
     while (first + size > last) size /= 2;
+    std::int64_t held_out = 0;
+    for (std::int64_t chunk = first; chunk < first + size; ++chunk) held_out += is_held_out(chunk, held_out_share);
+    nodes += (held_out < size) + (held_out > 0);
     first += size;
   }
   return nodes;
 }
 
-/// Nodes of both trees of partial sums of any rank: at most at a time while its chunks are added one by one, and when
-/// all are there.
+/// Of both trees of partial sums of any rank: at most at a time while its chunks are added one by one, and when all are
+/// there.
 struct TreeNodes {
   std::int64_t most = 0, last = 0;
 };
-TreeNodes tree_nodes(std::int64_t n_sequences, int n_ranks, double held_out_share) {
+TreeNodes tree_nodes(std::int64_t n_sequences, std::int64_t context, int n_ranks, double held_out_share) {
   TreeNodes nodes;
   for (int rank = 0; rank < n_ranks; ++rank) {
-    std::int64_t first[2] = {-1, -1}, last[2] = {-1, -1}, now = 0;
-    for (const ChunkRange& chunk : chunks_of_rank(n_sequences, rank, n_ranks)) {
-      const ChunkPlace place = place_of(chunk.id, held_out_share);
-      const auto kind = static_cast<std::size_t>(place.is_held_out);
-      if (first[kind] < 0) first[kind] = place.index;
-      last[kind] = place.index + 1;
+    const std::vector<ChunkRange> chunks = chunks_of_rank(n_sequences, context, rank, n_ranks);
+    std::int64_t now = 0;
+    for (const ChunkRange& chunk : chunks) {
       nodes.most = std::max(nodes.most, now + 1);
-      now = run_nodes(first[0], last[0]) + run_nodes(first[1], last[1]);
+      now = run_nodes(chunks.front().id, chunk.id + 1, held_out_share);
     }
     nodes.last = std::max(nodes.last, now);
   }
@@ -150,14 +151,23 @@ std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind) {
   return (2 * n * (n + 1) + (kind.cross ? 4 * n * n : 0)) * n_sums(site, kind) * (kind.held_out_share > 0 ? 2 : 1);
 }
 
+double sent_share(std::int64_t n_sequences, std::int64_t context, int n_ranks, HessianKind kind) {
+  // A node has twice the bytes of the mean that it is a part of; the file has a mean of each tree.
+  const std::int64_t n_trees = kind.held_out_share > 0 ? 2 : 1;
+  const auto nodes = static_cast<double>(tree_nodes(n_sequences, context, n_ranks, kind.held_out_share).last);
+  const double ranks = n_ranks;
+  return (2 * nodes / static_cast<double>(n_trees) + 1 / ranks) * (ranks - 1) / ranks;
+}
+
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
                                      int n_ranks, HessianKind kind) {
-  const std::int64_t chunks = calibration_chunks(n_sequences), mine = core::ceil_div(chunks, std::int64_t{n_ranks});
+  const std::int64_t chunks = calibration_chunks(n_sequences, context),
+                     mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
   const BlockSizes block = largest_block(config, mine, kind);
-  const TreeNodes nodes = tree_nodes(n_sequences, n_ranks, kind.held_out_share);
+  const TreeNodes nodes = tree_nodes(n_sequences, context, n_ranks, kind.held_out_share);
   // A node holds a packed triangle and, with a second stream, a whole matrix.
-  const std::int64_t sums = (kind.cross ? 16 : 8) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
+  const std::int64_t sums = (kind.cross ? 12 : 4) * block.square, node_bytes = (kind.cross ? 12 : 4) * block.square,
                      trees = node_bytes * nodes.most, widest = block.widest * block.widest;
   CalibrationMemory memory;
   const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
@@ -185,13 +195,16 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + sums + trees));
   memory.every.consider(memory.lasting + block.weights + sums + trees + copied_chunk + packed + crossing + slack,
                         "Hessians of a block (widest input: " + block.site + ")");
-  // Gathering: chunks' sums are gone; what is left of every site's tree, the node that arrives of the widest one as
-  // bytes and as an array, and the means so far. Nodes come one at a time, so it does not matter from how many ranks.
-  const std::int64_t gathered = node_bytes * nodes.last + (kind.cross ? 16 : 8) * widest +
-                                (kind.cross ? 6 : 2) * block.square * (kind.held_out_share > 0 ? 2 : 1);
+  // Summing over ranks: chunks' sums are gone; what is left of every site's tree, slices of the widest one (those that
+  // arrive from a rank, twice, those of the tree that they enter, its sum on the device and on the host; alone, the sum
+  // twice), and the means so far.
+  const std::int64_t widest_node = (kind.cross ? 8 : 4) * widest;
+  const std::int64_t slices =
+      n_ranks == 1 ? 2 * widest_node : core::ceil_div(widest_node * (2 * nodes.last + 4), std::int64_t{n_ranks});
+  const std::int64_t means = (kind.cross ? 6 : 2) * block.square * (kind.held_out_share > 0 ? 2 : 1);
   memory.owner = memory.every;
-  memory.owner.consider(memory.lasting + block.weights + gathered,
-                        "gathering the Hessian of " + block.site + " from all ranks");
+  memory.owner.consider(memory.lasting + block.weights + node_bytes * nodes.last + slices + means,
+                        "summing the Hessian of " + block.site + " over all ranks");
   if (kind.guided) {
     const std::int64_t group = std::min(mine, guided_group(config, chunk_tokens));
     const std::int64_t streams = 4 * group * chunk_tokens * config.hidden_size * (config.n_layers + 1);
@@ -199,9 +212,10 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
                                  model::tape_bytes(config, 0, context * model::host_batch(context)),
                              "what tokens count");
   }
-  memory.on_device = memory.lasting + block.weights + sums + copied_chunk + crossing;
-  memory.every_on_host = trees + (kind.cross ? 16 : 8) * widest + embedding;
-  memory.owner_on_host = std::max(memory.every_on_host, gathered);
+  memory.on_device = memory.lasting + block.weights +
+                     std::max(sums + trees + copied_chunk + crossing, node_bytes * nodes.last + slices);
+  memory.every_on_host = slices + embedding;
+  memory.owner_on_host = memory.every_on_host + means;
   return memory;
 }
 

@@ -27,14 +27,17 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
 double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context);
 /// Bytes of a site's file.
 std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind);
+/// What the rank with the most partial sums sends to others for a site, by the bytes of the site's file.
+double sent_share(std::int64_t n_sequences, std::int64_t context, int n_ranks, HessianKind kind);
 
-/// One rank's memory. The owner of a site gathers all ranks' sums of it; one site is gathered at a time.
+/// One rank's memory. The owner of a site has its mean, of which each rank makes a slice; one site is summed over ranks
+/// at a time.
 struct CalibrationMemory {
   core::MemoryPeak every;      ///< any rank, while it runs the block; all of it with a CPU context
-  core::MemoryPeak owner;      ///< the rank that gathers the widest site
+  core::MemoryPeak owner;      ///< the rank that owns the widest site
   core::MemoryPeak weighing;   ///< any rank, while it learns what tokens count; empty without
   std::int64_t lasting = 0;    ///< what stays for the whole run: embedding, residual stream, work arrays
-  std::int64_t on_device = 0;  ///< of it all, with a device of its own memory: weights, stream, fp64 sums
+  std::int64_t on_device = 0;  ///< of it all, with a device of its own memory: weights, stream, sums and their trees
   std::int64_t every_on_host = 0, owner_on_host = 0;  ///< and what is left on the host then
 };
 /// `n_ranks` share the windows; the rank with the most of them.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <span>
 
 #include "backend/tensor.h"
 #include "calib/sum_tree.h"
@@ -30,16 +30,15 @@ class HessianTree : public SumTree {
   static std::int64_t packed_size(std::int64_t n) { return n * (n + 1) / 2; }
 
   std::int64_t n() const { return n_; }
-  /// `sum`: lower triangle of sum x x^T over the chunk in a full [n, n] matrix, each row as often as it counted;
-  /// n_tokens: rows it summed; n_left_out: rows of the chunk besides.
-  void add_chunk(std::int64_t chunk, const backend::Array<double>& sum, std::int64_t n_tokens,
-                 std::int64_t n_left_out = 0, const RowWeights& weights = {});
+  /// `sum`, from room(): it begins with the packed lower triangle of sum x x^T over the chunk, each row as often as it
+  /// counted; n_tokens: rows it summed; n_left_out: rows of the chunk besides.
+  void add_chunk(std::int64_t chunk, backend::Array<double> sum, std::int64_t n_tokens, std::int64_t n_left_out = 0,
+                 const RowWeights& weights = {});
 
-  std::int64_t n_tokens() const { return counts()[0]; }
-  std::int64_t n_left_out() const { return counts()[1]; }
-  /// E[x x^T]: packed lower triangle of the sum over all nodes divided by the tokens, as float.
-  std::vector<float> mean();
-  RowWeights weights();
+  // What counts and the values behind the triangle stand for.
+  static std::int64_t n_tokens(const SumCounts& counts) { return counts[0]; }
+  static std::int64_t n_left_out(const SumCounts& counts) { return counts[1]; }
+  static RowWeights weights(std::span<const double> behind);
 
  private:
   static constexpr std::int64_t kWeightValues = 2;
@@ -50,10 +49,6 @@ class HessianTree : public SumTree {
 class CrossTree : public SumTree {
  public:
   CrossTree(backend::Context& context, std::int64_t n) : SumTree(context, n * n) {}
-  /// `sum`: [n, n] over the chunk.
-  void add_chunk(std::int64_t chunk, const backend::Array<double>& sum);
-  /// The sum over all nodes divided by n_tokens, as float; empty: there is no node.
-  std::vector<float> mean(std::int64_t n_tokens);
 };
 
 }  // namespace voronoi::calib

@@ -10,14 +10,16 @@
 namespace voronoi::calib {
 namespace {
 
-constexpr std::int64_t kMaxChunks = 64;
+constexpr std::int64_t kFewChunks = 64, kChunkTokens = 2048;
 
 }  // namespace
 
-std::int64_t calibration_chunks(std::int64_t n_sequences) { return std::min(n_sequences, kMaxChunks); }
+std::int64_t calibration_chunks(std::int64_t n_sequences, std::int64_t context) {
+  return std::min(n_sequences, std::max(kFewChunks, n_sequences * context / kChunkTokens));
+}
 
-std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, int rank, int n_ranks) {
-  const std::int64_t n_chunks = calibration_chunks(n_sequences);
+std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, std::int64_t context, int rank, int n_ranks) {
+  const std::int64_t n_chunks = calibration_chunks(n_sequences, context);
   std::vector<ChunkRange> chunks;
   for (std::int64_t id = n_chunks * rank / n_ranks; id < n_chunks * (rank + 1) / n_ranks; ++id) {
     const std::int64_t first = n_sequences * id / n_chunks;
@@ -31,11 +33,9 @@ std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkR
           static_cast<std::size_t>(chunk.n_sequences * windows.context)};
 }
 
-ChunkPlace place_of(std::int64_t chunk, double held_out_share) {
-  const std::int64_t period = held_out_share > 0 ? std::llround(1 / held_out_share) : 0;
-  if (period == 0) return {false, chunk};
-  if (chunk % period == period - 1) return {true, chunk / period};
-  return {false, chunk - chunk / period};
+bool is_held_out(std::int64_t chunk, double share) {
+  const std::int64_t period = share > 0 ? std::llround(1 / share) : 0;
+  return period > 0 && chunk % period == period - 1;
 }
 
 ResidualStream::ResidualStream(model::Transformer& transformer, backend::Context& context,
@@ -44,8 +44,9 @@ ResidualStream::ResidualStream(model::Transformer& transformer, backend::Context
     : transformer_(transformer),
       context_(context),
       stop_(communicator, std::move(stop)),
-      n_chunks_(calibration_chunks(windows.count)) {
-  for (const ChunkRange& chunk : chunks_of_rank(windows.count, communicator.rank(), communicator.size()))
+      n_chunks_(calibration_chunks(windows.count, windows.context)) {
+  for (const ChunkRange& chunk :
+       chunks_of_rank(windows.count, windows.context, communicator.rank(), communicator.size()))
     chunks_.push_back({chunk.id, chunk.first_sequence,
                        transformer.embed(ids_of(windows, chunk), chunk.n_sequences, windows.context)});
 }

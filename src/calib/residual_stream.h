@@ -15,25 +15,22 @@
 
 namespace voronoi::calib {
 
-/// Number of chunks the windows are divided into: a function of the calibration set alone, never of the ranks.
-std::int64_t calibration_chunks(std::int64_t n_sequences);
+/// Number of chunks the windows are divided into: a function of the calibration set alone, never of the ranks. One a
+/// window up to 64 windows; then one for every 2048 tokens, so that short windows share one, and no fewer than 64.
+std::int64_t calibration_chunks(std::int64_t n_sequences, std::int64_t context);
 
 /// Sequences [first_sequence, first_sequence + n_sequences) of the calibration set.
 struct ChunkRange {
   std::int64_t id = 0, first_sequence = 0, n_sequences = 0;
 };
 /// The chunks of a rank, in their order.
-std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, int rank, int n_ranks);
+std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, std::int64_t context, int rank, int n_ranks);
 /// The tokens [n_sequences, context] of a chunk.
 std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkRange& chunk);
 
-/// Where a chunk's rows are summed: with those of the Hessians, or with those that are kept out of them, to judge by;
-/// that is every round(1 / share)-th one, and none where share is 0.
-struct ChunkPlace {
-  bool is_held_out = false;
-  std::int64_t index = 0;  ///< among the chunks of its kind, so that neighbours in a tree of sums have no gaps
-};
-ChunkPlace place_of(std::int64_t chunk, double held_out_share);
+/// Whether a chunk's rows are kept out of the Hessians, to judge by: every round(1 / share)-th one, and none where
+/// share is 0.
+bool is_held_out(std::int64_t chunk, double share);
 
 /// This rank's share of the residual stream: a run of the chunks, in their order. Once a stop was asked for on any
 /// rank, work on the chunks throws StopRequested on all of them, soon and within the block that is at work; the stream

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <utility>
 
 #include "core/error.h"
 
@@ -27,15 +28,16 @@ SiteSum::SiteSum(backend::Context& context, std::int64_t n, core::DType dtype, b
       held_out_(context, n),
       cross_(context, n),
       held_out_cross_(context, n),
-      chunk_(context, n * n),
-      cross_chunk_(context, paired ? n * n : 0) {}
+      paired_(paired) {}
 
 void SiteSum::start(const std::span<const float>* weights) {
   weights_.reset();
   if (weights != nullptr) weights_ = *weights;
   counted_ = {};
+  if (chunk_.empty()) chunk_ = tree_.room();
   chunk_.zero();
-  if (!cross_chunk_.empty()) cross_chunk_.zero();
+  if (paired_ && cross_chunk_.empty()) cross_chunk_ = cross_.room();
+  cross_chunk_.zero();
   n_tokens_ = n_left_out_ = 0;
   first_bad_.reset();
   has_bad_pair_ = false;
@@ -110,7 +112,7 @@ bool SiteSum::sound() const {
   if (has_bad_pair_) return false;
   // In F16 a row that is too large has made an infinity or a NaN of its square; so has a NaN in any type.
   backend::Array<double> diagonal(context_, n_);
-  context_.linalg().diagonal_f64(context_.exec(), n_, chunk_.data(), diagonal.data());
+  context_.linalg().packed_diagonal_f64(context_.exec(), n_, chunk_.data(), diagonal.data());
   const std::vector<double> sums = diagonal.to_host();
   return std::all_of(sums.begin(), sums.end(), [](double sum) { return sum <= kSoundSum; });
 }
@@ -160,9 +162,12 @@ void SiteSum::release_trees() {
   for (CrossTree* tree : {&cross_, &held_out_cross_}) *tree = CrossTree(context_, n_);
 }
 
-void SiteSum::finish(const ChunkPlace& place) {
-  (place.is_held_out ? held_out_ : tree_).add_chunk(place.index, chunk_, n_tokens_, n_left_out_, counted_);
-  if (!cross_chunk_.empty()) (place.is_held_out ? held_out_cross_ : cross_).add_chunk(place.index, cross_chunk_);
+void SiteSum::finish(std::int64_t chunk, bool is_held_out) {
+  (is_held_out ? held_out_ : tree_).add_chunk(chunk, std::move(chunk_), n_tokens_, n_left_out_, counted_);
+  (is_held_out ? tree_ : held_out_).skip(chunk);
+  if (!paired_) return;
+  (is_held_out ? held_out_cross_ : cross_).add(chunk, std::move(cross_chunk_));
+  (is_held_out ? cross_ : held_out_cross_).skip(chunk);
 }
 
 }  // namespace voronoi::calib

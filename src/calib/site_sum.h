@@ -49,14 +49,8 @@ class SiteSum {
   bool sound() const;
   /// add(), but every row is looked at first and left out when it has a value above largest_input.
   void add_sound_rows(const float* x, std::int64_t n_rows, const PairedRows* pairs = nullptr);
-  /// Puts the chunk into its tree.
-  void finish(const ChunkPlace& place);
-  /// Gives the memory of the chunk back; the tree stays.
-  void release_chunk() {
-    chunk_ = backend::Array<double>();
-    cross_chunk_ = backend::Array<double>();
-  }
-
+  /// Puts the chunk into its tree; the other one skips it.
+  void finish(std::int64_t chunk, bool is_held_out);
   /// Gives all that was summed up.
   void release_trees();
 
@@ -80,8 +74,9 @@ class SiteSum {
   core::DType dtype_;
   HessianTree tree_, held_out_;
   CrossTree cross_, held_out_cross_;
-  backend::Array<double> chunk_;                   ///< [n, n]
-  backend::Array<double> cross_chunk_;             ///< [n, n], or empty
+  bool paired_;
+  backend::Array<double> chunk_;                   ///< as HessianTree takes it
+  backend::Array<double> cross_chunk_;             ///< [n, n]; empty: rows come without counterparts
   std::int64_t n_tokens_ = 0, n_left_out_ = 0;     ///< of the chunk
   std::optional<std::span<const float>> weights_;  ///< of the chunk's rows
   RowWeights counted_;                             ///< of the chunk

@@ -36,10 +36,14 @@ void SumTree::insert(std::int64_t level, std::int64_t index, Node node, std::vec
     const std::int64_t sibling = index ^ 1;
     const auto found = nodes_.find({sibling << level, level});
     if (found == nodes_.end()) break;
-    // Addition commutes exactly, so left + right and right + left give the same bits.
-    context_->linalg().add_f64(context_->exec(), n_, found->second.values.data(), node.values.data());
     add_to(node.counts, found->second.counts);
-    if (spares != nullptr) spares->push_back(std::move(found->second.values));
+    if (node.values.empty()) {
+      node.values = std::move(found->second.values);
+    } else if (!found->second.values.empty()) {
+      // Addition commutes exactly, so left + right and right + left give the same bits.
+      context_->linalg().add_f64(context_->exec(), n_, found->second.values.data(), node.values.data());
+      if (spares != nullptr) spares->push_back(std::move(found->second.values));
+    }
     nodes_.erase(found);
     index >>= 1;
     ++level;
@@ -47,6 +51,8 @@ void SumTree::insert(std::int64_t level, std::int64_t index, Node node, std::vec
   const bool fresh = nodes_.emplace(Key{index << level, level}, std::move(node)).second;
   VORONOI_REQUIRE(fresh, "a chunk was added twice");
 }
+
+void SumTree::skip(std::int64_t chunk) { insert(0, chunk, {}, nullptr); }
 
 SumNode SumTree::pop_node() {
   spares_.clear();
@@ -59,8 +65,9 @@ SumNode SumTree::pop_node() {
 
 void SumTree::absorb(SumNode node) {
   spares_.clear();
-  VORONOI_REQUIRE(node.values.size() == n_ && node.level >= 0 && node.level < 62 && node.first_chunk >= 0,
-                  "a damaged tree node");
+  VORONOI_REQUIRE(
+      (node.values.size() == n_ || node.values.empty()) && node.level >= 0 && node.level < 62 && node.first_chunk >= 0,
+      "a damaged tree node");
   insert(node.level, node.first_chunk >> node.level, {node.counts, std::move(node.values)}, nullptr);
 }
 
@@ -75,7 +82,7 @@ backend::Array<double> SumTree::total() {
   backend::Array<double> total(*context_, n_);
   total.zero();
   for (const auto& [key, node] : nodes_)
-    context_->linalg().add_f64(context_->exec(), n_, node.values.data(), total.data());
+    if (!node.values.empty()) context_->linalg().add_f64(context_->exec(), n_, node.values.data(), total.data());
   return total;
 }
 

@@ -19,12 +19,13 @@ using SumCounts = std::array<std::int64_t, 2>;
 struct SumNode {
   std::int64_t first_chunk = 0, level = 0;
   SumCounts counts{};
-  backend::Array<double> values;
+  backend::Array<double> values;  ///< empty: all of these chunks were skipped
 };
 
 /// Nodes of a binary tree over chunks 0, 1, 2, ...: node (level, index) is the sum of chunks [index * 2^level, (index +
 /// 1) * 2^level). Two neighbours are merged as soon as both are there, so a run of chunks needs only a logarithmic
-/// number of vectors. All in device memory.
+/// number of vectors. Chunks that are no part of the sum are skipped by name, which holds no vector: a rank's chunks
+/// are one run in every tree over them. All in device memory.
 class SumTree {
  public:
   /// n: values of a vector.
@@ -39,6 +40,9 @@ class SumTree {
   void add(std::int64_t chunk, backend::Array<double> values, SumCounts counts = {});
   /// The same of fp32 values [n_values()] in device memory, widened.
   void add(std::int64_t chunk, const float* values, SumCounts counts = {});
+
+  /// The chunk adds nothing.
+  void skip(std::int64_t chunk);
 
   std::int64_t n_nodes() const { return static_cast<std::int64_t>(nodes_.size()); }
   /// Takes the node of the lowest chunks out. There must be one.

@@ -27,7 +27,8 @@ TokenWeights::TokenWeights(model::Transformer& transformer, backend::Context& co
                            const comm::Communicator& communicator, const model::Windows& windows, const Shelf& shelf,
                            std::function<bool()> stop, const std::function<void(std::int64_t, std::int64_t)>& told)
     : transformer_(transformer), context_(context), windows_(windows), stop_(communicator, std::move(stop)) {
-  const std::vector<ChunkRange> mine = chunks_of_rank(windows.count, communicator.rank(), communicator.size());
+  const std::vector<ChunkRange> mine =
+      chunks_of_rank(windows.count, windows.context, communicator.rank(), communicator.size());
   std::vector<ChunkRange> missing;
   std::vector<std::size_t> places;
   for (const ChunkRange& chunk : mine) {
@@ -36,7 +37,8 @@ TokenWeights::TokenWeights(model::Transformer& transformer, backend::Context& co
     missing.push_back(chunk);
     places.push_back(chunks_.size() - 1);
   }
-  const std::int64_t most_tokens = core::ceil_div(windows.count, calibration_chunks(windows.count)) * windows.context;
+  const std::int64_t most_tokens =
+      core::ceil_div(windows.count, calibration_chunks(windows.count, windows.context)) * windows.context;
   const auto group = static_cast<std::size_t>(guided_group(transformer.config(), most_tokens));
   const auto n_groups = static_cast<std::int64_t>((missing.size() + group - 1) / group);
   std::int64_t passes = 0;

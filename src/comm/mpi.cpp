@@ -206,11 +206,20 @@ std::string library_version() {
   return whole.substr(0, whole.find_first_of(",\n"));  // the rest tells who built it
 }
 
-int launched_rank() {
+namespace {
+const char* launched_rank_text() {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"})
-    if (const char* rank = std::getenv(name)) return std::atoi(rank);
-  return 0;
+    if (const char* rank = std::getenv(name)) return rank;
+  return nullptr;
 }
+}  // namespace
+
+int launched_rank() {
+  const char* rank = launched_rank_text();
+  return rank == nullptr ? 0 : std::atoi(rank);
+}
+
+bool is_launched() { return launched_rank_text() != nullptr; }
 
 void Environment::abort(int exit_code) {
   std::fflush(nullptr);
@@ -392,6 +401,23 @@ void Communicator::post(std::vector<std::byte> bytes, int destination, int tag) 
 std::vector<std::byte> Communicator::receive(int source, int tag) const {
   check_tag(tag);
   return *probe_and_receive(handle_->comm, source, tag, nullptr, nullptr);
+}
+
+std::vector<std::byte> Communicator::exchange(std::span<const std::byte> mine, int to, int from, bool expects,
+                                              int tag) const {
+  check_tag(tag);
+  VORONOI_REQUIRE(!handle_->alone(), "a rank without MPI has nobody to talk to");
+  const auto n = static_cast<std::int64_t>(mine.size());
+  std::vector<MPI_Request> requests;
+  // As send() cuts it: any number of full pieces and one shorter one.
+  for (std::int64_t begin = 0; n > 0 && begin <= n; begin += kPieceBytes)
+    check(MPI_Isend(mine.data() + begin, static_cast<int>(std::min(kPieceBytes, n - begin)), MPI_BYTE, to, tag,
+                    handle_->comm, &requests.emplace_back(MPI_REQUEST_NULL)),
+          "MPI_Isend");
+  std::vector<std::byte> theirs;
+  if (expects) theirs = receive(from, tag);
+  for (MPI_Request& request : requests) wait(request, Peers::near, "MPI_Isend");
+  return theirs;
 }
 
 std::optional<std::vector<std::byte>> Communicator::receive_any(MessageInfo& info, const std::function<bool()>& stop,

@@ -29,6 +29,8 @@ std::string library_version();
 
 /// The rank that mpirun or srun gave this process, told without MPI; 0 when nobody did.
 int launched_rank();
+/// Whether somebody did.
+bool is_launched();
 
 struct MessageInfo {
   int source = 0, tag = 0;
@@ -76,6 +78,9 @@ class Communicator {
   /// communicator is destroyed is waited for.
   void post(std::vector<std::byte> bytes, int destination, int tag) const;
   std::vector<std::byte> receive(int source, int tag) const;
+  /// Sends and receives at the same time, so that rings of ranks need no order. Nothing goes where `mine` is empty, nor
+  /// comes where nothing is expected: both sides know.
+  std::vector<std::byte> exchange(std::span<const std::byte> mine, int to, int from, bool expects, int tag) const;
   /// Returns early with nothing when `stop` (optional) says so. shortest_nap: above 0, sleeps at least so long before
   /// it looks again.
   std::optional<std::vector<std::byte>> receive_any(MessageInfo& info, const std::function<bool()>& stop = nullptr,

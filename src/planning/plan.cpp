@@ -185,6 +185,11 @@ class Planner {
             options.target == "asymmetric"};
   }
 
+  quant::StoredMoments moments_of(const model::SiteSpec& site) const {
+    const calib::HessianKind kind = hessian_kind();
+    return {calib::hessian_bytes(site, kind), kind.guided, kind.cross, request_.cuda};
+  }
+
   double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
@@ -217,7 +222,7 @@ class Planner {
       }
     }
     // The rank with the most chunks sets the pace; every rank loads every block.
-    const std::int64_t chunks = calib::calibration_chunks(sequences);
+    const std::int64_t chunks = calib::calibration_chunks(sequences, context);
     const double pace =
         static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
     const auto original = static_cast<double>(plan_.original_bytes);
@@ -229,8 +234,9 @@ class Planner {
     }
     add_stage("calibrate: forward", forward.gemm, original * ranks,
               forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
-    // Each Hessian goes to its owner in fp64 from every rank, and to disk.
-    const double reduced = request_.n_ranks > 1 ? 2 * hessians / rates_.link_bytes : 0;
+    // Slices of partial sums go from every rank to every other, the means to their owners and to disk.
+    const double reduced =
+        hessians * calib::sent_share(sequences, context, request_.n_ranks, hessian_kind()) / rates_.link_bytes;
     add_stage("calibrate: Hessians", forward.gram, hessians,
               forward.gram * pace / rates_.gram + reduced + hessians / ranks / rates_.disk_bytes);
 
@@ -418,21 +424,19 @@ class Planner {
     std::set<std::pair<const quant::QuantParameters*, std::vector<std::int64_t>>> seen;
     for (const SiteTask& site_task : tasks_of(config_, parameters_, 0, config_.n_layers)) {
       const model::SiteSpec& site = site_task.site;
-      const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind());
-      const bool asymmetric = hessian_kind().cross;
+      const quant::StoredMoments moments = moments_of(site);
       const auto known = width.find(site_task.kind());
       for (const auto& [own, operators] : operators_of(site, parameters_)) {
         std::vector<std::int64_t> shape{site.in_features};
         for (const quant::OperatorShape& one : operators) shape.push_back(one.out_features);
         if (!seen.insert({own, shape}).second) continue;
+        const int team = known == width.end() ? 1 : known->second;
         const core::MemoryPeak task =
-            quant::site_memory(*own, site.in_features, operators, moments_bytes, request_.threads,
-                               known == width.end() ? 1 : known->second, asymmetric);
+            quant::site_memory(*own, site.in_features, operators, moments, request_.threads, team);
         const std::string where = task.where + " (site " + site.name + ")";
         if (request_.cuda) {
-          plan_.device.consider(lasting + task.bytes - moments_bytes, where);  // the moments stay on the host
-          plan_.quantizing.consider(
-              base + quant::host_staging(*own, site.in_features, operators, moments_bytes, asymmetric), where);
+          plan_.device.consider(lasting + task.bytes, where);
+          plan_.quantizing.consider(base + quant::host_staging(*own, site.in_features, operators, moments), where);
         } else {
           plan_.quantizing.consider(base + lasting + task.bytes, where);
         }
@@ -461,15 +465,15 @@ class Planner {
       if (!seen.insert({linear.out_features, linear.in_features}).second ||
           !quant::check_shape(quick, rows.out_features, linear.in_features).empty())
         return;
-      const std::int64_t moments_bytes = calib::hessian_bytes(site, hessian_kind()),
-                         weight = 4 * linear.out_features * linear.in_features;
+      const quant::StoredMoments moments = moments_of(site);
       const core::MemoryPeak look =
-          quant::site_memory(quick, linear.in_features, {&rows, 1}, moments_bytes, request_.threads, 1);
+          quant::site_memory(quick, linear.in_features, {&rows, 1}, moments, request_.threads, 1);
+      const std::int64_t weight = 4 * linear.out_features * linear.in_features;
       const std::string where = "dividing bits: " + look.where;
       if (request_.cuda) {
-        plan_.device.consider(lasting + look.bytes - moments_bytes, where);
-        plan_.quantizing.consider(
-            base + weight + quant::host_staging(quick, linear.in_features, {&rows, 1}, moments_bytes), where);
+        plan_.device.consider(lasting + look.bytes, where);
+        plan_.quantizing.consider(base + weight + quant::host_staging(quick, linear.in_features, {&rows, 1}, moments),
+                                  where);
       } else {
         plan_.quantizing.consider(base + lasting + weight + look.bytes, where);
       }

@@ -76,7 +76,7 @@ void probe_linalg(backend::Context& context, Rates& rates) {
       2 * order * order * order / elapsed([&] {
         linalg.gemm_f32(context.exec(), false, true, n, n, n, 1.0F, a.data(), n, b.data(), n, 0.0F, c.data(), n);
       });
-  std::vector<double> sum(a.size(), 0.0);
+  std::vector<double> sum(n * (n + 1) / 2, 0.0);
   rates.gram = order * order * (order + 1) / elapsed([&] {
                  linalg.gram_accumulate(context.exec(), n, n, a.data(), n, core::DType::f32, sum.data());
                });

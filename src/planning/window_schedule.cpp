@@ -60,14 +60,21 @@ std::vector<std::vector<PartLinear>> alike_linears(const SharedTask& task, const
 
 quant::Work preparation_work(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians) {
   const std::int64_t n = task.site().site.in_features;
-  std::size_t sites = 0;
-  for (const std::vector<PartLinear>& group : alike_linears(task, parameters)) {
+  const auto one = [&](bool guided) {
+    return quant::hessian_work(n) + quant::choice_work(n, guided, hessians.held_out_share > 0);
+  };
+  const std::vector<std::vector<PartLinear>> groups = alike_linears(task, parameters);
+  if (groups.empty()) return one(hessians.guided);
+  quant::Work work;
+  for (const std::vector<PartLinear>& group : groups) {
     std::set<std::string_view> linears;
     for (const PartLinear& of_part : group) linears.insert(of_part.linear->name);
-    sites += hessians.guided ? linears.size() : 1;
+    const PartLinear& first = group.front();
+    const bool guided =
+        hessians.guided && parameters[task.parts[first.part].run]->of(first.linear->name)->guided_metric;
+    work += one(guided) * (guided ? static_cast<double>(linears.size()) : 1.0);
   }
-  return (quant::hessian_work(n) + quant::choice_work(n, hessians.guided, hessians.held_out_share > 0)) *
-         static_cast<double>(std::max<std::size_t>(1, sites));
+  return work;
 }
 
 double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,

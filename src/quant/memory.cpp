@@ -17,28 +17,36 @@ std::int64_t bytes_stored(const QuantParameters& parameters, std::int64_t rows, 
   return planned_bits(parameters, rows, columns).total() / 8;
 }
 
+/// Of the moments, while linears are quantized: the next linear's metric is made of them.
+std::int64_t kept_moments(std::span<const OperatorShape> operators, const StoredMoments& moments) {
+  return moments.guided && operators.size() > 1 ? moments.bytes : 0;
+}
+
 }  // namespace
 
 MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_features,
-                       std::span<const OperatorShape> operators, std::int64_t moments_bytes, int n_threads,
-                       int team_size, bool asymmetric) {
+                       std::span<const OperatorShape> operators, const StoredMoments& moments, int n_threads,
+                       int team_size) {
   const std::int64_t square = in_features * in_features;
   const Method& method = find_method(parameters.method);
-  const bool chooses = moments_bytes > (asymmetric ? 6 : 2) * square + 2 * in_features;
-  const std::int64_t judge = chooses && (asymmetric || method.judges_held_out()) ? 4 * square : 0;
-  const std::int64_t cross = asymmetric ? (chooses ? 8 : 4) * square : 0;
+  const bool chooses = moments.bytes > (moments.asymmetric ? 6 : 2) * square + 2 * in_features;
+  const std::int64_t judge = chooses && (moments.asymmetric || method.judges_held_out()) ? 4 * square : 0;
+  const std::int64_t cross = moments.asymmetric ? (chooses ? 8 : 4) * square : 0;
+  const std::int64_t moments_here = moments.elsewhere ? 0 : moments.bytes;
   MemoryPeak peak;
   // The metric, packed, both triangles, fp64 work and the factor that is made from it.
-  peak.consider(moments_bytes + cross + (2 + 4 + 8 + 4) * square, "factoring the Hessian");
+  peak.consider(moments_here + cross + (2 + 4 + 8 + 4) * square, "factoring the Hessian");
   // Two candidates, packed, the factor of one, and both triangles that it is made from or a panel of its inverse.
   if (chooses)
-    peak.consider(moments_bytes + (2 + 2 + 8) * square +
+    peak.consider(moments_here + (2 + 2 + 8) * square +
                       std::max(4 * square, 8 * in_features * std::min(in_features, kInversePanel)),
                   "choosing the metric");
+  const std::int64_t prepared =
+      (moments.elsewhere ? 0 : kept_moments(operators, moments)) + (4 + 4) * square + judge + cross;
   for (const OperatorShape& shape : operators) {
     const std::int64_t weight = 4 * shape.out_features * in_features;
-    const std::int64_t held = moments_bytes + (4 + 4) * square + judge + cross + (asymmetric ? 2 : 1) * weight;
-    if (asymmetric) peak.consider(held + weight, "the target of " + shape.name);
+    const std::int64_t held = prepared + (moments.asymmetric ? 2 : 1) * weight;
+    if (moments.asymmetric) peak.consider(held + weight, "the target of " + shape.name);
     method.consider_memory(parameters, {shape.name, shape.out_features, in_features, n_threads, team_size, held}, peak);
     // Encoding, its arrays, and the file's image twice.
     peak.consider(held + 4 * bytes_stored(parameters, shape.out_features, in_features), "writing " + shape.name);
@@ -48,14 +56,16 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
 }
 
 std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_features,
-                          std::span<const OperatorShape> operators, std::int64_t moments_bytes, bool asymmetric) {
+                          std::span<const OperatorShape> operators, const StoredMoments& moments) {
   std::int64_t widest = 0;
   for (const OperatorShape& shape : operators)
-    widest = std::max(widest, (asymmetric ? 12 : 4) * shape.out_features * in_features +
+    widest = std::max(widest, (moments.asymmetric ? 12 : 4) * shape.out_features * in_features +
                                   4 * bytes_stored(parameters, shape.out_features, in_features));
-  // The prepared Hessian and its fp64 image are the host's too.
   const std::int64_t square = in_features * in_features;
-  return moments_bytes + std::max((asymmetric ? 26 : 18) * square, 10 * square + widest);
+  // Two candidates and what judges them, packed, and the cross moments of both kinds of tokens; then the factor, for
+  // methods whose loop is the host's.
+  return std::max(moments.bytes + (moments.asymmetric ? 6 + 8 : 6) * square,
+                  kept_moments(operators, moments) + 4 * square + widest);
 }
 
 }  // namespace voronoi::quant

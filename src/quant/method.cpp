@@ -77,7 +77,7 @@ PreparedSite prepare_site(backend::Context& context, SiteInput site, const Quant
 
 std::optional<std::string> preparation_key(const QuantParameters& parameters) {
   if (find_method(parameters.method).changes_site(parameters)) return std::nullopt;
-  return fmt::format("{} {} {}", parameters.damping, parameters.act_order,
+  return fmt::format("{} {} {} {}", parameters.damping, parameters.act_order, parameters.guided_metric,
                      find_method(parameters.method).judges_held_out());
 }
 

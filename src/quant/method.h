@@ -20,8 +20,8 @@
 
 namespace voronoi::quant {
 
-/// Bits that quantizing an operator will store, and where they go. Exact, but for gptq with act-order: a Hessian whose
-/// diagonal falls already needs no permutation.
+/// Bits that quantizing an operator will store, and where they go. Exact, but for gptq with the original's grids and
+/// act-order: a Hessian whose diagonal falls already needs no permutation.
 struct StoredBits {
   std::int64_t indices = 0;    ///< packed, with padding; outlier indices included
   std::int64_t codebooks = 0;  ///< main, residual, outlier

@@ -76,6 +76,7 @@ core::OptionSpec natural_option(std::string name, std::string help, std::uint64_
 }  // namespace detail
 
 std::string parameter_text(const core::Json& value) {
+  if (value.is_string()) return value.get<std::string>();
   return value.is_number_float() ? fmt::format("{}", value.get<double>()) : value.dump();
 }
 
@@ -85,7 +86,11 @@ const std::vector<Parameter>& common_parameters() {
         natural_parameter("seed", "seed of all random choices", &QuantParameters::seed),
         number_parameter("damping", "share of the mean diagonal that is added to the Hessian before it is factored",
                          &QuantParameters::damping, 0, 1),
-        switch_parameter("act-order", "columns in order of falling Hessian diagonal", &QuantParameters::act_order)};
+        switch_parameter("act-order", "columns in order of falling Hessian diagonal", &QuantParameters::act_order),
+        switch_parameter("guided-metric",
+                         "true: in the metric of guided Hessians, where --hessian guided made them; false: in that of "
+                         "the plain ones",
+                         &QuantParameters::guided_metric)};
     list.front().fixed = true;
     return list;
   }();

@@ -25,8 +25,9 @@ using Problems = std::vector<std::string>;
 struct QuantParameters {
   std::string method = "voronoi";
   std::uint64_t seed = 0;
-  double damping = 0.01;  ///< share of the mean diagonal added to H; raised tenfold a step when H does not factor
-  bool act_order = true;  ///< columns in order of falling Hessian diagonal
+  double damping = 0.01;      ///< share of the mean diagonal added to H; raised tenfold a step when H does not factor
+  bool act_order = true;      ///< columns in order of falling Hessian diagonal
+  bool guided_metric = true;  ///< the guided Hessian counts, where calibration made one
 
   /// Parameters of the unit `Unit`; its defaults until somebody changes them.
   template <class Unit>
@@ -137,8 +138,15 @@ template <class Unit>
 Parameter switch_parameter(const std::string& name, const std::string& help, bool Unit::*member) {
   return detail::declare(name, member, [=](bool& target) { return detail::valued_switch_option(name, help, target); });
 }
+/// One of `choices`.
+template <class Unit>
+Parameter choice_parameter(const std::string& name, const std::string& help, std::string Unit::*member,
+                           const std::vector<std::string>& choices) {
+  return detail::declare(name, member,
+                         [=](std::string& target) { return core::choice_option(name, help, target, choices); });
+}
 
-/// Those that every method has: seed, damping, act-order.
+/// Those that every method has: seed, damping, act-order, guided-metric.
 const std::vector<Parameter>& common_parameters();
 /// All of the chosen method, the common ones first. Throws ConfigError for an unknown method.
 std::vector<const Parameter*> parameters_of(const QuantParameters& parameters);

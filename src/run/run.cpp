@@ -11,6 +11,7 @@
 #include <variant>
 
 #include "comm/agreement.h"
+#include "comm/divided.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/log.h"
@@ -21,8 +22,37 @@
 namespace voronoi::run {
 namespace {
 
-/// What is wrong with a file that is there; empty when nothing.
+/// A file that the journal names.
+struct StoredFile {
+  std::string name;
+  std::int64_t generation = 0;
+  std::string sha256;
+};
+
+template <class T>
+void add_files(const std::map<std::string, T>& newest, const std::map<std::string, std::vector<T>>& earlier,
+               std::vector<StoredFile>& files) {
+  const auto add = [&](const T& record) { files.push_back({record.name, record.generation, record.sha256}); };
+  for (const auto& [name, record] : newest) add(record);
+  for (const auto& [name, records] : earlier) std::for_each(records.begin(), records.end(), add);
+}
+
+core::Json to_json(const std::vector<StoredFile>& files) {
+  core::Json json = core::Json::array();
+  for (const StoredFile& file : files) json.push_back({file.name, file.generation, file.sha256});
+  return json;
+}
+
+std::vector<StoredFile> files_from_json(const std::string& text) {
+  std::vector<StoredFile> files;
+  for (const core::Json& entry : core::parse_json(text, "files of the run"))
+    files.push_back({entry.at(0).get<std::string>(), core::whole_number(entry.at(1)), entry.at(2).get<std::string>()});
+  return files;
+}
+
+/// What is wrong with the file of a journalled generation; empty: nothing.
 std::string damage_of(const std::filesystem::path& file, const std::string& sha256) {
+  if (!std::filesystem::exists(file)) return file.string() + ": is missing";
   try {
     return core::sha256_of_file(file) == sha256 ? "" : file.string() + ": is damaged (checksum)";
   } catch (const core::StoreError& error) {
@@ -30,35 +60,16 @@ std::string damage_of(const std::filesystem::path& file, const std::string& sha2
   }
 }
 
-/// Whether the file of a journalled generation is gone or no longer what was journalled; what is left is set aside.
-bool is_lost(const Run& run, const std::string& name, std::int64_t generation, const std::string& sha256) {
-  const std::filesystem::path file = run.paths.layer(name, generation);
-  std::string problem = file.string() + ": is missing";
-  if (std::filesystem::exists(file)) {
-    problem = damage_of(file, sha256);
-    if (problem.empty()) return false;
-    problem += ", moved to " + run.start->quarantine(file).string();
+/// Sets aside what is left of files that are no longer what was journalled, and journals their loss.
+void drop_lost(Run& run, const std::vector<StoredFile>& files, const std::vector<std::string>& damages) {
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    if (damages[i].empty()) continue;
+    const std::filesystem::path file = run.paths.layer(files[i].name, files[i].generation);
+    std::string problem = damages[i];
+    if (std::filesystem::exists(file)) problem += ", moved to " + run.start->quarantine(file).string();
+    core::log_warning("{}; it will be made again", problem);
+    run.append(LayerLost{files[i].name, files[i].generation});
   }
-  core::log_warning("{}; it will be made again", problem);
-  return true;
-}
-
-template <class T>
-void find_lost(const Run& run, const std::map<std::string, T>& newest,
-               const std::map<std::string, std::vector<T>>& earlier, std::vector<LayerLost>& lost) {
-  const auto look_at = [&](const T& record) {
-    if (is_lost(run, record.name, record.generation, record.sha256)) lost.push_back({record.name, record.generation});
-  };
-  for (const auto& [name, record] : newest) look_at(record);
-  for (const auto& [name, records] : earlier)
-    for (const T& record : records) look_at(record);
-}
-
-void drop_lost(Run& run) {
-  std::vector<LayerLost> lost;
-  find_lost(run, run.state.layers, run.state.earlier_layers, lost);
-  find_lost(run, run.state.tensors, run.state.earlier_tensors, lost);
-  for (const LayerLost& record : lost) run.append(record);
 }
 
 /// Whether a file's name is that of a generation from 1 on.
@@ -118,10 +129,6 @@ void open_on_root(Run& run, const comm::Communicator& world, const Settings& opt
            .command = options.command,
            .options = options.given},
           options.set);
-  for (const auto& [name, layer] : run.state.layers) {
-    const auto earlier = run.state.earlier_layers.find(name);
-    run.done[name] = (earlier == run.state.earlier_layers.end() ? layer : earlier->second.front()).generation;
-  }
 }
 
 /// What the other ranks have to know.
@@ -173,8 +180,26 @@ void take_up(Run& run, StartRecord start, const std::vector<std::string>& set) {
   start.number = run.state.start + 1;
   run.append(start);
   for (const std::string& assignment : set) run.append(SetRecord{assignment});
-  drop_lost(run);
-  remove_unjournalled(run);
+}
+
+void settle_files(const comm::Communicator& world, Run& run) {
+  std::vector<StoredFile> files;
+  if (world.rank() == 0) {
+    add_files(run.state.layers, run.state.earlier_layers, files);
+    add_files(run.state.tensors, run.state.earlier_tensors, files);
+  }
+  files = files_from_json(world.broadcast(to_json(files).dump(), 0));
+  const std::vector<std::string> damages = comm::divided(world, files.size(), [&](std::size_t i) {
+    return damage_of(run.paths.layer(files[i].name, files[i].generation), files[i].sha256);
+  });
+  comm::on_root(world, [&] {
+    drop_lost(run, files, damages);
+    remove_unjournalled(run);
+    for (const auto& [name, layer] : run.state.layers) {
+      const auto earlier = run.state.earlier_layers.find(name);
+      run.done[name] = (earlier == run.state.earlier_layers.end() ? layer : earlier->second.front()).generation;
+    }
+  });
 }
 
 Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity,
@@ -182,6 +207,7 @@ Run open_run(const comm::Communicator& world, const Settings& options, const cor
   Run run;
   run.paths.root = options.run;
   comm::on_root(world, [&] { open_on_root(run, world, options, identity, machine); });
+  settle_files(world, run);
   const std::string text = world.broadcast(world.rank() == 0 ? state_to_json(run).dump() : std::string(), 0);
   if (world.rank() != 0) {
     const core::Json json = core::parse_json(text, "state of the run");

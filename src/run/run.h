@@ -41,14 +41,16 @@ struct Run {
 };
 
 /// Rank 0's part of open_run, once `run.start` has begun. Replays the journal and journals `start` under the next
-/// number, with the assignments of --set. Then files and journal are made to agree: a journalled layer or tensor whose
-/// file is missing or damaged is quarantined and journalled as lost, so that it is made again or the generation before
-/// counts; files of generations that no record names are removed: they were published by a start that ended before it
-/// could say so. Warns of layers that another version of the program made.
+/// number, with the assignments of --set. Warns of layers that another version of the program made.
 void take_up(Run& run, StartRecord start, const std::vector<std::string>& set);
+/// Then files and journal are made to agree; collective: each rank reads its share of the files. A journalled layer or
+/// tensor whose file is missing or damaged is quarantined and journalled as lost, so that it is made again or the
+/// generation before counts; files of generations that no record names are removed: they were published by a start that
+/// ended before it could say so. Other ranks than 0 need but the paths of `run`.
+void settle_files(const comm::Communicator& world, Run& run);
 
 /// `identity`: what run.json says, see store::check_or_write_identity. `machine`: for the start's record.
-/// Creates or resumes the run directory; collective. See take_up for what it finds there.
+/// Creates or resumes the run directory; collective. See take_up and settle_files for what it finds there.
 Run open_run(const comm::Communicator& world, const Settings& options, const core::Json& identity,
              const core::Json& machine = {});
 /// What a rank logs goes into this run's directory from now on; open_run does it.

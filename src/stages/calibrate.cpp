@@ -110,7 +110,8 @@ class Calibration {
 
   /// Rank 0, once no Hessian of this run needs them.
   void drop_token_weights() const {
-    for (std::int64_t chunk = 0; chunk < calib::calibration_chunks(work_.inputs.windows.count); ++chunk)
+    const model::Windows& windows = work_.inputs.windows;
+    for (std::int64_t chunk = 0; chunk < calib::calibration_chunks(windows.count, windows.context); ++chunk)
       work_.run.start->remove(work_.run.paths.token_weights(chunk));
   }
 
@@ -147,15 +148,10 @@ class Calibration {
     work_.journal_time(kCalibrate, start);
   }
 
-  /// Which blocks need their Hessians computed: decided by rank 0, which looks at the files.
+  /// Which blocks need their Hessians computed.
   void find_needed() {
-    std::string needed(static_cast<std::size_t>(work_.config().n_layers), '0');
-    comm::on_root(work_.world, [&] {
-      for (std::int64_t block = 0; block < work_.config().n_layers; ++block)
-        for (const planning::SharedTask& task : work_.pending_tasks(block))
-          if (!work_.is_hessian_ready(task.site())) needed[static_cast<std::size_t>(block)] = '1';
-    });
-    needed_ = work_.world.broadcast(needed, 0);
+    needed_.assign(static_cast<std::size_t>(work_.config().n_layers), '0');
+    for (const planning::SiteTask& task : missing_hessians(work_)) needed_[static_cast<std::size_t>(task.block)] = '1';
     const std::size_t last = needed_.rfind('1');
     last_needed_ = last == std::string::npos ? -1 : static_cast<std::int64_t>(last);
   }

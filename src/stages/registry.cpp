@@ -5,6 +5,7 @@
 #include <set>
 
 #include "comm/agreement.h"
+#include "comm/divided.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/whereabouts.h"
@@ -130,13 +131,25 @@ std::vector<std::string> unmet_needs(const run::Settings& settings, const run::R
 
 void require_hessians(const Work& work) {
   if (is_wanted(work.settings, "calibrate")) return;
+  const std::vector<planning::SiteTask> missing = missing_hessians(work);
   comm::on_root(work.world, [&] {
-    for (std::int64_t block = 0; block < work.config().n_layers; ++block)
-      for (const planning::SharedTask& task : work.pending_tasks(block))
-        if (!work.is_hessian_ready(task.site()))
-          throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " +
-                                  work.hessians.hessian(task.site().block, task.site().site.name).string() + " is not");
+    if (!missing.empty())
+      throw core::ConfigError("--stages: without calibrate the Hessians must be there, and " +
+                              work.hessians.hessian(missing.front().block, missing.front().site.name).string() +
+                              " is not");
   });
+}
+
+std::vector<planning::SiteTask> missing_hessians(const Work& work) {
+  std::vector<planning::SiteTask> tasks, missing;
+  for (std::int64_t block = 0; block < work.config().n_layers; ++block)
+    for (const planning::SharedTask& task : work.pending_tasks(block)) tasks.push_back(task.site());
+  const std::vector<std::string> lacks = comm::divided(work.world, tasks.size(), [&](std::size_t i) {
+    return std::string(work.is_hessian_ready(tasks[i]) ? "" : "lacks");
+  });
+  for (std::size_t i = 0; i < tasks.size(); ++i)
+    if (!lacks[i].empty()) missing.push_back(std::move(tasks[i]));
+  return missing;
 }
 
 void run_stages(Work& work) {

@@ -71,11 +71,12 @@ class SiteWork {
            const std::vector<run::Run*>& runs)
       : task_(task), context_(context), team_(team), inputs_(inputs), runs_(runs), reports_(task.parts.size()) {}
 
-  void run(const calib::SiteHessian& stored) {
-    for (const Group& group : planning::alike_linears(task_, parameters_of(runs_))) {
+  void run(calib::SiteHessian stored) {
+    const std::vector<Group> groups = planning::alike_linears(task_, parameters_of(runs_));
+    for (const Group& group : groups) {
       try {
         if (!stored.fault.empty()) throw core::NumericError(stored.fault);
-        quantize_alike(group, stored);
+        quantize_alike(group, &group == &groups.back(), stored);
       } catch (const core::NumericError& error) {  // of the Hessian, which all linears share
         give_up(group, error);
       } catch (const model::BadValues& error) {  // of a weight that the method looked at for the whole site
@@ -107,14 +108,26 @@ class SiteWork {
   }
 
   /// Those that share a prepared site, or one a linear: linear by linear, whose weight is read once for all parts.
-  void quantize_alike(const Group& group, const calib::SiteHessian& stored) {
+  /// is_last: no group comes behind it that needs what is stored.
+  void quantize_alike(const Group& group, bool is_last, calib::SiteHessian& stored) {
     std::optional<quant::PreparedSite> shared_site, own_site;
-    for (const LinearOfParts& shared : by_linear(group)) {
-      const calib::GuidedHessian* guided = stored.guided_for(shared.linear->name);
-      const bool is_guided = guided != nullptr && !guided->lower.empty();
+    const planning::PartLinear& first = group.front();
+    const bool takes_guided = run_of(first.part).parameters.of(first.linear->name)->guided_metric;
+    const std::vector<LinearOfParts> linears = by_linear(group);
+    const auto is_guided_linear = [&](const LinearOfParts& one) {
+      const calib::GuidedHessian* guided = stored.guided_for(one.linear->name);
+      return takes_guided && guided != nullptr && !guided->lower.empty();
+    };
+    for (std::size_t n = 0; n < linears.size(); ++n) {
+      const LinearOfParts& shared = linears[n];
+      const bool is_guided = is_guided_linear(shared);
       own_site.reset();
       std::optional<quant::PreparedSite>& site = is_guided ? own_site : shared_site;
       if (!site) site = prepare(group, stored, is_guided ? shared.linear : nullptr);
+      // Several times the size of what was made of them.
+      if (is_last && std::all_of(linears.begin() + static_cast<std::ptrdiff_t>(n) + 1, linears.end(),
+                                 [&](const LinearOfParts& later) { return shared_site && !is_guided_linear(later); }))
+        stored.drop_moments();
       std::vector<float> weight;
       for (const std::size_t i : shared.parts) {
         team_.check_stop();
@@ -125,7 +138,7 @@ class SiteWork {
           layer.pooled_tokens = stored.pooled_tokens;
           if (is_guided) {
             layer.statistics["guided_share"] = site->hessian.guided_share;
-            layer.statistics["effective_tokens"] = guided->effective_tokens;
+            layer.statistics["effective_tokens"] = stored.guided_for(shared.linear->name)->effective_tokens;
           }
           reports_[i].layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {

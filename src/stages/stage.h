@@ -56,6 +56,9 @@ void run_stages(Work& work);
 /// For stages that take Hessians: where calibration is not wanted, which makes those that are not there, they must be.
 /// Collective. Throws ConfigError.
 void require_hessians(const Work& work);
+/// Sites with linears to quantize whose Hessian is not there, or damaged and set aside; every file is read, by one rank
+/// each. Collective. Throws StoreError where another run has to have them.
+std::vector<planning::SiteTask> missing_hessians(const Work& work);
 
 StageRun begin_calibrate(Work& work);
 StageRun begin_allocate(Work& work);

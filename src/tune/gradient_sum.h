@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "backend/tensor.h"
-#include "calib/node_transport.h"
+#include "calib/rank_sums.h"
 #include "calib/sum_tree.h"
 #include "comm/mpi.h"
 
@@ -24,8 +24,7 @@ class GradientSum {
 
  private:
   backend::Context& context_;
-  const comm::Communicator& world_;
-  calib::NodeTransport transport_;
+  calib::RankSums rank_sums_;
   std::unique_ptr<calib::SumTree> tree_;
 };
 

@@ -71,7 +71,7 @@ void gram(benchmark::State& state) {
   const std::int64_t n = state.range(0);
   backend::Context context(backend::Device::cpu, static_cast<int>(state.range(1)));
   const std::vector<float> x = random_floats(kTokens * n);
-  std::vector<double> sum(static_cast<std::size_t>(n * n));
+  std::vector<double> sum(static_cast<std::size_t>(n * (n + 1) / 2));
   for (auto _ : state)
     context.linalg().gram_accumulate(context.exec(), kTokens, n, x.data(), n, core::DType::f32, sum.data());
   set_flops(state, static_cast<double>(n * (n + 1)) * static_cast<double>(kTokens));

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/random.h"
+#include "support/tree_mean.h"
 
 namespace voronoi::calib {
 namespace {
@@ -24,9 +25,9 @@ std::vector<float> rows() {
 
 class SiteSumTest : public ::testing::Test {
  protected:
-  static std::vector<float> mean_of(SiteSum& sum, std::int64_t chunk = 0) {
-    sum.finish({false, chunk});
-    return sum.tree().mean();
+  std::vector<float> mean_of(SiteSum& sum, std::int64_t chunk = 0) {
+    sum.finish(chunk, false);
+    return test::mean_of(context_, sum.tree()).values;
   }
   backend::Context context_{backend::Device::cpu, 2};
 };
@@ -64,9 +65,10 @@ TEST_F(SiteSumTest, LeavesBadRowsOutAndCountsThem) {
   EXPECT_EQ(sum.first_bad()->row, 3);
   EXPECT_EQ(sum.first_bad()->channel, 4);
   EXPECT_TRUE(std::isnan(sum.first_bad()->value));
-  EXPECT_EQ(mean_of(sum), mean_of(expected));
-  EXPECT_EQ(sum.tree().n_tokens(), kRows - 2);
-  EXPECT_EQ(sum.tree().n_left_out(), 2);
+  sum.finish(0, false);
+  EXPECT_EQ(test::tokens_of(sum.tree()), kRows - 2);
+  EXPECT_EQ(test::left_out_of(sum.tree()), 2);
+  EXPECT_EQ(test::mean_of(context_, sum.tree()).values, mean_of(expected));
 }
 
 TEST_F(SiteSumTest, CountsRowsOverTheCallsOfAChunkAndStartsAnew) {
@@ -79,16 +81,16 @@ TEST_F(SiteSumTest, CountsRowsOverTheCallsOfAChunkAndStartsAnew) {
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_EQ(sum.first_bad()->row, kRows + 7);
   EXPECT_EQ(sum.first_bad()->channel, 2);
-  sum.finish({false, 0});
+  sum.finish(0, false);
   sum.start();
   EXPECT_FALSE(sum.first_bad().has_value());
   for (float& value : x) value = kNan;  // not one row is left
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_TRUE(sum.sound());
-  sum.finish({false, 1});
-  EXPECT_EQ(sum.tree().n_tokens(), 2 * kRows - 1);
-  EXPECT_EQ(sum.tree().n_left_out(), kRows + 1);
-  for (const float value : sum.tree().mean()) EXPECT_TRUE(std::isfinite(value));
+  sum.finish(1, false);
+  EXPECT_EQ(test::tokens_of(sum.tree()), 2 * kRows - 1);
+  EXPECT_EQ(test::left_out_of(sum.tree()), kRows + 1);
+  for (const float value : test::mean_of(context_, sum.tree()).values) EXPECT_TRUE(std::isfinite(value));
 }
 
 TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
@@ -116,9 +118,9 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   sum.start();
   sum.add(x.data(), kRows, &pairs);
   EXPECT_TRUE(sum.sound());
-  sum.finish({false, 0});
-  expect_cross(sum.cross().mean(sum.tree().n_tokens()), {}, {});
-  EXPECT_TRUE(sum.held_out_cross().mean(1).empty());
+  sum.finish(0, false);
+  expect_cross(test::mean_of(context_, sum.cross(), test::tokens_of(sum.tree())), {}, {});
+  EXPECT_TRUE(test::mean_of(context_, sum.held_out_cross(), 1).empty());
 
   std::vector<float> weights;
   for (std::size_t r = 0; r < kRows; ++r) weights.push_back(0.5F + 0.1F * static_cast<float>(r));
@@ -126,8 +128,8 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   SiteSum weighted(context_, kN, core::DType::f32, true);
   weighted.start(&counts);
   weighted.add(x.data(), kRows, &pairs);
-  weighted.finish({true, 0});
-  expect_cross(weighted.held_out_cross().mean(weighted.held_out().n_tokens()), {}, weights);
+  weighted.finish(0, true);
+  expect_cross(test::mean_of(context_, weighted.held_out_cross(), test::tokens_of(weighted.held_out())), {}, weights);
 
   // A counterpart that cannot be used takes its row along.
   std::vector<float> struck = y;
@@ -144,9 +146,9 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   EXPECT_TRUE(without.first_bad()->of_pair);
   EXPECT_EQ(without.first_bad()->row, 9);
   EXPECT_EQ(without.first_bad()->channel, 2);
-  without.finish({false, 0});
-  EXPECT_EQ(without.tree().n_left_out(), 1);
-  expect_cross(without.cross().mean(without.tree().n_tokens()), {9}, weights);
+  without.finish(0, false);
+  EXPECT_EQ(test::left_out_of(without.tree()), 1);
+  expect_cross(test::mean_of(context_, without.cross(), test::tokens_of(without.tree())), {9}, weights);
 
   // Rows without a counterpart count as if it were they.
   pairs = {y.data(), own, std::vector<bool>(kRows, true)};
@@ -154,18 +156,18 @@ TEST_F(SiteSumTest, SumsCounterpartsOverTheSameRows) {
   SiteSum some(context_, kN, core::DType::f32, true);
   some.start(&counts);
   some.add(x.data(), kRows, &pairs);
-  some.finish({false, 0});
+  some.finish(0, false);
   std::copy_n(x.begin() + 4 * kN, kN, y.begin() + 4 * kN);
   std::copy_n(x.begin() + 17 * kN, kN, y.begin() + 17 * kN);
-  expect_cross(some.cross().mean(some.tree().n_tokens()), {}, weights);
+  expect_cross(test::mean_of(context_, some.cross(), test::tokens_of(some.tree())), {}, weights);
 
   // Nothing of the same rows twice.
   pairs = {x.data(), own, std::vector<bool>(kRows, true)};
   SiteSum nothing(context_, kN, core::DType::f32, true);
   nothing.start();
   nothing.add(x.data(), kRows, &pairs);
-  nothing.finish({false, 0});
-  for (const float value : nothing.cross().mean(kRows)) EXPECT_EQ(value, 0);
+  nothing.finish(0, false);
+  for (const float value : test::mean_of(context_, nothing.cross(), kRows)) EXPECT_EQ(value, 0);
 }
 
 TEST_F(SiteSumTest, ManyLargeRowsAreNoFault) {
@@ -177,9 +179,9 @@ TEST_F(SiteSumTest, ManyLargeRowsAreNoFault) {
   sum.start();
   sum.add_sound_rows(x.data(), kRows);
   EXPECT_FALSE(sum.first_bad().has_value());
-  sum.finish({false, 0});
-  EXPECT_EQ(sum.tree().n_left_out(), 0);
-  for (const float value : sum.tree().mean()) EXPECT_TRUE(std::isfinite(value));
+  sum.finish(0, false);
+  EXPECT_EQ(test::left_out_of(sum.tree()), 0);
+  for (const float value : test::mean_of(context_, sum.tree()).values) EXPECT_TRUE(std::isfinite(value));
 }
 
 TEST_F(SiteSumTest, InF16WhatRoundsToInfinityIsTooLarge) {

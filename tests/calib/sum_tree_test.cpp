@@ -24,16 +24,21 @@ std::vector<float> chunk_values(std::int64_t chunk) {
   return values;
 }
 
-/// The sum over n_chunks when chunk c is with rank c % ranks.
-std::vector<double> sum_divided(std::int64_t n_chunks, std::int64_t ranks) {
+/// The sum over n_chunks, without those that leave `skipped` when divided by 4, when chunk c is with rank c % ranks.
+std::vector<double> sum_divided(std::int64_t n_chunks, std::int64_t ranks, std::int64_t skipped = -1) {
   SumTree total(cpu_context(), kLength);
   for (std::int64_t rank = 0; rank < ranks; ++rank) {
     SumTree mine(cpu_context(), kLength);
     for (std::int64_t chunk = rank; chunk < n_chunks; chunk += ranks)
-      mine.add(chunk, chunk_values(chunk).data(), {1, chunk});
+      if (chunk % 4 == skipped)
+        mine.skip(chunk);
+      else
+        mine.add(chunk, chunk_values(chunk).data(), {1, chunk});
     while (mine.n_nodes() > 0) total.absorb(mine.pop_node());
   }
-  EXPECT_EQ(total.counts(), (SumCounts{n_chunks, n_chunks * (n_chunks - 1) / 2}));
+  if (skipped < 0) {
+    EXPECT_EQ(total.counts(), (SumCounts{n_chunks, n_chunks * (n_chunks - 1) / 2}));
+  }
   return total.total().to_host();
 }
 
@@ -48,6 +53,27 @@ TEST(SumTree, AnyDivisionOverRanksGivesTheSameBits) {
       EXPECT_NEAR(alone[i], sum, 1e-12 * std::fabs(sum) + 1e-3);
     }
   }
+}
+
+TEST(SumTree, SkippedChunksLeaveNoGapAndChangeNoBit) {
+  for (const std::int64_t n_chunks : {1, 4, 13, 16})
+    for (const std::int64_t skipped : {0, 2, 3}) {
+      const std::vector<double> alone = sum_divided(n_chunks, 1, skipped);
+      for (const std::int64_t ranks : {2, 3, 4}) EXPECT_EQ(sum_divided(n_chunks, ranks, skipped), alone);
+      for (std::size_t i = 0; i < alone.size(); ++i) {
+        double sum = 0;
+        for (std::int64_t chunk = 0; chunk < n_chunks; ++chunk)
+          if (chunk % 4 != skipped) sum += static_cast<double>(chunk_values(chunk)[i]);
+        EXPECT_NEAR(alone[i], sum, 1e-12 * std::fabs(sum) + 1e-3);
+      }
+    }
+  SumTree tree(cpu_context(), kLength);
+  for (std::int64_t chunk = 0; chunk < 8; ++chunk)
+    if (chunk == 5)
+      tree.add(chunk, chunk_values(chunk).data());
+    else
+      tree.skip(chunk);
+  EXPECT_EQ(tree.n_nodes(), 1);
 }
 
 TEST(SumTree, TheMemoryOfMergedNodesIsTakenOver) {
@@ -68,7 +94,8 @@ TEST(SumTree, RefusesAChunkTwiceAndVectorsOfAnotherSize) {
   tree.add(4, chunk_values(4).data());
   EXPECT_ANY_THROW(tree.add(4, chunk_values(4).data()));
   EXPECT_ANY_THROW(tree.add(5, backend::Array<double>(cpu_context(), kLength + 1)));
-  EXPECT_ANY_THROW(tree.absorb(SumNode()));
+  EXPECT_ANY_THROW(tree.absorb({0, 70, {}, {}}));
+  EXPECT_ANY_THROW(tree.absorb({0, 0, {}, backend::Array<double>(cpu_context(), kLength + 1)}));
 }
 
 }  // namespace

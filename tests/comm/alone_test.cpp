@@ -40,8 +40,10 @@ TEST(LaunchedRank, IsWhatTheLauncherSays) {
   ::unsetenv("OMPI_COMM_WORLD_RANK");
   ::unsetenv("PMIX_RANK");
   EXPECT_EQ(launched_rank(), 0);
+  EXPECT_FALSE(is_launched());
   ::setenv("PMIX_RANK", "5", 1);
   EXPECT_EQ(launched_rank(), 5);
+  EXPECT_TRUE(is_launched());
   ::unsetenv("PMIX_RANK");
 }
 

@@ -15,7 +15,7 @@ for run in "${members[@]}"; do
     *bit) settings=(--method "${run%-*}" --bits "${run//[^0-9]/}") ;;
     *) settings=(--config "$work/$run.cfg") ;;
   esac
-  expect 0 "$VORONOI" quantize --hessian plain --run "$work/alone/$run" "${common[@]}" "${settings[@]}"
+  expect 0 "$VORONOI" quantize --run "$work/alone/$run" "${common[@]}" "${settings[@]}"
 done
 same_runs() {  # OUT
   local run

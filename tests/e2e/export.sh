@@ -55,8 +55,12 @@ says "is there already"
 # Our own reader and an independent one see the numbers of the run.
 expect 0 "$VORONOI" verify "$work/run" --json
 cp "$work/stdout" "$work/run.json"
+expect 0 ranks 3 verify "$work/run" --json
+cmp "$work/run.json" "$work/stdout" || fail "three ranks verify other layers than one"
 expect 0 "$VORONOI" verify "$work/out" --json
 cp "$work/stdout" "$work/out.json"
+expect 0 ranks 2 verify "$work/out" --json
+cmp "$work/out.json" "$work/stdout" || fail "two ranks verify other layers than one"
 grep -q "compared with the run" "$work/out.json" || fail "verify did not compare with the run"
 "$python" "$read_vptq" "$work/out" "$work/run.json" || fail "the independent reader disagrees with the run"
 "$python" "$read_vptq" "$work/out" "$work/out.json" || fail "the independent reader disagrees with our own"
@@ -90,6 +94,8 @@ for offset in $((size / 3)) $((size - 1000)); do
   cp "$work/out/model.safetensors" "$work/whole"
   printf '\x55\xaa\x55' | dd of="$work/out/model.safetensors" bs=1 seek=$offset conv=notrunc status=none
   expect 3 "$VORONOI" verify "$work/out"
+  says "checksum"
+  expect 3 ranks 2 verify "$work/out"
   says "checksum"
   mv "$work/whole" "$work/out/model.safetensors"
 done

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "gpu/gpu_fixture.h"
+#include "support/tree_mean.h"
 
 namespace voronoi {
 namespace {
@@ -24,11 +25,11 @@ TEST_F(SiteSumTest, LeavesOutTheRowsThatTheCpuLeavesOut) {
         sum.start();
         sum.add_sound_rows(values, rows);
         const auto bad = sum.first_bad();
-        sum.finish({false, 0});
-        const std::vector<float> mean = sum.tree().mean();
+        sum.finish(0, false);
+        const std::int64_t n_tokens = test::tokens_of(sum.tree()), n_left_out = test::left_out_of(sum.tree());
+        const std::vector<float> mean = test::mean_of(context, sum.tree()).values;
         for (const float value : mean) EXPECT_TRUE(std::isfinite(value));
-        return std::tuple(sound, sum.tree().n_tokens(), sum.tree().n_left_out(), bad ? bad->row : -1,
-                          bad ? bad->channel : -1);
+        return std::tuple(sound, n_tokens, n_left_out, bad ? bad->row : -1, bad ? bad->channel : -1);
       };
       const auto expect_alike = [&](bool sound, std::int64_t left_out, std::int64_t row, std::int64_t channel) {
         const auto device = on_gpu(x);
@@ -67,9 +68,9 @@ TEST_F(SiteSumTest, SumsCounterpartsAsTheCpuDoes) {
         calib::SiteSum sum(context, n, dtype, true);
         sum.start(weights_of_rows);
         sum.add_sound_rows(values, rows, &pairs);
-        sum.finish({false, 0});
-        EXPECT_EQ(sum.tree().n_left_out(), 1);
-        return sum.cross().mean(sum.tree().n_tokens());
+        sum.finish(0, false);
+        EXPECT_EQ(test::left_out_of(sum.tree()), 1);
+        return test::mean_of(context, sum.cross(), test::tokens_of(sum.tree()));
       };
       const auto dx = on_gpu(x), dy = on_gpu(y);
       for (const std::span<const float>* weighed : {static_cast<const std::span<const float>*>(nullptr), &counts}) {

@@ -138,17 +138,13 @@ TEST_F(Linalg, GramAccumulatesTheLowerTriangle) {
        std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {7, 33}, {300, 130}, {2049, 20}, {5000, 37}}) {
     const std::int64_t ldx = n + 2;
     const std::vector<float> x = random_values<float>(n_rows * ldx, 9);
-    std::vector<double> sum(static_cast<std::size_t>(n * n), 3.0), alone = sum;
+    std::vector<double> sum(static_cast<std::size_t>(n * (n + 1) / 2), 3.0), alone = sum;
     linalg_.gram_accumulate(exec_, n_rows, n, x.data(), ldx, core::DType::f32, sum.data());
     linalg_.gram_accumulate(single_, n_rows, n, x.data(), ldx, core::DType::f32, alone.data());
     EXPECT_EQ(sum, alone);
     for (std::int64_t i = 0; i < n; ++i)
-      for (std::int64_t j = 0; j < n; ++j) {
-        const double value = sum[static_cast<std::size_t>(i * n + j)];
-        if (j > i) {
-          ASSERT_EQ(value, 3.0) << "wrote above the diagonal";
-          continue;
-        }
+      for (std::int64_t j = 0; j <= i; ++j) {
+        const double value = sum[static_cast<std::size_t>(i * (i + 1) / 2 + j)];
         double expected = 3, size = 0;
         for (std::int64_t r = 0; r < n_rows; ++r) {
           const double term = static_cast<double>(x[static_cast<std::size_t>(r * ldx + i)]) *
@@ -167,15 +163,15 @@ TEST_F(Linalg, GramOfManyColumnsEqualsGemm) {
   std::vector<float> x(static_cast<std::size_t>(n_rows * n));
   std::mt19937 engine(10);
   for (float& value : x) value = static_cast<float>(static_cast<int>(engine() % 7) - 3);  // integers: sums are exact
-  std::vector<double> sum(static_cast<std::size_t>(n * n));
+  std::vector<double> sum(static_cast<std::size_t>(n * (n + 1) / 2));
   std::vector<float> product(static_cast<std::size_t>(n * n));
   linalg_.gram_accumulate(exec_, n_rows, n, x.data(), n, core::DType::f32, sum.data());
   gemm<float>(exec_, true, false, n, n, n_rows, 1.0F, x, n, x, n, 0.0F, product, n);
   for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = 0; j < n; ++j) {
-      const auto at = static_cast<std::size_t>(i * n + j);
-      ASSERT_EQ(sum[at], j <= i ? static_cast<double>(product[at]) : 0.0) << i << "," << j;
-    }
+    for (std::int64_t j = 0; j <= i; ++j)
+      ASSERT_EQ(sum[static_cast<std::size_t>(i * (i + 1) / 2 + j)],
+                static_cast<double>(product[static_cast<std::size_t>(i * n + j)]))
+          << i << "," << j;
 }
 
 /// X X^T / n + identity of an [n, n] normal X, in an [n, lda] buffer whose upper part and padding hold `mark`.
@@ -293,13 +289,13 @@ TEST_F(Linalg, RowsWithAValueThatIsTooLargeAreNotBounded) {
   EXPECT_THAT(bounded, testing::ElementsAre(true, false, false, false, true));
 }
 
-TEST_F(Linalg, DiagonalAndPackedTriangleOfAFullMatrix) {
-  const std::vector<double> full{1, 2, 3, 4, 5, 6, 7, 8, 9};
-  std::vector<double> diagonal(3), packed(6);
+TEST_F(Linalg, DiagonalsOfMatricesAndTriangles) {
+  const std::vector<double> full{1, 2, 3, 4, 5, 6, 7, 8, 9}, lower{1, 4, 5, 7, 8, 9};
+  std::vector<double> diagonal(3), of_triangle(3);
   linalg_.diagonal_f64(exec_, 3, full.data(), diagonal.data());
-  linalg_.pack_lower_f64(exec_, 3, full.data(), packed.data());
+  linalg_.packed_diagonal_f64(exec_, 3, lower.data(), of_triangle.data());
   EXPECT_EQ(diagonal, (std::vector<double>{1, 5, 9}));
-  EXPECT_EQ(packed, (std::vector<double>{1, 4, 5, 7, 8, 9}));
+  EXPECT_EQ(of_triangle, diagonal);
 }
 
 TEST_F(Linalg, ValuesAreWidenedAndAdded) {

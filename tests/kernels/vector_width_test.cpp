@@ -56,7 +56,7 @@ TEST_F(VectorWidth, DoesNotChangeMatrixProducts) {
     return c;
   });
   expect_equal([&] {
-    std::vector<double> sum(static_cast<std::size_t>(n * n));
+    std::vector<double> sum(static_cast<std::size_t>(n * (n + 1) / 2));
     kernels_.linalg.gram_accumulate(exec_, k, n, b.data(), n, core::DType::f32, sum.data());
     return sum;
   });
@@ -77,8 +77,10 @@ TEST_F(VectorWidth, IsReallyChangedByTheseTests) {
 TEST_F(VectorWidth, DoesNotChangeFactorizations) {
   const std::int64_t n = 300;
   const std::vector<float> x = floats_of(2 * n * n, 3);
-  std::vector<double> gram(static_cast<std::size_t>(n * n));
-  kernels_.linalg.gram_accumulate(exec_, 2 * n, n, x.data(), n, core::DType::f32, gram.data());
+  std::vector<double> lower(static_cast<std::size_t>(n * (n + 1) / 2)), gram(static_cast<std::size_t>(n * n));
+  kernels_.linalg.gram_accumulate(exec_, 2 * n, n, x.data(), n, core::DType::f32, lower.data());
+  for (std::int64_t row = 0; row < n; ++row)
+    std::copy_n(lower.begin() + row * (row + 1) / 2, row + 1, gram.begin() + row * n);
   expect_equal([&] {
     std::vector<double> l = gram;
     EXPECT_EQ(kernels_.linalg.cholesky_lower_f64(exec_, n, l.data(), n), 0);

@@ -115,7 +115,8 @@ struct Observed {
   std::vector<double> sum;
 
   double entry(std::int64_t i, std::int64_t j) const {
-    return sum[static_cast<std::size_t>(std::max(i, j) * dim + std::min(i, j))] / static_cast<double>(n_rows);
+    const std::int64_t row = std::max(i, j);
+    return sum[static_cast<std::size_t>(row * (row + 1) / 2 + std::min(i, j))] / static_cast<double>(n_rows);
   }
   void add(const Observed& other) {
     n_rows += other.n_rows;
@@ -139,7 +140,7 @@ TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
         Observed& at = observed[site.name];
         at.dim = site.in_features;
         at.n_rows += n_rows;
-        at.sum.resize(static_cast<std::size_t>(at.dim * at.dim));
+        at.sum.resize(static_cast<std::size_t>(at.dim * (at.dim + 1) / 2));
         model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, core::DType::f32,
                                                  at.sum.data());
       });

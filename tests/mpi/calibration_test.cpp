@@ -397,7 +397,7 @@ TEST_P(TinyRandom, CrossMomentsPairBothStreamsAndHaveTheSameBitsOnAnyNumberOfRan
     const auto sequence = static_cast<std::int64_t>(r) / windows.context;  // each is a chunk
     for (std::size_t i = 0; i < n; ++i)
       for (std::size_t j = 0; j < n; ++j)
-        (place_of(sequence, 0.25).is_held_out ? held_out : sum)[i * n + j] +=
+        (is_held_out(sequence, 0.25) ? held_out : sum)[i * n + j] +=
             static_cast<double>(original_rows[r * n + i] - changed_rows[r * n + i]) *
             static_cast<double>(changed_rows[r * n + j]);
   }
@@ -468,15 +468,29 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
 
 INSTANTIATE_TEST_SUITE_P(Models, TinyMixture, ::testing::Values("mixtral", "qwen2-moe", "qwen3-moe"));
 
-TEST(HeldOut, TakesEveryNthChunkAndLeavesNoGapsInEitherKind) {
-  std::int64_t n_training = 0, n_held_out = 0;
+TEST(HeldOut, TakesEveryNthChunk) {
   for (std::int64_t chunk = 0; chunk < 20; ++chunk) {
-    const ChunkPlace place = place_of(chunk, 0.125);
-    EXPECT_EQ(place.is_held_out, chunk == 7 || chunk == 15) << chunk;
-    EXPECT_EQ(place.index, place.is_held_out ? n_held_out++ : n_training++) << chunk;
-    EXPECT_FALSE(place_of(chunk, 0).is_held_out);
-    EXPECT_EQ(place_of(chunk, 0).index, chunk);
+    EXPECT_EQ(is_held_out(chunk, 0.125), chunk == 7 || chunk == 15) << chunk;
+    EXPECT_FALSE(is_held_out(chunk, 0));
   }
+}
+
+TEST(Chunks, FollowTheWindows) {
+  EXPECT_EQ(calibration_chunks(5, 2048), 5);
+  EXPECT_EQ(calibration_chunks(64, 128), 64);
+  EXPECT_EQ(calibration_chunks(1000, 128), 64);  // short windows share one
+  EXPECT_EQ(calibration_chunks(4096, 2048), 4096);
+  EXPECT_EQ(calibration_chunks(512, 1024), 256);
+  // All windows, each once, on more ranks than there used to be chunks.
+  std::int64_t next = 0, most = 0;
+  for (int rank = 0; rank < 200; ++rank)
+    for (const ChunkRange& chunk : chunks_of_rank(512, 2048, rank, 200)) {
+      EXPECT_EQ(chunk.first_sequence, next);
+      next += chunk.n_sequences;
+      most = std::max(most, chunk.n_sequences);
+    }
+  EXPECT_EQ(next, 512);
+  EXPECT_EQ(most, 1);
 }
 
 TEST(Starved, MeansFewerTokensThanAQuarterOfTheInputs) {

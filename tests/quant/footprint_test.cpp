@@ -5,6 +5,7 @@
 #include "core/team.h"
 #include "format/vptq.h"
 #include "layers.h"
+#include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/cost.h"
 #include "quant/memory.h"
@@ -42,6 +43,7 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
       for (const std::int64_t group_size : {0, 16, 24, 64})
         for (const bool act_order : {true, false}) {
           QuantParameters p = parameters(method);
+          p.get<GptqParameters>().group_grid = bits == 3 ? "original" : "static";
           p.get<UniformParameters>().bits = bits;
           p.get<UniformParameters>().group_size = group_size;
           p.act_order = act_order;
@@ -103,17 +105,30 @@ TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {
   QuantParameters p = parameters("voronoi");
   p.get<VectorParameters>().centroids = 256;
   const std::vector<OperatorShape> operators{{"q", 512}, {"k", 128}};
-  const core::MemoryPeak peak = site_memory(p, 256, operators, 0, 2, 1);
+  const core::MemoryPeak peak = site_memory(p, 256, operators, {}, 2, 1);
   // Hessian twice and its factor, weight, pieces, quantized values, gradients.
   EXPECT_GT(peak.bytes, 4 * (4 * 256 * 256 + 4 * 512 * 256));
   EXPECT_FALSE(peak.where.empty());
-  EXPECT_LT(site_memory(p, 256, operators, 0, 1, 8).bytes, peak.bytes);
+  EXPECT_LT(site_memory(p, 256, operators, {}, 1, 8).bytes, peak.bytes);
   // A narrow operator behind a wide Hessian: factoring is the worst.
   const std::vector<OperatorShape> narrow{{"down", 16}};
-  EXPECT_GE(site_memory(p, 4096, narrow, 0, 1, 1).bytes, 18 * std::int64_t{4096} * 4096);
-  EXPECT_LE(site_memory(p, 4096, narrow, 0, 1, 1).bytes, 20 * std::int64_t{4096} * 4096);
-  EXPECT_EQ(site_memory(p, 4096, narrow, 0, 1, 1).where, "factoring the Hessian");
-  EXPECT_LT(host_staging(p, 256, operators, 0), peak.bytes);
+  EXPECT_GE(site_memory(p, 4096, narrow, {}, 1, 1).bytes, 18 * std::int64_t{4096} * 4096);
+  EXPECT_LE(site_memory(p, 4096, narrow, {}, 1, 1).bytes, 20 * std::int64_t{4096} * 4096);
+  EXPECT_EQ(site_memory(p, 4096, narrow, {}, 1, 1).where, "factoring the Hessian");
+  EXPECT_LT(host_staging(p, 256, operators, {}), peak.bytes);
+  // Moments stay until the last metric is made of them: for the linear that has none behind it, until its own.
+  const std::int64_t moments = std::int64_t{16} * 4096 * 4096;
+  const std::vector<OperatorShape> two{{"gate", 16}, {"up", 16}};
+  EXPECT_EQ(site_memory(p, 4096, narrow, {moments, true, false, false}, 1, 1).where, "factoring the Hessian");
+  const auto later = [&](const std::vector<OperatorShape>& operators_there) {
+    return host_staging(p, 4096, operators_there, {moments, true, false, false});
+  };
+  EXPECT_EQ(later(narrow), moments + 6 * std::int64_t{4096} * 4096);
+  EXPECT_EQ(later(two), later(narrow));
+  const std::vector<OperatorShape> wide{{"gate", 65536}};
+  std::vector<OperatorShape> wide_two = wide;
+  wide_two.push_back({"up", 65536});
+  EXPECT_EQ(later(wide_two) - later(wide), moments);
 }
 
 }  // namespace

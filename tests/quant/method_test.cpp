@@ -55,7 +55,7 @@ TEST_F(ToyMethod, TakesSetAndHasAnIdentity) {
   EXPECT_THAT(apply_set(parameters_, "ridge=-1"), HasSubstr("ridge must be"));
   EXPECT_THAT(apply_set(parameters_, "seed=1"), AllOf(HasSubstr("cannot be set"), HasSubstr("levels")));
   EXPECT_EQ(parameters_json(parameters_).dump(),
-            R"({"method":"toy","seed":0,"damping":0.01,"act-order":true,"levels":4,"ridge":2.5})");
+            R"({"method":"toy","seed":0,"damping":0.01,"act-order":true,"guided-metric":true,"levels":4,"ridge":2.5})");
 }
 
 TEST_F(ToyMethod, IsChecked) {
@@ -75,7 +75,7 @@ TEST_F(ToyMethod, PlansWhatItStoresAndTakes) {
   EXPECT_EQ(operator_work(parameters_, 300, 100).row_pieces, 3);
   EXPECT_EQ(operator_work(parameters_, 10, 100).exchange_bytes, 1000);
   const std::vector<OperatorShape> operators{{"q", 4096}};
-  EXPECT_EQ(site_memory(parameters_, 8, operators, 0, 1, 1).where, "the toys of q");
+  EXPECT_EQ(site_memory(parameters_, 8, operators, {}, 1, 1).where, "the toys of q");
   const std::vector<LayerCount> layers{{4096, 4096, 3}};
   const auto chosen = find_method("toy").choose_setting(parameters_, 3.4, layers);
   ASSERT_TRUE(chosen);
@@ -193,6 +193,9 @@ TEST_F(ToyMethod, SitesAreAlikeForMethodsThatLeaveThemAsTheyAre) {
   EXPECT_NE(preparation_key(one), preparation_key(other));
   other.damping = one.damping;
   other.act_order = !one.act_order;
+  EXPECT_NE(preparation_key(one), preparation_key(other));
+  other.act_order = one.act_order;
+  other.guided_metric = false;
   EXPECT_NE(preparation_key(one), preparation_key(other));
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/method.h"
 #include "quant/quantizer.h"
@@ -145,7 +146,9 @@ TEST(Shape, EachFaultNamesTheLayerAndTheOption) {
       {"rtn", none, 1, 1, ""},
       {"rtn", none, 0, 5, "[0, 5] has no weights"},
       {"gptq", none, 8, 65535, ""},
-      {"gptq", none, 8, 65536, "--act-order"},
+      {"gptq", none, 8, 65536, ""},  // static grids: natural order is stored
+      {"gptq", [](QuantParameters& p) { p.get<GptqParameters>().group_grid = "original"; }, 8, 65536,
+       "--group-grid static"},
       {"gptq", [](QuantParameters& p) { p.act_order = false; }, 8, 65536, ""},
       {"vptq", [](QuantParameters& p) { vq(p).vector_length = 8; }, 6, 4096,
        "--vector-length 8 is above the 6 rows of a layer [6, 4096]"},

@@ -46,7 +46,9 @@ TEST_F(Stop, EndsAFactorization) {
 }
 
 TEST_F(Stop, EndsGptq) {
-  expect_stop([&] { gptq_codes(context_, layer_.input(), {0, layer_.out}, {2, 64, core::DType::f16}); });
+  expect_stop([&] {
+    gptq_codes(context_, layer_.input(), {0, layer_.out}, {2, 64, GroupGrid::fixed, core::DType::f16});
+  });
 }
 
 TEST_F(Stop, EndsAColumnLoop) {

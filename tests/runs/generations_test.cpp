@@ -27,6 +27,7 @@ class Generations : public testing::Test {
     StartRecord record;
     record.version = version;
     take_up(*run_, record, {});
+    settle_files(comm::Communicator::alone(), *run_);
   }
 
   /// As a stage does: first the file, then the record.

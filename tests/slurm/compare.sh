@@ -25,7 +25,7 @@ for run in rtn-2bit rtn-3bit gptq-2bit gptq-3bit voronoi; do
 done
 [ "$(starts "$out")" = 2 ] || fail "the job was started $(starts "$out") times instead of twice"
 [ -f "$out/report/report.md" ] || fail "no report"
-"$VORONOI" quantize --model "$work/model" --run "$work/alone" "${calibration[@]}" --hessian plain --config "$work/voronoi.cfg" >"$work/stdout" 2>&1 || {
+"$VORONOI" quantize --model "$work/model" --run "$work/alone" "${calibration[@]}" --config "$work/voronoi.cfg" >"$work/stdout" 2>&1 || {
   cat "$work/stdout"
   fail "no run to compare with"
 }

@@ -47,6 +47,7 @@ class Generations : public testing::Test {
     run::StartRecord start;
     start.model = settings_.model;
     run::take_up(run_, start, {});
+    run::settle_files(comm::Communicator::alone(), run_);
     run_.heartbeat = std::make_unique<run::HeartbeatWriter>(*run_.start);
     run_.parameters = quant::RunParameters(settings_.parameters, {});
     for (const model::LinearSpec& linear : model::block_linears(inputs_.model->config())) publish(linear);
@@ -157,14 +158,15 @@ TEST_F(Generations, VerificationComparesAnExportWithWhatItWasMadeOf) {
   run_export();
   std::filesystem::copy(run_.paths.exported(), early);
   better();  // three of a linear, five of a norm: the copy is of earlier ones
-  EXPECT_THAT(validation::verify_run(run_.paths.root).problems, IsEmpty());
-  EXPECT_THAT(validation::verify_checkpoint(early).problems, IsEmpty());
+  EXPECT_THAT(validation::verify_run(comm::Communicator::alone(), run_.paths.root).problems, IsEmpty());
+  EXPECT_THAT(validation::verify_checkpoint(comm::Communicator::alone(), early).problems, IsEmpty());
   // A checkpoint that is whole, but not of this norm.
   auto tensors = test::TensorSet::read(std::filesystem::path(early) / "model.safetensors");
   tensors.tensors.at(kNorm).bytes[1] = 0;
   tensors.write(std::filesystem::path(early) / "model.safetensors");
   exporting::write_manifest(early, *exporting::read_manifest(early));
-  EXPECT_THAT(validation::verify_checkpoint(early).problems, testing::Contains(HasSubstr(file(kNorm, 2))));
+  EXPECT_THAT(validation::verify_checkpoint(comm::Communicator::alone(), early).problems,
+              testing::Contains(HasSubstr(file(kNorm, 2))));
 }
 
 TEST_F(Generations, AnExportTakesNoOtherFileThanTheJournalled) {
@@ -175,7 +177,8 @@ TEST_F(Generations, AnExportTakesNoOtherFileThanTheJournalled) {
                            exporting::Profile::safe, folder_ / "out", folder_ / "making", nullptr);
               }),
               HasSubstr(file(kNorm, 2)));
-  EXPECT_THAT(validation::verify_run(run_.paths.root).problems, ElementsAre(HasSubstr(file(kNorm, 2))));
+  EXPECT_THAT(validation::verify_run(comm::Communicator::alone(), run_.paths.root).problems,
+              ElementsAre(HasSubstr(file(kNorm, 2))));
 }
 
 TEST_F(Generations, ValuesThatNoCheckpointCanHoldAreNotPublished) {
