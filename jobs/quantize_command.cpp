@@ -2,9 +2,12 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "backend/cores.h"
 #include "backend/machine.h"
@@ -46,13 +49,10 @@ void print_summary(const run::Run& run) {
   for (const std::string& line : run::describe_failures(state)) core::log_warning("not done: {}", line);
 }
 
-/// What --dry-run does in place of the run; rank 0's work. Throws ConfigError with all that is in the way.
-/// `given`: options that a job would take.
-void tell_outlook(const comm::Communicator& world, const backend::Context& context, run::Settings settings,
-                  const std::vector<run::GivenOption>& given, const stages::Inputs& inputs, std::int64_t program_bytes,
-                  int ranks_here) {
-  const run::RunState state = stages::existing_state(settings);
-  stages::apply_sets(settings, state);
+/// Of this start, on this machine. `settings`: as after apply_sets.
+planning::PlanRequest request_here(const comm::Communicator& world, const backend::Context& context,
+                                   const run::Settings& settings, const std::vector<run::GivenOption>& given,
+                                   const stages::Inputs& inputs, std::int64_t program_bytes, int ranks_here) {
   planning::Resources resources;
   resources.ranks = world.size();
   resources.ranks_per_node = ranks_here;
@@ -61,7 +61,18 @@ void tell_outlook(const comm::Communicator& world, const backend::Context& conte
   resources.gpu_memory = context.memory().facts(context.exec()).total_bytes;
   resources.node_memory = std::int64_t{::sysconf(_SC_PHYS_PAGES)} * ::sysconf(_SC_PAGESIZE);
   resources.program_bytes = program_bytes;
-  const planning::PlanRequest request = planning::make_request(settings, given, inputs.model->config(), resources);
+  return planning::make_request(settings, given, inputs.model->config(), resources);
+}
+
+/// What --dry-run does in place of the run; rank 0's work. Throws ConfigError with all that is in the way.
+/// `given`: options that a job would take.
+void tell_outlook(const comm::Communicator& world, const backend::Context& context, run::Settings settings,
+                  const std::vector<run::GivenOption>& given, const stages::Inputs& inputs, std::int64_t program_bytes,
+                  int ranks_here) {
+  const run::RunState state = stages::existing_state(settings);
+  stages::apply_sets(settings, state);
+  const planning::PlanRequest request =
+      request_here(world, context, settings, given, inputs, program_bytes, ranks_here);
   const planning::Plan plan = planning::make_plan(request);
   const stages::Outlook outlook = stages::look_ahead(settings, inputs, state, plan);
   fmt::print("{}{}", planning::plan_text(request, plan), stages::outlook_text(settings, outlook));
@@ -69,6 +80,17 @@ void tell_outlook(const comm::Communicator& world, const backend::Context& conte
   std::vector<std::string> problems = plan.refusals;
   problems.insert(problems.end(), outlook.problems.begin(), outlook.problems.end());
   if (!problems.empty()) throw core::ConfigError(problems);
+}
+
+/// Weights that are trained take more memory than all else that a run does, and come last: whether there is as much is
+/// told before any work. Rank 0's; throws ConfigError.
+void refuse_too_large(const comm::Communicator& world, const backend::Context& context, run::Settings settings,
+                      const std::vector<run::GivenOption>& given, const stages::Inputs& inputs,
+                      std::int64_t program_bytes, int ranks_here) {
+  stages::apply_sets(settings, stages::existing_state(settings));
+  const planning::Plan plan =
+      planning::make_plan(request_here(world, context, settings, given, inputs, program_bytes, ranks_here));
+  if (!plan.refusals.empty()) throw core::ConfigError(plan.refusals);
 }
 
 /// In the rank's own log: what to look at when ranks are slow.
@@ -109,14 +131,19 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
     context = backend::make_context(settings.device, settings.threads, world);
     inputs = stages::open_inputs(settings, *context);
   });
-  if (dry_run) {
+  const std::vector<std::string> phases = run::tune_phases(settings);
+  const bool trains_weights = std::find(phases.begin(), phases.end(), "weights") != phases.end();
+  if (dry_run || trains_weights) {
     const comm::LocalRanks here = comm::local_ranks(world);
     comm::on_root(world, [&] {
-      tell_outlook(world, *context, settings, options_to_submit(command.options, settings.given), inputs, program_bytes,
-                   here.size);
+      const std::vector<run::GivenOption> given = options_to_submit(command.options, settings.given);
+      if (dry_run)
+        tell_outlook(world, *context, settings, given, inputs, program_bytes, here.size);
+      else
+        refuse_too_large(world, *context, settings, given, inputs, program_bytes, here.size);
     });
-    return 0;
   }
+  if (dry_run) return 0;
   run::Run run = run::open_run(world, settings, inputs.identity, backend::machine_facts(*context, world));
   tell_cores(context->n_threads());
   if (world.rank() == 0 && run.state.start > 1)

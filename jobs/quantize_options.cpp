@@ -176,8 +176,10 @@ CommandSpec quantize_command(run::Settings& o) {
           "tune-phases",
           "what to tune by gradients once all is quantized; block: each block by the error of what "
           "leaves it; end-to-end: all numbers of the packed model by its divergence from the "
-          "unquantized one; codes: the same once more, and a hundredth of the codes move with each step",
-          o.tune, {"none", "block", "end-to-end", "block,end-to-end", "end-to-end,codes", "block,end-to-end,codes"}),
+          "unquantized one; codes: the same once more, and a hundredth of the codes move with each step; weights: the "
+          "weights behind uniform codes are trained, and codes and scales follow",
+          o.tune,
+          {"none", "block", "end-to-end", "block,end-to-end", "end-to-end,codes", "block,end-to-end,codes", "weights"}),
       core::as_path(core::list_option("tune-text", "FILE", "text to tune on [that of calibration]", o.tune_texts)),
       core::integer_option("tune-tokens",
                            "tokens of text to tune on, an eighth of them held out; 0: as many as calibration takes",
@@ -185,10 +187,11 @@ CommandSpec quantize_command(run::Settings& o) {
       core::integer_option("tune-passes", "how often to go over them", o.tune_passes, 1, 1000),
       core::number_option("tune-held-out", "share of the sequences that only tells whether tuning helps",
                           o.tune_held_out, 0.001, 0.5),
-      core::number_option("tune-learning-rate",
-                          "largest step of a centroid, as a share of its codebook's root mean square; 0: by the "
-                          "model's width and the bits",
-                          o.tune_learning_rate, 0, 1),
+      core::number_option(
+          "tune-learning-rate",
+          "largest step of a centroid, as a share of its codebook's root mean square, or of a weight, as one "
+          "of its linear's; 0: by the model's width and the bits",
+          o.tune_learning_rate, 0, 1),
       core::as_path(core::list_option("validate-text", "FILE",
                                       "text on which the stored layers are held against the unquantized model in the "
                                       "end: perplexity and KL divergence",

@@ -7,7 +7,7 @@ if(TARGET voronoi_cuda_emulated)
 endif()
 
 # End to end: the program itself on a real model, under mpirun.
-foreach(name determinism resume contention errors evaluate validate score questions status architectures export plan dry_run submit memory generate tune page compare rules habits allocate)
+foreach(name determinism resume contention errors evaluate validate score questions status architectures export plan dry_run submit memory generate tune weights page compare rules habits allocate)
   add_test(NAME e2e.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/e2e/${name}.sh)
   set_tests_properties(e2e.${name} PROPERTIES LABELS e2e TIMEOUT 600 PROCESSORS 2 COST 300 SKIP_RETURN_CODE 77
                        ENVIRONMENT "VORONOI=$<TARGET_FILE:voronoi>;DATA=${VORONOI_TEST_DATA};EMULATED_CUDA=${emulated_module};FAULTY_DISK=$<TARGET_FILE:faulty_disk>")
@@ -46,4 +46,4 @@ foreach(name scripts format tidy)
   set_tests_properties(house.${name} PROPERTIES LABELS house TIMEOUT 900 PROCESSORS 2 COST 300 SKIP_RETURN_CODE 77)
 endforeach()
 # Long ones first, and the unit tests, which are short, last, so that none is left alone at the end.
-set_tests_properties(docs.commands e2e.determinism e2e.resume e2e.compare e2e.tune e2e.memory PROPERTIES COST 900)
+set_tests_properties(docs.commands e2e.determinism e2e.resume e2e.compare e2e.tune e2e.weights e2e.memory PROPERTIES COST 900)

@@ -177,9 +177,10 @@ class Transformer {
   LossGradient cross_entropy(const HiddenStates& hidden, std::span<const std::int32_t> ids, float factor,
                              const backend::Array<float>* norm = nullptr, bool with_head = false);
   /// KL(teacher || hidden) over the vocabulary at every position; `teacher`, of the same shape, goes through the
-  /// model's own norm and head and is constant. factor 0: the loss alone, the gradients stay empty.
+  /// model's own norm and head and is constant. factor 0: the loss alone, the gradients stay empty. reverse: the share
+  /// of KL(hidden || teacher) in the loss, in the place of the same share of the other.
   LossGradient divergence(const HiddenStates& hidden, const HiddenStates& teacher, float factor,
-                          const backend::Array<float>* norm = nullptr, bool with_head = false);
+                          const backend::Array<float>* norm = nullptr, bool with_head = false, double reverse = 0);
   /// The model's own final norm, as its weights are: what the normed value is multiplied by.
   backend::Array<float> final_norm() const;
   /// table [vocab, hidden_size] += the gradient by the embedding table, of that by embed()'s result.

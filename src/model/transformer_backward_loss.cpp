@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "model/transformer_impl.h"
+#include "model/two_way_divergence.h"
 
 namespace voronoi::model {
 
@@ -12,7 +13,8 @@ Transformer::LossGradient Transformer::Impl::loss_gradient(const HiddenStates& h
                                                            std::span<const std::int32_t> rows,
                                                            std::span<const std::int32_t> targets,
                                                            std::int64_t rows_a_sequence, float factor,
-                                                           const Array<float>* norm_weight, bool with_head) {
+                                                           const Array<float>* norm_weight, bool with_head,
+                                                           double reverse) {
   const auto& exec = context.exec();
   const std::int64_t dim = config.hidden_size, vocab = config.vocab_size;
   const bool backward = factor != 0, capped = config.logit_softcap > 0;
@@ -41,14 +43,18 @@ Transformer::LossGradient Transformer::Impl::loss_gradient(const HiddenStates& h
       values = grow(context, work_split, product(n, vocab));
       context.memory().copy_on_device(exec, logits, product(product(n, vocab), sizeof(float)), values);
     }
-    if (teacher != nullptr) {
+    if (teacher != nullptr && reverse > 0) {
+      two_way_divergence(context, n, vocab, reverse, static_cast<double>(factor), teacher_logits, logits,
+                         result.loss.data() + first);
+    } else if (teacher != nullptr) {
       context.nn_gradient().divergence(exec, n, vocab, factor, teacher_logits, logits, vocab, loss.data());
     } else {
       const Array<std::int32_t> target(context, targets.subspan(first, count));
       context.nn_gradient().cross_entropy(exec, n, vocab, factor, target.data(), logits, vocab, loss.data());
     }
-    context.memory().copy_to_host(exec, loss.data(), static_cast<std::int64_t>(count * sizeof(double)),
-                                  result.loss.data() + first);
+    if (reverse == 0)
+      context.memory().copy_to_host(exec, loss.data(), static_cast<std::int64_t>(count * sizeof(double)),
+                                    result.loss.data() + first);
     if (!backward) return;
     if (capped)
       context.nn_gradient().soft_cap(exec, n * vocab, static_cast<float>(config.logit_softcap), values, logits);
@@ -79,14 +85,14 @@ Transformer::LossGradient Transformer::cross_entropy(const HiddenStates& hidden,
 }
 
 Transformer::LossGradient Transformer::divergence(const HiddenStates& hidden, const HiddenStates& teacher, float factor,
-                                                  const Array<float>* norm, bool with_head) {
+                                                  const Array<float>* norm, bool with_head, double reverse) {
   impl_->check_hidden(hidden);
   impl_->check_hidden(teacher);
   VORONOI_REQUIRE(hidden.n_sequences == teacher.n_sequences && hidden.n_tokens == teacher.n_tokens,
                   "student and teacher have hidden states of one shape");
   std::vector<std::int32_t> rows(static_cast<std::size_t>(hidden.n_sequences * hidden.n_tokens));
   std::iota(rows.begin(), rows.end(), 0);
-  return impl_->loss_gradient(hidden, &teacher, rows, {}, hidden.n_tokens, factor, norm, with_head);
+  return impl_->loss_gradient(hidden, &teacher, rows, {}, hidden.n_tokens, factor, norm, with_head, reverse);
 }
 
 Array<float> Transformer::final_norm() const { return impl_->load_norm("model.norm.weight"); }

@@ -166,12 +166,12 @@ struct Transformer::Impl {
 
   /// The backward pass of a block: model/transformer_backward.cpp.
   struct Backward;
-  /// Both losses: with a teacher the divergence from it, else the negative log-likelihood of `targets`, at the rows
-  /// `rows` of the hidden states.
+  /// Both losses: with a teacher the divergence from it (reverse as in Transformer::divergence), else the negative
+  /// log-likelihood of `targets`, at the rows `rows` of the hidden states.
   LossGradient loss_gradient(const HiddenStates& hidden, const HiddenStates* teacher,
                              std::span<const std::int32_t> rows, std::span<const std::int32_t> targets,
                              std::int64_t rows_a_sequence, float factor, const backend::Array<float>* norm_weight,
-                             bool with_head);
+                             bool with_head, double reverse = 0);
 
   const WeightSource& source;
   backend::Context& context;

@@ -313,10 +313,13 @@ class Planner {
     };
     for (const std::string& phase : run::tune_phases(request_.options)) {
       if (phase != "block") {
-        add(phase == "codes" ? "tune: codes" : "tune: end to end",
+        add(phase == "codes"     ? "tune: codes"
+            : phase == "weights" ? "tune: weights"
+                                 : "tune: end to end",
             tune::end_to_end_work(config_, tuned_context(), sequences, residence()),
             residence().codes_on_host ? static_cast<double>(tuned_sizes().code_bytes) : 0);
         if (phase == "codes") count_recoding(steps, ranks);
+        if (phase == "weights") count_training(steps, ranks);
         continue;
       }
       tune::TuneWork blocks;
@@ -345,6 +348,13 @@ class Planner {
     add_stage("tune: codes, searches", work.nearest, 0, seconds(work, rates_) / ranks);
   }
 
+  /// On the host.
+  void count_training(double steps, double ranks) {
+    quant::Work work;
+    work.bytes = steps * tune::weights_bytes(plan_.quantized_weights, tuned_sequences());
+    add_stage("tune: weights, steps", 0, 0, seconds(work, rates_) / ranks);
+  }
+
   tune::TunedSizes tuned_sizes() const {
     tune::TunedSizes sizes;
     std::int64_t number_bits = 0;
@@ -367,9 +377,10 @@ class Planner {
     const tune::TuneMemory memory =
         tune::tune_memory(config_, tuned_sizes(), tuned_context(), tuned_sequences(), request_.n_ranks, residence());
     for (const std::string& phase : run::tune_phases(request_.options)) {
-      const tune::PhaseMemory& bytes = phase == "block"   ? memory.block
-                                       : phase == "codes" ? memory.codes
-                                                          : memory.end_to_end;
+      const tune::PhaseMemory& bytes = phase == "block"     ? memory.block
+                                       : phase == "codes"   ? memory.codes
+                                       : phase == "weights" ? memory.weights
+                                                            : memory.end_to_end;
       const std::string where = "tuning (" + phase + ")";
       plan_.tuning.consider(base + bytes.host + (request_.cuda ? 0 : bytes.device), where);
       if (!request_.cuda) continue;

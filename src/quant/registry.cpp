@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "quant/baselines/bitdistiller.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn.h"
 #include "quant/method.h"
@@ -16,10 +17,7 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(),
-      &gptq_method(),
-      &vptq_method(),
-      &voronoi_method(),
+      &rtn_method(), &gptq_method(), &bitdistiller_method(), &vptq_method(), &voronoi_method(),
   };
   return methods;
 }

@@ -85,6 +85,11 @@ std::vector<std::string> check(const Settings& o) {
   if (o.calibration == "sequential" && !o.hessians_from.empty())
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
+  const std::vector<std::string> phases = tune_phases(o);
+  if (std::find(phases.begin(), phases.end(), "weights") != phases.end() &&
+      quant::find_method(o.parameters.method).public_layout(o.parameters))
+    problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +
+                       o.parameters.method + " does not make; bitdistiller, gptq or rtn do");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
   for (const std::string& problem : check_allocate(o)) problems.push_back(problem);
   for (const std::string& problem : changed.check()) problems.push_back(problem);

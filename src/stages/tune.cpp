@@ -1,4 +1,4 @@
-// The stage that tunes the numbers of packed linears and the norms by gradients: phase after phase of --tune-phases,
+// The stage that tunes packed linears and the norms by gradients: phase after phase of --tune-phases,
 // each of which publishes one more generation of every layer.
 #include "comm/agreement.h"
 #include "core/log.h"

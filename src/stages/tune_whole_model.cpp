@@ -1,21 +1,24 @@
 // All numbers of the packed model tuned by its divergence from the unquantized one, codes with them where they may
-// move.
+// move; or the weights behind the codes, and norms.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "stages/site_task.h"
 #include "stages/tuning_phase.h"
 #include "stages/tuning_state.h"
 #include "tune/code_update.h"
 #include "tune/distillation.h"
 #include "tune/footprint.h"
+#include "tune/weight_update.h"
 
 namespace voronoi::stages {
 namespace {
@@ -40,20 +43,20 @@ class WholeModelPhase final : public TuningPhase {
     }
     tune::Distillation distillation(
         work_.context, work_.world, student, [this](const std::string& linear) { return read_base(linear); }, norm,
-        windows, sequences, seed());
+        windows, sequences, seed(), std::nullopt,
+        name_ == kWeightsPhase ? tune::PackedParts::followers : tune::PackedParts::numbers);
     const tune::TuneWork work = tune::end_to_end_work(config(), windows.context, sequences, distillation.residence());
     const double stepping = seconds_of(work.step) * static_cast<double>(plan_.n_steps * sequences.batch) / ranks,
                  looking = seconds_of(work.held_out) * held_out * (run::kTuningLooks + 1) / ranks,
                  teaching = seconds_of(work.teacher) / ranks;
     work_.clock.expect(kTuneStage, stepping + looking + teaching);
-    std::optional<tune::CodeUpdate> codes;
-    if (name_ == kCodesPhase) {
-      codes.emplace(work_.context, work_.world, sequences, distillation.blocks());
-      distillation.move_codes(*codes);
-    }
+    std::unique_ptr<tune::MovingCodes> codes = moving_codes(distillation);
     tune::DescentState state;
-    const bool found = find_state(distillation.initial().size(), state, codes ? &*codes : nullptr);
-    if (!found) state.values = distillation.initial();
+    if (!find_state(distillation, state, codes)) {
+      state = {};
+      state.values = distillation.initial();
+    }
+    if (codes) distillation.move_codes(*codes);
     tune::DescentEnd end = tune::DescentEnd::finished;
     if (state.step < plan_.n_steps || state.looked_at < state.step) {
       {
@@ -66,13 +69,20 @@ class WholeModelPhase final : public TuningPhase {
       }
       work_.clock.done(kTuneStage, teaching, std::chrono::duration<double>(Clock::now() - start).count());
       if (work_.stop_agreed()) return;
+      if (name_ == kWeightsPhase) {
+        const double confidence = distillation.confidence();
+        distillation.mix_in_reverse(confidence);
+        comm::on_root(work_.world, [&] {
+          core::log_info("tuning ({}): the unquantized model's mean confidence is {:.4f}", name_, confidence);
+        });
+      }
       const Clock::time_point descent = Clock::now();
       const std::int64_t first = state.step;
       tune::Descent descent_calls = calls(-1);
       descent_calls.differentiate = [&](std::int64_t step, std::span<const float> values,
                                         std::vector<float>& gradient) {
         if (codes)
-          codes->set_rate(tune::buffer_rate(nominal_bits_, config().hidden_size) * tune::schedule(step, plan_.n_steps) *
+          codes->set_rate(codes_rate() * tune::schedule(step, plan_.n_steps) *
                           std::exp2(-static_cast<double>(state.fallbacks)));
         return distillation.differentiate(step, values, gradient);
       };
@@ -85,7 +95,7 @@ class WholeModelPhase final : public TuningPhase {
              std::chrono::duration<double>(Clock::now() - descent).count(),
              static_cast<double>(step - first) / static_cast<double>(plan_.n_steps - first));
       };
-      descent_calls.keep = [&](const tune::DescentState& now) { keep(now, codes ? &*codes : nullptr); };
+      descent_calls.keep = [&](const tune::DescentState& now) { keep(now, codes.get()); };
       if (codes) {
         descent_calls.follow = [&](std::span<const float> values) {
           codes->recode(values, [&](std::span<const float> all, std::size_t b) { return distillation.part(all, b); });
@@ -105,7 +115,7 @@ class WholeModelPhase final : public TuningPhase {
         last.values = state.best;
         last.adam = {};
         last.step = last.looked_at = plan_.n_steps;
-        write_state(last, codes ? &*codes : nullptr);
+        write_state(last, codes.get());
         if (codes) remove_tuning_buffers(*work_.run.start, config().n_layers, std::nullopt);
         core::log_info("tuned ({}, {}): held-out loss {:.4f} before, {:.4f} after {} of {} steps", name_,
                        tune::name_of(end), state.first_loss, state.best_loss, state.best_step, state.step);
@@ -121,8 +131,25 @@ class WholeModelPhase final : public TuningPhase {
     });
   }
 
+  /// Null where codes stay.
+  std::unique_ptr<tune::MovingCodes> moving_codes(const tune::Distillation& distillation) {
+    if (name_ == kCodesPhase)
+      return std::make_unique<tune::CodeUpdate>(work_.context, work_.world, work_.inputs.tuning_sequences,
+                                                distillation.blocks());
+    if (name_ == kWeightsPhase)
+      return std::make_unique<tune::WeightUpdate>(
+          work_.context, work_.world, distillation.blocks(), [this](const tune::TunedBlock::Linear& linear) {
+            return read_weight(work_.inputs, linear.name, linear.out_features, linear.in_features);
+          });
+    return nullptr;
+  }
+
+  double codes_rate() const {
+    return name_ == kWeightsPhase ? plan_.learning_rate : tune::buffer_rate(nominal_bits_, config().hidden_size);
+  }
+
   /// Collective. codes: null where they stay.
-  void keep(const tune::DescentState& state, tune::CodeUpdate* codes) {
+  void keep(const tune::DescentState& state, tune::MovingCodes* codes) {
     if (codes != nullptr) {
       // Only where an unbroken descent has its buffers settled too: a stop elsewhere goes back to the state before.
       if (state.step % plan_.keep_every != 0 && state.step % plan_.look_every != 0 && state.step != plan_.n_steps)
@@ -138,20 +165,22 @@ class WholeModelPhase final : public TuningPhase {
   }
 
   /// Rank 0.
-  void write_state(const tune::DescentState& state, tune::CodeUpdate* codes) const {
+  void write_state(const tune::DescentState& state, tune::MovingCodes* codes) const {
     TuningCodes kept;
     if (codes != nullptr) kept = {codes->codes(), codes->best()};
     write_tuning_state(*work_.run.start, name_, settings_, state, codes != nullptr ? &kept : nullptr);
   }
 
-  /// The state that an earlier start kept, on every rank; false: there is none that can be used. codes: null where they
-  /// stay.
-  bool find_state(std::size_t n_parameters, tune::DescentState& state, tune::CodeUpdate* codes) {
+  /// The state that an earlier start kept, on every rank; false: there is none that can be used, `state` holds nothing
+  /// of use. codes: null where they stay.
+  bool find_state(const tune::Distillation& distillation, tune::DescentState& state,
+                  std::unique_ptr<tune::MovingCodes>& codes) {
     std::string found = "0";
     TuningCodes kept;
     if (codes != nullptr) kept.now = kept.best = codes->codes();
     const auto read = [&] {
-      return read_tuning_state(work_.run.paths, name_, settings_, n_parameters, codes != nullptr ? &kept : nullptr);
+      return read_tuning_state(work_.run.paths, name_, settings_, distillation.initial().size(),
+                               codes != nullptr ? &kept : nullptr);
     };
     comm::on_root(work_.world, [&] {
       const auto file = work_.run.paths.tuning_state(name_);
@@ -177,8 +206,7 @@ class WholeModelPhase final : public TuningPhase {
       lost = 1;
     }
     if (work_.world.all_max(lost) > 0) {
-      state = {};
-      codes->drop_buffers();
+      codes = moving_codes(distillation);
       return false;
     }
     codes->set_codes(kept.now);

@@ -14,6 +14,7 @@
 #include "tune/distillation.h"
 #include "tune/footprint.h"
 #include "tune/loss_sum.h"
+#include "tune/weight_update.h"
 
 namespace voronoi::stages {
 namespace {
@@ -29,11 +30,12 @@ TuningPhase::TuningPhase(Work& work, std::string name, std::int64_t base, std::i
   const auto n = std::ssize(sequences.training) / sequences.batch * work.settings.tune_passes;
   plan_.n_steps = n;
   plan_.look_every = std::max<std::int64_t>(1, (n + run::kTuningLooks - 1) / run::kTuningLooks);
-  plan_.keep_every = std::max<std::int64_t>(1, n / (name_ == kCodesPhase ? kKeptWithCodes : kKept));
+  plan_.keep_every = std::max<std::int64_t>(1, n / (moves_codes() ? kKeptWithCodes : kKept));
   const auto& config = work.config();
   comm::on_root(work.world, [&] { nominal_bits_ = run::nominal_bits(work_.run.state); });
   nominal_bits_ = tune::agreed_number(work.world, nominal_bits_);
-  double own = tune::default_learning_rate(nominal_bits_, config.hidden_size);
+  double own = name_ == kWeightsPhase ? tune::weight_rate(nominal_bits_, config.hidden_size)
+                                      : tune::default_learning_rate(nominal_bits_, config.hidden_size);
   if (name_ == kCodesPhase) own *= tune::rate_beside_codes(config.hidden_size);
   plan_.learning_rate = work.settings.tune_learning_rate > 0 ? work.settings.tune_learning_rate : own;
 }

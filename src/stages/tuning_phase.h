@@ -19,6 +19,7 @@ namespace voronoi::stages {
 /// The phases of --tune-phases.
 inline constexpr const char* kBlockPhase = "block";
 inline constexpr const char* kCodesPhase = "codes";
+inline constexpr const char* kWeightsPhase = "weights";
 /// As tune names itself in the journal and to whoever watches.
 inline constexpr const char* kTuneStage = "tune";
 
@@ -45,6 +46,7 @@ class TuningPhase {
   /// Rank 0: whether the newest generation of a layer or norm is older than the phase's.
   bool lacks_layer(const std::string& name) const { return work_.run.state.layers.at(name).generation <= base_; }
   bool lacks_tensor(const std::string& name, std::int64_t generation) const;
+  bool moves_codes() const { return name_ == kCodesPhase || name_ == kWeightsPhase; }
   std::uint64_t seed() const { return static_cast<std::uint64_t>(work_.run.parameters.of_run().seed); }
   std::optional<format::Encoding> read_base(const std::string& linear) const;
   /// What all descents of the phase share.
@@ -79,7 +81,8 @@ class TuningPhase {
 };
 
 std::unique_ptr<TuningPhase> block_phase(Work& work, std::int64_t base, std::int64_t norm_base);
-/// Of all numbers of the model; with codes where `name` is kCodesPhase.
+/// Of all numbers of the model; with codes where `name` is kCodesPhase, and of the weights behind the codes in the
+/// place of the numbers of linears where it is kWeightsPhase.
 std::unique_ptr<TuningPhase> whole_model_phase(Work& work, const std::string& name, std::int64_t base,
                                                std::int64_t norm_base);
 

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <set>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -134,20 +135,20 @@ tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::st
 }
 
 void write_tuning_buffers(const store::Start& start, const std::string& settings, std::int64_t step,
-                          std::int64_t n_layers, const tune::CodeUpdate& codes) {
+                          std::int64_t n_layers, const tune::MovingCodes& codes) {
   for (std::int64_t layer = 0; layer < n_layers; ++layer) {
     if (!codes.owns(layer)) continue;
     store::Shard shard;
     shard.attributes["kind"] = kBuffersKind;
     shard.attributes["settings"] = settings;
-    for (const auto& [linear, bits] : codes.settled(layer))
-      shard.arrays.push_back(store::make_array<std::uint16_t>(linear, core::DType::bf16, bits));
+    for (format::NamedArray& array : codes.settled(layer))
+      shard.arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
     start.publish(start.paths().tuning_buffers(layer, step), store::serialize(shard));
   }
 }
 
 void read_tuning_buffers(const store::RunPaths& paths, const std::string& settings, std::int64_t step,
-                         std::int64_t n_layers, tune::CodeUpdate& codes) {
+                         std::int64_t n_layers, tune::MovingCodes& codes) {
   for (std::int64_t layer = 0; layer < n_layers; ++layer) {
     if (!codes.owns(layer)) continue;
     const std::filesystem::path file = paths.tuning_buffers(layer, step);
@@ -155,13 +156,10 @@ void read_tuning_buffers(const store::RunPaths& paths, const std::string& settin
     store::Shard shard = store::read_shard(file);
     if (shard.attributes["kind"] != kBuffersKind || shard.attributes["settings"] != settings)
       throw core::FormatError(file.string(), "is of another kind, or of other settings of tuning");
-    tune::CodeUpdate::Settled buffers;
-    for (const store::ShardArray& array : shard.arrays) {
-      std::vector<std::uint16_t>& bits = buffers[array.name];
-      bits.resize(array.bytes.size() / sizeof(std::uint16_t));
-      std::memcpy(bits.data(), array.bytes.data(), array.bytes.size());
-    }
-    codes.set_settled(layer, buffers);
+    tune::MovingCodes::Settled arrays;
+    for (store::ShardArray& array : shard.arrays)
+      arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
+    codes.set_settled(layer, arrays);
   }
 }
 

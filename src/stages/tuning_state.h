@@ -9,8 +9,8 @@
 
 #include "run/run_state.h"
 #include "store/start.h"
-#include "tune/code_update.h"
 #include "tune/descent.h"
+#include "tune/moving_codes.h"
 
 namespace voronoi::stages {
 
@@ -33,10 +33,10 @@ tune::DescentState read_tuning_state(const store::RunPaths& paths, const std::st
 
 /// RunPaths::tuning_buffers of all blocks whose buffers this rank holds, as of a step. `settings`: as above.
 void write_tuning_buffers(const store::Start& start, const std::string& settings, std::int64_t step,
-                          std::int64_t n_layers, const tune::CodeUpdate& codes);
+                          std::int64_t n_layers, const tune::MovingCodes& codes);
 /// Throws FormatError for a file that is missing, damaged or of other settings.
 void read_tuning_buffers(const store::RunPaths& paths, const std::string& settings, std::int64_t step,
-                         std::int64_t n_layers, tune::CodeUpdate& codes);
+                         std::int64_t n_layers, tune::MovingCodes& codes);
 /// Removes those of all other steps; one rank.
 void remove_tuning_buffers(const store::Start& start, std::int64_t n_layers, std::optional<std::int64_t> but_of_step);
 

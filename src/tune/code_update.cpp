@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
-#include <utility>
 
+#include "core/bytes.h"
 #include "core/error.h"
 #include "core/types.h"
 #include "format/tuned.h"
@@ -45,9 +44,7 @@ double rate_beside_codes(std::int64_t hidden_size) {
 
 CodeUpdate::CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
                        const std::vector<std::unique_ptr<TunedBlock>>& blocks)
-    : context_(context),
-      world_(world),
-      blocks_(blocks),
+    : MovingCodes(context, world, blocks),
       batch_(sequences.batch),
       stripes_(share_of(sequences.batch, world.rank(), world.size())),
       buffers_(blocks.size()) {}
@@ -60,7 +57,7 @@ void CodeUpdate::settle() {
     }
 }
 
-void CodeUpdate::drop_buffers() {
+void CodeUpdate::drop() {
   for (std::vector<Buffer>& buffers : buffers_) buffers.clear();
 }
 
@@ -68,29 +65,31 @@ bool CodeUpdate::owns(std::int64_t layer) const {
   return layer % batch_ >= stripes_.first && layer % batch_ < stripes_.last;
 }
 
-CodeUpdate::Settled CodeUpdate::settled(std::int64_t layer) const {
+MovingCodes::Settled CodeUpdate::settled(std::int64_t layer) const {
   Settled settled;
   const std::vector<Buffer>& buffers = buffers_[static_cast<std::size_t>(layer)];
   for (std::size_t i = 0; i < buffers.size(); ++i) {
     if (buffers[i].target.empty()) continue;
-    std::vector<std::uint16_t>& bits = settled[blocks_[static_cast<std::size_t>(layer)]->linears()[i].name];
+    std::vector<std::uint16_t> bits;
     for (const float value : buffers[i].target) bits.push_back(core::to_bits16(core::DType::bf16, value));
+    settled.push_back(named_array(blocks_[static_cast<std::size_t>(layer)]->linears()[i].name, core::DType::bf16,
+                                  std::as_bytes(std::span(bits))));
   }
   return settled;
 }
 
-void CodeUpdate::set_settled(std::int64_t layer, const Settled& settled) {
+void CodeUpdate::set_settled(std::int64_t layer, const Settled& arrays) {
   const TunedBlock& block = *blocks_[static_cast<std::size_t>(layer)];
   std::vector<Buffer>& buffers = buffers_[static_cast<std::size_t>(layer)];
   buffers.assign(block.linears().size(), {});
   for (std::size_t i = 0; i < buffers.size(); ++i) {
     const TunedBlock::Linear& linear = block.linears()[i];
-    const auto found = settled.find(linear.name);
-    if (found == settled.end()) continue;
-    VORONOI_REQUIRE(std::ssize(found->second) == linear.out_features * linear.in_features,
-                    "a buffer of another linear");
-    for (const std::uint16_t bits : found->second)
-      buffers[i].target.push_back(core::from_bits16(core::DType::bf16, bits));
+    const auto found = std::find_if(arrays.begin(), arrays.end(),
+                                    [&](const format::NamedArray& array) { return array.name == linear.name; });
+    if (found == arrays.end()) continue;
+    const std::vector<std::uint16_t> bits = core::values_of<std::uint16_t>(found->bytes);
+    VORONOI_REQUIRE(std::ssize(bits) == linear.out_features * linear.in_features, "a buffer of another linear");
+    for (const std::uint16_t value : bits) buffers[i].target.push_back(core::from_bits16(core::DType::bf16, value));
     buffers[i].begin();
   }
 }
@@ -101,20 +100,7 @@ void CodeUpdate::Buffer::begin() {
   steps = 0;
 }
 
-TunedBlock::WeightObserver CodeUpdate::observer(const TunedBlock& block) {
-  gradient_.assign(block.linears().size(), {});
-  return [this, &block](std::size_t linear, const float* d_weight) {
-    const std::int64_t n = block.linears()[linear].out_features * block.linears()[linear].in_features;
-    const backend::HostView<float> part(context_, d_weight, n);
-    std::vector<float>& sum = gradient_[linear];
-    if (sum.empty())
-      sum.assign(part.values().begin(), part.values().end());
-    else
-      std::transform(sum.begin(), sum.end(), part.values().begin(), sum.begin(), std::plus<>());
-  };
-}
-
-void CodeUpdate::descend(std::int64_t layer, const TunedBlock& block) {
+void CodeUpdate::take(std::int64_t layer, std::int64_t /*stripe*/, const TunedBlock& block) {
   std::vector<Buffer>& buffers = buffers_[static_cast<std::size_t>(layer)];
   buffers.resize(block.linears().size());
   for (std::size_t i = 0; i < buffers.size(); ++i) {
@@ -176,38 +162,6 @@ void CodeUpdate::recode(std::span<const float> values, const Part& part) {
       matrix.set_codes(codes);
     }
   }
-}
-
-std::vector<std::byte> CodeUpdate::codes() const {
-  std::vector<std::byte> all;
-  for (const auto& block : blocks_)
-    for (const TunedBlock::Linear& linear : block->linears()) {
-      const std::vector<std::byte> codes = linear.matrix->codes();
-      all.insert(all.end(), codes.begin(), codes.end());
-    }
-  return all;
-}
-
-void CodeUpdate::set_codes(std::span<const std::byte> codes) {
-  for (const auto& block : blocks_)
-    for (const TunedBlock::Linear& linear : block->linears()) {
-      const auto size = linear.matrix->codes().size();
-      VORONOI_REQUIRE(codes.size() >= size, "codes of another model");
-      linear.matrix->set_codes(codes.first(size));
-      codes = codes.subspan(size);
-    }
-  VORONOI_REQUIRE(codes.empty(), "codes of another model");
-}
-
-void CodeUpdate::keep_best() {
-  if (world_.rank() == 0) best_ = codes();
-}
-
-void CodeUpdate::go_back() {
-  std::vector<std::byte> codes = world_.rank() == 0 ? best_ : this->codes();
-  world_.broadcast(codes, 0);
-  set_codes(codes);
-  drop_buffers();
 }
 
 }  // namespace voronoi::tune

@@ -4,17 +4,13 @@
 // weight; of each linear the share of vectors whose buffer is furthest from their value is then coded anew.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "comm/mpi.h"
-#include "core/thread_pool.h"
+#include "tune/moving_codes.h"
 #include "tune/sequences.h"
 #include "tune/tuned_block.h"
 
@@ -34,43 +30,26 @@ double rate_beside_codes(std::int64_t hidden_size);
 /// Derivatives by weights are never summed over sequences or ranks: block b takes those of the sequences of stripe b
 /// mod batch, and the rank that has the stripe alone holds the block's buffers and does its searches. All others are
 /// told the codes that changed. So nothing depends on the number of ranks.
-class CodeUpdate {
+class CodeUpdate final : public MovingCodes {
  public:
   /// References must outlive it.
   CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,
              const std::vector<std::unique_ptr<TunedBlock>>& blocks);
 
-  /// Of the steps to come, with the schedule.
-  void set_rate(double rate) { rate_ = rate; }
-  /// Makes the buffers what is kept of them: rounded to bf16, with the means at 0. Where a state is kept they settle,
-  /// so that who goes on from it does what those do that were there.
-  void settle();
-  /// Whether the block's buffers take derivatives of the stripe.
-  bool takes(std::int64_t layer, std::int64_t stripe) const { return layer % batch_ == stripe; }
-  /// Sees the derivatives of the block whose step is next.
-  TunedBlock::WeightObserver observer(const TunedBlock& block);
-  /// The step of its buffers; the block is still assembled.
-  void descend(std::int64_t layer, const TunedBlock& block);
-  /// Codes follow their buffers, with these parameters of the whole model; collective. part: see Distillation::part.
-  using Part = std::function<std::span<const float>(std::span<const float> values, std::size_t block)>;
-  void recode(std::span<const float> values, const Part& part);
+  bool takes(std::int64_t layer, std::int64_t stripe) const override { return layer % batch_ == stripe; }
+  /// The step of the block's buffers.
+  void take(std::int64_t layer, std::int64_t stripe, const TunedBlock& block) override;
+  /// Codes follow their buffers.
+  void recode(std::span<const float> values, const Part& part) override;
 
+  /// Buffers are rounded to bf16, with the means at 0.
+  void settle() override;
+  bool owns(std::int64_t layer) const override;
+  /// By the linear's name, in bf16; of some linears or none at first.
+  Settled settled(std::int64_t layer) const override;
+  void set_settled(std::int64_t layer, const Settled& arrays) override;
   /// Buffers begin anew at the decoded weights.
-  void drop_buffers();
-  /// Whether this rank holds the block's buffers, and these: by linear, settled; of some linears or none at first.
-  bool owns(std::int64_t layer) const;
-  using Settled = std::map<std::string, std::vector<std::uint16_t>>;  ///< bits of bf16
-  Settled settled(std::int64_t layer) const;
-  void set_settled(std::int64_t layer, const Settled& buffers);
-
-  /// All codes of the model, in host memory.
-  std::vector<std::byte> codes() const;
-  void set_codes(std::span<const std::byte> codes);
-  /// The best codes are kept by rank 0 alone.
-  void keep_best();
-  std::vector<std::byte>& best() { return best_; }
-  /// Back to the best codes, and the buffers begin anew at the decoded weights; collective.
-  void go_back();
+  void drop() override;
 
  private:
   struct Buffer {
@@ -80,15 +59,9 @@ class CodeUpdate {
     void begin();
   };
 
-  backend::Context& context_;
-  const comm::Communicator& world_;
-  const std::vector<std::unique_ptr<TunedBlock>>& blocks_;
   std::int64_t batch_;
-  Share stripes_;  // of this rank
-  double rate_ = 0;
+  Share stripes_;                             // of this rank
   std::vector<std::vector<Buffer>> buffers_;  // by block and linear; empty of what is another rank's
-  std::vector<std::vector<float>> gradient_;  // by linear, of the block whose step is next
-  std::vector<std::byte> best_;
 };
 
 }  // namespace voronoi::tune

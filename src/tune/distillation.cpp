@@ -17,7 +17,7 @@ using model::HiddenStates;
 Distillation::Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
                            const TunedBlock::LayerReader& read_layer, std::span<const float> final_norm,
                            const model::Windows& windows, const Sequences& sequences, std::uint64_t seed,
-                           std::optional<Residence> residence)
+                           std::optional<Residence> residence, PackedParts parts)
     : context_(context),
       world_(world),
       student_(student),
@@ -38,7 +38,7 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
   const std::int64_t device_bytes = context.on_host() ? 0 : context.memory().facts(context.exec()).free_bytes;
   TunedSizes sizes;
   for (std::int64_t layer = 0; layer < student.config().n_layers; ++layer) {
-    blocks_.push_back(std::make_unique<TunedBlock>(context, student, layer, read_layer));
+    blocks_.push_back(std::make_unique<TunedBlock>(context, student, layer, read_layer, parts));
     take(blocks_.back()->segments(), blocks_.back()->initial());
     sizes.code_bytes += blocks_.back()->code_bytes();
     // Until it is known whether all codes fit.
@@ -123,6 +123,26 @@ void Distillation::teach(model::Transformer& teacher, const std::function<void(s
   }
 }
 
+double Distillation::confidence() {
+  const Share share = share_of(std::ssize(sequences_.held_out), world_.rank(), world_.size());
+  const std::int64_t n_tokens = windows_.context, vocab = student_.config().vocab_size;
+  const std::int64_t n = std::min(kConfidencePositions, n_tokens);
+  std::vector<std::int64_t> rows;
+  for (std::int64_t i = 0; i < n; ++i) rows.push_back((i + 1) * n_tokens / n - 1);
+  std::vector<double> largest;
+  for (std::int64_t i = share.first; i < share.last; ++i) {
+    const std::vector<float> logits =
+        student_.logits(states(teacher_.at(sequences_.held_out[static_cast<std::size_t>(i)])), rows);
+    for (auto row = logits.begin(); row != logits.end(); row += vocab) {
+      const auto most = static_cast<double>(*std::max_element(row, row + vocab));
+      double sum = 0;
+      std::for_each(row, row + vocab, [&](float logit) { sum += std::exp(static_cast<double>(logit) - most); });
+      largest.push_back(1 / sum);
+    }
+  }
+  return mean(all_numbers(world_, largest));
+}
+
 template <class Use>
 void Distillation::visit_blocks(std::int64_t first, std::int64_t n, std::int64_t step, const Use& use) {
   for (std::int64_t i = 0, layer = first; i < n; ++i, layer += step) {
@@ -148,7 +168,7 @@ HiddenStates Distillation::states(const std::vector<float>& values) const {
 double Distillation::sequence_loss(std::int64_t window) {
   HiddenStates hidden = embed(window);
   run_blocks(0, std::ssize(blocks_), hidden);
-  return mean(student_.divergence(hidden, states(teacher_.at(window)), 0, &norm_).loss);
+  return mean(student_.divergence(hidden, states(teacher_.at(window)), 0, &norm_, false, reverse_).loss);
 }
 
 template <class Input>
@@ -156,7 +176,7 @@ void Distillation::block_gradient(std::int64_t layer, TunedBlock& block, const I
   const bool moves = codes_ != nullptr && codes_->takes(layer, stripe_);
   block.backward(student_, of_block(parameters_, layer), input, gradient, of_block(sums_, layer),
                  moves ? codes_->observer(block) : nullptr);
-  if (moves) codes_->descend(layer, block);
+  if (moves) codes_->take(layer, stripe_, block);
 }
 
 double Distillation::sequence_gradient(std::int64_t window, std::int64_t stripe) {
@@ -171,8 +191,9 @@ double Distillation::sequence_gradient(std::int64_t window, std::int64_t stripe)
     run_blocks(first, std::min(first + stride, untaped), hidden);
   }
   run_blocks(untaped, n_layers, hidden, true);
-  model::Transformer::LossGradient loss = student_.divergence(
-      hidden, states(teacher_.at(window)), 1.0F / static_cast<float>(windows_.context * sequences_.batch), &norm_);
+  model::Transformer::LossGradient loss =
+      student_.divergence(hidden, states(teacher_.at(window)),
+                          1.0F / static_cast<float>(windows_.context * sequences_.batch), &norm_, false, reverse_);
   context_.nn().add(context_.exec(), loss.norm.size(), loss.norm.data(), of_block(sums_, n_layers));
   hidden = {};
   visit_blocks(n_layers - 1, n_layers - untaped, -1, [&](std::int64_t layer, TunedBlock& block, const auto&) {

@@ -12,17 +12,20 @@
 #include "comm/mpi.h"
 #include "model/corpus.h"
 #include "model/transformer.h"
-#include "tune/code_update.h"
 #include "tune/descent.h"
 #include "tune/gradient_sum.h"
+#include "tune/moving_codes.h"
 #include "tune/residence.h"
 #include "tune/sequences.h"
 #include "tune/tuned_block.h"
 
 namespace voronoi::tune {
 
+/// Positions of each held-out sequence that Distillation::confidence looks at.
+inline constexpr std::int64_t kConfidencePositions = 64;
+
 /// A student and its teacher's last hidden states, which are computed once. Loss: KL(teacher || student) over the
-/// vocabulary, mean over the positions of a step's sequences.
+/// vocabulary, mean over the positions of a step's sequences; or a mixture with KL(student || teacher).
 class Distillation {
  public:
   /// `student`: reads norms of blocks, head and embedding of what is tuned, in f32; its own final norm is the
@@ -31,10 +34,12 @@ class Distillation {
   Distillation(backend::Context& context, const comm::Communicator& world, model::Transformer& student,
                const TunedBlock::LayerReader& read_layer, std::span<const float> final_norm,
                const model::Windows& windows, const Sequences& sequences, std::uint64_t seed,
-               std::optional<Residence> residence = std::nullopt);
+               std::optional<Residence> residence = std::nullopt, PackedParts parts = PackedParts::numbers);
 
   /// Codes move too from now on: `codes` sees the derivatives by weights, and must outlive this.
-  void move_codes(CodeUpdate& codes) { codes_ = &codes; }
+  void move_codes(MovingCodes& codes) { codes_ = &codes; }
+  /// The share of KL(student || teacher) in the loss from now on, 0 .. 1; 0 at first.
+  void mix_in_reverse(double share) { reverse_ = share; }
   const std::vector<std::unique_ptr<TunedBlock>>& blocks() const { return blocks_; }
   /// The parameters of a block among those of the model; behind the last block those of the final norm.
   std::span<const float> part(std::span<const float> values, std::size_t block) const;
@@ -42,6 +47,10 @@ class Distillation {
   /// Hidden states of this rank's sequences behind the teacher's last block. `told`: after each block of a group of
   /// sequences, with its number and how many there are in all; may throw to stop.
   void teach(model::Transformer& teacher, const std::function<void(std::int64_t done, std::int64_t all)>& told);
+
+  /// The teacher's largest probability, mean over positions spread over the held-out sequences; after teach().
+  /// Collective, the same on every rank.
+  double confidence();
 
   const Residence& residence() const { return residence_; }
   /// Of the whole model: the blocks in their order, then the final norm.
@@ -97,7 +106,8 @@ class Distillation {
   backend::Array<float> parameters_, sums_;             ///< as values; the gradient of one sequence
   backend::Array<float> norm_;                          ///< the final one, of the parameters
   GradientSum gradient_sum_;
-  CodeUpdate* codes_ = nullptr;
+  MovingCodes* codes_ = nullptr;
+  double reverse_ = 0;
   std::int64_t stripe_ = 0;  ///< of the sequence that is differentiated
 };
 

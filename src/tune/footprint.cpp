@@ -46,6 +46,12 @@ CodesWork codes_work(std::int64_t n_weights, std::int64_t centroids) {
   return {2 * kRecodedShare * static_cast<double>(centroids) * n, 4 * 8 * n};
 }
 
+double weights_bytes(std::int64_t n_weights, const Sequences& sequences) {
+  // Of each sequence the derivative is copied and added; weight and moments are stepped, then rounded to codes, which
+  // takes about as long as that of ten numbers.
+  return 4.0 * static_cast<double>(n_weights) * (5.0 * static_cast<double>(sequences.batch) + 8 + 10);
+}
+
 TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_tokens,
                     const Sequences& sequences) {
   const double once = forward(config, layer, n_tokens);
@@ -117,6 +123,21 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
       if (stripe >= stripes.first && stripe < stripes.last)
         buffers[static_cast<std::size_t>(rank)] += 2 * dense_of_blocks[static_cast<std::size_t>(layer)];
     }
+  // Sums of derivatives of all blocks; of own blocks weights and two moments, and those of one copied for its file, in
+  // a shard, and in the file as that grows; of codes as much as below.
+  std::int64_t all = 0, owned = 0;
+  for (int rank = 0; rank < n_ranks; ++rank) {
+    const Share share = share_of(config.n_layers, rank, n_ranks);
+    std::int64_t its = 0;
+    for (std::int64_t layer = share.first; layer < share.last; ++layer)
+      its += dense_of_blocks[static_cast<std::size_t>(layer)];
+    all += its;
+    owned = std::max(owned, its);
+  }
+  // A share of the stripes that does not begin at a power of two has more parts.
+  const std::int64_t sums = n_ranks > 1 && sequences.batch > 1 ? nodes + 1 : nodes;
+  memory.weights = memory.end_to_end;
+  memory.weights.host += sums * all + 3 * owned + 9 * dense + 9 * sizes.code_bytes;
   memory.codes = memory.end_to_end;
   memory.codes.host += *std::max_element(buffers.begin(), buffers.end()) + dense + 3 * largest + 9 * sizes.code_bytes;
   return memory;

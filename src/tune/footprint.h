@@ -26,6 +26,10 @@ struct CodesWork {
 };
 CodesWork codes_work(std::int64_t n_weights, std::int64_t centroids);
 
+/// What training the weights behind the codes adds to a step of all sequences: bytes that pass through memory, on ranks
+/// that share them.
+double weights_bytes(std::int64_t n_weights, const Sequences& sequences);
+
 /// Of one block: a step's sequence, a held-out sequence, and both streams' way through it.
 TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_tokens,
                     const Sequences& sequences);
@@ -42,7 +46,8 @@ struct PhaseMemory {
 };
 struct TuneMemory {
   PhaseMemory block, end_to_end;
-  PhaseMemory codes;  ///< as end_to_end, with the buffers of the rank that holds the most
+  PhaseMemory codes;    ///< as end_to_end, with the buffers of the rank that holds the most
+  PhaseMemory weights;  ///< as end_to_end, with weights and moments of the rank that owns the most
   /// End to end, of a device that is not the host: while the teacher runs, whose next block is on its way.
   std::int64_t teaching = 0;
 };

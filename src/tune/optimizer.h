@@ -17,7 +17,7 @@ struct Adam {
 };
 
 /// What share of its unit a number may move in a step, by its kind, before the schedule is applied. `learning_rate`: of
-/// a centroid.
+/// a centroid, or of a weight.
 double relative_rate(Kind kind, double learning_rate);
 
 /// A learning rate that needs nobody to watch it, in units of a codebook's root mean square: 2e-3 at 2 bits a weight,

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "format/format.h"
+#include "format/uniform_follower.h"
 #include "model/block_norms.h"
 #include "tune/loss_sum.h"
 
@@ -50,7 +51,7 @@ std::vector<float> loaded_norm(const model::ModelConfig& config, std::span<const
 }
 
 TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& transformer, std::int64_t layer,
-                       const LayerReader& read_layer)
+                       const LayerReader& read_layer, PackedParts parts)
     : context_(context), config_(transformer.config()), weights_(transformer.load_block(layer)) {
   const std::vector<model::SiteSpec> sites = model::block_sites(config_, layer);
   for (std::size_t s = 0; s < sites.size(); ++s)
@@ -67,10 +68,13 @@ TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& tran
                     spec.in_features,
                     n_parameters_,
                     encoding.dtype,
-                    encoding.format->tuned(context, encoding)};
+                    parts == PackedParts::followers ? format::make_follower(context, encoding)
+                                                    : encoding.format->tuned(context, encoding)};
       if (!linear.matrix)
         throw core::ConfigError("--tune-phases: " + spec.name + " is stored as '" +
-                                std::string(encoding.format->name()) + "', which has no numbers to tune; leave it out");
+                                std::string(encoding.format->name()) + "', which has no " +
+                                (parts == PackedParts::followers ? "grids that follow a weight" : "numbers to tune") +
+                                "; leave it out");
       const std::vector<float> values = linear.matrix->initial();
       initial_.insert(initial_.end(), values.begin(), values.end());
       for (const format::ParameterRun& run : linear.matrix->runs())

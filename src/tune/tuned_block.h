@@ -25,6 +25,10 @@ struct BlockResult {
   std::map<std::string, std::vector<float>> norms;  ///< by tensor, as its file holds it
 };
 
+/// What may move of packed linears: the numbers that are parameters (Format::tuned), or all of a linear that follows a
+/// dense weight (format::UniformFollower), of which none is a parameter here.
+enum class PackedParts { numbers, followers };
+
 /// The codes lie on the device, or in host memory between calls; parameters come from the caller with each call, as one
 /// vector [n_parameters()].
 class TunedBlock {
@@ -33,9 +37,9 @@ class TunedBlock {
   using LayerReader = std::function<std::optional<format::Encoding>(const std::string& linear)>;
 
   /// Norms, biases and routers as `transformer` loads them, which must outlive the block, as the context must. Throws
-  /// ConfigError for a linear of a format without parameters.
+  /// ConfigError for a linear of a format without parameters, or without followers where those are asked for.
   TunedBlock(backend::Context& context, const model::Transformer& transformer, std::int64_t layer,
-             const LayerReader& read_layer);
+             const LayerReader& read_layer, PackedParts parts = PackedParts::numbers);
 
   const std::vector<Segment>& segments() const { return segments_; }
   std::int64_t n_parameters() const { return n_parameters_; }

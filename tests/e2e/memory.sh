@@ -51,6 +51,8 @@ part=host_tuning
 as_planned 1 --model "$work/short" "${options[@]}" --calibration-sequences 2 --calibration-context 1024 --tune-phases block --tune-tokens 4096
 # And the buffers of what moves codes.
 as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 16 --calibration-context 256 --tune-phases end-to-end,codes
+# And weights with their moments and sums.
+as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 16 --calibration-context 256 --tune-phases weights
 
 # 80 more blocks: their pages of the model's file, and 3 KiB a layer in the lists of what is done and in the report; nothing else.
 for blocks in 16 96; do

@@ -1,18 +1,10 @@
 #!/usr/bin/env bash
 # Tuning: the held-out loss falls; the same bytes on 1, 2 and 3 ranks and after any kill; the export is the tuned model; bad text and settings.
-# shellcheck source=common.sh
-. "$(dirname "$0")/common.sh"
-# Three of its blocks: a first, a last and one between.
-sed -i 's/"num_hidden_layers": [0-9]*/"num_hidden_layers": 3/' "$work/model/config.json"
-n_linears=21
+# shellcheck source=tuning_common.sh
+. "$(dirname "$0")/tuning_common.sh"
 base=("${common[@]:0:4}" --calibration-sequences 24 --calibration-context 128 --method vptq --centroids 256)
 phases=(--tune-phases "block,end-to-end")
 options=("${base[@]}" "${phases[@]}" --tune-passes 2)
-
-# held_out RUN PHASE FIELD: of the record of the end of a phase.
-ended() { grep '"type":"tuning_ended"' "$1/journal.log" | grep "\"phase\":\"$2\"" | sed -n "s/.*\"$3\":\([^,}]*\).*/\1/p"; }
-perplexity() { "$VORONOI" eval --model "$1" --text "$evaluation_text" --context 128 --windows 6 --json 2>/dev/null | sed -n 's/.*"perplexity":\([0-9.]*\).*/\1/p' | tail -n 1; }
-less() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
 
 expect 0 ranks 1 quantize --run "$work/reference" "${options[@]}"
 expect 0 "$VORONOI" verify "$work/reference"
@@ -44,24 +36,6 @@ expect 0 ranks 1 quantize --run "$work/seed" "${options[@]}" --seed 1
 
 # Killed in a block, between phases, in the steps of the second, while it publishes; on another number of ranks then. At any other place:
 # faults.crash_tuning.
-records() { local n; n=$(grep -c "\"type\":\"$2\"" "$1/journal.log" 2>/dev/null || true); [ "${n:-0}" -ge "$3" ]; }
-points() { local n; n=$(grep '"type":"tuning_point"' "$1/journal.log" 2>/dev/null | grep -c "\"phase\":\"$2\"" || true); [ "${n:-0}" -ge "$3" ]; }
-# killed RUN "CONDITION WORDS..." OPTIONS...: two ranks of it, one of which dies once the condition holds; false when it was over before.
-killed() {
-  local run=$1 condition victims launcher caught=1
-  read -ra condition <<<"$2"
-  shift 2
-  timeout -k 5 120 mpirun --bind-to none -n 2 "$VORONOI" quantize --run "$run" "$@" >/dev/null 2>&1 &
-  launcher=$!
-  if hold "$run" "${condition[0]}" "$run" "${condition[@]:1}"; then
-    mapfile -t victims < <(ranks_of "$run")
-    kill -9 "${victims[0]}"
-    release "$run"
-    caught=0
-  fi
-  wait $launcher || true
-  return $caught
-}
 interrupted=0
 for at in "records tuning_point 2" "records layer $((2 * n_linears))" "points end-to-end 3" "records layer $((2 * n_linears + 8))"; do
   run="$work/killed"

@@ -48,7 +48,9 @@ std::vector<Case> cases() {
   return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
           case_of("voronoi", "voronoi", parameters_of(4, 8, 4), 192, 10),
           case_of("voronoi_groups_outliers_tail", "voronoi", everything, 195, 10),
-          case_of("rtn", "rtn", uniform, 130, 40), case_of("gptq", "gptq", uniform, 130, 40)};
+          case_of("rtn", "rtn", uniform, 130, 40),
+          case_of("gptq", "gptq", uniform, 130, 40),
+          case_of("bitdistiller", "bitdistiller", uniform, 130, 40)};
 }
 
 Layer layer_of(const Case& wanted, backend::Device device) {

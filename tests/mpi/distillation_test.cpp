@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 
 #include "support/encoded_source.h"
 #include "support/skip.h"
+#include "tune/weight_update.h"
 
 namespace voronoi::tune {
 namespace {
@@ -51,14 +53,40 @@ class DistillationTest : public ::testing::Test {
     sequences_.training.resize(6);
   }
 
+  format::Encoding read(const std::string& linear) const {
+    for (const model::LinearSpec& spec : model::block_linears(student_.config()))
+      if (spec.name == linear) return *student_.packed({linear + ".weight", {spec.out_features, spec.in_features}});
+    throw core::InternalError(linear);
+  }
+
+  /// The codes after three steps of the weights behind them.
+  std::vector<std::byte> trained(const Residence& residence) {
+    model::Transformer student(student_, *context_, core::DType::f32), teacher(teacher_, *context_, core::DType::f32);
+    Distillation distillation(
+        *context_, world_, student, [this](const std::string& linear) { return read(linear); }, {}, windows_,
+        sequences_, 5, residence, PackedParts::followers);
+    WeightUpdate weights(*context_, world_, distillation.blocks(), [this](const TunedBlock::Linear& linear) {
+      std::vector<float> weight(static_cast<std::size_t>(linear.out_features * linear.in_features));
+      teacher_.read({linear.name + ".weight", {linear.out_features, linear.in_features}}, weight);
+      return weight;
+    });
+    distillation.teach(teacher, [](std::int64_t, std::int64_t) {});
+    distillation.move_codes(weights);
+    distillation.mix_in_reverse(distillation.confidence());
+    weights.set_rate(0.02);
+    std::vector<float> gradient;
+    for (std::int64_t step = 0; step < 3; ++step) {
+      distillation.differentiate(step, distillation.initial(), gradient);
+      weights.recode(distillation.initial(), [](std::span<const float> all, std::size_t) { return all; });
+    }
+    return weights.codes();
+  }
+
   Figures figures(std::optional<Residence> residence) {
     model::Transformer student(student_, *context_, core::DType::f32), teacher(teacher_, *context_, core::DType::f32);
-    const auto read = [&](const std::string& linear) {
-      for (const model::LinearSpec& spec : model::block_linears(student_.config()))
-        if (spec.name == linear) return *student_.packed({linear + ".weight", {spec.out_features, spec.in_features}});
-      throw core::InternalError(linear);
-    };
-    Distillation distillation(*context_, world_, student, read, {}, windows_, sequences_, 5, residence);
+    Distillation distillation(
+        *context_, world_, student, [this](const std::string& linear) { return read(linear); }, {}, windows_,
+        sequences_, 5, residence);
     distillation.teach(teacher, [](std::int64_t, std::int64_t) {});
     std::vector<float> values = distillation.initial();
     Figures result;
@@ -90,6 +118,13 @@ TEST_F(DistillationTest, CodesThatComeFromTheHostChangeNoBit) {
   const Figures resident = figures(Residence{1, false});
   EXPECT_EQ(figures(Residence{1, true}), resident);
   EXPECT_EQ(figures(Residence{0, true}), resident);
+}
+
+TEST_F(DistillationTest, TrainedWeightsDoNotDependOnWhereTheirCodesLie) {
+  const std::vector<std::byte> resident = trained({1, false});
+  EXPECT_EQ(trained({0, false}), resident);
+  EXPECT_EQ(trained({1, true}), resident);
+  EXPECT_EQ(trained({0, true}), resident);
 }
 
 TEST_F(DistillationTest, StreamsThatAreComputedAgainChangeNoBit) {

@@ -38,7 +38,7 @@ void expect_as_planned(const QuantParameters& p, std::int64_t out_features, std:
 }
 
 TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
-  for (const char* method : {"rtn", "gptq"})
+  for (const char* method : {"rtn", "gptq", "bitdistiller"})
     for (const int bits : {2, 3, 8})
       for (const std::int64_t group_size : {0, 16, 24, 64})
         for (const bool act_order : {true, false}) {

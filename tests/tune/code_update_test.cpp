@@ -85,13 +85,13 @@ TEST_F(CodeUpdateTest, GoesOnFromWhatIsKeptToTheSameCodes) {
   const std::vector<std::byte> codes = codes_.codes();
   ASSERT_NE(codes, kept_codes);
 
-  codes_.drop_buffers();
+  codes_.drop();
   codes_.set_codes(kept_codes);
   for (std::int64_t layer = 0; layer < 2; ++layer) codes_.set_settled(layer, kept[static_cast<std::size_t>(layer)]);
   for (std::int64_t i = 8; i < 16; ++i) step(i);
   EXPECT_EQ(codes_.codes(), codes);
   // Without the buffers it would be another way.
-  codes_.drop_buffers();
+  codes_.drop();
   codes_.set_codes(kept_codes);
   for (std::int64_t i = 8; i < 16; ++i) step(i);
   EXPECT_NE(codes_.codes(), codes);

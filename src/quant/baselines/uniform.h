@@ -1,4 +1,4 @@
-// What RTN and GPTQ share: the asymmetric min-max grid of a group and the codes of whole rows.
+// What the methods of uniform codes share: the codes of whole rows, and how a team gathers them.
 #pragma once
 
 #include <cstddef>
@@ -9,33 +9,12 @@
 #include "core/team.h"
 #include "core/types.h"
 #include "format/uniform.h"
+#include "format/uniform_grid.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
 
-/// w = scale * (code - zero), codes 0 .. max_code.
-struct UniformGrid {
-  float scale = 1;
-  float zero = 0;  ///< a whole number
-
-  /// Grid whose range holds low, high and 0. The scale is rounded to `dtype` (f16, bf16 or f32) before zero is chosen,
-  /// so that codes are found on the numbers that will be decoded.
-  static UniformGrid fit(float low, float high, float max_code, core::DType dtype);
-  float code(float value, float max_code) const;
-  float value(float code) const { return scale * (code - zero); }
-};
-
-/// Whole number nearest to value, halves to even; |value| < 2^22.
-inline float round_half_even(float value) { return (value + 0x1.8p23F) - 0x1.8p23F; }
-
-inline float UniformGrid::code(float value, float max_code) const {
-  // Bounded first: round_half_even is exact within 2^22 alone. NaN cannot occur (weights are finite, scale is
-  // positive).
-  const float raw = value / scale;
-  const float bounded = raw < -65536.0F ? -65536.0F : raw > 65536.0F ? 65536.0F : raw;
-  const float shifted = round_half_even(bounded) + zero;
-  return shifted < 0.0F ? 0.0F : shifted > max_code ? max_code : shifted;
-}
+using format::UniformGrid;
 
 /// Codes of a range of rows, processing order.
 struct UniformCodes {
