@@ -8,6 +8,9 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "tests/emulation/emulator.h"
 #include "tests/emulation/memory.h"
@@ -95,24 +98,82 @@ ncclResult_t ncclCommDestroy(ncclComm_t group) {
   return ncclSuccess;
 }
 
+namespace {
+
+struct Sent {
+  ncclComm_t group;
+  int peer;
+  std::vector<char> bytes;
+};
+struct Received {
+  ncclComm_t group;
+  int peer;
+  void* values;
+  std::size_t size;
+};
+
+bool is_grouped = false;
+std::vector<Sent> sends;
+std::vector<Received> receives;
+
+bool send_now(const Sent& what) {
+  if (!what.group->to.contains(what.peer)) what.group->to[what.peer] = connect_to(*what.group, what.peer);
+  return write_all(what.group->to[what.peer], what.bytes.data(), what.bytes.size());
+}
+
+bool receive_now(const Received& what) {
+  EmulatedGroup& group = *what.group;
+  while (!group.from.contains(what.peer)) {
+    const int socket = ::accept(group.listener, nullptr, nullptr);
+    int sender = -1;
+    if (socket < 0 || !read_all(socket, &sender, sizeof sender)) return false;
+    group.from[sender] = socket;
+  }
+  const voronoi::emulation::AccessWindow window;
+  return read_all(group.from[what.peer], what.values, what.size);
+}
+
+}  // namespace
+
+ncclResult_t ncclGroupStart() {
+  is_grouped = true;
+  return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd() {
+  is_grouped = false;
+  // What a peer does not read yet must not keep this rank from reading.
+  bool sent = true, received = true;
+  std::thread sender([&] {
+    for (const Sent& what : sends) sent = send_now(what) && sent;
+  });
+  for (const Received& what : receives) received = receive_now(what) && received;
+  sender.join();
+  sends.clear();
+  receives.clear();
+  return sent && received ? ncclSuccess : ncclSystemError;
+}
+
 ncclResult_t ncclSend(const void* values, std::size_t n, ncclDataType_t, int peer, ncclComm_t group,
                       cudaStream_t stream) {
   if (!is_peer(*group, peer)) return ncclInvalidArgument;
   voronoi::emulation::finish_pending(stream);
-  if (!group->to.contains(peer)) group->to[peer] = connect_to(*group, peer);
-  const voronoi::emulation::AccessWindow window;
-  return write_all(group->to[peer], values, n * sizeof(double)) ? ncclSuccess : ncclSystemError;
+  Sent what{group, peer, {}};
+  {
+    const voronoi::emulation::AccessWindow window;
+    const char* bytes = static_cast<const char*>(values);
+    what.bytes.assign(bytes, bytes + n * sizeof(double));
+  }
+  if (!is_grouped) return send_now(what) ? ncclSuccess : ncclSystemError;
+  sends.push_back(std::move(what));
+  return ncclSuccess;
 }
 
 ncclResult_t ncclRecv(void* values, std::size_t n, ncclDataType_t, int peer, ncclComm_t group, cudaStream_t stream) {
   if (!is_peer(*group, peer)) return ncclInvalidArgument;
   voronoi::emulation::finish_pending(stream);
-  while (!group->from.contains(peer)) {
-    const int socket = ::accept(group->listener, nullptr, nullptr);
-    int sender = -1;
-    if (socket < 0 || !read_all(socket, &sender, sizeof sender)) return ncclSystemError;
-    group->from[sender] = socket;
-  }
-  const voronoi::emulation::AccessWindow window;
-  return read_all(group->from[peer], values, n * sizeof(double)) ? ncclSuccess : ncclSystemError;
+  const Received what{group, peer, values, n * sizeof(double)};
+  if (!is_grouped) return receive_now(what) ? ncclSuccess : ncclSystemError;
+  receives.push_back(what);
+  return ncclSuccess;
 }
