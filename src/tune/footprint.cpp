@@ -123,8 +123,9 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
       if (stripe >= stripes.first && stripe < stripes.last)
         buffers[static_cast<std::size_t>(rank)] += 2 * dense_of_blocks[static_cast<std::size_t>(layer)];
     }
-  // Sums of derivatives of all blocks; of own blocks weights and two moments, and those of one copied for its file, in
-  // a shard, and in the file as that grows; of codes as much as below.
+  // Of own blocks weights and two moments. In a step sums of derivatives of all blocks; where a state is kept, in their
+  // place and in that of what the step takes, what one block has copied, in a shard, and in its file as that grows, and
+  // of codes as much as below.
   std::int64_t all = 0, owned = 0;
   for (int rank = 0; rank < n_ranks; ++rank) {
     const Share share = share_of(config.n_layers, rank, n_ranks);
@@ -137,7 +138,7 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   // A share of the stripes that does not begin at a power of two has more parts.
   const std::int64_t sums = n_ranks > 1 && sequences.batch > 1 ? nodes + 1 : nodes;
   memory.weights = memory.end_to_end;
-  memory.weights.host += sums * all + 3 * owned + 9 * dense + 9 * sizes.code_bytes;
+  memory.weights.host += 3 * owned + std::max(sums * all, 9 * dense + 9 * sizes.code_bytes - stepping);
   memory.codes = memory.end_to_end;
   memory.codes.host += *std::max_element(buffers.begin(), buffers.end()) + dense + 3 * largest + 9 * sizes.code_bytes;
   return memory;
