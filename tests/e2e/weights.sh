@@ -53,7 +53,7 @@ expect 0 ranks 1 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
 # Behind the codes of an error feedback, in the order of its columns; a rate that runs away goes back to what was found.
-expect 0 ranks 2 quantize --run "$work/gptq" "${base[@]:0:8}" --method gptq --bits 3 --tune-phases weights
+expect 0 ranks 2 quantize --run "$work/gptq" "${base[@]:0:8}" --method gptq --group-grid original --bits 3 --tune-phases weights
 less "$(ended "$work/gptq" weights best_loss)" "$(ended "$work/gptq" weights first_loss)" || fail "gptq: the held-out loss does not fall"
 expect 0 ranks 1 quantize --run "$work/away" "${base[@]}" --tune-phases weights --tune-learning-rate 1
 grep -q '"end":"diverged"\|"end":"no gain"\|"fallbacks":[1-9]' "$work/away/journal.log" || fail "nothing is journalled of a rate that is too large"

@@ -66,7 +66,7 @@ TEST_F(SiteSumTest, SumsCounterpartsAsTheCpuDoes) {
                               const std::span<const float>* weights_of_rows) {
         pairs.x = counterparts;
         calib::SiteSum sum(context, n, dtype, true);
-        sum.start(weights_of_rows);
+        sum.start(false, weights_of_rows);
         sum.add_sound_rows(values, rows, &pairs);
         sum.finish(0);
         EXPECT_EQ(test::left_out_of(sum.tree()), 1);
