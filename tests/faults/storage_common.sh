@@ -41,7 +41,7 @@ ended_well() {
   if [ "$code" = 0 ]; then return; fi
   case $code in 3 | 4 | 5 | 74) ;; *) complain "exit $code: $1" ;; esac
   grep 'error: ' "$work/stderr" | grep -q "$work/" || complain "an error that names no file: $1"
-  if grep -q 'unexpected\|internal error' "$work/stderr"; then complain "an error that nobody thought of: $1"; fi
+  if grep -q 'unexpected: \|internal error' "$work/stderr"; then complain "an error that nobody thought of: $1"; fi
 }
 # The same command without the fault finishes the run to the bytes of the undisturbed one; nothing is left of the fault.
 finishes() {
