@@ -34,7 +34,8 @@ struct Settings {
   std::int64_t hessian_window = 4;
   bool keep_hessians = false;
   std::string hessians_from;
-  std::string tune = "none";  ///< "none", or phases of tuning separated by commas: "block", "end-to-end", "codes"
+  /// "none", or phases of tuning separated by commas: "block", "end-to-end", "codes", "weights".
+  std::string tune = "none";
   std::vector<std::string> tune_texts;  ///< empty: those of calibration
   std::int64_t tune_tokens = 0;         ///< 0: as many as calibration takes
   std::int64_t tune_passes = 1;
