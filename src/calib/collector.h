@@ -97,8 +97,6 @@ class Collector {
   /// The first input that was left out, of all blocks collected so far: block, site, place and value, as text; empty:
   /// none. The same on every rank.
   const std::string& first_fault() const { return first_fault_; }
-  /// Of this rank's sums, so far.
-  const Traffic& traffic() const { return rank_sums_.traffic(); }
 
  private:
   using Chunk = ResidualStream::Chunk;
@@ -130,7 +128,6 @@ class Collector {
                   const BadInput& bad);
   /// The same first fault on every rank.
   void agree_on_fault();
-  /// Moves the nodes of every rank's tree of a site to the root's, rank after rank.
   /// Gives starved experts the pool of their layer.
   void pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
                     std::vector<SiteHessian>& owned) const;

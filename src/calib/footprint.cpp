@@ -40,8 +40,7 @@ TreeNodes run_nodes(std::int64_t first, std::int64_t last, double held_out_share
   while (first < last) {
     std::int64_t size = first > 0 ? first & -first : std::int64_t{1} << 62;
     while (first + size > last) size /= 2;
-    std::int64_t held_out = 0;
-    for (std::int64_t chunk = first; chunk < first + size; ++chunk) held_out += is_held_out(chunk, held_out_share);
+    const std::int64_t held_out = n_held_out(first, first + size, held_out_share);
     nodes.summed += held_out < size ? 1 : 0;
     nodes.held_out += held_out > 0 ? 1 : 0;
     first += size;

@@ -33,9 +33,9 @@ std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkR
           static_cast<std::size_t>(chunk.n_sequences * windows.context)};
 }
 
-bool is_held_out(std::int64_t chunk, double share) {
+std::int64_t n_held_out(std::int64_t first, std::int64_t last, double share) {
   const std::int64_t period = share > 0 ? std::llround(1 / share) : 0;
-  return period > 0 && chunk % period == period - 1;
+  return period > 0 ? last / period - first / period : 0;
 }
 
 ResidualStream::ResidualStream(model::Transformer& transformer, backend::Context& context,

@@ -28,9 +28,10 @@ std::vector<ChunkRange> chunks_of_rank(std::int64_t n_sequences, std::int64_t co
 /// The tokens [n_sequences, context] of a chunk.
 std::span<const std::int32_t> ids_of(const model::Windows& windows, const ChunkRange& chunk);
 
-/// Whether a chunk's rows are kept out of the Hessians, to judge by: every round(1 / share)-th one, and none where
-/// share is 0.
-bool is_held_out(std::int64_t chunk, double share);
+/// How many of chunks [first, last) have rows that are kept out of the Hessians, to judge by: every round(1 / share)-th
+/// one, and none where share is 0.
+std::int64_t n_held_out(std::int64_t first, std::int64_t last, double share);
+inline bool is_held_out(std::int64_t chunk, double share) { return n_held_out(chunk, chunk + 1, share) > 0; }
 
 /// This rank's share of the residual stream: a run of the chunks, in their order. Once a stop was asked for on any
 /// rank, work on the chunks throws StopRequested on all of them, soon and within the block that is at work; the stream

@@ -9,11 +9,7 @@
 #include "format/uniform_recoding.h"
 
 namespace voronoi::format {
-namespace {
 
-constexpr std::int64_t kMaxBits = 16;
-
-/// Without arrays.
 kernels::PackedUniform packed_extents(const UniformExtents& e) {
   kernels::PackedUniform packed;
   packed.out_features = e.out_features;
@@ -23,6 +19,10 @@ kernels::PackedUniform packed_extents(const UniformExtents& e) {
   packed.dtype = e.dtype;
   return packed;
 }
+
+namespace {
+
+constexpr std::int64_t kMaxBits = 16;
 
 /// put(array) gives the address where the kernels are to read it.
 template <class Put>

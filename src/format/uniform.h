@@ -8,6 +8,7 @@
 #include "core/types.h"
 #include "format/fields.h"
 #include "format/format.h"
+#include "kernels/uniform.h"
 
 namespace voronoi::format {
 
@@ -49,6 +50,9 @@ using UniformEncoding = UniformFields<Owned>;
 using UniformView = UniformFields<View>;
 
 const Format& uniform_format();
+
+/// As the kernels take it, without arrays.
+kernels::PackedUniform packed_extents(const UniformExtents& e);
 
 Encoding to_encoding(const UniformEncoding& fields);
 /// Of an encoding of uniform_format() without a problem, which must outlive it.

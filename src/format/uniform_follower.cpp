@@ -104,12 +104,7 @@ void UniformFollower::follow(core::ThreadPool& pool, const FollowedWeight& follo
 }
 
 void UniformFollower::decode(backend::Context& context, const float* /*parameters*/, float* weight) const {
-  kernels::PackedUniform packed;
-  packed.out_features = extents_.out_features;
-  packed.in_features = extents_.in_features;
-  packed.bits = static_cast<int>(extents_.bits);
-  packed.group_size = extents_.group_size;
-  packed.dtype = extents_.dtype;
+  kernels::PackedUniform packed = packed_extents(extents_);
   packed.codes = fixed<std::uint32_t>("codes");
   packed.zeros = fixed<std::uint32_t>("zeros");
   packed.scale = fixed<std::uint16_t>("scale");

@@ -108,7 +108,7 @@ class Toy : public quant::Method {
     const quant::RowRange range = quant::team_rows(team, input.out_features);
     const std::int64_t in = input.in_features;
     const auto most = static_cast<float>(toy(p).levels - 1);
-    quant::UniformCodes codes;
+    quant::UniformCodes codes(0, in, in);
     for (std::int64_t row = range.begin; row < range.end; ++row) {
       const auto weight = input.weight.subspan(static_cast<std::size_t>(row * in), static_cast<std::size_t>(in));
       const auto [low, high] = std::ranges::minmax(weight);

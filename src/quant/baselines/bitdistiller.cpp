@@ -157,10 +157,7 @@ class BitDistiller final : public UniformMethod {
     const std::int64_t n_groups = core::ceil_div(in, group_size);
     const RowRange range = team_rows(team, input.out_features);
     const std::int64_t rows = range.end - range.begin, n_tiles = core::ceil_div(rows, kRowTile);
-    UniformCodes codes;
-    codes.codes.resize(index(rows * in));
-    codes.scale.resize(index(rows * n_groups));
-    codes.zeros.resize(index(rows * n_groups));
+    UniformCodes codes(rows, in, group_size);
     std::vector<std::array<std::int64_t, 2>> chosen(index(n_tiles));
     {
       const kernels::Exec host{&context.pool(), nullptr};

@@ -206,11 +206,8 @@ class Gptq final : public UniformMethod {
 UniformCodes gptq_codes(backend::Context& context, const QuantInput& input, const RowRange& range,
                         const GptqSettings& settings) {
   VORONOI_REQUIRE(range.begin % kRowTile == 0, "rows of a team member start at a tile");
-  const std::int64_t rows = range.end - range.begin, n_groups = core::ceil_div(input.in_features, settings.group_size);
-  UniformCodes codes;
-  codes.codes.resize(index(rows * input.in_features));
-  codes.scale.resize(index(rows * n_groups));
-  codes.zeros.resize(index(rows * n_groups));
+  const std::int64_t rows = range.end - range.begin;
+  UniformCodes codes(rows, input.in_features, settings.group_size);
   const kernels::Exec host{&context.pool(), nullptr};
   const backend::HostView<float> factor(context, input.hessian->factor.data(), input.hessian->factor.size());
   context.pool().parallel_for(core::ceil_div(rows, kRowTile), [&](std::int64_t tile) {

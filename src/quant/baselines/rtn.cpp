@@ -26,10 +26,7 @@ class Rtn final : public UniformMethod {
     const auto max_code = static_cast<float>((1 << p.bits) - 1);
     const RowRange range = team_rows(team, input.out_features);
     const std::int64_t rows = range.end - range.begin;
-    UniformCodes codes;
-    codes.codes.resize(index(rows * in));
-    codes.scale.resize(index(rows * n_groups));
-    codes.zeros.resize(index(rows * n_groups));
+    UniformCodes codes(rows, in, group_size);
     context.pool().parallel_for(core::ceil_div(rows, kRowTile), [&](std::int64_t tile) {
       for (std::int64_t row = tile * kRowTile; row < std::min(rows, (tile + 1) * kRowTile); ++row) {
         const float* weight = input.weight.data() + (range.begin + row) * in;

@@ -34,6 +34,11 @@ RowRange member_rows(std::int64_t rank, std::int64_t size, std::int64_t out_feat
 
 }  // namespace
 
+UniformCodes::UniformCodes(std::int64_t rows, std::int64_t in_features, std::int64_t group_size)
+    : codes(index(rows * in_features)),
+      scale(index(rows * core::ceil_div(in_features, group_size))),
+      zeros(scale.size()) {}
+
 RowRange team_rows(const core::Team& team, std::int64_t out_features) {
   return member_rows(team.rank(), team.size(), out_features);
 }

@@ -18,6 +18,8 @@ using format::UniformGrid;
 
 /// Codes of a range of rows, processing order.
 struct UniformCodes {
+  UniformCodes(std::int64_t rows, std::int64_t in_features, std::int64_t group_size);
+
   std::vector<std::uint16_t> codes;  ///< [rows, in]
   std::vector<float> scale;          ///< [rows, n_groups]
   std::vector<std::uint16_t> zeros;  ///< [rows, n_groups]
