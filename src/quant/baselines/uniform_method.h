@@ -23,6 +23,7 @@ class UniformMethod : public Method {
   StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
                          std::int64_t in_features) const override;
   double nominal_bits(const QuantParameters& parameters) const override;
+  std::optional<UniformLayout> uniform_layout(const QuantParameters& parameters) const override;
   /// 2 to 8 bits.
   std::vector<QuantParameters> settings(const QuantParameters& base, std::span<const LayerCount> layers) const override;
   std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
