@@ -11,7 +11,7 @@ namespace voronoi::kernels {
 /// A quantized linear in device memory, arrays as format::GptvqEncoding lays them out. Row r, stored columns d j .. d j
 /// + d - 1 are the centroid `index[r, j]` of the codebook of row group r / group_rows and strip d j / group_columns,
 /// times the block scale of row r and block d j / scale_block where there are some. A centroid's value is that of
-/// `codebook`, or a byte of `codebook8` times the step (codebook_scale / 127, rounded to fp32).
+/// `codebook`, or a byte of `codebook8` times the step, codebook_scale kByteStep rounded to fp32.
 struct PackedGptvq {
   std::int64_t out_features = 0, in_features = 0;
   std::int64_t d = 1;                              ///< columns a vector, 1, 2 or 4; divides in and group_columns
@@ -30,6 +30,8 @@ struct PackedGptvq {
 
 inline constexpr std::int64_t kMaxGptvqTokens = 16;
 inline constexpr int kBlockScaleBits = 4;
+/// Of the bytes of a codebook, as a share of its scale.
+inline constexpr float kByteStep = 1.0F / 127.0F;
 
 /// The scale of a block: base ratio^code, by squares in this order on every device.
 inline float block_scale(float base, float ratio, std::uint32_t code) {

@@ -51,7 +51,7 @@ class Decoder {
     }
     const std::vector<float> scales = packed::widen(p_.dtype, p_.codebook_scale + group * n_strips_, n_strips_);
     for (std::int64_t strip = 0; strip < n_strips_; ++strip) {
-      const float step = scales[index(strip)] / 127.0F;
+      const float step = scales[index(strip)] * kByteStep;
       const std::int8_t* bytes = p_.codebook8 + first + strip * book_size_;
       float* book = books_.data() + strip * book_size_;
       for (std::int64_t i = 0; i < book_size_; ++i) book[i] = step * static_cast<float>(bytes[i]);

@@ -28,6 +28,7 @@ constexpr std::int64_t kWarpsWanted = 4096, kLeastVectors = 256;
 struct RowLayout {
   std::int64_t n_vectors = 0, n_strips = 0, n_blocks = 0, words = 0, block_words = 0;
   std::int64_t splits = 0, vectors = 0;  ///< how many, and vectors each but the last
+  std::uint32_t group_columns = 1, scale_block = 1;
 };
 
 RowLayout layout_of(const PackedGptvq& p) {
@@ -40,6 +41,9 @@ RowLayout layout_of(const PackedGptvq& p) {
   const std::int64_t wanted = core::ceil_div(kWarpsWanted, core::ceil_div(p.out_features, std::int64_t{kRows}));
   row.vectors = std::max(kLeastVectors, core::ceil_div(core::ceil_div(row.n_vectors, wanted), kWarpSize) * kWarpSize);
   row.splits = core::ceil_div(row.n_vectors, row.vectors);
+  // Wider ones than the row are as wide as it.
+  row.group_columns = static_cast<std::uint32_t>(std::min(p.group_columns, p.in_features));
+  row.scale_block = static_cast<std::uint32_t>(std::clamp<std::int64_t>(p.scale_block, 1, p.in_features));
   return row;
 }
 
@@ -54,15 +58,16 @@ __device__ __forceinline__ float scale_of_block(float base, float ratio, std::ui
   return scale;
 }
 
-/// The kD weights of a row's vector j, with the roundings of the CPU twin.
+/// The kD weights of a row's vector j, with the roundings of the CPU twin. first_book: of the row's group; columns are
+/// fewer than 2^28, so that their divisions are those of 32 bits.
 template <int kD, bool kBf16>
 __device__ __forceinline__ void load_vector(const PackedGptvq& p, const RowLayout& layout, std::int64_t row,
-                                            std::int64_t j, float (&values)[kD]) {
-  const std::int64_t book = row / p.group_rows * layout.n_strips + j * kD / p.group_columns;
+                                            std::int64_t first_book, std::uint32_t j, float (&values)[kD]) {
+  const std::int64_t book = first_book + j * kD / layout.group_columns;
   const std::int64_t code = packed_value(p.indices + row * layout.words, j, p.index_bits);
   const std::int64_t first = ((book << p.index_bits) + code) * kD;
   if (p.codebook8 != nullptr) {
-    const float step = widen16<kBf16>(p.codebook_scale[book]) / 127.0F;
+    const float step = widen16<kBf16>(p.codebook_scale[book]) * kByteStep;
 #pragma unroll
     for (int i = 0; i < kD; ++i) values[i] = step * static_cast<float>(p.codebook8[first + i]);
   } else {
@@ -70,10 +75,10 @@ __device__ __forceinline__ void load_vector(const PackedGptvq& p, const RowLayou
     for (int i = 0; i < kD; ++i) values[i] = widen16<kBf16>(p.codebook[first + i]);
   }
   if (layout.n_blocks == 0) return;
-  const std::int64_t block = j * kD / p.scale_block;
+  const std::uint32_t block = j * kD / layout.scale_block;
   const float scale =
       scale_of_block(widen16<kBf16>(p.block_grid[2 * block]), widen16<kBf16>(p.block_grid[2 * block + 1]),
-                  packed_value(p.block_codes + row * layout.block_words, block, kBlockScaleBits));
+                     packed_value(p.block_codes + row * layout.block_words, block, kBlockScaleBits));
 #pragma unroll
   for (int i = 0; i < kD; ++i) values[i] = values[i] * scale;
 }
@@ -83,9 +88,10 @@ template <int kD, bool kBf16, class Out>
 __global__ void decode_kernel(PackedGptvq p, RowLayout layout, Out* weight) {
   const std::int64_t row = blockIdx.x, first = static_cast<std::int64_t>(blockIdx.y) * kVectorsABlock;
   const std::int64_t end = first + kVectorsABlock < layout.n_vectors ? first + kVectorsABlock : layout.n_vectors;
+  const std::int64_t first_book = row / p.group_rows * layout.n_strips;
   for (std::int64_t j = first + threadIdx.x; j < end; j += blockDim.x) {
     float values[kD];
-    load_vector<kD, kBf16>(p, layout, row, j, values);
+    load_vector<kD, kBf16>(p, layout, row, first_book, static_cast<std::uint32_t>(j), values);
 #pragma unroll
     for (int i = 0; i < kD; ++i) {
       const std::int64_t stored = j * kD + i, column = p.perm != nullptr ? p.perm[stored] : stored;
@@ -109,6 +115,12 @@ __global__ void __launch_bounds__(kThreads)
   if (first_row >= p.out_features) return;  // a whole warp
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * layout.vectors;
   const std::int64_t end = first + layout.vectors < layout.n_vectors ? first + layout.vectors : layout.n_vectors;
+  std::int64_t rows[kRows], first_books[kRows];  // past the end the last one again
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    rows[r] = first_row + r < p.out_features ? first_row + r : p.out_features - 1;
+    first_books[r] = rows[r] / p.group_rows * layout.n_strips;
+  }
   float sums[kRows][kTokens] = {};
   for (std::int64_t j = first + lane_id(); j < end; j += kWarpSize) {
     float values[kTokens][kD];
@@ -118,10 +130,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < kD; ++i) values[t][i] = t < n_tokens ? tokens[t * p.in_features + j * kD + i] : 0.0F;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      // Past the end the last row again.
-      const std::int64_t row = first_row + r < p.out_features ? first_row + r : p.out_features - 1;
       float weights[kD];
-      load_vector<kD, kBf16>(p, layout, row, j, weights);
+      load_vector<kD, kBf16>(p, layout, rows[r], first_books[r], static_cast<std::uint32_t>(j), weights);
 #pragma unroll
       for (int t = 0; t < kTokens; ++t)
 #pragma unroll

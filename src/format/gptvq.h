@@ -76,7 +76,7 @@ using GptvqEncoding = GptvqFields<Owned>;
 /// The same, in the memory of an encoding.
 using GptvqView = GptvqFields<View>;
 
-/// A weight is a centroid's value, as stored or its byte times the step (codebook_scale / 127), times the scale of its
+/// A weight is a centroid's value, as stored or its byte times the step (codebook_scale times kernels::kByteStep), times the scale of its
 /// block, base ratio^code by squares; each operation rounded to fp32 once.
 const Format& gptvq_format();
 

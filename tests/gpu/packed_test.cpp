@@ -76,6 +76,7 @@ TEST_P(GpuPacked, MultipliesWithinTheRoundingOfItsSums) {
 }
 
 TEST_P(GpuPacked, TunedNumbersDecodeTheSameBitsAndHaveTheSameGradient) {
+  if (encoding().format == &format::gptvq_format()) GTEST_SKIP() << "nothing of it is tuned";
   const auto here = encoding().format->tuned(cpu(), encoding()), there = encoding().format->tuned(gpu(), encoding());
   EXPECT_EQ(there->size_bytes(), here->size_bytes());
   const std::int64_t n = encoding().out_features * encoding().in_features;
@@ -116,6 +117,7 @@ TEST_P(GpuPacked, TunedNumbersDecodeTheSameBitsAndHaveTheSameGradient) {
 }
 
 TEST_P(GpuPacked, AGradientThatIsNotFiniteIsNotHidden) {
+  if (encoding().format == &format::gptvq_format()) GTEST_SKIP() << "nothing of it is tuned";
   const auto there = encoding().format->tuned(gpu(), encoding());
   std::vector<float> d_weight(static_cast<std::size_t>(encoding().out_features * encoding().in_features), 1.0F);
   d_weight.back() = std::numeric_limits<float>::quiet_NaN();
@@ -153,6 +155,15 @@ INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked,
                                            case_of(UniformShape{9, 1300, 3, 1300}), case_of(UniformShape{5, 600, 4, 7}),
                                            case_of(UniformShape{33, 33, 8, 32}), case_of(UniformShape{3, 90, 16, 48}),
                                            case_of(UniformShape{7, 65, 11, 5}), case_of(UniformShape{1, 1, 1, 1})));
+
+// Vectors of all lengths, groups and strips with short ends, both kinds of codebooks, blocks, several splits of a row.
+INSTANTIATE_TEST_SUITE_P(
+    Gptvq, GpuPacked,
+    ::testing::Values(case_of(GptvqShape{24, 64, 2, 4, 8, 32}), case_of(GptvqShape{37, 102, 2, 6, 10, 40, 16}),
+                      case_of(GptvqShape{34, 72, 4, 8, 34, 24, 8, 16, true}),
+                      case_of(GptvqShape{9, 1100, 4, 8, 5, 256, 8, 0, true, core::DType::bf16}),
+                      case_of(GptvqShape{5, 1300, 1, 2, 1, 256, 16, 64, false, core::DType::bf16}),
+                      case_of(GptvqShape{7, 33, 1, 11, 3, 16}), case_of(GptvqShape{1, 1, 1, 1, 1, 1})));
 
 }  // namespace
 }  // namespace voronoi::test

@@ -54,7 +54,7 @@ void GptvqCodes::store(std::int64_t book, std::span<const float> fitted) {
   for (const float value : fitted) largest = std::max(largest, std::fabs(value));
   const std::uint16_t scale = bits_above(extents.dtype, largest);
   book_scales[index(book)] = scale;
-  const float step = core::from_bits16(extents.dtype, scale) / kByteSteps;
+  const float step = core::from_bits16(extents.dtype, scale) * kernels::kByteStep;
   for (std::size_t i = 0; i < fitted.size(); ++i) {
     const float steps = step > 0 && std::isfinite(step) ? std::rint(fitted[i] / step) : 0.0F;
     const auto byte = static_cast<std::int8_t>(std::clamp(steps, -kByteSteps, kByteSteps));
