@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/index.h"
 #include "core/random.h"
 
 namespace voronoi::quant {
@@ -13,8 +14,6 @@ namespace {
 const ForEach kOneByOne = [](std::int64_t n, const std::function<void(std::int64_t)>& body) {
   for (std::int64_t i = 0; i < n; ++i) body(i);
 };
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 /// Points of one column from their values, point by point.
 BookPoints column_of(std::int64_t d, const std::vector<float>& values, const std::vector<float>& metric) {
@@ -46,9 +45,9 @@ TEST(BookFit, WeightsAndMassesMoveTheMeans) {
   points.metric = metric.data();
   points.transform();
   EXPECT_FLOAT_EQ(fit_book(kOneByOne, points, {0}, {}).centroids[0], 2);
-  points.mass.assign(at(2 * points.lanes), 0.0F);
+  points.mass.assign(core::index(2 * points.lanes), 0.0F);
   points.mass[0] = 1;
-  points.mass[at(points.lanes)] = 16;
+  points.mass[core::index(points.lanes)] = 16;
   EXPECT_FLOAT_EQ(fit_book(kOneByOne, points, {0}, {}).centroids[0], 5);
 }
 
@@ -82,13 +81,13 @@ std::vector<double> plain_fit(const BookPoints& x, const std::vector<float>& met
     return static_cast<double>(x.column(j)[i * x.lanes + row]);
   };
   const auto transformed = [&](std::int64_t j, const std::vector<double>& gap) {
-    std::vector<double> y(at(d), 0.0);
+    std::vector<double> y(core::index(d), 0.0);
     for (std::int64_t i = 0; i < d; ++i)
-      for (std::int64_t l = 0; l <= i; ++l) y[at(i)] += static_cast<double>(metric[at(j * d * d + i * d + l)]) * gap[at(l)];
+      for (std::int64_t l = 0; l <= i; ++l) y[core::index(i)] += static_cast<double>(metric[core::index(j * d * d + i * d + l)]) * gap[core::index(l)];
     return y;
   };
   for (int step = 0; step < steps; ++step) {
-    std::vector<std::vector<double>> a(at(k), std::vector<double>(at(d * d), 0.0)), b(at(k), std::vector<double>(at(d), 0.0));
+    std::vector<std::vector<double>> a(core::index(k), std::vector<double>(core::index(d * d), 0.0)), b(core::index(k), std::vector<double>(core::index(d), 0.0));
     std::vector<std::int64_t> chosen;
     for (std::int64_t j = 0; j < x.columns; ++j)
       for (std::int64_t row = 0; row < x.rows; ++row) {
@@ -96,7 +95,7 @@ std::vector<double> plain_fit(const BookPoints& x, const std::vector<float>& met
         std::int64_t best = 0;
         for (std::int64_t code = 0; code < k; ++code) {
           std::vector<double> gap;
-          for (std::int64_t i = 0; i < d; ++i) gap.push_back(value(j, row, i) - c[at(code * d + i)]);
+          for (std::int64_t i = 0; i < d; ++i) gap.push_back(value(j, row, i) - c[core::index(code * d + i)]);
           double cost = 0;
           for (const double y : transformed(j, gap)) cost += y * y;
           if (cost < least) {
@@ -110,31 +109,31 @@ std::vector<double> plain_fit(const BookPoints& x, const std::vector<float>& met
             double m = 0;
             for (std::int64_t i = 0; i < d; ++i)
               if (p <= i && q <= i)
-                m += static_cast<double>(metric[at(j * d * d + i * d + p)]) *
-                     static_cast<double>(metric[at(j * d * d + i * d + q)]);
-            a[at(best)][at(p * d + q)] += m;
-            b[at(best)][at(p)] += m * value(j, row, q);
+                m += static_cast<double>(metric[core::index(j * d * d + i * d + p)]) *
+                     static_cast<double>(metric[core::index(j * d * d + i * d + q)]);
+            a[core::index(best)][core::index(p * d + q)] += m;
+            b[core::index(best)][core::index(p)] += m * value(j, row, q);
           }
       }
     for (std::int64_t code = 0; code < k; ++code) {  // Gauss, d is small
-      auto m = a[at(code)];
-      auto r = b[at(code)];
+      auto m = a[core::index(code)];
+      auto r = b[core::index(code)];
       if (m[0] == 0) continue;
       for (std::int64_t i = 0; i < d; ++i)
         for (std::int64_t l = 0; l < d; ++l) {
           if (l == i) continue;
-          const double by = m[at(l * d + i)] / m[at(i * d + i)];
-          for (std::int64_t q = 0; q < d; ++q) m[at(l * d + q)] -= by * m[at(i * d + q)];
-          r[at(l)] -= by * r[at(i)];
+          const double by = m[core::index(l * d + i)] / m[core::index(i * d + i)];
+          for (std::int64_t q = 0; q < d; ++q) m[core::index(l * d + q)] -= by * m[core::index(i * d + q)];
+          r[core::index(l)] -= by * r[core::index(i)];
         }
-      for (std::int64_t i = 0; i < d; ++i) c[at(code * d + i)] = r[at(i)] / m[at(i * d + i)];
+      for (std::int64_t i = 0; i < d; ++i) c[core::index(code * d + i)] = r[core::index(i)] / m[core::index(i * d + i)];
     }
     double total = 0;
     for (std::int64_t j = 0; j < x.columns; ++j)
       for (std::int64_t row = 0; row < x.rows; ++row) {
         std::vector<double> gap;
         for (std::int64_t i = 0; i < d; ++i)
-          gap.push_back(value(j, row, i) - c[at(chosen[at(j * x.rows + row)] * d + i)]);
+          gap.push_back(value(j, row, i) - c[core::index(chosen[core::index(j * x.rows + row)] * d + i)]);
         for (const double y : transformed(j, gap)) total += y * y;
       }
     objective.push_back(total);
@@ -148,11 +147,11 @@ TEST(BookFit, StepsLowerTheObjectiveAsThePlainOnesDo) {
   const auto draw = [&] { return static_cast<float>(random.uniform(counter++) - 0.5); };
   for (const std::int64_t d : {1, 2, 4}) {
     constexpr std::int64_t columns = 9, rows = 35;
-    std::vector<float> metric(at(columns * d * d), 0.0F);
+    std::vector<float> metric(core::index(columns * d * d), 0.0F);
     for (std::int64_t j = 0; j < columns; ++j)
       for (std::int64_t i = 0; i < d; ++i)
         for (std::int64_t l = 0; l <= i; ++l)
-          metric[at(j * d * d + i * d + l)] = i == l ? 1.5F + draw() : draw();
+          metric[core::index(j * d * d + i * d + l)] = i == l ? 1.5F + draw() : draw();
     BookPoints points(d, columns, rows);
     points.metric = metric.data();
     for (std::int64_t j = 0; j < columns; ++j)

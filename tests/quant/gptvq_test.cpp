@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/index.h"
+#include "core/packing.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn.h"
 #include "quant/baselines/uniform_method.h"
@@ -30,29 +32,27 @@ QuantParameters gptvq_parameters(int bits, std::int64_t vector_columns, std::int
   return p;
 }
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 /// The pass column by column in fp64 from codebooks as they are stored, natural order of the result. Errors within a
 /// vector go on to its later columns by the factor, the exact rule, or not at all, the published one.
 std::vector<float> plain_pass(const test::Layer& layer, const format::GptvqEncoding& e, bool published) {
   const std::int64_t n = layer.in_features, d = e.vector_columns, k = e.centroids;
   const auto& u = layer.hessian.factor.span();
-  const auto factor = [&](std::int64_t i, std::int64_t j) { return static_cast<double>(u[at(i * n + j)]); };
+  const auto factor = [&](std::int64_t i, std::int64_t j) { return static_cast<double>(u[core::index(i * n + j)]); };
   std::vector<float> quantized(layer.weight.size());
   for (std::int64_t row = 0; row < layer.out_features; ++row) {
     std::vector<double> w;
-    for (const std::int32_t c : layer.hessian.perm) w.push_back(static_cast<double>(layer.weight[at(row * n + c)]));
+    for (const std::int32_t c : layer.hessian.perm) w.push_back(static_cast<double>(layer.weight[core::index(row * n + c)]));
     for (std::int64_t c = 0; c < n; c += d) {
       const std::int64_t book = row / e.group_rows * e.strips() + c / e.group_columns;
       const auto value = [&](std::int64_t code, std::int64_t i) {
-        return static_cast<double>(core::from_bits16(e.dtype, e.codebook[at((book * k + code) * d + i)]));
+        return static_cast<double>(core::from_bits16(e.dtype, e.codebook[core::index((book * k + code) * d + i)]));
       };
       // One column after the other: what is left of the vector once its earlier columns' errors are made up for.
       const auto errors = [&](std::int64_t code) {
         std::vector<double> error;
         for (std::int64_t i = 0; i < d; ++i) {
-          double left = w[at(c + i)] - value(code, i);
-          for (std::int64_t l = 0; l < i && !published; ++l) left -= error[at(l)] * factor(c + l, c + i);
+          double left = w[core::index(c + i)] - value(code, i);
+          for (std::int64_t l = 0; l < i && !published; ++l) left -= error[core::index(l)] * factor(c + l, c + i);
           error.push_back(left / factor(c + i, c + i));
         }
         return error;
@@ -64,7 +64,7 @@ std::vector<float> plain_pass(const test::Layer& layer, const format::GptvqEncod
         double cost = 0;
         // The published choice weighs by the reciprocal of the factor's diagonal.
         for (std::int64_t i = 0; i < d; ++i)
-          cost += error[at(i)] * error[at(i)] * (published && d > 1 ? factor(c + i, c + i) : 1);
+          cost += error[core::index(i)] * error[core::index(i)] * (published && d > 1 ? factor(c + i, c + i) : 1);
         if (cost < least) {
           least = cost;
           best = code;
@@ -72,8 +72,8 @@ std::vector<float> plain_pass(const test::Layer& layer, const format::GptvqEncod
       }
       const std::vector<double> error = errors(best);
       for (std::int64_t i = 0; i < d; ++i) {
-        quantized[at(row * n + layer.hessian.perm[at(c + i)])] = static_cast<float>(value(best, i));
-        for (std::int64_t later = c + d; later < n; ++later) w[at(later)] -= error[at(i)] * factor(c + i, later);
+        quantized[core::index(row * n + layer.hessian.perm[core::index(c + i)])] = static_cast<float>(value(best, i));
+        for (std::int64_t later = c + d; later < n; ++later) w[core::index(later)] -= error[core::index(i)] * factor(c + i, later);
       }
     }
   }
@@ -93,7 +93,7 @@ TEST(Gptvq, BlocksTilesAndStripsDoNotChangeThePlainPass) {
     for (const std::int64_t d : {1, 2, 4}) {
       // Past one tile of rows, two blocks within a strip; groups begin within a tile.
       const test::Layer layer = test::make_layer(context, 140, 304, 1, !published);
-      QuantParameters p = gptvq_parameters(2, d, 50 * 152);
+      QuantParameters p = gptvq_parameters(d == 4 ? 1 : 2, d, 50 * 152);
       auto& own = p.get<GptvqParameters>();
       own.codebook_bits = 16;
       own.codebook_update = false;
@@ -137,7 +137,7 @@ TEST(Gptvq, WithADiagonalHessianEveryVectorTakesTheNearestCentroid) {
     for (std::int64_t c = 0; c < in; c += 2) {
       const auto cost = [&](float a, float b) {
         const auto gap = [&](float value, std::int64_t column) {
-          return static_cast<double>(layer.weight[at(row * in + column)]) - static_cast<double>(value);
+          return static_cast<double>(layer.weight[core::index(row * in + column)]) - static_cast<double>(value);
         };
         return gap(a, c) * gap(a, c) * static_cast<double>(1 + c % 5) +
                gap(b, c + 1) * gap(b, c + 1) * static_cast<double>(1 + (c + 1) % 5);
@@ -145,45 +145,45 @@ TEST(Gptvq, WithADiagonalHessianEveryVectorTakesTheNearestCentroid) {
       double least = 1e300;
       for (std::int64_t code = 0; code < e.centroids; ++code) {
         const std::int64_t first = (row / e.group_rows * e.centroids + code) * 2;
-        least = std::min(least, cost(core::half_to_float(e.codebook[at(first)]),
-                                     core::half_to_float(e.codebook[at(first + 1)])));
+        least = std::min(least, cost(core::half_to_float(e.codebook[core::index(first)]),
+                                     core::half_to_float(e.codebook[core::index(first + 1)])));
       }
-      ASSERT_NEAR(cost(decoded[at(row * in + c)], decoded[at(row * in + c + 1)]), least, 1e-6 * least + 1e-12);
+      ASSERT_NEAR(cost(decoded[core::index(row * in + c)], decoded[core::index(row * in + c + 1)]), least, 1e-6 * least + 1e-12);
     }
 }
 
 /// Least squares over all centroids of a layer of one row group, by elimination: what the stored indices allow at best.
 std::vector<double> best_centroids(const test::Layer& layer, const format::GptvqEncoding& e) {
   const std::int64_t in = layer.in_features, d = e.vector_columns, n = e.strips() * e.centroids * d;
-  std::vector<std::vector<double>> normal(at(n), std::vector<double>(at(n + 1), 0.0));
-  std::vector<std::uint32_t> codes(at(e.vectors()));
-  const auto words = at(core::packed_words(e.vectors(), e.index_bits()));
+  std::vector<std::vector<double>> normal(core::index(n), std::vector<double>(core::index(n + 1), 0.0));
+  std::vector<std::uint32_t> codes(core::index(e.vectors()));
+  const auto words = core::index(core::packed_words(e.vectors(), e.index_bits()));
   for (std::int64_t row = 0; row < e.out_features; ++row) {
-    core::unpack_row(std::span(e.indices).subspan(at(row) * words, words), e.index_bits(), codes);
+    core::unpack_row(std::span(e.indices).subspan(core::index(row) * words, words), e.index_bits(), codes);
     const auto unknown = [&](std::int64_t c) {
-      return at((c / e.group_columns * e.centroids + codes[at(c / d)]) * d + c % d);
+      return core::index((c / e.group_columns * e.centroids + codes[core::index(c / d)]) * d + c % d);
     };
     for (std::int64_t a = 0; a < in; ++a)
       for (std::int64_t b = 0; b < in; ++b) {
         const double h = static_cast<double>(
-            layer.hessian.h.span()[at(layer.hessian.perm[at(a)] * in + layer.hessian.perm[at(b)])]);
+            layer.hessian.h.span()[core::index(layer.hessian.perm[core::index(a)] * in + layer.hessian.perm[core::index(b)])]);
         normal[unknown(a)][unknown(b)] += h;
-        normal[unknown(a)][at(n)] +=
-            h * static_cast<double>(layer.weight[at(row * in + layer.hessian.perm[at(b)])]);
+        normal[unknown(a)][core::index(n)] +=
+            h * static_cast<double>(layer.weight[core::index(row * in + layer.hessian.perm[core::index(b)])]);
       }
   }
   for (std::int64_t i = 0; i < n; ++i) {
-    normal[at(i)][at(i)] += 1e-12;
+    normal[core::index(i)][core::index(i)] += 1e-12;
     for (std::int64_t r = i + 1; r < n; ++r) {
-      const double by = normal[at(r)][at(i)] / normal[at(i)][at(i)];
-      for (std::int64_t c = i; c <= n; ++c) normal[at(r)][at(c)] -= by * normal[at(i)][at(c)];
+      const double by = normal[core::index(r)][core::index(i)] / normal[core::index(i)][core::index(i)];
+      for (std::int64_t c = i; c <= n; ++c) normal[core::index(r)][core::index(c)] -= by * normal[core::index(i)][core::index(c)];
     }
   }
-  std::vector<double> solution(at(n));
+  std::vector<double> solution(core::index(n));
   for (std::int64_t i = n - 1; i >= 0; --i) {
-    double value = normal[at(i)][at(n)];
-    for (std::int64_t c = i + 1; c < n; ++c) value -= normal[at(i)][at(c)] * solution[at(c)];
-    solution[at(i)] = value / normal[at(i)][at(i)];
+    double value = normal[core::index(i)][core::index(n)];
+    for (std::int64_t c = i + 1; c < n; ++c) value -= normal[core::index(i)][core::index(c)] * solution[core::index(c)];
+    solution[core::index(i)] = value / normal[core::index(i)][core::index(i)];
   }
   return solution;
 }
@@ -207,13 +207,13 @@ TEST(Gptvq, TheUpdateIsTheLeastSquaresOfTheIndices) {
     EXPECT_NEAR(after.statistics.at("update_gain"), 1 - after.relative_error / before.relative_error, 1e-3);
     const std::vector<double> best = best_centroids(layer, e);
     std::vector<float> ideal(layer.weight.size());
-    std::vector<std::uint32_t> codes(at(e.vectors()));
-    const auto words = at(core::packed_words(e.vectors(), e.index_bits()));
+    std::vector<std::uint32_t> codes(core::index(e.vectors()));
+    const auto words = core::index(core::packed_words(e.vectors(), e.index_bits()));
     for (std::int64_t row = 0; row < 48; ++row) {
-      core::unpack_row(std::span(e.indices).subspan(at(row) * words, words), e.index_bits(), codes);
+      core::unpack_row(std::span(e.indices).subspan(core::index(row) * words, words), e.index_bits(), codes);
       for (std::int64_t c = 0; c < 24; ++c)
-        ideal[at(row * 24 + e.perm[at(c)])] =
-            static_cast<float>(best[at((c / 12 * e.centroids + codes[at(c / 2)]) * 2 + c % 2)]);
+        ideal[core::index(row * 24 + e.perm[core::index(c)])] =
+            static_cast<float>(best[core::index((c / 12 * e.centroids + codes[core::index(c / 2)]) * 2 + c % 2)]);
     }
     const double least = relative_hessian_error(context, 48, 24, layer.weight, ideal, layer.hessian.h);
     EXPECT_GE(after.relative_error, least * (1 - 1e-6));
@@ -269,10 +269,10 @@ TEST(Gptvq, TeamsAndThreadsGiveTheSameBytes) {
     const QuantResult alone = gptvq_method().quantize(context, solo, layer.input(), p);
     ASSERT_EQ(format::gptvq_view(alone.encoding).row_groups(), 5);
     for (const int members : {2, 3, 6}) {
-      std::vector<QuantResult> results(at(members));
+      std::vector<QuantResult> results(core::index(members));
       test::run_as_team(members, [&](core::Team& team) {
         backend::Context own(backend::Device::cpu, 2);
-        results[at(team.rank())] = gptvq_method().quantize(own, team, layer.input(), p);
+        results[core::index(team.rank())] = gptvq_method().quantize(own, team, layer.input(), p);
       });
       for (const QuantResult& result : results) {
         EXPECT_TRUE(result.encoding == alone.encoding) << members << " members";
@@ -288,7 +288,7 @@ TEST(Gptvq, BlockScalesHelpRowsOfDifferentSize) {
   SoloTeam team;
   test::Layer layer = test::make_layer(context, 64, 128, 7, true);
   for (std::int64_t row = 0; row < 64; ++row)
-    for (std::int64_t c = 0; c < 128; ++c) layer.weight[at(row * 128 + c)] *= std::exp2(static_cast<float>(row % 7 - 3));
+    for (std::int64_t c = 0; c < 128; ++c) layer.weight[core::index(row * 128 + c)] *= std::exp2(static_cast<float>(row % 7 - 3));
   QuantParameters p = gptvq_parameters(2, 2);
   const double without = gptvq_method().quantize(context, team, layer.input(), p).relative_error;
   p.get<GptvqParameters>().scale_block = 32;
@@ -350,13 +350,13 @@ TEST(Gptvq, TheMetricOfAVectorIsThatOfItsColumnsOneByOne) {
   for (std::int64_t j = 0; j < 2; ++j) {
     std::vector<double> error;
     for (std::int64_t i = 0; i < 4; ++i) {
-      double left = gap[at(i)];
-      for (std::int64_t l = 0; l < i; ++l) left -= error[at(l)] * static_cast<double>(u[at((4 * j + l) * 8 + 4 * j + i)]);
-      error.push_back(left / static_cast<double>(u[at((4 * j + i) * 9)]));
+      double left = gap[core::index(i)];
+      for (std::int64_t l = 0; l < i; ++l) left -= error[core::index(l)] * static_cast<double>(u[core::index((4 * j + l) * 8 + 4 * j + i)]);
+      error.push_back(left / static_cast<double>(u[core::index((4 * j + i) * 9)]));
       double transformed = 0;
-      for (std::int64_t l = 0; l <= i; ++l) transformed += static_cast<double>(exact.of_error(j)[i * 4 + l]) * gap[at(l)];
+      for (std::int64_t l = 0; l <= i; ++l) transformed += static_cast<double>(exact.of_error(j)[i * 4 + l]) * gap[core::index(l)];
       EXPECT_NEAR(transformed, error.back(), 1e-4 * std::abs(error.back()) + 1e-6);
-      const float diagonal = u[at((4 * j + i) * 9)];
+      const float diagonal = u[core::index((4 * j + i) * 9)];
       EXPECT_FLOAT_EQ(published.of_fit(j)[i * 5] * published.of_fit(j)[i * 5], diagonal);
       EXPECT_FLOAT_EQ(published.of_look(j)[i * 5] * published.of_look(j)[i * 5], 1 / diagonal);
       EXPECT_FLOAT_EQ(published.of_error(j)[i * 5], 1 / diagonal);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "backend/device.h"
 #include "core/index.h"
@@ -18,18 +19,12 @@ using Values = std::vector<double>;
 // Rows whose products with the Hessian are made at once, unless a group has more.
 constexpr std::int64_t kBundleRows = 512;
 // A step that lowers a group's loss by less than this share of it is its last.
-constexpr double kStepTolerance = 1e-4;
+constexpr double kLeastStepGain = 1e-4;
 constexpr int kMostSteps = 50;
 
 // The published rule.
 constexpr int kAdamSteps = 25;
 constexpr double kAdamRate = 1e-3, kLeastAdamRate = 1e-9, kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
-
-double dot(const Values& a, const Values& b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
-  return sum;
-}
 
 /// Neighbouring row groups of a member, which solve for their own centroids side by side.
 class GroupBundle {
@@ -172,7 +167,7 @@ class GroupBundle {
         directions[g].assign(n, 0.0);
         if (group.done) continue;
         for (std::size_t i = 0; i < n; ++i) group.conditioned[i] = group.rest[i] * group.inverse[i];
-        const double now = dot(group.rest, group.conditioned);
+        const double now = std::inner_product(group.rest.begin(), group.rest.end(), group.conditioned.begin(), 0.0);
         group.done = !(now > 0) || !std::isfinite(now);
         if (group.done) continue;
         done = false;
@@ -189,7 +184,8 @@ class GroupBundle {
       for (std::size_t g = 0; g < groups.size(); ++g) {
         Group& group = groups[g];
         if (group.done) continue;
-        const double curvature = dot(group.direction, curved[g]);
+        const double curvature = 
+            std::inner_product(group.direction.begin(), group.direction.end(), curved[g].begin(), 0.0);
         group.done = !(curvature > 0) || !std::isfinite(curvature);
         if (group.done) continue;
         const double length = group.before / curvature;
@@ -199,7 +195,7 @@ class GroupBundle {
         }
         const double gain = length * group.before;
         group.loss -= gain;
-        group.done = gain < kStepTolerance * group.loss;
+        group.done = gain < kLeastStepGain * group.loss;
       }
     }
     std::vector<Values> fitted = start_;

@@ -24,7 +24,7 @@ using core::index;
 namespace {
 
 constexpr int kMostIndexBits = 12;
-constexpr int kLeastDividedBits = 1, kMostDividedBits = 8;
+constexpr int kLeastVectorBits = 1, kMostVectorBits = 8;
 constexpr std::int64_t kMostStoredOrder = 65535;
 constexpr std::int64_t kMostGroupWeights = std::int64_t{1} << 40;
 
@@ -131,6 +131,7 @@ class Gptvq final : public Method {
 
   void check(const QuantParameters& parameters, Problems& problems) const override {
     const auto& p = parameters.get<GptvqParameters>();
+    const std::size_t before = problems.size();
     if (p.vector_columns == 3) problems.emplace_back("--vector-columns 3: vectors have 1, 2 or 4 columns");
     if (p.codebook_bits != 8 && p.codebook_bits != 16)
       problems.push_back(fmt::format("--codebook-bits {}: codebooks have 8 or 16 bits a value", p.codebook_bits));
@@ -141,7 +142,7 @@ class Gptvq final : public Method {
       problems.push_back(fmt::format("--bits {} with --vector-columns {}: an index of {} bits; at most {} are fitted",
                                      bits, d, d * bits, kMostIndexBits));
     const std::int64_t unit = std::max(d, p.scale_block);
-    if (unit > 0 && p.group_columns % unit != 0)
+    if (problems.size() == before && p.group_columns % unit != 0)
       problems.push_back(
           fmt::format("--group-columns {}: no multiple of the {} columns of a {}", p.group_columns, unit,
                       unit == d ? "vector" : "block"));
@@ -193,7 +194,7 @@ class Gptvq final : public Method {
                                         std::span<const LayerCount> layers) const override {
     std::vector<QuantParameters> settings;
     QuantParameters parameters = base;
-    for (int bits = kLeastDividedBits; bits <= kMostDividedBits; ++bits) {
+    for (int bits = kLeastVectorBits; bits <= kMostVectorBits; ++bits) {
       parameters.get<UniformParameters>().bits = bits;
       if (check_parameters(parameters).empty() && std::all_of(layers.begin(), layers.end(), [&](const auto& layer) {
             return quant::check_shape(parameters, layer.out_features, layer.in_features).empty();
