@@ -93,8 +93,7 @@ class Decoder {
     const std::int64_t block_words = core::packed_words(n_blocks_, kBlockScaleBits);
     core::unpack_row({p_.block_codes + row * block_words, index(block_words)}, kBlockScaleBits, block_codes_);
     for (std::int64_t block = 0; block < n_blocks_; ++block) {
-      const float scale =
-          block_scale(grid_[index(2 * block)], grid_[index(2 * block + 1)], block_codes_[index(block)]);
+      const float scale = block_scale(grid_[index(2 * block)], grid_[index(2 * block + 1)], block_codes_[index(block)]);
       const std::int64_t end = std::min(p_.in_features, (block + 1) * p_.scale_block);
       for (std::int64_t c = block * p_.scale_block; c < end; ++c) stored[c] = stored[c] * scale;
     }

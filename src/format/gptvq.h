@@ -20,7 +20,7 @@ struct GptvqExtents {
   std::int64_t group_rows = 0;      ///< that share a codebook; the last ones may be fewer
   std::int64_t group_columns = 0;   ///< likewise, stored order; a multiple of vector_columns
   std::int64_t codebook_bits = 8;   ///< of a centroid's value: 8 or 16
-  std::int64_t scale_block = 0;     ///< columns that share a block scale, a multiple of vector_columns; 0: there are none
+  std::int64_t scale_block = 0;  ///< columns that share a block scale, a multiple of vector_columns; 0: there are none
   core::DType dtype = core::DType::f16;
 
   int index_bits() const;
@@ -55,13 +55,15 @@ struct GptvqFields : GptvqExtents {
     using core::DType;
     using core::Shape;
     const auto book_shape = [&e] { return Shape{e.row_groups(), e.strips(), e.centroids, e.vector_columns}; };
-    visit("indices", e.indices, DType::u32,
-          [&e] { return Shape{e.out_features, columns_of(e.indices, e.out_features)}; });
+    visit("indices", e.indices, DType::u32, [&e] {
+      return Shape{e.out_features, columns_of(e.indices, e.out_features)};
+    });
     visit("codebook", e.codebook, e.dtype, book_shape);
     visit("codebook8", e.codebook8, DType::u8, book_shape);
     visit("codebook_scale", e.codebook_scale, e.dtype, [&e] { return Shape{e.row_groups(), e.strips()}; });
-    visit("block_codes", e.block_codes, DType::u32,
-          [&e] { return Shape{e.out_features, columns_of(e.block_codes, e.out_features)}; });
+    visit("block_codes", e.block_codes, DType::u32, [&e] {
+      return Shape{e.out_features, columns_of(e.block_codes, e.out_features)};
+    });
     visit("block_grid", e.block_grid, e.dtype, [&e] { return Shape{e.blocks(), 2}; });
     visit("perm", e.perm, DType::u16, [&e] { return Shape{e.in_features}; });
   }
@@ -76,8 +78,8 @@ using GptvqEncoding = GptvqFields<Owned>;
 /// The same, in the memory of an encoding.
 using GptvqView = GptvqFields<View>;
 
-/// A weight is a centroid's value, as stored or its byte times the step (codebook_scale times kernels::kByteStep), times the scale of its
-/// block, base ratio^code by squares; each operation rounded to fp32 once.
+/// A weight is a centroid's value, as stored or its byte times the step (codebook_scale times kernels::kByteStep),
+/// times the scale of its block, base ratio^code by squares; each operation rounded to fp32 once.
 const Format& gptvq_format();
 
 Encoding to_encoding(const GptvqEncoding& fields);
@@ -96,9 +98,9 @@ inline constexpr std::uint32_t kMostBlockCode = (1U << kernels::kBlockScaleBits)
 
 /// Elements due in the arrays: one arithmetic for stored encodings, their checks, and plans.
 struct GptvqElements {
-  std::int64_t indices = 0, block_codes = 0;                               ///< of 32 bits, padding included
+  std::int64_t indices = 0, block_codes = 0;                                ///< of 32 bits, padding included
   std::int64_t codebook = 0, codebook_scale = 0, block_grid = 0, perm = 0;  ///< of 16 bits
-  std::int64_t codebook8 = 0;                                              ///< of 8 bits
+  std::int64_t codebook8 = 0;                                               ///< of 8 bits
 };
 /// Looks at the extents alone, which must be valid; with_perm: whether the column order is stored.
 GptvqElements elements_due(const GptvqExtents& extents, bool with_perm);

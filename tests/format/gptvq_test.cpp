@@ -50,8 +50,7 @@ TEST(Gptvq, DecodesToTheCentroidsOfItsGroups) {
                             blocks[at(block)]);
         }
         const std::int64_t column = e.perm.empty() ? c : e.perm[at(c)];
-        ASSERT_NEAR(static_cast<double>(weight[at(row * shape.in_features + column)]), value,
-                    2e-6 * std::abs(value))
+        ASSERT_NEAR(static_cast<double>(weight[at(row * shape.in_features + column)]), value, 2e-6 * std::abs(value))
             << row << ", " << c;
       }
     }
@@ -88,10 +87,10 @@ TEST(Gptvq, TheProductIsThatOfTheDecodedWeightAtAnyNumberOfThreads) {
 TEST(Gptvq, NoDecodedWeightIsAboveTheBound) {
   for (const std::int64_t scale_block : {0, 8})
     for (const std::int64_t codebook_bits : {8, 16}) {
-      const Encoding encoding =
-          test::random_packed(test::GptvqShape{8, 96, 2, 8, 4, 32, codebook_bits, scale_block});
+      const Encoding encoding = test::random_packed(test::GptvqShape{8, 96, 2, 8, 4, 32, codebook_bits, scale_block});
       double largest = 0;
-      for (const float value : test::decoded(encoding)) largest = std::max(largest, std::fabs(static_cast<double>(value)));
+      for (const float value : test::decoded(encoding))
+        largest = std::max(largest, std::fabs(static_cast<double>(value)));
       EXPECT_LE(largest, encoding.format->decoded_bound(encoding));
       EXPECT_GE(largest, 0.4 * encoding.format->decoded_bound(encoding));
     }

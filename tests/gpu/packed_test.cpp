@@ -157,13 +157,14 @@ INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked,
                                            case_of(UniformShape{7, 65, 11, 5}), case_of(UniformShape{1, 1, 1, 1})));
 
 // Vectors of all lengths, groups and strips with short ends, both kinds of codebooks, blocks, several splits of a row.
-INSTANTIATE_TEST_SUITE_P(
-    Gptvq, GpuPacked,
-    ::testing::Values(case_of(GptvqShape{24, 64, 2, 4, 8, 32}), case_of(GptvqShape{37, 102, 2, 6, 10, 40, 16}),
-                      case_of(GptvqShape{34, 72, 4, 8, 34, 24, 8, 16, true}),
-                      case_of(GptvqShape{9, 1100, 4, 8, 5, 256, 8, 0, true, core::DType::bf16}),
-                      case_of(GptvqShape{5, 1300, 1, 2, 1, 256, 16, 64, false, core::DType::bf16}),
-                      case_of(GptvqShape{7, 33, 1, 11, 3, 16}), case_of(GptvqShape{1, 1, 1, 1, 1, 1})));
+INSTANTIATE_TEST_SUITE_P(Gptvq, GpuPacked,
+                         ::testing::Values(case_of(GptvqShape{24, 64, 2, 4, 8, 32}),
+                                           case_of(GptvqShape{37, 102, 2, 6, 10, 40, 16}),
+                                           case_of(GptvqShape{34, 72, 4, 8, 34, 24, 8, 16, true}),
+                                           case_of(GptvqShape{9, 1100, 4, 8, 5, 256, 8, 0, true, core::DType::bf16}),
+                                           case_of(GptvqShape{5, 1300, 1, 2, 1, 256, 16, 64, false, core::DType::bf16}),
+                                           case_of(GptvqShape{7, 33, 1, 11, 3, 16}),
+                                           case_of(GptvqShape{1, 1, 1, 1, 1, 1})));
 
 }  // namespace
 }  // namespace voronoi::test

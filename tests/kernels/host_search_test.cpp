@@ -36,7 +36,8 @@ TEST(HostSearch, TakesTheNearestAndOfEqualOnesTheFirst) {
         for (std::int64_t j = 0; j < k; ++j) {
           float distance = 0;
           for (std::int64_t d = 0; d < dim; ++d)
-            distance += std::pow(x[static_cast<std::size_t>(d * stride + i)] - book[static_cast<std::size_t>(d * k + j)], 2.0F);
+            distance +=
+                std::pow(x[static_cast<std::size_t>(d * stride + i)] - book[static_cast<std::size_t>(d * k + j)], 2.0F);
           if (distance < least) {
             least = distance;
             best = static_cast<std::int32_t>(j);

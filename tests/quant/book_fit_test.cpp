@@ -83,11 +83,13 @@ std::vector<double> plain_fit(const BookPoints& x, const std::vector<float>& met
   const auto transformed = [&](std::int64_t j, const std::vector<double>& gap) {
     std::vector<double> y(core::index(d), 0.0);
     for (std::int64_t i = 0; i < d; ++i)
-      for (std::int64_t l = 0; l <= i; ++l) y[core::index(i)] += static_cast<double>(metric[core::index(j * d * d + i * d + l)]) * gap[core::index(l)];
+      for (std::int64_t l = 0; l <= i; ++l)
+        y[core::index(i)] += static_cast<double>(metric[core::index(j * d * d + i * d + l)]) * gap[core::index(l)];
     return y;
   };
   for (int step = 0; step < steps; ++step) {
-    std::vector<std::vector<double>> a(core::index(k), std::vector<double>(core::index(d * d), 0.0)), b(core::index(k), std::vector<double>(core::index(d), 0.0));
+    std::vector<std::vector<double>> a(core::index(k), std::vector<double>(core::index(d * d), 0.0)),
+        b(core::index(k), std::vector<double>(core::index(d), 0.0));
     std::vector<std::int64_t> chosen;
     for (std::int64_t j = 0; j < x.columns; ++j)
       for (std::int64_t row = 0; row < x.rows; ++row) {
@@ -158,8 +160,7 @@ TEST(BookFit, StepsLowerTheObjectiveAsThePlainOnesDo) {
       for (std::int64_t i = 0; i < d; ++i)
         for (std::int64_t row = 0; row < rows; ++row) points.column(j)[i * points.lanes + row] = draw();
     const std::vector<float> start = mahalanobis_start(points, 8);
-    const std::vector<double> expected =
-        plain_fit(points, metric, std::vector<double>(start.begin(), start.end()), 12);
+    const std::vector<double> expected = plain_fit(points, metric, std::vector<double>(start.begin(), start.end()), 12);
     points.transform();
     const BookFit fit = fit_book(kOneByOne, points, start, {12});
     ASSERT_GE(fit.objective.size(), 3U);

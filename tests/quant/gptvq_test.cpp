@@ -1,5 +1,3 @@
-#include "quant/gptvq/gptvq_method.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include "quant/baselines/rtn.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/gptvq/codes.h"
+#include "quant/gptvq/gptvq_method.h"
 #include "quant/gptvq/strip_loop.h"
 #include "quant/layers.h"
 #include "quant/vq/vector_parameters.h"
@@ -41,7 +40,8 @@ std::vector<float> plain_pass(const test::Layer& layer, const format::GptvqEncod
   std::vector<float> quantized(layer.weight.size());
   for (std::int64_t row = 0; row < layer.out_features; ++row) {
     std::vector<double> w;
-    for (const std::int32_t c : layer.hessian.perm) w.push_back(static_cast<double>(layer.weight[core::index(row * n + c)]));
+    for (const std::int32_t c : layer.hessian.perm)
+      w.push_back(static_cast<double>(layer.weight[core::index(row * n + c)]));
     for (std::int64_t c = 0; c < n; c += d) {
       const std::int64_t book = row / e.group_rows * e.strips() + c / e.group_columns;
       const auto value = [&](std::int64_t code, std::int64_t i) {
@@ -73,7 +73,8 @@ std::vector<float> plain_pass(const test::Layer& layer, const format::GptvqEncod
       const std::vector<double> error = errors(best);
       for (std::int64_t i = 0; i < d; ++i) {
         quantized[core::index(row * n + layer.hessian.perm[core::index(c + i)])] = static_cast<float>(value(best, i));
-        for (std::int64_t later = c + d; later < n; ++later) w[core::index(later)] -= error[core::index(i)] * factor(c + i, later);
+        for (std::int64_t later = c + d; later < n; ++later)
+          w[core::index(later)] -= error[core::index(i)] * factor(c + i, later);
       }
     }
   }
@@ -108,8 +109,7 @@ TEST(Gptvq, BlocksTilesAndStripsDoNotChangeThePlainPass) {
       EXPECT_EQ(e.group_rows, 70);
       const std::vector<float> expected = plain_pass(layer, e, published);
       // fp32 against fp64: a vector between two centroids may fall to the other and then moves what follows in its row.
-      EXPECT_LT(count_different(test::decoded(result.encoding), expected),
-                0.03 * static_cast<double>(expected.size()))
+      EXPECT_LT(count_different(test::decoded(result.encoding), expected), 0.03 * static_cast<double>(expected.size()))
           << d << (published ? ", published" : "");
       const double error = relative_hessian_error(context, 140, 304, layer.weight, expected, layer.hessian.h);
       EXPECT_NEAR(result.relative_error, error, 1e-2 * error);
@@ -148,7 +148,8 @@ TEST(Gptvq, WithADiagonalHessianEveryVectorTakesTheNearestCentroid) {
         least = std::min(least, cost(core::half_to_float(e.codebook[core::index(first)]),
                                      core::half_to_float(e.codebook[core::index(first + 1)])));
       }
-      ASSERT_NEAR(cost(decoded[core::index(row * in + c)], decoded[core::index(row * in + c + 1)]), least, 1e-6 * least + 1e-12);
+      ASSERT_NEAR(cost(decoded[core::index(row * in + c)], decoded[core::index(row * in + c + 1)]), least,
+                  1e-6 * least + 1e-12);
     }
 }
 
@@ -166,7 +167,8 @@ std::vector<double> best_centroids(const test::Layer& layer, const format::Gptvq
     for (std::int64_t a = 0; a < in; ++a)
       for (std::int64_t b = 0; b < in; ++b) {
         const double h = static_cast<double>(
-            layer.hessian.h.span()[core::index(layer.hessian.perm[core::index(a)] * in + layer.hessian.perm[core::index(b)])]);
+            layer.hessian.h
+                .span()[core::index(layer.hessian.perm[core::index(a)] * in + layer.hessian.perm[core::index(b)])]);
         normal[unknown(a)][unknown(b)] += h;
         normal[unknown(a)][core::index(n)] +=
             h * static_cast<double>(layer.weight[core::index(row * in + layer.hessian.perm[core::index(b)])]);
@@ -176,7 +178,8 @@ std::vector<double> best_centroids(const test::Layer& layer, const format::Gptvq
     normal[core::index(i)][core::index(i)] += 1e-12;
     for (std::int64_t r = i + 1; r < n; ++r) {
       const double by = normal[core::index(r)][core::index(i)] / normal[core::index(i)][core::index(i)];
-      for (std::int64_t c = i; c <= n; ++c) normal[core::index(r)][core::index(c)] -= by * normal[core::index(i)][core::index(c)];
+      for (std::int64_t c = i; c <= n; ++c)
+        normal[core::index(r)][core::index(c)] -= by * normal[core::index(i)][core::index(c)];
     }
   }
   std::vector<double> solution(core::index(n));
@@ -288,7 +291,8 @@ TEST(Gptvq, BlockScalesHelpRowsOfDifferentSize) {
   SoloTeam team;
   test::Layer layer = test::make_layer(context, 64, 128, 7, true);
   for (std::int64_t row = 0; row < 64; ++row)
-    for (std::int64_t c = 0; c < 128; ++c) layer.weight[core::index(row * 128 + c)] *= std::exp2(static_cast<float>(row % 7 - 3));
+    for (std::int64_t c = 0; c < 128; ++c)
+      layer.weight[core::index(row * 128 + c)] *= std::exp2(static_cast<float>(row % 7 - 3));
   QuantParameters p = gptvq_parameters(2, 2);
   const double without = gptvq_method().quantize(context, team, layer.input(), p).relative_error;
   p.get<GptvqParameters>().scale_block = 32;
@@ -351,10 +355,12 @@ TEST(Gptvq, TheMetricOfAVectorIsThatOfItsColumnsOneByOne) {
     std::vector<double> error;
     for (std::int64_t i = 0; i < 4; ++i) {
       double left = gap[core::index(i)];
-      for (std::int64_t l = 0; l < i; ++l) left -= error[core::index(l)] * static_cast<double>(u[core::index((4 * j + l) * 8 + 4 * j + i)]);
+      for (std::int64_t l = 0; l < i; ++l)
+        left -= error[core::index(l)] * static_cast<double>(u[core::index((4 * j + l) * 8 + 4 * j + i)]);
       error.push_back(left / static_cast<double>(u[core::index((4 * j + i) * 9)]));
       double transformed = 0;
-      for (std::int64_t l = 0; l <= i; ++l) transformed += static_cast<double>(exact.of_error(j)[i * 4 + l]) * gap[core::index(l)];
+      for (std::int64_t l = 0; l <= i; ++l)
+        transformed += static_cast<double>(exact.of_error(j)[i * 4 + l]) * gap[core::index(l)];
       EXPECT_NEAR(transformed, error.back(), 1e-4 * std::abs(error.back()) + 1e-6);
       const float diagonal = u[core::index((4 * j + i) * 9)];
       EXPECT_FLOAT_EQ(published.of_fit(j)[i * 5] * published.of_fit(j)[i * 5], diagonal);
@@ -370,9 +376,9 @@ TEST(Gptvq, PapersSettingsHaveTheirBits) {
     std::int64_t d, weights;
     double total;
   };
-  for (const Setting& s : {Setting{2, 1, 256, 2.125}, Setting{2, 2, 2048, 2.125}, Setting{2, 4, 65536, 2.125},
-                           Setting{3, 1, 512, 3.125}, Setting{3, 2, 8192, 3.125}, Setting{4, 1, 1024, 4.125},
-                           Setting{4, 2, 32768, 4.125}}) {
+  for (const Setting& s :
+       {Setting{2, 1, 256, 2.125}, Setting{2, 2, 2048, 2.125}, Setting{2, 4, 65536, 2.125}, Setting{3, 1, 512, 3.125},
+        Setting{3, 2, 8192, 3.125}, Setting{4, 1, 1024, 4.125}, Setting{4, 2, 32768, 4.125}}) {
     QuantParameters p = gptvq_parameters(s.bits, s.d);
     EXPECT_EQ(gptvq_group_weights(p), s.weights);
     p.act_order = false;

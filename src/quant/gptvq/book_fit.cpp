@@ -101,8 +101,7 @@ class BookFitter {
       if (!moved) break;
       for (std::size_t c = 1; c < chunks_.size(); ++c)
         for (std::size_t i = 0; i < index(k_); ++i) {
-          for (int e = 0; e < Normal<kD>::kEntries; ++e)
-            chunks_[0].sums[i].matrix[e] += chunks_[c].sums[i].matrix[e];
+          for (int e = 0; e < Normal<kD>::kEntries; ++e) chunks_[0].sums[i].matrix[e] += chunks_[c].sums[i].matrix[e];
           for (int e = 0; e < kD; ++e) chunks_[0].sums[i].side[e] += chunks_[c].sums[i].side[e];
         }
       const double before = fit_.objective.empty() ? norm_ : fit_.objective.back(), now = move_centroids();
@@ -165,7 +164,8 @@ class BookFitter {
     for (std::int64_t i = 0; i < k_; ++i) {
       const Normal<kD>& normal = chunks_[0].sums[index(i)];
       double c[kExtent<kD>] = {};
-      const bool empty = std::all_of(std::begin(normal.matrix), std::end(normal.matrix), [](double v) { return v == 0; });
+      const bool empty =
+          std::all_of(std::begin(normal.matrix), std::end(normal.matrix), [](double v) { return v == 0; });
       fit_.unused += empty ? 1 : 0;
       if (empty ? rule_.empty_to_zero : solve<kD>(normal, c))
         for (int e = 0; e < kD; ++e) columns_[index(e * k_ + i)] = static_cast<float>(c[e]);
@@ -257,7 +257,8 @@ std::vector<float> mahalanobis_start(const BookPoints& p, std::int64_t k) {
   });
   std::vector<float> start;
   for (std::int64_t i = 0; i < k; ++i) {
-    const double place = static_cast<double>(i) * static_cast<double>(n - 1) / static_cast<double>(std::max<std::int64_t>(1, k - 1));
+    const double place =
+        static_cast<double>(i) * static_cast<double>(n - 1) / static_cast<double>(std::max<std::int64_t>(1, k - 1));
     const std::int32_t point = order[index(std::llround(place))];
     for (std::int64_t e = 0; e < p.d; ++e) start.push_back(static_cast<float>(value(point, e)));
   }

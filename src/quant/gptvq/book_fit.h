@@ -15,9 +15,9 @@ using ForEach = std::function<void(std::int64_t n, const std::function<void(std:
 /// The vectors that share a codebook: `rows` rows of `columns` vectors.
 struct BookPoints {
   std::int64_t d = 0, columns = 0, rows = 0;
-  std::int64_t lanes = 0;      ///< rows rounded up, kernels::host_lanes
-  std::vector<float> values;   ///< [columns, d, lanes], zero past the rows: x, and T x once `transform` was called
-  std::vector<float> mass;     ///< [columns, lanes] m; empty: 1 each
+  std::int64_t lanes = 0;         ///< rows rounded up, kernels::host_lanes
+  std::vector<float> values;      ///< [columns, d, lanes], zero past the rows: x, and T x once `transform` was called
+  std::vector<float> mass;        ///< [columns, lanes] m; empty: 1 each
   const float* metric = nullptr;  ///< [columns, d, d] T, row by row; what is above the diagonal is not looked at
 
   BookPoints(std::int64_t vector_columns, std::int64_t n_columns, std::int64_t n_rows);
@@ -32,7 +32,8 @@ std::vector<float> mahalanobis_start(const BookPoints& points, std::int64_t k);
 
 struct BookRule {
   int most_steps = 100;
-  double tolerance = 0;        ///< a step that lowers the objective by less than this share is the last; 0: until nothing moves
+  double tolerance =
+      0;  ///< a step that lowers the objective by less than this share is the last; 0: until nothing moves
   bool empty_to_zero = false;  ///< centroids without points become 0, as published; else they stay where they are
 };
 

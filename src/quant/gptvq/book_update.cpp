@@ -85,8 +85,7 @@ class GroupBundle {
     pool_.parallel_for(rows_, [&](std::int64_t row) {
       const Values& values = unknown[index(row / e_.group_rows)];
       float* target = difference_.data() + row * e_.in_features;
-      const float* weight =
-          input_.weight.data() + (codes_.groups.row_begin + first_row_ + row) * e_.in_features;
+      const float* weight = input_.weight.data() + (codes_.groups.row_begin + first_row_ + row) * e_.in_features;
       visit_row(row, 0, e_.vectors(), [&](std::int64_t place, std::int32_t column, float scale) {
         const float value = static_cast<float>(values[index(place)]) * scale;
         target[column] = from_weight ? weight[column] - value : value;
@@ -125,7 +124,8 @@ class GroupBundle {
     multiply();
     return losses();
   }
-  /// What product_ gives to each unknown; diagonal: the same of the Hessian's diagonal, for the unknowns' own curvature.
+  /// What product_ gives to each unknown; diagonal: the same of the Hessian's diagonal, for the unknowns' own
+  /// curvature.
   std::vector<Values> collect(bool diagonal) {
     std::vector<Values> sums(index(n_groups_), Values(index(unknowns()), 0.0));
     const std::int64_t strips = e_.strips(), strip_vectors = e_.group_columns / e_.vector_columns, n = e_.in_features;
@@ -135,8 +135,8 @@ class GroupBundle {
       for (std::int64_t row = row_begin(g); row < row_end(g); ++row)
         visit_row(row, first, std::min(e_.vectors(), first + strip_vectors),
                   [&](std::int64_t place, std::int32_t column, float scale) {
-                    const float value = diagonal ? hessian_[index(column * (n + 1))] * scale
-                                                 : product_[index(row * n + column)];
+                    const float value =
+                        diagonal ? hessian_[index(column * (n + 1))] * scale : product_[index(row * n + column)];
                     sum[index(place)] += static_cast<double>(value) * static_cast<double>(scale);
                   });
     });
@@ -154,8 +154,9 @@ class GroupBundle {
     std::vector<Group> groups(index(n_groups_));
     std::vector<Values> rest = collect(false), diagonal = collect(true);
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      groups[g] = {Values(n, 0.0), std::move(rest[g]), std::move(diagonal[g]), Values(n, 0.0), Values(n),
-                   losses_before[g], 0, false};
+      groups[g] = {
+          Values(n, 0.0), std::move(rest[g]), std::move(diagonal[g]), Values(n, 0.0), Values(n), losses_before[g], 0,
+          false};
       // A centroid that nothing depends on stays as it is.
       for (double& value : groups[g].inverse) value = value > 0 ? 1 / value : 0;
     }
@@ -184,7 +185,7 @@ class GroupBundle {
       for (std::size_t g = 0; g < groups.size(); ++g) {
         Group& group = groups[g];
         if (group.done) continue;
-        const double curvature = 
+        const double curvature =
             std::inner_product(group.direction.begin(), group.direction.end(), curved[g].begin(), 0.0);
         group.done = !(curvature > 0) || !std::isfinite(curvature);
         if (group.done) continue;

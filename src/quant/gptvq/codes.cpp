@@ -43,21 +43,25 @@ GptvqCodes::GptvqCodes(const format::GptvqExtents& of_operator, const GptvqGroup
 
 void GptvqCodes::store(std::int64_t book, std::span<const float> fitted) {
   const std::size_t first = index(book * extents.book_size());
+  // No weight is larger; what the errors of others have grown beyond it is cut off.
+  const auto bounded = [](float value) { return std::clamp(value, -core::kLargestF16, core::kLargestF16); };
   if (extents.codebook_bits == 16) {
     for (std::size_t i = 0; i < fitted.size(); ++i) {
-      codebook[first + i] = core::to_bits16(extents.dtype, fitted[i]);
+      codebook[first + i] = core::to_bits16(extents.dtype, bounded(fitted[i]));
       book_values[first + i] = core::from_bits16(extents.dtype, codebook[first + i]);
     }
     return;
   }
   float largest = 0;
-  for (const float value : fitted) largest = std::max(largest, std::fabs(value));
+  for (const float value : fitted) largest = std::max(largest, std::fabs(bounded(value)));
   const std::uint16_t scale = bits_above(extents.dtype, largest);
   book_scales[index(book)] = scale;
   const float step = core::from_bits16(extents.dtype, scale) * kernels::kByteStep;
   for (std::size_t i = 0; i < fitted.size(); ++i) {
-    const float steps = step > 0 && std::isfinite(step) ? std::rint(fitted[i] / step) : 0.0F;
-    const auto byte = static_cast<std::int8_t>(std::clamp(steps, -kByteSteps, kByteSteps));
+    float steps = step > 0 ? std::rint(bounded(fitted[i]) / step) : 0.0F;
+    if (!(std::fabs(steps) <= kByteSteps)) steps = std::copysign(kByteSteps, steps);
+    if (std::fabs(step * steps) > core::kLargestF16) steps -= std::copysign(1.0F, steps);
+    const auto byte = static_cast<std::int8_t>(steps);
     codebook8[first + i] = static_cast<std::uint8_t>(byte);
     book_values[first + i] = step * static_cast<float>(byte);
   }
@@ -99,11 +103,18 @@ std::vector<std::uint16_t> block_grid_of(const format::GptvqExtents& extents, st
     }
     if (!(high > 0)) low = high = 1;
     // What the type cannot hold is nothing that its codebook could hold either.
-    const std::uint16_t base = std::max<std::uint16_t>(1, core::to_bits16(extents.dtype, low));
+    std::uint16_t base = std::max<std::uint16_t>(1, core::to_bits16(extents.dtype, low));
+    if (core::from_bits16(extents.dtype, base) > core::kLargestF16) --base;
     const float span = high / std::min(high, core::from_bits16(extents.dtype, base));
+    std::uint16_t ratio =
+        core::to_bits16(extents.dtype, std::pow(span, 1.0F / static_cast<float>(format::kMostBlockCode)));
+    const auto top = [&] {
+      return kernels::block_scale(core::from_bits16(extents.dtype, base), core::from_bits16(extents.dtype, ratio),
+                                  format::kMostBlockCode);
+    };
+    while (!(top() <= core::kLargestF16)) --ratio;  // a rounding beyond what may be stored
     grid.push_back(base);
-    grid.push_back(core::to_bits16(
-        extents.dtype, std::pow(span, 1.0F / static_cast<float>(format::kMostBlockCode))));
+    grid.push_back(ratio);
   }
   return grid;
 }

@@ -16,8 +16,8 @@ struct GptvqCodes {
   /// Of row group `group` (of the member's) and a strip.
   std::int64_t book(std::int64_t group, std::int64_t strip) const { return group * extents.strips() + strip; }
   std::span<const float> values(std::int64_t book) const {
-    return std::span(book_values).subspan(static_cast<std::size_t>(book * extents.book_size()),
-                                          static_cast<std::size_t>(extents.book_size()));
+    return std::span(book_values)
+        .subspan(static_cast<std::size_t>(book * extents.book_size()), static_cast<std::size_t>(extents.book_size()));
   }
   /// Rounds fitted centroids [k, d] to what is stored, from which values() follow as decoders make them.
   void store(std::int64_t book, std::span<const float> fitted);
@@ -30,9 +30,9 @@ struct GptvqCodes {
   Books keep(std::int64_t first, std::int64_t end) const;
   void restore(std::int64_t first, const Books& kept);
   float scale(std::int64_t row, std::int64_t column) const {
-    return block_scales.empty() ? 1.0F
-                                : block_scales[static_cast<std::size_t>(row * extents.blocks() +
-                                                                        column / extents.scale_block)];
+    return block_scales.empty()
+               ? 1.0F
+               : block_scales[static_cast<std::size_t>(row * extents.blocks() + column / extents.scale_block)];
   }
 
   format::GptvqExtents extents;  ///< of the whole operator

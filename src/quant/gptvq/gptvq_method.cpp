@@ -143,9 +143,8 @@ class Gptvq final : public Method {
                                      bits, d, d * bits, kMostIndexBits));
     const std::int64_t unit = std::max(d, p.scale_block);
     if (problems.size() == before && p.group_columns % unit != 0)
-      problems.push_back(
-          fmt::format("--group-columns {}: no multiple of the {} columns of a {}", p.group_columns, unit,
-                      unit == d ? "vector" : "block"));
+      problems.push_back(fmt::format("--group-columns {}: no multiple of the {} columns of a {}", p.group_columns, unit,
+                                     unit == d ? "vector" : "block"));
     if (p.published() && parameters.act_order)
       problems.emplace_back("--gptvq-rule published: columns are taken as they come; give --act-order false");
     if (p.published() && p.strip_passes != 1)
@@ -159,9 +158,9 @@ class Gptvq final : public Method {
       problems.push_back(fmt::format("--vector-columns {} does not divide the {} columns of a layer [{}, {}]", d,
                                      in_features, out_features, in_features));
     if (parameters.act_order && in_features > kMostStoredOrder)
-      problems.push_back(fmt::format(
-          "a layer of {} columns is past the {} whose order can be stored; use --act-order false", in_features,
-          kMostStoredOrder));
+      problems.push_back(
+          fmt::format("a layer of {} columns is past the {} whose order can be stored; use --act-order false",
+                      in_features, kMostStoredOrder));
   }
 
   std::string setting(const QuantParameters& parameters) const override {
@@ -248,8 +247,7 @@ OperatorWork Gptvq::work(const QuantParameters& parameters, std::int64_t out_fea
   const auto& p = parameters.get<GptvqParameters>();
   const format::GptvqExtents e = gptvq_extents(parameters, out_features, in_features);
   const double weights = static_cast<double>(out_features) * static_cast<double>(in_features),
-               k = static_cast<double>(e.centroids), d = static_cast<double>(e.vector_columns),
-               passes = p.strip_passes;
+               k = static_cast<double>(e.centroids), d = static_cast<double>(e.vector_columns), passes = p.strip_passes;
   const double most = parameters.get<VectorParameters>().kmeans_iterations,
                steps = parameters.get<VectorParameters>().kmeans_tolerance > 0 ? std::min(most, kUsualSteps) : most;
   OperatorWork work;
@@ -272,12 +270,13 @@ void Gptvq::consider_memory(const QuantParameters& parameters, const OperatorOnR
   const std::int64_t my_groups = core::ceil_div(e.row_groups(), std::int64_t{r.team_size});
   const std::int64_t rows = std::min(r.out_features, my_groups * e.group_rows), n = r.in_features;
   // Indices, codebooks as they are decoded and as they are stored, block scales.
-  const std::int64_t codes = 2 * rows * e.vectors() + 6 * my_groups * e.strips() * e.book_size() + 6 * rows * e.blocks();
+  const std::int64_t codes =
+      2 * rows * e.vectors() + 6 * my_groups * e.strips() * e.book_size() + 6 * rows * e.blocks();
   const std::int64_t strip = std::min(n, e.group_columns), lanes = kernels::host_lanes(std::min(rows, e.group_rows));
   // Points, their masses, the order of their start or the centroid of each, and the sums of the chunks.
   const std::int64_t fitted_together = my_groups >= 4 * r.n_threads ? r.n_threads : 1;
-  const std::int64_t points = strip * lanes * (e.scale_block > 0 ? 8 : 4) + 8 * strip / e.vector_columns * lanes +
-                              8 * e.centroids * 14 * 8;
+  const std::int64_t points =
+      strip * lanes * (e.scale_block > 0 ? 8 : 4) + 8 * strip / e.vector_columns * lanes + 8 * e.centroids * 14 * 8;
   peak.consider(r.held_bytes + codes + 4 * rows * n + (p.strip_passes > 1 ? 4 * rows * strip : 0) +
                     std::max(fitted_together * points,
                              r.n_threads * 4 * (kErrorRows * kErrorRows + kErrorRows * n + 6 * e.book_size())) +
@@ -307,8 +306,8 @@ QuantResult Gptvq::quantize(backend::Context& context, core::Team& team, const Q
     const backend::HostView<float> factor(context, input.hessian->factor.data(), input.hessian->factor.size());
     const VectorMetric metric =
         vector_metric(input.in_features, extents.vector_columns, factor.values(), p.published());
-    const StripRule rule{{steps.kmeans_iterations, steps.kmeans_tolerance, p.published()}, p.strip_passes,
-                         p.published()};
+    const StripRule rule{
+        {steps.kmeans_iterations, steps.kmeans_tolerance, p.published()}, p.strip_passes, p.published()};
     figures.strips = run_strips(context.pool(), input, factor.values(), metric, rule, codes);
   }
   team.check_stop();
@@ -336,8 +335,8 @@ QuantResult Gptvq::quantize(backend::Context& context, core::Team& team, const Q
     const double before = std::accumulate(figures.update.before.begin(), figures.update.before.end(), 0.0),
                  after = std::accumulate(figures.update.after.begin(), figures.update.after.end(), 0.0);
     result.statistics["update_gain"] = before > 0 ? 1 - after / before : 0.0;
-    result.statistics["update_steps"] = static_cast<double>(figures.update.steps) /
-                                        static_cast<double>(extents.row_groups());
+    result.statistics["update_steps"] =
+        static_cast<double>(figures.update.steps) / static_cast<double>(extents.row_groups());
   }
   return result;
 }

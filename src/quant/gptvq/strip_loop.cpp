@@ -14,7 +14,7 @@ using core::index;
 
 namespace {
 
-constexpr std::int64_t kTileRows = 128;      // rows whose columns lie together
+constexpr std::int64_t kTileRows = 128;       // rows whose columns lie together
 constexpr std::int64_t kSpreadColumns = 128;  // columns whose errors are spread at once over the rest
 constexpr std::int64_t kMostVectorColumns = 4;
 
@@ -169,8 +169,7 @@ class StripLoop {
   /// Codes the strip's columns of a tile; errors reach the columns before `limit`.
   void sweep(std::int64_t strip, std::int64_t limit, RowTile& tile) {
     TileRoom room(d_, e_.centroids);
-    const std::int64_t first_group = tile.first / e_.group_rows,
-                       last_group = (tile.first + tile.n - 1) / e_.group_rows;
+    const std::int64_t first_group = tile.first / e_.group_rows, last_group = (tile.first + tile.n - 1) / e_.group_rows;
     std::vector<std::vector<float>> books;
     for (std::int64_t group = first_group; group <= last_group; ++group)
       books.push_back(by_column(d_, codes_.values(codes_.book(group, strip))));
