@@ -54,6 +54,7 @@ const Kernels& cpu() {
                              .hessian = cpu_hessian_kernels(),
                              .collective = no_collective_kernels(),
                              .vptq = cpu_vptq_kernels(),
+                             .gptvq = cpu_gptvq_kernels(),
                              .uniform = cpu_uniform_kernels()};
   return table;
 }

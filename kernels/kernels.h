@@ -4,7 +4,9 @@
 
 #include "kernels/collective.h"
 #include "kernels/device.h"
+#include "kernels/gptvq.h"
 #include "kernels/hessian.h"
+#include "kernels/host_search.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
 #include "kernels/nn_gradient.h"
@@ -25,6 +27,7 @@ struct Kernels {
   HessianKernels hessian;
   CollectiveKernels collective;
   VptqKernels vptq;
+  GptvqKernels gptvq;
   UniformKernels uniform;
 };
 
@@ -42,6 +45,7 @@ VqKernels cpu_vq_kernels();
 VqSliceKernels cpu_vq_slice_kernels();
 HessianKernels cpu_hessian_kernels();
 VptqKernels cpu_vptq_kernels();
+GptvqKernels cpu_gptvq_kernels();
 UniformKernels cpu_uniform_kernels();
 
 }  // namespace voronoi::kernels

@@ -13,6 +13,7 @@ VqKernels cuda_vq_kernels();
 VqSliceKernels cuda_vq_slice_kernels();
 HessianKernels cuda_hessian_kernels();
 VptqKernels cuda_vptq_kernels();
+GptvqKernels cuda_gptvq_kernels();
 UniformKernels cuda_uniform_kernels();
 CollectiveKernels cuda_collective_kernels();
 

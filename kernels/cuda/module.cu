@@ -18,6 +18,7 @@ Kernels make_table() {
           .collective = no_collective_kernels(),
 #endif
           .vptq = cuda_vptq_kernels(),
+          .gptvq = cuda_gptvq_kernels(),
           .uniform = cuda_uniform_kernels()};
 }
 

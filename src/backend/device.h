@@ -39,6 +39,7 @@ class Context {
   const kernels::NnGradientKernels& nn_gradient() const { return table_->nn_gradient; }
   const kernels::VqKernels& vq() const { return table_->vq; }
   const kernels::VptqKernels& vptq() const { return table_->vptq; }
+  const kernels::GptvqKernels& gptvq() const { return table_->gptvq; }
   const kernels::UniformKernels& uniform() const { return table_->uniform; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }

@@ -89,6 +89,9 @@ class Method {
     return std::nullopt;
   }
 
+  /// Whether tuning may move numbers of the layers it makes: their format has some (format/tuned.h).
+  virtual bool can_be_tuned() const { return true; }
+
   /// Names of the parameters that --bits chooses for the size of the model. Empty: --bits is a parameter of the
   /// method's own, or none.
   virtual std::vector<std::string> chosen_by_bits() const { return {}; }

@@ -87,6 +87,9 @@ std::vector<std::string> check(const Settings& o) {
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   const std::vector<std::string> phases = tune_phases(o);
+  if (!phases.empty() && !quant::find_method(o.parameters.method).can_be_tuned())
+    problems.push_back("--tune-phases: layers of --method " + o.parameters.method +
+                       " have no numbers to tune; leave it out");
   if (std::find(phases.begin(), phases.end(), "weights") != phases.end() &&
       !quant::find_method(o.parameters.method).uniform_layout(o.parameters))
     problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +

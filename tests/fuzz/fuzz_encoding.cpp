@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "format/gptvq.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 #include "fuzz/shard_use.h"
@@ -126,11 +127,55 @@ store::Shard make_uniform(Source& source) {
   return shard;
 }
 
+store::Shard make_gptvq(Source& source) {
+  format::GptvqExtents e;
+  e.out_features = source.extent();
+  e.in_features = source.extent();
+  e.vector_columns = source.byte() % 6;
+  e.centroids = std::int64_t{1} << source.byte() % 10;
+  e.group_rows = source.extent();
+  e.group_columns = source.extent();
+  e.codebook_bits = source.byte() % 8 == 0 ? source.byte() : source.byte() % 2 == 0 ? 8 : 16;
+  e.scale_block = source.byte() % 3 == 0 ? source.extent() : 0;
+  e.dtype = kTypes[source.byte() % 2];
+  store::Shard shard;
+  shard.attributes = {{"encoding", "gptvq"},
+                      {"dtype", std::string(core::dtype_name(e.dtype))},
+                      {"out_features", std::to_string(e.out_features)},
+                      {"in_features", std::to_string(e.in_features)},
+                      {"vector_columns", std::to_string(e.vector_columns)},
+                      {"centroids", std::to_string(e.centroids)},
+                      {"group_rows", std::to_string(e.group_rows)},
+                      {"group_columns", std::to_string(e.group_columns)},
+                      {"codebook_bits", std::to_string(e.codebook_bits)},
+                      {"scale_block", std::to_string(e.scale_block)}};
+  if (!format::find_extent_problem(e).empty()) return shard;
+  const format::GptvqElements due = format::elements_due(e, true);
+  const std::int64_t out = e.out_features;
+  const core::Shape books{e.row_groups(), e.strips(), e.centroids, e.vector_columns};
+  add(shard, source, "indices", core::DType::u32, {out, due.indices / out});
+  if (e.codebook_bits == 16)
+    add(shard, source, "codebook", e.dtype, books);
+  else {
+    add(shard, source, "codebook8", core::DType::u8, books);
+    add(shard, source, "codebook_scale", e.dtype, {e.row_groups(), e.strips()});
+  }
+  if (e.scale_block > 0) {
+    add(shard, source, "block_codes", core::DType::u32, {out, due.block_codes / out});
+    add(shard, source, "block_grid", e.dtype, {e.blocks(), 2});
+  }
+  if (source.byte() % 2 == 0) add(shard, source, "perm", core::DType::u16, {e.in_features});
+  return shard;
+}
+
 void run(std::string_view input) {
   Source source(input);
   const std::uint8_t kind = source.byte();
   const std::size_t place = source.byte() | std::size_t{source.byte()} << 8;
-  store::Shard shard = kind % 2 == 0 ? make_vq(source) : make_uniform(source);
+  // Those of the first corpora stay what they were.
+  store::Shard shard = kind % 32 / 2 == 8 || kind % 32 >= 28 ? make_gptvq(source)
+                       : kind % 2 == 0                       ? make_vq(source)
+                                                             : make_uniform(source);
   if (kind >= 254) shard.attributes["encoding"] = "other";
   use_layer(shard);
   if (kind % 16 > 1) return;  // the file costs much more time than the rest

@@ -17,6 +17,9 @@ class GpuPacked : public GpuTest, public ::testing::WithParamInterface<PackedCas
   }
 };
 
+/// Of formats with numbers to tune.
+class GpuTuned : public GpuPacked {};
+
 TEST_P(GpuPacked, DecodesTheSameBits) {
   ASSERT_EQ(format::find_problem(encoding()), "");
   const auto here = on(cpu()), there = on(gpu());
@@ -75,7 +78,7 @@ TEST_P(GpuPacked, MultipliesWithinTheRoundingOfItsSums) {
   }
 }
 
-TEST_P(GpuPacked, TunedNumbersDecodeTheSameBitsAndHaveTheSameGradient) {
+TEST_P(GpuTuned, NumbersDecodeTheSameBitsAndHaveTheSameGradient) {
   const auto here = encoding().format->tuned(cpu(), encoding()), there = encoding().format->tuned(gpu(), encoding());
   EXPECT_EQ(there->size_bytes(), here->size_bytes());
   const std::int64_t n = encoding().out_features * encoding().in_features;
@@ -115,7 +118,7 @@ TEST_P(GpuPacked, TunedNumbersDecodeTheSameBitsAndHaveTheSameGradient) {
   EXPECT_TRUE(rounded == here->rounded(parameters));
 }
 
-TEST_P(GpuPacked, AGradientThatIsNotFiniteIsNotHidden) {
+TEST_P(GpuTuned, AGradientThatIsNotFiniteIsNotHidden) {
   const auto there = encoding().format->tuned(gpu(), encoding());
   std::vector<float> d_weight(static_cast<std::size_t>(encoding().out_features * encoding().in_features), 1.0F);
   d_weight.back() = std::numeric_limits<float>::quiet_NaN();
@@ -132,27 +135,41 @@ TEST_P(GpuPacked, AGradientThatIsNotFiniteIsNotHidden) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Vptq, GpuPacked,
-                         ::testing::Values(case_of(PackedShape{24, 64, 4, 8, 0}),
-                                           case_of(PackedShape{37, 101, 6, 12, 0}),
-                                           case_of(PackedShape{50, 70, 8, 12, 8, 1, 0, 0, 0, false, core::DType::bf16}),
-                                           case_of(PackedShape{45, 1100, 8, 13, 0}),
-                                           case_of(PackedShape{39, 66, 12, 9, 9}),
-                                           case_of(PackedShape{35, 90, 16, 8, 4, 1, 0, 0, 0, true}),
-                                           case_of(PackedShape{41, 96, 6, 8, 5, 3, 6, 4, 37, true, core::DType::bf16}),
-                                           case_of(PackedShape{19, 40, 4, 16, 16, 2, 10, 8, 300, true}),
-                                           case_of(PackedShape{5, 33, 8, 1, 1})));
+auto vptq_cases() {
+  return ::testing::Values(case_of(PackedShape{24, 64, 4, 8, 0}), case_of(PackedShape{37, 101, 6, 12, 0}),
+                           case_of(PackedShape{50, 70, 8, 12, 8, 1, 0, 0, 0, false, core::DType::bf16}),
+                           case_of(PackedShape{45, 1100, 8, 13, 0}), case_of(PackedShape{39, 66, 12, 9, 9}),
+                           case_of(PackedShape{35, 90, 16, 8, 4, 1, 0, 0, 0, true}),
+                           case_of(PackedShape{41, 96, 6, 8, 5, 3, 6, 4, 37, true, core::DType::bf16}),
+                           case_of(PackedShape{19, 40, 4, 16, 16, 2, 10, 8, 300, true}),
+                           case_of(PackedShape{5, 33, 8, 1, 1}));
+}
 
-// Every way a code may lie across words, tails of rows and groups, several groups a warp's step, several splits of a
-// row.
-INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked,
-                         ::testing::Values(case_of(UniformShape{24, 64, 2, 64}),
-                                           case_of(UniformShape{37, 101, 3, 16, true}),
-                                           case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
-                                           case_of(UniformShape{9, 1100, 2, 64, true, core::DType::bf16}),
-                                           case_of(UniformShape{9, 1300, 3, 1300}), case_of(UniformShape{5, 600, 4, 7}),
-                                           case_of(UniformShape{33, 33, 8, 32}), case_of(UniformShape{3, 90, 16, 48}),
-                                           case_of(UniformShape{7, 65, 11, 5}), case_of(UniformShape{1, 1, 1, 1})));
+/// Every way a code may lie across words, tails of rows and groups, several groups a warp's step, several splits of a
+/// row.
+auto uniform_cases() {
+  return ::testing::Values(case_of(UniformShape{24, 64, 2, 64}), case_of(UniformShape{37, 101, 3, 16, true}),
+                           case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
+                           case_of(UniformShape{9, 1100, 2, 64, true, core::DType::bf16}),
+                           case_of(UniformShape{9, 1300, 3, 1300}), case_of(UniformShape{5, 600, 4, 7}),
+                           case_of(UniformShape{33, 33, 8, 32}), case_of(UniformShape{3, 90, 16, 48}),
+                           case_of(UniformShape{7, 65, 11, 5}), case_of(UniformShape{1, 1, 1, 1}));
+}
+
+/// Vectors of all lengths, groups and strips with short ends, both kinds of codebooks, blocks, several splits of a row.
+auto gptvq_cases() {
+  return ::testing::Values(case_of(GptvqShape{24, 64, 2, 4, 8, 32}), case_of(GptvqShape{37, 102, 2, 6, 10, 40, 16}),
+                           case_of(GptvqShape{34, 72, 4, 8, 34, 24, 8, 16, true}),
+                           case_of(GptvqShape{9, 1100, 4, 8, 5, 256, 8, 0, true, core::DType::bf16}),
+                           case_of(GptvqShape{5, 1300, 1, 2, 1, 256, 16, 64, false, core::DType::bf16}),
+                           case_of(GptvqShape{7, 33, 1, 11, 3, 16}), case_of(GptvqShape{1, 1, 1, 1, 1, 1}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Vptq, GpuPacked, vptq_cases());
+INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked, uniform_cases());
+INSTANTIATE_TEST_SUITE_P(Gptvq, GpuPacked, gptvq_cases());
+INSTANTIATE_TEST_SUITE_P(Vptq, GpuTuned, vptq_cases());
+INSTANTIATE_TEST_SUITE_P(Uniform, GpuTuned, uniform_cases());
 
 }  // namespace
 }  // namespace voronoi::test

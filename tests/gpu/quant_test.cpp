@@ -9,6 +9,7 @@
 
 #include "gpu/gpu_fixture.h"
 #include "quant/baselines/uniform_method.h"
+#include "quant/gptvq/layout.h"
 #include "quant/method.h"
 #include "quant/quantizer.h"
 #include "quant/vq/second_order.h"
@@ -45,12 +46,15 @@ std::vector<Case> cases() {
   QuantParameters uniform;
   uniform.get<UniformParameters>().bits = 3;
   uniform.get<UniformParameters>().group_size = 16;
+  QuantParameters groups = uniform;
+  groups.get<GptvqParameters>().group_weights = 65 * 40;
   return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
           case_of("voronoi", "voronoi", parameters_of(4, 8, 4), 192, 10),
           case_of("voronoi_groups_outliers_tail", "voronoi", everything, 195, 10),
           case_of("rtn", "rtn", uniform, 130, 40),
           case_of("gptq", "gptq", uniform, 130, 40),
-          case_of("bitdistiller", "bitdistiller", uniform, 130, 40)};
+          case_of("bitdistiller", "bitdistiller", uniform, 130, 40),
+          case_of("gptvq", "gptvq", groups, 130, 40)};
 }
 
 Layer layer_of(const Case& wanted, backend::Device device) {

@@ -65,6 +65,24 @@ TEST(Bits, ReadyConfigsAreWhatBitsChoosesAndKeepToTheirBits) {
     }
 }
 
+TEST(Bits, ConfigsOfGptvqAreThePapersSettings) {
+  for (const int bits : {2, 3, 4}) {
+    const std::string file = std::string(VORONOI_CONFIGS) + "/gptvq-" + std::to_string(bits) + "bit.cfg";
+    run::Settings options;
+    EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+    EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+    // What stands there is what --bits alone means.
+    quant::QuantParameters by_default;
+    by_default.method = "gptvq";
+    by_default.get<quant::UniformParameters>().bits = bits;
+    EXPECT_EQ(quant::find_method("gptvq").setting(options.parameters), quant::find_method("gptvq").setting(by_default));
+    for (const char* model : {"llama-2-7b", "llama-3.1-70b"})
+      EXPECT_NEAR(quant::true_bits(options.parameters, planning::layer_counts(planning::read_model_config(model))),
+                  bits + 0.125, 0.01)
+          << file << " " << model;
+  }
+}
+
 TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
   run::Settings options;
   EXPECT_THAT(

@@ -58,11 +58,18 @@ TEST(Effort, GivesWayToWhatWasGiven) {
 }
 
 TEST(Effort, IsNothingToMethodsThatArePublished) {
-  for (const char* method : {"rtn", "gptq", "bitdistiller", "vptq"}) {
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "gptvq", "vptq"}) {
     const run::Settings settings = settings_of({"--method", method, "--effort", "best"});
     EXPECT_EQ(settings.hessian, "plain") << method;
     EXPECT_EQ(settings.tune, "none") << method;
   }
+}
+
+TEST(Effort, TuningOfAMethodWithoutNumbersIsRefusedBeforeAnyWork) {
+  run::Settings settings = settings_of({"--method", "gptvq", "--tune-phases", "end-to-end"});
+  EXPECT_THAT(run::check(settings), ::testing::Contains(::testing::HasSubstr("gptvq have no numbers to tune")));
+  settings.parameters.method = "gptq";
+  EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("to tune"))));
 }
 
 TEST(Effort, LeavesSequentialCalibrationPlain) {

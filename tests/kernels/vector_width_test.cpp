@@ -47,6 +47,18 @@ class VectorWidth : public ::testing::Test {
   const Kernels& kernels_ = cpu();
 };
 
+TEST_F(VectorWidth, DoesNotChangeTheHostsSearch) {
+  for (const std::int64_t dim : {1, 2, 4}) {
+    const std::int64_t n = 200, k = 100, stride = host_lanes(n);
+    const std::vector<float> x = floats_of(dim * stride, 5), book = floats_of((dim + 1) * k, 6);
+    expect_equal([&] {
+      std::vector<std::int32_t> index(static_cast<std::size_t>(stride));
+      nearest_by_column(n, dim, x.data(), stride, k, book.data(), index.data());
+      return index;
+    });
+  }
+}
+
 TEST_F(VectorWidth, DoesNotChangeMatrixProducts) {
   const std::int64_t m = 230, n = 150, k = 700;
   const std::vector<float> a = floats_of(m * k, 1), b = floats_of(n * k, 2);

@@ -8,6 +8,7 @@
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/cost.h"
+#include "quant/gptvq/layout.h"
 #include "quant/memory.h"
 #include "quant/method.h"
 #include "quant/vq/vector_parameters.h"
@@ -48,6 +49,23 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
           p.get<UniformParameters>().group_size = group_size;
           p.act_order = act_order;
           expect_as_planned(p, 33, 50);
+        }
+  for (const int bits : {2, 3})
+    for (const std::int64_t d : {1, 2, 4})
+      for (const std::int64_t scale_block : {0, 16})
+        for (const bool bytes : {true, false}) {
+          QuantParameters p = parameters("gptvq");
+          p.get<UniformParameters>().bits = bits;
+          p.act_order = bytes;
+          auto& own = p.get<GptvqParameters>();
+          own.vector_columns = d;
+          own.scale_block = scale_block;
+          own.codebook_bits = bytes ? 8 : 16;
+          own.group_weights = 500;
+          own.group_columns = 32;
+          own.codebook_update = false;
+          own.strip_passes = 1;
+          expect_as_planned(p, 33, 52);
         }
   for (const char* method : {"vptq", "voronoi"})
     for (const std::int64_t v : {1, 4, 6, 8})

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "quant/baselines/uniform_method.h"
+#include "quant/gptvq/layout.h"
 #include "quant/layers.h"
 #include "quant/method.h"
 #include "quant/quantizer.h"
@@ -154,6 +155,12 @@ const std::vector<MethodCase>& method_cases() {
     add("gptq", "gptq", [](QuantParameters&) {});
     add("bitdistiller", "bitdistiller", [](QuantParameters&) {});
     add("gptq_natural_order", "gptq", [](QuantParameters& p) { p.act_order = false; });
+    add("gptvq", "gptvq", [](QuantParameters& p) { p.get<GptvqParameters>().group_weights = 1000; });
+    add("gptvq_block_scales", "gptvq", [](QuantParameters& p) {
+      p.act_order = false;
+      p.get<GptvqParameters>().scale_block = 16;
+      p.get<GptvqParameters>().codebook_bits = 16;
+    });
     for (const char* method : {"vptq", "voronoi"}) {
       const bool ours = std::string(method) == "voronoi";
       add(ours ? "voronoi" : "vptq", method, [](QuantParameters&) {});

@@ -33,7 +33,7 @@ VoronoiParameters& own(QuantParameters& p) { return p.get<VoronoiParameters>(); 
 UniformParameters& uniform(QuantParameters& p) { return p.get<UniformParameters>(); }
 
 TEST(Registry, NamesEveryMethodAndFindsIt) {
-  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "vptq", "voronoi"));
+  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "gptvq", "vptq", "voronoi"));
   for (const std::string& name : method_names()) EXPECT_EQ(&find_method(name), &find_method(name));
   EXPECT_NE(&find_method("rtn"), &find_method("gptq"));
   EXPECT_NE(&find_method("vptq"), &find_method("voronoi"));
@@ -44,7 +44,7 @@ TEST(Registry, AnUnknownMethodIsAnsweredWithTheKnownOnes) {
     find_method("awq");
     ADD_FAILURE() << "found";
   } catch (const core::ConfigError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("'awq'"), HasSubstr("rtn, gptq, bitdistiller, vptq, voronoi")));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("'awq'"), HasSubstr("rtn, gptq, bitdistiller, gptvq, vptq, voronoi")));
   }
 }
 
@@ -65,7 +65,7 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Case> cases{
       {"awq", [](QuantParameters&) {},
-       "--method awq is unknown; it must be one of rtn, gptq, bitdistiller, vptq, voronoi"},
+       "--method awq is unknown; it must be one of rtn, gptq, bitdistiller, gptvq, vptq, voronoi"},
       {"rtn", [](QuantParameters& p) { p.damping = -0.1; }, "--damping"},
       {"rtn", [](QuantParameters& p) { p.damping = 1.5; }, "--damping: must be a number from 0 to 1, not '1.5'"},
       {"rtn", [nan](QuantParameters& p) { p.damping = nan; }, "--damping"},

@@ -1,4 +1,4 @@
-// Quantized linears with random codes, of either format: what packed products and decoding are tested and measured on.
+// Quantized linears with random codes, of any format: what packed products and decoding are tested and measured on.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/packing.h"
+#include "format/gptvq.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 
@@ -27,6 +28,14 @@ struct UniformShape {
   std::int64_t out_features = 0, in_features = 0;
   int bits = 0;
   std::int64_t group_size = 0;
+  bool permuted = false;
+  core::DType dtype = core::DType::f16;
+};
+
+struct GptvqShape {
+  std::int64_t out_features = 0, in_features = 0, d = 1;
+  int index_bits = 0;
+  std::int64_t group_rows = 1, group_columns = 0, codebook_bits = 8, scale_block = 0;
   bool permuted = false;
   core::DType dtype = core::DType::f16;
 };
@@ -115,6 +124,38 @@ inline format::Encoding random_packed(const UniformShape& s) {
   return format::to_encoding(e);
 }
 
+inline format::Encoding random_packed(const GptvqShape& s) {
+  RandomFields random(s.out_features, s.in_features, s.dtype);
+  format::GptvqEncoding e;
+  e.out_features = s.out_features;
+  e.in_features = s.in_features;
+  e.vector_columns = s.d;
+  e.centroids = std::int64_t{1} << s.index_bits;
+  e.group_rows = s.group_rows;
+  e.group_columns = s.group_columns;
+  e.codebook_bits = s.codebook_bits;
+  e.scale_block = s.scale_block;
+  e.dtype = s.dtype;
+  const std::int64_t books = e.row_groups() * e.strips();
+  e.indices = random.codes(s.out_features, e.vectors(), s.index_bits);
+  if (s.codebook_bits == 16)
+    e.codebook = random.values(books * e.book_size(), 0.1F, 1.0F);
+  else {
+    for (const std::uint16_t value : random.below(books * e.book_size(), 256))
+      e.codebook8.push_back(static_cast<std::uint8_t>(value));
+    e.codebook_scale = random.values(books, 1.0F, 0.2F);
+  }
+  if (s.scale_block > 0) {
+    e.block_codes = random.codes(s.out_features, e.blocks(), 4);
+    for (std::int64_t block = 0; block < e.blocks(); ++block) {
+      e.block_grid.push_back(core::to_bits16(s.dtype, 0.25F + 0.01F * static_cast<float>(block)));
+      e.block_grid.push_back(core::to_bits16(s.dtype, 1.1F));
+    }
+  }
+  if (s.permuted) e.perm = random.permutation(s.in_features);
+  return format::to_encoding(e);
+}
+
 /// For tests with such a parameter.
 struct PackedCase {
   std::string text;
@@ -131,6 +172,14 @@ inline PackedCase case_of(const PackedShape& s) {
               ", bits " + std::to_string(s.main_bits) + " + " + std::to_string(s.residual_bits) + ", groups " +
               std::to_string(s.groups) + ", outliers " + std::to_string(s.outlier_size) +
               shape_ending(s.permuted, s.dtype),
+          random_packed(s)};
+}
+
+inline PackedCase case_of(const GptvqShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", gptvq, d " + std::to_string(s.d) +
+              ", bits " + std::to_string(s.index_bits) + ", groups of " + std::to_string(s.group_rows) + " x " +
+              std::to_string(s.group_columns) + ", books of " + std::to_string(s.codebook_bits) + ", blocks of " +
+              std::to_string(s.scale_block) + shape_ending(s.permuted, s.dtype),
           random_packed(s)};
 }
 

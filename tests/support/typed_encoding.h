@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "format/gptvq.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 
@@ -26,6 +27,19 @@ inline format::UniformEncoding uniform_of(const format::Encoding& encoding) {
   const format::UniformView view = format::uniform_view(encoding);
   const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
   return {view, owned(view.codes), owned(view.scale), owned(view.zeros), owned(view.perm)};
+}
+
+inline format::GptvqEncoding gptvq_of(const format::Encoding& encoding) {
+  const format::GptvqView view = format::gptvq_view(encoding);
+  const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
+  return {view,
+          owned(view.indices),
+          owned(view.codebook),
+          owned(view.codebook8),
+          owned(view.codebook_scale),
+          owned(view.block_codes),
+          owned(view.block_grid),
+          owned(view.perm)};
 }
 
 inline std::vector<float> decoded(const format::Encoding& encoding) {

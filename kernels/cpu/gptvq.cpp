@@ -1,0 +1,157 @@
+// Linears packed in GPTVQ's codes: a row is decoded at a time, into a buffer that stays in cache, and either written
+// out or multiplied at once.
+#include "kernels/gptvq.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+#include "core/packing.h"
+#include "kernels/cpu/packed.h"
+#include "kernels/kernels.h"
+
+namespace voronoi::kernels {
+namespace {
+
+using packed::index;
+
+constexpr std::int64_t kRowsATask = 16;  // rows that share buffers
+
+/// Decodes rows, one after another.
+class Decoder {
+ public:
+  explicit Decoder(const PackedGptvq& packed)
+      : p_(packed),
+        n_vectors_(packed.in_features / packed.d),
+        n_strips_(core::ceil_div(packed.in_features, packed.group_columns)),
+        n_blocks_(packed.block_codes == nullptr ? 0 : core::ceil_div(packed.in_features, packed.scale_block)),
+        book_size_(packed.d << packed.index_bits),
+        grid_(packed::widen(packed.dtype, packed.block_grid, 2 * n_blocks_)),
+        books_(index(n_strips_ * book_size_)),
+        codes_(index(n_vectors_)),
+        block_codes_(index(n_blocks_)),
+        stored_(index(packed.perm == nullptr ? 0 : packed.in_features)) {}
+
+  /// Row `row` of the matrix into values [in], natural column order.
+  void decode(std::int64_t row, float* values) {
+    if (p_.perm == nullptr) return decode_stored(row, values);
+    decode_stored(row, stored_.data());
+    for (std::int64_t c = 0; c < p_.in_features; ++c) values[p_.perm[c]] = stored_[index(c)];
+  }
+
+ private:
+  /// The books of a row group, widened.
+  void enter_group(std::int64_t group) {
+    if (group == group_) return;
+    group_ = group;
+    const std::int64_t first = group * n_strips_ * book_size_;
+    if (p_.codebook8 == nullptr) {
+      books_ = packed::widen(p_.dtype, p_.codebook + first, n_strips_ * book_size_);
+      return;
+    }
+    const std::vector<float> scales = packed::widen(p_.dtype, p_.codebook_scale + group * n_strips_, n_strips_);
+    for (std::int64_t strip = 0; strip < n_strips_; ++strip) {
+      const float step = scales[index(strip)] * kByteStep;
+      const std::int8_t* bytes = p_.codebook8 + first + strip * book_size_;
+      float* book = books_.data() + strip * book_size_;
+      for (std::int64_t i = 0; i < book_size_; ++i) book[i] = step * static_cast<float>(bytes[i]);
+    }
+  }
+
+  template <int kD>
+  void look_up(float* stored) const {
+    const std::int64_t strip_vectors = p_.group_columns / kD;
+    for (std::int64_t strip = 0; strip < n_strips_; ++strip) {
+      const float* book = books_.data() + strip * book_size_;
+      const std::int64_t end = std::min(n_vectors_, (strip + 1) * strip_vectors);
+      for (std::int64_t j = strip * strip_vectors; j < end; ++j) {
+        const float* centroid = book + static_cast<std::int64_t>(codes_[index(j)]) * kD;
+        for (int i = 0; i < kD; ++i) stored[j * kD + i] = centroid[i];
+      }
+    }
+  }
+
+  /// Stored column order.
+  void decode_stored(std::int64_t row, float* stored) {
+    enter_group(row / p_.group_rows);
+    const std::int64_t words = core::packed_words(n_vectors_, p_.index_bits);
+    core::unpack_row({p_.indices + row * words, index(words)}, p_.index_bits, codes_);
+    switch (p_.d) {
+      case 1:
+        look_up<1>(stored);
+        break;
+      case 2:
+        look_up<2>(stored);
+        break;
+      case 4:
+        look_up<4>(stored);
+        break;
+      default:
+        VORONOI_REQUIRE(false, "a vector has 1, 2 or 4 columns");
+    }
+    if (n_blocks_ == 0) return;
+    const std::int64_t block_words = core::packed_words(n_blocks_, kBlockScaleBits);
+    core::unpack_row({p_.block_codes + row * block_words, index(block_words)}, kBlockScaleBits, block_codes_);
+    for (std::int64_t block = 0; block < n_blocks_; ++block) {
+      const float scale = block_scale(grid_[index(2 * block)], grid_[index(2 * block + 1)], block_codes_[index(block)]);
+      const std::int64_t end = std::min(p_.in_features, (block + 1) * p_.scale_block);
+      for (std::int64_t c = block * p_.scale_block; c < end; ++c) stored[c] = stored[c] * scale;
+    }
+  }
+
+  const PackedGptvq& p_;
+  std::int64_t n_vectors_, n_strips_, n_blocks_, book_size_;
+  std::int64_t group_ = -1;
+  std::vector<float> grid_, books_;
+  std::vector<std::uint32_t> codes_, block_codes_;
+  std::vector<float> stored_;
+};
+
+/// use(row, values) for every row decoded, over the threads.
+template <class Use>
+void for_rows(const Exec& exec, const PackedGptvq& packed, const Use& use) {
+  exec.pool->parallel_for(core::ceil_div(packed.out_features, kRowsATask), [&](std::int64_t task) {
+    Decoder decoder(packed);
+    std::vector<float> values(index(packed.in_features));
+    const std::int64_t end = std::min(packed.out_features, (task + 1) * kRowsATask);
+    for (std::int64_t row = task * kRowsATask; row < end; ++row) {
+      decoder.decode(row, values.data());
+      use(row, values.data());
+    }
+  });
+}
+
+void decode_f32(const Exec& exec, const PackedGptvq& packed, float* weight) {
+  const std::int64_t n = packed.in_features;
+  for_rows(exec, packed,
+           [&](std::int64_t row, const float* values) { std::copy(values, values + n, weight + row * n); });
+}
+
+void decode_16(const Exec& exec, const PackedGptvq& packed, std::uint16_t* weight) {
+  const std::int64_t n = packed.in_features;
+  for_rows(exec, packed, [&](std::int64_t row, const float* values) {
+    std::transform(values, values + n, weight + row * n,
+                   [&](float value) { return core::to_bits16(packed.dtype, value); });
+  });
+}
+
+void fused_matmul(const Exec& exec, const PackedGptvq& packed, std::int64_t n_tokens, const float* x, bool accumulate,
+                  float* out) {
+  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxGptvqTokens, "a fused product has 1 to 16 tokens");
+  const std::int64_t n = packed.in_features;
+  for_rows(exec, packed, [&](std::int64_t row, const float* values) {
+    for (std::int64_t t = 0; t < n_tokens; ++t) {
+      float& target = out[t * packed.out_features + row];
+      const float product = packed::dot(n, values, x + t * n);
+      target = accumulate ? target + product : product;
+    }
+  });
+}
+
+}  // namespace
+
+GptvqKernels cpu_gptvq_kernels() {
+  return {.decode_f32 = decode_f32, .decode_16 = decode_16, .fused_matmul = fused_matmul};
+}
+
+}  // namespace voronoi::kernels

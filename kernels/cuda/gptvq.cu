@@ -1,0 +1,218 @@
+// Linears packed in GPTVQ's codes: decoding, bound by the write of the matrix, and y = x W^T for a few tokens.
+//
+// Floor of the product: the indices, read once; codebooks of a few hundred bytes a group stay in L1. A warp takes a few
+// rows, so that a token's values are loaded once for them, and its lanes take neighbouring vectors: they share the
+// words of the indices.
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/packing.h"
+#include "kernels/cuda/families.h"
+#include "kernels/cuda/native.h"
+#include "kernels/cuda/packed.cuh"
+
+namespace voronoi::kernels {
+namespace gpu {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kRows = 4;  // of a warp
+constexpr std::int64_t kVectorsABlock = 1024;
+constexpr std::int64_t kTokensAPass = 8;  // their sums must fit the registers of a thread
+// Warps wanted at work, and the least vectors of one: a matter of the shape alone, so that sums do not depend on the
+// GPU.
+constexpr std::int64_t kWarpsWanted = 4096, kLeastVectors = 256;
+
+/// What follows from the extents, and how the vectors of a row are divided over warps.
+struct RowLayout {
+  std::int64_t n_vectors = 0, n_strips = 0, n_blocks = 0, words = 0, block_words = 0;
+  std::int64_t splits = 0, vectors = 0;  ///< how many, and vectors each but the last
+  std::uint32_t group_columns = 1, scale_block = 1;
+};
+
+RowLayout layout_of(const PackedGptvq& p) {
+  RowLayout row;
+  row.n_vectors = p.in_features / p.d;
+  row.n_strips = core::ceil_div(p.in_features, p.group_columns);
+  row.n_blocks = p.block_codes == nullptr ? 0 : core::ceil_div(p.in_features, p.scale_block);
+  row.words = core::packed_words(row.n_vectors, p.index_bits);
+  row.block_words = core::packed_words(row.n_blocks, kBlockScaleBits);
+  const std::int64_t wanted = core::ceil_div(kWarpsWanted, core::ceil_div(p.out_features, std::int64_t{kRows}));
+  row.vectors = std::max(kLeastVectors, core::ceil_div(core::ceil_div(row.n_vectors, wanted), kWarpSize) * kWarpSize);
+  row.splits = core::ceil_div(row.n_vectors, row.vectors);
+  // Wider ones than the row are as wide as it.
+  row.group_columns = static_cast<std::uint32_t>(std::min(p.group_columns, p.in_features));
+  row.scale_block = static_cast<std::uint32_t>(std::clamp<std::int64_t>(p.scale_block, 1, p.in_features));
+  return row;
+}
+
+/// kernels::block_scale in device code.
+__device__ __forceinline__ float scale_of_block(float base, float ratio, std::uint32_t code) {
+  float scale = base, power = ratio;
+#pragma unroll
+  for (int bit = 0; bit < kBlockScaleBits; ++bit) {
+    if ((code >> bit & 1U) != 0) scale = scale * power;
+    power = power * power;
+  }
+  return scale;
+}
+
+/// The kD weights of a row's vector j, with the roundings of the CPU twin. first_book: of the row's group; columns are
+/// fewer than 2^28, so that their divisions are those of 32 bits.
+template <int kD, bool kBf16>
+__device__ __forceinline__ void load_vector(const PackedGptvq& p, const RowLayout& layout, std::int64_t row,
+                                            std::int64_t first_book, std::uint32_t j, float (&values)[kD]) {
+  const std::int64_t book = first_book + j * kD / layout.group_columns;
+  const std::int64_t code = packed_value(p.indices + row * layout.words, j, p.index_bits);
+  const std::int64_t first = ((book << p.index_bits) + code) * kD;
+  if (p.codebook8 != nullptr) {
+    const float step = widen16<kBf16>(p.codebook_scale[book]) * kByteStep;
+#pragma unroll
+    for (int i = 0; i < kD; ++i) values[i] = step * static_cast<float>(p.codebook8[first + i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kD; ++i) values[i] = widen16<kBf16>(p.codebook[first + i]);
+  }
+  if (layout.n_blocks == 0) return;
+  const std::uint32_t block = j * kD / layout.scale_block;
+  const float scale =
+      scale_of_block(widen16<kBf16>(p.block_grid[2 * block]), widen16<kBf16>(p.block_grid[2 * block + 1]),
+                     packed_value(p.block_codes + row * layout.block_words, block, kBlockScaleBits));
+#pragma unroll
+  for (int i = 0; i < kD; ++i) values[i] = values[i] * scale;
+}
+
+/// Block (row, chunk): its vectors. Neighbouring threads write neighbouring columns unless a permutation scatters them.
+template <int kD, bool kBf16, class Out>
+__global__ void decode_kernel(PackedGptvq p, RowLayout layout, Out* weight) {
+  const std::int64_t row = blockIdx.x, first = static_cast<std::int64_t>(blockIdx.y) * kVectorsABlock;
+  const std::int64_t end = first + kVectorsABlock < layout.n_vectors ? first + kVectorsABlock : layout.n_vectors;
+  const std::int64_t first_book = row / p.group_rows * layout.n_strips;
+  for (std::int64_t j = first + threadIdx.x; j < end; j += blockDim.x) {
+    float values[kD];
+    load_vector<kD, kBf16>(p, layout, row, first_book, static_cast<std::uint32_t>(j), values);
+#pragma unroll
+    for (int i = 0; i < kD; ++i) {
+      const std::int64_t stored = j * kD + i, column = p.perm != nullptr ? p.perm[stored] : stored;
+      store<kBf16>(values[i], weight + row * p.in_features + column);
+    }
+  }
+}
+
+/// ordered [n_tokens, in] in stored order.
+__global__ void order_tokens_kernel(PackedGptvq p, const float* x, float* ordered) {
+  const std::int64_t token = blockIdx.y, column = global_thread();
+  if (column < p.in_features) ordered[token * p.in_features + column] = x[token * p.in_features + p.perm[column]];
+}
+
+/// Block (row tile, split): a warp adds over the split's vectors of kRows rows. tokens [n_tokens, in] in stored order;
+/// partials [splits, n_tokens, out].
+template <int kD, int kTokens, bool kBf16>
+__global__ void __launch_bounds__(kThreads)
+    product_kernel(PackedGptvq p, RowLayout layout, int n_tokens, const float* tokens, float* partials) {
+  const std::int64_t first_row = (static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_id()) * kRows;
+  if (first_row >= p.out_features) return;  // a whole warp
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * layout.vectors;
+  const std::int64_t end = first + layout.vectors < layout.n_vectors ? first + layout.vectors : layout.n_vectors;
+  std::int64_t rows[kRows], first_books[kRows];  // past the end the last one again
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    rows[r] = first_row + r < p.out_features ? first_row + r : p.out_features - 1;
+    first_books[r] = rows[r] / p.group_rows * layout.n_strips;
+  }
+  float sums[kRows][kTokens] = {};
+  for (std::int64_t j = first + lane_id(); j < end; j += kWarpSize) {
+    float values[kTokens][kD];
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t)
+#pragma unroll
+      for (int i = 0; i < kD; ++i) values[t][i] = t < n_tokens ? tokens[t * p.in_features + j * kD + i] : 0.0F;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float weights[kD];
+      load_vector<kD, kBf16>(p, layout, rows[r], first_books[r], static_cast<std::uint32_t>(j), weights);
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t)
+#pragma unroll
+        for (int i = 0; i < kD; ++i) sums[r][t] = fmaf(weights[i], values[t][i], sums[r][t]);
+    }
+  }
+  float* target = partials + static_cast<std::int64_t>(blockIdx.y) * n_tokens * p.out_features;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      const float total = warp_sum(sums[r][t]);
+      if (lane_id() == (r * kTokens + t) % kWarpSize && t < n_tokens && first_row + r < p.out_features)
+        target[t * p.out_features + first_row + r] = total;
+    }
+}
+
+__global__ void add_parts_kernel(std::int64_t n, std::int64_t n_parts, const float* partials, bool accumulate,
+                                 float* out) {
+  for (std::int64_t i = global_thread(); i < n; i += global_threads()) {
+    float sum = 0;
+    for (std::int64_t part = 0; part < n_parts; ++part) sum += partials[part * n + i];
+    out[i] = accumulate ? out[i] + sum : sum;
+  }
+}
+
+template <int kD, class Out>
+auto decode_of(bool bf16) {
+  return bf16 ? decode_kernel<kD, true, Out> : decode_kernel<kD, false, Out>;
+}
+
+template <class Out>
+void decode(const Exec& exec, const PackedGptvq& p, Out* weight) {
+  const bool bf16 = p.dtype == core::DType::bf16;
+  const RowLayout layout = layout_of(p);
+  const auto kernel = p.d == 1 ? decode_of<1, Out>(bf16) : p.d == 2 ? decode_of<2, Out>(bf16) : decode_of<4, Out>(bf16);
+  launch(native(exec), kernel, grid_of(p.out_features, core::ceil_div(layout.n_vectors, kVectorsABlock)),
+         dim3(kThreads), 0, p, layout, weight);
+}
+
+template <int kD>
+auto product_of(bool one, bool bf16) {
+  if (one) return bf16 ? product_kernel<kD, 1, true> : product_kernel<kD, 1, false>;
+  return bf16 ? product_kernel<kD, kTokensAPass, true> : product_kernel<kD, kTokensAPass, false>;
+}
+
+/// Tokens of one pass.
+void multiply(Native& gpu, const PackedGptvq& p, std::int64_t n, const float* x, bool accumulate, float* out) {
+  const RowLayout layout = layout_of(p);
+  const Scratch<float> ordered(gpu, p.perm != nullptr ? n * p.in_features : 0),
+      partials(gpu, layout.splits * n * p.out_features);
+  const float* tokens = x;
+  if (p.perm != nullptr) {
+    launch(gpu, order_tokens_kernel, grid_of(core::ceil_div(p.in_features, std::int64_t{kThreads}), n), dim3(kThreads),
+           0, p, x, ordered.data());
+    tokens = ordered.data();
+  }
+  const bool bf16 = p.dtype == core::DType::bf16;
+  const auto kernel = p.d == 1   ? product_of<1>(n == 1, bf16)
+                      : p.d == 2 ? product_of<2>(n == 1, bf16)
+                                 : product_of<4>(n == 1, bf16);
+  launch(gpu, kernel, grid_of(core::ceil_div(p.out_features, std::int64_t{kWarps * kRows}), layout.splits),
+         dim3(kThreads), 0, p, layout, static_cast<int>(n), tokens, partials.data());
+  launch(gpu, add_parts_kernel, grid_for(gpu, n * p.out_features, kThreads), dim3(kThreads), 0, n * p.out_features,
+         layout.splits, partials.data(), accumulate, out);
+}
+
+void fused_matmul(const Exec& exec, const PackedGptvq& packed, std::int64_t n_tokens, const float* x, bool accumulate,
+                  float* out) {
+  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxGptvqTokens, "a fused product has 1 to 16 tokens");
+  Native& gpu = native(exec);
+  for (std::int64_t first = 0; first < n_tokens; first += kTokensAPass)
+    multiply(gpu, packed, std::min(kTokensAPass, n_tokens - first), x + first * packed.in_features, accumulate,
+             out + first * packed.out_features);
+}
+
+}  // namespace
+}  // namespace gpu
+
+GptvqKernels cuda_gptvq_kernels() {
+  return {.decode_f32 = gpu::decode<float>, .decode_16 = gpu::decode<std::uint16_t>, .fused_matmul = gpu::fused_matmul};
+}
+
+}  // namespace voronoi::kernels
