@@ -54,7 +54,9 @@ const Kernels& cpu() {
                              .hessian = cpu_hessian_kernels(),
                              .collective = no_collective_kernels(),
                              .vptq = cpu_vptq_kernels(),
-                             .uniform = cpu_uniform_kernels()};
+                             .uniform = cpu_uniform_kernels(),
+                             .rotation = cpu_rotation_kernels(),
+                             .e8p = cpu_e8p_kernels()};
   return table;
 }
 

@@ -4,10 +4,12 @@
 
 #include "kernels/collective.h"
 #include "kernels/device.h"
+#include "kernels/e8p.h"
 #include "kernels/hessian.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
 #include "kernels/nn_gradient.h"
+#include "kernels/rotation.h"
 #include "kernels/uniform.h"
 #include "kernels/vptq.h"
 #include "kernels/vq.h"
@@ -26,6 +28,8 @@ struct Kernels {
   CollectiveKernels collective;
   VptqKernels vptq;
   UniformKernels uniform;
+  RotationKernels rotation;
+  E8pKernels e8p;
 };
 
 const Kernels& cpu();
@@ -43,5 +47,7 @@ VqSliceKernels cpu_vq_slice_kernels();
 HessianKernels cpu_hessian_kernels();
 VptqKernels cpu_vptq_kernels();
 UniformKernels cpu_uniform_kernels();
+RotationKernels cpu_rotation_kernels();
+E8pKernels cpu_e8p_kernels();
 
 }  // namespace voronoi::kernels

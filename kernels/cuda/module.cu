@@ -18,7 +18,9 @@ Kernels make_table() {
           .collective = no_collective_kernels(),
 #endif
           .vptq = cuda_vptq_kernels(),
-          .uniform = cuda_uniform_kernels()};
+          .uniform = cuda_uniform_kernels(),
+          .rotation = cuda_rotation_kernels(),
+          .e8p = cuda_e8p_kernels()};
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn.h"
 #include "quant/method.h"
+#include "quant/quip/quip_sharp.h"
 #include "quant/vq/voronoi_method.h"
 #include "quant/vq/vptq_method.h"
 
@@ -17,7 +18,7 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(), &gptq_method(), &bitdistiller_method(), &vptq_method(), &voronoi_method(),
+      &rtn_method(), &gptq_method(), &bitdistiller_method(), &quip_sharp_method(), &vptq_method(), &voronoi_method(),
   };
   return methods;
 }
