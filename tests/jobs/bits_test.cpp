@@ -65,6 +65,17 @@ TEST(Bits, ReadyConfigsAreWhatBitsChoosesAndKeepToTheirBits) {
     }
 }
 
+TEST(Bits, ReadyConfigsOfLatticeCodesKeepToTheirs) {
+  for (const int bits : {2, 3, 4}) {
+    const std::string file = std::string(VORONOI_CONFIGS) + "/quip_sharp-" + std::to_string(bits) + "bit.cfg";
+    run::Settings options;
+    EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+    EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+    EXPECT_EQ(options.parameters.method, "quip_sharp");
+    EXPECT_NEAR(quant::true_bits(options.parameters, block_of(576, 1536, 192)), bits + 0.003, 0.0005);
+  }
+}
+
 TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
   run::Settings options;
   EXPECT_THAT(

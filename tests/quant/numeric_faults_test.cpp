@@ -153,6 +153,7 @@ const std::vector<MethodCase>& method_cases() {
     add("rtn", "rtn", [](QuantParameters&) {});
     add("gptq", "gptq", [](QuantParameters&) {});
     add("bitdistiller", "bitdistiller", [](QuantParameters&) {});
+    add("quip_sharp", "quip_sharp", [](QuantParameters&) {});
     add("gptq_natural_order", "gptq", [](QuantParameters& p) { p.act_order = false; });
     for (const char* method : {"vptq", "voronoi"}) {
       const bool ours = std::string(method) == "voronoi";
