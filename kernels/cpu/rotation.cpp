@@ -101,7 +101,7 @@ void Turner::turn(float* panel, float* spare) const {
   if (!inverse_) HWY_DYNAMIC_DISPATCH(scale_rows)(r_.n, 1.0F, r_.signs, panel);
   HWY_DYNAMIC_DISPATCH(sylvester)(r_.n, r_.block, panel);
   if (r_.order > 1) {
-    // Products with +-1 are exact: an element's chain of multiply-adds is its sum over the columns in order.
+    // Products with +-1 are exact: an element's chains of multiply-adds are sums over the columns in order.
     const std::int64_t width = r_.block * kVectors, size = r_.order * width;
     for (float* part = panel; part < panel + r_.n * kVectors; part += size) {
       cpu().linalg.gemm_f32(exec_, inverse_, false, r_.order, width, r_.order, 1.0F, factor_.data(), r_.order, part,

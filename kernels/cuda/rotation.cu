@@ -8,6 +8,7 @@
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
+#include "kernels/matrix_product.h"
 
 namespace voronoi::kernels {
 namespace gpu {
@@ -16,6 +17,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kTile = 4096;  // values in shared memory: three such blocks a multiprocessor and more
 constexpr int kRun = 32;     // neighbouring values of different vectors, or of one beyond the pass's distances
+constexpr int kDepth = static_cast<int>(kGemmDepth);
 constexpr std::int64_t kFactorValues = 12288;  // values that stand before the factor: 48 KiB, which any GPU has
 
 /// Where a coordinate of a vector is, and what its first and its last pass do besides.
@@ -105,11 +107,16 @@ __global__ void __launch_bounds__(kThreads)
   if (lane >= width) return;
   for (int i = first; i < order; i += kRows) {
     float sum = 0;
-    for (int j = 0; j < order; ++j) {
-      const int row = transposed ? j : i, column = transposed ? i : j;
-      const bool is_negative = (load_constant(factor + row * words + column / 32) >> (column % 32) & 1U) != 0;
-      const float value = tile[j * kWidth + lane];
-      sum += is_negative ? -value : value;
+    for (int begin = 0; begin < order; begin += kDepth) {
+      const int end = begin + kDepth < order ? begin + kDepth : order;
+      float part = 0;
+      for (int j = begin; j < end; ++j) {
+        const int row = transposed ? j : i, column = transposed ? i : j;
+        const bool is_negative = (load_constant(factor + row * words + column / 32) >> (column % 32) & 1U) != 0;
+        const float value = tile[j * kWidth + lane];
+        part += is_negative ? -value : value;
+      }
+      sum = begin == 0 ? part : sum + part;
     }
     const std::int64_t at = static_cast<std::int64_t>(i) * inner + lane;
     values[at] = finished(sum, ends, values + at - x);
