@@ -18,8 +18,7 @@ struct Rotation {
 };
 
 /// Every element of the result is found by the same additions in the same order on any device: first S by halves of
-/// doubling distance, then H by sums over its columns, as the matrix products of the CPU
-/// are summed (kGemmDepth), then the norm.
+/// doubling distance, then H by sums over its columns, kGemmDepth at a time, then the norm.
 struct RotationKernels {
   /// Each row v of x [n_rows, n] becomes T v, or T^T v.
   void (*turn_rows)(const Exec&, const Rotation&, bool inverse, std::int64_t n_rows, float* x);
