@@ -58,57 +58,59 @@ void codeword(const Tables& t, std::uint16_t code, float* values) {
 
 std::int64_t groups_of(const PackedE8p& p) { return core::ceil_div(p.in_features, std::int64_t{kDim}); }
 
-/// Row `row` of Q / scale, rounded up to whole codes.
-void decode_row(const Tables& t, const PackedE8p& p, std::int64_t row, float* values) {
-  const std::int64_t n_groups = groups_of(p), first = row * n_groups;
-  for (std::int64_t g = 0; g < n_groups; ++g) {
-    float* target = values + g * kDim;
-    codeword(t, p.codes[first + g], target);
-    if (p.e8_residual != nullptr) {
-      const auto& rest = t.e8[p.e8_residual[first + g]];
-      for (std::size_t i = 0; i < index(kDim); ++i) target[i] += rest[i] * e8p::kE8Step;
-    } else if (p.e8p_residual != nullptr) {
-      std::array<float, kDim> rest;
-      codeword(t, p.e8p_residual[first + g], rest.data());
-      for (std::size_t i = 0; i < index(kDim); ++i) target[i] += rest[i] * e8p::kE8pStep;
-    }
+/// The codeword at place `at` of all codes, with its residual's: 8 values of Q / scale.
+void decode_code(const Tables& t, const PackedE8p& p, std::int64_t at, float* values) {
+  codeword(t, p.codes[at], values);
+  if (p.e8_residual != nullptr) {
+    const auto& rest = t.e8[p.e8_residual[at]];
+    for (std::size_t i = 0; i < index(kDim); ++i) values[i] += rest[i] * e8p::kE8Step;
+  } else if (p.e8p_residual != nullptr) {
+    std::array<float, kDim> rest;
+    codeword(t, p.e8p_residual[at], rest.data());
+    for (std::size_t i = 0; i < index(kDim); ++i) values[i] += rest[i] * e8p::kE8pStep;
   }
 }
 
-/// store(row, values) for every row of W before its rows are turned back into one another.
-template <class StoreRow>
-void for_unturned_rows(const Exec& exec, const PackedE8p& p, const StoreRow& store) {
+/// Row `row` of Q / scale, rounded up to whole codes.
+void decode_row(const Tables& t, const PackedE8p& p, std::int64_t row, float* values) {
+  const std::int64_t n_groups = groups_of(p);
+  for (std::int64_t g = 0; g < n_groups; ++g) decode_code(t, p, row * n_groups + g, values + g * kDim);
+}
+
+/// W before its rows are turned back into one another.
+void decode_unturned_rows(const Exec& exec, const PackedE8p& p, float* weight) {
   constexpr std::int64_t kVectors = rotation::kVectors;
   const Tables& t = tables();
   const rotation::Turner turner(exec, p.in, true);
+  const std::int64_t in = p.in_features, n_groups = groups_of(p);
   exec.pool->parallel_for(core::ceil_div(p.out_features, kVectors), [&](std::int64_t task) {
     const std::int64_t first = task * kVectors, count = std::min(kVectors, p.out_features - first);
-    std::vector<float> values(index(groups_of(p) * kDim));
-    const bool turns = p.in.n > 0;
-    Scratch<float> panel(turns ? p.in_features * kVectors : 0), spare(turns ? turner.spare_size() : 0);
-    if (turns && count < kVectors) std::fill_n(panel.data(), p.in_features * kVectors, 0.0F);
-    for (std::int64_t lane = 0; lane < count; ++lane) {
-      decode_row(t, p, first + lane, values.data());
-      for (float& value : values) value *= p.scale;
-      if (!turns) {
-        store(first + lane, values.data());
-        continue;
+    float* rows = weight + first * in;
+    if (p.in.n == 0) {
+      std::vector<float> values(index(n_groups * kDim));
+      for (std::int64_t row = 0; row < count; ++row) {
+        decode_row(t, p, first + row, values.data());
+        for (std::int64_t c = 0; c < in; ++c) rows[row * in + c] = values[index(c)] * p.scale;
       }
-      for (std::int64_t c = 0; c < p.in_features; ++c) panel.data()[c * kVectors + lane] = values[index(c)];
+      return;
     }
-    if (!turns) return;
+    Scratch<float> panel(n_groups * kDim * kVectors), spare(turner.spare_size());
+    if (count < kVectors) std::fill_n(panel.data(), n_groups * kDim * kVectors, 0.0F);
+    for (std::int64_t g = 0; g < n_groups; ++g)
+      for (std::int64_t lane = 0; lane < count; ++lane) {
+        std::array<float, kDim> values;
+        decode_code(t, p, (first + lane) * n_groups + g, values.data());
+        float* target = panel.data() + g * kDim * kVectors + lane;
+        for (std::size_t i = 0; i < index(kDim); ++i)
+          target[static_cast<std::int64_t>(i) * kVectors] = values[i] * p.scale;
+      }
     turner.turn(panel.data(), spare.data());
-    for (std::int64_t lane = 0; lane < count; ++lane) {
-      for (std::int64_t c = 0; c < p.in_features; ++c) values[index(c)] = panel.data()[c * kVectors + lane];
-      store(first + lane, values.data());
-    }
+    rotation::from_panel(count, in, panel.data(), rows, in);
   });
 }
 
 void decode_f32(const Exec& exec, const PackedE8p& p, float* weight) {
-  for_unturned_rows(exec, p, [&](std::int64_t row, const float* values) {
-    std::copy_n(values, p.in_features, weight + row * p.in_features);
-  });
+  decode_unturned_rows(exec, p, weight);
   if (p.out.n > 0) cpu().rotation.turn_columns(exec, p.out, true, p.in_features, weight);
 }
 

@@ -114,46 +114,32 @@ void Turner::turn(float* panel, float* spare) const {
 
 namespace {
 
-/// load(first, count, panel) fills and store(first, count, panel) empties panels of `count` vectors from the `first`
-/// on; the lanes past them are zeros.
-template <class Load, class Store>
-void for_panels(const Exec& exec, const Rotation& rotation, bool inverse, std::int64_t n_vectors, const Load& load,
-                const Store& store) {
+void turn_rows(const Exec& exec, const Rotation& rotation, bool inverse, std::int64_t n_rows, float* x) {
   const Turner turner(exec, rotation, inverse);
-  exec.pool->parallel_for(core::ceil_div(n_vectors, kVectors), [&](std::int64_t index) {
-    const std::int64_t first = index * kVectors, count = std::min(kVectors, n_vectors - first);
-    Scratch<float> panel(rotation.n * kVectors), spare(turner.spare_size());
-    if (count < kVectors) std::fill_n(panel.data(), rotation.n * kVectors, 0.0F);
-    load(first, count, panel.data());
+  const std::int64_t n = rotation.n;
+  exec.pool->parallel_for(core::ceil_div(n_rows, kVectors), [&](std::int64_t task) {
+    float* rows = x + task * kVectors * n;
+    const std::int64_t count = std::min(kVectors, n_rows - task * kVectors);
+    Scratch<float> panel(n * kVectors), spare(turner.spare_size());
+    if (count < kVectors) std::fill_n(panel.data(), n * kVectors, 0.0F);
+    to_panel(count, n, rows, n, panel.data());
     turner.turn(panel.data(), spare.data());
-    store(first, count, panel.data());
+    from_panel(count, n, panel.data(), rows, n);
   });
 }
 
-void turn_rows(const Exec& exec, const Rotation& rotation, bool inverse, std::int64_t n_rows, float* x) {
-  for_panels(
-      exec, rotation, inverse, n_rows,
-      [&](std::int64_t first, std::int64_t count, float* panel) {
-        for (std::int64_t lane = 0; lane < count; ++lane)
-          for (std::int64_t i = 0; i < rotation.n; ++i) panel[i * kVectors + lane] = x[(first + lane) * rotation.n + i];
-      },
-      [&](std::int64_t first, std::int64_t count, const float* panel) {
-        for (std::int64_t lane = 0; lane < count; ++lane)
-          for (std::int64_t i = 0; i < rotation.n; ++i) x[(first + lane) * rotation.n + i] = panel[i * kVectors + lane];
-      });
-}
-
 void turn_columns(const Exec& exec, const Rotation& rotation, bool inverse, std::int64_t n_columns, float* x) {
-  for_panels(
-      exec, rotation, inverse, n_columns,
-      [&](std::int64_t first, std::int64_t count, float* panel) {
-        for (std::int64_t i = 0; i < rotation.n; ++i)
-          std::copy_n(x + i * n_columns + first, count, panel + i * kVectors);
-      },
-      [&](std::int64_t first, std::int64_t count, const float* panel) {
-        for (std::int64_t i = 0; i < rotation.n; ++i)
-          std::copy_n(panel + i * kVectors, count, x + i * n_columns + first);
-      });
+  const Turner turner(exec, rotation, inverse);
+  const std::int64_t n = rotation.n;
+  exec.pool->parallel_for(core::ceil_div(n_columns, kVectors), [&](std::int64_t task) {
+    float* columns = x + task * kVectors;
+    const std::int64_t count = std::min(kVectors, n_columns - task * kVectors);
+    Scratch<float> panel(n * kVectors), spare(turner.spare_size());
+    if (count < kVectors) std::fill_n(panel.data(), n * kVectors, 0.0F);
+    for (std::int64_t i = 0; i < n; ++i) std::copy_n(columns + i * n_columns, count, panel.data() + i * kVectors);
+    turner.turn(panel.data(), spare.data());
+    for (std::int64_t i = 0; i < n; ++i) std::copy_n(panel.data() + i * kVectors, count, columns + i * n_columns);
+  });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // What the CPU twins of rotations and of the linears between them share.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,6 +15,20 @@ namespace voronoi::kernels::rotation {
 inline constexpr std::int64_t kVectors = 16;
 
 constexpr bool bit_of(const std::uint32_t* bits, std::int64_t i) { return (bits[i / 32] >> (i % 32) & 1U) != 0; }
+
+/// Rows of n values to a panel's lanes and back, some columns at a time: what is written in pieces stays in L1.
+inline void to_panel(std::int64_t n_rows, std::int64_t n, const float* rows, std::int64_t ld, float* panel) {
+  for (std::int64_t first = 0; first < n; first += kVectors)
+    for (std::int64_t lane = 0; lane < n_rows; ++lane)
+      for (std::int64_t i = first; i < std::min(n, first + kVectors); ++i)
+        panel[i * kVectors + lane] = rows[lane * ld + i];
+}
+inline void from_panel(std::int64_t n_rows, std::int64_t n, const float* panel, float* rows, std::int64_t ld) {
+  for (std::int64_t first = 0; first < n; first += kVectors)
+    for (std::int64_t lane = 0; lane < n_rows; ++lane)
+      for (std::int64_t i = first; i < std::min(n, first + kVectors); ++i)
+        rows[lane * ld + i] = panel[i * kVectors + lane];
+}
 
 /// Turns panels [n, kVectors], 64-byte aligned. May be used by several threads.
 class Turner {

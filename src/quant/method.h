@@ -78,6 +78,9 @@ class Method {
     return std::nullopt;
   }
 
+  /// Whether its layers have numbers to tune (format::Format::tuned).
+  virtual bool has_numbers_to_tune() const { return true; }
+
   /// Names of the parameters that --bits chooses for the size of the model. Empty: --bits is a parameter of the
   /// method's own, or none.
   virtual std::vector<std::string> chosen_by_bits() const { return {}; }

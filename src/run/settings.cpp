@@ -85,9 +85,14 @@ std::vector<std::string> check(const Settings& o) {
   if (o.calibration == "sequential" && !o.hessians_from.empty())
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
+  const quant::Method& method = quant::find_method(o.parameters.method);
+  if (o.target == "asymmetric" && method.changes_site(o.parameters))
+    problems.push_back("--target asymmetric: not with --method " + o.parameters.method +
+                       ", which quantizes another weight than the model's own");
   const std::vector<std::string> phases = tune_phases(o);
-  if (std::find(phases.begin(), phases.end(), "weights") != phases.end() &&
-      quant::find_method(o.parameters.method).public_layout(o.parameters))
+  if (!phases.empty() && !method.has_numbers_to_tune())
+    problems.push_back("--tune-phases: the layers of --method " + o.parameters.method + " have no numbers to tune");
+  if (std::find(phases.begin(), phases.end(), "weights") != phases.end() && method.public_layout(o.parameters))
     problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +
                        o.parameters.method + " does not make; bitdistiller, gptq or rtn do");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);

@@ -76,6 +76,20 @@ TEST(Bits, ReadyConfigsOfLatticeCodesKeepToTheirs) {
   }
 }
 
+TEST(Bits, LatticeCodesAreNotTunedAndHaveTheirOwnTarget) {
+  run::Settings options;
+  options.parameters.method = "quip_sharp";
+  options.calibration = "sequential";
+  options.target = "asymmetric";
+  options.tune = "end-to-end";
+  EXPECT_THAT(run::check(options),
+              ::testing::AllOf(Contains(HasSubstr("--target asymmetric: not with --method quip_sharp")),
+                               Contains(HasSubstr("--method quip_sharp have no numbers to tune"))));
+  options.target = "plain";
+  options.tune = "none";
+  EXPECT_THAT(run::check(options), ::testing::Not(Contains(HasSubstr("quip_sharp"))));
+}
+
 TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
   run::Settings options;
   EXPECT_THAT(

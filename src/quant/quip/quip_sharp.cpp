@@ -157,6 +157,9 @@ class QuipSharp final : public Method {
     peak.consider(r.held_bytes + 3 * weight + stored + 16 * 2 * kErrorRows * r.in_features, "error of " + r.name);
   }
 
+  /// The codebook is fixed, and one scale is not worth a phase.
+  bool has_numbers_to_tune() const override { return false; }
+
   bool changes_site(const QuantParameters& /*parameters*/) const override { return true; }
   std::unique_ptr<SiteState> prepare_site(SiteInput& site, const QuantParameters& parameters) const override {
     auto state = std::make_unique<SiteState>();
