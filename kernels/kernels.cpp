@@ -55,7 +55,9 @@ const Kernels& cpu() {
                              .collective = no_collective_kernels(),
                              .vptq = cpu_vptq_kernels(),
                              .gptvq = cpu_gptvq_kernels(),
-                             .uniform = cpu_uniform_kernels()};
+                             .uniform = cpu_uniform_kernels(),
+                             .rotation = cpu_rotation_kernels(),
+                             .e8p = cpu_e8p_kernels()};
   return table;
 }
 

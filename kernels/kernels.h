@@ -4,12 +4,14 @@
 
 #include "kernels/collective.h"
 #include "kernels/device.h"
+#include "kernels/e8p.h"
 #include "kernels/gptvq.h"
 #include "kernels/hessian.h"
 #include "kernels/host_search.h"
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
 #include "kernels/nn_gradient.h"
+#include "kernels/rotation.h"
 #include "kernels/uniform.h"
 #include "kernels/vptq.h"
 #include "kernels/vq.h"
@@ -29,6 +31,8 @@ struct Kernels {
   VptqKernels vptq;
   GptvqKernels gptvq;
   UniformKernels uniform;
+  RotationKernels rotation;
+  E8pKernels e8p;
 };
 
 const Kernels& cpu();
@@ -47,5 +51,7 @@ HessianKernels cpu_hessian_kernels();
 VptqKernels cpu_vptq_kernels();
 GptvqKernels cpu_gptvq_kernels();
 UniformKernels cpu_uniform_kernels();
+RotationKernels cpu_rotation_kernels();
+E8pKernels cpu_e8p_kernels();
 
 }  // namespace voronoi::kernels

@@ -15,6 +15,8 @@ HessianKernels cuda_hessian_kernels();
 VptqKernels cuda_vptq_kernels();
 GptvqKernels cuda_gptvq_kernels();
 UniformKernels cuda_uniform_kernels();
+RotationKernels cuda_rotation_kernels();
+E8pKernels cuda_e8p_kernels();
 CollectiveKernels cuda_collective_kernels();
 
 }  // namespace voronoi::kernels

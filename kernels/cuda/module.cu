@@ -19,7 +19,9 @@ Kernels make_table() {
 #endif
           .vptq = cuda_vptq_kernels(),
           .gptvq = cuda_gptvq_kernels(),
-          .uniform = cuda_uniform_kernels()};
+          .uniform = cuda_uniform_kernels(),
+          .rotation = cuda_rotation_kernels(),
+          .e8p = cuda_e8p_kernels()};
 }
 
 }  // namespace

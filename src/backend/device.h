@@ -41,6 +41,8 @@ class Context {
   const kernels::VptqKernels& vptq() const { return table_->vptq; }
   const kernels::GptvqKernels& gptvq() const { return table_->gptvq; }
   const kernels::UniformKernels& uniform() const { return table_->uniform; }
+  const kernels::RotationKernels& rotation() const { return table_->rotation; }
+  const kernels::E8pKernels& e8p() const { return table_->e8p; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }
   const kernels::CollectiveKernels& collective() const { return table_->collective; }

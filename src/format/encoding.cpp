@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "format/e8p.h"
 #include "format/format.h"
 #include "format/gptvq.h"
 #include "format/uniform.h"
@@ -57,7 +58,7 @@ const Format& format_of(const Encoding& encoding) {
 }  // namespace
 
 std::span<const Format* const> known_formats() {
-  static const Format* const formats[] = {&vptq_format(), &uniform_format(), &gptvq_format()};
+  static const Format* const formats[] = {&vptq_format(), &uniform_format(), &gptvq_format(), &e8p_format()};
   return formats;
 }
 

@@ -13,16 +13,16 @@ namespace voronoi::quant {
 namespace {
 
 /// A packed lower triangle as both, and T H T' in the place of H.
-void rotate_hessian(const InputRotation& rotation, std::int64_t n, std::vector<float>& lower) {
+void rotate_hessian(core::ThreadPool& pool, const InputRotation& rotation, std::int64_t n, std::vector<float>& lower) {
   const auto at = [n](std::int64_t row, std::int64_t column) { return static_cast<std::size_t>(row * n + column); };
   std::vector<float> full(at(n, 0));
   std::size_t next = 0;
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j <= i; ++j) full[at(i, j)] = full[at(j, i)] = lower[next++];
-  rotation.apply(n, full);  // H T'
+  rotation.apply(pool, n, full);  // H T'
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j < i; ++j) std::swap(full[at(i, j)], full[at(j, i)]);
-  rotation.apply(n, full);  // T H T', and its own transpose
+  rotation.apply(pool, n, full);  // T H T', and its own transpose
   next = 0;
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j <= i; ++j) lower[next++] = full[at(i, j)];
@@ -59,12 +59,12 @@ PreparedSite prepare_site(backend::Context& context, SiteInput site, const Quant
   site.hessian = std::move(metric.lower);
   if (method.changes_site(parameters)) prepared.state = method.prepare_site(site, parameters);
   const InputRotation* rotation = prepared.state ? prepared.state->rotation.get() : nullptr;
-  if (rotation != nullptr) rotate_hessian(*rotation, n, site.hessian);
+  if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, site.hessian);
   prepared.hessian = prepare_hessian(context, n, site.hessian, parameters.damping, parameters.act_order);
   if (parameters.damping > 0) prepared.hessian.added *= std::max(1.0, metric.damping / parameters.damping);
   prepared.hessian.guided_share = metric.guided_share;
   if (!metric.held_out.empty()) {
-    if (rotation != nullptr) rotate_hessian(*rotation, n, metric.held_out);
+    if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, metric.held_out);
     bring_to_unit(prepared.hessian, metric.held_out);
     backend::Array<float>& held_out = method.judges_held_out() ? prepared.hessian.held_out : prepared.target.held_out;
     held_out = in_processing_order(context, prepared.hessian, both_triangles(context, n, metric.held_out).data());
@@ -89,7 +89,7 @@ QuantResult quantize(backend::Context& context, core::Team& team, const QuantInp
     std::vector<float> rotated;
     if (input.site != nullptr && input.site->rotation) {
       rotated.assign(input.weight.begin(), input.weight.end());
-      input.site->rotation->apply(input.out_features, rotated);
+      input.site->rotation->apply(context.pool(), input.out_features, rotated);
       given.weight = rotated;
     }
     QuantResult result = find_method(parameters.method).quantize(context, team, given, parameters);

@@ -10,6 +10,7 @@
 #include "quant/baselines/rtn.h"
 #include "quant/gptvq/gptvq_method.h"
 #include "quant/method.h"
+#include "quant/quip/quip_sharp.h"
 #include "quant/vq/voronoi_method.h"
 #include "quant/vq/vptq_method.h"
 
@@ -18,7 +19,8 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(), &gptq_method(), &bitdistiller_method(), &gptvq_method(), &vptq_method(), &voronoi_method(),
+      &rtn_method(), &gptq_method(), &bitdistiller_method(), &gptvq_method(), &quip_sharp_method(),
+      &vptq_method(), &voronoi_method(),
   };
   return methods;
 }

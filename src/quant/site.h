@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/thread_pool.h"
 #include "quant/metric.h"
 #include "quant/quantizer.h"
 
@@ -20,8 +21,8 @@ namespace voronoi::quant {
 class InputRotation {
  public:
   virtual ~InputRotation() = default;
-  /// T x for each of `rows` vectors x [rows, in_features], in place. Deterministic.
-  virtual void apply(std::int64_t rows, std::span<float> vectors) const = 0;
+  /// T x for each of `rows` vectors x [rows, in_features], in place. Deterministic, on any number of threads.
+  virtual void apply(core::ThreadPool& pool, std::int64_t rows, std::span<float> vectors) const = 0;
 };
 
 /// What a method keeps of a site for its linears; methods derive their own.

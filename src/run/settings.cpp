@@ -86,6 +86,10 @@ std::vector<std::string> check(const Settings& o) {
   if (o.calibration == "sequential" && !o.hessians_from.empty())
     problems.emplace_back(
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
+  const quant::Method& method = quant::find_method(o.parameters.method);
+  if (o.target == "asymmetric" && method.changes_site(o.parameters))
+    problems.push_back("--target asymmetric: not with --method " + o.parameters.method +
+                       ", which quantizes another weight than the model's own");
   const std::vector<std::string> phases = tune_phases(o);
   if (!phases.empty() && !quant::find_method(o.parameters.method).can_be_tuned())
     problems.push_back("--tune-phases: layers of --method " + o.parameters.method +

@@ -48,7 +48,7 @@ TEST(Profile, WhatItHasNoKernelForIsRefusedByName) {
 
 TEST(Profile, MethodsWithoutCodebooksAreRefused) {
   quant::QuantParameters p;
-  for (const char* method : {"rtn", "gptq", "bitdistiller", "gptvq"}) {
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "gptvq", "quip_sharp"}) {
     p.method = method;
     EXPECT_THAT(check_exportable(p, {}, Profile::full), Contains(HasSubstr("--method " + std::string(method))));
   }

@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "format/e8p.h"
 #include "format/gptvq.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
@@ -168,12 +169,37 @@ store::Shard make_gptvq(Source& source) {
   return shard;
 }
 
+store::Shard make_e8p(Source& source) {
+  format::E8pExtents e;
+  e.out_features = source.extent();
+  e.in_features = source.extent();
+  e.bits = 1 + source.byte() % 5;
+  e.dtype = kTypes[source.byte() % 2];
+  store::Shard shard;
+  shard.attributes = {{"encoding", "e8p"},
+                      {"dtype", std::string(core::dtype_name(e.dtype))},
+                      {"out_features", std::to_string(e.out_features)},
+                      {"in_features", std::to_string(e.in_features)},
+                      {"bits", std::to_string(e.bits)}};
+  if (!format::find_extent_problem(e).empty()) return shard;
+  const format::E8pElements due = elements_due(e);
+  add(shard, source, "codes", core::DType::u16, {e.out_features, e.n_groups()});
+  if (e.bits == 3) add(shard, source, "e8_residual", core::DType::u8, {e.out_features, e.n_groups()});
+  if (e.bits == 4) add(shard, source, "e8p_residual", core::DType::u16, {e.out_features, e.n_groups()});
+  const std::uint8_t sides = source.byte();
+  if (sides % 4 != 1) add(shard, source, "in_signs", core::DType::u32, {due.in_signs});
+  if (sides % 4 != 2) add(shard, source, "out_signs", core::DType::u32, {due.out_signs});
+  add(shard, source, "scale", core::DType::f32, {due.scale});
+  return shard;
+}
+
 void run(std::string_view input) {
   Source source(input);
   const std::uint8_t kind = source.byte();
   const std::size_t place = source.byte() | std::size_t{source.byte()} << 8;
   // Those of the first corpora stay what they were.
   store::Shard shard = kind % 32 / 2 == 8 || kind % 32 >= 28 ? make_gptvq(source)
+                       : kind % 32 / 2 == 9                  ? make_e8p(source)
                        : kind % 2 == 0                       ? make_vq(source)
                                                              : make_uniform(source);
   if (kind >= 254) shard.attributes["encoding"] = "other";

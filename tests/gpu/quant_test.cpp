@@ -54,7 +54,8 @@ std::vector<Case> cases() {
           case_of("rtn", "rtn", uniform, 130, 40),
           case_of("gptq", "gptq", uniform, 130, 40),
           case_of("bitdistiller", "bitdistiller", uniform, 130, 40),
-          case_of("gptvq", "gptvq", groups, 130, 40)};
+          case_of("gptvq", "gptvq", groups, 130, 40),
+          case_of("quip_sharp", "quip_sharp", uniform, 130, 40)};
 }
 
 Layer layer_of(const Case& wanted, backend::Device device) {

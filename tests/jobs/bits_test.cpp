@@ -83,6 +83,31 @@ TEST(Bits, ConfigsOfGptvqAreThePapersSettings) {
   }
 }
 
+TEST(Bits, ReadyConfigsOfLatticeCodesKeepToTheirs) {
+  for (const int bits : {2, 3, 4}) {
+    const std::string file = std::string(VORONOI_CONFIGS) + "/quip_sharp-" + std::to_string(bits) + "bit.cfg";
+    run::Settings options;
+    EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+    EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+    EXPECT_EQ(options.parameters.method, "quip_sharp");
+    EXPECT_NEAR(quant::true_bits(options.parameters, block_of(576, 1536, 192)), bits + 0.003, 0.0005);
+  }
+}
+
+TEST(Bits, LatticeCodesAreNotTunedAndHaveTheirOwnTarget) {
+  run::Settings options;
+  options.parameters.method = "quip_sharp";
+  options.calibration = "sequential";
+  options.target = "asymmetric";
+  options.tune = "end-to-end";
+  EXPECT_THAT(run::check(options),
+              ::testing::AllOf(Contains(HasSubstr("--target asymmetric: not with --method quip_sharp")),
+                               Contains(HasSubstr("--method quip_sharp have no numbers to tune"))));
+  options.target = "plain";
+  options.tune = "none";
+  EXPECT_THAT(run::check(options), ::testing::Not(Contains(HasSubstr("quip_sharp"))));
+}
+
 TEST(Bits, ConflictsWithOptionsThatSayTheSame) {
   run::Settings options;
   EXPECT_THAT(

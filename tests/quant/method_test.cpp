@@ -88,7 +88,7 @@ TEST_F(ToyMethod, LeavesWithItsRegistration) {
     test::Toy again;
     EXPECT_THAT(test::message_of<core::InternalError>([&] { MethodRegistration twice(again); }), HasSubstr("'toy'"));
   }
-  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "gptvq", "vptq", "voronoi", "toy"));
+  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "gptvq", "quip_sharp", "vptq", "voronoi", "toy"));
 }
 
 /// Takes another unit's name for a parameter of its own.
@@ -170,6 +170,7 @@ TEST(Site, OtherMethodsSeeItsHessianAsItIs) {
     Site site(n);
     QuantParameters parameters;
     parameters.method = name;
+    if (find_method(name).changes_site(parameters)) continue;
     const PreparedSite prepared = prepare_site(context, site.input, parameters);
     const PreparedHessian plain = prepare_hessian(context, n, site.layer.lower, 0.01, true);
     EXPECT_TRUE(std::ranges::equal(prepared.hessian.factor.span(), plain.factor.span()));

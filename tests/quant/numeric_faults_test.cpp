@@ -154,6 +154,7 @@ const std::vector<MethodCase>& method_cases() {
     add("rtn", "rtn", [](QuantParameters&) {});
     add("gptq", "gptq", [](QuantParameters&) {});
     add("bitdistiller", "bitdistiller", [](QuantParameters&) {});
+    add("quip_sharp", "quip_sharp", [](QuantParameters&) {});
     add("gptq_natural_order", "gptq", [](QuantParameters& p) { p.act_order = false; });
     add("gptvq", "gptvq", [](QuantParameters& p) { p.get<GptvqParameters>().group_weights = 1000; });
     add("gptvq_block_scales", "gptvq", [](QuantParameters& p) {

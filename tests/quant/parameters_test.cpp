@@ -10,6 +10,7 @@
 #include "quant/baselines/uniform_method.h"
 #include "quant/method.h"
 #include "quant/quantizer.h"
+#include "quant/quip/quip_sharp.h"
 #include "quant/vq/vector_parameters.h"
 #include "quant/vq/voronoi.h"
 
@@ -33,7 +34,7 @@ VoronoiParameters& own(QuantParameters& p) { return p.get<VoronoiParameters>(); 
 UniformParameters& uniform(QuantParameters& p) { return p.get<UniformParameters>(); }
 
 TEST(Registry, NamesEveryMethodAndFindsIt) {
-  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "gptvq", "vptq", "voronoi"));
+  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "gptvq", "quip_sharp", "vptq", "voronoi"));
   for (const std::string& name : method_names()) EXPECT_EQ(&find_method(name), &find_method(name));
   EXPECT_NE(&find_method("rtn"), &find_method("gptq"));
   EXPECT_NE(&find_method("vptq"), &find_method("voronoi"));
@@ -44,7 +45,7 @@ TEST(Registry, AnUnknownMethodIsAnsweredWithTheKnownOnes) {
     find_method("awq");
     ADD_FAILURE() << "found";
   } catch (const core::ConfigError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("'awq'"), HasSubstr("rtn, gptq, bitdistiller, gptvq, vptq, voronoi")));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("'awq'"), HasSubstr("rtn, gptq, bitdistiller, gptvq, quip_sharp, vptq, voronoi")));
   }
 }
 
@@ -65,12 +66,16 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Case> cases{
       {"awq", [](QuantParameters&) {},
-       "--method awq is unknown; it must be one of rtn, gptq, bitdistiller, gptvq, vptq, voronoi"},
+       "--method awq is unknown; it must be one of rtn, gptq, bitdistiller, gptvq, quip_sharp, vptq, voronoi"},
       {"rtn", [](QuantParameters& p) { p.damping = -0.1; }, "--damping"},
       {"rtn", [](QuantParameters& p) { p.damping = 1.5; }, "--damping: must be a number from 0 to 1, not '1.5'"},
       {"rtn", [nan](QuantParameters& p) { p.damping = nan; }, "--damping"},
       {"rtn", [](QuantParameters& p) { uniform(p).bits = 0; }, "--bits: must be an integer from 1 to 8, not '0'"},
       {"gptq", [](QuantParameters& p) { uniform(p).bits = 9; }, "--bits: must be an integer from 1 to 8, not '9'"},
+      {"quip_sharp", [](QuantParameters& p) { uniform(p).bits = 5; },
+       "--bits: must be an integer from 2 to 4, not '5'"},
+      {"quip_sharp", [](QuantParameters& p) { p.get<QuipSharpParameters>().sweeps = -1; }, "--sweeps: must be"},
+      {"quip_sharp", [](QuantParameters& p) { uniform(p).group_size = -1; }, ""},
       {"gptq", [](QuantParameters& p) { uniform(p).group_size = -1; }, "--group-size"},
       {"gptq", [](QuantParameters& p) { uniform(p).group_size = 0; }, ""},
       {"gptq", [](QuantParameters& p) { vq(p).centroids = 3; }, ""},  // not an option of this method

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/packing.h"
+#include "format/e8p.h"
 #include "format/gptvq.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
@@ -37,6 +38,13 @@ struct GptvqShape {
   int index_bits = 0;
   std::int64_t group_rows = 1, group_columns = 0, codebook_bits = 8, scale_block = 0;
   bool permuted = false;
+  core::DType dtype = core::DType::f16;
+};
+
+struct E8pShape {
+  std::int64_t out_features = 0, in_features = 0;
+  int bits = 2;
+  bool turned = true;
   core::DType dtype = core::DType::f16;
 };
 
@@ -156,6 +164,26 @@ inline format::Encoding random_packed(const GptvqShape& s) {
   return format::to_encoding(e);
 }
 
+inline format::Encoding random_packed(const E8pShape& s) {
+  RandomFields random(s.out_features, s.in_features, s.dtype);
+  format::E8pEncoding e;
+  e.out_features = s.out_features;
+  e.in_features = s.in_features;
+  e.bits = s.bits;
+  e.dtype = s.dtype;
+  const format::E8pElements due = elements_due(e);
+  e.codes = random.below(due.codes, 65536);
+  for (const std::uint16_t code : random.below(due.e8_residual, 256))
+    e.e8_residual.push_back(static_cast<std::uint8_t>(code));
+  e.e8p_residual = random.below(due.e8p_residual, 65536);
+  if (s.turned) {
+    e.in_signs = random.codes(1, s.in_features, 1);
+    e.out_signs = random.codes(1, s.out_features, 1);
+  }
+  e.scale = {0.03F};
+  return format::to_encoding(e);
+}
+
 /// For tests with such a parameter.
 struct PackedCase {
   std::string text;
@@ -187,6 +215,12 @@ inline PackedCase case_of(const UniformShape& s) {
   return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", uniform, bits " +
               std::to_string(s.bits) + ", groups of " + std::to_string(s.group_size) +
               shape_ending(s.permuted, s.dtype),
+          random_packed(s)};
+}
+
+inline PackedCase case_of(const E8pShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", lattice, bits " +
+              std::to_string(s.bits) + (s.turned ? "" : ", not turned") + shape_ending(false, s.dtype),
           random_packed(s)};
 }
 

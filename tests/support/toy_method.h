@@ -24,7 +24,7 @@ struct ToyParameters {
 /// y_i = x_(i + 1), the first input last.
 class Turn final : public quant::InputRotation {
  public:
-  void apply(std::int64_t rows, std::span<float> vectors) const override {
+  void apply(core::ThreadPool& /*pool*/, std::int64_t rows, std::span<float> vectors) const override {
     const std::size_t n = vectors.size() / static_cast<std::size_t>(rows);
     for (auto row = vectors.begin(); row != vectors.end(); row += static_cast<std::ptrdiff_t>(n))
       std::rotate(row, row + 1, row + static_cast<std::ptrdiff_t>(n));
@@ -123,7 +123,7 @@ class Toy : public quant::Method {
     result.encoding = format::to_encoding(quant::gather_encoding(team, input, bits(p), in, perm, codes));
     std::vector<float> decoded(input.weight.size());
     format::decode(result.encoding, decoded);
-    if (turned) input.site->rotation->apply(input.out_features, decoded);
+    if (turned) input.site->rotation->apply(context.pool(), input.out_features, decoded);
     result.relative_error =
         quant::relative_hessian_error(context, input.out_features, in, input.weight, decoded, input.hessian->h);
     if (const auto* state = dynamic_cast<const State*>(input.site))

@@ -1,0 +1,303 @@
+#include "quant/quip/quip_sharp.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "core/bytes.h"
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/index.h"
+#include "core/random.h"
+#include "format/e8p.h"
+#include "format/hadamard.h"
+#include "quant/baselines/uniform.h"
+#include "quant/baselines/uniform_method.h"
+#include "quant/quip/lattice_codes.h"
+
+namespace voronoi::quant {
+
+using core::index;
+
+namespace {
+
+constexpr int kLeastLatticeBits = 2, kMostLatticeBits = 4;
+
+/// One bit a coordinate, from the stream of the side's name.
+format::HostRotation random_rotation(std::uint64_t seed, const std::string& side, std::int64_t n) {
+  const core::CounterRandom random(seed, std::stoull(core::sha256(side).substr(0, 16), nullptr, 16));
+  std::vector<std::uint32_t> signs(index(format::sign_words(n)));
+  for (std::size_t word = 0; word < signs.size(); ++word)
+    signs[word] = static_cast<std::uint32_t>(random.bits(word) >> 32);
+  if (n % 32 != 0) signs.back() &= (1U << (n % 32)) - 1U;
+  return {n, signs};
+}
+
+class HadamardInput final : public InputRotation {
+ public:
+  HadamardInput(std::uint64_t seed, const std::string& site, std::int64_t n)
+      : rotation_(random_rotation(seed, site + ":in", n)) {}
+  const format::HostRotation& rotation() const { return rotation_; }
+  void apply(core::ThreadPool& pool, std::int64_t rows, std::span<float> vectors) const override {
+    kernels::cpu().rotation.turn_rows({&pool, nullptr}, rotation_.view(), false, rows, vectors.data());
+  }
+
+ private:
+  format::HostRotation rotation_;
+};
+
+class QuipSharp final : public Method {
+ public:
+  std::string_view name() const override { return "quip_sharp"; }
+  std::string_view summary() const override {
+    return "lattice codes of vectors of 8 between two random rotations, with error feedback and sweeps";
+  }
+  const std::vector<Parameter>& parameters() const override {
+    static const std::vector<Parameter> parameters{
+        integer_parameter("bits", "bits a weight", &UniformParameters::bits, kLeastLatticeBits, kMostLatticeBits),
+        integer_parameter("sweeps", "times that all codes are chosen anew, at most", &QuipSharpParameters::sweeps, 0,
+                          100),
+        number_parameter(
+            "codebook-scale",
+            "root mean square of the rotated weights in units of the lattice codebook; 0: 1.03, 0.98, 1.03 "
+            "at 2, 3, 4 bits",
+            &QuipSharpParameters::scale, 0, 10)};
+    return parameters;
+  }
+  std::string setting(const QuantParameters& parameters) const override {
+    const auto& p = parameters.get<QuipSharpParameters>();
+    return fmt::format("{} bits, {} sweeps", bits_of(parameters), p.sweeps) +
+           (p.scale > 0 ? fmt::format(", scale {:g}", p.scale) : "");
+  }
+
+  StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
+                         std::int64_t in_features) const override {
+    format::E8pExtents extents;
+    extents.out_features = out_features;
+    extents.in_features = in_features;
+    extents.bits = bits_of(parameters);
+    const format::E8pElements due = elements_due(extents);
+    StoredBits stored;
+    stored.indices = 16 * (due.codes + due.e8p_residual) + 8 * due.e8_residual;
+    stored.scales = 32 * (due.in_signs + due.out_signs + due.scale);
+    return stored;
+  }
+  double nominal_bits(const QuantParameters& parameters) const override { return bits_of(parameters); }
+
+  std::vector<QuantParameters> settings(const QuantParameters& base,
+                                        std::span<const LayerCount> /*layers*/) const override {
+    std::vector<QuantParameters> settings;
+    QuantParameters parameters = base;
+    for (int bits = kLeastLatticeBits; bits <= kMostLatticeBits; ++bits) {
+      parameters.get<UniformParameters>().bits = bits;
+      settings.push_back(parameters);
+    }
+    return settings;
+  }
+  std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
+                                                std::span<const LayerCount> layers) const override {
+    std::optional<QuantParameters> best;
+    for (const QuantParameters& parameters : settings(base, layers))
+      if (true_bits(parameters, layers) <= wanted * (1 + kBitsMargin)) best = parameters;
+    return best;
+  }
+  std::optional<double> least_true_bits(const QuantParameters& base,
+                                        std::span<const LayerCount> layers) const override {
+    return true_bits(settings(base, layers).front(), layers);
+  }
+  QuantParameters quick_setting(const QuantParameters& base) const override {
+    QuantParameters quick = base;
+    quick.get<QuipSharpParameters>().sweeps = 0;
+    return quick;
+  }
+  /// Of normal weights, by the codebooks.
+  double expected_error(const QuantParameters& parameters) const override {
+    constexpr std::array<double, 3> kErrors{0.089, 0.027, 0.0077};
+    return kErrors[index(std::clamp(bits_of(parameters), kLeastLatticeBits, kMostLatticeBits) - kLeastLatticeBits)];
+  }
+
+  OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
+                    std::int64_t in_features) const override {
+    const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
+    const double sweeps = parameters.get<QuipSharpParameters>().sweeps;
+    const double searches = bits_of(parameters) == 2 ? 1 : 2;
+    const auto turn = [](std::int64_t n) {
+      const format::HadamardPlan plan = format::hadamard_plan(n);
+      return 2 * static_cast<double>(plan.order > 1 ? plan.order : 0);
+    };
+    OperatorWork work;
+    work.column_loop = product_work(out_features, in_features, 1);
+    work.column_loop.factor = std::pow(static_cast<double>(in_features), 3) / 3;
+    work.column_loop.nearest = kSearchFlops * searches * weights;
+    // Both sides there and back, and what decodes for the error.
+    work.column_loop.gemm += 2 * (turn(out_features) + turn(in_features)) * weights;
+    work.column_loop.bytes += 100 * weights;
+    work.refine = product_work(out_features, in_features, sweeps);
+    work.refine.nearest = (kSearchFlops * searches + kStepFlops) * sweeps * weights;
+    work.exchange_bytes = weights * bits_of(parameters) / 8;
+    work.row_pieces = core::ceil_div(out_features, kRowTile);
+    return work;
+  }
+  void consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,
+                       core::MemoryPeak& peak) const override {
+    const std::int64_t weight = 4 * r.out_features * r.in_features, square = r.in_features * r.in_features;
+    const std::int64_t codes = 4 * core::ceil_div(weight / 16, std::int64_t{r.team_size}),
+                       stored = stored_bits(parameters, r.out_features, r.in_features).total() / 8;
+    const std::int64_t tiles = std::min<std::int64_t>(r.n_threads, core::ceil_div(r.out_features, kRowTile));
+    // The weight turned on its input's side, then on both, for as long as there are no codes.
+    const std::int64_t turned = r.held_bytes + 2 * weight;
+    peak.consider(turned + (8 + 4) * square, "factor of the feedback of " + r.name);
+    peak.consider(turned + 4 * square + codes + 16 * kRowTile * r.in_features * tiles, "lattice codes of " + r.name);
+    peak.consider(r.held_bytes + weight + codes + 4 * stored, "packing of " + r.name);
+    peak.consider(r.held_bytes + 3 * weight + stored + 16 * 2 * kErrorRows * r.in_features, "error of " + r.name);
+  }
+
+  /// The codebook is fixed, and one scale is not worth a phase.
+  bool can_be_tuned() const override { return false; }
+
+  bool changes_site(const QuantParameters& /*parameters*/) const override { return true; }
+  std::unique_ptr<SiteState> prepare_site(SiteInput& site, const QuantParameters& parameters) const override {
+    auto state = std::make_unique<SiteState>();
+    state->rotation = std::make_unique<HadamardInput>(parameters.seed, site.name, site.in_features);
+    return state;
+  }
+
+  QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
+                       const QuantParameters& parameters) const override {
+    check_input(input);
+    const std::int64_t out = input.out_features, in = input.in_features;
+    const int bits = bits_of(parameters);
+    const PreparedHessian& hessian = *input.hessian;
+    const auto* turned_input =
+        input.site == nullptr ? nullptr : dynamic_cast<const HadamardInput*>(input.site->rotation.get());
+    const format::HostRotation out_side = random_rotation(parameters.seed, input.name + ":out", out);
+
+    format::E8pEncoding encoding;
+    encoding.out_features = out;
+    encoding.in_features = in;
+    encoding.bits = bits;
+    encoding.dtype = input.stored_dtype;
+    if (turned_input != nullptr) encoding.in_signs = turned_input->rotation().signs();
+    encoding.out_signs = out_side.signs();
+
+    QuantResult result;
+    {
+      std::vector<float> weight(input.weight.begin(), input.weight.end());
+      kernels::cpu().rotation.turn_columns({&context.pool(), nullptr}, out_side.view(), false, in, weight.data());
+      const double rms = root_mean_square(out, in, weight);
+      const double unit = parameters.get<QuipSharpParameters>().scale;
+      encoding.scale = {static_cast<float>(rms / (unit > 0 ? unit : codebook_scale(bits)))};
+      const float by = encoding.scale.front() > 0 ? 1 / encoding.scale.front() : 0;
+      const RowRange range = team_rows(team, out);
+      const std::int64_t rows = range.end - range.begin;
+      const auto own = std::span(weight).subspan(index(range.begin * in), index(rows * in));
+      for (float& value : own) value = std::isfinite(by) ? value * by : 0;
+      add_codes(context, team, hessian, {bits, parameters.get<QuipSharpParameters>().sweeps}, own, encoding, result);
+    }
+    result.encoding = format::to_encoding(encoding);
+    result.relative_error = turned_error(context, input, result.encoding);
+    result.statistics["damping"] = hessian.damping;
+    result.statistics["damping_steps"] = hessian.damping_steps;
+    result.statistics["dead_columns"] = static_cast<double>(hessian.dead_columns);
+    // Parts that a side's rotation does not mix: 1 unless no matrix of its size is known.
+    result.statistics["rotation_parts_in"] =
+        turned_input == nullptr ? static_cast<double>(in) : static_cast<double>(format::hadamard_plan(in).copies);
+    result.statistics["rotation_parts_out"] = static_cast<double>(format::hadamard_plan(out).copies);
+    return result;
+  }
+
+ private:
+  /// In whose time a weight's code is searched, and a step of a sweep is weighed.
+  static constexpr double kSearchFlops = 300, kStepFlops = 150;
+
+  static int bits_of(const QuantParameters& parameters) { return parameters.get<UniformParameters>().bits; }
+
+  /// Rows apart from each other, so that the sum is the same wherever it is made.
+  static double root_mean_square(std::int64_t out, std::int64_t in, const std::vector<float>& weight) {
+    double sum = 0;
+    for (std::int64_t row = 0; row < out; ++row) {
+      double of_row = 0;
+      for (std::int64_t c = 0; c < in; ++c) {
+        const auto value = static_cast<double>(weight[index(row * in + c)]);
+        of_row += value * value;
+      }
+      sum += of_row;
+    }
+    return std::sqrt(sum / (static_cast<double>(out) * static_cast<double>(in)));
+  }
+
+  /// Codes of this member's rows, `own`, and everyone's in the encoding. Collective.
+  static void add_codes(backend::Context& context, core::Team& team, const PreparedHessian& hessian,
+                        const LatticeSettings& settings, std::span<const float> own, format::E8pEncoding& encoding,
+                        QuantResult& result) {
+    const std::int64_t in = encoding.in_features, rows = std::ssize(own) / in;
+    LatticeCodes mine;
+    {
+      const backend::HostView<float> h(context, hessian.h.data(), hessian.h.size());
+      // A damping that had to be raised is in h already.
+      double mean = 0;
+      for (std::int64_t i = 0; i < in; ++i) mean += static_cast<double>(h.values()[index(i * (in + 1))]);
+      const double damping = hessian.damping_steps > 0 ? 0 : hessian.damping * mean / static_cast<double>(in);
+      const LatticeMetric metric = lattice_metric(context.pool(), in, h.values(), damping, hessian.added);
+      team.check_stop();
+      mine = lattice_codes(context.pool(), metric, settings, rows, own);
+    }
+    std::vector<std::byte> bytes;
+    core::append_bytes<std::uint16_t>(mine.codes, bytes);
+    core::append_bytes<std::uint16_t>(mine.residual, bytes);
+    core::append_bytes<double>(mine.error_before, bytes);
+    core::append_bytes<double>(mine.error_behind, bytes);
+    std::vector<std::uint16_t> residual;
+    std::vector<double> before, behind;
+    for (const std::vector<std::byte>& part : team.all_gather(bytes)) {
+      const std::size_t n_codes = index(encoding.n_groups()),
+                        a_row = 2 * sizeof(double) + n_codes * sizeof(std::uint16_t) * (settings.bits > 2 ? 2 : 1);
+      const std::size_t n_rows = part.size() / a_row;
+      std::span<const std::byte> rest = part;
+      core::take_values(rest, n_rows * n_codes, encoding.codes);
+      if (settings.bits > 2) core::take_values(rest, n_rows * n_codes, residual);
+      core::take_values(rest, n_rows, before);
+      core::take_values(rest, n_rows, behind);
+    }
+    if (settings.bits == 3)
+      for (const std::uint16_t code : residual) encoding.e8_residual.push_back(static_cast<std::uint8_t>(code));
+    if (settings.bits == 4) encoding.e8p_residual = std::move(residual);
+    if (settings.sweeps == 0) return;
+    double sum_before = 0, sum_behind = 0;
+    for (std::size_t row = 0; row < before.size(); ++row) {
+      sum_before += before[row];
+      sum_behind += behind[row];
+    }
+    result.statistics["sweeps_gain"] = sum_before > 0 ? 1 - sum_behind / sum_before : 0;
+  }
+
+  /// relative_hessian_error on the turned input, as the Hessian is.
+  static double turned_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding) {
+    std::vector<float> decoded;
+    {
+      backend::Array<float> weight(context, input.out_features * input.in_features);
+      encoding.format->upload(context, encoding)->decode_f32(context, weight.data());
+      decoded = weight.to_host();
+    }
+    if (input.site != nullptr && input.site->rotation)
+      input.site->rotation->apply(context.pool(), input.out_features, decoded);
+    return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded,
+                                  input.hessian->h);
+  }
+};
+
+}  // namespace
+
+double codebook_scale(int bits) { return bits == 3 ? 0.98 : 1.03; }
+
+const Method& quip_sharp_method() {
+  static const QuipSharp method;
+  return method;
+}
+
+}  // namespace voronoi::quant
