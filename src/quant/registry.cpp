@@ -19,8 +19,8 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(), &gptq_method(), &bitdistiller_method(), &gptvq_method(), &quip_sharp_method(),
-      &vptq_method(), &voronoi_method(),
+      &rtn_method(),        &gptq_method(), &bitdistiller_method(), &gptvq_method(),
+      &quip_sharp_method(), &vptq_method(), &voronoi_method(),
   };
   return methods;
 }
