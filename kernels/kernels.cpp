@@ -54,7 +54,8 @@ const Kernels& cpu() {
                              .hessian = cpu_hessian_kernels(),
                              .collective = no_collective_kernels(),
                              .vptq = cpu_vptq_kernels(),
-                             .uniform = cpu_uniform_kernels()};
+                             .uniform = cpu_uniform_kernels(),
+                             .signed_levels = cpu_signed_levels_kernels()};
   return table;
 }
 

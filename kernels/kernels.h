@@ -8,6 +8,7 @@
 #include "kernels/linalg.h"
 #include "kernels/nn.h"
 #include "kernels/nn_gradient.h"
+#include "kernels/signed_levels.h"
 #include "kernels/uniform.h"
 #include "kernels/vptq.h"
 #include "kernels/vq.h"
@@ -26,6 +27,7 @@ struct Kernels {
   CollectiveKernels collective;
   VptqKernels vptq;
   UniformKernels uniform;
+  SignedLevelsKernels signed_levels;
 };
 
 const Kernels& cpu();
@@ -43,5 +45,6 @@ VqSliceKernels cpu_vq_slice_kernels();
 HessianKernels cpu_hessian_kernels();
 VptqKernels cpu_vptq_kernels();
 UniformKernels cpu_uniform_kernels();
+SignedLevelsKernels cpu_signed_levels_kernels();
 
 }  // namespace voronoi::kernels

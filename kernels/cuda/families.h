@@ -14,6 +14,7 @@ VqSliceKernels cuda_vq_slice_kernels();
 HessianKernels cuda_hessian_kernels();
 VptqKernels cuda_vptq_kernels();
 UniformKernels cuda_uniform_kernels();
+SignedLevelsKernels cuda_signed_levels_kernels();
 CollectiveKernels cuda_collective_kernels();
 
 }  // namespace voronoi::kernels

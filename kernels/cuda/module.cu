@@ -18,7 +18,8 @@ Kernels make_table() {
           .collective = no_collective_kernels(),
 #endif
           .vptq = cuda_vptq_kernels(),
-          .uniform = cuda_uniform_kernels()};
+          .uniform = cuda_uniform_kernels(),
+          .signed_levels = cuda_signed_levels_kernels()};
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ class Context {
   const kernels::VqKernels& vq() const { return table_->vq; }
   const kernels::VptqKernels& vptq() const { return table_->vptq; }
   const kernels::UniformKernels& uniform() const { return table_->uniform; }
+  const kernels::SignedLevelsKernels& signed_levels() const { return table_->signed_levels; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }
   const kernels::CollectiveKernels& collective() const { return table_->collective; }

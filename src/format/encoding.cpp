@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "format/format.h"
+#include "format/signed_levels.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 
@@ -56,7 +57,7 @@ const Format& format_of(const Encoding& encoding) {
 }  // namespace
 
 std::span<const Format* const> known_formats() {
-  static const Format* const formats[] = {&vptq_format(), &uniform_format()};
+  static const Format* const formats[] = {&vptq_format(), &uniform_format(), &signed_levels_format()};
   return formats;
 }
 

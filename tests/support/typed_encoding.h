@@ -25,7 +25,7 @@ inline format::VqEncoding vq_of(const format::Encoding& encoding) {
 inline format::UniformEncoding uniform_of(const format::Encoding& encoding) {
   const format::UniformView view = format::uniform_view(encoding);
   const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
-  return {view, owned(view.codes), owned(view.scale), owned(view.zeros), owned(view.perm)};
+  return {view, owned(view.codes), owned(view.scale), owned(view.zeros), owned(view.perm), owned(view.column_scale)};
 }
 
 inline std::vector<float> decoded(const format::Encoding& encoding) {
