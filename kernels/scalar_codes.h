@@ -37,8 +37,9 @@ struct ScalarKernels {
   void (*fused_matmul)(const Exec&, const Packed&, std::int64_t n_tokens, const float* x, bool accumulate, float* out);
   /// As decode_f32 with scales in fp32 that are being tuned, laid out as the stored ones, which are not looked at.
   void (*decode_tuned)(const Exec&, const Packed&, const float* scale, float* weight);
-  /// d_scale (laid out as scale) += the loss's derivative by the scales, d_weight [out, in] being that by decode_tuned's
-  /// result: the sum over the columns that take a scale of d_weight times column scale times step, in a fixed order.
+  /// d_scale (laid out as scale) += the loss's derivative by the scales, d_weight [out, in] being that by
+  /// decode_tuned's result: the sum over the columns that take a scale of d_weight times column scale times step, in a
+  /// fixed order.
   void (*gradient)(const Exec&, const Packed&, const float* d_weight, float* d_scale);
 };
 

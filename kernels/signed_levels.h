@@ -6,8 +6,8 @@
 
 namespace voronoi::kernels {
 
-/// A quantized linear in device memory, arrays as format::SignedLevelsEncoding lays them out. A group has two scales: the
-/// step of a code is levels[code], and takes the first where it is not negative, else the second.
+/// A quantized linear in device memory, arrays as format::SignedLevelsEncoding lays them out. A group has two scales:
+/// the step of a code is levels[code], and takes the first where it is not negative, else the second.
 struct PackedSignedLevels : PackedScalars {
   const float* levels = nullptr;  ///< [2^bits]; bits 1..16
 };

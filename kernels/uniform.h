@@ -7,8 +7,8 @@
 
 namespace voronoi::kernels {
 
-/// A quantized linear in device memory, arrays as format::UniformEncoding lays them out. A group has one scale, the step
-/// of a code is code[r, j] - zero[r, g].
+/// A quantized linear in device memory, arrays as format::UniformEncoding lays them out. A group has one scale, the
+/// step of a code is code[r, j] - zero[r, g].
 struct PackedUniform : PackedScalars {
   const std::uint32_t* zeros = nullptr;  ///< [out, packed_words(n_groups, bits)]; a code and a zero have 1..16 bits
 };

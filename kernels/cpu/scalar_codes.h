@@ -78,9 +78,8 @@ class Decoder {
   }
   /// The stored scales of a row.
   auto stored_scales(std::int64_t row) const {
-    return [this, first = row * n_scales()](std::int64_t i) {
-      return core::from_bits16(p_.dtype, p_.scale[first + i]);
-    };
+    return
+        [this, first = row * n_scales()](std::int64_t i) { return core::from_bits16(p_.dtype, p_.scale[first + i]); };
   }
 
   /// d_scale [n_scales] of a row += the sums of d_row [in] times column scale times step.

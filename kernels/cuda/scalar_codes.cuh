@@ -4,8 +4,8 @@
 // Floor of the product: the codes, read once, beside what a group has. A warp takes a few rows, so that a token's value
 // is loaded once for them, and its lanes take neighbouring columns: they share the words of the codes.
 //
-// Form says what codes mean: Form::Packed, the packed linear; Form::kScales, scales a group; Form::Group, what a group of
-// a row has, with load_group(), step() and weight() below.
+// Form says what codes mean: Form::Packed, the packed linear; Form::kScales, scales a group; Form::Group, what a group
+// of a row has, with load_group(), step() and weight() below.
 #pragma once
 
 #include <algorithm>
@@ -132,8 +132,7 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t group = first / p.group_size; group * p.group_size < end; ++group) {
     typename Form::Group groups[kRows];
 #pragma unroll
-    for (int i = 0; i < kRows; ++i)
-      groups[i] = Form::template load_group<kBf16>(p, layout, rows[i], group, nullptr);
+    for (int i = 0; i < kRows; ++i) groups[i] = Form::template load_group<kBf16>(p, layout, rows[i], group, nullptr);
     const std::int64_t group_begin = group * p.group_size, group_end = group_begin + p.group_size;
     const std::int64_t column_end = group_end < end ? group_end : end;
     for (std::int64_t j = (group_begin > first ? group_begin : first) + lane_id(); j < column_end; j += kWarpSize) {
@@ -160,7 +159,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 static __global__ void add_parts_kernel(std::int64_t n, std::int64_t n_parts, const float* partials, bool accumulate,
-                                 float* out) {
+                                        float* out) {
   for (std::int64_t i = global_thread(); i < n; i += global_threads()) {
     float sum = 0;
     for (std::int64_t part = 0; part < n_parts; ++part) sum += partials[part * n + i];
@@ -208,9 +207,9 @@ void multiply(Native& gpu, const typename Form::Packed& p, std::int64_t n, const
            static_cast<const PackedScalars&>(p), x, ordered.data());
     tokens = ordered.data();
   }
-  const auto kernel = n == 1 ? (bf16 ? product_kernel<Form, 1, true> : product_kernel<Form, 1, false>)
-                             : (bf16 ? product_kernel<Form, kTokensAPass, true>
-                                     : product_kernel<Form, kTokensAPass, false>);
+  const auto kernel =
+      n == 1 ? (bf16 ? product_kernel<Form, 1, true> : product_kernel<Form, 1, false>)
+             : (bf16 ? product_kernel<Form, kTokensAPass, true> : product_kernel<Form, kTokensAPass, false>);
   launch(gpu, kernel, grid_of(core::ceil_div(p.out_features, std::int64_t{kWarps * kRows}), layout.splits),
          dim3(kThreads), 0, p, layout, static_cast<int>(n), tokens, partials.data());
   launch(gpu, add_parts_kernel, grid_for(gpu, n * p.out_features, kThreads), dim3(kThreads), 0, n * p.out_features,

@@ -46,8 +46,7 @@ std::int64_t recode_scalars(const kernels::PackedScalars& packed, std::vector<fl
     nearest.start_row(row);
     for (; next != chosen.end() && *next / n == row; ++next) {
       const std::int64_t column = *next % n, stored = place[at(column)];
-      const NearestCode found =
-          nearest.find(stored / packed.group_size, column_factor(packed, column), target[*next]);
+      const NearestCode found = nearest.find(stored / packed.group_size, column_factor(packed, column), target[*next]);
       if (!(std::fabs(found.value - target[*next]) < distances[at(*next)])) continue;
       of_row[at(stored)] = found.code;
       ++n_changed;

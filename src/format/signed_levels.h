@@ -25,9 +25,9 @@ struct SignedLevelsExtents {
 
 template <template <class> class Array>
 struct SignedLevelsFields : SignedLevelsExtents {
-  Array<std::uint32_t> codes;         ///< [out, ceil(in*bits/32)] packed LSB first, processing order: places in the table
-  Array<std::uint16_t> scale;         ///< [out, n_groups, 2] bits of dtype: above, below
-  Array<std::uint16_t> perm;          ///< [in] or empty: processing position -> natural column
+  Array<std::uint32_t> codes;  ///< [out, ceil(in*bits/32)] packed LSB first, processing order: places in the table
+  Array<std::uint16_t> scale;  ///< [out, n_groups, 2] bits of dtype: above, below
+  Array<std::uint16_t> perm;   ///< [in] or empty: processing position -> natural column
   Array<std::uint16_t> column_scale;  ///< [in] or empty (all 1): bits of dtype, positive, natural column order
   bool operator==(const SignedLevelsFields&) const = default;
 
@@ -68,7 +68,7 @@ std::string find_extent_problem(const SignedLevelsExtents& extents);
 
 /// Elements due in the arrays: one arithmetic for stored encodings, their checks, and plans.
 struct SignedLevelsElements {
-  std::int64_t codes = 0;                               ///< of 32 bits, padding included
+  std::int64_t codes = 0;                              ///< of 32 bits, padding included
   std::int64_t scale = 0, perm = 0, column_scale = 0;  ///< of 16 bits
 };
 /// Looks at the extents alone, which must be valid; with_perm: whether the column order is stored, with_column_scale:

@@ -23,10 +23,10 @@ struct UniformExtents {
 
 template <template <class> class Array>
 struct UniformFields : UniformExtents {
-  Array<std::uint32_t> codes;  ///< [out, ceil(in*bits/32)] packed LSB first, processing order
-  Array<std::uint16_t> scale;  ///< [out, n_groups] bits of dtype
-  Array<std::uint32_t> zeros;  ///< [out, ceil(n_groups*bits/32)] packed
-  Array<std::uint16_t> perm;   ///< [in] or empty: processing position -> natural column
+  Array<std::uint32_t> codes;         ///< [out, ceil(in*bits/32)] packed LSB first, processing order
+  Array<std::uint16_t> scale;         ///< [out, n_groups] bits of dtype
+  Array<std::uint32_t> zeros;         ///< [out, ceil(n_groups*bits/32)] packed
+  Array<std::uint16_t> perm;          ///< [in] or empty: processing position -> natural column
   Array<std::uint16_t> column_scale;  ///< [in] or empty (all 1): bits of dtype, positive, natural column order
   bool operator==(const UniformFields&) const = default;
 
@@ -68,7 +68,7 @@ std::string find_extent_problem(const UniformExtents& extents);
 
 /// Elements due in the arrays: one arithmetic for stored encodings, their checks, and plans.
 struct UniformElements {
-  std::int64_t codes = 0, zeros = 0;                    ///< of 32 bits, padding included
+  std::int64_t codes = 0, zeros = 0;                   ///< of 32 bits, padding included
   std::int64_t scale = 0, perm = 0, column_scale = 0;  ///< of 16 bits
 };
 /// Looks at the extents alone, which must be valid; with_perm: whether the column order is stored, with_column_scale:

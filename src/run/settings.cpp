@@ -87,9 +87,9 @@ std::vector<std::string> check(const Settings& o) {
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   const std::vector<std::string> phases = tune_phases(o);
   if (std::find(phases.begin(), phases.end(), "weights") != phases.end() &&
-      quant::find_method(o.parameters.method).public_layout(o.parameters))
+      !quant::find_method(o.parameters.method).has_uniform_codes())
     problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +
-                       o.parameters.method + " does not make; bitdistiller, gptq or rtn do");
+                       o.parameters.method + " does not make; awq, bitdistiller, gptq or rtn do");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
   for (const std::string& problem : check_allocate(o)) problems.push_back(problem);
   for (const std::string& problem : changed.check()) problems.push_back(problem);

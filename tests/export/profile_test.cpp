@@ -48,7 +48,7 @@ TEST(Profile, WhatItHasNoKernelForIsRefusedByName) {
 
 TEST(Profile, MethodsWithoutCodebooksAreRefused) {
   quant::QuantParameters p;
-  for (const char* method : {"rtn", "gptq", "bitdistiller"}) {
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq"}) {
     p.method = method;
     EXPECT_THAT(check_exportable(p, {}, Profile::full), Contains(HasSubstr("--method " + std::string(method))));
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gpu/gpu_fixture.h"
+#include "quant/baselines/afpq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/method.h"
 #include "quant/quantizer.h"
@@ -45,12 +46,17 @@ std::vector<Case> cases() {
   QuantParameters uniform;
   uniform.get<UniformParameters>().bits = 3;
   uniform.get<UniformParameters>().group_size = 16;
+  QuantParameters with_gptq = uniform;
+  with_gptq.get<AfpqParameters>().with = "gptq";
   return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
           case_of("voronoi", "voronoi", parameters_of(4, 8, 4), 192, 10),
           case_of("voronoi_groups_outliers_tail", "voronoi", everything, 195, 10),
           case_of("rtn", "rtn", uniform, 130, 40),
           case_of("gptq", "gptq", uniform, 130, 40),
-          case_of("bitdistiller", "bitdistiller", uniform, 130, 40)};
+          case_of("bitdistiller", "bitdistiller", uniform, 130, 40),
+          case_of("awq", "awq", uniform, 130, 40),
+          case_of("afpq", "afpq", uniform, 130, 40),
+          case_of("afpq_gptq", "afpq", with_gptq, 130, 40)};
 }
 
 Layer layer_of(const Case& wanted, backend::Device device) {

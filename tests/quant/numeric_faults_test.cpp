@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "quant/baselines/afpq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/layers.h"
 #include "quant/method.h"
@@ -153,6 +154,9 @@ const std::vector<MethodCase>& method_cases() {
     add("rtn", "rtn", [](QuantParameters&) {});
     add("gptq", "gptq", [](QuantParameters&) {});
     add("bitdistiller", "bitdistiller", [](QuantParameters&) {});
+    add("awq", "awq", [](QuantParameters&) {});
+    add("afpq", "afpq", [](QuantParameters&) {});
+    add("afpq_gptq", "afpq", [](QuantParameters& p) { p.get<AfpqParameters>() = {"floating", "gptq"}; });
     add("gptq_natural_order", "gptq", [](QuantParameters& p) { p.act_order = false; });
     for (const char* method : {"vptq", "voronoi"}) {
       const bool ours = std::string(method) == "voronoi";
@@ -208,7 +212,8 @@ TEST_P(Faults, GivesFiniteNumbersNoWorseThanNoneAndRecordsWhatWasDone) {
     EXPECT_GE(result.relative_error, 0);
     EXPECT_LE(result.relative_error, fault().largest_error);
     for (const auto& [name, value] : result.statistics) EXPECT_TRUE(std::isfinite(value)) << name;
-    if (method().parameters.method == "rtn" || method().parameters.method == "bitdistiller")
+    const std::string& name = method().parameters.method;
+    if (name == "rtn" || name == "bitdistiller" || name == "awq" || std::string(method().name) == "afpq")
       continue;  // they do not use the factor
     EXPECT_EQ(result.statistics.at("damping"), layer.hessian.damping);
     EXPECT_EQ(result.statistics.at("damping_steps") > 0, fault().raises_damping);
