@@ -10,7 +10,6 @@
 #include "format/signed_levels.h"
 #include "quant/baselines/awq.h"
 #include "quant/baselines/gptq.h"
-#include "quant/baselines/rtn.h"
 #include "quant/baselines/signed_grids.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/layers.h"
@@ -107,8 +106,16 @@ TEST(Afpq, TwoScalesAreBetterThanOneWhereTheSignsDiffer) {
   test::Layer layer = test::make_layer(context, 32, 64, 8, false);
   for (float& w : layer.weight) w *= w < 0 ? 0.2F : 1.0F;
   const QuantResult result = afpq_method().quantize(context, team, layer.input(), afpq_parameters(3, 32));
-  const QuantResult rtn = rtn_method().quantize(context, team, layer.input(), afpq_parameters(3, 32));
-  EXPECT_LT(result.relative_error, rtn.relative_error);
+  const SignedGrids family(format::levels_of(0, 3), DType::f16);
+  std::vector<float> symmetric(layer.weight.size());
+  for (std::size_t begin = 0; begin < symmetric.size(); begin += 32) {
+    const float* w = layer.weight.data() + begin;
+    const auto [low, high] = std::minmax_element(w, w + 32);
+    const float most = std::max(-*low, *high);
+    family.values(family.fit(-most, most), w, 32, symmetric.data() + begin);
+  }
+  EXPECT_LT(result.relative_error,
+            0.9 * relative_hessian_error(context, 32, 64, layer.weight, symmetric, layer.hessian.h));
 }
 
 TEST(Afpq, TheFeedbackOfGptqIsExactOnADiagonalHessianAndHelpsElsewhere) {

@@ -75,6 +75,7 @@ std::vector<float> column_scale_values(const QuantInput& input, std::span<const 
 /// The magnitude of a group's weights is tried at its largest times 1, 0.95 .. 0.55.
 struct ClipsOfMagnitude {
   static constexpr int kCount = 10;
+  static constexpr bool kClamps = true;
   static GroupEnds ends(const GroupEnds& group, int clip);
 };
 /// The program leaves queries and keys unclipped, whose errors meet in a product.

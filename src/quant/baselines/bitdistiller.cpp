@@ -13,6 +13,7 @@ namespace {
 /// Both ends apart from each other; the widest first, then those with the lower end clipped.
 struct ClipsOfBothEnds {
   static constexpr int kCount = kClips * kClips;
+  static constexpr bool kClamps = false;
   static constexpr int low(int clip) { return clip % kClips; }
   static constexpr int high(int clip) { return clip / kClips; }
   static GroupEnds ends(const GroupEnds& group, int clip) {

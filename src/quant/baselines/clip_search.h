@@ -41,8 +41,9 @@ inline double clip_cost(const float* a, const float* b, std::int64_t n) {
   return sum;
 }
 
-/// A tile of rows of one linear, group after group. Tiles are independent. Clips: kCount, and ends(of_group, i) for the
-/// i-th of them.
+/// A tile of rows of one linear, group after group. Tiles are independent. Clips: kCount, ends(of_group, i) for the
+/// i-th of them, and kClamps, whether weights are brought between the ends before they are rounded (the zero's rounding
+/// may leave a point of the grid beyond an end).
 template <class Grids, class Clips>
 class ClipTile {
  public:
@@ -61,7 +62,8 @@ class ClipTile {
         best_(core::index(rows)),
         least_(core::index(rows)),
         error_(core::index(rows * group_size)),
-        product_(core::index(rows * group_size)) {}
+        product_(core::index(rows * group_size)),
+        clamped_(core::index(group_size)) {}
 
   /// Writes this tile's part of `out`, whose rows start at out_row; chose(i) for each group's clip.
   template <class Chose>
@@ -71,18 +73,23 @@ class ClipTile {
       const std::int64_t begin = g * group_size_, width = std::min(in_ - begin, group_size_);
       search(begin, width);
       for (std::int64_t row = 0; row < rows_; ++row) {
-        const auto grid = grid_of(row, best_[core::index(row)]);
+        const GroupEnds ends = Clips::ends(ends_[core::index(row)], best_[core::index(row)]);
+        const auto grid = grids_.fit(ends.low, ends.high);
         out.put((out_row + row) * n_groups + g, grid);
-        grids_.codes(grid, weight_.data() + row * in_ + begin, width, out.codes.data() + (out_row + row) * in_ + begin);
+        grids_.codes(grid, to_round(row, begin, width, ends), width, out.codes.data() + (out_row + row) * in_ + begin);
         chose(best_[core::index(row)]);
       }
     }
   }
 
  private:
-  typename Grids::Grid grid_of(std::int64_t row, int clip) const {
-    const GroupEnds ends = Clips::ends(ends_[core::index(row)], clip);
-    return grids_.fit(ends.low, ends.high);
+  /// A row's weights of a group as the grid between these ends gets them.
+  const float* to_round(std::int64_t row, std::int64_t begin, std::int64_t width, const GroupEnds& ends) {
+    const float* w = weight_.data() + row * in_ + begin;
+    if constexpr (!Clips::kClamps) return w;
+    std::transform(w, w + width, clamped_.begin(),
+                   [&](float value) { return std::min(std::max(value, ends.low), ends.high); });
+    return clamped_.data();
   }
 
   /// Of each row the clip whose error e costs least in e^T H e, H the group's own block; of equal ones the first.
@@ -98,7 +105,8 @@ class ClipTile {
       for (std::int64_t row = 0; row < rows_; ++row) {
         const float* w = weight_.data() + row * in_ + begin;
         float* error = error_.data() + row * width;
-        grids_.values(grid_of(row, clip), w, width, error);
+        const GroupEnds ends = Clips::ends(ends_[core::index(row)], clip);
+        grids_.values(grids_.fit(ends.low, ends.high), to_round(row, begin, width, ends), width, error);
         for (std::int64_t c = 0; c < width; ++c) error[c] = w[c] - error[c];
         for (std::int64_t c = 0; c < width && !column_scale_.empty(); ++c)
           error[c] *= column_scale_[core::index(begin + c)];
@@ -123,7 +131,7 @@ class ClipTile {
   std::vector<GroupEnds> ends_;
   std::vector<int> best_;
   std::vector<double> least_;
-  std::vector<float> error_, product_;
+  std::vector<float> error_, product_, clamped_;
 };
 
 /// Codes of this member's rows, and how often all members together chose each clip. Collective. Runs on the host
