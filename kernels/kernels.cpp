@@ -56,6 +56,7 @@ const Kernels& cpu() {
                              .vptq = cpu_vptq_kernels(),
                              .gptvq = cpu_gptvq_kernels(),
                              .uniform = cpu_uniform_kernels(),
+                             .signed_levels = cpu_signed_levels_kernels(),
                              .rotation = cpu_rotation_kernels(),
                              .e8p = cpu_e8p_kernels()};
   return table;

@@ -12,6 +12,7 @@
 #include "kernels/nn.h"
 #include "kernels/nn_gradient.h"
 #include "kernels/rotation.h"
+#include "kernels/signed_levels.h"
 #include "kernels/uniform.h"
 #include "kernels/vptq.h"
 #include "kernels/vq.h"
@@ -31,6 +32,7 @@ struct Kernels {
   VptqKernels vptq;
   GptvqKernels gptvq;
   UniformKernels uniform;
+  SignedLevelsKernels signed_levels;
   RotationKernels rotation;
   E8pKernels e8p;
 };
@@ -53,5 +55,6 @@ GptvqKernels cpu_gptvq_kernels();
 UniformKernels cpu_uniform_kernels();
 RotationKernels cpu_rotation_kernels();
 E8pKernels cpu_e8p_kernels();
+SignedLevelsKernels cpu_signed_levels_kernels();
 
 }  // namespace voronoi::kernels

@@ -20,6 +20,7 @@ Kernels make_table() {
           .vptq = cuda_vptq_kernels(),
           .gptvq = cuda_gptvq_kernels(),
           .uniform = cuda_uniform_kernels(),
+          .signed_levels = cuda_signed_levels_kernels(),
           .rotation = cuda_rotation_kernels(),
           .e8p = cuda_e8p_kernels()};
 }

@@ -49,6 +49,16 @@ std::string perm_problem(std::span<const std::uint16_t> perm, std::int64_t in_fe
   return {};
 }
 
+std::string column_scale_problem(DType dtype, std::span<const std::uint16_t> bits, std::int64_t in_features) {
+  if (bits.empty()) return {};
+  if (auto problem = size_problem("column_scale", bits.size(), in_features); !problem.empty()) return problem;
+  if (auto problem = finite_problem("column_scale", dtype, bits); !problem.empty()) return problem;
+  const auto bad =
+      std::find_if(bits.begin(), bits.end(), [](std::uint16_t value) { return value == 0 || value >= 0x8000; });
+  if (bad == bits.end()) return {};
+  return "column_scale[" + std::to_string(bad - bits.begin()) + "] is not above 0";
+}
+
 double largest_magnitude(DType dtype, std::span<const std::uint16_t> bits) {
   std::uint16_t most = 0;  // magnitudes order like their bits
   for (const std::uint16_t value : bits) most = std::max(most, static_cast<std::uint16_t>(value & 0x7FFFU));

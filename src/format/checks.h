@@ -24,6 +24,9 @@ std::string finite_problem(std::string_view array, core::DType dtype, std::span<
 /// Empty is the natural order.
 std::string perm_problem(std::span<const std::uint16_t> perm, std::int64_t in_features);
 
+/// Of factors of the columns, bits of f16 or bf16, which are finite and above 0. Empty: all are 1.
+std::string column_scale_problem(core::DType dtype, std::span<const std::uint16_t> bits, std::int64_t in_features);
+
 /// Largest magnitude of 16-bit numbers; 0 of none.
 double largest_magnitude(core::DType dtype, std::span<const std::uint16_t> bits);
 

@@ -32,6 +32,7 @@ kernels::PackedUniform packed_view(const UniformView& e, const Put& put) {
   packed.zeros = put(e.zeros);
   packed.scale = put(e.scale);
   packed.perm = put(e.perm);
+  packed.column_scale = put(e.column_scale);
   return packed;
 }
 
@@ -42,7 +43,7 @@ class UniformMatrix final : public PackedMatrix {
         packed_(packed_view(uniform_view(encoding), [&](const auto& array) { return arrays_.add(context, array); })) {}
 
   std::int64_t size_bytes() const override { return arrays_.size_bytes(); }
-  std::int64_t max_tokens() const override { return kernels::kMaxUniformTokens; }
+  std::int64_t max_tokens() const override { return kernels::kMaxScalarTokens; }
   void multiply(backend::Context& context, std::int64_t n_tokens, const float* x, bool accumulate,
                 float* out) const override {
     context.uniform().fused_matmul(context.exec(), packed_, n_tokens, x, accumulate, out);
@@ -76,11 +77,12 @@ class TunedUniformMatrix final : public TunedArrays {
                       double share) override {
     auto codes = on_host<std::uint32_t>("codes");
     const auto zeros = on_host<std::uint32_t>("zeros");
-    const auto perm = on_host<std::uint16_t>("perm");
+    const auto perm = on_host<std::uint16_t>("perm"), column_scale = on_host<std::uint16_t>("column_scale");
     kernels::PackedUniform packed = extents_;
     packed.codes = codes.data();
     packed.zeros = zeros.data();
-    packed.perm = perm.empty() ? nullptr : perm.data();
+    packed.perm = in_place(perm);
+    packed.column_scale = in_place(column_scale);
     const std::int64_t n_changed =
         recode_uniform(context.pool(), packed, parameters.data(), target.data(), share, codes);
     set_fixed("codes", codes);
@@ -93,6 +95,7 @@ class TunedUniformMatrix final : public TunedArrays {
     packed.codes = fixed<std::uint32_t>("codes");
     packed.zeros = fixed<std::uint32_t>("zeros");
     packed.perm = fixed<std::uint16_t>("perm");
+    packed.column_scale = fixed<std::uint16_t>("column_scale");
     return packed;
   }
 
@@ -111,7 +114,8 @@ class UniformFormat final : public Format {
   }
   double decoded_bound(const Encoding& encoding) const override {
     const UniformView e = uniform_view(encoding);
-    return largest_magnitude(e.dtype, e.scale) * static_cast<double>((std::int64_t{1} << e.bits) - 1);
+    return largest_magnitude(e.dtype, e.scale) * static_cast<double>((std::int64_t{1} << e.bits) - 1) *
+           (e.column_scale.empty() ? 1.0 : largest_magnitude(e.dtype, e.column_scale));
   }
   void decode(const Encoding& encoding, std::span<float> weight) const override {
     core::ThreadPool alone(1);
@@ -147,22 +151,23 @@ std::string find_extent_problem(const UniformExtents& e) {
 
 std::string find_problem(const UniformView& e) {
   if (auto problem = find_extent_problem(e); !problem.empty()) return problem;
-  const UniformElements due = elements_due(e, !e.perm.empty());
+  const UniformElements due = elements_due(e, !e.perm.empty(), !e.column_scale.empty());
   for (const std::string& problem :
        {size_problem("codes", e.codes.size(), due.codes), size_problem("scale", e.scale.size(), due.scale),
         size_problem("zeros", e.zeros.size(), due.zeros), perm_problem(e.perm, e.in_features),
-        finite_problem("scale", e.dtype, e.scale)})
+        finite_problem("scale", e.dtype, e.scale), column_scale_problem(e.dtype, e.column_scale, e.in_features)})
     if (!problem.empty()) return problem;
   return {};
 }
 
-UniformElements elements_due(const UniformExtents& e, bool with_perm) {
+UniformElements elements_due(const UniformExtents& e, bool with_perm, bool with_column_scale) {
   const std::int64_t n_groups = core::ceil_div(e.in_features, e.group_size);
   UniformElements due;
   due.codes = e.out_features * core::packed_words(e.in_features, static_cast<int>(e.bits));
   due.zeros = e.out_features * core::packed_words(n_groups, static_cast<int>(e.bits));
   due.scale = e.out_features * n_groups;
   due.perm = with_perm ? e.in_features : 0;
+  due.column_scale = with_column_scale ? e.in_features : 0;
   return due;
 }
 

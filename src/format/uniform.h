@@ -1,4 +1,5 @@
-// Uniform quantization, asymmetric: w = scale * (code - zero), a scale and zero a row and group of columns.
+// Uniform quantization, asymmetric: w = scale * (code - zero), a scale and zero a row and group of columns; where the
+// grids are those of scaled columns, times a scale a column.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +23,11 @@ struct UniformExtents {
 
 template <template <class> class Array>
 struct UniformFields : UniformExtents {
-  Array<std::uint32_t> codes;  ///< [out, ceil(in*bits/32)] packed LSB first, processing order
-  Array<std::uint16_t> scale;  ///< [out, n_groups] bits of dtype
-  Array<std::uint32_t> zeros;  ///< [out, ceil(n_groups*bits/32)] packed
-  Array<std::uint16_t> perm;   ///< [in] or empty: processing position -> natural column
+  Array<std::uint32_t> codes;         ///< [out, ceil(in*bits/32)] packed LSB first, processing order
+  Array<std::uint16_t> scale;         ///< [out, n_groups] bits of dtype
+  Array<std::uint32_t> zeros;         ///< [out, ceil(n_groups*bits/32)] packed
+  Array<std::uint16_t> perm;          ///< [in] or empty: processing position -> natural column
+  Array<std::uint16_t> column_scale;  ///< [in] or empty (all 1): bits of dtype, positive, natural column order
   bool operator==(const UniformFields&) const = default;
 
   static void for_each_attribute(auto& e, const auto& visit) {
@@ -39,9 +41,10 @@ struct UniformFields : UniformExtents {
     visit("scale", e.scale, e.dtype, [&e] { return Shape{e.out_features, columns_of(e.scale, e.out_features)}; });
     visit("zeros", e.zeros, DType::u32, [&e] { return Shape{e.out_features, columns_of(e.zeros, e.out_features)}; });
     visit("perm", e.perm, DType::u16, [&e] { return Shape{e.in_features}; });
+    visit("column_scale", e.column_scale, e.dtype, [&e] { return Shape{e.in_features}; });
   }
 
-  UniformFields<View> view() const { return {*this, codes, scale, zeros, perm}; }
+  UniformFields<View> view() const { return {*this, codes, scale, zeros, perm, column_scale}; }
 };
 
 /// What a method fills.
@@ -65,10 +68,11 @@ std::string find_extent_problem(const UniformExtents& extents);
 
 /// Elements due in the arrays: one arithmetic for stored encodings, their checks, and plans.
 struct UniformElements {
-  std::int64_t codes = 0, zeros = 0;  ///< of 32 bits, padding included
-  std::int64_t scale = 0, perm = 0;   ///< of 16 bits
+  std::int64_t codes = 0, zeros = 0;                   ///< of 32 bits, padding included
+  std::int64_t scale = 0, perm = 0, column_scale = 0;  ///< of 16 bits
 };
-/// Looks at the extents alone, which must be valid; with_perm: whether the column order is stored.
-UniformElements elements_due(const UniformExtents& extents, bool with_perm);
+/// Looks at the extents alone, which must be valid; with_perm: whether the column order is stored, with_column_scale:
+/// whether scales of columns are.
+UniformElements elements_due(const UniformExtents& extents, bool with_perm, bool with_column_scale = false);
 
 }  // namespace voronoi::format

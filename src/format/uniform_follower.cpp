@@ -29,11 +29,20 @@ UniformFollower::UniformFollower(backend::Context& context, const Encoding& enco
 
 std::int64_t UniformFollower::n_groups() const { return core::ceil_div(extents_.in_features, extents_.group_size); }
 
+std::vector<float> UniformFollower::stored_column_scales() const {
+  const auto natural = on_host<std::uint16_t>("column_scale");
+  std::vector<float> stored(index(extents_.in_features), 1.0F);
+  for (std::size_t j = 0; j < stored.size() && !natural.empty(); ++j)
+    stored[j] = core::from_bits16(extents_.dtype, natural[perm_.empty() ? j : perm_[j]]);
+  return stored;
+}
+
 FollowedWeight UniformFollower::start(core::ThreadPool& pool, std::span<const float> weight) const {
   const std::int64_t n = extents_.in_features, groups = n_groups();
   const int bits = static_cast<int>(extents_.bits);
   const auto codes = on_host<std::uint32_t>("codes"), zeros = on_host<std::uint32_t>("zeros");
   const auto scale = on_host<std::uint16_t>("scale");
+  const std::vector<float> column_scale = stored_column_scales();
   const std::int64_t words = core::packed_words(n, bits), zero_words = core::packed_words(groups, bits);
   const auto most = static_cast<float>((std::int64_t{1} << bits) - 1);
   FollowedWeight followed;
@@ -54,9 +63,9 @@ FollowedWeight UniformFollower::start(core::ThreadPool& pool, std::span<const fl
         float value = grid.value(code);
         // Beyond the grid's ends nothing is rounded: the cells end there.
         if (!weight.empty())
-          value = std::clamp(weight[index(at)], code > 0 ? grid.value(code - kInner) : low,
+          value = std::clamp(weight[index(at)] / column_scale[index(j)], code > 0 ? grid.value(code - kInner) : low,
                              code < most ? grid.value(code + kInner) : high);
-        followed.values[index(at)] = value;
+        followed.values[index(at)] = value * column_scale[index(j)];
         least = std::min(least, value);
         largest = std::max(largest, value);
       }
@@ -79,10 +88,12 @@ void UniformFollower::follow(core::ThreadPool& pool, const FollowedWeight& follo
   std::vector<std::uint32_t> codes(index(extents_.out_features * words)),
       zeros(index(extents_.out_features * zero_words));
   std::vector<std::uint16_t> scale(index(extents_.out_features * groups));
+  const std::vector<float> column_scale = stored_column_scales();
   pool.parallel_for(extents_.out_features, [&](std::int64_t row) {
     std::vector<float> stored(index(n));
     for (std::int64_t j = 0; j < n; ++j)
-      stored[index(j)] = followed.values[index(row * n + (perm_.empty() ? j : perm_[index(j)]))];
+      stored[index(j)] =
+          followed.values[index(row * n + (perm_.empty() ? j : perm_[index(j)]))] / column_scale[index(j)];
     std::vector<std::uint32_t> of_row(index(n)), zeros_of_row(index(groups));
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t begin = g * extents_.group_size, end = std::min(n, begin + extents_.group_size);
@@ -109,6 +120,7 @@ void UniformFollower::decode(backend::Context& context, const float* /*parameter
   packed.zeros = fixed<std::uint32_t>("zeros");
   packed.scale = fixed<std::uint16_t>("scale");
   packed.perm = fixed<std::uint16_t>("perm");
+  packed.column_scale = fixed<std::uint16_t>("column_scale");
   context.uniform().decode_f32(context.exec(), packed, weight);
 }
 

@@ -17,7 +17,7 @@ namespace voronoi::format {
 /// beyond them: those are what the grid had more when it was met first.
 struct FollowedWeight {
   std::vector<float> values;   ///< [out, in], natural column order
-  std::vector<float> margins;  ///< [out, n_groups, 2]: below, above
+  std::vector<float> margins;  ///< [out, n_groups, 2]: below, above, before the column scales
 };
 
 /// No number of it is a parameter: the scales follow as the codes do, and codes() are all that it stores but the column
@@ -41,6 +41,8 @@ class UniformFollower final : public TunedArrays {
 
  private:
   std::int64_t n_groups() const;
+  /// Of stored columns; 1 where the encoding has none.
+  std::vector<float> stored_column_scales() const;
 
   UniformExtents extents_;
   std::vector<std::uint16_t> perm_;  ///< stored column -> natural

@@ -2,48 +2,53 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include "core/packing.h"
-#include "format/recoding.h"
+#include "format/scalar_recoding.h"
 #include "kernels/kernels.h"
 
 namespace voronoi::format {
+namespace {
+
+class NearestUniform {
+ public:
+  NearestUniform(const kernels::PackedUniform& packed, const float* scale)
+      : packed_(packed),
+        scale_(scale),
+        most_(static_cast<float>((std::int64_t{1} << packed.bits) - 1)),
+        zeros_(at(core::ceil_div(packed.in_features, packed.group_size))) {}
+
+  void start_row(std::int64_t row) {
+    const auto n_groups = std::ssize(zeros_);
+    const std::int64_t words = core::packed_words(n_groups, packed_.bits);
+    core::unpack_row({packed_.zeros + row * words, at(words)}, packed_.bits, zeros_);
+    scales_ = scale_ + row * n_groups;
+  }
+  NearestCode find(std::int64_t g, float factor, float target) const {
+    const float step = scales_[g], zero = static_cast<float>(zeros_[at(g)]);
+    const float level = std::nearbyint(target / factor / step) + zero;
+    if (!std::isfinite(level)) return {0, std::numeric_limits<float>::quiet_NaN()};
+    const float code = std::clamp(level, 0.0F, most_);
+    return {static_cast<std::uint32_t>(code), step * (code - zero) * factor};
+  }
+
+ private:
+  const kernels::PackedUniform& packed_;
+  const float* scale_;
+  float most_;
+  std::vector<std::uint32_t> zeros_;
+  const float* scales_ = nullptr;  // of the row
+};
+
+}  // namespace
+
 std::int64_t recode_uniform(core::ThreadPool& pool, const kernels::PackedUniform& packed, const float* scale,
                             const float* target, double share, std::vector<std::uint32_t>& codes) {
-  const std::int64_t n = packed.in_features, n_groups = core::ceil_div(n, packed.group_size);
-  std::vector<float> distances(at(packed.out_features * n));
-  kernels::cpu().uniform.decode_tuned({&pool, nullptr}, packed, scale, distances.data());
-  pool.parallel_for(packed.out_features, [&](std::int64_t row) {
-    for (std::int64_t i = row * n; i < (row + 1) * n; ++i) distances[at(i)] = std::fabs(distances[at(i)] - target[i]);
-  });
-  const std::vector<std::int64_t> chosen = farthest(distances, share);
-
-  std::vector<std::int64_t> place(at(n));  // natural column -> stored column
-  for (std::int64_t stored = 0; stored < n; ++stored)
-    place[packed.perm == nullptr ? at(stored) : packed.perm[stored]] = stored;
-  const std::int64_t words = core::packed_words(n, packed.bits), zero_words = core::packed_words(n_groups, packed.bits);
-  const auto most = static_cast<float>((std::int64_t{1} << packed.bits) - 1);
-  std::vector<std::uint32_t> of_row(at(n)), zeros(at(n_groups));
-  std::int64_t n_changed = 0;
-  for (auto next = chosen.begin(); next != chosen.end();) {
-    const std::int64_t row = *next / n;
-    const std::span<std::uint32_t> stored_row(codes.data() + row * words, at(words));
-    core::unpack_row(stored_row, packed.bits, of_row);
-    core::unpack_row({packed.zeros + row * zero_words, at(zero_words)}, packed.bits, zeros);
-    for (; next != chosen.end() && *next / n == row; ++next) {
-      const std::int64_t stored = place[at(*next % n)], g = stored / packed.group_size;
-      const float step = scale[row * n_groups + g], zero = static_cast<float>(zeros[at(g)]);
-      const float level = std::nearbyint(target[*next] / step) + zero;
-      if (!std::isfinite(level)) continue;
-      const float code = std::clamp(level, 0.0F, most);
-      if (!(std::fabs(step * (code - zero) - target[*next]) < distances[at(*next)])) continue;
-      of_row[at(stored)] = static_cast<std::uint32_t>(code);
-      ++n_changed;
-    }
-    core::pack_row(of_row, packed.bits, stored_row);
-  }
-  return n_changed;
+  std::vector<float> decoded(at(packed.out_features * packed.in_features));
+  kernels::cpu().uniform.decode_tuned({&pool, nullptr}, packed, scale, decoded.data());
+  return recode_scalars(packed, std::move(decoded), target, share, NearestUniform(packed, scale), codes);
 }
 
 }  // namespace voronoi::format

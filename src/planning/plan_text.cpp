@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "core/option.h"
 #include "core/types.h"
+#include "planning/folding.h"
 #include "planning/plan.h"
 #include "run/settings.h"
 
@@ -108,6 +109,8 @@ std::string plan_text(const PlanRequest& request, const Plan& plan) {
                   method.setting(request.options.parameters), request.n_ranks, request.n_ranks == 1 ? "" : "s",
                   request.rates.device);
   text += stored_table(plan, !request.options.rules.empty());
+  if (const std::string sites = without_folding(request.options.parameters, request.config); !sites.empty())
+    text += "  " + sites + "\n";
   text += fmt::format(
       "  all linears: {:.3f} true bits a weight (nominal {:.3f}), {}; {} {}; output {}, "
       "1/{:.1f} "

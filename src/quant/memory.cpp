@@ -49,6 +49,12 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
     peak.consider(moments_here + (2 + 2 + 8) * square +
                       std::max(4 * square, 8 * in_features * std::min(in_features, kInversePanel)),
                   "choosing the metric");
+  if (method.changes_site(parameters)) {
+    std::int64_t widest = 0;
+    for (const OperatorShape& shape : operators) widest = std::max(widest, shape.out_features);
+    peak.consider(moments_here + 2 * square + method.preparation_bytes(parameters, widest, in_features),
+                  "preparing the site");
+  }
   const std::int64_t prepared =
       (moments.elsewhere ? 0 : kept_moments(operators, moments)) + (4 + 4) * square + judge + cross;
   for (const OperatorShape& shape : operators) {

@@ -51,13 +51,14 @@ backend::Array<float> processed(backend::Context& context, const PreparedHessian
 
 }  // namespace
 
-PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters) {
+PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput site,
+                          const QuantParameters& parameters) {
   PreparedSite prepared;
   const Method& method = find_method(parameters.method);
   const std::int64_t n = site.in_features;
   Metric metric = choose_metric(context, n, site.moments, parameters.damping, method.judges_held_out());
   site.hessian = std::move(metric.lower);
-  if (method.changes_site(parameters)) prepared.state = method.prepare_site(site, parameters);
+  if (method.changes_site(parameters)) prepared.state = method.prepare_site(context, team, site, parameters);
   const InputRotation* rotation = prepared.state ? prepared.state->rotation.get() : nullptr;
   if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, site.hessian);
   prepared.hessian = prepare_hessian(context, n, site.hessian, parameters.damping, parameters.act_order);

@@ -44,6 +44,7 @@ struct PublicLayout {
 struct UniformLayout {
   std::int64_t bits = 0, group_size = 0;  ///< group_size 0: whole rows
   bool ordered = false;                   ///< groups may be of columns that are no neighbours
+  bool scaled = false;                    ///< columns have scales of their own
 };
 
 /// One operator on one rank of a team, for predictions of memory.
@@ -132,12 +133,21 @@ class Method {
   virtual bool judges_held_out() const { return false; }
   /// Whether prepare_site is to be called with these parameters. Sites that no method changes can be shared by runs.
   virtual bool changes_site(const QuantParameters& /*parameters*/) const { return false; }
-  /// Called once a site before its Hessian is factored, by every member of the team alike: may change the Hessian,
-  /// and returns what the method wants to keep for the site's linears (QuantInput::site) and the rotation of their
-  /// input, if any. Throws NumericError when the site cannot be quantized.
-  virtual std::unique_ptr<SiteState> prepare_site(SiteInput& /*site*/, const QuantParameters& /*parameters*/) const {
+  /// Called once a site before its Hessian is factored, by every member of the team with the same input: may change the
+  /// Hessian, and returns what the method wants to keep for the site's linears (QuantInput::site) and the rotation of
+  /// their input, if any, the same for every member. Throws NumericError when the site cannot be quantized.
+  virtual std::unique_ptr<SiteState> prepare_site(backend::Context& /*context*/, core::Team& /*team*/,
+                                                  SiteInput& /*site*/, const QuantParameters& /*parameters*/) const {
     return nullptr;
   }
+  /// Bytes of its prepare_site, for linears of up to out_features rows, beside the moments and the metric.
+  virtual std::int64_t preparation_bytes(const QuantParameters& /*parameters*/, std::int64_t /*out_features*/,
+                                         std::int64_t /*in_features*/) const {
+    return 0;
+  }
+  /// What it does at sites where SiteInput::input_scale_folds says no, in a few words behind their names; empty:
+  /// nothing else than at others.
+  virtual std::string where_no_scale_folds(const QuantParameters& /*parameters*/) const { return {}; }
   /// All members of `team` call it with the same input; every member returns the same, whole result. The encoding
   /// decodes to the linear's weight on the model's own input: what undoes a rotation is stored in it.
   virtual QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,

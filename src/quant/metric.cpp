@@ -34,12 +34,23 @@ double trace(std::int64_t n, std::span<const float> lower) {
 
 bool is_usable(double trace) { return std::isfinite(trace) && trace > 0; }
 
+bool is_there(std::int64_t n, std::span<const float> lower) {
+  VORONOI_REQUIRE(lower.empty() || lower.size() == index(n * (n + 1) / 2), "moments of one input have one order");
+  return !lower.empty() && is_usable(trace(n, lower));
+}
+
 /// a * x + b * y, elementwise.
 std::vector<float> mixed(double a, std::span<const float> x, double b, std::span<const float> y) {
   std::vector<float> result(x.size());
   for (std::size_t i = 0; i < x.size(); ++i)
     result[i] = static_cast<float>(a * static_cast<double>(x[i]) + b * static_cast<double>(y[i]));
   return result;
+}
+
+/// Of the tokens of both, held out and not.
+std::vector<float> pooled(const InputMoments& moments, std::span<const float> here, std::span<const float> there) {
+  const auto tokens = static_cast<double>(moments.tokens), others = static_cast<double>(moments.held_out_tokens);
+  return mixed(tokens / (tokens + others), here, others / (tokens + others), there);
 }
 
 /// Both moments at the mean diagonal of the plain one.
@@ -69,6 +80,12 @@ std::vector<float> blend_cross(std::int64_t n, const InputMoments& of, double sh
 }
 
 }  // namespace
+
+std::vector<float> plain_moment(std::int64_t n, const InputMoments& moments) {
+  if (!is_there(n, moments.plain) || !is_there(n, moments.held_out_plain))
+    return {moments.plain.begin(), moments.plain.end()};
+  return pooled(moments, moments.plain, moments.held_out_plain);
+}
 
 std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t n, std::span<const float> lower,
                                          double damping, std::span<const float> elsewhere) {
@@ -126,14 +143,10 @@ Work choice_work(std::int64_t n, bool guided, bool held_out) {
 
 Metric choose_metric(backend::Context& context, std::int64_t n, const InputMoments& moments, double damping,
                      bool keep_apart) {
-  const auto is_there = [n](std::span<const float> lower) {
-    VORONOI_REQUIRE(lower.empty() || lower.size() == index(n * (n + 1) / 2), "moments of one input have one order");
-    return !lower.empty() && is_usable(trace(n, lower));
-  };
-  const bool can_guide = is_there(moments.plain) && is_there(moments.guided);
+  const bool can_guide = is_there(n, moments.plain) && is_there(n, moments.guided);
   Metric best;
   best.damping = damping;
-  if (!is_there(moments.plain) || !is_there(moments.held_out_plain)) {
+  if (!is_there(n, moments.plain) || !is_there(n, moments.held_out_plain)) {
     if (can_guide)
       best.guided_share = kGuidedTrust * moments.effective_tokens /
                           (moments.effective_tokens + kTokensAnInput * static_cast<double>(n));
@@ -141,7 +154,7 @@ Metric choose_metric(backend::Context& context, std::int64_t n, const InputMomen
     best.cross = blend_cross(n, moments, best.guided_share, false);
     return best;
   }
-  const double judge_share = can_guide && is_there(moments.held_out_guided) ? kGuidedTrust : 0;
+  const double judge_share = can_guide && is_there(n, moments.held_out_guided) ? kGuidedTrust : 0;
   std::vector<float> judge = blend(n, moments.held_out_plain, moments.held_out_guided, judge_share);
   if (keep_apart && moments.held_out_cross_plain.empty() && moments.drop_held_out) moments.drop_held_out();
   std::optional<double> least;
@@ -169,14 +182,10 @@ Metric choose_metric(backend::Context& context, std::int64_t n, const InputMomen
     best.held_out = std::move(judge);
   }
   if (keep_apart) return best;
-  const auto tokens = static_cast<double>(moments.tokens), others = static_cast<double>(moments.held_out_tokens);
-  const auto pooled = [&](std::span<const float> here, std::span<const float> there) {
-    return mixed(tokens / (tokens + others), here, others / (tokens + others), there);
-  };
-  const std::vector<float> plain = pooled(moments.plain, moments.held_out_plain);
-  const bool pools_guided = best.guided_share > 0 && is_there(moments.held_out_guided);
+  const std::vector<float> plain = plain_moment(n, moments);
+  const bool pools_guided = best.guided_share > 0 && is_there(n, moments.held_out_guided);
   best.lower = blend(n, plain,
-                     pools_guided ? pooled(moments.guided, moments.held_out_guided)
+                     pools_guided ? pooled(moments, moments.guided, moments.held_out_guided)
                                   : std::vector<float>(moments.guided.begin(), moments.guided.end()),
                      best.guided_share);
   return best;

@@ -38,6 +38,9 @@ struct Metric {
   std::vector<float> cross, held_out_cross;
 };
 
+/// The plain moment of all tokens, held-out ones among them.
+std::vector<float> plain_moment(std::int64_t n, const InputMoments& moments);
+
 /// Columns of an inverse that choose_metric has in memory at a time.
 inline constexpr std::int64_t kInversePanel = 256;
 

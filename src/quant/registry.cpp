@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "quant/baselines/afpq.h"
+#include "quant/baselines/awq.h"
 #include "quant/baselines/bitdistiller.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn.h"
@@ -19,8 +21,8 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(),        &gptq_method(), &bitdistiller_method(), &gptvq_method(),
-      &quip_sharp_method(), &vptq_method(), &voronoi_method(),
+      &rtn_method(),   &gptq_method(),       &bitdistiller_method(), &awq_method(),     &afpq_method(),
+      &gptvq_method(), &quip_sharp_method(), &vptq_method(),         &voronoi_method(),
   };
   return methods;
 }

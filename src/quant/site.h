@@ -34,6 +34,8 @@ struct SiteState {
 struct SiteLinear {
   std::string name;  ///< full module path
   std::int64_t out_features = 0;
+  /// Those it is quantized with; null: those that prepare_site is called with.
+  const QuantParameters* parameters = nullptr;
 };
 
 /// What Method::prepare_site sees, in the units of the model.
@@ -41,9 +43,16 @@ struct SiteInput {
   std::string name;
   std::int64_t in_features = 0;
   std::vector<SiteLinear> linears;  ///< those that are to be quantized
-  InputMoments moments;             ///< choose_metric makes `hessian` of them
-  std::vector<float> hessian;       ///< packed lower triangle; what stands here after prepare_site is factored
+  /// All that the run quantizes on this input, those that are done already and those with other parameters or a metric
+  /// of their own among them: what all linears of a site have to share is found on these, and comes out the same
+  /// whenever it is. Empty: `linears` are all.
+  std::vector<SiteLinear> whole;
+  /// Whether a factor of each input can be moved into what computes the input, with the same model as the result.
+  bool input_scale_folds = false;
+  InputMoments moments;        ///< choose_metric makes `hessian` of them
+  std::vector<float> hessian;  ///< packed lower triangle; what stands here after prepare_site is factored
   std::function<std::vector<float>(const SiteLinear&)> read_weight;  ///< [out_features, in_features]
+  core::DType stored_dtype = core::DType::f16;                       ///< as QuantInput's
 };
 
 /// For another target than the weight, see quant/target.h: Metric's, [n, n] in processing order and the unit of
@@ -62,8 +71,9 @@ struct PreparedSite {
 };
 
 /// The choice of the metric, the method's prepare_site, the rotation of the Hessian, and its factor. Throws
-/// NumericError as they do.
-PreparedSite prepare_site(backend::Context& context, SiteInput site, const QuantParameters& parameters);
+/// NumericError as they do. Collective where the method changes the site.
+PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput site,
+                          const QuantParameters& parameters);
 
 /// What decides how a site of one Hessian is prepared: with the same text prepare_site returns the same, whatever the
 /// rest of the parameters. Nothing where the method changes the site.

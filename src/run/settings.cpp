@@ -97,7 +97,7 @@ std::vector<std::string> check(const Settings& o) {
   if (std::find(phases.begin(), phases.end(), "weights") != phases.end() &&
       !quant::find_method(o.parameters.method).uniform_layout(o.parameters))
     problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +
-                       o.parameters.method + " does not make; bitdistiller, gptq or rtn do");
+                       o.parameters.method + " does not make; awq, bitdistiller, gptq or rtn do");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
   for (const std::string& problem : check_allocate(o)) problems.push_back(problem);
   for (const std::string& problem : changed.check()) problems.push_back(problem);

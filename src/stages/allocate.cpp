@@ -146,6 +146,7 @@ class Allocation {
     if (!quant::check_shape(quick_, n_rows, n).empty()) return 0;  // then no setting fits, which is told later
     std::vector<float> decoded(rows.size());
     {
+      core::SoloTeam alone;
       quant::SiteInput input;
       input.name = task.name();
       input.in_features = n;
@@ -158,8 +159,7 @@ class Allocation {
       input.read_weight = [this, n](const quant::SiteLinear& wanted) {
         return read_weight(work_.inputs, wanted.name, wanted.out_features, n);
       };
-      const quant::PreparedSite site = quant::prepare_site(work_.context, std::move(input), quick_);
-      core::SoloTeam alone;
+      const quant::PreparedSite site = quant::prepare_site(work_.context, alone, std::move(input), quick_);
       quant::QuantInput weight;
       weight.name = linear.name;
       weight.out_features = n_rows;

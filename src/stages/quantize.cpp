@@ -13,6 +13,7 @@
 #include "core/log.h"
 #include "core/stop.h"
 #include "core/whereabouts.h"
+#include "planning/folding.h"
 #include "sched/scheduler.h"
 #include "stages/site_task.h"
 #include "stages/stage.h"
@@ -229,6 +230,10 @@ class Quantization {
 }  // namespace
 
 StageRun begin_quantize(Work& work) {
+  if (work.world.rank() == 0)
+    for (const run::Run* run : work.members)
+      if (const std::string sites = planning::without_folding(run->parameters.of_run(), work.config()); !sites.empty())
+        core::log_info("{}: {}", run->parameters.method(), sites);
   return [quantization = std::make_shared<Quantization>(work)](const Window& window) { quantization->run(window); };
 }
 

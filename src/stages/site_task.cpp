@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/error_context.h"
 #include "core/log.h"
+#include "planning/folding.h"
 #include "planning/window_schedule.h"
 #include "quant/site.h"
 #include "quant/soundness.h"
@@ -28,9 +29,11 @@ constexpr const char* kUnwritten = "unwritten";
 using Group = std::vector<planning::PartLinear>;
 
 /// Those of a group, each once. `only`: the linear that has moments of its own; null: all of them share the plain one.
-/// is_last: nobody else takes what is stored.
+/// is_last: nobody else takes what is stored. parameters: of the run that the first of the group belongs to.
 quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, calib::SiteHessian& stored,
-                            const model::LinearSpec* only, bool is_last, const Inputs& inputs) {
+                            const model::LinearSpec* only, bool is_last, const quant::RunParameters& parameters,
+                            const Inputs& inputs) {
+  const model::ModelConfig& config = inputs.model->config();
   quant::SiteInput site;
   site.name = task.name();
   site.in_features = task.site.in_features;
@@ -38,7 +41,15 @@ quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, 
     if ((only == nullptr || only->name == of_part.linear->name) &&
         std::none_of(site.linears.begin(), site.linears.end(),
                      [&](const quant::SiteLinear& other) { return other.name == of_part.linear->name; }))
-      site.linears.push_back({of_part.linear->name, of_part.linear->out_features});
+      site.linears.push_back({of_part.linear->name, of_part.linear->out_features, parameters.of(of_part.linear->name)});
+  for (const model::SiteSpec& all : model::block_sites(config, task.block)) {
+    if (all.name != task.site.name) continue;
+    for (const model::LinearSpec& linear : all.linears)
+      if (const quant::QuantParameters* own = parameters.of(linear.name))
+        site.whole.push_back({linear.name, linear.out_features, own});
+  }
+  site.input_scale_folds = planning::input_scale_folds(config, task.block, task.site);
+  site.stored_dtype = config.stored_dtype;
   site.moments.plain = stored.lower;
   site.moments.held_out_plain = stored.held_out;
   site.moments.cross_plain = stored.cross;
@@ -158,9 +169,10 @@ class SiteWork {
   quant::PreparedSite prepare(const Group& group, calib::SiteHessian& stored, const model::LinearSpec* only,
                               bool is_last) {
     const planning::PartLinear& first = group.front();
+    const quant::RunParameters& of_run = run_of(first.part).parameters;
     quant::PreparedSite site =
-        quant::prepare_site(context_, site_input(task_.site(), group, stored, only, is_last, inputs_),
-                            *run_of(first.part).parameters.of(first.linear->name));
+        quant::prepare_site(context_, team_, site_input(task_.site(), group, stored, only, is_last, of_run, inputs_),
+                            *of_run.of(first.linear->name));
     if (site.hessian.damping_steps > 0 && team_.rank() == 0)
       core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor",
                         only == nullptr ? task_.site().name() : only->name, site.hessian.damping);

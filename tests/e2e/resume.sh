@@ -62,6 +62,15 @@ grep -q "tokens_0005.h5.*made again" "$work/stderr" || fail "no word of the dama
 same_layers "$work/guided-reference" "$run"
 [ -z "$(ls "$run/hessians")" ] || fail "token weights were left behind"
 
+# A scale that all linears of a site share comes out the same where the others are there already.
+shared=("${common[@]}" --method awq --bits 3)
+expect 0 ranks 2 quantize --run "$work/shared-reference" "${shared[@]}"
+cp -r "$work/shared-reference" "$work/shared"
+lost=("$work"/shared/layers/*1.self_attn.k_proj*)
+rm "${lost[@]}"
+expect 0 ranks 1 quantize --run "$work/shared" "${shared[@]}"
+same_layers "$work/shared-reference" "$work/shared"
+
 # With sequential calibration a start takes up both streams, the quantized blocks' and the original ones', where it goes on.
 asymmetric=("${common[@]}" --method gptq --bits 2 --calibration sequential --target asymmetric)
 expect 0 ranks 2 quantize --run "$work/asymmetric-reference" "${asymmetric[@]}"

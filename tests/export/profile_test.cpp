@@ -48,7 +48,7 @@ TEST(Profile, WhatItHasNoKernelForIsRefusedByName) {
 
 TEST(Profile, MethodsWithoutCodebooksAreRefused) {
   quant::QuantParameters p;
-  for (const char* method : {"rtn", "gptq", "bitdistiller", "gptvq", "quip_sharp"}) {
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp"}) {
     p.method = method;
     EXPECT_THAT(check_exportable(p, {}, Profile::full), Contains(HasSubstr("--method " + std::string(method))));
   }
@@ -96,10 +96,10 @@ TEST(Profile, LayersAreHeldToTheSameRules) {
   EXPECT_THAT(problems({5}, Profile::safe), Contains(HasSubstr("--vector-length")));
   EXPECT_THAT(problems({8, 256, 256, 2, 4}, Profile::full), IsEmpty());
   EXPECT_THAT(problems({8, 256, 256, 2, 4}, Profile::safe), SizeIs(2));
-  EXPECT_THAT(
-      check_exportable(format::to_encoding(format::UniformEncoding{{24, 24, 2, 8, core::DType::f16}, {}, {}, {}, {}}),
-                       Profile::full),
-      Contains(HasSubstr("--method")));
+  EXPECT_THAT(check_exportable(
+                  format::to_encoding(format::UniformEncoding{{24, 24, 2, 8, core::DType::f16}, {}, {}, {}, {}, {}}),
+                  Profile::full),
+              Contains(HasSubstr("--method")));
 }
 
 }  // namespace

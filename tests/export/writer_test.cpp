@@ -181,7 +181,7 @@ TEST(Writer, WhatTheFormatCannotHoldIsRefusedAllAtOnce) {
   narrow.dtype = core::DType::bf16;
   first = format::to_encoding(narrow);
   EXPECT_THAT(test::message_of<core::ConfigError>([&] { other.write(); }), HasSubstr("BF16 in a model of type F16"));
-  first = format::to_encoding(format::UniformEncoding{{24, 24, 2, 8, core::DType::f16}, {}, {}, {}, {}});
+  first = format::to_encoding(format::UniformEncoding{{24, 24, 2, 8, core::DType::f16}, {}, {}, {}, {}, {}});
   EXPECT_THAT(test::message_of<core::ConfigError>([&] { other.write(); }), HasSubstr("--method"));
 }
 

@@ -20,6 +20,7 @@ namespace {
 
 using test::case_of;
 using test::PackedShape;
+using test::SignedShape;
 using test::UniformShape;
 using testing::ElementsAre;
 using testing::IsEmpty;
@@ -125,7 +126,7 @@ TEST_P(Recoding, NoMoreThanItsShareChangesAndThatIsTheFurthest) {
   }
   EXPECT_LE(n, static_cast<std::int64_t>(std::ceil(share * static_cast<double>(after.size()))));
   EXPECT_LE(n_weights, n * most_weights());
-  if (encoding().format == &uniform_format()) {
+  if (encoding().format != &vptq_format()) {
     // Of single weights: those that stay are not further off, unless their code is the nearest.
     for (std::size_t i = 0; i < after.size(); ++i)
       if (after[i] == before_[i] && complete[i] != before_[i]) {
@@ -177,6 +178,18 @@ INSTANTIATE_TEST_SUITE_P(Uniform, Recoding,
                          ::testing::Values(case_of(UniformShape{24, 64, 2, 64}),
                                            case_of(UniformShape{37, 101, 3, 16, true}),
                                            case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16})));
+
+// Columns with scales, in both forms of codes of single weights.
+INSTANTIATE_TEST_SUITE_P(Scaled, Recoding,
+                         ::testing::Values(case_of(UniformShape{37, 101, 3, 16, true, core::DType::f16, true}),
+                                           case_of(UniformShape{24, 70, 4, 64, false, core::DType::bf16, true})));
+
+INSTANTIATE_TEST_SUITE_P(
+    SignedLevels, Recoding,
+    ::testing::Values(case_of(SignedShape{24, 64, 3, LevelTable::normal, 64}),
+                      case_of(SignedShape{37, 101, 4, LevelTable::normal, 16, true}),
+                      case_of(SignedShape{34, 70, 4, LevelTable::floating, 70, false, core::DType::bf16, true}),
+                      case_of(SignedShape{7, 65, 3, LevelTable::floating, 5, true, core::DType::f16, true})));
 
 }  // namespace
 }  // namespace voronoi::format

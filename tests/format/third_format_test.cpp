@@ -38,7 +38,10 @@ TEST(ThirdFormat, ThatIsNotInTheListIsRefusedByName) {
     from_arrays(to_attributes(toy()), toy().arrays, "runs/a.h5");
     FAIL() << "accepted";
   } catch (const core::FormatError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("runs/a.h5: attribute 'encoding' is 'toy', none of 'vq', 'uniform', 'gptvq', 'e8p'"));
+    EXPECT_THAT(
+        error.what(),
+        HasSubstr(
+            "runs/a.h5: attribute 'encoding' is 'toy', none of 'vq', 'uniform', 'signed_levels', 'gptvq', 'e8p'"));
   }
 }
 

@@ -20,6 +20,7 @@ namespace {
 
 using test::case_of;
 using test::PackedShape;
+using test::SignedShape;
 using test::UniformShape;
 using testing::HasSubstr;
 
@@ -84,6 +85,11 @@ Sums plain_gradient(const VqEncoding& e, const std::vector<float>& parameters, c
   return sums;
 }
 
+/// Of a natural column.
+double factor_of(const auto& e, std::size_t column) {
+  return e.column_scale.empty() ? 1.0 : static_cast<double>(core::from_bits16(e.dtype, e.column_scale[column]));
+}
+
 Sums plain_gradient(const UniformEncoding& e, const std::vector<float>&, const std::vector<float>& d_weight) {
   const std::int64_t n = e.in_features, n_groups = core::ceil_div(n, e.group_size);
   const int bits = static_cast<int>(e.bits);
@@ -94,15 +100,31 @@ Sums plain_gradient(const UniformEncoding& e, const std::vector<float>&, const s
       const std::int64_t g = stored / e.group_size;
       const double step = static_cast<double>(code_at(e.codes, row, n, bits, stored)) -
                           static_cast<double>(code_at(e.zeros, row, n_groups, bits, g));
-      sums.add(index(row * n_groups + g), static_cast<double>(d_weight[index(row * n) + column]) * step);
+      const double d = static_cast<double>(d_weight[index(row * n) + column]) * factor_of(e, column);
+      sums.add(index(row * n_groups + g), d * step);
+    }
+  return sums;
+}
+
+Sums plain_gradient(const SignedLevelsEncoding& e, const std::vector<float>&, const std::vector<float>& d_weight) {
+  const std::int64_t n = e.in_features, n_groups = core::ceil_div(n, e.group_size);
+  const std::span<const float> levels = levels_of(e.table, e.bits);
+  Sums sums(index(2 * e.out_features * n_groups));
+  for (std::int64_t row = 0; row < e.out_features; ++row)
+    for (std::int64_t stored = 0; stored < n; ++stored) {
+      const std::size_t column = e.perm.empty() ? index(stored) : e.perm[index(stored)];
+      const auto level = static_cast<double>(levels[code_at(e.codes, row, n, static_cast<int>(e.bits), stored)]);
+      const double d = static_cast<double>(d_weight[index(row * n) + column]) * factor_of(e, column);
+      sums.add(index(2 * (row * n_groups + stored / e.group_size)) + (level < 0 ? 1 : 0), d * level);
     }
   return sums;
 }
 
 Sums plain_gradient(const Encoding& encoding, const std::vector<float>& parameters,
                     const std::vector<float>& d_weight) {
-  return encoding.format == &vptq_format() ? plain_gradient(test::vq_of(encoding), parameters, d_weight)
-                                           : plain_gradient(test::uniform_of(encoding), parameters, d_weight);
+  if (encoding.format == &vptq_format()) return plain_gradient(test::vq_of(encoding), parameters, d_weight);
+  if (encoding.format == &uniform_format()) return plain_gradient(test::uniform_of(encoding), parameters, d_weight);
+  return plain_gradient(test::signed_levels_of(encoding), parameters, d_weight);
 }
 
 /// An encoding, its tuned matrix, and parameters away from the stored ones.
@@ -257,6 +279,18 @@ INSTANTIATE_TEST_SUITE_P(Uniform, Tuned,
                                            case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
                                            case_of(UniformShape{7, 65, 11, 5, true}),
                                            case_of(UniformShape{1, 1, 1, 1})));
+
+// Columns with scales, in both forms of codes of single weights.
+INSTANTIATE_TEST_SUITE_P(Scaled, Tuned,
+                         ::testing::Values(case_of(UniformShape{37, 101, 3, 16, true, core::DType::f16, true}),
+                                           case_of(UniformShape{24, 70, 4, 64, false, core::DType::bf16, true})));
+
+INSTANTIATE_TEST_SUITE_P(
+    SignedLevels, Tuned,
+    ::testing::Values(case_of(SignedShape{24, 64, 3, LevelTable::normal, 64}),
+                      case_of(SignedShape{37, 101, 4, LevelTable::normal, 16, true}),
+                      case_of(SignedShape{34, 70, 4, LevelTable::floating, 70, false, core::DType::bf16, true}),
+                      case_of(SignedShape{7, 65, 3, LevelTable::floating, 5, true, core::DType::f16, true})));
 
 }  // namespace
 }  // namespace voronoi::format

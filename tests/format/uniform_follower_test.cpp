@@ -8,6 +8,7 @@
 
 #include "core/random.h"
 #include "support/encoded_source.h"
+#include "support/typed_encoding.h"
 
 namespace voronoi::format {
 namespace {
@@ -53,6 +54,25 @@ TEST_P(UniformFollowerTest, BeginsWhereItIs) {
     other.follow(context_.pool(), followed);
     EXPECT_TRUE(other.rounded({}) == present) << bits;
   }
+}
+
+TEST_P(UniformFollowerTest, ColumnsWithScalesAreFollowedBeforeThem) {
+  const std::vector<float> weight = random_weight(1);
+  UniformEncoding typed = test::uniform_of(encoding_of(weight, 3));
+  for (std::int64_t c = 0; c < kIn; ++c)
+    typed.column_scale.push_back(core::to_bits16(typed.dtype, 0.3F + 0.17F * static_cast<float>(c)));
+  const Encoding encoding = to_encoding(typed);
+  std::vector<float> scaled = weight;
+  for (std::size_t i = 0; i < scaled.size(); ++i)
+    scaled[i] *= core::from_bits16(typed.dtype, typed.column_scale[i % static_cast<std::size_t>(kIn)]);
+  UniformFollower follower(context_, encoding);
+  for (const std::vector<float>& from : {scaled, std::vector<float>{}}) {
+    follower.follow(context_.pool(), follower.start(context_.pool(), from));
+    EXPECT_TRUE(follower.rounded({}) == encoding);
+  }
+  backend::Array<float> device(context_, kOut * kIn);
+  follower.decode(context_, nullptr, device.data());
+  EXPECT_EQ(device.to_host(), decoded(encoding));
 }
 
 TEST_P(UniformFollowerTest, NearestCodesLeaveTheWeightAsItIs) {

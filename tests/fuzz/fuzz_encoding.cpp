@@ -7,6 +7,7 @@
 
 #include "format/e8p.h"
 #include "format/gptvq.h"
+#include "format/signed_levels.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 #include "fuzz/shard_use.h"
@@ -62,6 +63,8 @@ void add(store::Shard& shard, Source& source, const std::string& name, core::DTy
       array.bytes[2 * i] = static_cast<std::byte>(i & 0xFF);
       array.bytes[2 * i + 1] = static_cast<std::byte>(i >> 8 & 0xFF);
     }
+  if (name == "column_scale" && how < 200)  // above 0, mostly
+    for (std::size_t i = 1; i < bytes; i += 2) array.bytes[i] = (array.bytes[i] & std::byte{0x3F}) | std::byte{0x04};
   shard.arrays.push_back(std::move(array));
 }
 
@@ -125,6 +128,34 @@ store::Shard make_uniform(Source& source) {
   add(shard, source, "scale", e.dtype, {out, due.scale / out});
   add(shard, source, "zeros", core::DType::u32, {out, due.zeros / out});
   if (source.byte() % 2 == 0) add(shard, source, "perm", core::DType::u16, {e.in_features});
+  if (source.byte() % 4 == 1) add(shard, source, "column_scale", e.dtype, {e.in_features});
+  return shard;
+}
+
+store::Shard make_signed_levels(Source& source) {
+  format::SignedLevelsExtents e;
+  e.out_features = source.extent();
+  e.in_features = source.extent();
+  e.bits = source.byte() % 6;
+  e.group_size = source.extent();
+  e.table = source.byte() % 3;
+  e.dtype = kTypes[source.byte() % 2];
+  store::Shard shard;
+  shard.attributes = {{"encoding", "signed_levels"},
+                      {"dtype", std::string(core::dtype_name(e.dtype))},
+                      {"out_features", std::to_string(e.out_features)},
+                      {"in_features", std::to_string(e.in_features)},
+                      {"bits", std::to_string(e.bits)},
+                      {"group_size", std::to_string(e.group_size)},
+                      {"table", std::to_string(e.table)}};
+  const auto fits = [](std::int64_t value) { return value >= 1 && value <= 1 << 20; };
+  if (!fits(e.out_features) || !fits(e.in_features) || !fits(e.group_size) || e.bits < 1) return shard;
+  const format::SignedLevelsElements due = format::elements_due(e, true, true);
+  const std::int64_t out = e.out_features;
+  add(shard, source, "codes", core::DType::u32, {out, due.codes / out});
+  add(shard, source, "scale", e.dtype, {out, due.scale / out / 2, 2});
+  if (source.byte() % 2 == 0) add(shard, source, "perm", core::DType::u16, {e.in_features});
+  if (source.byte() % 2 == 0) add(shard, source, "column_scale", e.dtype, {e.in_features});
   return shard;
 }
 
@@ -200,6 +231,7 @@ void run(std::string_view input) {
   // Those of the first corpora stay what they were.
   store::Shard shard = kind % 32 / 2 == 8 || kind % 32 >= 28 ? make_gptvq(source)
                        : kind % 32 / 2 == 9                  ? make_e8p(source)
+                       : kind % 32 / 2 == 10                 ? make_signed_levels(source)
                        : kind % 2 == 0                       ? make_vq(source)
                                                              : make_uniform(source);
   if (kind >= 254) shard.attributes["encoding"] = "other";

@@ -116,7 +116,7 @@ TEST_P(GpuTuned, NumbersDecodeTheSameBitsAndHaveTheSameGradient) {
   EXPECT_EQ(again.to_host(), got);
   // Roundings of sums of up to a column's terms of size about one, or a group's of some steps.
   const double bound = 1e-6 * std::sqrt(static_cast<double>(n)) *
-                       (encoding().format == &format::uniform_format() ? std::exp2(nominal_bits(encoding())) : 1.0);
+                       (encoding().format == &format::vptq_format() ? 1.0 : std::exp2(nominal_bits(encoding())));
   for (std::size_t i = 0; i < got.size(); ++i)
     ASSERT_NEAR(got[i], gradient[i], bound + 1e-5 * static_cast<double>(std::fabs(gradient[i]))) << i;
 
@@ -184,6 +184,18 @@ INSTANTIATE_TEST_SUITE_P(E8p, GpuPacked,
                                            case_of(E8pShape{37, 101, 4, true, core::DType::bf16}),
                                            case_of(E8pShape{9, 1100, 2}), case_of(E8pShape{12, 128, 3, false}),
                                            case_of(E8pShape{1, 1, 4})));
+
+// Columns with scales, in both forms of codes of single weights.
+INSTANTIATE_TEST_SUITE_P(Scaled, GpuPacked,
+                         ::testing::Values(case_of(UniformShape{37, 101, 3, 16, true, core::DType::f16, true}),
+                                           case_of(UniformShape{24, 70, 4, 64, false, core::DType::bf16, true})));
+
+INSTANTIATE_TEST_SUITE_P(
+    SignedLevels, GpuPacked,
+    ::testing::Values(case_of(SignedShape{24, 64, 3, format::LevelTable::normal, 64}),
+                      case_of(SignedShape{37, 101, 4, format::LevelTable::normal, 16, true}),
+                      case_of(SignedShape{34, 70, 4, format::LevelTable::floating, 70, false, core::DType::bf16, true}),
+                      case_of(SignedShape{9, 1300, 3, format::LevelTable::floating, 5, true, core::DType::f16, true})));
 
 }  // namespace
 }  // namespace voronoi::test

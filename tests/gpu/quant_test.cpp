@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gpu/gpu_fixture.h"
+#include "quant/baselines/afpq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/gptvq/layout.h"
 #include "quant/method.h"
@@ -46,6 +47,8 @@ std::vector<Case> cases() {
   QuantParameters uniform;
   uniform.get<UniformParameters>().bits = 3;
   uniform.get<UniformParameters>().group_size = 16;
+  QuantParameters with_gptq = uniform;
+  with_gptq.get<AfpqParameters>().with = "gptq";
   QuantParameters groups = uniform;
   groups.get<GptvqParameters>().group_weights = 65 * 40;
   return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
@@ -54,6 +57,9 @@ std::vector<Case> cases() {
           case_of("rtn", "rtn", uniform, 130, 40),
           case_of("gptq", "gptq", uniform, 130, 40),
           case_of("bitdistiller", "bitdistiller", uniform, 130, 40),
+          case_of("awq", "awq", uniform, 130, 40),
+          case_of("afpq", "afpq", uniform, 130, 40),
+          case_of("afpq_gptq", "afpq", with_gptq, 130, 40),
           case_of("gptvq", "gptvq", groups, 130, 40),
           case_of("quip_sharp", "quip_sharp", uniform, 130, 40)};
 }

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/error.h"
@@ -106,6 +107,22 @@ TEST(Bits, LatticeCodesAreNotTunedAndHaveTheirOwnTarget) {
   options.target = "plain";
   options.tune = "none";
   EXPECT_THAT(run::check(options), ::testing::Not(Contains(HasSubstr("quip_sharp"))));
+}
+
+TEST(Bits, ConfigsOfPublishedMethodsStoreAboutWhatTheirNamesSay) {
+  const std::vector<quant::LayerCount> layers = planning::layer_counts(planning::read_model_config("llama-2-7b"));
+  for (const auto& [name, bits, most] : {std::tuple{"awq-2bit", 2, 2.2},
+                                         {"awq-3bit", 3, 3.2},
+                                         {"awq-4bit", 4, 4.2},
+                                         {"afpq-3bit", 3, 3.3},
+                                         {"afpq-4bit", 4, 4.3}}) {
+    const std::string file = std::string(VORONOI_CONFIGS) + "/" + name + ".cfg";
+    run::Settings options;
+    EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+    EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+    EXPECT_EQ(quant::planned_nominal_bits(options.parameters), bits) << file;
+    EXPECT_LE(quant::true_bits(options.parameters, layers), most) << file;
+  }
 }
 
 TEST(Bits, ConflictsWithOptionsThatSayTheSame) {

@@ -58,7 +58,7 @@ TEST(Effort, GivesWayToWhatWasGiven) {
 }
 
 TEST(Effort, IsNothingToMethodsThatArePublished) {
-  for (const char* method : {"rtn", "gptq", "bitdistiller", "gptvq", "quip_sharp", "vptq"}) {
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "vptq"}) {
     const run::Settings settings = settings_of({"--method", method, "--effort", "best"});
     EXPECT_EQ(settings.hessian, "plain") << method;
     EXPECT_EQ(settings.tune, "none") << method;
@@ -66,7 +66,8 @@ TEST(Effort, IsNothingToMethodsThatArePublished) {
 }
 
 TEST(Effort, TuningOfAMethodWithoutNumbersIsRefusedBeforeAnyWork) {
-  run::Settings settings = settings_of({"--method", "gptvq", "quip_sharp", "--tune-phases", "end-to-end"});
+  run::Settings settings =
+      settings_of({"--method", "awq", "afpq", "gptvq", "quip_sharp", "--tune-phases", "end-to-end"});
   EXPECT_THAT(run::check(settings), ::testing::Contains(::testing::HasSubstr("gptvq have no numbers to tune")));
   settings.parameters.method = "gptq";
   EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("to tune"))));

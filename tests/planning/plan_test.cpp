@@ -10,8 +10,12 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "planning/bits.h"
+#include "planning/folding.h"
 #include "planning/model_sizes.h"
 #include "planning/window_schedule.h"
+#include "quant/baselines/afpq.h"
+#include "quant/baselines/awq.h"
+#include "quant/baselines/uniform_method.h"
 #include "quant/setting.h"
 #include "quant/vq/vector_parameters.h"
 #include "run/settings.h"
@@ -213,6 +217,26 @@ TEST(Plan, TextAndJsonSayTheSame) {
     EXPECT_EQ(text.find('\t', begin) < end, false);
     begin = end + 1;
   }
+}
+
+TEST(Plan, NamesTheSitesWhereNoScaleFolds) {
+  PlanRequest request = request_of("mistral-7b", 2, false);
+  quant::QuantParameters& p = request.options.parameters;
+  EXPECT_THAT(plan_text(request, make_plan(request)), Not(HasSubstr("column scales")));
+  p.method = "awq";
+  EXPECT_THAT(plan_text(request, make_plan(request)), HasSubstr("\n  o: no column scales, "));
+  p.get<quant::AwqParameters>().column_scales = "all";
+  EXPECT_THAT(plan_text(request, make_plan(request)), Not(HasSubstr("no column scales")));
+  p.method = "afpq";
+  p.get<quant::UniformParameters>().bits = 4;
+  p.get<quant::AwqParameters>().column_scales = "foldable";
+  EXPECT_EQ(without_folding(p, request.config), "");
+  p.get<quant::AfpqParameters>().with = "awq";
+  EXPECT_THAT(without_folding(p, request.config), testing::StartsWith("o: no column scales"));
+  EXPECT_THAT(without_folding(p, request_of("llama-2-7b", 2, false).config), testing::IsEmpty());
+  // The norm before a mixture feeds the router and all experts.
+  EXPECT_THAT(sites_without_folding(request_of("mixtral-8x7b", 2, false).config),
+              testing::ElementsAre("o", "expert.gate_up"));
 }
 
 TEST(Plan, TheProbeMeasuresEveryRate) {

@@ -5,6 +5,7 @@
 #include "core/team.h"
 #include "format/vptq.h"
 #include "layers.h"
+#include "quant/baselines/afpq.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/cost.h"
@@ -39,7 +40,7 @@ void expect_as_planned(const QuantParameters& p, std::int64_t out_features, std:
 }
 
 TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
-  for (const char* method : {"rtn", "gptq", "bitdistiller"})
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq"})
     for (const int bits : {2, 3, 8})
       for (const std::int64_t group_size : {0, 16, 24, 64})
         for (const bool act_order : {true, false}) {
@@ -67,6 +68,16 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
           own.strip_passes = 1;
           expect_as_planned(p, 33, 52);
         }
+  for (const char* levels : {"normal", "floating"})
+    for (const char* with : {"none", "gptq", "awq"})
+      for (const int bits : {3, 4}) {
+        QuantParameters p = parameters("afpq");
+        p.get<AfpqParameters>() = {levels, with};
+        p.get<GptqParameters>().group_grid = bits == 3 ? "original" : "static";
+        p.get<UniformParameters>().bits = bits;
+        p.get<UniformParameters>().group_size = 16;
+        expect_as_planned(p, 33, 50);
+      }
   for (const char* method : {"vptq", "voronoi"})
     for (const std::int64_t v : {1, 4, 6, 8})
       for (const std::int64_t kr : {0, 4, 16}) {

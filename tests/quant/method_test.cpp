@@ -88,7 +88,8 @@ TEST_F(ToyMethod, LeavesWithItsRegistration) {
     test::Toy again;
     EXPECT_THAT(test::message_of<core::InternalError>([&] { MethodRegistration twice(again); }), HasSubstr("'toy'"));
   }
-  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "gptvq", "quip_sharp", "vptq", "voronoi", "toy"));
+  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "vptq",
+                                          "voronoi", "toy"));
 }
 
 /// Takes another unit's name for a parameter of its own.
@@ -134,7 +135,7 @@ TEST_F(ToyMethod, PreparesASiteAndRotatesItsInput) {
   parameters_.act_order = false;
   const PreparedHessian plain = prepare_hessian(context, n, site.layer.lower, parameters_.damping, false);
   parameters_.get<test::ToyParameters>() = {16, 1};
-  const PreparedSite prepared = prepare_site(context, site.input, parameters_);
+  const PreparedSite prepared = prepare_site(context, team, site.input, parameters_);
   EXPECT_THAT(site.read, ElementsAre("up", "gate"));
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j < n; ++j) {
@@ -166,6 +167,7 @@ TEST_F(ToyMethod, PreparesASiteAndRotatesItsInput) {
 TEST(Site, OtherMethodsSeeItsHessianAsItIs) {
   constexpr std::int64_t n = 16;
   backend::Context context(backend::Device::cpu, 1);
+  core::SoloTeam team;
   for (const std::string& name : method_names()) {
     Site site(n);
     QuantParameters parameters;

@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "quant/baselines/afpq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/gptvq/layout.h"
 #include "quant/layers.h"
@@ -155,6 +156,9 @@ const std::vector<MethodCase>& method_cases() {
     add("gptq", "gptq", [](QuantParameters&) {});
     add("bitdistiller", "bitdistiller", [](QuantParameters&) {});
     add("quip_sharp", "quip_sharp", [](QuantParameters&) {});
+    add("awq", "awq", [](QuantParameters&) {});
+    add("afpq", "afpq", [](QuantParameters&) {});
+    add("afpq_gptq", "afpq", [](QuantParameters& p) { p.get<AfpqParameters>() = {"floating", "gptq"}; });
     add("gptq_natural_order", "gptq", [](QuantParameters& p) { p.act_order = false; });
     add("gptvq", "gptvq", [](QuantParameters& p) { p.get<GptvqParameters>().group_weights = 1000; });
     add("gptvq_block_scales", "gptvq", [](QuantParameters& p) {
@@ -216,7 +220,8 @@ TEST_P(Faults, GivesFiniteNumbersNoWorseThanNoneAndRecordsWhatWasDone) {
     EXPECT_GE(result.relative_error, 0);
     EXPECT_LE(result.relative_error, fault().largest_error);
     for (const auto& [name, value] : result.statistics) EXPECT_TRUE(std::isfinite(value)) << name;
-    if (method().parameters.method == "rtn" || method().parameters.method == "bitdistiller")
+    const std::string& name = method().parameters.method;
+    if (name == "rtn" || name == "bitdistiller" || name == "awq" || std::string(method().name) == "afpq")
       continue;  // they do not use the factor
     EXPECT_EQ(result.statistics.at("damping"), layer.hessian.damping);
     EXPECT_EQ(result.statistics.at("damping_steps") > 0, fault().raises_damping);

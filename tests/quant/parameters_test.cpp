@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "quant/baselines/awq.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/method.h"
@@ -34,7 +35,8 @@ VoronoiParameters& own(QuantParameters& p) { return p.get<VoronoiParameters>(); 
 UniformParameters& uniform(QuantParameters& p) { return p.get<UniformParameters>(); }
 
 TEST(Registry, NamesEveryMethodAndFindsIt) {
-  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "gptvq", "quip_sharp", "vptq", "voronoi"));
+  EXPECT_THAT(method_names(),
+              ElementsAre("rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "vptq", "voronoi"));
   for (const std::string& name : method_names()) EXPECT_EQ(&find_method(name), &find_method(name));
   EXPECT_NE(&find_method("rtn"), &find_method("gptq"));
   EXPECT_NE(&find_method("vptq"), &find_method("voronoi"));
@@ -42,17 +44,20 @@ TEST(Registry, NamesEveryMethodAndFindsIt) {
 
 TEST(Registry, AnUnknownMethodIsAnsweredWithTheKnownOnes) {
   try {
-    find_method("awq");
+    find_method("spqr");
     ADD_FAILURE() << "found";
   } catch (const core::ConfigError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("'awq'"), HasSubstr("rtn, gptq, bitdistiller, gptvq, quip_sharp, vptq, voronoi")));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("'spqr'"),
+                                    HasSubstr("rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, vptq, voronoi")));
   }
 }
 
 TEST(Parameters, DefaultsOfEveryMethodAreFine) {
   for (const std::string& name : method_names()) {
-    EXPECT_THAT(check_parameters(of_method(name)), IsEmpty()) << name;
-    EXPECT_THAT(check_shape(of_method(name), 4096, 4096), IsEmpty()) << name;
+    QuantParameters p = of_method(name);
+    if (name == "afpq") uniform(p).bits = 3;  // it has to be told
+    EXPECT_THAT(check_parameters(p), IsEmpty()) << name;
+    EXPECT_THAT(check_shape(p, 4096, 4096), IsEmpty()) << name;
   }
 }
 
@@ -65,8 +70,11 @@ struct Case {
 TEST(Parameters, EachFaultIsNamedByItsOption) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Case> cases{
-      {"awq", [](QuantParameters&) {},
-       "--method awq is unknown; it must be one of rtn, gptq, bitdistiller, gptvq, quip_sharp, vptq, voronoi"},
+      {"spqr", [](QuantParameters&) {},
+       "--method spqr is unknown; it must be one of rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, vptq, "
+       "voronoi"},
+      {"afpq", [](QuantParameters&) {}, "--bits: afpq has tables of 3 and 4 bits, not 2"},
+      {"awq", [](QuantParameters& p) { p.get<AwqParameters>().column_scales = "some"; }, "--column-scales"},
       {"rtn", [](QuantParameters& p) { p.damping = -0.1; }, "--damping"},
       {"rtn", [](QuantParameters& p) { p.damping = 1.5; }, "--damping: must be a number from 0 to 1, not '1.5'"},
       {"rtn", [nan](QuantParameters& p) { p.damping = nan; }, "--damping"},

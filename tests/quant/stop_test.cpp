@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform.h"
+#include "quant/baselines/uniform_method.h"
 #include "quant/method.h"
 #include "quant/vq/second_order.h"
 #include "quant/vq_layer.h"
@@ -74,6 +75,7 @@ TEST_F(Stop, EndsEveryMethod) {
   for (const Method* method : methods()) {
     QuantParameters parameters = parameters_of(4, 16);
     parameters.method = method->name();
+    parameters.get<UniformParameters>().bits = 3;
     expect_stop([&] { quantize(context_, team_, layer_.input(), parameters); });
   }
 }

@@ -110,7 +110,8 @@ class TargetTest : public ::testing::Test {
     site.moments.held_out_plain = held_out_;
     site.moments.held_out_cross_plain = held_out_cross_;
     site.moments.tokens = site.moments.held_out_tokens = 100;
-    return prepare_site(context_, site, parameters);
+    core::SoloTeam alone;
+    return prepare_site(context_, alone, site, parameters);
   }
   void train_on(const Streams& rows) {
     plain_ = moment(rows);

@@ -30,7 +30,7 @@ using Encode =
 inline format::Encoding uniform_of_weight(int bits, std::int64_t group_size, bool backwards, std::int64_t out_features,
                                           std::int64_t in_features, std::span<const float> weight) {
   const std::int64_t n_groups = core::ceil_div(in_features, group_size);
-  format::UniformEncoding e{{out_features, in_features, bits, group_size, core::DType::f16}, {}, {}, {}, {}};
+  format::UniformEncoding e{{out_features, in_features, bits, group_size, core::DType::f16}, {}, {}, {}, {}, {}};
   if (backwards)
     for (std::int64_t i = 0; i < in_features; ++i) e.perm.push_back(static_cast<std::uint16_t>(in_features - 1 - i));
   const auto append = [bits](std::vector<std::uint32_t>& words, const std::vector<std::uint32_t>& values) {

@@ -12,6 +12,7 @@
 #include "core/packing.h"
 #include "format/e8p.h"
 #include "format/gptvq.h"
+#include "format/signed_levels.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 
@@ -31,6 +32,17 @@ struct UniformShape {
   std::int64_t group_size = 0;
   bool permuted = false;
   core::DType dtype = core::DType::f16;
+  bool scaled = false;  ///< columns have scales
+};
+
+struct SignedShape {
+  std::int64_t out_features = 0, in_features = 0;
+  int bits = 0;
+  format::LevelTable table = format::LevelTable::normal;
+  std::int64_t group_size = 0;
+  bool permuted = false;
+  core::DType dtype = core::DType::f16;
+  bool scaled = false;
 };
 
 struct GptvqShape {
@@ -77,6 +89,13 @@ class RandomFields {
     for (std::uint16_t& number : numbers)
       number = static_cast<std::uint16_t>(engine_() % static_cast<std::uint32_t>(limit));
     return numbers;
+  }
+  /// Bits of positive numbers around 1.
+  std::vector<std::uint16_t> factors(std::int64_t n) {
+    std::uniform_real_distribution<float> size(0.5F, 2.0F);
+    std::vector<std::uint16_t> bits(static_cast<std::size_t>(n));
+    for (std::uint16_t& value : bits) value = core::to_bits16(dtype_, size(engine_));
+    return bits;
   }
   std::vector<std::uint16_t> permutation(std::int64_t n) {
     std::vector<std::uint16_t> perm;
@@ -129,6 +148,23 @@ inline format::Encoding random_packed(const UniformShape& s) {
   e.zeros = random.codes(s.out_features, n_groups, s.bits);
   e.scale = random.values(s.out_features * n_groups, 0.1F, 0.03F);
   if (s.permuted) e.perm = random.permutation(s.in_features);
+  if (s.scaled) e.column_scale = random.factors(s.in_features);
+  return format::to_encoding(e);
+}
+
+inline format::Encoding random_packed(const SignedShape& s) {
+  RandomFields random(s.out_features, s.in_features, s.dtype);
+  format::SignedLevelsEncoding e;
+  e.out_features = s.out_features;
+  e.in_features = s.in_features;
+  e.bits = s.bits;
+  e.group_size = s.group_size;
+  e.table = static_cast<std::int64_t>(s.table);
+  e.dtype = s.dtype;
+  e.codes = random.codes(s.out_features, s.in_features, s.bits);
+  e.scale = random.values(2 * s.out_features * core::ceil_div(s.in_features, s.group_size), 0.1F, 0.02F);
+  if (s.permuted) e.perm = random.permutation(s.in_features);
+  if (s.scaled) e.column_scale = random.factors(s.in_features);
   return format::to_encoding(e);
 }
 
@@ -191,8 +227,9 @@ struct PackedCase {
 };
 inline void PrintTo(const PackedCase& tested, std::ostream* out) { *out << tested.text; }
 
-inline std::string shape_ending(bool permuted, core::DType dtype) {
-  return std::string(permuted ? ", perm" : "") + (dtype == core::DType::bf16 ? ", bf16" : ", f16");
+inline std::string shape_ending(bool permuted, core::DType dtype, bool scaled = false) {
+  return std::string(permuted ? ", perm" : "") + (scaled ? ", scaled" : "") +
+         (dtype == core::DType::bf16 ? ", bf16" : ", f16");
 }
 
 inline PackedCase case_of(const PackedShape& s) {
@@ -214,7 +251,14 @@ inline PackedCase case_of(const GptvqShape& s) {
 inline PackedCase case_of(const UniformShape& s) {
   return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", uniform, bits " +
               std::to_string(s.bits) + ", groups of " + std::to_string(s.group_size) +
-              shape_ending(s.permuted, s.dtype),
+              shape_ending(s.permuted, s.dtype, s.scaled),
+          random_packed(s)};
+}
+
+inline PackedCase case_of(const SignedShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) +
+              (s.table == format::LevelTable::normal ? ", NF" : ", FP") + std::to_string(s.bits) + ", groups of " +
+              std::to_string(s.group_size) + shape_ending(s.permuted, s.dtype, s.scaled),
           random_packed(s)};
 }
 

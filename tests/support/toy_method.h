@@ -87,7 +87,8 @@ class Toy : public quant::Method {
     std::vector<float> sums;  ///< of each linear's weights
   };
   bool changes_site(const quant::QuantParameters& /*p*/) const override { return true; }
-  std::unique_ptr<quant::SiteState> prepare_site(quant::SiteInput& site,
+  std::unique_ptr<quant::SiteState> prepare_site(backend::Context& /*context*/, core::Team& /*team*/,
+                                                 quant::SiteInput& site,
                                                  const quant::QuantParameters& p) const override {
     auto state = std::make_unique<State>();
     state->site = site.name;

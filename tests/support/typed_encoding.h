@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "format/gptvq.h"
+#include "format/signed_levels.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 
@@ -26,7 +27,13 @@ inline format::VqEncoding vq_of(const format::Encoding& encoding) {
 inline format::UniformEncoding uniform_of(const format::Encoding& encoding) {
   const format::UniformView view = format::uniform_view(encoding);
   const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
-  return {view, owned(view.codes), owned(view.scale), owned(view.zeros), owned(view.perm)};
+  return {view, owned(view.codes), owned(view.scale), owned(view.zeros), owned(view.perm), owned(view.column_scale)};
+}
+
+inline format::SignedLevelsEncoding signed_levels_of(const format::Encoding& encoding) {
+  const format::SignedLevelsView view = format::signed_levels_view(encoding);
+  const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
+  return {view, owned(view.codes), owned(view.scale), owned(view.perm), owned(view.column_scale)};
 }
 
 inline format::GptvqEncoding gptvq_of(const format::Encoding& encoding) {

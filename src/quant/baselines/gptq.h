@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/types.h"
 #include "quant/baselines/uniform.h"
@@ -24,6 +25,16 @@ enum class GroupGrid {
 struct GptqParameters {
   std::string group_grid = "static";
 };
+
+/// "group-grid", and what it says.
+Parameter group_grid_parameter();
+GroupGrid grid_rule(const QuantParameters& parameters);
+/// Adds what is wrong with a layer whose column order has to be stored.
+void check_order(std::int64_t in_features, Problems& problems);
+/// The order of the loop as formats store it, where the rule needs it and it is not the natural one; else empty.
+std::vector<std::uint16_t> stored_order(const QuantInput& input, GroupGrid rule);
+/// What the report has on the Hessian of a loop with error feedback.
+void add_damping_figures(const QuantInput& input, QuantResult& result);
 
 struct GptqSettings {
   int bits = 2;

@@ -14,18 +14,6 @@ using core::index;
 
 namespace {
 
-/// Rows of n small values, each packed on its own.
-std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n,
-                                     int bits) {
-  const std::int64_t words = core::packed_words(n, bits);
-  std::vector<std::uint32_t> packed(index(rows * words)), row_values(index(n));
-  for (std::int64_t row = 0; row < rows; ++row) {
-    std::copy_n(values.begin() + row * n, n, row_values.begin());
-    core::pack_row(row_values, bits, std::span(packed).subspan(index(row * words), index(words)));
-  }
-  return packed;
-}
-
 RowRange member_rows(std::int64_t rank, std::int64_t size, std::int64_t out_features) {
   const std::int64_t tiles = core::ceil_div(out_features, kRowTile);
   return {std::min(out_features, tiles * rank / size * kRowTile),
@@ -39,12 +27,38 @@ UniformCodes::UniformCodes(std::int64_t rows, std::int64_t in_features, std::int
       scale(index(rows * core::ceil_div(in_features, group_size))),
       zeros(scale.size()) {}
 
+void UniformCodes::put(std::int64_t at, const UniformGrid& grid) {
+  scale[index(at)] = grid.scale;
+  zeros[index(at)] = static_cast<std::uint16_t>(grid.zero);
+}
+
+std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n,
+                                     int bits) {
+  const std::int64_t words = core::packed_words(n, bits);
+  std::vector<std::uint32_t> packed(index(rows * words)), row_values(index(n));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    std::copy_n(values.begin() + row * n, n, row_values.begin());
+    core::pack_row(row_values, bits, std::span(packed).subspan(index(row * words), index(words)));
+  }
+  return packed;
+}
+
 RowRange team_rows(const core::Team& team, std::int64_t out_features) {
   return member_rows(team.rank(), team.size(), out_features);
 }
 
+void for_each_member(core::Team& team, std::span<const std::byte> mine, std::int64_t out_features,
+                     const std::function<void(std::int64_t, std::span<const std::byte>)>& use) {
+  const auto gathered = team.all_gather(mine);
+  for (std::int64_t rank = 0; rank < team.size(); ++rank) {
+    const RowRange theirs = member_rows(rank, team.size(), out_features);
+    use(theirs.end - theirs.begin, gathered[index(rank)]);
+  }
+}
+
 format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
-                                        const std::vector<std::uint16_t>& perm, const UniformCodes& mine) {
+                                        const std::vector<std::uint16_t>& perm, const UniformCodes& mine,
+                                        const std::vector<std::uint16_t>& column_scale) {
   format::UniformEncoding encoding;
   encoding.out_features = input.out_features;
   encoding.in_features = input.in_features;
@@ -52,6 +66,7 @@ format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& inpu
   encoding.group_size = group_size;
   encoding.dtype = input.stored_dtype;
   encoding.perm = perm;
+  encoding.column_scale = column_scale;
   const std::int64_t n_groups = core::ceil_div(input.in_features, group_size);
   const RowRange range = team_rows(team, input.out_features);
   const std::int64_t rows = range.end - range.begin;
@@ -63,15 +78,11 @@ format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& inpu
   core::append_bytes<std::uint32_t>(pack_rows(mine.codes, rows, input.in_features, bits), bytes);
   core::append_bytes<std::uint32_t>(pack_rows(mine.zeros, rows, n_groups, bits), bytes);
   core::append_bytes<std::uint16_t>(scale, bytes);
-  const auto gathered = team.all_gather(bytes);
-  for (std::int64_t rank = 0; rank < team.size(); ++rank) {
-    const RowRange theirs = member_rows(rank, team.size(), input.out_features);
-    const std::int64_t n = theirs.end - theirs.begin;
-    std::span<const std::byte> rest = gathered[index(rank)];
+  for_each_member(team, bytes, input.out_features, [&](std::int64_t n, std::span<const std::byte> rest) {
     core::take_values(rest, index(n * core::packed_words(input.in_features, bits)), encoding.codes);
     core::take_values(rest, index(n * core::packed_words(n_groups, bits)), encoding.zeros);
     core::take_values(rest, index(n * n_groups), encoding.scale);
-  }
+  });
   return encoding;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -19,6 +20,7 @@ using format::UniformGrid;
 /// Codes of a range of rows, processing order.
 struct UniformCodes {
   UniformCodes(std::int64_t rows, std::int64_t in_features, std::int64_t group_size);
+  void put(std::int64_t at, const UniformGrid& grid);
 
   std::vector<std::uint16_t> codes;  ///< [rows, in]
   std::vector<float> scale;          ///< [rows, n_groups]
@@ -37,9 +39,18 @@ struct RowRange {
 inline constexpr std::int64_t kRowTile = 128;
 RowRange team_rows(const core::Team& team, std::int64_t out_features);
 
-/// Packs this member's rows (team_rows) and gathers everyone's. Collective.
+/// Rows of n small values, each packed on its own.
+std::vector<std::uint32_t> pack_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t n,
+                                     int bits);
+
+/// use(rows, bytes) for each member's part in order: how many rows are its (team_rows), and what it gave. Collective.
+void for_each_member(core::Team& team, std::span<const std::byte> mine, std::int64_t out_features,
+                     const std::function<void(std::int64_t, std::span<const std::byte>)>& use);
+
+/// Packs this member's rows (team_rows) and gathers everyone's. Collective. column_scale: as the format has it.
 format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& input, int bits, std::int64_t group_size,
-                                        const std::vector<std::uint16_t>& perm, const UniformCodes& mine);
+                                        const std::vector<std::uint16_t>& perm, const UniformCodes& mine,
+                                        const std::vector<std::uint16_t>& column_scale = {});
 
 /// relative_hessian_error of the decoded encoding.
 double encoding_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding);

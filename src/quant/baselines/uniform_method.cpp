@@ -12,7 +12,7 @@
 namespace voronoi::quant {
 namespace {
 
-constexpr int kLeastDividedBits = 2, kMostWholeBits = 8;
+constexpr int kMostWholeBits = 8;
 
 }  // namespace
 
@@ -59,7 +59,7 @@ std::vector<QuantParameters> UniformMethod::settings(const QuantParameters& base
                                                      std::span<const LayerCount> layers) const {
   std::vector<QuantParameters> settings;
   QuantParameters parameters = base;
-  for (int bits = kLeastDividedBits; bits <= kMostWholeBits; ++bits) {
+  for (int bits = divided_bits().first; bits <= divided_bits().second; ++bits) {
     parameters.get<UniformParameters>().bits = bits;
     if (std::all_of(layers.begin(), layers.end(), [&](const LayerCount& layer) {
           return quant::check_shape(parameters, layer.out_features, layer.in_features).empty();
@@ -99,11 +99,11 @@ OperatorWork UniformMethod::work(const QuantParameters& parameters, std::int64_t
   return work;
 }
 
-std::int64_t UniformMethod::code_bytes(const QuantParameters& parameters, const OperatorOnRank& r) {
+std::int64_t UniformMethod::code_bytes(const QuantParameters& parameters, const OperatorOnRank& r) const {
   const std::int64_t group_size = effective_group_size(parameters.get<UniformParameters>().group_size, r.in_features);
   const std::int64_t groups = core::ceil_div(r.in_features, group_size);
   return 2 * core::ceil_div(r.out_features * r.in_features, std::int64_t{r.team_size}) +
-         6 * r.out_features * groups / r.team_size;
+         grid_bytes() * r.out_features * groups / r.team_size;
 }
 
 void UniformMethod::consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,

@@ -1,10 +1,11 @@
-// What the methods of uniform codes share: their parameters, and what follows from the stored form.
+// What the methods of codes of single weights share: their parameters, and what follows from the stored form.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "quant/method.h"
@@ -24,7 +25,7 @@ class UniformMethod : public Method {
                          std::int64_t in_features) const override;
   double nominal_bits(const QuantParameters& parameters) const override;
   std::optional<UniformLayout> uniform_layout(const QuantParameters& parameters) const override;
-  /// 2 to 8 bits.
+  /// Those of divided_bits().
   std::vector<QuantParameters> settings(const QuantParameters& base, std::span<const LayerCount> layers) const override;
   std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
                                                 std::span<const LayerCount> layers) const override;
@@ -41,8 +42,12 @@ class UniformMethod : public Method {
   virtual double products() const = 0;
   /// Whether a permutation of the columns is stored.
   virtual bool stores_order(const QuantParameters& parameters) const = 0;
+  /// The least and the most bits that allocation and --bits choose among.
+  virtual std::pair<int, int> divided_bits() const { return {2, 8}; }
+  /// Of a group, before it is packed.
+  virtual std::int64_t grid_bytes() const { return 6; }
   /// Bytes of this rank's codes and grids before they are packed.
-  static std::int64_t code_bytes(const QuantParameters& parameters, const OperatorOnRank& on_rank);
+  std::int64_t code_bytes(const QuantParameters& parameters, const OperatorOnRank& on_rank) const;
 };
 
 }  // namespace voronoi::quant

@@ -161,7 +161,8 @@ class QuipSharp final : public Method {
   bool can_be_tuned() const override { return false; }
 
   bool changes_site(const QuantParameters& /*parameters*/) const override { return true; }
-  std::unique_ptr<SiteState> prepare_site(SiteInput& site, const QuantParameters& parameters) const override {
+  std::unique_ptr<SiteState> prepare_site(backend::Context& /*context*/, core::Team& /*team*/, SiteInput& site,
+                                          const QuantParameters& parameters) const override {
     auto state = std::make_unique<SiteState>();
     state->rotation = std::make_unique<HadamardInput>(parameters.seed, site.name, site.in_features);
     return state;
