@@ -71,14 +71,16 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
 
 std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_features,
                           std::span<const OperatorShape> operators, const StoredMoments& moments) {
+  const Method& method = find_method(parameters.method);
   std::int64_t widest = 0;
   for (const OperatorShape& shape : operators)
     widest = std::max(widest, (moments.asymmetric ? 12 : 4) * shape.out_features * in_features +
-                                  4 * bytes_stored(parameters, shape.out_features, in_features));
+                                  4 * bytes_stored(parameters, shape.out_features, in_features) +
+                                  method.host_bytes(parameters, shape.out_features, in_features));
   const std::int64_t square = in_features * in_features;
   // A candidate and what judges it, packed, and the cross moments of both kinds of tokens; then the factor, for methods
   // whose loop is the host's.
-  const std::int64_t chosen_of = moments.bytes - dropped_moments(find_method(parameters.method), operators, moments);
+  const std::int64_t chosen_of = moments.bytes - dropped_moments(method, operators, moments);
   return std::max(chosen_of + (moments.asymmetric ? 4 + 8 : 4) * square,
                   kept_moments(operators, moments) + 4 * square + widest);
 }

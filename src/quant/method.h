@@ -127,6 +127,11 @@ class Method {
   /// Offers the bytes of each moment of quantizing the operator, held_bytes included, to the peak.
   virtual void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
                                core::MemoryPeak& peak) const = 0;
+  /// What it holds on the host beside weight, codes and factor where the computation has memory of its own.
+  virtual std::int64_t host_bytes(const QuantParameters& /*parameters*/, std::int64_t /*out_features*/,
+                                  std::int64_t /*in_features*/) const {
+    return 0;
+  }
 
   /// Whether it decides by PreparedHessian::held_out. For a method that does not, the tokens that were kept out are put
   /// back into the Hessian once its metric is chosen.

@@ -13,7 +13,7 @@ class GpuRotation : public GpuTest {
     SCOPED_TRACE(n);
     std::vector<std::uint32_t> signs;
     for (std::int64_t word = 0; word < format::sign_words(n); ++word)
-      signs.push_back(static_cast<std::uint32_t>((word + 1) * 0x9E3779B97F4A7C15));
+      signs.push_back(static_cast<std::uint32_t>(static_cast<std::uint64_t>(word + 1) * 0x9E3779B97F4A7C15ULL));
     const format::HostRotation host(n, signs);
     kernels::Rotation there = host.view();
     const std::vector<std::uint32_t> factor = format::hadamard_factor(there.order);

@@ -148,6 +148,28 @@ TEST_F(VectorWidth, DoesNotChangeDecoderOperations) {
   });
 }
 
+TEST_F(VectorWidth, DoesNotChangeRotationsAndLatticeCodes) {
+  const std::int64_t n = 64, columns = 37;
+  const std::vector<std::uint32_t> signs{0x12345678, 0x9ABCDEF0};
+  Rotation rotation;
+  rotation.n = rotation.block = n;
+  rotation.signs = signs.data();
+  expect_equal([&] {
+    std::vector<float> x = floats_of(n * columns, 10);
+    kernels_.rotation.turn_columns(exec_, rotation, false, columns, x.data());
+    kernels_.rotation.turn_rows(exec_, rotation, true, columns, x.data());
+    return x;
+  });
+  for (const auto search : {nearest_e8p, nearest_e8})
+    expect_equal([&] {
+      std::vector<float> x = floats_of(8 * 160, 11);
+      std::vector<std::uint16_t> codes(160);
+      search(160, 160, x.data(), x.data(), codes.data());
+      x.insert(x.end(), codes.begin(), codes.end());
+      return x;
+    });
+}
+
 TEST_F(VectorWidth, DoesNotChangeDerivatives) {
   const NnGradientKernels& nn = kernels_.nn_gradient;
   const std::int64_t rows = 600, dim = 44;

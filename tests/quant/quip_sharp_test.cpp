@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/layers.h"
+#include "quant/memory.h"
 #include "quant/quip/lattice_codes.h"
 #include "quant/site.h"
 #include "support/thread_team.h"
@@ -246,6 +247,18 @@ TEST(QuipSharp, IsBetterThanRoundingWhereColumnsStandOut) {
     input.site = nullptr;
     EXPECT_LT(ours, 0.5 * quantize(context, alone, input, rounding).relative_error) << bits;
   }
+}
+
+TEST(QuipSharp, PlansWhatItHoldsAndTakes) {
+  const QuantParameters p = quip_parameters(2);
+  const std::vector<OperatorShape> operators{{"up", 1024}};
+  const std::int64_t weight = std::int64_t{4} * 1024 * 512, square = std::int64_t{512} * 512;
+  // Weight, turned on one side, on both; Hessian and factor, and the feedback's own in fp64 and fp32.
+  EXPECT_GE(site_memory(p, 512, operators, {}, 2, 1).bytes, 3 * weight + (8 + 12) * square);
+  EXPECT_GE(host_staging(p, 512, operators, {}), 3 * weight + 16 * square);
+  EXPECT_GT(operator_work(p, 1024, 512).refine.flops(), operator_work(quip_parameters(2, 1), 1024, 512).refine.flops());
+  EXPECT_GT(operator_work(quip_parameters(3), 1024, 512).column_loop.nearest,
+            operator_work(p, 1024, 512).column_loop.nearest);
 }
 
 TEST(QuipSharp, AWeightOfZerosStaysOne) {

@@ -157,6 +157,12 @@ class QuipSharp final : public Method {
     peak.consider(r.held_bytes + 3 * weight + stored + 16 * 2 * kErrorRows * r.in_features, "error of " + r.name);
   }
 
+  /// The weight turned on one side and on both, the metric, its factor in fp64 and what is made of it.
+  std::int64_t host_bytes(const QuantParameters& /*parameters*/, std::int64_t out_features,
+                          std::int64_t in_features) const override {
+    return 8 * out_features * in_features + (4 + 8 + 4) * in_features * in_features;
+  }
+
   /// The codebook is fixed, and one scale is not worth a phase.
   bool can_be_tuned() const override { return false; }
 
