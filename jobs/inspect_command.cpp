@@ -102,8 +102,8 @@ core::Json inspect_model(const std::string& path, bool headers_only) {
 }
 
 core::Json inspect_checkpoint(const std::string& path, bool headers_only) {
-  const exporting::VptqCheckpoint checkpoint(path);
-  core::Json json{{"kind", "VPTQ checkpoint"},
+  const exporting::Checkpoint checkpoint(path);
+  core::Json json{{"kind", exporting::kind_of(checkpoint)},
                   {"path", path},
                   {"bits_true", checkpoint.true_bits()},
                   {"bits_nominal", checkpoint.nominal_bits()}};

@@ -25,9 +25,17 @@ namespace voronoi::jobs {
 core::OptionSpec export_profile_option(std::string& profile) {
   return core::choice_option(
       "export-profile",
-      "what an export may use; safe: what every loader of the format reads; full: also --groups and "
+      "what an export in VPTQ's format may use; safe: what every loader of it reads; full: also --groups and "
       "--outlier-percent, read by vptq's own client and transformers",
       profile, {"safe", "full"});
+}
+
+core::OptionSpec export_layout_option(const std::string& name, std::string& layout) {
+  return core::choice_option(
+      name,
+      "layout of the exported checkpoint; auto: vptq for vectors, for integers compressed-tensors, or gptq at 3 bits; "
+      "awq: 4 bits alone",
+      layout, exporting::layout_choices());
 }
 
 namespace {
@@ -213,9 +221,10 @@ CommandSpec quantize_command(run::Settings& o) {
       core::text_option(
           "stages", "LIST",
           "stages to run, separated by commas: " + stages::stage_names() +
-              " [all that apply: tune with --tune-phases, export where VPTQ's format can hold the layers, "
+              " [all that apply: tune with --tune-phases, export where a checkpoint layout can hold the layers, "
               "validate with --validate-text or --validate-tasks]",
           o.stages),
+      export_layout_option("export-format", o.export_layout),
       export_profile_option(o.export_profile),
       core::as_path(core::text_option("tokenizer", "PATH",
                                       "tokenizer file or directory, when it is not beside the model", o.tokenizer)),

@@ -34,5 +34,7 @@ std::vector<run::GivenOption> options_of_start(const std::string& directory, std
 core::LogLevel log_level(const std::string& name);
 
 core::OptionSpec export_profile_option(std::string& profile);
+/// `name`: as the command calls it.
+core::OptionSpec export_layout_option(const std::string& name, std::string& layout);
 
 }  // namespace voronoi::jobs

@@ -19,7 +19,8 @@ validation::Verification verify_path(const comm::Communicator& world, const std:
     if (path.empty()) throw core::ConfigError("verify: what? give a directory");
     is_run = std::filesystem::exists(store::RunPaths{path}.identity());
     if (!is_run && !exporting::is_checkpoint(path))
-      throw core::FormatError(path, "is neither a run directory (no run.json) nor a VPTQ checkpoint");
+      throw core::FormatError(
+          path, "is neither a run directory (no run.json) nor a quantized checkpoint in a layout that is read");
   });
   return is_run ? validation::verify_run(world, path) : validation::verify_checkpoint(world, path);
 }

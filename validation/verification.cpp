@@ -144,7 +144,7 @@ class ExportedRun {
   }
 
   /// A tensor that is no quantized linear; nothing to compare where the run has none of its own.
-  void compare_tensor(const model::TensorSpec& spec, const exporting::VptqCheckpoint& checkpoint) const {
+  void compare_tensor(const model::TensorSpec& spec, const exporting::Checkpoint& checkpoint) const {
     const auto sum = manifest_.layers.find(spec.name);
     if (sum == manifest_.layers.end()) return;
     const std::int64_t generation = generation_of(state_.tensors, state_.earlier_tensors, spec.name, sum->second);
@@ -224,15 +224,15 @@ Verification verify_run(const comm::Communicator& world, const std::string& path
 
 Verification verify_checkpoint(const comm::Communicator& world, const std::string& path) {
   Verification result;
-  result.kind = "VPTQ checkpoint";
   std::optional<exporting::Manifest> manifest;
   std::optional<ExportedRun> run;
-  std::optional<exporting::VptqCheckpoint> checkpoint;
+  std::optional<exporting::Checkpoint> checkpoint;
   comm::together(world, [&] {
     manifest = exporting::read_manifest(path);
     if (manifest && std::filesystem::exists(store::RunPaths{manifest->run}.identity())) run.emplace(*manifest, path);
     checkpoint.emplace(path);
   });
+  result.kind = exporting::kind_of(*checkpoint);
   if (manifest) {
     comm::on_root(world, [&] { result.problems = exporting::check_files(path, *manifest); });
     result.notes.push_back(fmt::format("{} files summed", manifest->files.size()));

@@ -16,19 +16,12 @@
 
 #include "core/json.h"
 #include "core/types.h"
+#include "export/layer_tensor.h"
 #include "format/vptq.h"
 #include "model/config.h"
 #include "model/safetensors_folder.h"
 
 namespace voronoi::exporting {
-
-/// A tensor to be stored; `bytes` points into the encoding.
-struct LayerTensor {
-  std::string name;        ///< whole
-  std::string_view dtype;  ///< as safetensors spells it
-  core::Shape shape;
-  std::span<const std::byte> bytes;
-};
 
 std::vector<LayerTensor> layer_tensors(const std::string& linear, const format::VqView& encoding);
 

@@ -46,6 +46,8 @@ void write_manifest(const fs::path& directory, Manifest manifest) {
                   {"profile", profile_name(manifest.profile)},
                   {"files", std::move(files)},
                   {"layers", std::move(layers)}};
+  // Named only where it is not the one that every export had before there was a choice.
+  if (manifest.layout != "vptq") json["layout"] = manifest.layout;
   core::write_file_atomic(directory / kManifestName, core::seal_json(std::move(json)).dump(1) + "\n", "export");
 }
 
@@ -62,6 +64,7 @@ std::optional<Manifest> read_manifest(const fs::path& directory) {
     const auto profile = profile_from_name(json.at("profile").get<std::string>());
     if (!profile) throw FormatError(path, "names an unknown profile");
     manifest.profile = *profile;
+    manifest.layout = json.value("layout", manifest.layout);
     for (const core::Json& file : json.at("files")) {
       manifest.files.push_back({file.at("name").get<std::string>(), file.at("sha256").get<std::string>(),
                                 core::whole_number(file.at("bytes"))});

@@ -19,8 +19,9 @@ struct Manifest {
     std::string name, sha256;
     std::int64_t size_bytes = 0;
   };
-  std::string run;     ///< absolute path of the run directory
-  std::string method;  ///< that quantized the layers
+  std::string run;              ///< absolute path of the run directory
+  std::string method;           ///< that quantized the layers
+  std::string layout = "vptq";  ///< its name
   Profile profile = Profile::safe;
   std::vector<File> files;  ///< by name
   /// Linear, or tensor that is not the model's own -> SHA-256 of its shard in the run.

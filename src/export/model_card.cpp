@@ -85,6 +85,8 @@ std::string display_name(const fs::path& model, const std::string& hub) {
   return core::printable(path.extension() == ".gguf" ? path.stem().string() : path.filename().string(), kMaxValueBytes);
 }
 
+bool of_vectors(const CardFacts& facts) { return facts.layout->name() == "vptq"; }
+
 std::string front_matter(const CardFacts& facts, const std::string& hub, const std::string& name,
                          const SourceCard& source) {
   std::string text = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n";
@@ -92,8 +94,8 @@ std::string front_matter(const CardFacts& facts, const std::string& hub, const s
   for (const auto& [key, value] : source.license) text += fmt::format("{}: {}\n", key, quoted(value));
   if (!source.languages.empty()) text += "language:\n";
   for (const std::string& language : source.languages) text += fmt::format("- {}\n", quoted(language));
-  text += fmt::format("tags:\n- vptq\n- quantized\n- vector-quantization\n- {}-bit\n",
-                      static_cast<int>(facts.true_bits + 0.5));
+  text += fmt::format("tags:\n- {}\n- quantized\n{}- {}-bit\n", facts.layout->name(),
+                      of_vectors(facts) ? "- vector-quantization\n" : "", static_cast<int>(facts.true_bits + 0.5));
   if (!facts.figures.empty()) {
     text += fmt::format("model-index:\n- name: {}\n  results:\n", quoted(name + " " + facts.method));
     for (const CardFigure& figure : facts.figures)
@@ -125,16 +127,16 @@ std::string model_card(const CardFacts& facts) {
   std::string text = front_matter(facts, hub, name, source);
   text += fmt::format("# {}, {:.2f} bits a weight\n\n", plain(name), facts.true_bits);
   text += fmt::format(
-      "{} with its {} linears compressed by vector quantization, method `{}`, in VPTQ's public format (profile {}). "
+      "{} with its {} linears compressed {}, method `{}`, in {}{}. "
       "Embeddings, norms and head are as they were, in 16 bits.\n\n",
-      hub.empty() ? plain(name) : fmt::format("[{0}](https://huggingface.co/{0})", hub), facts.linears, facts.method,
-      facts.profile);
+      hub.empty() ? plain(name) : fmt::format("[{0}](https://huggingface.co/{0})", hub), facts.linears,
+      of_vectors(facts) ? "by vector quantization" : "to integers", facts.method, facts.layout->title(),
+      of_vectors(facts) ? fmt::format(" (profile {})", profile_name(facts.profile)) : "");
   text += fmt::format("| | |\n|---|---:|\n| true bits a weight | {:.4f} |\n| nominal bits a weight | {:.4f} |\n\n",
                       facts.true_bits, facts.nominal_bits);
   text +=
-      "True bits count everything that is stored for the linears: indices with their padding, codebooks, scales, "
-      "biases, "
-      "column order, outliers. Nominal bits count indices alone.\n\n";
+      "True bits count everything that is stored for the linears: codes with their padding, codebooks, scales, zeros, "
+      "biases, column order, outliers. Nominal bits count codes alone.\n\n";
   if (!facts.figures.empty()) {
     text += "## Figures\n\n| task | metric | value | unquantized | protocol |\n|---|---|---:|---:|---|\n";
     for (const CardFigure& figure : facts.figures)
@@ -142,8 +144,9 @@ std::string model_card(const CardFacts& facts) {
                           figure.reference ? fmt::format("{:.6g}", *figure.reference) : "-", plain(figure.protocol));
     text += "\n";
   }
+  text += fmt::format("## Loading\n\n```sh\npip install transformers accelerate {}\n```\n\n```python\n",
+                      facts.layout->packages());
   text +=
-      "## Loading\n\n```sh\npip install transformers accelerate vptq\n```\n\n```python\n"
       "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
       "path = \"PATH OR NAME OF THIS DIRECTORY\"\n"
       "tokenizer = AutoTokenizer.from_pretrained(path)\n"

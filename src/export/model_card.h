@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "export/layout.h"
+
 namespace voronoi::exporting {
 
 /// A figure of the run, see validation/result.h.
@@ -17,7 +19,9 @@ struct CardFigure {
 
 struct CardFacts {
   std::string model;  ///< path of the original: a Hugging Face directory or a GGUF file
-  std::string method, profile;
+  const Layout* layout = nullptr;
+  std::string method;
+  Profile profile = Profile::safe;  ///< of the layout vptq
   double true_bits = 0, nominal_bits = 0;
   std::int64_t linears = 0;
   std::vector<CardFigure> figures;

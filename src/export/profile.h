@@ -1,4 +1,5 @@
-// What VPTQ's public checkpoint format can hold so that the public client computes it rightly.
+// What is asked of an export, and what VPTQ's public checkpoint format can hold so that the public client computes it
+// rightly.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,7 @@
 #include <vector>
 
 #include "format/encoding.h"
-#include "quant/quantizer.h"
+#include "quant/parameters.h"
 
 namespace voronoi::exporting {
 
@@ -19,6 +20,12 @@ enum class Profile { safe, full };
 
 std::optional<Profile> profile_from_name(std::string_view name);
 std::string_view profile_name(Profile profile);
+
+/// What is asked of an export. `layout` auto: that of the method, by the parameters' bits where several hold it.
+struct Target {
+  std::string layout = "auto";
+  Profile profile = Profile::safe;
+};
 
 struct LayerShape {
   std::int64_t out_features = 0, in_features = 0;

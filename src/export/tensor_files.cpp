@@ -15,6 +15,8 @@ using SortedJson = nlohmann::json;  // objects by name: adding a key takes no lo
 
 constexpr std::size_t kAlignment = 8;
 
+int element_bytes(std::string_view dtype) { return dtype == "I64" ? 8 : dtype == "I32" ? 4 : 2; }
+
 /// Tensors in order, cut where the next one would pass the limit.
 std::vector<std::vector<TensorPlan>> divide(const std::vector<TensorPlan>& plan, std::int64_t max_file_bytes) {
   std::vector<std::vector<TensorPlan>> files(1);
@@ -28,7 +30,9 @@ std::vector<std::vector<TensorPlan>> divide(const std::vector<TensorPlan>& plan,
     filled += tensor.size_bytes;
   }
   for (auto& tensors : files)
-    std::stable_partition(tensors.begin(), tensors.end(), [](const TensorPlan& t) { return t.dtype == "I32"; });
+    std::stable_sort(tensors.begin(), tensors.end(), [](const TensorPlan& a, const TensorPlan& b) {
+      return element_bytes(a.dtype) > element_bytes(b.dtype);
+    });
   return files;
 }
 

@@ -19,7 +19,7 @@ namespace voronoi::exporting {
 
 struct TensorPlan {
   std::string name;
-  std::string_view dtype;  ///< "I32", "I16", "F16", "BF16"
+  std::string_view dtype;  ///< "I64", "I32", "I16", "F16", "BF16"
   core::Shape shape;
   std::int64_t size_bytes = 0;
 };
@@ -28,7 +28,7 @@ class TensorFiles {
  public:
   /// Creates the files in `directory` (model.safetensors, or model-00001-of-0000N.safetensors when the data passes
   /// max_file_bytes; a tensor larger than that stands alone) and writes their headers. Tensors keep their order between
-  /// files; inside a file 32-bit ones come first, so that every tensor is aligned. Throws StoreError.
+  /// files; inside a file wider ones come first, so that every tensor is aligned. Throws StoreError.
   TensorFiles(const std::filesystem::path& directory, const std::vector<TensorPlan>& plan, std::int64_t max_file_bytes);
 
   /// Part of a tensor's data; every byte of every tensor is to be written once.

@@ -16,7 +16,7 @@
 #include "core/log.h"
 #include "export/checkpoint.h"
 #include "export/hf_files.h"
-#include "export/layer_format.h"
+#include "export/layout.h"
 #include "export/tensor_files.h"
 #include "model/each_linear.h"
 
@@ -92,7 +92,10 @@ class TemporaryDirectory {
 class Writer {
  public:
   explicit Writer(const ExportRequest& request)
-      : request_(request), source_(*request.original), dtype_(source_.config().stored_dtype) {
+      : request_(request),
+        source_(*request.original),
+        dtype_(source_.config().stored_dtype),
+        layers_(request.layout->writer(request.origin.profile)) {
     model::for_each_linear(source_.config(), [&](const model::SiteSpec&, const model::LinearSpec& linear) {
       if (!request_.unquantized.contains(linear.name)) linears_.emplace(linear.name, linear);
     });
@@ -116,18 +119,14 @@ class Writer {
       fs::create_directories(file.parent_path());
       core::write_file_atomic(file, content, "export");
     }
-    core::Json config = original_config(source_.path(), source_.config()), excluded = core::Json::array({"lm_head"});
-    for (const std::string& linear : request_.unquantized) excluded.push_back(linear);
-    config["quantization_config"] = {{"quant_method", "vptq"},
-                                     {"config_for_layers", std::move(entries_)},
-                                     {"shared_layer_config", core::Json::object()},
-                                     {"modules_to_not_convert", std::move(excluded)}};
+    core::Json config = original_config(source_.path(), source_.config());
+    config["quantization_config"] = layers_->quantization_config(plain_modules());
     core::write_file_atomic(directory / "config.json", config.dump(2) + "\n", "export");
     // What cannot be opened again must not be published.
-    const VptqCheckpoint written(directory.string());
+    const Checkpoint written(directory.string());
     VORONOI_REQUIRE(written.linears().size() == linears_.size(), "the export lacks layers");
     const std::string card =
-        model_card({source_.path(), request_.origin.method, std::string(profile_name(request_.origin.profile)),
+        model_card({source_.path(), request_.layout, request_.origin.method, request_.origin.profile,
                     written.true_bits(), written.nominal_bits(), std::ssize(linears_), request_.figures});
     core::write_file_atomic(directory / "README.md", card, "export");
     write_manifest(directory, request_.origin);
@@ -141,10 +140,21 @@ class Writer {
     return found == linears_.end() ? nullptr : &found->second;
   }
 
+  /// Modules with a matrix that stays as it is: the head, linears that were left out, routers.
+  std::vector<std::string> plain_modules() const {
+    std::vector<std::string> names{"lm_head"};
+    for (const model::TensorSpec& spec : tensors_) {
+      if (linear_of(spec) != nullptr || !spec.name.ends_with(kWeightEnding) || spec.shape.size() != 2) continue;
+      const std::string module = spec.name.substr(0, spec.name.size() - kWeightEnding.size());
+      if (module != "lm_head" && module != "model.embed_tokens") names.push_back(module);
+    }
+    return names;
+  }
+
   /// Looks at every layer before anything is written.
   void plan() {
     std::map<std::string, std::vector<std::string>> problems;  // text -> layers
-    std::size_t done = 0, narrow = 0;
+    std::size_t done = 0;
     for (const model::TensorSpec& spec : tensors_) {
       const model::LinearSpec* linear = linear_of(spec);
       if (linear == nullptr) {
@@ -153,20 +163,16 @@ class Writer {
         continue;
       }
       const format::Encoding encoding = request_.encoding(linear->name);
-      std::vector<std::string> reasons = check_exportable(encoding, request_.origin.profile);
+      std::vector<std::string> reasons = layers_->add(*linear, encoding);
       if (encoding.out_features != linear->out_features || encoding.in_features != linear->in_features)
         reasons.emplace_back("export: a layer has another shape than the model's");
       if (encoding.dtype != dtype_)
         reasons.push_back(fmt::format("export: codebooks of type {} in a model of type {}",
                                       core::dtype_name(encoding.dtype), core::dtype_name(dtype_)));
       for (const std::string& reason : reasons) problems[reason].push_back(linear->name);
-      if (reasons.empty()) {
-        const format::VqView vq = format::vq_view(encoding);
-        for (const LayerTensor& tensor : layer_tensors(linear->name, vq))
+      if (reasons.empty())
+        for (const LayerTensor& tensor : layers_->tensors(linear->name, encoding))
           plan_.push_back({tensor.name, tensor.dtype, tensor.shape, static_cast<std::int64_t>(tensor.bytes.size())});
-        entries_.push_back(core::Json::object_t::value_type(linear->name, layer_entry(vq, linear->has_bias)));
-      }
-      if (linear->in_features <= kFusedProductColumns) ++narrow;
       report("checking", ++done);
     }
     if (!problems.empty()) {
@@ -175,11 +181,6 @@ class Writer {
         list.push_back(fmt::format("{} ({} of {} layers, {} first)", text, layers.size(), linears_.size(), layers[0]));
       throw core::ConfigError(list);
     }
-    if (narrow > 0)
-      core::log_warning(
-          "{} layers have at most {} input columns: VPTQ's fused GPU product for one or two tokens does not take them; "
-          "its other paths do",
-          narrow, kFusedProductColumns);
   }
 
   void write_tensors(TensorFiles& files) {
@@ -187,7 +188,7 @@ class Writer {
     for (const model::TensorSpec& spec : tensors_) {
       if (const model::LinearSpec* linear = linear_of(spec)) {
         const format::Encoding encoding = request_.encoding(linear->name);
-        for (const LayerTensor& tensor : layer_tensors(linear->name, format::vq_view(encoding)))
+        for (const LayerTensor& tensor : layers_->tensors(linear->name, encoding))
           files.write(tensor.name, 0, tensor.bytes);
         report("writing", ++done);
       } else if (spec.name != kHead || !source_.config().tied_embeddings) {
@@ -232,7 +233,7 @@ class Writer {
   std::vector<model::TensorSpec> tensors_;
   std::vector<TensorPlan> plan_;
   std::size_t n_rounded_ = 0;
-  core::Json::object_t entries_;  ///< pushed without a look through all others
+  std::unique_ptr<LayerWriter> layers_;
 };
 
 }  // namespace

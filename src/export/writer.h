@@ -1,4 +1,4 @@
-// A Hugging Face directory in VPTQ's public format, written layer by layer.
+// A Hugging Face directory in a public layout, written layer by layer.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "export/layout.h"
 #include "export/manifest.h"
 #include "export/model_card.h"
 #include "format/encoding.h"
@@ -27,7 +28,8 @@ struct ExportRequest {
   std::function<format::Encoding(const std::string& linear)> encoding;
   std::set<std::string> unquantized;  ///< linears that are stored as they are
   Manifest origin;                    ///< run, method, profile and the layers with the sums of their shards
-  std::vector<CardFigure> figures;    ///< for the model card
+  const Layout* layout = nullptr;
+  std::vector<CardFigure> figures;  ///< for the model card
   std::int64_t max_file_bytes = kMaxFileBytes;
   /// Told after each layer, checked or written; may throw to give up.
   std::function<void(const std::string& stage, std::size_t done, std::size_t total)> progress;

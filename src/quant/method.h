@@ -40,6 +40,13 @@ struct PublicLayout {
   std::int64_t outlier_vector_length = 0;
 };
 
+/// What decides whether a public layout of integers can hold a layer.
+struct UniformLayout {
+  std::int64_t bits = 0, group_size = 0;  ///< group_size 0: whole rows
+  bool ordered = false;                   ///< groups may be of columns that are no neighbours
+  bool scaled = false;                    ///< columns have scales beside the grids
+};
+
 /// One operator on one rank of a team, for predictions of memory.
 struct OperatorOnRank {
   std::string name;
@@ -73,13 +80,15 @@ class Method {
                                  std::int64_t in_features) const = 0;
   /// Index bits a weight alone, as papers quote.
   virtual double nominal_bits(const QuantParameters& parameters) const = 0;
-  /// Of the layers it makes; nothing when they are of another format than VPTQ's, so that no export can hold them.
+  /// Of the layers it makes; nothing when they are of another format than VPTQ's.
   virtual std::optional<PublicLayout> public_layout(const QuantParameters& /*parameters*/) const {
     return std::nullopt;
   }
 
-  /// Whether its layers are in uniform codes, whose grids can follow a weight that is trained.
-  virtual bool has_uniform_codes() const { return false; }
+  /// Of the layers it makes; nothing when they are not of format::uniform_format().
+  virtual std::optional<UniformLayout> uniform_layout(const QuantParameters& /*parameters*/) const {
+    return std::nullopt;
+  }
 
   /// Names of the parameters that --bits chooses for the size of the model. Empty: --bits is a parameter of the
   /// method's own, or none.

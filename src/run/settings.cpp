@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/words.h"
+#include "export/layout.h"
 #include "quant/method.h"
 
 namespace voronoi::run {
@@ -87,13 +88,20 @@ std::vector<std::string> check(const Settings& o) {
         "--hessians-from: not with sequential calibration, whose Hessians depend on the quantized blocks before");
   const std::vector<std::string> phases = tune_phases(o);
   if (std::find(phases.begin(), phases.end(), "weights") != phases.end() &&
-      !quant::find_method(o.parameters.method).has_uniform_codes())
+      !quant::find_method(o.parameters.method).uniform_layout(o.parameters))
     problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +
                        o.parameters.method + " does not make; awq, bitdistiller, gptq or rtn do");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
   for (const std::string& problem : check_allocate(o)) problems.push_back(problem);
   for (const std::string& problem : changed.check()) problems.push_back(problem);
   return problems;
+}
+
+exporting::Target export_target(const Settings& settings) {
+  exporting::Target target{settings.export_layout, *exporting::profile_from_name(settings.export_profile)};
+  if (const exporting::Layout* layout = exporting::layout_of(target, settings.parameters))
+    target.layout = layout->name();
+  return target;
 }
 
 }  // namespace voronoi::run

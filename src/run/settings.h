@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "export/profile.h"
 #include "quant/parameters.h"
 #include "quant/rules.h"
 #include "run/records.h"
@@ -30,7 +31,7 @@ struct Settings {
   double calibration_held_out = 0.125;  ///< share of the sequences that enter no Hessian and judge what others made
   std::string device = "auto", dtype = "auto";
   std::string stages;  ///< separated by commas; empty: all that apply
-  std::string export_profile = "safe";
+  std::string export_layout = "auto", export_profile = "safe";
   std::int64_t hessian_window = 4;
   bool keep_hessians = false;
   std::string hessians_from;
@@ -58,6 +59,10 @@ struct Settings {
   std::set<std::string> given_parameters;  ///< names of the parameters of quantization that were given
   std::vector<GivenOption> given;          ///< what a resume from the directory alone takes, see StartRecord
 };
+
+/// What the run's own parameters and options ask of its export; its layout is "auto" only where none holds what the
+/// method makes.
+exporting::Target export_target(const Settings& settings);
 
 /// Those of --stages, in the order given.
 std::vector<std::string> stage_list(const Settings& options);

@@ -40,10 +40,10 @@ Subject subject_of(RunModel run) {
 }
 
 Subject open_checkpoint_subject(const std::string& path) {
-  auto checkpoint = std::make_unique<exporting::VptqCheckpoint>(path);
+  auto checkpoint = std::make_unique<exporting::Checkpoint>(path);
   Subject subject;
   const auto manifest = exporting::read_manifest(path);
-  subject.method = manifest ? manifest->method : "vptq";
+  subject.method = manifest ? manifest->method : std::string(checkpoint->layout().name());
   subject.bits_true = checkpoint->true_bits();
   subject.bits_nominal = checkpoint->nominal_bits();
   subject.content = checkpoint->fingerprint();

@@ -44,7 +44,7 @@ std::vector<std::string> missing_layers(const ExportSource& source) {
 }
 
 /// Every reason, when layers are missing: the writer itself would stop at the first of those.
-void refuse_incomplete(const ExportSource& source, exporting::Profile profile,
+void refuse_incomplete(const ExportSource& source, const exporting::Target& target,
                        const std::vector<std::string>& missing) {
   std::vector<std::string> problems{
       fmt::format("export: {} of {} layers are not quantized ({} first); run the quantize command again",
@@ -55,7 +55,7 @@ void refuse_incomplete(const ExportSource& source, exporting::Profile profile,
   problems.insert(problems.end(), given_up.begin(), given_up.end());
   std::set<std::string> others;
   for (const auto& [name, layer] : source.state.layers)
-    for (std::string& problem : exporting::check_exportable(read_journalled_layer(source, name), profile))
+    for (std::string& problem : exporting::check_exportable(read_journalled_layer(source, name), target))
       others.insert(std::move(problem));
   problems.insert(problems.end(), others.begin(), others.end());
   throw core::ConfigError(problems);
@@ -82,10 +82,11 @@ bool whole(const std::vector<std::string>& problems) {
 }
 
 /// Whether RUN/export is whole and holds the layers of the run.
-bool up_to_date(const run::Run& run, exporting::Profile profile) {
+bool up_to_date(const run::Run& run, const exporting::Target& target) {
   try {
     const auto manifest = exporting::read_manifest(run.paths.exported());
-    return manifest && manifest->profile == profile && manifest->layers == run::published_sums(run.state) &&
+    return manifest && manifest->layout == target.layout && manifest->profile == target.profile &&
+           manifest->layers == run::published_sums(run.state) &&
            whole(exporting::check_files(run.paths.exported(), *manifest));
   } catch (const core::FormatError& error) {
     core::log_warning("{}; exported again", error.what());
@@ -120,9 +121,10 @@ class StageProgress {
 
 }  // namespace
 
-void export_run(const ExportSource& source, exporting::Profile profile, const fs::path& out, const fs::path& temporary,
+void export_run(const ExportSource& source, const exporting::Target& target, const fs::path& out,
+                const fs::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
-  if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, profile, missing);
+  if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, target, missing);
   for (const auto& [name, tensor] : source.state.tensors)
     run::require_journalled(source.paths, name, tensor.generation, tensor.sha256);
   exporting::ExportRequest request;
@@ -134,7 +136,11 @@ void export_run(const ExportSource& source, exporting::Profile profile, const fs
   request.encoding = [&source](const std::string& name) { return read_journalled_layer(source, name); };
   request.origin.run = fs::absolute(source.paths.root).lexically_normal().string();
   request.origin.method = source.method;
-  request.origin.profile = profile;
+  request.layout = exporting::layout_of(target, read_journalled_layer(source, source.state.layers.begin()->first));
+  if (request.layout == nullptr)
+    throw core::ConfigError("export: no checkpoint layout holds layers of " + source.method);
+  request.origin.layout = request.layout->name();
+  request.origin.profile = target.profile;
   request.origin.layers = run::published_sums(source.state);
   request.figures = card_figures(source.paths);
   request.progress = progress;
@@ -149,7 +155,7 @@ namespace {
 void run_export_stage(Work& work) {
   run::Run& run = work.run;
   const run::Settings& settings = work.settings;
-  const exporting::Profile profile = *exporting::profile_from_name(settings.export_profile);
+  const exporting::Target target = run::export_target(settings);
   const ExportSource source{run.paths, run.state, *work.inputs.model,
                             settings.tokenizer.empty() ? settings.model : settings.tokenizer, run.parameters.method()};
   if (const auto missing = missing_layers(source); !missing.empty()) {
@@ -160,14 +166,14 @@ void run_export_stage(Work& work) {
     core::log_error("not exported: {}", error);
     run.append(run::Quarantined{kExportTask, error});
   };
-  if (up_to_date(run, profile)) {
+  if (up_to_date(run, target)) {
     core::log_info("{}: is there already", run.paths.exported().string());
     return;
   }
   const Clock::time_point start = Clock::now();
   run.start->remove(run.paths.exported());
   try {
-    export_run(source, profile, run.paths.exported(), run.start->temporary(run.paths.exported()), StageProgress(work));
+    export_run(source, target, run.paths.exported(), run.start->temporary(run.paths.exported()), StageProgress(work));
   } catch (const model::BadValues& error) {
     // Of a tensor that is stored as it is: the layers of the run are as good as they were.
     return give_up(error.what());

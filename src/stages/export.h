@@ -1,11 +1,11 @@
-// A run as a checkpoint in VPTQ's public format, for the command and the stage of that name.
+// A run as a checkpoint in a public layout, for the command and the stage of that name.
 #pragma once
 
 #include <filesystem>
 #include <functional>
 #include <string>
 
-#include "export/profile.h"
+#include "export/layout.h"
 #include "model/weights.h"
 #include "run/run.h"
 #include "run/run_state.h"
@@ -25,7 +25,7 @@ struct ExportSource {
 
 /// Writes the checkpoint to `out`; throws ConfigError with every reason against it: layers that are not quantized, and
 /// what the format cannot hold. Each shard must be the one that was journalled. `progress` is told after each layer.
-void export_run(const ExportSource& source, exporting::Profile profile, const std::filesystem::path& out,
+void export_run(const ExportSource& source, const exporting::Target& target, const std::filesystem::path& out,
                 const std::filesystem::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress);
 

@@ -9,7 +9,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
-#include "export/profile.h"
+#include "export/layout.h"
 #include "model/each_linear.h"
 #include "model/precision.h"
 #include "planning/bits.h"
@@ -47,7 +47,7 @@ void check_shapes(const run::Settings& options, const model::ModelConfig& config
   });
   if (run::asks_for_stage(options, "export"))
     for (std::string& problem : parameters.problems_of_all([&](const quant::QuantParameters& own) {
-           return exporting::check_exportable(own, shapes[&own], *exporting::profile_from_name(options.export_profile));
+           return exporting::check_exportable(own, shapes[&own], run::export_target(options));
          }))
       problems.push_back(std::move(problem));
   if (!problems.empty()) throw core::ConfigError(problems);

@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/whereabouts.h"
-#include "export/profile.h"
+#include "export/layout.h"
 #include "stages/stage.h"
 
 namespace voronoi::stages {
@@ -33,9 +33,9 @@ std::vector<std::string> nothing_to_validate(const run::Settings& settings) {
 }
 
 std::vector<std::string> not_exportable(const run::Settings& settings) {
-  return run::run_parameters(settings).problems_of_all([&](const quant::QuantParameters& parameters) {
-    return exporting::check_exportable(parameters, {}, *exporting::profile_from_name(settings.export_profile));
-  });
+  const exporting::Target target = run::export_target(settings);
+  return run::run_parameters(settings).problems_of_all(
+      [&](const quant::QuantParameters& parameters) { return exporting::check_exportable(parameters, {}, target); });
 }
 
 const Stage* find(std::string_view name) {

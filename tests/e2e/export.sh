@@ -126,12 +126,36 @@ expect 2 "$VORONOI" quantize --run "$work/no" "${common[@]}" --stages calibrate,
   --residual-centroids 2 --outlier-percent 3 --outlier-centroids 16
 says "--vector-length 5"; says "--centroids 128"; says "--residual-centroids 2"; says "safe profile"
 [ ! -e "$work/no" ] || fail "a run directory was left behind"
-expect 2 "$VORONOI" quantize --run "$work/no" "${common[@]}" --stages calibrate,quantize,export --method gptq
+expect 2 "$VORONOI" quantize --run "$work/no" "${common[@]}" --stages calibrate,quantize,export --method gptq --export-format vptq
 says "--method gptq"
-expect 0 "$VORONOI" quantize --run "$work/rtn" "${common[@]}" --method rtn --bits 3
-[ ! -e "$work/rtn/export" ] || fail "rtn was exported"
+expect 2 "$VORONOI" quantize --run "$work/no" "${common[@]}" --stages calibrate,quantize,export --method gptq --bits 5
+says "5 bits"
+expect 0 "$VORONOI" quantize --run "$work/rtn" "${common[@]}" --method rtn --bits 5
+[ ! -e "$work/rtn/export" ] || fail "5 bits were exported"
 expect 2 "$VORONOI" export "$work/rtn" --out "$work/rtn-out"
-says "--method"; says "$n_linears of $n_linears layers"
+says "5 bits"; says "$n_linears of $n_linears layers"
+
+# Integers: each layout holds the numbers of the run, for our own reader and an independent one. Groups of 4 divide all widths.
+read_ints=$(dirname "$0")/../export/read_ints.py
+expect 0 ranks 2 quantize --run "$work/gptq" "${common[@]}" --method gptq --bits 4 --group-size 4
+expect 0 "$VORONOI" verify "$work/gptq" --json
+cp "$work/stdout" "$work/gptq.json"
+gptq_nll=$(nll "$work/gptq")
+expect 0 "$VORONOI" export "$work/gptq" --out "$work/awq" --format awq
+for out in "$work/gptq/export" "$work/awq"; do
+  "$python" "$read_ints" "$out" "$work/gptq.json" || fail "the independent reader disagrees on $out"
+  expect 0 "$VORONOI" verify "$out"
+  grep -q "compared with the run" "$work/stdout" || fail "verify did not compare $out with the run"
+  [ "$gptq_nll" = "$(nll "$out")" ] || fail "run and $out evaluate to other figures"
+done
+grep -q '"quant_method": "compressed-tensors"' "$work/gptq/export/config.json" || fail "another layout than the default"
+"$python" - "$work" <<'PYTHON' || fail "an edited matrix was not noticed by the independent reader of integers"
+import json, sys
+edited = json.load(open(sys.argv[1] + "/gptq.json"))
+edited["layers"][3]["decoded_sha256"] = "0" * 64
+json.dump(edited, open(sys.argv[1] + "/edited.json", "w"))
+PYTHON
+! "$python" "$read_ints" "$work/awq" "$work/edited.json" 2>/dev/null || fail "the independent reader of integers accepts anything"
 
 # Groups and outliers, for the loaders that take them.
 full=(--method vptq --vector-length 4 --centroids 256 --outlier-percent 3 --outlier-centroids 16 --export-profile full)

@@ -154,6 +154,7 @@ class SmallExport {
                                                source->config().stored_dtype, encodings.size());
       request.origin.layers[linear.name] = std::string(64, 'a');
     });
+    request.layout = exporting::find_layout("vptq");
     request.original = source.get();
     request.tokenizer = (folder_ / "model").string();
     request.encoding = [this](const std::string& name) { return encodings.at(name); };

@@ -35,7 +35,7 @@ class Hostile : public ::testing::Test {
     set.write(out_ / "model.safetensors");
     try {
       if (!is_checkpoint(out_.string())) return "no checkpoint";
-      VptqCheckpoint(out_.string()).encoding(kLayer);
+      Checkpoint(out_.string()).encoding(kLayer);
     } catch (const core::FormatError& error) {
       EXPECT_THAT(error.what(), HasSubstr(out_.string()));
       return error.what();
@@ -155,7 +155,7 @@ TEST_F(Hostile, DecodedNumbersMustBeWeights) {
       for (std::size_t i = 1; i < set.tensors.at(kLayer + suffix).bytes.size(); i += 2)
         set.tensors.at(kLayer + suffix).bytes[i] = '\x7B';
   });
-  const VptqCheckpoint checkpoint(out_.string());
+  const Checkpoint checkpoint(out_.string());
   std::vector<float> weight(24 * 44);
   EXPECT_THAT(test::message_of<core::FormatError>([&] {
                 checkpoint.read({kLayer + ".weight", {24, 44}}, weight);
@@ -189,7 +189,7 @@ TEST_F(Hostile, UnpackedIndicesAreTakenAndTheirRangeChecked) {
   const format::Encoding& encoding = small_.encodings.at(kLayer);
   EXPECT_EQ(after([&](core::Json& config, test::TensorSet& set) { unpack(config, set, test::vq_of(encoding)); }),
             "accepted");
-  EXPECT_EQ(VptqCheckpoint(out_.string()).encoding(kLayer), encoding);
+  EXPECT_EQ(Checkpoint(out_.string()).encoding(kLayer), encoding);
   const auto broken = [&](const std::string& suffix, std::size_t byte) {
     return after([&](core::Json& config, test::TensorSet& set) {
       unpack(config, set, test::vq_of(encoding));
@@ -211,7 +211,7 @@ TEST_F(Hostile, ALayerWithoutScalesDecodesItsCodebooks) {
   format::VqEncoding plain = test::vq_of(small_.encodings.at(kLayer));
   plain.scale.assign(44, core::float_to_half(1));
   plain.bias.assign(44, 0);
-  EXPECT_EQ(VptqCheckpoint(out_.string()).encoding(kLayer), format::to_encoding(plain));
+  EXPECT_EQ(Checkpoint(out_.string()).encoding(kLayer), format::to_encoding(plain));
 }
 
 TEST_F(Hostile, ALayerLeftOutIsReadAsItIs) {
@@ -221,7 +221,7 @@ TEST_F(Hostile, ALayerLeftOutIsReadAsItIs) {
               set.tensors[other + ".weight"] = {"F16", {44, 24}, std::string(44 * 24 * 2, '\0')};
             }),
             "accepted");
-  const VptqCheckpoint checkpoint(out_.string());
+  const Checkpoint checkpoint(out_.string());
   EXPECT_EQ(checkpoint.linears().size(), 13U);
   std::vector<float> weight(44 * 24, 1);
   checkpoint.read({"model.layers.0.mlp.up_proj.weight", {44, 24}}, weight);

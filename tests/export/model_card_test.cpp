@@ -22,7 +22,7 @@ class Original {
     test::write_bytes(folder_ / "config.json", config);
     facts.model = folder_.string();
     facts.method = "vptq";
-    facts.profile = "safe";
+    facts.layout = find_layout("vptq");
     facts.true_bits = 2.0775;
     facts.nominal_bits = 2;
     facts.linears = 210;
@@ -54,6 +54,16 @@ TEST(ModelCard, FiguresStandInTableAndFrontMatter) {
   EXPECT_THAT(card, AllOf(HasSubstr("| wiki\\|test | perplexity | 24.5 | 20.5 | context 2048 |"),
                           HasSubstr("| piqa | acc | 0.625 | - | limit 100 |"), HasSubstr("model-index:\n"),
                           HasSubstr("    - type: \"acc\"\n      value: 0.625\n")));
+}
+
+TEST(ModelCard, OfIntegersSaysSo) {
+  Original original("");
+  original.facts.layout = find_layout("compressed-tensors");
+  original.facts.method = "gptq";
+  const std::string card = model_card(original.facts);
+  EXPECT_THAT(card, AllOf(HasSubstr("tags:\n- compressed-tensors\n- quantized\n- 2-bit\n"), Not(HasSubstr("vector")),
+                          HasSubstr("compressed to integers, method `gptq`, in compressed-tensors."),
+                          HasSubstr("pip install transformers accelerate compressed-tensors\n")));
 }
 
 TEST(ModelCard, TellsNoPath) {

@@ -18,12 +18,12 @@ class Published : public ::testing::TestWithParam<const char*> {
   void SetUp() override {
     VORONOI_NEEDS_DATA(folder() + "/golden.json");
     golden_ = core::read_json_file(test::data_path(folder() + "/golden.json"));
-    checkpoint_ = std::make_unique<VptqCheckpoint>(test::data_path(folder()));
+    checkpoint_ = std::make_unique<Checkpoint>(test::data_path(folder()));
   }
   static std::string folder() { return std::string("models/stories260K-vptq/") + GetParam(); }
 
   core::Json golden_;
-  std::unique_ptr<VptqCheckpoint> checkpoint_;
+  std::unique_ptr<Checkpoint> checkpoint_;
 };
 
 TEST_P(Published, EveryMatrixIsTheClientsBitForBit) {
@@ -81,7 +81,7 @@ INSTANTIATE_TEST_SUITE_P(Stories260K, Published,
 
 TEST(Checkpoint, BitsCountWhatIsStored) {
   VORONOI_NEEDS_DATA("models/stories260K-vptq/v4k256/config.json");
-  const VptqCheckpoint checkpoint(test::data_path("models/stories260K-vptq/v4k256"));
+  const Checkpoint checkpoint(test::data_path("models/stories260K-vptq/v4k256"));
   EXPECT_EQ(checkpoint.nominal_bits(), 2);
   double bits = 0, weights = 0;
   for (const std::string& name : checkpoint.linears()) {

@@ -34,7 +34,7 @@ std::vector<float> read(const model::WeightSource& source, const model::TensorSp
 
 /// Everything that went in comes out.
 void expect_round_trip(const SmallExport& small, const std::filesystem::path& out) {
-  const VptqCheckpoint written(out.string());
+  const Checkpoint written(out.string());
   EXPECT_EQ(written.linears().size(), small.encodings.size());
   for (const auto& [name, encoding] : small.encodings) EXPECT_EQ(written.encoding(name), encoding) << name;
   for (const model::TensorSpec& spec : model::expected_tensors(small.source->config())) {
@@ -114,7 +114,7 @@ TEST(Writer, Float32IsRoundedToTheModelsType) {
   set.write(small.folder("model") / "model.safetensors");
   small.source = model::open_model(small.folder("model").string());
   small.request.original = small.source.get();
-  const VptqCheckpoint written(small.write().string());
+  const Checkpoint written(small.write().string());
   EXPECT_EQ(read(written, {"model.norm.weight", {24}}),
             std::vector<float>(24, core::round_to(core::DType::f16, 1.0F / 3)));
 }
@@ -155,7 +155,7 @@ TEST(Writer, WhatAKilledProcessLeftIsRemovedAndNothingElse) {
   EXPECT_FALSE(std::filesystem::exists(own));
   EXPECT_TRUE(std::filesystem::exists(small.folder("out.tmp-node1.x1/model.safetensors")));
   EXPECT_TRUE(std::filesystem::exists(prefix.string() + "3"));
-  EXPECT_EQ(VptqCheckpoint(small.folder("out").string()).linears().size(), small.encodings.size());
+  EXPECT_EQ(Checkpoint(small.folder("out").string()).linears().size(), small.encodings.size());
 }
 
 TEST(Writer, AFullDiskLeavesNothing) {

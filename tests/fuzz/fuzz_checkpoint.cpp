@@ -7,7 +7,7 @@
 namespace voronoi::fuzz {
 namespace {
 
-void read(const exporting::VptqCheckpoint& checkpoint) {
+void read(const exporting::Checkpoint& checkpoint) {
   checkpoint.fingerprint();
   for (const std::string& linear : checkpoint.linears())
     accepts([&] {
@@ -30,7 +30,7 @@ void run(std::string_view input) {
   folder.write("model.safetensors", input);
   accepts([&] {
     if (exporting::is_checkpoint(folder.path()))
-      read(exporting::VptqCheckpoint(folder.path()));
+      read(exporting::Checkpoint(folder.path()));
     else
       model::open_model(folder.path());
   });

@@ -137,11 +137,11 @@ TEST_F(Generations, EvaluationAndGenerationReadTheNewest) {
 TEST_F(Generations, TheExportIsMadeAgainOfTheNewest) {
   run_export();
   const auto first = exporting::read_manifest(run_.paths.exported());
-  expect_newest(exporting::VptqCheckpoint(run_.paths.exported()));
+  expect_newest(exporting::Checkpoint(run_.paths.exported()));
   better();
   run_export();
   const auto second = exporting::read_manifest(run_.paths.exported());
-  expect_newest(exporting::VptqCheckpoint(run_.paths.exported()));
+  expect_newest(exporting::Checkpoint(run_.paths.exported()));
   ASSERT_TRUE(first && second);
   EXPECT_NE(first->layers, second->layers);
   EXPECT_EQ(second->layers, run::published_sums(run_.state));

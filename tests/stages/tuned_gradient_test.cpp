@@ -33,8 +33,8 @@ class TunedGradients : public ::testing::TestWithParam<const char*> {
   void SetUp() override {
     VORONOI_NEEDS_DATA(golden() + ".json");
     VORONOI_NEEDS_DATA("models/stories260K/hf/config.json");
-    source_ = std::make_unique<exporting::VptqCheckpoint>(
-        test::data_path(std::string("models/stories260K-vptq/") + GetParam()));
+    source_ =
+        std::make_unique<exporting::Checkpoint>(test::data_path(std::string("models/stories260K-vptq/") + GetParam()));
     student_ = std::make_unique<model::Transformer>(*source_, context_, core::DType::f32);
     for (std::int64_t layer = 0; layer < source_->config().n_layers; ++layer)
       blocks_.push_back(std::make_unique<tune::TunedBlock>(
@@ -107,7 +107,7 @@ class TunedGradients : public ::testing::TestWithParam<const char*> {
   }
 
   backend::Context context_{backend::Device::cpu, 2};
-  std::unique_ptr<exporting::VptqCheckpoint> source_;
+  std::unique_ptr<exporting::Checkpoint> source_;
   std::unique_ptr<model::Transformer> student_;
   std::vector<std::unique_ptr<tune::TunedBlock>> blocks_;
 };

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""skips.py JUNIT: the table of what was skipped in a run of ctest (--output-junit), and why.
+"""skips.py JUNIT: the tests that took longest in a run of ctest (--output-junit), and the table of what was skipped, and why.
 
 A reason is a line `SKIP (machine): ...` or `SKIP (missing): ...` (tests/support/skip.sh, skip.h). With VORONOI_REQUIRE_ALL=1 a skip for any
 other reason than the machine is a failure: exit status 1.
@@ -9,6 +9,8 @@ import re
 import sys
 import xml.etree.ElementTree
 
+# Prefixes of tests that stand for themselves; the others are rooms of many small ones.
+GROUPS = {"asan", "bench", "docs", "e2e", "emulated", "faults", "fuzz", "gpu", "house", "mpi", "package", "slurm", "tsan"}
 REASON = re.compile(r"SKIP \((machine|missing)\): (.*)")
 
 
@@ -24,7 +26,18 @@ def skips(path):
             yield case.get("name"), "unstated", said or "it did not run"
 
 
+def longest(path, number=12):
+    """[(seconds, test)] of tests, and of all unit tests of a room together."""
+    seconds = {}
+    for case in xml.etree.ElementTree.parse(path).getroot().iter("testcase"):
+        name = case.get("name")
+        suite = name if name.split(".")[0] in GROUPS else name.split(".")[0] + ".*"
+        seconds[suite] = seconds.get(suite, 0) + float(case.get("time"))
+    return sorted(((time, name) for name, time in seconds.items()), reverse=True)[:number]
+
+
 def main():
+    print("longest:", ", ".join(f"{name} {time:.0f} s" for time, name in longest(sys.argv[1])))
     found = sorted(skips(sys.argv[1]), key=lambda skip: (skip[1], skip[2], skip[0]))
     by_reason = {}
     for name, kind, reason in found:

@@ -1,7 +1,7 @@
 """compare.py CHECKPOINT TEXT VERIFY.json EVAL.json LOGITS.json [REFERENCE]: the public client on an exported checkpoint, beside voronoi's own
 figures, and its divergence from REFERENCE, the unquantized model (a directory, or a GGUF file of 16-bit weights once dequantized).
 
-Everything that is compared comes from transformers and vptq alone: the matrices their layers multiply by, the logits behind a
+Everything that is compared comes from transformers and vptq (or compressed-tensors) alone: the matrices their layers multiply by, the logits behind a
 prompt, and the perplexity of the model they load. Exits with 1 when matrices are not equal bit for bit, when loading reports a
 missing, unexpected or mismatched key, when a logit differs by more than 1e-3, the mean negative log-likelihood by more than 1e-4, or the divergence by more than 1e-4 of itself.
 """
@@ -10,6 +10,8 @@ import json
 import math
 import os
 import sys
+from importlib import metadata
+from importlib.util import find_spec
 
 sys.modules["vptq.libvptq"] = None  # the CUDA extension refuses CPU tensors; without it vptq takes its torch path
 import torch
@@ -28,6 +30,11 @@ def reference_model(path):
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
+def client():
+    """What the layers are computed by."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("vptq", "compressed-tensors") if find_spec(name.replace("-", "_")))
+
+
 def main():
     folder, text_path, verify_path, eval_path, logits_path = sys.argv[1:6]
     reference = reference_model(sys.argv[6]) if len(sys.argv) > 6 else None
@@ -42,7 +49,8 @@ def main():
 
     with open(verify_path) as file:
         expected = {layer["name"]: layer["decoded_sha256"] for layer in json.load(file)["layers"]}
-    layers = {name: module for name, module in model.named_modules() if type(module).__name__ == "VQuantLinear"}
+    layers = {name: module for name, module in model.named_modules()
+              if type(module).__name__ == "VQuantLinear" or getattr(module, "quantization_scheme", None) is not None}
     if set(layers) != set(expected):
         failures.append(f"the client has {len(layers)} quantized layers, voronoi {len(expected)}")
     equal = 0
@@ -94,7 +102,7 @@ def main():
     if not difference <= LOGIT_TOLERANCE:
         failures.append("the logits differ")
 
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, vptq 0.0.5.post1, CPU, float32")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {client()}, CPU, float32")
     print(f"checkpoint   {folder}")
     print(f"keys         {'missing, unexpected, mismatched: none' if not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys')) else 'NOT all matched'}")
     print(f"matrices     {equal} of {len(layers)} equal bit for bit")

@@ -50,6 +50,11 @@ double UniformMethod::nominal_bits(const QuantParameters& parameters) const {
   return parameters.get<UniformParameters>().bits;
 }
 
+std::optional<UniformLayout> UniformMethod::uniform_layout(const QuantParameters& parameters) const {
+  const auto& p = parameters.get<UniformParameters>();
+  return UniformLayout{p.bits, std::max<std::int64_t>(p.group_size, 0), stores_order(parameters)};
+}
+
 std::vector<QuantParameters> UniformMethod::settings(const QuantParameters& base,
                                                      std::span<const LayerCount> layers) const {
   std::vector<QuantParameters> settings;

@@ -21,10 +21,10 @@ class UniformMethod : public Method {
  public:
   const std::vector<Parameter>& parameters() const override;
   std::string setting(const QuantParameters& parameters) const override;
-  bool has_uniform_codes() const override { return true; }
   StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
                          std::int64_t in_features) const override;
   double nominal_bits(const QuantParameters& parameters) const override;
+  std::optional<UniformLayout> uniform_layout(const QuantParameters& parameters) const override;
   /// Those of divided_bits().
   std::vector<QuantParameters> settings(const QuantParameters& base, std::span<const LayerCount> layers) const override;
   std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,

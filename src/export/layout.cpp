@@ -1,0 +1,116 @@
+#include "export/layout.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <type_traits>
+#include <utility>
+
+#include "core/error.h"
+#include "export/awq_layout.h"
+#include "export/compressed_tensors_layout.h"
+#include "export/gptq_layout.h"
+#include "export/vptq_layout.h"
+
+namespace voronoi::exporting {
+
+std::span<const Layout* const> layouts() {
+  static const std::array<const Layout*, 4> all{&vptq_layout(), &compressed_tensors_layout(), &gptq_layout(),
+                                                &awq_layout()};
+  return all;
+}
+
+const Layout* find_layout(std::string_view name) {
+  for (const Layout* layout : layouts())
+    if (layout->name() == name) return layout;
+  return nullptr;
+}
+
+std::vector<std::string> layout_choices() {
+  std::vector<std::string> names{"auto"};
+  for (const Layout* layout : layouts()) names.emplace_back(layout->name());
+  return names;
+}
+
+namespace {
+
+/// The first that holds it; else the first that holds layers of its kind at all, which says why not this one.
+template <class Subject, class Holds>
+const Layout* chosen(const Target& target, const Subject& subject, const Holds& kind_held) {
+  if (target.layout != "auto") return find_layout(target.layout);
+  const Layout* of_kind = nullptr;
+  for (const Layout* layout : layouts()) {
+    if (!kind_held(*layout)) continue;
+    if (of_kind == nullptr) of_kind = layout;
+    if constexpr (std::is_same_v<Subject, quant::QuantParameters>) {
+      if (layout->check(subject, {}, target.profile).empty()) return layout;
+    } else {
+      if (layout->check(subject, target.profile).empty()) return layout;
+    }
+  }
+  return of_kind;
+}
+
+std::string no_layout(const std::string& what) {
+  return fmt::format("export: {}: no checkpoint layout holds such layers; leave export out of --stages", what);
+}
+
+}  // namespace
+
+const Layout* layout_of(const Target& target, const quant::QuantParameters& parameters) {
+  return chosen(target, parameters, [&](const Layout& layout) { return layout.holds(parameters); });
+}
+
+const Layout* layout_of(const Target& target, const format::Encoding& encoding) {
+  return chosen(target, encoding, [&](const Layout& layout) { return layout.holds(encoding); });
+}
+
+std::vector<std::string> check_exportable(const quant::QuantParameters& parameters, std::span<const LayerShape> shapes,
+                                          const Target& target) {
+  const Layout* layout = layout_of(target, parameters);
+  if (layout == nullptr) return {no_layout("--method " + parameters.method)};
+  return layout->check(parameters, shapes, target.profile);
+}
+
+std::vector<std::string> check_exportable(const format::Encoding& encoding, const Target& target) {
+  const Layout* layout = layout_of(target, encoding);
+  if (layout == nullptr) return {no_layout("a layer of its own format")};
+  return layout->check(encoding, target.profile);
+}
+
+std::string text_of(const core::Json& quantization, std::string_view key) {
+  const auto found = quantization.find(key);
+  return found != quantization.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+std::set<std::string> listed_names(const LayerSource& source, std::string_view key) {
+  std::set<std::string> names;
+  const auto found = source.quantization.find(key);
+  if (found == source.quantization.end() || found->is_null()) return names;
+  if (!found->is_array())
+    throw core::FormatError(source.config_file, fmt::format("key \"quantization_config.{}\": is not a list", key));
+  for (const core::Json& name : *found) {
+    if (!name.is_string())
+      throw core::FormatError(source.config_file,
+                              fmt::format("key \"quantization_config.{}\": holds what is no name", key));
+    names.insert(name.get<std::string>());
+  }
+  return names;
+}
+
+std::int64_t number_of(const LayerSource& source, const core::Json& json, std::string_view key, std::int64_t low,
+                       std::int64_t high, std::optional<std::int64_t> otherwise) {
+  const auto found = json.find(key);
+  if ((found == json.end() || found->is_null()) && otherwise) return *otherwise;
+  const bool whole = found != json.end() && found->is_number_integer() &&
+                     (!found->is_number_unsigned() || std::in_range<std::int64_t>(found->get<std::uint64_t>()));
+  const std::int64_t number = whole ? found->get<std::int64_t>() : low - 1;
+  if (number < low || number > high)
+    throw core::FormatError(
+        source.config_file,
+        fmt::format("key \"quantization_config.{}\": {}; an integer from {} to {} is wanted", key,
+                    found == json.end() ? "is missing" : "is " + core::quote_text(found->dump()), low, high));
+  return number;
+}
+
+}  // namespace voronoi::exporting
