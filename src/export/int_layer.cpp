@@ -177,12 +177,16 @@ namespace {
 std::optional<quant::UniformLayout> setting_of(const format::Encoding& encoding) {
   if (encoding.format != &format::uniform_format()) return std::nullopt;
   const format::UniformView e = format::uniform_view(encoding);
-  const std::uint16_t one = core::to_bits16(e.dtype, 1);
-  const bool scaled = std::ranges::any_of(e.column_scale, [&](std::uint16_t scale) { return scale != one; });
-  return quant::UniformLayout{e.bits, e.group_size >= e.in_features ? 0 : e.group_size, !e.perm.empty(), scaled};
+  return quant::UniformLayout{e.bits, e.group_size >= e.in_features ? 0 : e.group_size, !e.perm.empty(),
+                              !e.column_scale.empty()};
 }
 
 constexpr int kMostBits = 8;
+
+/// Nothing takes the scales up in the linears or norms before.
+std::vector<std::string> scale_problem(std::string_view title) {
+  return {fmt::format("export: column scales: {} has no place for them; --column-scales none makes none", title)};
+}
 
 }  // namespace
 
@@ -198,7 +202,7 @@ std::vector<std::string> IntLayout::check(const quant::QuantParameters& paramete
   if (!setting)
     return {
         fmt::format("export: --method {}: {} holds integers with a scale a group only", parameters.method, title())};
-  return all_problems(*setting, shapes);
+  return setting->scaled ? scale_problem(title()) : problems(*setting, shapes);
 }
 
 std::vector<std::string> IntLayout::check(const format::Encoding& encoding, Profile /*profile*/) const {
@@ -207,18 +211,7 @@ std::vector<std::string> IntLayout::check(const format::Encoding& encoding, Prof
     return {fmt::format("export: a layer that is none of integers of at most {} bits: {} holds no others", kMostBits,
                         title())};
   const LayerShape shape{encoding.out_features, encoding.in_features};
-  return all_problems(*setting, std::span(&shape, 1));
-}
-
-std::vector<std::string> IntLayout::all_problems(const quant::UniformLayout& setting,
-                                                 std::span<const LayerShape> shapes) const {
-  std::vector<std::string> all = problems(setting, shapes);
-  if (setting.scaled)
-    all.push_back(
-        fmt::format("export: scales of columns are not folded into what comes before, and {} has none; use "
-                    "--column-scales none",
-                    title()));
-  return all;
+  return setting->scaled ? scale_problem(title()) : problems(*setting, std::span(&shape, 1));
 }
 
 }  // namespace voronoi::exporting

@@ -73,9 +73,6 @@ class IntLayout : public Layout {
   /// What speaks against layers of this setting; of their shapes, where any are given.
   virtual std::vector<std::string> problems(const quant::UniformLayout& setting,
                                             std::span<const LayerShape> shapes) const = 0;
-
- private:
-  std::vector<std::string> all_problems(const quant::UniformLayout& setting, std::span<const LayerShape> shapes) const;
 };
 
 }  // namespace voronoi::exporting

@@ -14,6 +14,8 @@
 namespace voronoi::format {
 namespace {
 
+std::span<const float> levels_of_codes(const SignedLevelsExtents& e) { return levels_of(e.table, e.bits); }
+
 kernels::PackedSignedLevels signed_extents(const SignedLevelsExtents& e) {
   kernels::PackedSignedLevels packed;
   packed.out_features = e.out_features;
@@ -24,11 +26,11 @@ kernels::PackedSignedLevels signed_extents(const SignedLevelsExtents& e) {
   return packed;
 }
 
-/// put(array) gives the address where the kernels are to read it.
+/// put(array) gives the address where the kernels are to read it; levels: those of the codes, there as well.
 template <class Put>
-kernels::PackedSignedLevels signed_view(const SignedLevelsView& e, const Put& put) {
+kernels::PackedSignedLevels signed_view(const SignedLevelsView& e, const float* levels, const Put& put) {
   kernels::PackedSignedLevels packed = signed_extents(e);
-  packed.levels = put(levels_of(e.table, e.bits));
+  packed.levels = levels;
   packed.codes = put(e.codes);
   packed.scale = put(e.scale);
   packed.perm = put(e.perm);
@@ -39,9 +41,10 @@ kernels::PackedSignedLevels signed_view(const SignedLevelsView& e, const Put& pu
 class SignedLevelsMatrix final : public PackedMatrix {
  public:
   SignedLevelsMatrix(backend::Context& context, const Encoding& encoding)
-      : PackedMatrix(encoding), packed_(signed_view(signed_levels_view(encoding), [&](const auto& array) {
-          return arrays_.add(context, array);
-        })) {}
+      : PackedMatrix(encoding),
+        levels_(context, levels_of_codes(signed_levels_view(encoding))),
+        packed_(signed_view(signed_levels_view(encoding), levels_.data(),
+                            [&](const auto& array) { return arrays_.add(context, array); })) {}
 
   std::int64_t size_bytes() const override { return arrays_.size_bytes(); }
   std::int64_t max_tokens() const override { return kernels::kMaxScalarTokens; }
@@ -57,6 +60,7 @@ class SignedLevelsMatrix final : public PackedMatrix {
   }
 
  private:
+  backend::Array<float> levels_;  // a few numbers, not counted
   DeviceArrays arrays_;
   kernels::PackedSignedLevels packed_;
 };
@@ -92,7 +96,7 @@ class TunedSignedLevels final : public TunedArrays {
   TunedSignedLevels(backend::Context& context, const Encoding& encoding)
       : TunedArrays(context, encoding, {{"scale", ParameterKind::scale}}, {"codes"}),
         extents_(signed_levels_view(encoding)),
-        levels_(context, levels_of(extents_.table, extents_.bits)) {}
+        levels_(context, levels_of_codes(extents_)) {}
 
   void decode(backend::Context& context, const float* parameters, float* weight) const override {
     context.signed_levels().decode_tuned(context.exec(), packed(), parameters, weight);
@@ -105,7 +109,7 @@ class TunedSignedLevels final : public TunedArrays {
                       double share) override {
     auto codes = on_host<std::uint32_t>("codes");
     const auto perm = on_host<std::uint16_t>("perm"), column_scale = on_host<std::uint16_t>("column_scale");
-    const std::span<const float> levels = levels_of(extents_.table, extents_.bits);
+    const std::span<const float> levels = levels_of_codes(extents_);
     kernels::PackedSignedLevels host = signed_extents(extents_);
     host.levels = levels.data();
     host.codes = codes.data();
@@ -146,13 +150,14 @@ class SignedLevelsFormat final : public Format {
   double decoded_bound(const Encoding& encoding) const override {
     const SignedLevelsView e = signed_levels_view(encoding);
     float largest = 0;
-    for (const float level : levels_of(e.table, e.bits)) largest = std::max(largest, std::fabs(level));
+    for (const float level : levels_of_codes(e)) largest = std::max(largest, std::fabs(level));
     return largest_magnitude(e.dtype, e.scale) * static_cast<double>(largest) *
            (e.column_scale.empty() ? 1.0 : largest_magnitude(e.dtype, e.column_scale));
   }
   void decode(const Encoding& encoding, std::span<float> weight) const override {
     core::ThreadPool alone(1);
-    kernels::cpu().signed_levels.decode_f32({&alone, nullptr}, signed_view(signed_levels_view(encoding), in_place),
+    const SignedLevelsView e = signed_levels_view(encoding);
+    kernels::cpu().signed_levels.decode_f32({&alone, nullptr}, signed_view(e, levels_of_codes(e).data(), in_place),
                                             weight.data());
   }
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
@@ -180,7 +185,7 @@ SignedLevelsView signed_levels_view(const Encoding& encoding) {
 std::string find_extent_problem(const SignedLevelsExtents& e) {
   if (auto problem = matrix_problem(e.out_features, e.in_features, e.dtype); !problem.empty()) return problem;
   if (auto problem = range_problem("group_size", e.group_size, 1, kMaxFeatures); !problem.empty()) return problem;
-  if (!levels_of(e.table, e.bits).empty()) return {};
+  if (!levels_of_codes(e).empty()) return {};
   return "table is " + std::to_string(e.table) + " with bits " + std::to_string(e.bits) + ", which has no levels";
 }
 

@@ -44,7 +44,7 @@ struct PublicLayout {
 struct UniformLayout {
   std::int64_t bits = 0, group_size = 0;  ///< group_size 0: whole rows
   bool ordered = false;                   ///< groups may be of columns that are no neighbours
-  bool scaled = false;                    ///< columns have scales of their own
+  bool scaled = false;                    ///< columns have scales beside the grids
 };
 
 /// One operator on one rank of a team, for predictions of memory.

@@ -56,14 +56,12 @@ class Afpq final : public UniformMethod {
     if (with_awq(parameters)) text += ", with awq, column scales " + parameters.get<AwqParameters>().column_scales;
     return text;
   }
-  std::optional<UniformLayout> uniform_layout(const QuantParameters& /*parameters*/) const override {
-    return std::nullopt;
-  }
+  std::optional<UniformLayout> uniform_layout(const QuantParameters& /*parameters*/) const override { return {}; }
 
   StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
                          std::int64_t in_features) const override {
-    const format::SignedLevelsElements due =
-        elements_due(extents(parameters, out_features, in_features), stores_order(parameters), with_awq(parameters));
+    const format::SignedLevelsElements due = elements_due(extents(parameters, out_features, in_features),
+                                                          stores_order(parameters), changes_site(parameters));
     StoredBits stored;
     stored.indices = 32 * due.codes;
     stored.scales = 16 * (due.scale + due.column_scale);
@@ -130,7 +128,7 @@ class Afpq final : public UniformMethod {
         return gptq_codes(context, input, range, groups, family);
       }
       if (!with_awq(parameters)) return nearest_codes(context.pool(), input, range, e.group_size, family, {});
-      scale = column_scale_bits(input);
+      if (changes_site(parameters)) scale = column_scale_bits(input);
       return awq_codes(context, team, input, e.group_size, family, column_scale_values(input, scale), result);
     }();
     result.encoding = format::to_encoding(gather_encoding(team, input, e, perm, scale, codes));

@@ -29,11 +29,11 @@ class Awq final : public UniformMethod {
   StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
                          std::int64_t in_features) const override {
     StoredBits stored = UniformMethod::stored_bits(parameters, out_features, in_features);
-    stored.scales += 16 * in_features;
+    if (changes_site(parameters)) stored.scales += 16 * in_features;
     return stored;
   }
   std::optional<UniformLayout> uniform_layout(const QuantParameters& parameters) const override {
-    auto layout = UniformMethod::uniform_layout(parameters);
+    std::optional<UniformLayout> layout = UniformMethod::uniform_layout(parameters);
     layout->scaled = changes_site(parameters);
     return layout;
   }
@@ -79,7 +79,8 @@ class Awq final : public UniformMethod {
     check_input(input);
     const auto& p = parameters.get<UniformParameters>();
     const std::int64_t group_size = effective_group_size(p.group_size, input.in_features);
-    const std::vector<std::uint16_t> scale = column_scale_bits(input);
+    // Of ones where a site has none: what is stored does not depend on the site.
+    const auto scale = changes_site(parameters) ? column_scale_bits(input) : std::vector<std::uint16_t>();
     QuantResult result;
     const UniformCodes codes = awq_codes(context, team, input, group_size, UniformGrids(p.bits, input.stored_dtype),
                                          column_scale_values(input, scale), result);
