@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/device.h"
 #include "core/error.h"
-#include "kernels/nn.h"
 #include "model/config_family.h"
 
 namespace voronoi::model {
