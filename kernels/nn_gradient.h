@@ -18,13 +18,13 @@ struct NnGradientKernels {
                    const float* weight, float eps, const float* d_out, std::int64_t ld_out, bool accumulate, float* dx,
                    std::int64_t ld_dx, float* d_weight);
   /// Of rope, in place: dx becomes the gradient of what was turned (turned back by the same angles).
-  void (*rope)(const Exec&, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
-               const float* cos_sin, float* dx, std::int64_t ldx);
+  void (*rope)(const Exec&, const RopeShape&, const float* cos_sin, float* dx, std::int64_t ldx);
   /// Of attention (not of cached_attention), shape.compute counting as f32: q, k, v and out as the forward pass had
   /// and made them, d_out with out's layout; dq, dk, dv are overwritten, with the layouts of q, k and v. Nothing of
-  /// n_tokens x n_tokens is materialised.
+  /// n_tokens x n_tokens is materialised. d_sinks [rows, n_heads], overwritten: by each row's use of its heads' sinks,
+  /// whose gradient is their sum; null where there are none.
   void (*attention)(const Exec&, const AttentionShape&, const float* q, const float* k, const float* v,
-                    const float* out, const float* d_out, float* dq, float* dk, float* dv);
+                    const float* out, const float* d_out, float* dq, float* dk, float* dv, float* d_sinks);
   /// Of swiglu over n values: d_gate and d_up are overwritten; d_gate may be d_out.
   void (*swiglu)(const Exec&, std::int64_t n, const float* gate, const float* up, const float* d_out, float* d_gate,
                  float* d_up);
@@ -39,9 +39,8 @@ struct NnGradientKernels {
   void (*column_sums)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, float* sum);
   /// Of route: expert [n_rows, top_k] and weight as it chose and gave them, d_weight [n_rows, top_k]; d_logits
   /// [n_rows, n_experts] is overwritten. The choice is constant.
-  void (*route)(const Exec&, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
-                const float* logits, const std::int32_t* expert, const float* weight, const float* d_weight,
-                float* d_logits);
+  void (*route)(const Exec&, const RouteShape&, const float* logits, const std::int32_t* expert, const float* weight,
+                const float* d_weight, float* d_logits);
   /// Of add_weighted_rows, out[row[i], :] += weight[i] * x[i, :]: dx[i, :] = weight[i] * d_out[row[i], :] and
   /// d_weight[i] = d_out[row[i], :] . x[i, :] are overwritten; dx may be x. row == nullptr: row i is i.
   void (*weighted_rows)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,
@@ -58,6 +57,16 @@ struct NnGradientKernels {
   /// factor * (softmax(logits) - softmax(teacher)). Rows of both are ld apart.
   void (*divergence)(const Exec&, std::int64_t n_rows, std::int64_t vocab, float factor, const float* teacher,
                      float* logits, std::int64_t ld, double* divergence);
+  /// Of layer_norm, as rms_norm.
+  void (*layer_norm)(const Exec&, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                     const float* weight, float eps, const float* d_out, std::int64_t ld_out, bool accumulate,
+                     float* dx, std::int64_t ld_dx, float* d_weight);
+  /// Of clamped_swiglu, as swiglu; where a value was clamped its derivative is 0.
+  void (*clamped_swiglu)(const Exec&, std::int64_t n, float limit, const float* gate, const float* up,
+                         const float* d_out, float* d_gate, float* d_up);
+  /// Of copy_heads with step_x 0: out[r, i] = the sum over h of the parts at x + r ldx + h step_x, overwritten;
+  /// step_out is not looked at.
+  void (*sum_heads)(const Exec&, const HeadParts&, const float* x, float* out);
 };
 
 }  // namespace voronoi::kernels

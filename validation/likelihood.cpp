@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "core/stop.h"
 #include "model/block_prefetcher.h"
+#include "model/rope.h"
 #include "model/transformer.h"
 
 namespace voronoi::validation {
@@ -132,7 +133,7 @@ std::vector<Likelihood> likelihoods(const model::WeightSource& source, backend::
   const model::ModelConfig& config = source.config();
   Likelihoods& done = progress.done;
   done.resize(inputs.size());
-  const std::vector<RequestPack> packs = missing_packs(pack_requests(inputs), done);
+  const std::vector<RequestPack> packs = missing_packs(pack_requests(inputs, model::rope_limit(config.rope)), done);
   const std::vector<std::size_t> ends = divide(packs, communicator.size());
   const auto rank = static_cast<std::size_t>(communicator.rank());
 

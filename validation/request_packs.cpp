@@ -24,11 +24,13 @@ std::int64_t common_beginning(std::span<const std::int32_t> a, std::span<const s
 /// Packs one after the other, of inputs in the order of their ids.
 class Packer {
  public:
+  explicit Packer(std::int64_t longest_shared) : longest_shared_(longest_shared) {}
   /// Adds a question for the input, which is the one before or greater.
   void add(const ScoredInput& input, std::int64_t request) {
     const std::span<const std::int32_t> ids(input.ids);
     const std::int64_t shared = common_beginning(last_, ids), length = std::ssize(ids);
-    if (segment_ < 0 || shared < length || std::ssize(last_) > length) place(ids, shared);
+    if (segment_ < 0 || shared < length || std::ssize(last_) > length)
+      place(ids, std::max(length, std::ssize(last_)) > longest_shared_ ? 0 : shared);
     last_ = ids;
     RequestPack& pack = packs_.back();
     const auto count = std::ssize(input.targets);
@@ -61,6 +63,7 @@ class Packer {
     pack.ids.insert(pack.ids.end(), ids.begin() + shared, ids.end());
   }
 
+  std::int64_t longest_shared_;
   std::vector<RequestPack> packs_;
   std::vector<std::int64_t> first_row_;  // of the segments of the last pack
   std::int64_t segment_ = -1;            // of the input before
@@ -96,12 +99,12 @@ ScoredInput scored_input(const LikelihoodRequest& request, std::int64_t max_leng
   return input;
 }
 
-std::vector<RequestPack> pack_requests(std::span<const ScoredInput> inputs) {
+std::vector<RequestPack> pack_requests(std::span<const ScoredInput> inputs, std::int64_t longest_shared) {
   std::vector<std::size_t> order(inputs.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return inputs[a].ids < inputs[b].ids; });
-  Packer packer;
+  Packer packer(longest_shared);
   for (const std::size_t i : order) packer.add(inputs[i], static_cast<std::int64_t>(i));
   return packer.take();
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -42,6 +43,8 @@ struct RequestPack {
 
 /// Equal inputs are one, those that begin alike share what they begin with. A pack has about a thousand rows, more
 /// where a long beginning is shared or an input is longer. Which request is in which pack depends on the inputs alone.
-std::vector<RequestPack> pack_requests(std::span<const ScoredInput> inputs);
+/// longest_shared: inputs with more ids share nothing, as the model sees beginnings of theirs in another way.
+std::vector<RequestPack> pack_requests(std::span<const ScoredInput> inputs,
+                                       std::int64_t longest_shared = std::numeric_limits<std::int64_t>::max());
 
 }  // namespace voronoi::validation

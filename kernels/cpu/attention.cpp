@@ -69,9 +69,10 @@ HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t beg
   return correction;
 }
 
-/// Queries [first, first + kQueries) of one head against the packed keys and values.
-HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std::int64_t first, const float* q,
-                         const float* packed, float* out) {
+/// Queries [first, first + kQueries) of one head against the packed keys and values. start: what a row has seen before
+/// its first key.
+HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std::int64_t first, const RowState& start,
+                         const float* q, const float* packed, float* out) {
   const FloatTag d;
   const std::int64_t n_queries = std::min(kQueries, shape.n_tokens - first), n_keys = key_count(shape);
   const std::int64_t window = shape.window > 0 ? shape.window : n_keys, position = shape.n_past + first;
@@ -82,6 +83,7 @@ HWY_NOINLINE void attend(const AttentionShape& shape, const Layout& layout, std:
   std::fill_n(sums, kQueries * layout.dim, 0.0F);
   pack_query_rows(n_queries, kQueries, shape.head_dim, shape.scale, q + first * shape.ld_q, shape.ld_q, queries);
   RowState state[kQueries];
+  std::fill_n(state, kQueries, start);
   const float* values = packed + layout.transposed_size();
 
   const std::int64_t oldest = std::max<std::int64_t>(0, position - window + 1);
@@ -139,7 +141,8 @@ void attention(const Exec& exec, const AttentionShape& shape, const float* q, co
   exec.pool->parallel_for(blocks * n_heads, [&](std::int64_t task) {
     const std::int64_t block = blocks - 1 - task / n_heads, sequence = task % n_heads / shape.n_heads,
                        head = task % shape.n_heads;
-    attend(shape, layout, block * kQueries, q + sequence * shape.n_tokens * shape.ld_q + head * shape.head_dim,
+    const RowState start = shape.sinks == nullptr ? RowState{} : RowState{shape.sinks[head], 1};
+    attend(shape, layout, block * kQueries, start, q + sequence * shape.n_tokens * shape.ld_q + head * shape.head_dim,
            packed.data() + (sequence * shape.n_kv_heads + head / group) * head_size(layout),
            out + sequence * shape.n_tokens * shape.ld_out + head * shape.head_dim);
   });

@@ -65,6 +65,8 @@ struct Head {
   const float *q, *out, *d_out;
   float* dq;
   const float* packed;  ///< of its keys and values
+  const float* sink;    ///< null: none
+  float* d_sink;        ///< n_heads between rows
 };
 
 /// Work memory of one task: what a tile of queries needs.
@@ -106,9 +108,12 @@ class Tile {
     std::fill_n(dq_.data(), kQueryRows * plan_.layout.dim, 0.0F);
 
     const std::int64_t first_block = Plan::oldest_key(shape_, first) / kKeys, last_block = core::ceil_div(last, kKeys);
-    std::fill_n(maxima_, kQueries, kMasked);
+    std::fill_n(maxima_, kQueries, head.sink == nullptr ? kMasked : *head.sink);
     for (std::int64_t block = first_block; block < last_block; ++block) score(head, block);
-    exponentiate(first_block, last_block);
+    exponentiate(first_block, last_block, head.sink);
+    // Of the sink: P (0 - delta).
+    for (std::int64_t i = 0; i < n && head.sink != nullptr; ++i)
+      head.d_sink[(first + i) * shape_.n_heads] = -exp_of(*head.sink - maxima_[i]) * inverses_[i] * deltas_[i];
     for (std::int64_t block = first_block; block < last_block; ++block)
       add_block(head, block, sums + (block - sums_block) * plan_.sum_size());
     for (std::int64_t i = 0; i < n; ++i)
@@ -127,6 +132,7 @@ class Tile {
     return {std::clamp<std::int64_t>(begin, 0, kKeys) / kScoreStep * kScoreStep,
             core::ceil_div(std::clamp<std::int64_t>(end, 0, kKeys), kScoreStep) * kScoreStep};
   }
+  static float exp_of(float x) { return hn::GetLane(hn::Exp(FloatTag(), hn::Set(FloatTag(), x))); }
   float* strip_row(std::int64_t block, std::int64_t row) { return strip_.data() + (block * kQueryRows + row) * kRowLd; }
   float* slope_row(std::int64_t block, std::int64_t row) {
     return slopes_.data() + (block * kQueryRows + row) * kRowLd;
@@ -185,7 +191,7 @@ class Tile {
   }
 
   /// The strip becomes exp(score - maximum), inverses_ 1 / their sums.
-  HWY_NOINLINE void exponentiate(std::int64_t first_block, std::int64_t last_block) {
+  HWY_NOINLINE void exponentiate(std::int64_t first_block, std::int64_t last_block, const float* sink) {
     const FloatTag d;
     for (std::int64_t i = 0; i < kQueries; ++i) {
       const FloatVector shift = hn::Set(d, maxima_[i]);
@@ -202,7 +208,8 @@ class Tile {
             hn::Store(value, d, at);
           }
       }
-      inverses_[i] = first_ + i < last_ ? 1.0F / sum_lanes(sums) : 0.0F;
+      const float none = sink == nullptr ? 0.0F : exp_of(*sink - maxima_[i]);
+      inverses_[i] = first_ + i < last_ ? 1.0F / (sum_lanes(sums) + none) : 0.0F;
     }
   }
 
@@ -278,7 +285,7 @@ HWY_NOINLINE void merge_block(const AttentionShape& shape, const Plan& plan, con
 }
 
 void attention_gradient(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
-                        const float* out, const float* d_out, float* dq, float* dk, float* dv) {
+                        const float* out, const float* d_out, float* dq, float* dk, float* dv, float* d_sinks) {
   if (shape.n_sequences == 0 || shape.n_tokens == 0) return;
   const Plan plan(shape);
   const std::int64_t n_packed = shape.n_sequences * shape.n_kv_heads,
@@ -303,7 +310,14 @@ void attention_gradient(const Exec& exec, const AttentionShape& shape, const flo
     for (std::int64_t h = i % shape.n_kv_heads * plan.group; h < (i % shape.n_kv_heads + 1) * plan.group; ++h) {
       const std::int64_t at_q = sequence * shape.n_tokens * shape.ld_q + h * shape.head_dim,
                          at_out = sequence * shape.n_tokens * shape.ld_out + h * shape.head_dim;
-      const Head head{q + at_q, out + at_out, d_out + at_out, dq + at_q, packed.data() + i * plan.head_size()};
+      const bool sunk = shape.sinks != nullptr;
+      const Head head{q + at_q,
+                      out + at_out,
+                      d_out + at_out,
+                      dq + at_q,
+                      packed.data() + i * plan.head_size(),
+                      sunk ? shape.sinks + h : nullptr,
+                      sunk ? d_sinks + sequence * shape.n_tokens * shape.n_heads + h : nullptr};
       for (std::int64_t first = chunk.first; first < chunk.last; first += kQueries)
         tile.run(head, first, std::min(chunk.last, first + kQueries), chunk.first_block, chunk_sums);
     }
@@ -327,10 +341,11 @@ namespace voronoi::kernels {
 HWY_EXPORT(attention_gradient);
 
 void cpu_attention_gradient(const Exec& exec, const AttentionShape& shape, const float* q, const float* k,
-                            const float* v, const float* out, const float* d_out, float* dq, float* dk, float* dv) {
+                            const float* v, const float* out, const float* d_out, float* dq, float* dk, float* dv,
+                            float* d_sinks) {
   VORONOI_REQUIRE(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
                   "query heads must be a multiple of key heads");
-  HWY_DYNAMIC_DISPATCH(attention_gradient)(exec, shape, q, k, v, out, d_out, dq, dk, dv);
+  HWY_DYNAMIC_DISPATCH(attention_gradient)(exec, shape, q, k, v, out, d_out, dq, dk, dv, d_sinks);
 }
 
 }  // namespace voronoi::kernels

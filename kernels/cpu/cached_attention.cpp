@@ -20,7 +20,7 @@ void cpu_cached_attention(const Exec& exec, const AttentionShape& shape, std::in
     std::vector<float> query(static_cast<std::size_t>(dim)), scores(static_cast<std::size_t>(last - first + 1));
     for (std::int64_t d = 0; d < dim; ++d)
       query[static_cast<std::size_t>(d)] = rounded(q[token * shape.ld_q + head * dim + d]);
-    float largest = -INFINITY;
+    float largest = shape.sinks == nullptr ? -INFINITY : shape.sinks[head];
     for (std::int64_t key = first; key <= last; ++key) {
       const float* values = k + key * shape.ld_kv + kv * dim;
       float score = 0;
@@ -30,7 +30,7 @@ void cpu_cached_attention(const Exec& exec, const AttentionShape& shape, std::in
       scores[static_cast<std::size_t>(key - first)] = score;
       largest = std::max(largest, score);
     }
-    float total = 0;
+    float total = shape.sinks == nullptr ? 0 : std::exp(shape.sinks[head] - largest);
     std::vector<float> sums(static_cast<std::size_t>(dim), 0.0F);
     for (std::int64_t key = first; key <= last; ++key) {
       const float share = std::exp(scores[static_cast<std::size_t>(key - first)] - largest);

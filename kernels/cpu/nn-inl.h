@@ -103,6 +103,9 @@ HWY_INLINE void map_range(std::int64_t n, float* x, const Function& function) {
 
 inline constexpr float kGeluCubic = 0.044715F, kGeluTwiceRoot = 1.5957691216057308F;  // 2 sqrt(2 / pi)
 
+/// Of clamped_swiglu's sigmoid.
+inline constexpr float kClampedSlope = 1.702F;
+
 /// 2u, with gelu(x) = x (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), which keeps its digits where the first form cancels.
 HWY_INLINE FloatVector gelu_exponent(FloatVector x) {
   const FloatTag d;

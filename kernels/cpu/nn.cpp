@@ -11,6 +11,7 @@
 
 #include "core/types.h"
 #include "kernels/cpu/nn-inl.h"
+#include "kernels/cpu/routing.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/kernels.h"
 
@@ -35,47 +36,68 @@ void rms_norm_rows(std::int64_t n_rows, std::int64_t dim, const float* x, std::i
   }
 }
 
-/// kBack: by the angles' opposites.
-template <bool kBack>
-HWY_INLINE void turn_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
-                          std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
+/// Pairs (x[i], x[i + half]) of a head, turned by the angles; kBack: by their opposites. kInterleaved: pairs (x[2 i],
+/// x[2 i + 1]).
+template <bool kBack, bool kInterleaved>
+HWY_INLINE void turn_head(std::int64_t half, const float* cosine, const float* sine, float* x) {
   const FloatTag d;
-  const std::int64_t half = head_dim / 2;
+  const auto turn = [&](const float* c, const float* s, float* l, float* u) HWY_ATTR {
+    const FloatVector vc = hn::LoadU(d, c);
+    const FloatVector vs = kBack ? hn::Neg(hn::LoadU(d, s)) : hn::LoadU(d, s);
+    FloatVector vl, vu;
+    if constexpr (kInterleaved) {
+      hn::LoadInterleaved2(d, l, vl, vu);
+    } else {
+      vl = hn::LoadU(d, l);
+      vu = hn::LoadU(d, u);
+    }
+    const FloatVector low = hn::NegMulAdd(vu, vs, hn::Mul(vl, vc)), high = hn::MulAdd(vl, vs, hn::Mul(vu, vc));
+    if constexpr (kInterleaved) {
+      hn::StoreInterleaved2(low, high, d, l);
+    } else {
+      hn::StoreU(low, d, l);
+      hn::StoreU(high, d, u);
+    }
+  };
+  constexpr std::int64_t kStep = kInterleaved ? 2 : 1;
+  float* upper = x + half;
+  for_each_vector(
+      half, [&](std::int64_t i) HWY_ATTR { turn(cosine + i, sine + i, x + kStep * i, upper + i); },
+      [&](std::int64_t i, std::int64_t n) HWY_ATTR {
+        float buffer[3][kWidth] = {}, lower[2 * kWidth] = {};
+        std::copy_n(cosine + i, n, buffer[0]);
+        std::copy_n(sine + i, n, buffer[1]);
+        std::copy_n(x + kStep * i, kStep * n, lower);
+        if constexpr (!kInterleaved) std::copy_n(upper + i, n, buffer[2]);
+        turn(buffer[0], buffer[1], lower, buffer[2]);
+        std::copy_n(lower, kStep * n, x + kStep * i);
+        if constexpr (!kInterleaved) std::copy_n(buffer[2], n, upper + i);
+      });
+}
+
+template <bool kBack>
+HWY_INLINE void turn_rows(std::int64_t first_row, std::int64_t n_rows, const RopeShape& shape, const float* cos_sin,
+                          float* x, std::int64_t ldx) {
+  const std::int64_t half = shape.n_turned / 2;
   for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
-    const float* cosine = cos_sin + r % n_tokens * head_dim;
-    const float* sine = cosine + half;
-    for (std::int64_t h = 0; h < n_heads; ++h) {
-      float* low = x + r * ldx + h * head_dim;
-      float* high = low + half;
-      const auto turn = [&](const float* c, const float* s, float* l, float* u) HWY_ATTR {
-        const FloatVector vc = hn::LoadU(d, c), vl = hn::LoadU(d, l), vu = hn::LoadU(d, u);
-        const FloatVector vs = kBack ? hn::Neg(hn::LoadU(d, s)) : hn::LoadU(d, s);
-        hn::StoreU(hn::NegMulAdd(vu, vs, hn::Mul(vl, vc)), d, l);
-        hn::StoreU(hn::MulAdd(vl, vs, hn::Mul(vu, vc)), d, u);
-      };
-      for_each_vector(
-          half, [&](std::int64_t i) HWY_ATTR { turn(cosine + i, sine + i, low + i, high + i); },
-          [&](std::int64_t i, std::int64_t n) HWY_ATTR {
-            float buffer[4][kWidth] = {};
-            std::copy_n(cosine + i, n, buffer[0]);
-            std::copy_n(sine + i, n, buffer[1]);
-            std::copy_n(low + i, n, buffer[2]);
-            std::copy_n(high + i, n, buffer[3]);
-            turn(buffer[0], buffer[1], buffer[2], buffer[3]);
-            std::copy_n(buffer[2], n, low + i);
-            std::copy_n(buffer[3], n, high + i);
-          });
+    const float* cosine = cos_sin + r % shape.n_tokens * shape.n_turned;
+    for (std::int64_t h = 0; h < shape.n_heads; ++h) {
+      float* head = x + r * ldx + h * shape.head_dim;
+      if (shape.interleaved)
+        turn_head<kBack, true>(half, cosine, cosine + half, head);
+      else
+        turn_head<kBack, false>(half, cosine, cosine + half, head);
     }
   }
 }
 
-void rope_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
-               std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
-  turn_rows<false>(first_row, n_rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
+void rope_rows(std::int64_t first_row, std::int64_t n_rows, const RopeShape& shape, const float* cos_sin, float* x,
+               std::int64_t ldx) {
+  turn_rows<false>(first_row, n_rows, shape, cos_sin, x, ldx);
 }
-void rope_back_rows(std::int64_t first_row, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
-                    std::int64_t head_dim, const float* cos_sin, float* x, std::int64_t ldx) {
-  turn_rows<true>(first_row, n_rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
+void rope_back_rows(std::int64_t first_row, std::int64_t n_rows, const RopeShape& shape, const float* cos_sin, float* x,
+                    std::int64_t ldx) {
+  turn_rows<true>(first_row, n_rows, shape, cos_sin, x, ldx);
 }
 
 /// out = f(gate) * up with f(x) = x / (1 + exp(-exponent(x))).
@@ -106,6 +128,26 @@ void swiglu_range(std::int64_t n, const float* gate, const float* up, float* out
 
 void geglu_range(std::int64_t n, const float* gate, const float* up, float* out) {
   gate_range(n, gate, up, out, [](FloatVector x) HWY_ATTR { return gelu_exponent(x); });
+}
+
+void clamped_swiglu_range(std::int64_t n, float limit, const float* gate, const float* up, float* out) {
+  const FloatTag d;
+  const FloatVector high = hn::Set(d, limit), low = hn::Set(d, -limit), one = hn::Set(d, 1.0F),
+                    slope = hn::Set(d, -kClampedSlope);
+  const auto combine = [&](const float* g, const float* u, float* o) HWY_ATTR {
+    const FloatVector vg = hn::Min(hn::LoadU(d, g), high), vu = hn::Clamp(hn::LoadU(d, u), low, high);
+    const FloatVector exponential = hn::Exp(d, hn::Min(hn::Mul(vg, slope), hn::Set(d, 88.0F)));
+    hn::StoreU(hn::Mul(hn::Add(vu, one), hn::Div(vg, hn::Add(one, exponential))), d, o);
+  };
+  for_each_vector(
+      n, [&](std::int64_t i) HWY_ATTR { combine(gate + i, up + i, out + i); },
+      [&](std::int64_t i, std::int64_t rest) HWY_ATTR {
+        float buffer[2][kWidth] = {};
+        std::copy_n(gate + i, rest, buffer[0]);
+        std::copy_n(up + i, rest, buffer[1]);
+        combine(buffer[0], buffer[1], buffer[0]);
+        std::copy_n(buffer[0], rest, out + i);
+      });
 }
 
 void scale_range(std::int64_t n, float factor, float* x) {
@@ -194,6 +236,7 @@ HWY_EXPORT(add_range);
 HWY_EXPORT(nll_row);
 HWY_EXPORT(argmax_row);
 HWY_EXPORT(geglu_range);
+HWY_EXPORT(clamped_swiglu_range);
 HWY_EXPORT(scale_range);
 HWY_EXPORT(soft_cap_range);
 HWY_EXPORT(sigmoid_range);
@@ -207,20 +250,18 @@ void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const flo
   });
 }
 
-void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
-          const float* cos_sin, float* x, std::int64_t ldx) {
-  for_row_chunks(exec, n_rows, n_heads * head_dim, [&](std::int64_t first, std::int64_t rows) {
-    HWY_DYNAMIC_DISPATCH(rope_rows)(first, rows, n_tokens, n_heads, head_dim, cos_sin, x, ldx);
+void rope(const Exec& exec, const RopeShape& shape, const float* cos_sin, float* x, std::int64_t ldx) {
+  for_row_chunks(exec, shape.n_rows, shape.n_heads * shape.n_turned, [&](std::int64_t first, std::int64_t rows) {
+    HWY_DYNAMIC_DISPATCH(rope_rows)(first, rows, shape, cos_sin, x, ldx);
   });
 }
 
 }  // namespace
 
 /// See NnGradientKernels::rope.
-void cpu_rope_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
-                       std::int64_t head_dim, const float* cos_sin, float* dx, std::int64_t ldx) {
-  for_row_chunks(exec, n_rows, n_heads * head_dim, [&](std::int64_t first, std::int64_t rows) {
-    HWY_DYNAMIC_DISPATCH(rope_back_rows)(first, rows, n_tokens, n_heads, head_dim, cos_sin, dx, ldx);
+void cpu_rope_gradient(const Exec& exec, const RopeShape& shape, const float* cos_sin, float* dx, std::int64_t ldx) {
+  for_row_chunks(exec, shape.n_rows, shape.n_heads * shape.n_turned, [&](std::int64_t first, std::int64_t rows) {
+    HWY_DYNAMIC_DISPATCH(rope_back_rows)(first, rows, shape, cos_sin, dx, ldx);
   });
 }
 
@@ -262,6 +303,12 @@ void geglu(const Exec& exec, std::int64_t n, const float* gate, const float* up,
   });
 }
 
+void clamped_swiglu(const Exec& exec, std::int64_t n, float limit, const float* gate, const float* up, float* out) {
+  for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(clamped_swiglu_range)(count, limit, gate + first, up + first, out + first);
+  });
+}
+
 void scale(const Exec& exec, std::int64_t n, float factor, float* x) {
   for_row_chunks(exec, n, 1, [&](std::int64_t first, std::int64_t count) {
     HWY_DYNAMIC_DISPATCH(scale_range)(count, factor, x + first);
@@ -280,14 +327,10 @@ void sigmoid(const Exec& exec, std::int64_t n, float* x) {
   });
 }
 
-void route_row(std::int64_t n_experts, std::int64_t top_k, bool renormalise, const float* logits, float* exponentials,
-               std::int32_t* expert, float* weight) {
-  for (std::int64_t j = 0; j < top_k; ++j) {
-    std::int32_t best = -1;
-    for (std::int32_t e = 0; e < n_experts; ++e)
-      if (std::find(expert, expert + j, e) == expert + j && (best < 0 || logits[e] > logits[best])) best = e;
-    expert[j] = best;
-  }
+/// Softmax over all experts.
+void route_row(const RouteShape& shape, const float* logits, float* exponentials, std::int32_t* expert, float* weight) {
+  const std::int64_t n_experts = shape.n_experts, top_k = shape.top_k;
+  choose_largest(n_experts, top_k, logits, expert);
   float sum = HWY_DYNAMIC_DISPATCH(softmax_row)(n_experts, logits, logits[expert[0]], exponentials);
   // The vector exponential takes NaN for minus infinity.
   if (std::any_of(logits, logits + n_experts, [](float logit) { return std::isnan(logit); }))
@@ -297,17 +340,21 @@ void route_row(std::int64_t n_experts, std::int64_t top_k, bool renormalise, con
     weight[j] = exponentials[expert[j]] / sum;
     chosen += weight[j];
   }
-  if (renormalise)
+  if (shape.renormalise)
     for (std::int64_t j = 0; j < top_k; ++j) weight[j] /= chosen;
 }
 
-void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
-           const float* logits, std::int32_t* expert, float* weight) {
-  for_row_chunks(exec, n_rows, n_experts * top_k, [&](std::int64_t first, std::int64_t rows) {
-    std::vector<float> exponentials(static_cast<std::size_t>(n_experts + 64));
-    for (std::int64_t r = first; r < first + rows; ++r)
-      route_row(n_experts, top_k, renormalise, logits + r * n_experts, exponentials.data(), expert + r * top_k,
-                weight + r * top_k);
+void route(const Exec& exec, const RouteShape& shape, const float* logits, const float* bias, std::int32_t* expert,
+           float* weight) {
+  for_row_chunks(exec, shape.n_rows, shape.n_experts * shape.top_k, [&](std::int64_t first, std::int64_t rows) {
+    std::vector<float> work(static_cast<std::size_t>(shape.n_experts + 64));
+    for (std::int64_t r = first; r < first + rows; ++r) {
+      const float* row = logits + r * shape.n_experts;
+      if (shape.sigmoid)
+        route_sigmoid_row(shape, row, bias, work.data(), expert + r * shape.top_k, weight + r * shape.top_k);
+      else
+        route_row(shape, row, work.data(), expert + r * shape.top_k, weight + r * shape.top_k);
+    }
   });
 }
 
@@ -341,7 +388,10 @@ NnKernels cpu_nn_kernels() {
           .route = route,
           .add_weighted_rows = add_weighted_rows,
           .cached_attention = cpu_cached_attention,
-          .argmax = argmax};
+          .argmax = argmax,
+          .layer_norm = cpu_layer_norm,
+          .clamped_swiglu = clamped_swiglu,
+          .copy_heads = cpu_copy_heads};
 }
 
 }  // namespace voronoi::kernels

@@ -10,6 +10,7 @@
 
 #include "core/types.h"
 #include "kernels/cpu/nn-inl.h"
+#include "kernels/cpu/routing.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
@@ -115,6 +116,25 @@ void geglu_gradient(std::int64_t n, const float* gate, const float* up, const fl
       });
 }
 
+/// With g and u the clamped values and s = 1 / (1 + exp(-1.702 g)): by g (u + 1) (s + 1.702 g s (1 - s)), by u g s.
+void clamped_swiglu_gradient(std::int64_t n, float limit, const float* gate, const float* up, const float* d_out,
+                             float* d_gate, float* d_up) {
+  const FloatTag d;
+  const FloatVector high = hn::Set(d, limit), low = hn::Set(d, -limit), one = hn::Set(d, 1.0F),
+                    slope = hn::Set(d, kClampedSlope), furthest = hn::Set(d, 88.0F);
+  map_places<3, 2>(n, {gate, up, d_out}, {d_gate, d_up}, [&](const FloatVector* v, FloatVector* to) HWY_ATTR {
+    const FloatVector g = hn::Min(v[0], high), u = hn::Clamp(v[1], low, high);
+    const FloatVector exponential = hn::Exp(d, hn::Min(hn::Neg(hn::Mul(g, slope)), furthest));
+    const FloatVector share = hn::Div(one, hn::Add(one, exponential));
+    const FloatVector bounded = hn::Max(g, hn::Neg(furthest));
+    const FloatVector bent = hn::Mul(hn::Mul(bounded, slope), hn::Mul(hn::Mul(exponential, share), share));
+    const FloatVector by_gate = hn::Mul(hn::Mul(v[2], hn::Add(u, one)), hn::Add(share, bent));
+    const FloatVector by_up = hn::Mul(v[2], hn::Mul(g, share));
+    to[0] = hn::IfThenElseZero(hn::Le(v[0], high), by_gate);
+    to[1] = hn::IfThenElseZero(hn::Le(hn::Abs(v[1]), high), by_up);
+  });
+}
+
 void soft_cap_gradient(std::int64_t n, float cap, const float* y, float* dx) {
   const FloatTag d;
   const FloatVector one = hn::Set(d, 1.0F), whole = hn::Set(d, cap);
@@ -204,6 +224,7 @@ namespace {
 HWY_EXPORT(rms_norm_gradient_row);
 HWY_EXPORT(swiglu_gradient);
 HWY_EXPORT(geglu_gradient);
+HWY_EXPORT(clamped_swiglu_gradient);
 HWY_EXPORT(soft_cap_gradient);
 HWY_EXPORT(sigmoid_gradient);
 HWY_EXPORT(add_to);
@@ -258,6 +279,14 @@ void geglu(const Exec& exec, std::int64_t n, const float* gate, const float* up,
   });
 }
 
+void clamped_swiglu(const Exec& exec, std::int64_t n, float limit, const float* gate, const float* up,
+                    const float* d_out, float* d_gate, float* d_up) {
+  for_row_chunks(exec, n, 1, [&](std::int64_t i, std::int64_t count) {
+    HWY_DYNAMIC_DISPATCH(clamped_swiglu_gradient)
+    (count, limit, gate + i, up + i, d_out + i, d_gate + i, d_up + i);
+  });
+}
+
 void soft_cap(const Exec& exec, std::int64_t n, float cap, const float* y, float* dx) {
   for_row_chunks(exec, n, 1, [&](std::int64_t i, std::int64_t count) {
     HWY_DYNAMIC_DISPATCH(soft_cap_gradient)(count, cap, y + i, dx + i);
@@ -277,24 +306,13 @@ void column_sums(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const 
   });
 }
 
-/// The chosen weights are p_j / P, P their sum, or p_j of a softmax over all: with d . w the weighted mean of d_weight,
-/// d_logit_j = w_j (d_j - d . w), and where not renormalised - p_e (d . w) for the experts not chosen.
-void route_row(std::int64_t n_experts, std::int64_t top_k, bool renormalise, const float* logits,
-               const std::int32_t* expert, const float* weight, const float* d_weight, float* d_logits) {
-  float mean = 0;
-  for (std::int64_t j = 0; j < top_k; ++j) mean += weight[j] * d_weight[j];
-  for (std::int64_t e = 0; e < n_experts; ++e)
-    d_logits[e] = renormalise ? 0.0F : -mean * weight[0] * std::exp(logits[e] - logits[expert[0]]);
-  for (std::int64_t j = 0; j < top_k; ++j) d_logits[expert[j]] = weight[j] * (d_weight[j] - mean);
-}
-
-void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
-           const float* logits, const std::int32_t* expert, const float* weight, const float* d_weight,
-           float* d_logits) {
-  for_row_chunks(exec, n_rows, n_experts, [&](std::int64_t first, std::int64_t rows) {
+void route(const Exec& exec, const RouteShape& shape, const float* logits, const std::int32_t* expert,
+           const float* weight, const float* d_weight, float* d_logits) {
+  const std::int64_t n_experts = shape.n_experts, top_k = shape.top_k;
+  for_row_chunks(exec, shape.n_rows, n_experts, [&](std::int64_t first, std::int64_t rows) {
     for (std::int64_t r = first; r < first + rows; ++r)
-      route_row(n_experts, top_k, renormalise, logits + r * n_experts, expert + r * top_k, weight + r * top_k,
-                d_weight + r * top_k, d_logits + r * n_experts);
+      route_gradient_row(shape, logits + r * n_experts, expert + r * top_k, weight + r * top_k, d_weight + r * top_k,
+                         d_logits + r * n_experts);
   });
 }
 
@@ -341,10 +359,10 @@ void divergence(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, float
 
 }  // namespace
 
-void cpu_rope_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
-                       std::int64_t head_dim, const float* cos_sin, float* dx, std::int64_t ldx);
+void cpu_rope_gradient(const Exec& exec, const RopeShape& shape, const float* cos_sin, float* dx, std::int64_t ldx);
 void cpu_attention_gradient(const Exec& exec, const AttentionShape& shape, const float* q, const float* k,
-                            const float* v, const float* out, const float* d_out, float* dq, float* dk, float* dv);
+                            const float* v, const float* out, const float* d_out, float* dq, float* dk, float* dv,
+                            float* d_sinks);
 
 NnGradientKernels cpu_nn_gradient_kernels() {
   return {.rms_norm = rms_norm,
@@ -360,7 +378,10 @@ NnGradientKernels cpu_nn_gradient_kernels() {
           .square_sums = square_sums,
           .scatter_rows = scatter_rows,
           .cross_entropy = cross_entropy,
-          .divergence = divergence};
+          .divergence = divergence,
+          .layer_norm = cpu_layer_norm_gradient,
+          .clamped_swiglu = clamped_swiglu,
+          .sum_heads = cpu_sum_heads};
 }
 
 }  // namespace voronoi::kernels

@@ -18,9 +18,13 @@ struct AttentionTile {
   float* out;
   int group, first_row, n_rows, n_past;  // n_rows: of the whole sequence
   int first_key, last_key;               // of those that any row of the tile sees, inclusive
+  const float* sinks;                    // of the group's heads; null: none
 
   /// Its position.
   __device__ int token(int row) const { return n_past + (row < n_rows ? row : n_rows - 1) / group; }
+  /// The largest score and the sum of exponentials that a row begins with.
+  __device__ float first_maximum(int row) const;
+  __device__ float first_total() const { return sinks == nullptr ? 0.0F : 1.0F; }
   __device__ std::int64_t offset(int row, std::int64_t ld, std::int64_t head_dim) const {
     return row / group * ld + row % group * head_dim;
   }
@@ -46,6 +50,7 @@ __device__ __forceinline__ AttentionTile attention_tile(const AttentionShape& sh
   t.last_key = t.token(t.first_row + rows_a_tile - 1);
   const std::int64_t oldest = shape.window > 0 ? t.token(t.first_row) - shape.window + 1 : 0;
   t.first_key = oldest > 0 ? static_cast<int>(oldest) : 0;
+  t.sinks = shape.sinks == nullptr ? nullptr : shape.sinks + kv_head * t.group;
   return t;
 }
 
@@ -74,6 +79,10 @@ __device__ __forceinline__ float4 load_4(const float* row, int column, int n_col
 }
 
 constexpr float kNoScore = -1e30F;  // below any score that counts
+
+__device__ __forceinline__ float AttentionTile::first_maximum(int row) const {
+  return sinks == nullptr ? kNoScore : sinks[row % group];
+}
 
 /// Throws for shapes that the kernels cannot take; false: nothing to do.
 bool check_attention(const AttentionShape& shape);

@@ -19,6 +19,14 @@ struct GeGlu {
     return logistic_gate(gate, gate * (gate * gate * 0.044715F + 1.0F) * 1.5957691216057308F) * up;
   }
 };
+struct ClampedSwiGlu {
+  static constexpr bool kUnary = false;
+  float limit;
+  __device__ float operator()(float gate, float up) const {
+    const float g = fminf(gate, limit);
+    return (fminf(fmaxf(up, -limit), limit) + 1.0F) * logistic_gate(g, g * kClampedSlope);
+  }
+};
 struct Add {
   static constexpr bool kUnary = false;
   __device__ float operator()(float a, float b) const { return a + b; }
@@ -79,6 +87,10 @@ void geglu(const Exec& exec, std::int64_t n, const float* gate, const float* up,
   map(exec, n, gate, up, out, GeGlu{});
 }
 
+void clamped_swiglu(const Exec& exec, std::int64_t n, float limit, const float* gate, const float* up, float* out) {
+  map(exec, n, gate, up, out, ClampedSwiGlu{limit});
+}
+
 void add(const Exec& exec, std::int64_t n, const float* y, float* x) { map(exec, n, x, y, x, Add{}); }
 
 void scale(const Exec& exec, std::int64_t n, float factor, float* x) {
@@ -113,25 +125,38 @@ struct AddWeighted {
   }
 };
 
-/// A column is a pair (head, i): x[i] and x[i + half] of the head are turned together.
+/// A column is a pair (head, i), turned.
 struct Rope {
-  std::int64_t n_tokens, half;
+  RopePlace place;
   const float* cos_sin;
   float* x;
   std::int64_t ldx;
   __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    const std::int64_t i = column % half;
-    const float* turn = cos_sin + row % n_tokens * (2 * half) + i;
-    float* low = x + row * ldx + column / half * (2 * half) + i;
-    const float cosine = turn[0], sine = turn[half], a = low[0], b = low[half];
-    low[0] = fmaf(-b, sine, a * cosine);
-    low[half] = fmaf(a, sine, b * cosine);
+    const float* turn = cos_sin + place.turn(row, column);
+    float* low = x + row * ldx + place.low(column);
+    float* high = low + place.apart();
+    const float cosine = turn[0], sine = turn[place.half], a = *low, b = *high;
+    *low = fmaf(-b, sine, a * cosine);
+    *high = fmaf(a, sine, b * cosine);
   }
 };
 
-void rope(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim,
-          const float* cos_sin, float* x, std::int64_t ldx) {
-  for_rows(exec, n_rows, n_heads * (head_dim / 2), Rope{n_tokens, head_dim / 2, cos_sin, x, ldx});
+struct CopyHeads {
+  HeadParts parts;
+  const float* x;
+  float* out;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    const std::int64_t head = column / parts.width, i = column % parts.width;
+    out[row * parts.ld_out + head * parts.step_out + i] = x[row * parts.ldx + head * parts.step_x + i];
+  }
+};
+
+void rope(const Exec& exec, const RopeShape& shape, const float* cos_sin, float* x, std::int64_t ldx) {
+  for_rows(exec, shape.n_rows, shape.n_heads * (shape.n_turned / 2), Rope{place_of(shape), cos_sin, x, ldx});
+}
+
+void copy_heads(const Exec& exec, const HeadParts& parts, const float* x, float* out) {
+  for_rows(exec, parts.n_rows, parts.n_heads * parts.width, CopyHeads{parts, x, out});
 }
 
 void add_bias(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* bias, float* x, std::int64_t ldx) {
@@ -164,7 +189,10 @@ NnKernels cuda_nn_kernels() {
           .route = gpu::route,
           .add_weighted_rows = gpu::add_weighted_rows,
           .cached_attention = gpu::cached_attention,
-          .argmax = gpu::argmax};
+          .argmax = gpu::argmax,
+          .layer_norm = gpu::layer_norm,
+          .clamped_swiglu = gpu::clamped_swiglu,
+          .copy_heads = gpu::copy_heads};
 }
 
 }  // namespace voronoi::kernels

@@ -19,6 +19,43 @@ inline dim3 nn_grid(std::int64_t blocks) { return grid_of(std::min(blocks, kNnBl
 
 inline bool aligned_16(const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; }
 
+/// Of clamped_swiglu's sigmoid.
+constexpr float kClampedSlope = 1.702F;
+
+__device__ __forceinline__ float sigmoid_of(float x) { return 1.0F / (1.0F + expf(-x)); }
+
+/// Where a pair of a rotary embedding lies; a column is a pair (head, i).
+struct RopePlace {
+  std::int64_t n_tokens, half, head_dim;
+  bool interleaved;
+  __device__ std::int64_t turn(std::int64_t row, std::int64_t column) const {
+    return row % n_tokens * (2 * half) + column % half;
+  }
+  __device__ std::int64_t low(std::int64_t column) const {
+    return column / half * head_dim + (interleaved ? 2 : 1) * (column % half);
+  }
+  __device__ std::int64_t apart() const { return interleaved ? 1 : half; }
+};
+
+inline RopePlace place_of(const RopeShape& shape) {
+  return {shape.n_tokens, shape.n_turned / 2, shape.head_dim, shape.interleaved};
+}
+
+/// Of a row: 1 / sqrt(variance + eps) beside its mean.
+struct RowMoments {
+  float mean, scale;
+};
+
+/// By the whole block.
+__device__ __forceinline__ RowMoments row_moments(std::int64_t dim, const float* x, float eps, float* shared) {
+  float sum = 0;
+  for (std::int64_t i = threadIdx.x; i < dim; i += kNnThreads) sum += x[i];
+  const float mean = block_sum(sum, shared) / static_cast<float>(dim);
+  float squares = 0;
+  for (std::int64_t i = threadIdx.x; i < dim; i += kNnThreads) squares = fmaf(x[i] - mean, x[i] - mean, squares);
+  return {mean, 1.0F / sqrtf(block_sum(squares, shared) / static_cast<float>(dim) + eps)};
+}
+
 /// What the block reduces a row in.
 struct RowReduction {
   float maxima[kNnThreads / kWarpSize];
@@ -55,8 +92,10 @@ void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float*
          const std::int32_t* target, double* nll);
 void argmax(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
             std::int32_t* place);
-void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
-           const float* logits, std::int32_t* expert, float* weight);
+void route(const Exec& exec, const RouteShape& shape, const float* logits, const float* bias, std::int32_t* expert,
+           float* weight);
+void layer_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                const float* weight, float eps, float* out, std::int64_t ld_out);
 void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
               const float* weight, float eps, float* out, std::int64_t ld_out);
 

@@ -65,7 +65,8 @@ __global__ void __launch_bounds__(kNnThreads, kDim <= 128 ? 2 : 1)
   const int token[2] = {tile.token(first_row + g), tile.token(first_row + g + 8)};
 
   float sums[kDim / 8][4] = {};
-  float maximum[2] = {kNoScore, kNoScore}, total[2] = {0, 0};
+  float maximum[2] = {tile.first_maximum(first_row + g), tile.first_maximum(first_row + g + 8)};
+  float total[2] = {tile.first_total(), tile.first_total()};
   for (int block = tile.first_key / kKeys * kKeys; block <= tile.last_key; block += kKeys) {
     sync_threads();
     for (int i = static_cast<int>(threadIdx.x); i < kKeys / 2 * (kDim / 4); i += kNnThreads) {

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(kNnThreads, 1)
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     token[i] = tile.token(tile.first_row + y * kOwn + i);
-    maximum[i] = kNoScore;
-    total[i] = 0;
+    maximum[i] = tile.first_maximum(tile.first_row + y * kOwn + i);
+    total[i] = tile.first_total();
   }
 
   for (int block = tile.first_key / kKeys * kKeys; block <= tile.last_key; block += kKeys) {

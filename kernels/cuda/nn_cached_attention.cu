@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   sync_threads();
   float highest = shared_largest[0];
   for (int w = 1; w < kWarps; ++w) highest = fmaxf(highest, shared_largest[w]);
-  float whole = 0;
+  if (shape.sinks != nullptr) highest = fmaxf(highest, shape.sinks[head]);
+  float whole = shape.sinks == nullptr ? 0.0F : expf(shape.sinks[head] - highest);
   for (int w = 0; w < kWarps; ++w) whole = fmaf(shared_total[w], expf(shared_largest[w] - highest), whole);
   for (int d = static_cast<int>(threadIdx.x); d < dim; d += kWarps * kWarpSize) {
     float sum = 0;

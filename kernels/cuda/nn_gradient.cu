@@ -35,6 +35,34 @@ struct GateGradient {
   }
 };
 
+struct ClampedGradient {
+  float limit;
+  const float *gate, *up, *d_out;
+  float *d_gate, *d_up;
+  __device__ void operator()(std::int64_t, std::int64_t i) const {
+    constexpr float kFurthest = 88.0F;
+    const float g = fminf(gate[i], limit), of_up = up[i], u = fminf(fmaxf(of_up, -limit), limit), d = d_out[i];
+    const bool free_gate = gate[i] <= limit, free_up = fabsf(of_up) <= limit;
+    const float exponential = expf(fminf(-(g * kClampedSlope), kFurthest));
+    const float share = 1.0F / (1.0F + exponential);
+    const float bent = fmaxf(g, -kFurthest) * kClampedSlope * (exponential * share * share);
+    d_gate[i] = free_gate ? d * (u + 1.0F) * (share + bent) : 0.0F;
+    d_up[i] = free_up ? d * (g * share) : 0.0F;
+  }
+};
+
+struct SumHeads {
+  HeadParts parts;
+  const float* x;
+  float* out;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    const float* from = x + row * parts.ldx + column;
+    float sum = from[0];
+    for (std::int64_t h = 1; h < parts.n_heads; ++h) sum += from[h * parts.step_x];
+    out[row * parts.ld_out + column] = sum;
+  }
+};
+
 struct SoftCapGradient {
   float cap;
   const float* y;
@@ -53,17 +81,17 @@ struct SigmoidGradient {
 
 /// A column is a pair (head, i), turned back by the angle it was turned by.
 struct RopeGradient {
-  std::int64_t n_tokens, half;
+  RopePlace place;
   const float* cos_sin;
   float* dx;
   std::int64_t ldx;
   __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    const std::int64_t i = column % half;
-    const float* turn = cos_sin + row % n_tokens * (2 * half) + i;
-    float* low = dx + row * ldx + column / half * (2 * half) + i;
-    const float cosine = turn[0], sine = turn[half], a = low[0], b = low[half];
-    low[0] = fmaf(b, sine, a * cosine);
-    low[half] = fmaf(-a, sine, b * cosine);
+    const float* turn = cos_sin + place.turn(row, column);
+    float* low = dx + row * ldx + place.low(column);
+    float* high = low + place.apart();
+    const float cosine = turn[0], sine = turn[place.half], a = *low, b = *high;
+    *low = fmaf(b, sine, a * cosine);
+    *high = fmaf(-a, sine, b * cosine);
   }
 };
 
@@ -77,6 +105,15 @@ void geglu_gradient(const Exec& exec, std::int64_t n, const float* gate, const f
   for_rows(exec, 1, n, GateGradient<GeluExponent>{gate, up, d_out, d_gate, d_up});
 }
 
+void clamped_swiglu_gradient(const Exec& exec, std::int64_t n, float limit, const float* gate, const float* up,
+                             const float* d_out, float* d_gate, float* d_up) {
+  for_rows(exec, 1, n, ClampedGradient{limit, gate, up, d_out, d_gate, d_up});
+}
+
+void sum_heads(const Exec& exec, const HeadParts& parts, const float* x, float* out) {
+  for_rows(exec, parts.n_rows, parts.width, SumHeads{parts, x, out});
+}
+
 void soft_cap_gradient(const Exec& exec, std::int64_t n, float cap, const float* y, float* dx) {
   for_rows(exec, 1, n, SoftCapGradient{cap, y, dx});
 }
@@ -85,9 +122,8 @@ void sigmoid_gradient(const Exec& exec, std::int64_t n, const float* y, float* d
   for_rows(exec, 1, n, SigmoidGradient{y, dx});
 }
 
-void rope_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t n_tokens, std::int64_t n_heads,
-                   std::int64_t head_dim, const float* cos_sin, float* dx, std::int64_t ldx) {
-  for_rows(exec, n_rows, n_heads * (head_dim / 2), RopeGradient{n_tokens, head_dim / 2, cos_sin, dx, ldx});
+void rope_gradient(const Exec& exec, const RopeShape& shape, const float* cos_sin, float* dx, std::int64_t ldx) {
+  for_rows(exec, shape.n_rows, shape.n_heads * (shape.n_turned / 2), RopeGradient{place_of(shape), cos_sin, dx, ldx});
 }
 
 }  // namespace
@@ -109,7 +145,10 @@ NnGradientKernels cuda_nn_gradient_kernels() {
           .square_sums = gpu::square_sums,
           .scatter_rows = gpu::scatter_rows,
           .cross_entropy = gpu::cross_entropy,
-          .divergence = gpu::divergence};
+          .divergence = gpu::divergence,
+          .layer_norm = gpu::layer_norm_gradient,
+          .clamped_swiglu = gpu::clamped_swiglu_gradient,
+          .sum_heads = gpu::sum_heads};
 }
 
 }  // namespace voronoi::kernels

@@ -54,6 +54,9 @@ struct HeadGroup {
   __device__ std::int64_t row_at(const AttentionShape& shape, int row, std::int64_t ld) const {
     return (first_token + row / group) * ld + (kv_head * group + row % group) * shape.head_dim;
   }
+  __device__ float sink(const AttentionShape& shape, int row) const {
+    return shape.sinks == nullptr ? kNoScore : shape.sinks[kv_head * group + row % group];
+  }
   __device__ std::int64_t key_at(const AttentionShape& shape, int key) const {
     return (first_token + key) * shape.ld_kv + kv_head * shape.head_dim;
   }
@@ -155,7 +158,7 @@ __device__ __forceinline__ void differentiate(const AttentionShape& shape, const
 template <int kDim>
 __global__ void __launch_bounds__(kNnThreads, 1)
     row_gradient_kernel(AttentionShape shape, bool vectors, const float* q, const float* k, const float* v,
-                        const float* out, const float* d_out, RowStatistics* statistics, float* dq) {
+                        const float* out, const float* d_out, RowStatistics* statistics, float* dq, float* d_sinks) {
   constexpr int kLd = GradientShared<kDim>::kLd, kColumns = kDim / kSide;
   const GradientShared<kDim> shared;
   const unsigned pairs = pairs_of(shape), pair = blockIdx.x % pairs;
@@ -179,7 +182,10 @@ __global__ void __launch_bounds__(kNnThreads, 1)
   RowStatistics own[kOwn];
   float total[kOwn] = {};
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) own[i].maximum = kNoScore;
+  for (int i = 0; i < kOwn; ++i) {
+    own[i].maximum = heads.sink(shape, first_row + y * kOwn + i);
+    total[i] = shape.sinks == nullptr ? 0.0F : 1.0F;
+  }
   for (int key = first_key; key <= last_key; key += kTile) {
     sync_threads();
     load_keys(shared.keys, k, key);
@@ -215,7 +221,12 @@ __global__ void __launch_bounds__(kNnThreads, 1)
     for (int step = kSide / 2; step > 0; step /= 2) delta += shuffle_xor(delta, step);
     own[i].delta = delta;
     own[i].inverse = 1.0F / total[i];
-    if (valid && x == 0) statistics[static_cast<std::int64_t>(pair) * heads.n_rows + first_row + row] = own[i];
+    if (!valid || x != 0) continue;
+    statistics[static_cast<std::int64_t>(pair) * heads.n_rows + first_row + row] = own[i];
+    if (shape.sinks == nullptr) continue;
+    const int at = first_row + row;
+    d_sinks[(heads.first_token + at / heads.group) * shape.n_heads + heads.kv_head * heads.group + at % heads.group] =
+        -expf(heads.sink(shape, at) - own[i].maximum) * own[i].inverse * own[i].delta;
   }
 
   float sums[kOwn][kColumns] = {};
@@ -299,12 +310,13 @@ __global__ void __launch_bounds__(kNnThreads, 1)
 
 template <int kDim>
 void differentiate_heads(Native& gpu, const AttentionShape& shape, bool vectors, const float* q, const float* k,
-                         const float* v, const float* out, const float* d_out, float* dq, float* dk, float* dv) {
+                         const float* v, const float* out, const float* d_out, float* dq, float* dk, float* dv,
+                         float* d_sinks) {
   const std::int64_t pairs = shape.n_sequences * shape.n_kv_heads;
   const std::int64_t n_rows = shape.n_tokens * (shape.n_heads / shape.n_kv_heads);
   const Scratch<RowStatistics> statistics(gpu, pairs * n_rows);
   launch(gpu, row_gradient_kernel<kDim>, grid_of(core::ceil_div(n_rows, kTile) * pairs), dim3(kNnThreads),
-         GradientShared<kDim>::kBytes, shape, vectors, q, k, v, out, d_out, statistics.data(), dq);
+         GradientShared<kDim>::kBytes, shape, vectors, q, k, v, out, d_out, statistics.data(), dq, d_sinks);
   launch(gpu, key_gradient_kernel<kDim>, grid_of(core::ceil_div(shape.n_tokens, kTile) * pairs), dim3(kNnThreads),
          GradientShared<kDim>::kBytes, shape, vectors, q, k, v, d_out, statistics.data(), dk, dv);
 }
@@ -312,16 +324,16 @@ void differentiate_heads(Native& gpu, const AttentionShape& shape, bool vectors,
 }  // namespace
 
 void attention_gradient(const Exec& exec, const AttentionShape& shape, const float* q, const float* k, const float* v,
-                        const float* out, const float* d_out, float* dq, float* dk, float* dv) {
+                        const float* out, const float* d_out, float* dq, float* dk, float* dv, float* d_sinks) {
   if (!check_attention(shape)) return;
   const bool vectors = vector_loads(shape, {q, k, v, d_out}) && shape.ld_out % 4 == 0;
   Native& gpu = native(exec);
   if (shape.head_dim <= 64)
-    differentiate_heads<64>(gpu, shape, vectors, q, k, v, out, d_out, dq, dk, dv);
+    differentiate_heads<64>(gpu, shape, vectors, q, k, v, out, d_out, dq, dk, dv, d_sinks);
   else if (shape.head_dim <= 128)
-    differentiate_heads<128>(gpu, shape, vectors, q, k, v, out, d_out, dq, dk, dv);
+    differentiate_heads<128>(gpu, shape, vectors, q, k, v, out, d_out, dq, dk, dv, d_sinks);
   else
-    differentiate_heads<256>(gpu, shape, vectors, q, k, v, out, d_out, dq, dk, dv);
+    differentiate_heads<256>(gpu, shape, vectors, q, k, v, out, d_out, dq, dk, dv, d_sinks);
 }
 
 }  // namespace voronoi::kernels::gpu

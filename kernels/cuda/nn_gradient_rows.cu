@@ -5,7 +5,6 @@
 namespace voronoi::kernels::gpu {
 namespace {
 
-constexpr int kWarps = kNnThreads / kWarpSize;
 constexpr std::int64_t kPartRows = 64;
 
 /// 1 / sqrt(mean(x^2) + eps) of a row, by the whole block.
@@ -45,6 +44,42 @@ __global__ void __launch_bounds__(kNnThreads)
   }
 }
 
+/// 1 / deviation and mean of every row.
+__global__ void __launch_bounds__(kNnThreads) row_moments_kernel(std::int64_t n_rows, std::int64_t dim, const float* x,
+                                                                 std::int64_t ldx, float eps, RowMoments* moments) {
+  __shared__ float shared[kWarpSize];
+  for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x) {
+    const RowMoments own = row_moments(dim, x + row * ldx, eps, shared);
+    if (threadIdx.x == 0) moments[row] = own;
+  }
+}
+
+/// With y the normed row and g = weight d_out: dx = scale (g - mean(g) - y mean(g y)).
+__global__ void __launch_bounds__(kNnThreads)
+    layer_norm_gradient_kernel(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                               const float* weight, const RowMoments* moments, const float* d_out, std::int64_t ld_out,
+                               bool accumulate, float* dx, std::int64_t ld_dx) {
+  __shared__ float shared[kWarpSize];
+  for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x) {
+    const float *values = x + row * ldx, *slopes = d_out + row * ld_out;
+    const RowMoments own = moments[row];
+    float sum = 0, along = 0;
+    for (std::int64_t i = threadIdx.x; i < dim; i += kNnThreads) {
+      const float slope = weight[i] * slopes[i];
+      sum += slope;
+      along = fmaf(slope, (values[i] - own.mean) * own.scale, along);
+    }
+    const float mean = block_sum(sum, shared) / static_cast<float>(dim);
+    const float bent = block_sum(along, shared) / static_cast<float>(dim);
+    float* target = dx + row * ld_dx;
+    for (std::int64_t i = threadIdx.x; i < dim; i += kNnThreads) {
+      const float normed = (values[i] - own.mean) * own.scale;
+      const float slope = own.scale * (weight[i] * slopes[i] - mean - normed * bent);
+      target[i] = accumulate ? target[i] + slope : slope;
+    }
+  }
+}
+
 /// Terms of sums over rows.
 struct Values {
   const float* x;
@@ -56,6 +91,15 @@ struct NormTerms {
   std::int64_t ldx, ld_out;
   __device__ float operator()(std::int64_t row, std::int64_t column) const {
     return d_out[row * ld_out + column] * (x[row * ldx + column] * factors[row]);
+  }
+};
+
+struct LayerNormTerms {
+  const float *x, *d_out;
+  const RowMoments* moments;
+  std::int64_t ldx, ld_out;
+  __device__ float operator()(std::int64_t row, std::int64_t column) const {
+    return d_out[row * ld_out + column] * ((x[row * ldx + column] - moments[row].mean) * moments[row].scale);
   }
 };
 
@@ -87,26 +131,6 @@ void sum_rows(Native& gpu, std::int64_t n_rows, std::int64_t dim, Terms terms, f
   const Scratch<float> parts(gpu, n_parts * dim);
   launch(gpu, part_sums_kernel<Terms>, grid_of(blocks, n_parts), dim3(kNnThreads), 0, n_rows, dim, terms, parts.data());
   launch(gpu, add_row_parts_kernel, grid_of(blocks), dim3(kNnThreads), 0, n_parts, dim, parts.data(), sum);
-}
-
-/// The chosen weights are p_j / P, P their sum, or p_j of a softmax over all: with d . w the weighted mean of d_weight,
-/// d_logit_j = w_j (d_j - d . w), and where not renormalised - p_e (d . w) for the experts not chosen. A warp a row.
-__global__ void __launch_bounds__(kNnThreads)
-    route_gradient_kernel(std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
-                          const float* logits, const std::int32_t* expert, const float* weight, const float* d_weight,
-                          float* d_logits) {
-  for (std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_id(); row < n_rows;
-       row += static_cast<std::int64_t>(gridDim.x) * kWarps) {
-    const float *values = logits + row * n_experts, *weights = weight + row * top_k, *slopes = d_weight + row * top_k;
-    const std::int32_t* chosen = expert + row * top_k;
-    float* target = d_logits + row * n_experts;
-    float mean = 0;
-    for (std::int64_t j = 0; j < top_k; ++j) mean += weights[j] * slopes[j];
-    for (std::int64_t e = lane_id(); e < n_experts; e += kWarpSize)
-      target[e] = renormalise ? 0.0F : -mean * weights[0] * expf(values[e] - values[chosen[0]]);
-    sync_warp();
-    for (std::int64_t j = lane_id(); j < top_k; j += kWarpSize) target[chosen[j]] = weights[j] * (slopes[j] - mean);
-  }
 }
 
 __global__ void __launch_bounds__(kNnThreads)
@@ -220,18 +244,23 @@ void rms_norm_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t dim, 
          ld_out, accumulate, dx, ld_dx);
 }
 
+void layer_norm_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                         const float* weight, float eps, const float* d_out, std::int64_t ld_out, bool accumulate,
+                         float* dx, std::int64_t ld_dx, float* d_weight) {
+  if (n_rows <= 0 || dim <= 0) return;
+  Native& gpu = native(exec);
+  const Scratch<RowMoments> moments(gpu, n_rows);
+  launch(gpu, row_moments_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, dim, x, ldx, eps, moments.data());
+  if (d_weight != nullptr)  // before dx, which may take d_out's place
+    sum_rows(gpu, n_rows, dim, LayerNormTerms{x, d_out, moments.data(), ldx, ld_out}, d_weight);
+  launch(gpu, layer_norm_gradient_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, dim, x, ldx, weight,
+         moments.data(), d_out, ld_out, accumulate, dx, ld_dx);
+}
+
 void column_sums(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
                  float* sum) {
   if (n_rows <= 0 || dim <= 0) return;
   sum_rows(native(exec), n_rows, dim, Values{x, ldx}, sum);
-}
-
-void route_gradient(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
-                    const float* logits, const std::int32_t* expert, const float* weight, const float* d_weight,
-                    float* d_logits) {
-  if (n_rows <= 0) return;
-  launch(native(exec), route_gradient_kernel, nn_grid(core::ceil_div(n_rows, kWarps)), dim3(kNnThreads), 0, n_rows,
-         n_experts, top_k, renormalise, logits, expert, weight, d_weight, d_logits);
 }
 
 void weighted_rows(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, const std::int32_t* row,

@@ -1,5 +1,6 @@
-// Operations that reduce a row: norms, likelihoods, routing. Bound by reading the row, which comes from the cache the
+// Operations that reduce a row: norms, likelihoods. Bound by reading the row, which comes from the cache the
 // second time.
+#include "kernels/cuda/choice.cuh"
 #include "kernels/cuda/nn.cuh"
 
 namespace voronoi::kernels::gpu {
@@ -40,6 +41,18 @@ __global__ void __launch_bounds__(kNnThreads)
     norm_row<kNnThreads>(dim, x + row * ldx, weight, eps, out + row * ld_out, static_cast<int>(threadIdx.x), shared);
 }
 
+/// A block a row: the mean, then the squares around it.
+__global__ void __launch_bounds__(kNnThreads)
+    layer_norm_kernel(std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx, const float* weight,
+                      float eps, float* out, std::int64_t ld_out) {
+  __shared__ float shared[kWarps];
+  for (std::int64_t row = blockIdx.x; row < n_rows; row += gridDim.x) {
+    const RowMoments moments = row_moments(dim, x + row * ldx, eps, shared);
+    for (std::int64_t i = threadIdx.x; i < dim; i += kNnThreads)
+      out[row * ld_out + i] = weight[i] * ((x[row * ldx + i] - moments.mean) * moments.scale);
+  }
+}
+
 __global__ void __launch_bounds__(kNnThreads) nll_kernel(std::int64_t n_rows, std::int64_t vocab, const float* logits,
                                                          std::int64_t ld, const std::int32_t* target, double* nll) {
   __shared__ RowReduction shared;
@@ -48,28 +61,6 @@ __global__ void __launch_bounds__(kNnThreads) nll_kernel(std::int64_t n_rows, st
     const LogSumExp all = log_sum_exp(vocab, values, shared);
     if (threadIdx.x == 0) nll[row] = all.value - static_cast<double>(values[target[row]]);
   }
-}
-
-/// What decides between experts or tokens: the larger logit, then the lower number. A NaN comes after all others, so
-/// that the choice stays one of distinct experts.
-struct Candidate {
-  float value;
-  std::int32_t place;
-};
-
-__device__ __forceinline__ float ordered(float logit) { return logit == logit ? logit : -INFINITY; }
-
-__device__ __forceinline__ bool before(const Candidate& a, const Candidate& b) {
-  return a.value > b.value || (a.value == b.value && a.place < b.place);
-}
-
-/// The first of all lanes' candidates, to every lane.
-__device__ __forceinline__ Candidate first_of_warp(Candidate best) {
-  for (int step = 16; step > 0; step /= 2) {
-    const Candidate other{shuffle_xor(best.value, step), shuffle_xor(best.place, step)};
-    if (before(other, best)) best = other;
-  }
-  return best;
 }
 
 __global__ void __launch_bounds__(kNnThreads)
@@ -95,44 +86,6 @@ __global__ void __launch_bounds__(kNnThreads)
   }
 }
 
-/// A warp a row. The choices come in order, so the next one is the first after the last: no list is kept.
-__global__ void __launch_bounds__(kNnThreads)
-    route_kernel(std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise, const float* logits,
-                 std::int32_t* expert, float* weight) {
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  for (std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp; row < n_rows;
-       row += static_cast<std::int64_t>(gridDim.x) * kWarps) {
-    const float* values = logits + row * n_experts;
-    std::int32_t* chosen = expert + row * top_k;
-    float* weights = weight + row * top_k;
-    const Candidate none{-INFINITY, 0x7fffffff};
-    Candidate last{INFINITY, -1};
-    float largest = 0;
-    for (std::int64_t j = 0; j < top_k; ++j) {
-      Candidate best = none;
-      for (std::int64_t e = lane; e < n_experts; e += 32) {
-        const Candidate candidate{ordered(values[e]), static_cast<std::int32_t>(e)};
-        if (before(last, candidate) && before(candidate, best)) best = candidate;
-      }
-      best = first_of_warp(best);
-      if (lane == 0) chosen[j] = best.place;
-      if (j == 0) largest = values[best.place];
-      last = best;
-    }
-    float sum = 0;
-    for (std::int64_t e = lane; e < n_experts; e += 32) sum += expf(values[e] - largest);
-    sum = warp_sum(sum);
-    if (lane != 0) continue;
-    float total = 0;
-    for (std::int64_t j = 0; j < top_k; ++j) {
-      weights[j] = expf(values[chosen[j]] - largest) / sum;
-      total += weights[j];
-    }
-    if (renormalise)
-      for (std::int64_t j = 0; j < top_k; ++j) weights[j] /= total;
-  }
-}
-
 }  // namespace
 
 void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
@@ -146,6 +99,13 @@ void rms_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const flo
            out, ld_out);
 }
 
+void layer_norm(const Exec& exec, std::int64_t n_rows, std::int64_t dim, const float* x, std::int64_t ldx,
+                const float* weight, float eps, float* out, std::int64_t ld_out) {
+  if (n_rows <= 0 || dim <= 0) return;
+  launch(native(exec), layer_norm_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, dim, x, ldx, weight, eps, out,
+         ld_out);
+}
+
 void nll(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const float* logits, std::int64_t ld,
          const std::int32_t* target, double* nll) {
   if (n_rows <= 0) return;
@@ -156,13 +116,6 @@ void argmax(const Exec& exec, std::int64_t n_rows, std::int64_t vocab, const flo
             std::int32_t* place) {
   if (n_rows <= 0) return;
   launch(native(exec), argmax_kernel, nn_grid(n_rows), dim3(kNnThreads), 0, n_rows, vocab, logits, ld, place);
-}
-
-void route(const Exec& exec, std::int64_t n_rows, std::int64_t n_experts, std::int64_t top_k, bool renormalise,
-           const float* logits, std::int32_t* expert, float* weight) {
-  if (n_rows <= 0) return;
-  launch(native(exec), route_kernel, nn_grid(core::ceil_div(n_rows, kWarps)), dim3(kNnThreads), 0, n_rows, n_experts,
-         top_k, renormalise, logits, expert, weight);
 }
 
 }  // namespace voronoi::kernels::gpu

@@ -134,7 +134,9 @@ void Collector::run_pass(const model::BlockWeights& weights, const std::vector<m
           sums.back().reserve(nodes.summed, nodes.held_out);
         });
   std::optional<PairedInputs> pairs;
-  if (options_.original != nullptr) pairs.emplace(context_, sites, pass.first, pass.last, transformer_.dtype());
+  if (options_.original != nullptr)
+    pairs.emplace(context_, sites, pass.first, pass.last, transformer_.dtype(),
+                  transformer_.config().mixture.weighs_input);
   stream_.each_chunk([&](std::size_t i) {
     if (pairs) record_original(weights, i, pass.last == sites.size(), *pairs);
     const model::HiddenStates hidden = sum_chunk(weights, sites, i, pass, pairs ? &*pairs : nullptr, sums);
@@ -298,7 +300,11 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
     std::transform(n_tokens.begin(), n_tokens.end(), owned_tokens.begin(), n_tokens.begin(), std::plus<>());
   }
 
-  for (std::size_t place = model::kFirstGateUpSite; place < model::kFirstGateUpSite + 2; ++place) {
+  const auto first_expert =
+      std::find_if(sites.begin(), sites.end(), [](const model::SiteSpec& site) { return site.expert >= 0; });
+  if (first_expert == sites.end()) return;
+  const auto gate_up = static_cast<std::size_t>(first_expert - sites.begin());
+  for (std::size_t place = gate_up; place < gate_up + 2; ++place) {
     std::vector<std::size_t> experts;
     for (std::size_t i = place; i < sites.size() && sites[i].expert >= 0; i += 2) experts.push_back(i);
     if (std::none_of(experts.begin(), experts.end(), [&](std::size_t i) { return is_starved(sites[i], n_tokens[i]); }))

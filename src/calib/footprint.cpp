@@ -25,7 +25,13 @@ std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t con
   const std::int64_t normed = rows * std::max(config.hidden_size, q);
   const std::int64_t wide =
       std::max(rows * (q + 2 * kv), std::min(rows, model::kFeedForwardRows) * 2 * config.intermediate_size);
-  return 4 * (normed + wide + context * config.head_dim);
+  // Both halves' input, and what latent attention makes heads of.
+  const model::LatentConfig& latent = config.latent;
+  const std::int64_t kept = rows * (config.parallel_block ? config.hidden_size : 0);
+  const std::int64_t low = latent.kv_rank > 0 ? rows * (2 * latent.q_rank + 2 * latent.kv_rank + latent.rope +
+                                                        config.n_heads * (latent.nope + latent.value))
+                                              : 0;
+  return 4 * (normed + wide + kept + low + context * config.head_dim);
 }
 
 /// Sums of a site's rows.

@@ -11,14 +11,17 @@
 namespace voronoi::calib {
 
 PairedInputs::PairedInputs(backend::Context& context, const std::vector<model::SiteSpec>& sites, std::size_t first,
-                           std::size_t last, core::DType dtype)
-    : context_(context), sites_(sites), dtype_(dtype) {
+                           std::size_t last, core::DType dtype, bool weighed)
+    : context_(context), sites_(sites), dtype_(dtype), weighed_(weighed) {
   for (std::size_t site = first; site < last; ++site) kept_[keeper(site)].n = sites[site].in_features;
 }
 
 std::size_t PairedInputs::keeper(std::size_t site) const {
-  const bool enters_expert = sites_[site].expert >= 0 && (site - model::kFirstGateUpSite) % 2 == 0;
-  return enters_expert ? std::size_t{model::kFirstGateUpSite} : site;
+  // Pairs of gate_up and down, those of the experts before all others.
+  if (weighed_) return site;
+  std::size_t first = 0;
+  while (first < site && sites_[first].expert < 0) ++first;
+  return sites_[site].expert >= 0 && (site - first) % 2 == 0 ? first : site;
 }
 
 void PairedInputs::start() {

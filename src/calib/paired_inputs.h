@@ -26,9 +26,10 @@ struct PairedRows {
 /// chose the same expert.
 class PairedInputs {
  public:
-  /// Of sites [first, last) of a block. The references must outlive it.
+  /// Of sites [first, last) of a block. weighed: a token enters each of its experts times that one's weight, so that
+  /// its counterpart is there only where the recorded stream chose the expert too. The references must outlive it.
   PairedInputs(backend::Context& context, const std::vector<model::SiteSpec>& sites, std::size_t first,
-               std::size_t last, core::DType dtype);
+               std::size_t last, core::DType dtype, bool weighed = false);
 
   /// A new chunk; what was kept is gone.
   void start();
@@ -54,6 +55,7 @@ class PairedInputs {
   backend::Context& context_;
   const std::vector<model::SiteSpec>& sites_;
   core::DType dtype_;
+  bool weighed_;
   std::map<std::size_t, Kept> kept_;  ///< by keeper
 };
 

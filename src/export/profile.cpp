@@ -104,6 +104,21 @@ std::vector<std::string> check_exportable(const quant::QuantParameters& p, std::
   return problems;
 }
 
+std::vector<std::string> check_exportable(const model::ModelConfig& config) {
+  std::vector<std::string> problems;
+  if (config.mixture.n_experts > 0 && config.mixture.storage != model::ExpertStorage::linears)
+    problems.push_back(fmt::format(
+        "export: the experts of {} are one parameter a layer, where VPTQ's client looks for linears; the run itself, "
+        "eval and generate serve it",
+        config.model_type));
+  if (!config.wrapper.empty())
+    problems.push_back(fmt::format(
+        "export: {} is a language model within a model of several kinds of input, which VPTQ's client does not load; "
+        "the run itself, eval and generate serve it",
+        config.wrapper));
+  return problems;
+}
+
 std::vector<std::string> check_exportable(const format::Encoding& encoding, Profile profile) {
   if (encoding.format != &format::vptq_format()) return {format_problem("a layer of another format")};
   const format::VqView e = format::vq_view(encoding);

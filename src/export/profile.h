@@ -11,6 +11,7 @@
 
 #include "format/encoding.h"
 #include "quant/parameters.h"
+#include "model/config.h"
 
 namespace voronoi::exporting {
 
@@ -35,6 +36,9 @@ struct LayerShape {
 /// The client has kernels for v in 4, 6, 8, 12, 16, index bits 8, 12..16 and residual bits 0, 2..12, 16.
 std::vector<std::string> check_exportable(const quant::QuantParameters& parameters, std::span<const LayerShape> shapes,
                                           Profile profile);
+
+/// Every reason why the client could not load a model of this architecture with quantized linears (empty: none).
+std::vector<std::string> check_exportable(const model::ModelConfig& config);
 
 /// The same for a layer that is there.
 std::vector<std::string> check_exportable(const format::Encoding& encoding, Profile profile);

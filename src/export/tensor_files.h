@@ -19,7 +19,7 @@ namespace voronoi::exporting {
 
 struct TensorPlan {
   std::string name;
-  std::string_view dtype;  ///< "I64", "I32", "I16", "F16", "BF16"
+  std::string_view dtype;  ///< "I64", "I32", "F32", "I16", "F16", "BF16"
   core::Shape shape;
   std::int64_t size_bytes = 0;
 };

@@ -151,6 +151,12 @@ class Writer {
     return names;
   }
 
+  /// What the choice of experts is corrected by: the client keeps it in fp32, and its differences are small.
+  bool stays_wide(const model::TensorSpec& spec) const {
+    const std::string& bias = source_.config().mixture.choice_bias;
+    return !bias.empty() && spec.name.ends_with(bias);
+  }
+
   /// Looks at every layer before anything is written.
   void plan() {
     std::map<std::string, std::vector<std::string>> problems;  // text -> layers
@@ -159,7 +165,8 @@ class Writer {
       const model::LinearSpec* linear = linear_of(spec);
       if (linear == nullptr) {
         const std::int64_t count = core::element_count(spec.shape).value_or(0);
-        plan_.push_back({spec.name, core::dtype_name(dtype_), spec.shape, 2 * count});
+        const core::DType dtype = stays_wide(spec) ? core::DType::f32 : dtype_;
+        plan_.push_back({spec.name, core::dtype_name(dtype), spec.shape, core::dtype_size(dtype) * count});
         continue;
       }
       const format::Encoding encoding = request_.encoding(linear->name);
@@ -204,6 +211,7 @@ class Writer {
   void write_plain(TensorFiles& files, const model::TensorSpec& spec) {
     std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value_or(0)));
     (request_.tensors != nullptr ? *request_.tensors : source_).read(spec, values);
+    if (stays_wide(spec)) return files.write(spec.name, 0, std::as_bytes(std::span(values)));
     const bool twice = source_.config().tied_embeddings && spec.name == "model.embed_tokens.weight";
     std::vector<std::uint16_t> narrow;
     bool exact = true;

@@ -14,8 +14,9 @@ namespace voronoi::model {
 /// Of the attention half, for n_rows tokens.
 struct AttentionTape {
   backend::Array<float> raw_qk;    ///< q, then k, before their norms, where there are such
+  backend::Array<float> low;       ///< of latent attention: what its vectors of low rank are, before their norms
   backend::Array<float> qkv;       ///< as they enter attention: [n_rows, q + k + v] values
-  backend::Array<float> attended;  ///< [n_rows, n_heads * head_dim] enters the output projection
+  backend::Array<float> attended;  ///< [n_rows, n_heads * head_dim] leaves it
   backend::Array<float> out;       ///< [n_rows, hidden_size] leaves it, where a norm follows
 };
 

@@ -135,6 +135,7 @@ class Keys {
     return value;
   }
   const std::string& file() const { return file_; }
+  const std::string& prefix() const { return prefix_; }
 
  private:
   const core::Json& object_;

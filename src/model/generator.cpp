@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "model/rope.h"
 
 namespace voronoi::model {
 namespace {
@@ -22,7 +23,15 @@ Generator::Generator(const WeightSource& source, backend::Context& context, std:
 
 std::vector<float> Generator::feed(std::span<const std::int32_t> ids) {
   VORONOI_REQUIRE(!ids.empty(), "a token is wanted");
+  VORONOI_REQUIRE(cache_.n_tokens + std::ssize(ids) <= cache_.capacity, "the cache has room for the tokens");
   std::vector<float> logits;
+  const RopeConfig& rope = transformer_.config().rope;
+  const auto before = std::ssize(fed_);
+  fed_.insert(fed_.end(), ids.begin(), ids.end());
+  if (before > 0 && rope_kind(rope, before) != rope_kind(rope, std::ssize(fed_))) {
+    cache_.n_tokens = 0;
+    ids = fed_;
+  }
   // The first tokens all at once; behind them a few at a time.
   while (!ids.empty()) {
     const std::size_t limit = cache_.n_tokens == 0 ? ids.size() : kTokensAtOnce;

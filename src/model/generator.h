@@ -20,10 +20,12 @@ class Generator {
   core::DType dtype() const { return transformer_.dtype(); }
   std::int64_t n_tokens() const { return cache_.n_tokens; }
   /// Appends tokens (at least one; n_tokens() may not pass the capacity) and returns the logits [vocab] of what
-  /// follows.
+  /// follows, as of the whole sequence at once: where its length changes the angles of the rotary embedding (see
+  /// rope_kind), all of it is computed again.
   std::vector<float> feed(std::span<const std::int32_t> ids);
 
  private:
+  std::vector<std::int32_t> fed_;
   Transformer transformer_;
   std::vector<BlockWeights> blocks_;
   KvCache cache_;

@@ -133,6 +133,10 @@ void add_rope_scaling(const GgufFile& file, const std::string& arch, Json& confi
   if (factor == nullptr) factor = file.find(arch + ".rope.scale_linear");
   const bool scaled = factor != nullptr && factor->as_f64() != 0;
   if (type == "none" || (type == "linear" && !scaled)) return;
+  if (type == "longrope")
+    throw FormatError(file.path(), "key \"" + arch +
+                                       ".rope.scaling.type\": is \"longrope\", which is read from Hugging Face "
+                                       "directories alone");
   Json scaling{{"rope_type", type}};
   if (scaled) scaling["factor"] = as_decimal(factor->as_f64());
   const auto number = [&](const char* key, const char* ours) {

@@ -20,8 +20,10 @@ using GradientObserver = std::function<void(const SiteSpec& site, std::size_t si
 /// Sums of gradients by what a block holds besides the weights of its linears; laid out as BlockWeights, an array is
 /// empty where that one is. Norms: by what the normed value is multiplied by.
 struct BlockGradients {
-  backend::Array<float> input_norm, feed_forward_norm, attention_out_norm, feed_forward_out_norm, q_norm, k_norm;
-  backend::Array<float> router, shared_gate;
+  backend::Array<float> input_norm, feed_forward_norm, attention_out_norm, feed_forward_out_norm, q_norm, k_norm,
+      q_low_norm, kv_low_norm;
+  backend::Array<float> sinks, router, shared_gate, router_bias;
+  backend::Array<float> choice_bias;                       ///< always empty: the choice is constant
   std::vector<std::vector<backend::Array<float>>> biases;  ///< [site][linear]
 };
 

@@ -127,8 +127,8 @@ void SafetensorsFolder::open_shards(const fs::path& folder, const std::string& i
   }
 }
 
-void SafetensorsFolder::take_standard_names() {
-  const TensorNames names(stored_names());
+void SafetensorsFolder::take_standard_names(const std::string& norm) {
+  const TensorNames names(stored_names(), norm);
   if (!names.differ()) return;
   std::map<std::string, Stored, std::less<>> renamed;
   for (const auto& [name, stored] : tensors_)
@@ -175,13 +175,48 @@ const SafetensorsFolder::Stored* SafetensorsFolder::find(std::string_view name) 
 }
 
 std::optional<core::Shape> SafetensorsFolder::float_shape(const std::string& name) const {
+  if (const ExpertSlice* slice = find_slice(name)) {
+    require_float(*find(slice->stored));
+    core::Shape shape{slice->n_out};
+    if (slice->shape.size() > 2) shape.push_back(slice->shape[1]);
+    return shape;
+  }
   const Stored* stored = find(name);
   if (stored == nullptr) return std::nullopt;
   require_float(*stored);
   return stored->tensor->shape;
 }
 
+const ExpertSlice* SafetensorsFolder::find_slice(const std::string& name) const {
+  const auto slice = slices_.find(name);
+  return slice == slices_.end() ? nullptr : &slice->second;
+}
+
+void SafetensorsFolder::read_slice(const TensorSpec& spec, const ExpertSlice& slice, std::span<float> out) const {
+  const Stored& stored = *find(slice.stored);
+  require_float(stored);
+  const SafetensorsTensor& tensor = *stored.tensor;
+  const std::int64_t columns = slice.shape.back(), n_in = slice.shape.size() > 2 ? slice.shape[1] : 1;
+  VORONOI_REQUIRE(spec.shape.front() == slice.n_out && std::cmp_equal(slice.n_out * n_in, out.size()), spec.name);
+  const std::int64_t size = core::dtype_size(*tensor.dtype);
+  std::vector<float> row(static_cast<std::size_t>(columns));
+  bool good = true;
+  for (std::int64_t in = 0; in < n_in; ++in) {
+    good =
+        convert_finite(*tensor.dtype, tensor.bytes.data() + (slice.expert * n_in + in) * columns * size, row) && good;
+    for (std::int64_t o = 0; o < slice.n_out; ++o)
+      out[static_cast<std::size_t>(o * n_in + in)] =
+          row[static_cast<std::size_t>(slice.first_column + o * slice.column_step)];
+  }
+  stored.file->require_unchanged();
+  // A bad value of a neighbour is that one's.
+  if (good || all_finite(out)) return;
+  throw bad_values(stored.file->path(), spec.name, spec.shape,
+                   [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
+}
+
 void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const {
+  if (const ExpertSlice* slice = find_slice(spec.name)) return read_slice(spec, *slice, out);
   const Stored* stored = find(spec.name);
   if (stored == nullptr) throw FormatError(name_, "tensor " + spec.name + ": is missing");
   require_float(*stored);
@@ -205,11 +240,15 @@ void SafetensorsFolder::require_unchanged() const {
   for (const auto& [name, file] : files_) file->require_unchanged();
 }
 
-void SafetensorsFolder::warn_unread(const std::set<std::string>& expected, const std::string& model_type) const {
+void SafetensorsFolder::warn_unread(const std::set<std::string>& expected, const std::string& model_type,
+                                    const std::function<bool(std::string_view name)>& known) const {
+  std::set<std::string> read;
+  for (const auto& [name, slice] : slices_) read.insert(slice.stored);
   std::size_t n_unread = 0;
   std::string first;
   for (const auto& [name, stored] : tensors_) {
     if (expected.contains(name) || name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq")) continue;
+    if (read.contains(name) || (known && known(name))) continue;
     if (n_unread++ == 0) first = name;
   }
   if (n_unread > 0)

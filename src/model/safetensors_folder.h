@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -10,10 +11,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/hash.h"
 #include "model/config.h"
+#include "model/fused_experts.h"
 #include "model/safetensors.h"
 
 namespace voronoi::model {
@@ -36,11 +39,14 @@ class SafetensorsFolder {
   /// FormatError / StoreError; a folder that holds pickles instead is refused with the remedy.
   explicit SafetensorsFolder(const std::filesystem::path& folder);
 
-  /// From here on tensors go by the names of model/tensor_names.h, which is told where they differ. Throws FormatError
-  /// when two tensors come to the same name.
-  void take_standard_names();
+  /// From here on tensors go by the names of model/tensor_names.h (norm: see there), which is told where they differ.
+  /// Throws FormatError when two tensors come to the same name.
+  void take_standard_names(const std::string& norm);
   /// A second name for a tensor that is there.
   void alias(const std::string& name, const std::string& of) { tensors_.emplace(name, tensors_.at(of)); }
+
+  /// Further tensors that are parts of stored ones of the shapes that they name.
+  void add_slices(std::map<std::string, ExpertSlice> slices) { slices_ = std::move(slices); }
 
   const std::map<std::string, Stored, std::less<>>& tensors() const { return tensors_; }
   /// As they are stored.
@@ -62,7 +68,9 @@ class SafetensorsFolder {
 
   /// Warns of tensors that are not in `expected`: a bias that the config does not announce would be dropped silently,
   /// and the result be another model. A stored copy of a tied head and old rotary tables are no news.
-  void warn_unread(const std::set<std::string>& expected, const std::string& model_type) const;
+  /// `known`: whether a tensor is known to be of something that is left out.
+  void warn_unread(const std::set<std::string>& expected, const std::string& model_type,
+                   const std::function<bool(std::string_view name)>& known = nullptr) const;
 
   /// Adds names, sizes, headers and sampled pages of all files.
   void add_to_fingerprint(core::Sha256& hash) const;
@@ -74,7 +82,12 @@ class SafetensorsFolder {
 
   std::string name_;
   std::map<std::string, std::unique_ptr<SafetensorsFile>> files_;
+  /// The slice of that name; null: there is none.
+  const ExpertSlice* find_slice(const std::string& name) const;
+  void read_slice(const TensorSpec& spec, const ExpertSlice& slice, std::span<float> out) const;
+
   std::map<std::string, Stored, std::less<>> tensors_;
+  std::map<std::string, ExpertSlice> slices_;
 };
 
 }  // namespace voronoi::model

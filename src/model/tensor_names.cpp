@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
+#include <map>
 
 namespace voronoi::model {
 namespace {
 
 using namespace std::string_view_literals;
 
-constexpr std::string_view kAnchor = "layers.0.input_layernorm.weight", kHeadName = "lm_head.weight",
-                           kBasePrefix = "model.";
+constexpr std::string_view kHeadName = "lm_head.weight", kBasePrefix = "model.", kLanguageModel = "language_model.";
 /// torch.compile, DistributedDataParallel, FullyShardedDataParallel, activation checkpointing.
 constexpr std::array kWrappers{"_orig_mod."sv, "module."sv, "_fsdp_wrapped_module."sv, "_checkpoint_wrapped_module."sv};
 
@@ -29,18 +28,22 @@ std::string without_wrappers(std::string_view name) {
 
 }  // namespace
 
-TensorNames::TensorNames(const std::vector<std::string_view>& stored) {
-  std::set<std::string> prefixes;
+TensorNames::TensorNames(const std::vector<std::string_view>& stored, const std::string& norm) {
+  const std::string anchor = "layers.0." + norm + ".weight";
+  std::map<std::string, std::string> prefixes;  // and what was found
   for (const std::string_view name : stored) {
     std::string prefix = without_wrappers(name);
-    if (!prefix.ends_with(kAnchor)) continue;
-    prefix.resize(prefix.size() - kAnchor.size());
-    if (!prefix.empty() && prefix.back() != '.') continue;
-    prefixes.insert(prefix);
-    found_ = name;
+    if (!prefix.ends_with(anchor)) continue;
+    prefix.resize(prefix.size() - anchor.size());
+    if (prefix.empty() || prefix.back() == '.') prefixes[prefix] = name;
   }
-  if (prefixes.contains(std::string(kBasePrefix))) prefixes = {std::string(kBasePrefix)};
-  if (prefixes.size() == 1) base_ = *prefixes.begin();
+  if (const auto base = prefixes.find(std::string(kBasePrefix)); base != prefixes.end()) {
+    prefixes = {*base};
+  } else if (prefixes.size() > 1) {  // other parts of a wrapper have layers too
+    std::erase_if(prefixes, [](const auto& entry) { return entry.first.find(kLanguageModel) == std::string::npos; });
+  }
+  if (!prefixes.empty()) found_ = prefixes.begin()->second;
+  if (prefixes.size() == 1) base_ = prefixes.begin()->first;
   if (base_ != kBasePrefix && base_.ends_with(kBasePrefix)) head_ = base_.substr(0, base_.size() - kBasePrefix.size());
   for (const std::string_view name : stored) differ_ = differ_ || standard(name) != name;
 }

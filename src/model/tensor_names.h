@@ -12,8 +12,9 @@ namespace voronoi::model {
 /// the head. transformers does the same for an absent or additional base prefix, not for wrappers.
 class TensorNames {
  public:
-  /// Finds the prefix in front of "layers.0.input_layernorm.weight". With none or several, names stay as they are.
-  explicit TensorNames(const std::vector<std::string_view>& stored);
+  /// Finds the prefix in front of "layers.0.NORM.weight", a norm that every layer has; of several the one that is of a
+  /// language model. With none or several left, names stay as they are.
+  explicit TensorNames(const std::vector<std::string_view>& stored, const std::string& norm = "input_layernorm");
 
   std::string standard(std::string_view stored) const;
   /// Whether there is anything to rename.

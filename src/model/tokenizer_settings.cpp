@@ -89,7 +89,7 @@ std::string class_of_model(const fs::path& file) {
   const std::string type = config.optional_text("model_type").value_or("");
   for (const std::string_view llama : {"llama", "mistral", "mixtral", "phi3"})
     if (type == llama) return "LlamaTokenizer";
-  if (type == "gemma" || type == "gemma2") return "GemmaTokenizer";
+  if (type.starts_with("gemma")) return "GemmaTokenizer";
   return type.starts_with("qwen") ? "Qwen2Tokenizer" : "";
 }
 

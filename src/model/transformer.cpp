@@ -66,6 +66,8 @@ float* Transformer::Impl::slab_logits(const Array<float>& hidden, std::span<cons
   context.linalg().gather_rows_f32(context.exec(), index.data(), n_rows, config.hidden_size, hidden.data(), gathered);
   norm(n_rows, config.hidden_size, gathered, norm_weight == nullptr ? final_norm_weight() : *norm_weight, normed);
   multiply(context, head_table(), n_rows, config.vocab_size, config.hidden_size, normed, false, out);
+  if (config.logit_scale != 1)
+    context.nn().scale(context.exec(), n_rows * config.vocab_size, static_cast<float>(config.logit_scale), out);
   if (config.logit_softcap > 0)
     context.nn().soft_cap(context.exec(), n_rows * config.vocab_size, static_cast<float>(config.logit_softcap), out);
   return out;
@@ -136,7 +138,7 @@ void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, c
     if (tape != nullptr) keep(tape->middle, first, n_rows);
     for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
       impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), rows + r * impl_->config.hidden_size,
-                               observer, tape == nullptr ? nullptr : &place_of(tape->feed_forward, n_slabs++),
+                               observer, r, tape == nullptr ? nullptr : &place_of(tape->feed_forward, n_slabs++),
                                first / impl_->config.hidden_size + r);
   });
 }
@@ -162,7 +164,7 @@ void Transformer::extend_block(const BlockWeights& weights, HiddenStates& hidden
     impl_->attention_half(weights, 1, hidden.n_tokens, rows, nullptr, &cache);
     for (std::int64_t r = 0; r < hidden.n_tokens; r += kFeedForwardRows)
       impl_->feed_forward_half(weights, std::min(kFeedForwardRows, hidden.n_tokens - r),
-                               rows + r * impl_->config.hidden_size, nullptr);
+                               rows + r * impl_->config.hidden_size, nullptr, r);
   });
 }
 

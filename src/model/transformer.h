@@ -25,8 +25,11 @@ struct BlockWeights {
   std::int64_t layer = 0;
   backend::Array<float> input_norm, feed_forward_norm;              // [hidden], before attention and feed-forward
   backend::Array<float> attention_out_norm, feed_forward_out_norm;  // [hidden], after them
-  backend::Array<float> q_norm, k_norm;                             // [head_dim]
+  backend::Array<float> q_norm, k_norm;                             // [head_dim], or the width of all heads
+  backend::Array<float> q_low_norm, kv_low_norm;                    // of latent attention: [q_rank], [kv_rank]
+  backend::Array<float> sinks;                                      // [n_heads]
   backend::Array<float> router, shared_gate;                        // [n_experts, hidden], [1, hidden]; of a mixture
+  backend::Array<float> router_bias, choice_bias;                   // [n_experts]: on its logits, for its choice
   std::vector<std::vector<LinearWeight>> linears;                   // [site][linear], each [out, in]
   std::vector<std::vector<backend::Array<float>>> biases;           // [site][linear], empty where there is none
 };

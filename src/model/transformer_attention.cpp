@@ -1,6 +1,6 @@
 // The attention half of a block.
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
 #include "model/transformer_impl.h"
 
@@ -17,27 +17,44 @@ void Transformer::Impl::linear(const BlockWeights& weights, std::size_t site, st
 
 void Transformer::Impl::norm(std::int64_t n_rows, std::int64_t dim, const float* x, const backend::Array<float>& weight,
                              float* out) const {
-  context.nn().rms_norm(context.exec(), n_rows, dim, x, dim, weight.data(), static_cast<float>(config.norm_eps), out,
-                        dim);
+  const auto kernel = config.norm_kind == NormKind::rms ? context.nn().rms_norm : context.nn().layer_norm;
+  kernel(context.exec(), n_rows, dim, x, dim, weight.data(), static_cast<float>(config.norm_eps), out, dim);
+}
+
+void Transformer::Impl::norm_gradient(std::int64_t n_rows, std::int64_t dim, const float* x, const float* weight,
+                                      const float* d_out, bool accumulate, float* dx, float* d_weight) const {
+  const kernels::NnGradientKernels& kernels = context.nn_gradient();
+  const auto kernel = config.norm_kind == NormKind::rms ? kernels.rms_norm : kernels.layer_norm;
+  kernel(context.exec(), n_rows, dim, x, dim, weight, static_cast<float>(config.norm_eps), d_out, dim, accumulate, dx,
+         dim, d_weight);
+}
+
+const float* Transformer::Impl::half_input(std::int64_t n_rows, const float* hidden,
+                                           const backend::Array<float>& weight, float* normed) const {
+  if (weight.empty()) return hidden;
+  norm(n_rows, config.hidden_size, hidden, weight, normed);
+  return normed;
 }
 
 void Transformer::Impl::add_output(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
                                    const backend::Array<float>& out_norm, float* hidden, backend::Array<float>* raw) {
-  if (out_norm.empty()) {
+  if (out_norm.empty() && config.residual_scale == 1) {
     linear(weights, site, 0, n_rows, x, true, hidden);
     return;
   }
   const std::int64_t n = product(n_rows, config.hidden_size);
-  float* normed = grow(context, work_out, n);
-  float* out = raw == nullptr ? normed : grow(context, *raw, n);
+  float* added = grow(context, work_out, n);
+  float* out = raw == nullptr || out_norm.empty() ? added : grow(context, *raw, n);
   linear(weights, site, 0, n_rows, x, false, out);
-  norm(n_rows, config.hidden_size, out, out_norm, normed);
-  context.nn().add(context.exec(), n, normed, hidden);
+  if (!out_norm.empty()) norm(n_rows, config.hidden_size, out, out_norm, added);
+  if (config.residual_scale != 1)
+    context.nn().scale(context.exec(), n, static_cast<float>(config.residual_scale), added);
+  context.nn().add(context.exec(), n, added, hidden);
 }
 
 AttentionParts Transformer::Impl::attention_parts(std::int64_t n_rows) const {
   const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
-  if (config.fused_projections) return {q_dim, q_dim + kv_dim, q_dim + 2 * kv_dim, q_dim + 2 * kv_dim};
+  if (config.fused_qkv) return {q_dim, q_dim + kv_dim, q_dim + 2 * kv_dim, q_dim + 2 * kv_dim};
   return {n_rows * q_dim, n_rows * (q_dim + kv_dim), q_dim, kv_dim};
 }
 
@@ -51,12 +68,12 @@ kernels::AttentionShape Transformer::Impl::attention_shape(const BlockWeights& w
   shape.n_kv_heads = config.n_kv_heads;
   shape.head_dim = config.head_dim;
   shape.window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(weights.layer)];
-  shape.scale =
-      static_cast<float>(1.0 / std::sqrt(config.query_pre_attn_scalar.value_or(static_cast<double>(config.head_dim))));
+  shape.scale = static_cast<float>(config.attention_scale);
   shape.ld_q = parts.ld_q;
   shape.ld_kv = parts.ld_kv;
   shape.ld_out = config.n_heads * config.head_dim;
   shape.softcap = static_cast<float>(config.attention_softcap);
+  shape.sinks = weights.sinks.empty() ? nullptr : weights.sinks.data();
   shape.compute = dtype;
   return shape;
 }
@@ -76,21 +93,30 @@ void Transformer::Impl::copy_to_cache(const float* qkv, std::int64_t n_tokens, K
 }
 
 void Transformer::Impl::project(const BlockWeights& weights, std::int64_t n_rows, const float* hidden, float* normed,
-                                const QkvParts& to, const SiteObserver& observer, backend::Array<float>* raw_qk) {
-  norm(n_rows, config.hidden_size, hidden, weights.input_norm, normed);
-  if (observer) observer(block(weights)[kQkvSite], kQkvSite, normed, n_rows, {});
-  linear(weights, kQkvSite, 0, n_rows, normed, false, to.q);
-  if (!config.fused_projections) {
-    linear(weights, kQkvSite, 1, n_rows, normed, false, to.k);
-    linear(weights, kQkvSite, 2, n_rows, normed, false, to.v);
+                                const QkvParts& to, const SiteObserver& observer, AttentionTape* tape) {
+  const float* x = half_input(n_rows, hidden, weights.input_norm, normed);
+  if (config.parallel_block) {
+    const std::int64_t n = product(n_rows, config.hidden_size);
+    context.memory().copy_on_device(context.exec(), x, n * std::int64_t{sizeof(float)},
+                                    grow(context, work_parallel, n));
   }
-  if (!config.qk_norm) return;
-  if (raw_qk != nullptr) {
-    const std::int64_t n = product(n_rows, (config.n_heads + config.n_kv_heads) * config.head_dim);
-    context.memory().copy_on_device(context.exec(), to.q, n * std::int64_t{sizeof(float)}, grow(context, *raw_qk, n));
+  if (observer) observer(block(weights)[places.qkv], places.qkv, x, n_rows, {});
+  if (config.latent.kv_rank > 0) return project_latent(weights, n_rows, x, to, observer, tape);
+  linear(weights, places.qkv, 0, n_rows, x, false, to.q);
+  if (!config.fused_qkv) {
+    linear(weights, places.qkv, 1, n_rows, x, false, to.k);
+    linear(weights, places.qkv, 2, n_rows, x, false, to.v);
   }
-  norm(n_rows * config.n_heads, config.head_dim, to.q, weights.q_norm, to.q);
-  norm(n_rows * config.n_kv_heads, config.head_dim, to.k, weights.k_norm, to.k);
+  if (weights.q_norm.empty()) return;
+  const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
+  if (tape != nullptr) {
+    const std::int64_t n = product(n_rows, q_dim + kv_dim);
+    context.memory().copy_on_device(context.exec(), to.q, n * std::int64_t{sizeof(float)},
+                                    grow(context, tape->raw_qk, n));
+  }
+  const std::int64_t q_width = weights.q_norm.size(), k_width = weights.k_norm.size();
+  norm(n_rows * (q_dim / q_width), q_width, to.q, weights.q_norm, to.q);
+  norm(n_rows * (kv_dim / k_width), k_width, to.k, weights.k_norm, to.k);
 }
 
 void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens,
@@ -99,38 +125,43 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
   const std::vector<SiteSpec>& site = block(weights);
   const std::int64_t n_rows = n_sequences * n_tokens;
   const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
-  const auto& exec = context.exec();
+  const kernels::NnKernels& nn = context.nn();
   float* normed = grow(context, work_normed, product(n_rows, std::max(config.hidden_size, q_dim)));
   float* q = grow(context, tape == nullptr ? work_wide : tape->qkv, product(n_rows, q_dim + 2 * kv_dim));
-  const bool fused = config.fused_projections;
   const AttentionParts parts = attention_parts(n_rows);
   kernels::AttentionShape shape = attention_shape(weights, n_sequences, n_tokens);
   float* k = q + parts.k;
   float* v = q + parts.v;
-  const std::int64_t n_past = cache == nullptr ? 0 : cache->n_tokens;
+  const std::int64_t n_past = cache == nullptr ? 0 : cache->n_tokens, length = n_past + n_tokens;
   const auto layer = static_cast<std::size_t>(weights.layer);
-  if (cache != nullptr && !fused) {  // they are made where they stay
+  if (cache != nullptr && !config.fused_qkv) {  // they are made where they stay
     k = cache->keys[layer].data() + n_past * kv_dim;
     v = cache->values[layer].data() + n_past * kv_dim;
   }
-  project(weights, n_rows, hidden, normed, {q, k, v}, observer, tape == nullptr ? nullptr : &tape->raw_qk);
-  const float* cos_sin = rope_rows(n_past + n_tokens) + n_past * config.head_dim;
-  context.nn().rope(exec, n_rows, n_tokens, config.n_heads, config.head_dim, cos_sin, q, shape.ld_q);
-  context.nn().rope(exec, n_rows, n_tokens, config.n_kv_heads, config.head_dim, cos_sin, k, shape.ld_kv);
+  project(weights, n_rows, hidden, normed, {q, k, v}, observer, tape);
+  const Turn turning = turn_of(weights.layer, length, length);
+  turn(nn.rope, turning, n_rows, n_tokens, n_past, config.n_heads, q, shape.ld_q);
+  if (turning.keys) turn(nn.rope, turning, n_rows, n_tokens, n_past, config.n_kv_heads, k, shape.ld_kv);
   if (cache != nullptr) {
-    if (fused) copy_to_cache(q, n_tokens, *cache, layer);
+    if (config.fused_qkv) copy_to_cache(q, n_tokens, *cache, layer);
     k = cache->keys[layer].data();
     v = cache->values[layer].data();
     shape.ld_kv = kv_dim;
   }
   float* attended = tape == nullptr ? normed : grow(context, tape->attended, product(n_rows, q_dim));
-  if (n_past == 0)
-    context.nn().attention(exec, shape, q, k, v, attended);
-  else
-    context.nn().cached_attention(exec, shape, n_past, q, k, v, attended);
-  if (observer) observer(site[kOSite], kOSite, attended, n_rows, {});
-  add_output(weights, kOSite, n_rows, attended, weights.attention_out_norm, hidden,
-             tape == nullptr ? nullptr : &tape->out);
+  shape.n_past = n_past;
+  for_each_chunk(shape, chunk_of(weights), [&](kernels::AttentionShape piece, std::int64_t row, std::int64_t key) {
+    const float *queries = q + row * shape.ld_q, *keys = k + key * shape.ld_kv, *values = v + key * shape.ld_kv;
+    float* out = attended + row * shape.ld_out;
+    const std::int64_t before = std::exchange(piece.n_past, 0);
+    if (before == 0)
+      nn.attention(context.exec(), piece, queries, keys, values, out);
+    else
+      nn.cached_attention(context.exec(), piece, before, queries, keys, values, out);
+  });
+  const float* x = attention_values(n_rows, attended);
+  if (observer) observer(site[places.o], places.o, x, n_rows, {});
+  add_output(weights, places.o, n_rows, x, weights.attention_out_norm, hidden, tape == nullptr ? nullptr : &tape->out);
 }
 
 }  // namespace voronoi::model

@@ -58,15 +58,14 @@ Transformer::LossGradient Transformer::Impl::loss_gradient(const HiddenStates& h
     if (!backward) return;
     if (capped)
       context.nn_gradient().soft_cap(exec, n * vocab, static_cast<float>(config.logit_softcap), values, logits);
+    if (config.logit_scale != 1) context.nn().scale(exec, n * vocab, static_cast<float>(config.logit_scale), logits);
     const float* normed = work_normed.data();
     if (with_head)
       context.linalg().gemm_f32(exec, true, false, vocab, dim, n, 1.0F, logits, vocab, normed, dim, 1.0F,
                                 result.head.data(), dim);
     float* d_normed = grow(context, work_d_normed, product(n, dim));
     multiply_transposed(context, head_table(), n, vocab, dim, logits, false, d_normed);
-    context.nn_gradient().rms_norm(exec, n, dim, work_raw.data(), dim, norm_weight->data(),
-                                   static_cast<float>(config.norm_eps), d_normed, dim, false, d_normed, dim,
-                                   result.norm.data());
+    norm_gradient(n, dim, work_raw.data(), norm_weight->data(), d_normed, false, d_normed, result.norm.data());
     const Array<std::int32_t> index(context, slab);
     context.nn_gradient().scatter_rows(exec, index.data(), n, dim, d_normed, result.hidden.values.data());
   });

@@ -42,7 +42,7 @@ float* Transformer::Impl::gate_and_up(const BlockWeights& weights, std::size_t s
                                       const float* x, const SiteObserver& observer, backend::Array<float>* tape) {
   const std::vector<SiteSpec>& sites_here = block(weights);
   const std::int64_t inner = sites_here[site + 1].in_features, n = product(n_rows, inner);
-  const bool fused = config.fused_projections;
+  const bool fused = config.fused_gate_up;
   float* made = grow(context, tape == nullptr || fused ? work_wide : *tape, product(n, 2));
   if (observer) observer(sites_here[site], site, x, n_rows, {});
   linear(weights, site, 0, n_rows, x, false, made);
@@ -61,7 +61,10 @@ float* Transformer::Impl::gate_and_up(const BlockWeights& weights, std::size_t s
 }
 
 void Transformer::Impl::gate(std::int64_t n, const float* gate_up, float* inner) const {
-  const auto kernel = config.activation == Activation::silu ? context.nn().swiglu : context.nn().geglu;
+  const kernels::NnKernels& nn = context.nn();
+  if (config.activation == Activation::clamped_silu)
+    return nn.clamped_swiglu(context.exec(), n, static_cast<float>(config.gate_limit), gate_up, gate_up + n, inner);
+  const auto kernel = config.activation == Activation::silu ? nn.swiglu : nn.geglu;
   kernel(context.exec(), n, gate_up, gate_up + n, inner);
 }
 
@@ -76,6 +79,12 @@ const float* Transformer::Impl::gated(const BlockWeights& weights, std::size_t s
   return inner;
 }
 
+kernels::RouteShape Transformer::Impl::route_shape(std::int64_t n_rows) const {
+  const MixtureConfig& mixture = config.mixture;
+  return {n_rows,          mixture.n_experts, mixture.top_k,      mixture.renormalise,
+          mixture.sigmoid, mixture.n_groups,  mixture.top_groups, static_cast<float>(mixture.factor)};
+}
+
 void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
                                 const SiteObserver& observer, std::int64_t first_row, MixtureTape* tape) {
   const MixtureConfig& mixture = config.mixture;
@@ -88,11 +97,11 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
     return out;
   };
   std::vector<std::int32_t> all_places;
-  std::span<const std::int32_t> places;  // of the part at work
+  std::span<const std::int32_t> rows_of_part;  // of the part at work
   SiteObserver told;
   if (observer)
     told = [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n, auto) {
-      observer(site, index, x, n, places);
+      observer(site, index, x, n, rows_of_part);
     };
   const auto add_weighted = [&](MixturePart part) {
     const float* inner =
@@ -106,9 +115,13 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
   };
 
   backend::Array<float> logits = times(weights.router, mixture.n_experts);
+  if (!weights.router_bias.empty())
+    context.nn().add_bias(exec, n_rows, mixture.n_experts, weights.router_bias.data(), logits.data(),
+                          mixture.n_experts);
   backend::Array<std::int32_t> chosen(context, product(n_rows, mixture.top_k));
   backend::Array<float> chosen_weight(context, chosen.size());
-  context.nn().route(exec, n_rows, mixture.n_experts, mixture.top_k, mixture.renormalise, logits.data(), chosen.data(),
+  context.nn().route(exec, route_shape(n_rows), logits.data(),
+                     weights.choice_bias.empty() ? nullptr : weights.choice_bias.data(), chosen.data(),
                      chosen_weight.data());
   const RowsByExpert rows =
       group_by_expert(chosen.to_host(), chosen_weight.to_host(), mixture.n_experts, mixture.top_k);
@@ -116,20 +129,35 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
     for (const std::int32_t row : rows.row) all_places.push_back(row + static_cast<std::int32_t>(first_row));
   const backend::Array<std::int32_t> row(context, std::span<const std::int32_t>(rows.row));
   const backend::Array<float> weight(context, std::span<const float>(rows.weight));
-  std::size_t gate_up = kFirstGateUpSite;
+  std::size_t gate_up = places.gate_up;
   for (std::size_t e = 0; e < static_cast<std::size_t>(mixture.n_experts); ++e, gate_up += 2) {
     const std::int64_t first = rows.first[e], n = rows.first[e + 1] - first;
     if (n == 0) continue;
     float* x = grow(context, work_expert, product(n, dim));
     context.linalg().gather_rows_f32(exec, row.data() + first, n, dim, normed, x);
-    if (observer) places = std::span(all_places).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
-    add_weighted({gate_up, n, x, nullptr, row.data() + first, weight.data() + first, first});
+    if (observer)
+      rows_of_part = std::span(all_places).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+    MixturePart part{gate_up, n, x, nullptr, row.data() + first, weight.data() + first, first, nullptr, nullptr};
+    if (mixture.weighs_input) {
+      part.unweighted = x;
+      part.input_weight = part.weight;
+      float* weighted = grow(context, work_unweighted, product(n, dim));
+      context.memory().zero(exec, product(product(n, dim), sizeof(float)), weighted);
+      context.nn().add_weighted_rows(exec, n, dim, x, nullptr, part.input_weight, weighted);
+      part.x = weighted;
+      part.weight = ones(n);
+    }
+    add_weighted(part);
   }
   if (mixture.shared_size > 0) {
-    backend::Array<float> gate = times(weights.shared_gate, 1);
-    context.nn().sigmoid(exec, n_rows, gate.data());
-    places = {};
-    add_weighted({gate_up, n_rows, normed, nullptr, nullptr, gate.data(), 0});
+    backend::Array<float> gate;
+    if (mixture.shared_gate) {
+      gate = times(weights.shared_gate, 1);
+      context.nn().sigmoid(exec, n_rows, gate.data());
+    }
+    const float* share = mixture.shared_gate ? gate.data() : ones(n_rows);
+    rows_of_part = {};
+    add_weighted({gate_up, n_rows, normed, nullptr, nullptr, share, 0, nullptr, nullptr});
   }
   if (tape != nullptr) {
     tape->logits = std::move(logits);
@@ -140,16 +168,19 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
 }
 
 void Transformer::Impl::feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden,
-                                          const SiteObserver& observer, FeedForwardTape* tape, std::int64_t first_row) {
-  float* normed = grow(context, work_normed, product(n_rows, config.hidden_size));
-  norm(n_rows, config.hidden_size, hidden, weights.feed_forward_norm, normed);
+                                          const SiteObserver& observer, std::int64_t parallel_row,
+                                          FeedForwardTape* tape, std::int64_t first_row) {
+  const float* normed = config.parallel_block
+                            ? work_parallel.data() + parallel_row * config.hidden_size
+                            : half_input(n_rows, hidden, weights.feed_forward_norm,
+                                         grow(context, work_normed, product(n_rows, config.hidden_size)));
   if (is_mixture(config, weights.layer)) {
     mixture(weights, n_rows, normed, hidden, observer, first_row);
     return;
   }
   const float* inner =
-      gated(weights, kFirstGateUpSite, n_rows, normed, observer, tape == nullptr ? nullptr : &tape->gate_up);
-  add_output(weights, kFirstGateUpSite + 1, n_rows, inner, weights.feed_forward_out_norm, hidden,
+      gated(weights, places.gate_up, n_rows, normed, observer, tape == nullptr ? nullptr : &tape->gate_up);
+  add_output(weights, places.gate_up + 1, n_rows, inner, weights.feed_forward_out_norm, hidden,
              tape == nullptr ? nullptr : &tape->out);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -43,6 +44,8 @@ struct MixturePart {
   const std::int32_t* row;
   const float* weight;
   std::int64_t place;  ///< of an expert's first row in the order by expert
+  /// Where weights multiply what enters an expert: the rows without theirs [n_rows], and x is with them; else null.
+  const float *unweighted, *input_weight;
 };
 
 /// What the backward pass asks of a mixture as it runs again: nobody needs what it gives.
@@ -64,6 +67,33 @@ struct QkvParts {
   float *q, *k, *v;
 };
 
+/// How a layer turns queries and keys.
+struct Turn {
+  const float* cos_sin = nullptr;  ///< [positions, n_turned]; null: it does not
+  std::int64_t n_turned = 0, offset = 0;
+  bool interleaved = false, keys = false;  ///< keys: not queries alone
+};
+
+/// body(shape of a piece, its first row, its first key) for the pieces of attention that see nothing of each other:
+/// `chunk` positions each, 0: there is one.
+template <class Body>
+void for_each_chunk(const kernels::AttentionShape& shape, std::int64_t chunk, const Body& body) {
+  if (chunk == 0 || shape.n_past + shape.n_tokens <= chunk) return body(shape, std::int64_t{0}, std::int64_t{0});
+  for (std::int64_t s = 0; s < shape.n_sequences; ++s)
+    for (std::int64_t done = 0; done < shape.n_tokens;) {
+      kernels::AttentionShape piece = shape;
+      const std::int64_t position = shape.n_past + done, left = shape.n_tokens - done;
+      piece.n_past = position % chunk;
+      piece.n_tokens = std::min(chunk - piece.n_past, left);
+      piece.n_sequences = piece.n_past == 0 ? std::max<std::int64_t>(1, left / chunk) : 1;
+      body(piece, s * shape.n_tokens + done, s * (shape.n_past + shape.n_tokens) + position - piece.n_past);
+      done += piece.n_sequences * piece.n_tokens;
+    }
+}
+
+/// What the norms within latent attention add to the mean square, whatever config.json says of the others.
+inline constexpr float kLowNormEps = 1e-6F;
+
 struct Transformer::Impl {
   Impl(const WeightSource& weight_source, backend::Context& backend_context, std::optional<core::DType> product_dtype,
        PackedLinears packed_linears);
@@ -83,7 +113,18 @@ struct Transformer::Impl {
   const LinearWeight& embedding_table();
   const LinearWeight& head_table();
   const backend::Array<float>& final_norm_weight();
-  const float* rope_rows(std::int64_t n_tokens);
+  /// Of a layer, for the first n_positions of sequences of `length` tokens.
+  Turn turn_of(std::int64_t layer, std::int64_t n_positions, std::int64_t length);
+  /// kernel: NnKernels::rope or its derivative, on heads of rows whose first token stands at first_position.
+  template <class Kernel>
+  void turn(const Kernel& kernel, const Turn& turn, std::int64_t n_rows, std::int64_t n_tokens,
+            std::int64_t first_position, std::int64_t n_heads, float* x, std::int64_t ldx) const {
+    if (turn.cos_sin == nullptr) return;
+    kernel(context.exec(), {n_rows, n_tokens, n_heads, config.head_dim, turn.n_turned, turn.interleaved},
+           turn.cos_sin + first_position * turn.n_turned, x + turn.offset, ldx);
+  }
+  /// n ones.
+  const float* ones(std::int64_t n);
   /// Throws FormatError for an id outside the vocabulary.
   void check_ids(std::span<const std::int32_t> ids) const;
   void check_hidden(const HiddenStates& hidden) const;
@@ -99,18 +140,32 @@ struct Transformer::Impl {
               bool accumulate, float* out) const;
   void norm(std::int64_t n_rows, std::int64_t dim, const float* x, const backend::Array<float>& weight,
             float* out) const;
+  /// Its derivative: see NnGradientKernels::rms_norm.
+  void norm_gradient(std::int64_t n_rows, std::int64_t dim, const float* x, const float* weight, const float* d_out,
+                     bool accumulate, float* dx, float* d_weight) const;
+  /// What enters a half: its norm of the rows, in `normed`; where there is none, the rows.
+  const float* half_input(std::int64_t n_rows, const float* hidden, const backend::Array<float>& weight,
+                          float* normed) const;
   /// hidden [n_rows, hidden_size] += x times the site's only linear, normed before it is added where `out_norm` holds
-  /// weights; `raw`: what is normed is kept there.
+  /// weights, and scaled by residual_scale; `raw`: what is normed is kept there.
   void add_output(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
                   const backend::Array<float>& out_norm, float* hidden, backend::Array<float>* raw = nullptr);
 
   AttentionParts attention_parts(std::int64_t n_rows) const;
   kernels::AttentionShape attention_shape(const BlockWeights& weights, std::int64_t n_sequences,
                                           std::int64_t n_tokens) const;
+  std::int64_t chunk_of(const BlockWeights& weights) const {
+    return config.chunk.empty() ? 0 : config.chunk[static_cast<std::size_t>(weights.layer)];
+  }
   /// Queries, keys and values of n_rows rows, not yet turned by their positions; normed [n_rows, hidden_size] is
-  /// overwritten. raw_qk: keeps q, then k, before their norms.
+  /// overwritten. tape: keeps what was before their norms.
   void project(const BlockWeights& weights, std::int64_t n_rows, const float* hidden, float* normed, const QkvParts& to,
-               const SiteObserver& observer, backend::Array<float>* raw_qk);
+               const SiteObserver& observer, AttentionTape* tape);
+  /// The same by latent attention, of x [n_rows, hidden_size].
+  void project_latent(const BlockWeights& weights, std::int64_t n_rows, const float* x, const QkvParts& to,
+                      const SiteObserver& observer, AttentionTape* tape);
+  /// What of attention's result enters the output projection; values of latent attention fill a part of their heads.
+  const float* attention_values(std::int64_t n_rows, const float* attended);
   /// cache: of the one sequence's tokens before these, which are added to it.
   void attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens, float* hidden,
                       const SiteObserver& observer, KvCache* cache = nullptr, AttentionTape* tape = nullptr);
@@ -121,9 +176,10 @@ struct Transformer::Impl {
   /// Keys and values of a fused product [n_tokens, q + k + v] to the end of the cache.
   void copy_to_cache(const float* qkv, std::int64_t n_tokens, KvCache& cache, std::size_t layer);
 
-  /// first_row: the place of the first of n_rows among the rows of the hidden states, for the observer.
+  /// first_row: the place of the first of n_rows among the rows of the hidden states, for the observer; parallel_row:
+  /// among those that the last attention half took.
   void feed_forward_half(const BlockWeights& weights, std::int64_t n_rows, float* hidden, const SiteObserver& observer,
-                         FeedForwardTape* tape = nullptr, std::int64_t first_row = 0);
+                         std::int64_t parallel_row, FeedForwardTape* tape = nullptr, std::int64_t first_row = 0);
   /// Of the pair of sites that begins at `site`, for its input x [n_rows, hidden_size]: gates, then ups, in work_wide,
   /// work_split or the tape.
   float* gate_and_up(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
@@ -133,6 +189,7 @@ struct Transformer::Impl {
   /// Both, [n_rows, inner], in a work array that the next call overwrites. Tells the observer of both sites.
   const float* gated(const BlockWeights& weights, std::size_t site, std::int64_t n_rows, const float* x,
                      const SiteObserver& observer, backend::Array<float>* tape = nullptr);
+  kernels::RouteShape route_shape(std::int64_t n_rows) const;
   /// hidden += the experts of each row of normed [n_rows, hidden_size], weighted.
   void mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
                const SiteObserver& observer, std::int64_t first_row = 0, MixtureTape* tape = nullptr);
@@ -180,15 +237,21 @@ struct Transformer::Impl {
   const PackedLinears packed_linears;
   std::map<std::string, core::Shape> shapes;
   std::vector<std::vector<SiteSpec>> sites;  // [layer][site]
+  const SitePlaces places;
   LinearWeight embedding, head;
-  backend::Array<float> final_norm, rope;
-  std::int64_t n_rope_positions = 0;
-  backend::Array<float> work_normed, work_wide, work_split, work_expert, work_out;
+  backend::Array<float> final_norm, all_ones;
+  struct RopeTable {
+    backend::Array<float> values;
+    std::int64_t n_positions = 0, kind = 0;
+  };
+  std::array<RopeTable, 3> rope_tables;  // by LayerRope
+  backend::Array<float> work_normed, work_wide, work_split, work_expert, work_out, work_unweighted;
+  backend::Array<float> work_parallel;  // what entered the last attention half, where both halves take it
   // Of the backward pass.
   AttentionTape attention_tape;
   FeedForwardTape feed_forward_tape;
   MixtureTape mixture_tape;
-  backend::Array<float> work_middle, work_d_wide, work_d_normed, work_d_expert, work_raw, work_teacher;
+  backend::Array<float> work_middle, work_d_wide, work_d_normed, work_d_expert, work_raw, work_teacher, work_left;
 
  private:
   TensorSpec spec_of(const std::string& name) const;

@@ -58,7 +58,7 @@ RaggedStates Transformer::embed(std::span<const std::int32_t> ids, std::vector<S
 
   // A row of a fused product holds `group` times the width of k, then k, then v.
   const std::int64_t group_size = config.n_heads / config.n_kv_heads;
-  const std::int64_t pieces = config.fused_projections ? group_size + 2 : 1;
+  const std::int64_t pieces = config.fused_qkv ? group_size + 2 : 1;
   for (std::size_t begin = 0, end = 0; begin < states.segments.size(); begin = end) {
     const Segment& first = states.segments[begin];
     const std::int64_t n_keys = first.n_past + first.n_tokens;
@@ -87,8 +87,8 @@ RaggedStates Transformer::embed(std::span<const std::int32_t> ids, std::vector<S
       return Array<std::int32_t>(impl_->context, std::span<const std::int32_t>(at));
     };
     if (!rows.empty()) {
-      group.keys = places(config.fused_projections ? group_size : 0);
-      group.values = places(config.fused_projections ? group_size + 1 : 0);
+      group.keys = places(config.fused_qkv ? group_size : 0);
+      group.values = places(config.fused_qkv ? group_size + 1 : 0);
     }
     states.groups.push_back(std::move(group));
   }
@@ -111,15 +111,16 @@ void Transformer::Impl::ragged_attention_half(const BlockWeights& weights, Ragge
     n_positions = std::max(n_positions, group.n_past + group.n_tokens);
     n_gathered = std::max(n_gathered, group.keys.size());
   }
-  const float* cos_sin = rope_rows(n_positions);
+  const kernels::NnKernels& nn = context.nn();
   // Keys of all first: those of a group are read by later ones.
   for (const RaggedStates::Group& group : states.groups) {
-    const float* turns = cos_sin + group.n_past * config.head_dim;
+    const Turn turning = turn_of(weights.layer, n_positions, group.n_past + group.n_tokens);
     const std::int64_t rows = group.n_segments * group.n_tokens;
-    context.nn().rope(exec, rows, group.n_tokens, config.n_heads, config.head_dim, turns,
-                      q + group.first_row * parts.ld_q, parts.ld_q);
-    context.nn().rope(exec, rows, group.n_tokens, config.n_kv_heads, config.head_dim, turns,
-                      k + group.first_row * parts.ld_kv, parts.ld_kv);
+    turn(nn.rope, turning, rows, group.n_tokens, group.n_past, config.n_heads, q + group.first_row * parts.ld_q,
+         parts.ld_q);
+    if (turning.keys)
+      turn(nn.rope, turning, rows, group.n_tokens, group.n_past, config.n_kv_heads, k + group.first_row * parts.ld_kv,
+           parts.ld_kv);
   }
   float* keys = grow(context, work_split, product(n_gathered, kv_dim));
   float* values = grow(context, work_expert, product(n_gathered, kv_dim));
@@ -128,8 +129,8 @@ void Transformer::Impl::ragged_attention_half(const BlockWeights& weights, Ragge
     const float* group_k = k + group.first_row * parts.ld_kv;
     const float* group_v = v + group.first_row * parts.ld_kv;
     if (group.n_past > 0) {
-      const float* product_k = config.fused_projections ? q : k;
-      const float* product_v = config.fused_projections ? q : v;
+      const float* product_k = config.fused_qkv ? q : k;
+      const float* product_v = config.fused_qkv ? q : v;
       context.linalg().gather_rows_f32(exec, group.keys.data(), group.keys.size(), kv_dim, product_k, keys);
       context.linalg().gather_rows_f32(exec, group.values.data(), group.values.size(), kv_dim, product_v, values);
       shape.n_past = group.n_past;
@@ -137,10 +138,14 @@ void Transformer::Impl::ragged_attention_half(const BlockWeights& weights, Ragge
       group_k = keys;
       group_v = values;
     }
-    context.nn().attention(exec, shape, q + group.first_row * parts.ld_q, group_k, group_v,
-                           normed + group.first_row * shape.ld_out);
+    for_each_chunk(shape, chunk_of(weights),
+                   [&](const kernels::AttentionShape& piece, std::int64_t row, std::int64_t key) {
+                     nn.attention(exec, piece, q + (group.first_row + row) * parts.ld_q, group_k + key * shape.ld_kv,
+                                  group_v + key * shape.ld_kv, normed + (group.first_row + row) * shape.ld_out);
+                   });
   }
-  add_output(weights, kOSite, n_rows, normed, weights.attention_out_norm, states.values.data());
+  add_output(weights, places.o, n_rows, attention_values(n_rows, normed), weights.attention_out_norm,
+             states.values.data());
 }
 
 void Transformer::run_block(const BlockWeights& weights, RaggedStates& states) {
@@ -149,8 +154,8 @@ void Transformer::run_block(const BlockWeights& weights, RaggedStates& states) {
     impl_->ragged_attention_half(weights, states);
     const std::int64_t dim = impl_->config.hidden_size, n_rows = states.values.size() / dim;
     for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
-      impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), states.values.data() + r * dim,
-                               nullptr);
+      impl_->feed_forward_half(weights, std::min(kFeedForwardRows, n_rows - r), states.values.data() + r * dim, nullptr,
+                               r);
   });
 }
 

@@ -28,7 +28,8 @@ Transformer::Impl::Impl(const WeightSource& weight_source, backend::Context& bac
       context(backend_context),
       config(weight_source.config()),
       dtype(product_dtype.value_or(default_dtype(backend_context, weight_source.config()))),
-      packed_linears(packed_or_not) {
+      packed_linears(packed_or_not),
+      places(site_places(weight_source.config())) {
   VORONOI_REQUIRE(dtype == core::DType::f32 || dtype == core::DType::f16 || dtype == core::DType::bf16,
                   "products are in f32, f16 or bf16");
   for (TensorSpec& spec : expected_tensors(config)) shapes.emplace(std::move(spec.name), std::move(spec.shape));
@@ -125,15 +126,17 @@ Array<float> Transformer::Impl::load_norm(const std::string& name, StagedBlock* 
 
 BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* staged) const {
   VORONOI_REQUIRE(layer >= 0 && layer < config.n_layers, "no such block");
-  const std::string prefix = block_prefix(layer);
   BlockWeights weights;
   weights.layer = layer;
   for_each_norm(config, layer, weights,
                 [&](const std::string& name, Array<float>& norm) { norm = load_norm(name, staged); });
-  if (is_mixture(config, layer)) {
-    weights.router = load(prefix + config.mixture.module + ".gate.weight", staged);
-    if (config.mixture.shared_size > 0)
-      weights.shared_gate = load(prefix + config.mixture.module + ".shared_expert_gate.weight", staged);
+  for_each_small(config, layer, weights, [&](const std::string& name, const core::Shape&, Array<float>& values) {
+    values = load(name, staged);
+  });
+  if (config.qk_norm_plain && config.layer_rope[static_cast<std::size_t>(layer)] != LayerRope::none) {
+    const std::vector<float> plain(static_cast<std::size_t>(config.head_dim), 1.0F);
+    weights.q_norm = place(plain, nullptr);
+    weights.k_norm = place(plain, nullptr);
   }
   for (const SiteSpec& site : sites[static_cast<std::size_t>(layer)]) {
     auto& linears = weights.linears.emplace_back();
@@ -195,13 +198,30 @@ const Array<float>& Transformer::Impl::final_norm_weight() {
   return final_norm;
 }
 
-const float* Transformer::Impl::rope_rows(std::int64_t n_tokens) {
-  if (n_rope_positions < n_tokens) {
-    const std::vector<float> table = rope_table(config.rope, config.head_dim, n_tokens);
-    rope = Array<float>(context, std::span<const float>(table));
-    n_rope_positions = n_tokens;
+Turn Transformer::Impl::turn_of(std::int64_t layer, std::int64_t n_positions, std::int64_t length) {
+  const LayerRope which = config.layer_rope[static_cast<std::size_t>(layer)];
+  const bool none = which == LayerRope::none;
+  if (none && config.query_growth == 0) return {};
+  const RopeConfig& rope = which == LayerRope::local ? config.local_rope : config.rope;
+  const std::int64_t kind = none ? 0 : rope_kind(rope, length);
+  RopeTable& table = rope_tables[static_cast<std::size_t>(which)];
+  if (table.n_positions < n_positions || table.kind != kind) {
+    const std::vector<float> values =
+        none ? growth_table(config, n_positions) : rope_table(rope, config.n_turned, n_positions, length);
+    table.values = Array<float>(context, std::span<const float>(values));
+    table.n_positions = n_positions;
+    table.kind = kind;
   }
-  return rope.data();
+  if (none) return {table.values.data(), config.head_dim, 0, false, false};
+  return {table.values.data(), config.n_turned, config.latent.nope, config.rope_interleaved, true};
+}
+
+const float* Transformer::Impl::ones(std::int64_t n) {
+  if (all_ones.size() < n) {
+    const std::vector<float> values(static_cast<std::size_t>(n), 1.0F);
+    all_ones = Array<float>(context, std::span<const float>(values));
+  }
+  return all_ones.data();
 }
 
 }  // namespace voronoi::model

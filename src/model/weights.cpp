@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <filesystem>
 #include <set>
 #include <system_error>
@@ -34,13 +35,17 @@ class DirectoryWeights final : public WeightSource {
         config_(parse_config(config_json_, config_file_)),
         folder_(path) {
     add_generation_ends(path, config_);
-    folder_.take_standard_names();
+    folder_.take_standard_names(config_.norms.input.empty() ? config_.norms.attention_out : config_.norms.input);
+    folder_.add_slices(expert_slices(config_, [this](const std::string& stored, const core::Shape& shape) {
+      const SafetensorsFolder::Stored* tensor = folder_.find(stored);
+      return tensor != nullptr && tensor->tensor->shape == shape;
+    }));
     settle_head();
     require_plain_tensors();
     settle_dtype();
     std::set<std::string> expected;
     for (const TensorSpec& spec : expected_tensors(config_)) expected.insert(spec.name);
-    folder_.warn_unread(expected, config_.model_type);
+    folder_.warn_unread(expected, config_.model_type, [&](std::string_view name) { return is_left_out(name); });
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -55,6 +60,17 @@ class DirectoryWeights final : public WeightSource {
   }
 
  private:
+  /// The other parts of a wrapper, and layers for multi-token prediction.
+  bool is_left_out(std::string_view name) const {
+    constexpr std::string_view kLayers = "model.layers.";
+    if (!config_.wrapper.empty()) return !name.starts_with(kLayers);
+    if (config_.n_extra_layers == 0 || !name.starts_with(kLayers)) return false;
+    name.remove_prefix(kLayers.size());
+    std::int64_t layer = -1;
+    std::from_chars(name.data(), name.data() + name.size(), layer);
+    return layer >= config_.n_layers && layer < config_.n_layers + config_.n_extra_layers;
+  }
+
   /// What config.json ties may be stored twice, or once under the head's name. As transformers 5 does, the tensors win.
   void settle_head() {
     if (!config_.tied_embeddings) return;
@@ -95,8 +111,11 @@ class DirectoryWeights final : public WeightSource {
 
   /// Where config.json does not say the type, it is that of the tensors.
   void settle_dtype() {
-    for (const char* key : {"dtype", "torch_dtype"})
+    const auto text = config_json_.find("text_config");
+    for (const char* key : {"dtype", "torch_dtype"}) {
       if (const auto stated = config_json_.find(key); stated != config_json_.end() && !stated->is_null()) return;
+      if (!config_.wrapper.empty() && text->contains(key)) return;
+    }
     if (folder_.find(kEmbeddingTensor)->tensor->dtype == core::DType::bf16) config_.stored_dtype = core::DType::bf16;
   }
 

@@ -124,6 +124,8 @@ class StageProgress {
 void export_run(const ExportSource& source, const exporting::Target& target, const fs::path& out,
                 const fs::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
+  if (const auto problems = exporting::check_exportable(source.original.config()); !problems.empty())
+    throw core::ConfigError(problems);
   if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, target, missing);
   for (const auto& [name, tensor] : source.state.tensors)
     run::require_journalled(source.paths, name, tensor.generation, tensor.sha256);

@@ -45,11 +45,13 @@ void check_shapes(const run::Settings& options, const model::ModelConfig& config
   model::for_each_linear(config, [&](const model::SiteSpec&, const model::LinearSpec& linear) {
     shapes[parameters.of(linear.name)].push_back({linear.out_features, linear.in_features});
   });
-  if (run::asks_for_stage(options, "export"))
+  if (run::asks_for_stage(options, "export")) {
+    for (std::string& problem : exporting::check_exportable(config)) problems.push_back(std::move(problem));
     for (std::string& problem : parameters.problems_of_all([&](const quant::QuantParameters& own) {
            return exporting::check_exportable(own, shapes[&own], run::export_target(options));
          }))
       problems.push_back(std::move(problem));
+  }
   if (!problems.empty()) throw core::ConfigError(problems);
 }
 

@@ -63,11 +63,9 @@ std::unique_ptr<run::RunSource> TuningPhase::make_source(std::int64_t generation
 }
 
 std::vector<std::string> TuningPhase::norm_names(std::int64_t layer) const {
-  struct {
-    int input_norm, feed_forward_norm, attention_out_norm, feed_forward_out_norm, q_norm, k_norm;
-  } none{};
+  model::BlockNormSizes sizes(config());
   std::vector<std::string> names;
-  model::for_each_norm(config(), layer, none, [&](const std::string& name, int) { names.push_back(name); });
+  model::for_each_norm(config(), layer, sizes, [&](const std::string& name, std::int64_t) { names.push_back(name); });
   return names;
 }
 

@@ -130,7 +130,7 @@ void attention_gradient(benchmark::State& state) {
   context.nn().attention(context.exec(), shape, q.data(), k.data(), k.data(), out.data());
   for (auto _ : state)
     context.nn_gradient().attention(context.exec(), shape, q.data(), k.data(), k.data(), out.data(), d_out.data(),
-                                    dq.data(), dk.data(), dv.data());
+                                    dq.data(), dk.data(), dv.data(), nullptr);
   set_flops(state, 2.5 * kAttentionFlops);
 }
 

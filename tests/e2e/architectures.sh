@@ -34,7 +34,7 @@ while read -r -u 3 name layers; do  # mpirun reads the standard input
   awk -v q="$quantized" -v r="$(field nll)" 'BEGIN { exit !(q - r < 0.01 && r - q < 0.01 && q != r) }' ||
     fail "$name: mean nll $quantized quantized, $(field nll) before"
   expect 0 "$VORONOI" inspect "$model" --json
-  case $name in *moe | mixtral) [ -n "$(field experts)" ] || fail "$name: inspect names no experts" ;; esac
+  case $name in *moe | mixtral | gpt-oss | deepseek*) [ -n "$(field experts)" ] || fail "$name: inspect names no experts" ;; esac
   expect 0 "$VORONOI" report "$work/run2" --out "$work/report"
   if grep -q "Starved" "$work/report/report.md"; then fail "$name: starved experts in a calibration of 576 tokens"; fi
   n_models=$((n_models + 1))
@@ -45,8 +45,10 @@ qwen3-moe 29
 gemma 14
 gemma2 21
 phi3 8
+gpt-oss 48
+deepseek-v3-noqlora 44
 END
-[ $n_models = 6 ] || fail "only $n_models models"
+[ $n_models = 8 ] || fail "only $n_models models"
 
 # Starved experts are named while it runs, in the journal, in the report; and sequential calibration has them too.
 for calibration in independent "sequential --target asymmetric --hessian guided"; do

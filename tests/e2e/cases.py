@@ -119,7 +119,7 @@ def case11(out):
 
 def case12(out):
     # Refused in clear words, which is right, or a wish.
-    clear = ("rope_scaling null type", "rope type dynamic", "longrope", "sizes as floats", "vocab_size a row", "tie gone", "sliding_window",
+    clear = ("rope_scaling null type", "sizes as floats", "vocab_size a row", "tie gone", "sliding_window",
              "model_type ministral")
     for line in make("12", out, VORONOI).splitlines():
         check(": rc " not in line or any(word in line for word in clear), f"12: {line}")

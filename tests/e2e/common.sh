@@ -75,6 +75,7 @@ same_layers() { diff -rq "$1/layers" "$2/layers" || fail "$1 and $2 differ"; }
 # tiny_model NAME: the directory of a small random model of that architecture.
 tiny_model() {
   local directory=$DATA/models/tiny-random/$1
+  [ -d "$directory" ] || directory=$DATA/models/tiny-random-more/$1
   if [ ! -d "$directory" ]; then
     directory=$work/tiny-$1
     [ -d "$directory" ] || python3 "$support/random_model.py" "$directory" architecture="$1" dtype=float32

@@ -46,6 +46,20 @@ TEST(Profile, WhatItHasNoKernelForIsRefusedByName) {
   EXPECT_THAT(check_exportable(parameters(4, 256, 512), {}, Profile::full), Contains(HasSubstr("above --centroids")));
 }
 
+TEST(Profile, ArchitecturesThatTheClientCannotLoadAreRefusedByName) {
+  model::ModelConfig config;
+  config.model_type = "gemma3_text";
+  EXPECT_TRUE(check_exportable(config).empty());
+  config.wrapper = "gemma3";
+  EXPECT_THAT(check_exportable(config), testing::ElementsAre(testing::HasSubstr("gemma3")));
+  config = {};
+  config.model_type = "gpt_oss";
+  config.mixture.n_experts = 4;
+  EXPECT_TRUE(check_exportable(config).empty());
+  config.mixture.storage = model::ExpertStorage::interleaved;
+  EXPECT_THAT(check_exportable(config), testing::ElementsAre(testing::HasSubstr("gpt_oss")));
+}
+
 TEST(Profile, MethodsWithoutCodebooksAreRefused) {
   quant::QuantParameters p;
   for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp"}) {

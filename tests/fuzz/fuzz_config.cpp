@@ -14,8 +14,10 @@ void run(std::string_view input) {
     model::class_name(config.model_type);
     require(config.window.size() == static_cast<std::size_t>(config.n_layers), "a window for each layer");
     require(config.n_heads % config.n_kv_heads == 0, "heads are no multiple of the heads of keys");
-    model::rope_frequencies(config.rope, config.head_dim);
-    if (config.head_dim <= 512) model::rope_table(config.rope, config.head_dim, 8);
+    for (const std::int64_t length : {std::int64_t{1}, std::int64_t{1} << 41}) {
+      model::rope_frequencies(config.rope, config.n_turned, length);
+      if (config.n_turned <= 512) model::rope_table(config.rope, config.n_turned, 8, length);
+    }
     // A file with two tensors, whatever the config claims.
     accepts([&] {
       model::require_tensors(config, "model.safetensors", {"a", "b"}, [](const std::string& name) {

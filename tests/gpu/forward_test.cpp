@@ -13,6 +13,7 @@
 #include "model/transformer.h"
 #include "model/weights.h"
 #include "support/data.h"
+#include "support/tiny_models.h"
 #include "support/tree_mean.h"
 
 namespace voronoi::model {
@@ -67,7 +68,7 @@ class GpuTinyRandom : public test::GpuTest, public ::testing::WithParamInterface
   void SetUp() override {
     test::GpuTest::SetUp();
     if (IsSkipped()) return;
-    const std::string folder = std::string("models/tiny-random/") + GetParam();
+    const std::string folder = test::tiny_folder(GetParam());
     VORONOI_NEEDS_DATA(folder + "/golden.json");
     golden_ = read_golden(folder + "/golden.json");
     source_ = open_model(test::data_path(folder));
@@ -107,11 +108,8 @@ INSTANTIATE_TEST_SUITE_P(Models, GpuTinyRandom,
                          ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral",
                                            "mistral-window", "qwen2", "qwen2-window", "qwen2-yarn", "qwen3", "mixtral",
                                            "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"),
-                         [](const ::testing::TestParamInfo<const char*>& parameter) {
-                           std::string name = parameter.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         test::tiny_test_name);
+INSTANTIATE_TEST_SUITE_P(MoreModels, GpuTinyRandom, ::testing::ValuesIn(test::more_models()), test::tiny_test_name);
 
 class GpuStories : public test::GpuTest {
  protected:

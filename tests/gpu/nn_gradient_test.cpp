@@ -64,8 +64,8 @@ TEST_F(GpuNnGradient, Rope) {
     const Array<float> gpu_turns = on_gpu(turns);
     Array<float> out = on_gpu(x);
     std::vector<float> expected = x;
-    twin().rope(gpu().exec(), n_rows, n_tokens, n_heads, head_dim, gpu_turns.data(), out.data(), ld);
-    oracle().rope(cpu().exec(), n_rows, n_tokens, n_heads, head_dim, turns.data(), expected.data(), ld);
+    twin().rope(gpu().exec(), {n_rows, n_tokens, n_heads, head_dim, head_dim}, gpu_turns.data(), out.data(), ld);
+    oracle().rope(cpu().exec(), {n_rows, n_tokens, n_heads, head_dim, head_dim}, turns.data(), expected.data(), ld);
     expect_near(out.to_host(), expected, 1e-6F);
   }
 }
@@ -114,15 +114,15 @@ TEST_F(GpuNnGradient, Routers) {
                                  d_weight = normal_values(n_rows * top_k, 12);
         std::vector<std::int32_t> expert(at(n_rows * top_k));
         std::vector<float> weight(at(n_rows * top_k)), expected(logits.size());
-        cpu().nn().route(cpu().exec(), n_rows, n_experts, top_k, renormalise, logits.data(), expert.data(),
+        cpu().nn().route(cpu().exec(), {n_rows, n_experts, top_k, renormalise}, logits.data(), nullptr, expert.data(),
                          weight.data());
         const Array<float> gpu_logits = on_gpu(logits), gpu_weight = on_gpu(weight), gpu_d_weight = on_gpu(d_weight);
         const Array<std::int32_t> gpu_expert = on_gpu(expert);
         Array<float> out(gpu(), n_rows * n_experts);
-        twin().route(gpu().exec(), n_rows, n_experts, top_k, renormalise, gpu_logits.data(), gpu_expert.data(),
+        twin().route(gpu().exec(), {n_rows, n_experts, top_k, renormalise}, gpu_logits.data(), gpu_expert.data(),
                      gpu_weight.data(), gpu_d_weight.data(), out.data());
-        oracle().route(cpu().exec(), n_rows, n_experts, top_k, renormalise, logits.data(), expert.data(), weight.data(),
-                       d_weight.data(), expected.data());
+        oracle().route(cpu().exec(), {n_rows, n_experts, top_k, renormalise}, logits.data(), expert.data(),
+                       weight.data(), d_weight.data(), expected.data());
         expect_near(out.to_host(), expected, 2e-6F);
       }
 }
@@ -208,9 +208,9 @@ TEST_F(GpuNnGradient, Attention) {
                        gpu_d_out = on_gpu(d_out);
     Array<float> gpu_dq = on_gpu(dq), gpu_dk = on_gpu(dk), gpu_dv = on_gpu(dv);
     twin().attention(gpu().exec(), shape, gpu_q.data(), gpu_k.data(), gpu_v.data(), gpu_out.data(), gpu_d_out.data(),
-                     gpu_dq.data(), gpu_dk.data(), gpu_dv.data());
+                     gpu_dq.data(), gpu_dk.data(), gpu_dv.data(), nullptr);
     oracle().attention(cpu().exec(), shape, q.data(), k.data(), v.data(), out.data(), d_out.data(), dq.data(),
-                       dk.data(), dv.data());
+                       dk.data(), dv.data(), nullptr);
     SCOPED_TRACE(::testing::PrintToString(c));
     expect_near(gpu_dq.to_host(), dq, 1e-5F);
     expect_near(gpu_dk.to_host(), dk, 1e-5F);
@@ -227,7 +227,7 @@ TEST_F(GpuNnGradient, WhatIsNotFiniteIsNotHidden) {
   const Array<float> gpu_q = on_gpu(q), other = on_gpu(ones);
   Array<float> dq(gpu(), 24), dk(gpu(), 24), dv(gpu(), 24);
   twin().attention(gpu().exec(), shape, gpu_q.data(), other.data(), other.data(), other.data(), other.data(), dq.data(),
-                   dk.data(), dv.data());
+                   dk.data(), dv.data(), nullptr);
   const std::vector<float> got = dq.to_host(), values = dv.to_host();
   for (std::size_t i = 0; i < 24; ++i) {
     EXPECT_EQ(std::isnan(got[i]), i / 8 == 1) << i;

@@ -98,8 +98,8 @@ TEST_F(GpuNn, RopeBiasAndWeightedRowsAreExact) {
     const Array<float> gpu_turns = on_gpu(turns);
     Array<float> out = on_gpu(x);
     std::vector<float> expected = x;
-    twin().rope(gpu().exec(), n_rows, n_tokens, n_heads, head_dim, gpu_turns.data(), out.data(), ld);
-    oracle().rope(cpu().exec(), n_rows, n_tokens, n_heads, head_dim, turns.data(), expected.data(), ld);
+    twin().rope(gpu().exec(), {n_rows, n_tokens, n_heads, head_dim, head_dim}, gpu_turns.data(), out.data(), ld);
+    oracle().rope(cpu().exec(), {n_rows, n_tokens, n_heads, head_dim, head_dim}, turns.data(), expected.data(), ld);
     EXPECT_EQ(out.to_host(), expected);
     twin().add_bias(gpu().exec(), n_rows, ld - 1, gpu_turns.data(), out.data(), ld);
     oracle().add_bias(cpu().exec(), n_rows, ld - 1, turns.data(), expected.data(), ld);
@@ -168,10 +168,10 @@ TEST_F(GpuNn, RoutersAgree) {
         Array<float> weight(gpu(), n_rows * top_k);
         std::vector<std::int32_t> expected_expert(at(n_rows * top_k));
         std::vector<float> expected_weight(at(n_rows * top_k));
-        twin().route(gpu().exec(), n_rows, n_experts, top_k, renormalise, gpu_logits.data(), expert.data(),
+        twin().route(gpu().exec(), {n_rows, n_experts, top_k, renormalise}, gpu_logits.data(), nullptr, expert.data(),
                      weight.data());
-        oracle().route(cpu().exec(), n_rows, n_experts, top_k, renormalise, logits.data(), expected_expert.data(),
-                       expected_weight.data());
+        oracle().route(cpu().exec(), {n_rows, n_experts, top_k, renormalise}, logits.data(), nullptr,
+                       expected_expert.data(), expected_weight.data());
         EXPECT_EQ(expert.to_host(), expected_expert);
         expect_near(weight.to_host(), expected_weight, 16 * kEpsilon);
       }
@@ -183,7 +183,7 @@ TEST_F(GpuNn, RoutersStaySaneOnBrokenLogits) {
   const Array<float> gpu_logits = on_gpu(logits);
   Array<std::int32_t> expert(gpu(), 9);
   Array<float> weight(gpu(), 9);
-  twin().route(gpu().exec(), 3, 4, 3, true, gpu_logits.data(), expert.data(), weight.data());
+  twin().route(gpu().exec(), {3, 4, 3, true}, gpu_logits.data(), nullptr, expert.data(), weight.data());
   const std::vector<std::int32_t> chosen = expert.to_host();
   for (std::size_t row = 0; row < 3; ++row) {
     const std::set<std::int32_t> distinct(chosen.begin() + static_cast<std::ptrdiff_t>(3 * row),

@@ -70,7 +70,8 @@ TEST_P(AttentionGradient, EqualsTheDefinition) {
                            v = random_floats(n_rows * s.ld_kv, 24), d_out = random_floats(n_rows * s.ld_out, 25);
   std::vector<float> out(d_out.size()), dq(q.size()), dk(k.size()), dv(v.size());
   cpu().nn.attention(exec_, s, q.data(), k.data(), v.data(), out.data());
-  nn_.attention(exec_, s, q.data(), k.data(), v.data(), out.data(), d_out.data(), dq.data(), dk.data(), dv.data());
+  nn_.attention(exec_, s, q.data(), k.data(), v.data(), out.data(), d_out.data(), dq.data(), dk.data(), dv.data(),
+                nullptr);
   AttentionGradients expected{Doubles(q.size()), Doubles(k.size()), Doubles(v.size())};
   attention_definition(s, widened(q), widened(k), widened(v), d_out, &expected);
   expect_close(dq, expected.dq, 3e-6, 1.0);
@@ -78,7 +79,7 @@ TEST_P(AttentionGradient, EqualsTheDefinition) {
   expect_close(dv, expected.dv, 3e-6, 1.0);
   std::vector<float> dq_alone(q.size()), dk_alone(k.size()), dv_alone(v.size());
   nn_.attention(single_, s, q.data(), k.data(), v.data(), out.data(), d_out.data(), dq_alone.data(), dk_alone.data(),
-                dv_alone.data());
+                dv_alone.data(), nullptr);
   EXPECT_EQ(dq, dq_alone) << "depends on the number of threads";
   EXPECT_EQ(dk, dk_alone);
   EXPECT_EQ(dv, dv_alone);
@@ -131,9 +132,10 @@ TEST_F(NnGradient, AttentionInColumnsOfOneMatrix) {
   copy(qkv, fused.ld_q, q_dim, kv_dim, k, apart.ld_kv);
   copy(qkv, fused.ld_q, q_dim + kv_dim, kv_dim, v, apart.ld_kv);
   cpu().nn.attention(exec_, apart, q.data(), k.data(), v.data(), out.data());
-  nn_.attention(exec_, apart, q.data(), k.data(), v.data(), out.data(), d_out.data(), dq.data(), dk.data(), dv.data());
+  nn_.attention(exec_, apart, q.data(), k.data(), v.data(), out.data(), d_out.data(), dq.data(), dk.data(), dv.data(),
+                nullptr);
   nn_.attention(exec_, fused, qkv.data(), qkv.data() + q_dim, qkv.data() + q_dim + kv_dim, out.data(), d_out.data(),
-                d_qkv.data(), d_qkv.data() + q_dim, d_qkv.data() + q_dim + kv_dim);
+                d_qkv.data(), d_qkv.data() + q_dim, d_qkv.data() + q_dim + kv_dim, nullptr);
   std::vector<float> expected(qkv.size());
   for (std::int64_t r = 0; r < n_rows; ++r) {
     std::copy_n(dq.begin() + r * apart.ld_q, q_dim, expected.begin() + r * fused.ld_q);

@@ -130,8 +130,8 @@ TEST_F(NnGradient, RopeIsTheTransposeOfTheForwardTurn) {
     const std::vector<float> table = random_floats(n_tokens * head_dim, 8), x = random_floats(n_rows * width, 9),
                              d_out = random_floats(n_rows * width, 10);
     std::vector<float> out = x, back = spread(d_out, width, ld);
-    cpu().nn.rope(exec_, n_rows, n_tokens, n_heads, head_dim, table.data(), out.data(), width);
-    nn_.rope(exec_, n_rows, n_tokens, n_heads, head_dim, table.data(), back.data(), ld);
+    cpu().nn.rope(exec_, {n_rows, n_tokens, n_heads, head_dim, head_dim}, table.data(), out.data(), width);
+    nn_.rope(exec_, {n_rows, n_tokens, n_heads, head_dim, head_dim}, table.data(), back.data(), ld);
     const std::vector<float> dx = gathered(back, width, ld);
     for (std::int64_t r = 0; r < n_rows; ++r) {
       double forward = 0, backward = 0;
@@ -145,7 +145,7 @@ TEST_F(NnGradient, RopeIsTheTransposeOfTheForwardTurn) {
     // Not only along x: one component apart.
     std::vector<float> unit(x.size(), 0.0F);
     unit[1] = 1;
-    cpu().nn.rope(exec_, n_rows, n_tokens, n_heads, head_dim, table.data(), unit.data(), width);
+    cpu().nn.rope(exec_, {n_rows, n_tokens, n_heads, head_dim, head_dim}, table.data(), unit.data(), width);
     double forward = 0;
     for (std::size_t i = 0; i < unit.size(); ++i)
       forward += static_cast<double>(d_out[i]) * static_cast<double>(unit[i]);
@@ -211,8 +211,9 @@ TEST_F(NnGradient, RouteHoldsTheChoiceConstant) {
                              d_weight = random_floats(n_rows * top_k, 17);
     std::vector<std::int32_t> expert(static_cast<std::size_t>(n_rows * top_k));
     std::vector<float> weight(expert.size()), d_logits(logits.size(), 99.0F);
-    cpu().nn.route(exec_, n_rows, n_experts, top_k, renormalise, logits.data(), expert.data(), weight.data());
-    nn_.route(exec_, n_rows, n_experts, top_k, renormalise, logits.data(), expert.data(), weight.data(),
+    cpu().nn.route(exec_, {n_rows, n_experts, top_k, renormalise}, logits.data(), nullptr, expert.data(),
+                   weight.data());
+    nn_.route(exec_, {n_rows, n_experts, top_k, renormalise}, logits.data(), expert.data(), weight.data(),
               d_weight.data(), d_logits.data());
     const Doubles expected = differences(widened(logits), [&](const Doubles& at) {
       double loss = 0;

@@ -59,7 +59,7 @@ TEST_F(Nn, RopeTurnsPairsOfHalves) {
     const std::vector<float> table = random_floats(n_tokens * head_dim, 5),
                              x = random_floats(n_rows * n_heads * head_dim, 6);
     std::vector<float> turned = x;
-    nn_.rope(exec_, n_rows, n_tokens, n_heads, head_dim, table.data(), turned.data(), n_heads * head_dim);
+    nn_.rope(exec_, {n_rows, n_tokens, n_heads, head_dim, head_dim}, table.data(), turned.data(), n_heads * head_dim);
     for (std::int64_t r = 0; r < n_rows; ++r)
       for (std::int64_t h = 0; h < n_heads; ++h)
         for (std::int64_t i = 0; i < half; ++i) {
@@ -190,11 +190,11 @@ TEST_F(Nn, RouteChoosesTheLargestAndTheLowerOfEquals) {
   const std::vector<float> logits{0, log4, log2, 0, log2, 7, 7, 7, 7, 7};
   std::vector<std::int32_t> expert(6);
   std::vector<float> weight(6);
-  nn_.route(exec_, 2, 5, 3, false, logits.data(), expert.data(), weight.data());
+  nn_.route(exec_, {2, 5, 3, false}, logits.data(), nullptr, expert.data(), weight.data());
   EXPECT_EQ(expert, (std::vector<std::int32_t>{1, 2, 4, 0, 1, 2}));
   const std::vector<float> plain{0.4F, 0.2F, 0.2F, 0.2F, 0.2F, 0.2F}, whole{0.5F, 0.25F, 0.25F};
   for (std::size_t i = 0; i < 6; ++i) EXPECT_NEAR(weight[i], plain[i], 1e-7);
-  nn_.route(exec_, 2, 5, 3, true, logits.data(), expert.data(), weight.data());
+  nn_.route(exec_, {2, 5, 3, true}, logits.data(), nullptr, expert.data(), weight.data());
   for (std::size_t i = 0; i < 3; ++i) {
     EXPECT_NEAR(weight[i], whole[i], 1e-7);
     EXPECT_NEAR(weight[3 + i], 1.0 / 3, 1e-7);
@@ -206,8 +206,8 @@ TEST_F(Nn, RouteEqualsTheDefinitionForManyExperts) {
   const std::vector<float> logits = random_floats(n_rows * n_experts, 24, 3.0F);
   std::vector<std::int32_t> expert(static_cast<std::size_t>(n_rows * top_k)), alone(expert.size());
   std::vector<float> weight(expert.size()), alone_weight(expert.size());
-  nn_.route(exec_, n_rows, n_experts, top_k, true, logits.data(), expert.data(), weight.data());
-  nn_.route(single_, n_rows, n_experts, top_k, true, logits.data(), alone.data(), alone_weight.data());
+  nn_.route(exec_, {n_rows, n_experts, top_k, true}, logits.data(), nullptr, expert.data(), weight.data());
+  nn_.route(single_, {n_rows, n_experts, top_k, true}, logits.data(), nullptr, alone.data(), alone_weight.data());
   EXPECT_EQ(expert, alone);
   EXPECT_EQ(weight, alone_weight);
   for (std::int64_t r = 0; r < n_rows; ++r) {
@@ -230,7 +230,7 @@ TEST_F(Nn, RouteKeepsToTheExpertsWhateverTheLogits) {
   const std::vector<float> logits{nan, 1, 2, 1, nan, 2, nan, nan, nan, -infinity, -infinity, 0};
   std::vector<std::int32_t> expert(8);
   std::vector<float> weight(8);
-  nn_.route(exec_, 4, 3, 2, true, logits.data(), expert.data(), weight.data());
+  nn_.route(exec_, {4, 3, 2, true}, logits.data(), nullptr, expert.data(), weight.data());
   for (std::size_t r = 0; r < 4; ++r) {
     EXPECT_NE(expert[2 * r], expert[2 * r + 1]);
     for (std::size_t j = 0; j < 2; ++j) {

@@ -125,12 +125,12 @@ TEST_F(VectorWidth, DoesNotChangeDecoderOperations) {
   expect_equal([&] {
     std::vector<std::int32_t> expert(static_cast<std::size_t>(rows * 4));
     std::vector<float> weight(expert.size());
-    kernels_.nn.route(exec_, rows, dim, 4, true, x.data(), expert.data(), weight.data());
+    kernels_.nn.route(exec_, {rows, dim, 4, true}, x.data(), nullptr, expert.data(), weight.data());
     return weight;
   });
   expect_equal([&] {
     std::vector<float> out = x;
-    kernels_.nn.rope(exec_, rows, rows / 2, 2, dim / 2, y.data(), out.data(), dim);
+    kernels_.nn.rope(exec_, {rows, rows / 2, 2, dim / 2, dim / 2}, y.data(), out.data(), dim);
     return out;
   });
   for (const float softcap : {0.0F, 1.5F})
@@ -207,7 +207,7 @@ TEST_F(VectorWidth, DoesNotChangeDerivatives) {
         std::vector<float> out(x.size()), dq(x.size()), dk(x.size()), dv(x.size());
         kernels_.nn.attention(exec_, shape, x.data(), y.data(), x.data(), out.data());
         nn.attention(exec_, shape, x.data(), y.data(), x.data(), out.data(), d_out.data(), dq.data(), dk.data(),
-                     dv.data());
+                     dv.data(), nullptr);
         dq.insert(dq.end(), dk.begin(), dk.end());
         dq.insert(dq.end(), dv.begin(), dv.end());
         return dq;

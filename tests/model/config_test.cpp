@@ -25,6 +25,8 @@ Json minimal(const std::string& model_type) {
 }
 
 /// minimal() with some keys replaced or added.
+const SitePlaces usual_places = site_places(ModelConfig{});
+
 Json with(const std::string& model_type, const Json& changes) {
   Json json = minimal(model_type);
   for (const auto& [key, value] : changes.items()) json[key] = value;
@@ -146,8 +148,8 @@ TEST(Config, ReadsEveryRopeScaling) {
 
 TEST(Config, RefusesRopeScalingsItDoesNotKnowOrThatMakeNoSense) {
   const auto refused = [](const Json& scaling) { return refusal(with("llama", {{"rope_scaling", scaling}})); };
-  EXPECT_THAT(refused({{"rope_type", "dynamic"}, {"factor", 2}}),
-              AllOf(HasSubstr("rope_scaling.rope_type"), HasSubstr("dynamic"), HasSubstr("yarn")));
+  EXPECT_THAT(refused({{"rope_type", "ntk"}, {"factor", 2}}),
+              AllOf(HasSubstr("rope_scaling.rope_type"), HasSubstr("ntk"), HasSubstr("yarn")));
   EXPECT_THAT(refused({{"factor", 2}}), HasSubstr("rope_scaling.rope_type"));
   EXPECT_THAT(refused({{"type", "linear"}}), HasSubstr("rope_scaling.factor"));
   EXPECT_THAT(refused({{"type", "linear"}, {"factor", "2"}}), HasSubstr("rope_scaling.factor"));
@@ -230,11 +232,11 @@ TEST(Config, ReadsGemmaAsItsClassesDo) {
   const Json heads{{"num_key_value_heads", 2}, {"head_dim", 8}};
   const ModelConfig gemma = parsed("gemma", heads), gemma2 = parsed("gemma2", heads);
   EXPECT_TRUE(gemma.tied_embeddings && gemma.norm_plus_one);
-  EXPECT_FALSE(gemma.query_pre_attn_scalar.has_value());
+  EXPECT_DOUBLE_EQ(gemma.attention_scale, 1 / std::sqrt(8.0));
   EXPECT_DOUBLE_EQ(gemma.attention_softcap, 0);
   EXPECT_EQ(gemma.bos_id, 2);
   EXPECT_EQ(parsed("gemma", {{"num_key_value_heads", 2}}).head_dim, 256);
-  EXPECT_EQ(gemma2.query_pre_attn_scalar, 256.0);
+  EXPECT_DOUBLE_EQ(gemma2.attention_scale, 1.0 / 16);
   EXPECT_DOUBLE_EQ(gemma2.attention_softcap, 50);
   EXPECT_DOUBLE_EQ(gemma2.logit_softcap, 30);
   EXPECT_THAT(gemma2.window, ElementsAre(4096, 0, 4096));
@@ -252,9 +254,10 @@ TEST(Config, ReadsGemmaAsItsClassesDo) {
 }
 
 TEST(Config, NamesTheArchitectureItCannotRead) {
-  EXPECT_THAT(refusal(minimal("bert")),
-              AllOf(HasSubstr("\"bert\""), HasSubstr("unknown"),
-                    HasSubstr("llama, mistral, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, gemma, gemma2, phi3")));
+  EXPECT_THAT(
+      refusal(minimal("bert")),
+      AllOf(HasSubstr("\"bert\""), HasSubstr("unknown"),
+            HasSubstr("llama, mistral, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, gemma, gemma2, phi3, granite")));
   Json json = minimal("llama");
   json.erase("model_type");
   EXPECT_THAT(refusal(json), HasSubstr("model_type"));
@@ -354,13 +357,13 @@ TEST(BlockSites, GiveEachExpertItsOwn) {
   const ModelConfig mixtral = parsed("mixtral", kMixtral);
   std::vector<SiteSpec> sites = block_sites(mixtral, 1);
   ASSERT_EQ(sites.size(), 2U + 2 * 8);
-  EXPECT_EQ(sites[kOSite].name, "o");
-  EXPECT_EQ(sites[kFirstGateUpSite + 6].name, "expert.3.gate_up");
-  EXPECT_EQ(sites[kFirstGateUpSite + 6].expert, 3);
-  EXPECT_EQ(sites[kFirstGateUpSite + 6].linears.at(0).name, "model.layers.1.block_sparse_moe.experts.3.w1");
-  EXPECT_EQ(sites[kFirstGateUpSite + 6].linears.at(1).name, "model.layers.1.block_sparse_moe.experts.3.w3");
-  EXPECT_EQ(sites[kFirstGateUpSite + 7].linears.at(0).name, "model.layers.1.block_sparse_moe.experts.3.w2");
-  EXPECT_EQ(sites[kFirstGateUpSite + 7].in_features, 80);
+  EXPECT_EQ(sites[usual_places.o].name, "o");
+  EXPECT_EQ(sites[usual_places.gate_up + 6].name, "expert.3.gate_up");
+  EXPECT_EQ(sites[usual_places.gate_up + 6].expert, 3);
+  EXPECT_EQ(sites[usual_places.gate_up + 6].linears.at(0).name, "model.layers.1.block_sparse_moe.experts.3.w1");
+  EXPECT_EQ(sites[usual_places.gate_up + 6].linears.at(1).name, "model.layers.1.block_sparse_moe.experts.3.w3");
+  EXPECT_EQ(sites[usual_places.gate_up + 7].linears.at(0).name, "model.layers.1.block_sparse_moe.experts.3.w2");
+  EXPECT_EQ(sites[usual_places.gate_up + 7].in_features, 80);
   sites = block_sites(parsed("qwen2_moe", changed(kQwenMixture, {{"mlp_only_layers", {0}}})), 0);
   EXPECT_EQ(sites.size(), 4U);
   sites = block_sites(parsed("qwen2_moe", kQwenMixture), 0);
@@ -374,11 +377,11 @@ TEST(BlockSites, GiveEachExpertItsOwn) {
 TEST(BlockSites, KeepFusedProjectionsWhole) {
   const std::vector<SiteSpec> sites = block_sites(parsed("phi3", {{"num_key_value_heads", 2}}), 2);
   ASSERT_EQ(sites.size(), 4U);
-  ASSERT_EQ(sites[kQkvSite].linears.size(), 1U);
-  EXPECT_EQ(sites[kQkvSite].linears[0].name, "model.layers.2.self_attn.qkv_proj");
-  EXPECT_EQ(sites[kQkvSite].linears[0].out_features, 48 + 2 * 16);
-  ASSERT_EQ(sites[kFirstGateUpSite].linears.size(), 1U);
-  EXPECT_EQ(sites[kFirstGateUpSite].linears[0].out_features, 160);
+  ASSERT_EQ(sites[usual_places.qkv].linears.size(), 1U);
+  EXPECT_EQ(sites[usual_places.qkv].linears[0].name, "model.layers.2.self_attn.qkv_proj");
+  EXPECT_EQ(sites[usual_places.qkv].linears[0].out_features, 48 + 2 * 16);
+  ASSERT_EQ(sites[usual_places.gate_up].linears.size(), 1U);
+  EXPECT_EQ(sites[usual_places.gate_up].linears[0].out_features, 160);
 }
 
 TEST(ExpectedTensors, AreThoseOfTheForwardPass) {
@@ -451,15 +454,15 @@ TEST(Config, ReadsTheRandomModels) {
   EXPECT_THAT(qwen3_moe.mixture.layers, ElementsAre(true, false));
   EXPECT_TRUE(qwen3_moe.mixture.renormalise && qwen3_moe.qk_norm);
   const ModelConfig gemma = read("gemma"), gemma2 = read("gemma2");
-  EXPECT_TRUE(gemma.tied_embeddings && gemma.norm_plus_one && !gemma.post_norms);
+  EXPECT_TRUE(gemma.tied_embeddings && gemma.norm_plus_one && gemma.norms.attention_out.empty());
   EXPECT_EQ(gemma.activation, Activation::gelu_tanh);
   EXPECT_DOUBLE_EQ(gemma.embedding_scale, std::sqrt(54.0));
   EXPECT_THAT(gemma2.window, ElementsAre(10, 0, 10));
-  EXPECT_TRUE(gemma2.tied_embeddings && gemma2.post_norms);
-  EXPECT_EQ(gemma2.query_pre_attn_scalar, 24.0);
+  EXPECT_TRUE(gemma2.tied_embeddings && !gemma2.norms.attention_out.empty());
+  EXPECT_DOUBLE_EQ(gemma2.attention_scale, 1 / std::sqrt(24.0));
   EXPECT_DOUBLE_EQ(gemma2.attention_softcap, 3);
   EXPECT_DOUBLE_EQ(gemma2.logit_softcap, 4);
-  EXPECT_TRUE(read("phi3").fused_projections);
+  EXPECT_TRUE(read("phi3").fused_qkv && read("phi3").fused_gate_up);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "model/weights.h"
 #include "support/data.h"
+#include "support/tiny_models.h"
 
 namespace voronoi::model {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 class GeneratorGolden : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const std::string folder = std::string("models/tiny-random/") + GetParam();
+    const std::string folder = test::tiny_folder(GetParam());
     VORONOI_NEEDS_DATA(folder + "/golden.json");
     std::ifstream stream(test::data_path(folder + "/golden.json"));
     golden_ = core::Json::parse(stream);
@@ -63,11 +64,8 @@ INSTANTIATE_TEST_SUITE_P(Models, GeneratorGolden,
                          ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral",
                                            "mistral-window", "qwen2", "qwen2-yarn", "qwen2-window", "qwen3", "mixtral",
                                            "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"),
-                         [](const auto& tested) {
-                           std::string name = tested.param;
-                           for (char& c : name) c = c == '-' ? '_' : c;
-                           return name;
-                         });
+                         test::tiny_test_name);
+INSTANTIATE_TEST_SUITE_P(MoreModels, GeneratorGolden, ::testing::ValuesIn(test::more_models()), test::tiny_test_name);
 
 TEST(PickToken, TakesTheFirstOfTheLargest) {
   EXPECT_EQ(pick_token(std::vector<float>{1, 3, 3, 2}, 0, 0.9), 1);

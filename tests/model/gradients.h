@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "model/block_norms.h"
 #include "model/transformer.h"
 #include "model/weights.h"
 
@@ -113,15 +114,12 @@ class DifferentiableModel {
 
   void keep_block(ModelGradients& result, std::int64_t layer, const model::BlockGradients& sums) const {
     const model::ModelConfig& config = transformer.config();
-    const std::string prefix = "model.layers." + std::to_string(layer) + ".", norm = "_layernorm.weight";
-    keep(result, prefix + "input" + norm, sums.input_norm);
-    keep(result, prefix + (config.post_norms ? "pre_feedforward" : "post_attention") + norm, sums.feed_forward_norm);
-    keep(result, prefix + "post_attention" + norm, sums.attention_out_norm);
-    keep(result, prefix + "post_feedforward" + norm, sums.feed_forward_out_norm);
-    keep(result, prefix + "self_attn.q_norm.weight", sums.q_norm);
-    keep(result, prefix + "self_attn.k_norm.weight", sums.k_norm);
-    keep(result, prefix + config.mixture.module + ".gate.weight", sums.router);
-    keep(result, prefix + config.mixture.module + ".shared_expert_gate.weight", sums.shared_gate);
+    const auto keep_one = [&](const std::string& name, const backend::Array<float>& values) {
+      keep(result, name, values);
+    };
+    model::for_each_norm(config, layer, sums, keep_one);
+    model::for_each_small(config, layer, sums,
+                          [&](const std::string& name, const auto&, const auto& values) { keep_one(name, values); });
     const std::vector<model::SiteSpec> sites = model::block_sites(config, layer);
     for (std::size_t site = 0; site < sites.size(); ++site)
       for (std::size_t i = 0; i < sites[site].linears.size(); ++i)

@@ -19,6 +19,7 @@
 #include "model/tokenizer.h"
 #include "model/weights.h"
 #include "support/data.h"
+#include "support/tiny_models.h"
 
 namespace voronoi::model {
 namespace {
@@ -65,7 +66,7 @@ double mean(const std::vector<double>& values) {
 class TinyRandom : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const std::string folder = std::string("models/tiny-random/") + GetParam();
+    const std::string folder = test::tiny_folder(GetParam());
     VORONOI_NEEDS_DATA(folder + "/golden.json");
     golden_ = read_golden(folder + "/golden.json");
     model_ = std::make_unique<LoadedModel>(test::data_path(folder), 2);
@@ -126,52 +127,66 @@ struct Observed {
   }
 };
 
-TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
-  std::map<std::string, Observed> observed;
-  HiddenStates hidden = model_->transformer.embed(ids(0), 1, static_cast<std::int64_t>(ids(0).size()));
-  const ModelConfig& config = model_->transformer.config();
-  const std::vector<SiteSpec> sites = block_sites(config, 0);
-  std::size_t next = 0;
-  model_->transformer.run_block(
-      model_->blocks.at(0), hidden,
-      [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows, auto) {
-        EXPECT_EQ(index, next++);
-        EXPECT_EQ(site.name, sites.at(index).name);
-        Observed& at = observed[site.name];
-        at.dim = site.in_features;
-        at.n_rows += n_rows;
-        at.sum.resize(static_cast<std::size_t>(at.dim * (at.dim + 1) / 2));
-        model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, core::DType::f32,
-                                                 at.sum.data());
-      });
-  EXPECT_EQ(next, sites.size());
-  if (config.mixture.n_experts > 0) {
-    // The router sees every token once, the experts together every token top_k times.
-    Observed& router = observed["router"];
-    for (const SiteSpec& site : sites)
-      if (site.expert >= 0 && site.name.ends_with("gate_up")) router.add(observed.at(site.name));
-    ASSERT_EQ(router.n_rows, hidden.n_tokens * config.mixture.top_k);
-    for (double& value : router.sum) value /= static_cast<double>(config.mixture.top_k);
-    router.n_rows = hidden.n_tokens;
+/// E[x x^T] by its golden figures.
+void expect_golden(const std::string& name, const Observed& site, const core::Json& expected) {
+  ASSERT_EQ(site.n_rows, expected.at("n").get<std::int64_t>()) << name;
+  ASSERT_EQ(site.dim, expected.at("dim").get<std::int64_t>()) << name;
+  double trace = 0, squares = 0;
+  for (std::int64_t i = 0; i < site.dim; ++i) {
+    trace += site.entry(i, i);
+    for (std::int64_t j = 0; j < site.dim; ++j) squares += site.entry(i, j) * site.entry(i, j);
   }
-  const core::Json& golden = golden_.at("hessian_block_0");
-  EXPECT_EQ(golden.size(), observed.size());
-  for (const auto& [name, expected] : golden.items()) {
-    ASSERT_TRUE(observed.contains(name)) << name;
-    const Observed& site = observed.at(name);
-    ASSERT_EQ(site.n_rows, expected.at("n").get<std::int64_t>());
-    ASSERT_EQ(site.dim, expected.at("dim").get<std::int64_t>());
-    double trace = 0, squares = 0;
-    for (std::int64_t i = 0; i < site.dim; ++i) {
-      trace += site.entry(i, i);
-      for (std::int64_t j = 0; j < site.dim; ++j) squares += site.entry(i, j) * site.entry(i, j);
+  const double fro = expected.at("fro").get<double>(), bound = 1e-5 * fro;
+  EXPECT_NEAR(std::sqrt(squares), fro, bound) << name;
+  EXPECT_NEAR(trace, expected.at("trace").get<double>(), bound) << name;
+  EXPECT_NEAR(site.entry(0, 0), expected.at("h00").get<double>(), bound) << name;
+  EXPECT_NEAR(site.entry(0, 1), expected.at("h01").get<double>(), bound) << name;
+  EXPECT_NEAR(site.entry(site.dim - 1, site.dim - 1), expected.at("hlast").get<double>(), bound) << name;
+}
+
+TEST_P(TinyRandom, ObservedInputsGiveTheGoldenHessians) {
+  const ModelConfig& config = model_->transformer.config();
+  HiddenStates hidden = model_->transformer.embed(ids(0), 1, static_cast<std::int64_t>(ids(0).size()));
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    std::map<std::string, Observed> observed;
+    const std::vector<SiteSpec> sites = block_sites(config, layer);
+    std::size_t next = 0;
+    model_->transformer.run_block(
+        model_->blocks.at(static_cast<std::size_t>(layer)), hidden,
+        [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n_rows, auto) {
+          while (next < index && sites.at(next).expert >= 0) ++next;  // of experts that no token chose
+          EXPECT_EQ(index, next++);
+          EXPECT_EQ(site.name, sites.at(index).name);
+          Observed& at = observed[site.name];
+          at.dim = site.in_features;
+          at.n_rows += n_rows;
+          at.sum.resize(static_cast<std::size_t>(at.dim * (at.dim + 1) / 2));
+          model_->context.linalg().gram_accumulate(model_->context.exec(), n_rows, at.dim, x, at.dim, core::DType::f32,
+                                                   at.sum.data());
+        });
+    while (next < sites.size() && sites.at(next).expert >= 0) ++next;
+    EXPECT_EQ(next, sites.size());
+    const auto golden = golden_.find("hessian_block_" + std::to_string(layer));
+    if (golden == golden_.end()) continue;
+    if (is_mixture(config, layer)) {
+      // The router sees every token once, the experts together every token top_k times; or what the shared expert does.
+      Observed& router = observed["router"];
+      if (config.mixture.weighs_input) {
+        router = observed.at("shared_expert.gate_up");
+      } else {
+        for (const SiteSpec& site : sites)
+          if (site.expert >= 0 && site.name.ends_with("gate_up") && observed.contains(site.name))
+            router.add(observed.at(site.name));
+        ASSERT_EQ(router.n_rows, hidden.n_tokens * config.mixture.top_k);
+        for (double& value : router.sum) value /= static_cast<double>(config.mixture.top_k);
+        router.n_rows = hidden.n_tokens;
+      }
     }
-    const double fro = expected.at("fro").get<double>(), bound = 1e-5 * fro;
-    EXPECT_NEAR(std::sqrt(squares), fro, bound) << name;
-    EXPECT_NEAR(trace, expected.at("trace").get<double>(), bound) << name;
-    EXPECT_NEAR(site.entry(0, 0), expected.at("h00").get<double>(), bound) << name;
-    EXPECT_NEAR(site.entry(0, 1), expected.at("h01").get<double>(), bound) << name;
-    EXPECT_NEAR(site.entry(site.dim - 1, site.dim - 1), expected.at("hlast").get<double>(), bound) << name;
+    EXPECT_EQ(golden->size(), observed.size());
+    for (const auto& [name, expected] : golden->items()) {
+      ASSERT_TRUE(observed.contains(name)) << name;
+      expect_golden(name, observed.at(name), expected);
+    }
   }
 }
 
@@ -179,11 +194,8 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
                          ::testing::Values("llama2", "llama3", "llama-bias-headdim", "llama-tied", "mistral",
                                            "mistral-window", "qwen2", "qwen2-window", "qwen2-yarn", "qwen3", "mixtral",
                                            "qwen2-moe", "qwen3-moe", "gemma", "gemma2", "phi3"),
-                         [](const ::testing::TestParamInfo<const char*>& parameter) {
-                           std::string name = parameter.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         test::tiny_test_name);
+INSTANTIATE_TEST_SUITE_P(MoreModels, TinyRandom, ::testing::ValuesIn(test::more_models()), test::tiny_test_name);
 
 TEST_P(TinyRandom, ResultsDependOnNeitherThreadsNorBatches) {
   LoadedModel one(model_->source->path(), 1);
@@ -360,6 +372,41 @@ TEST(Rope, YarnKeepsFastPairsAndStretchesSlowOnes) {
   EXPECT_NEAR(rope_attention_factor(rope), 0.1 * std::log(4.0) + 1, 1e-15);
   rope.attention_factor = 1.25;
   EXPECT_FLOAT_EQ(rope_table(rope, 64, 1)[0], 1.25F);
+  // Ends that are not rounded lie between those that are: pair 20 of 32 is on the ramp.
+  rope.truncate = false;
+  EXPECT_GT(rope_frequencies(rope, 64)[20], plain[20] / 4);
+  EXPECT_NE(rope_frequencies(rope, 64)[20], yarn[20]);
+}
+
+TEST(Rope, DynamicScalingFollowsTheLength) {
+  RopeConfig rope;
+  rope.scaling = RopeScaling::dynamic;
+  rope.theta = 100;
+  rope.factor = 3;
+  rope.original_max_position = 16;
+  EXPECT_EQ(rope_frequencies(rope, 4, 1), rope_frequencies(rope, 4, 16));
+  EXPECT_DOUBLE_EQ(rope_frequencies(rope, 4, 16)[1], 0.1);
+  // At twice the length theta is times (3 * 2 - 2)^(4 / 2) = 16.
+  EXPECT_DOUBLE_EQ(rope_frequencies(rope, 4, 32)[1], 1 / 40.0);
+  EXPECT_EQ(rope_kind(rope, 3), rope_kind(rope, 16));
+  EXPECT_NE(rope_kind(rope, 17), rope_kind(rope, 18));
+  EXPECT_EQ(rope_limit(rope), 16);
+}
+
+TEST(Rope, LongropeHasTwoListsOfDivisors) {
+  RopeConfig rope;
+  rope.scaling = RopeScaling::longrope;
+  rope.theta = 100;
+  rope.factor = 16;
+  rope.original_max_position = 4;
+  rope.short_factor = {1, 2};
+  rope.long_factor = {4, 5};
+  EXPECT_DOUBLE_EQ(rope_frequencies(rope, 4, 4)[1], 0.1 / 2);
+  EXPECT_DOUBLE_EQ(rope_frequencies(rope, 4, 5)[0], 1.0 / 4);
+  EXPECT_DOUBLE_EQ(rope_frequencies(rope, 4, 500)[1], 0.1 / 5);
+  EXPECT_EQ(rope_kind(rope, 5), rope_kind(rope, 500));
+  EXPECT_NE(rope_kind(rope, 4), rope_kind(rope, 5));
+  EXPECT_DOUBLE_EQ(rope_attention_factor(rope), std::sqrt(1 + 2.0));  // ln 16 / ln 4
 }
 
 }  // namespace

@@ -93,6 +93,16 @@ TEST(RequestPacks, CommonBeginningsStandOnce) {
   EXPECT_EQ(packs[0].segments.size(), 6);
 }
 
+TEST(RequestPacks, LongerInputsShareNothingWhereTheirBeginningsDiffer) {
+  const Ids context = run_of(100, 40);
+  const std::vector<ScoredInput> inputs{input_of(context, {1, 2, 3}), input_of(context, {1, 2, 4, 5}),
+                                        input_of(context, {9})};
+  const std::vector<RequestPack> packs = pack_requests(inputs, 42);
+  ASSERT_EQ(packs.size(), 1);
+  check_packs(packs, inputs);
+  EXPECT_EQ(packs[0].n_rows(), 40 + 2 + 43);
+}
+
 TEST(RequestPacks, AreBoundedAndLongBeginningsMakeThemLonger) {
   std::vector<ScoredInput> inputs;
   for (std::int32_t i = 0; i < 60; ++i) inputs.push_back(input_of(run_of(1000 * i, 100), {1}));
