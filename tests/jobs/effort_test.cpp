@@ -66,8 +66,7 @@ TEST(Effort, IsNothingToMethodsThatArePublished) {
 }
 
 TEST(Effort, TuningOfAMethodWithoutNumbersIsRefusedBeforeAnyWork) {
-  run::Settings settings =
-      settings_of({"--method", "awq", "afpq", "gptvq", "quip_sharp", "--tune-phases", "end-to-end"});
+  run::Settings settings = settings_of({"--method", "gptvq", "--tune-phases", "end-to-end"});
   EXPECT_THAT(run::check(settings), ::testing::Contains(::testing::HasSubstr("gptvq have no numbers to tune")));
   settings.parameters.method = "gptq";
   EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("to tune"))));
