@@ -28,17 +28,6 @@ constexpr int kLeastVectorBits = 1, kMostVectorBits = 8;
 constexpr std::int64_t kMostStoredOrder = 65535;
 constexpr std::int64_t kMostGroupWeights = std::int64_t{1} << 40;
 
-/// Rows of values below 2^bits, each packed on its own.
-std::vector<std::uint32_t> packed_rows(const std::vector<std::uint16_t>& values, std::int64_t rows, int bits) {
-  const std::int64_t n = rows > 0 ? std::ssize(values) / rows : 0, words = core::packed_words(n, bits);
-  std::vector<std::uint32_t> packed(index(rows * words)), row_values(index(n));
-  for (std::int64_t row = 0; row < rows; ++row) {
-    std::copy_n(values.begin() + row * n, n, row_values.begin());
-    core::pack_row(row_values, bits, std::span(packed).subspan(index(row * words), index(words)));
-  }
-  return packed;
-}
-
 /// What a member tells of itself, beside its codes.
 struct MemberFigures {
   StripFigures strips;
@@ -49,11 +38,12 @@ struct MemberFigures {
 format::GptvqEncoding gather_codes(core::Team& team, const GptvqCodes& mine, MemberFigures& figures) {
   const format::GptvqExtents& e = mine.extents;
   std::vector<std::byte> bytes;
-  core::append_bytes<std::uint32_t>(packed_rows(mine.indices, mine.groups.rows, e.index_bits()), bytes);
+  core::append_bytes<std::uint32_t>(pack_rows(mine.indices, mine.groups.rows, e.vectors(), e.index_bits()), bytes);
   core::append_bytes<std::uint16_t>(mine.codebook, bytes);
   core::append_bytes<std::uint8_t>(mine.codebook8, bytes);
   core::append_bytes<std::uint16_t>(mine.book_scales, bytes);
-  core::append_bytes<std::uint32_t>(packed_rows(mine.block_codes, mine.groups.rows, kernels::kBlockScaleBits), bytes);
+  core::append_bytes<std::uint32_t>(pack_rows(mine.block_codes, mine.groups.rows, e.blocks(), kernels::kBlockScaleBits),
+                                    bytes);
   core::append_bytes<double>(figures.update.before, bytes);
   core::append_bytes<double>(figures.update.after, bytes);
   const std::int64_t counts[] = {figures.strips.steps, figures.strips.unused, figures.update.steps};
