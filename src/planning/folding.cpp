@@ -12,10 +12,12 @@
 namespace voronoi::planning {
 
 bool input_scale_folds(const model::ModelConfig& config, std::int64_t layer, const model::SiteSpec& site) {
-  if (site.name == "qkv") return true;
+  if (site.name == "qkv") return !config.norms.input.empty() && !config.parallel_block;
+  if (site.name == "q_b" || site.name == "kv_b") return true;
   if (site.name == "o") return config.n_kv_heads == config.n_heads;
-  if (site.name == "gate_up") return !model::is_mixture(config, layer);
-  return site.name.ends_with("down");
+  if (site.name == "gate_up") return !model::is_mixture(config, layer) && !config.norms.feed_forward.empty();
+  // One is added to a clamped up before the product.
+  return site.name.ends_with("down") && config.activation != model::Activation::clamped_silu;
 }
 
 std::vector<std::string> sites_without_folding(const model::ModelConfig& config) {

@@ -160,10 +160,10 @@ inline const std::vector<Architecture>& architectures() {
         {"qk_rope_head_dim", 6},
         {"v_head_dim", 5},
         {"moe_intermediate_size", 10},
-        {"n_routed_experts", 6},
-        {"num_experts_per_tok", 3},
-        {"n_group", 3},
-        {"topk_group", 2},
+        {"n_routed_experts", 4},
+        {"num_experts_per_tok", 4},
+        {"n_group", 1},
+        {"topk_group", 1},
         {"first_k_dense_replace", 1}}}};
   return all;
 }
