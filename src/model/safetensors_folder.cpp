@@ -176,14 +176,14 @@ const SafetensorsFolder::Stored* SafetensorsFolder::find(std::string_view name) 
 
 std::optional<core::Shape> SafetensorsFolder::float_shape(const std::string& name) const {
   if (const ExpertSlice* slice = find_slice(name)) {
-    require_float(*find(slice->stored));
+    if (const Stored* plain = find(slice->stored)) require_float(*plain);
     core::Shape shape{slice->n_out};
     if (slice->shape.size() > 2) shape.push_back(slice->shape[1]);
     return shape;
   }
   const Stored* stored = find(name);
   if (stored == nullptr) return std::nullopt;
-  require_float(*stored);
+  if (scales_of(name, *stored) == nullptr) require_float(*stored);
   return stored->tensor->shape;
 }
 
@@ -193,6 +193,7 @@ const ExpertSlice* SafetensorsFolder::find_slice(const std::string& name) const 
 }
 
 void SafetensorsFolder::read_slice(const TensorSpec& spec, const ExpertSlice& slice, std::span<float> out) const {
+  if (find(slice.stored) == nullptr) return read_mxfp4(spec, slice, out);
   const Stored& stored = *find(slice.stored);
   require_float(stored);
   const SafetensorsTensor& tensor = *stored.tensor;
@@ -219,13 +220,15 @@ void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const
   if (const ExpertSlice* slice = find_slice(spec.name)) return read_slice(spec, *slice, out);
   const Stored* stored = find(spec.name);
   if (stored == nullptr) throw FormatError(name_, "tensor " + spec.name + ": is missing");
-  require_float(*stored);
+  const Stored* scales = scales_of(spec.name, *stored);
+  if (scales == nullptr) require_float(*stored);
   const SafetensorsTensor& tensor = *stored->tensor;
   const std::string& file = stored->file->path();
   if (tensor.shape != spec.shape)
     throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", stored->name,
                                         core::to_string(tensor.shape), core::to_string(spec.shape)));
   VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
+  if (scales != nullptr) return read_f8(spec, *stored, *scales, out);
   const bool good = convert_finite(*tensor.dtype, tensor.bytes.data(), out);
   stored->file->require_unchanged();
   if (good) return;
@@ -243,7 +246,11 @@ void SafetensorsFolder::require_unchanged() const {
 void SafetensorsFolder::warn_unread(const std::set<std::string>& expected, const std::string& model_type,
                                     const std::function<bool(std::string_view name)>& known) const {
   std::set<std::string> read;
-  for (const auto& [name, slice] : slices_) read.insert(slice.stored);
+  for (const auto& [name, slice] : slices_)
+    for (const char* ending : {"", "_blocks", "_scales"}) read.insert(slice.stored + ending);
+  if (scaled_.kind != ScaledWeights::Kind::none)
+    for (const std::string& name : expected)
+      for (const char* ending : {"_scale_inv", "_scale"}) read.insert(name + ending);
   std::size_t n_unread = 0;
   std::string first;
   for (const auto& [name, stored] : tensors_) {

@@ -18,6 +18,7 @@
 #include "model/config.h"
 #include "model/fused_experts.h"
 #include "model/safetensors.h"
+#include "model/scaled_weights.h"
 
 namespace voronoi::model {
 
@@ -47,6 +48,13 @@ class SafetensorsFolder {
 
   /// Further tensors that are parts of stored ones of the shapes that they name.
   void add_slices(std::map<std::string, ExpertSlice> slices) { slices_ = std::move(slices); }
+
+  /// Tensors of that kind count as those of float types do; see model/scaled_weights.h.
+  void set_scaled(const ScaledWeights& scaled) { scaled_ = scaled; }
+  /// Whether the experts' tensor `stored` [experts, in, columns] is there as MXFP4.
+  bool has_mxfp4(const std::string& stored, const core::Shape& shape) const;
+  /// Whether any tensor is stored in 8 or 4 bits.
+  bool has_narrow_tensors() const;
 
   const std::map<std::string, Stored, std::less<>>& tensors() const { return tensors_; }
   /// As they are stored.
@@ -85,9 +93,14 @@ class SafetensorsFolder {
   /// The slice of that name; null: there is none.
   const ExpertSlice* find_slice(const std::string& name) const;
   void read_slice(const TensorSpec& spec, const ExpertSlice& slice, std::span<float> out) const;
+  void read_mxfp4(const TensorSpec& spec, const ExpertSlice& slice, std::span<float> out) const;
+  /// The scales of a tensor in FP8; null: it is not, or has none of the right shape.
+  const Stored* scales_of(const std::string& name, const Stored& stored) const;
+  void read_f8(const TensorSpec& spec, const Stored& stored, const Stored& scales, std::span<float> out) const;
 
   std::map<std::string, Stored, std::less<>> tensors_;
   std::map<std::string, ExpertSlice> slices_;
+  ScaledWeights scaled_;
 };
 
 }  // namespace voronoi::model

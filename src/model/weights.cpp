@@ -36,9 +36,10 @@ class DirectoryWeights final : public WeightSource {
         folder_(path) {
     add_generation_ends(path, config_);
     folder_.take_standard_names(config_.norms.input.empty() ? config_.norms.attention_out : config_.norms.input);
+    folder_.set_scaled(scaled_weights(config_json_));
     folder_.add_slices(expert_slices(config_, [this](const std::string& stored, const core::Shape& shape) {
       const SafetensorsFolder::Stored* tensor = folder_.find(stored);
-      return tensor != nullptr && tensor->tensor->shape == shape;
+      return tensor == nullptr ? folder_.has_mxfp4(stored, shape) : tensor->tensor->shape == shape;
     }));
     settle_head();
     require_plain_tensors();
@@ -102,7 +103,11 @@ class DirectoryWeights final : public WeightSource {
                       "F16 or BF16 weights ({})",
                       error.what()));
     }
-    if (stated && !(quantization->is_object() && quantization->empty()))
+    if (stated && folder_.has_narrow_tensors())
+      core::log_info(
+          "{}: weights that are stored in {} bits are dequantized as they are read; activations are left alone",
+          config_file_, scaled_weights(config_json_).kind == ScaledWeights::Kind::mxfp4 ? 4 : 8);
+    else if (stated && !(quantization->is_object() && quantization->empty()))
       core::warn_once(
           config_file_ +
           ": \"quantization_config\" is left over: all tensors of the model are plain floats, and are read as "

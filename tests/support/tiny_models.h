@@ -19,10 +19,17 @@ inline std::string tiny_folder(const std::string& model, const std::string& kind
 
 /// Further architectures.
 inline const std::vector<const char*>& more_models() {
-  static const std::vector<const char*> names{
-      "granite",      "olmo2",           "llama-dynamic", "phi3-longrope",      "phi4-mini", "glm4",
-      "cohere2",      "gemma3",          "gemma3-vision", "qwen3-vl",           "glm4-moe",  "gpt-oss",
-      "llama4-scout", "llama4-maverick", "deepseek-v3",   "deepseek-v3-noqlora"};
+  static const std::vector<const char*> names{"granite",           "olmo2",
+                                              "llama-dynamic",     "phi3-longrope",
+                                              "phi4-mini",         "glm4",
+                                              "cohere2",           "gemma3",
+                                              "gemma3-vision",     "qwen3-vl",
+                                              "glm4-moe",          "gpt-oss",
+                                              "llama4-scout",      "llama4-maverick",
+                                              "deepseek-v3",       "deepseek-v3-noqlora",
+                                              "llama-fp8-block",   "llama-fp8-block128",
+                                              "llama-fp8-channel", "deepseek-v3-fp8",
+                                              "gpt-oss-mxfp4"};
   return names;
 }
 
