@@ -29,6 +29,7 @@ void run(std::string_view input) {
   folder.write("model.safetensors", input);
   std::optional<model::SafetensorsFolder> opened;
   if (!accepts([&] { opened.emplace(folder.path()); })) return;
+  opened->set_scaled({model::ScaledWeights::Kind::fp8_blocks, 2, 3});
   core::Sha256 hash;
   opened->add_to_fingerprint(hash);
   std::size_t covered = 0;
