@@ -12,7 +12,7 @@
 namespace voronoi::kernels {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::size_t at_index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 /// A rotation of 4 x `block` coordinates, `copies` times, with H = 2 P - J, P taking each of four to the next.
 struct Case {
@@ -24,17 +24,17 @@ struct Case {
   Rotation rotation() const { return {n, 4, block_size, factor.data(), signs.data()}; }
   /// T as a matrix, by the definition.
   std::vector<double> dense() const {
-    std::vector<double> t(at(n * n));
+    std::vector<double> t(at_index(n * n));
     const std::int64_t size = 4 * block_size;
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t j = 0; j < n; ++j) {
         if (i / size != j / size) continue;
         const std::int64_t a = i % size, b = j % size;
         const auto common = static_cast<std::uint64_t>((a % block_size) & (b % block_size));
-        const bool is_negative = (factor[at(a / block_size)] >> (b / block_size) & 1U) != 0;
-        const bool is_turned = (signs[at(j / 32)] >> (j % 32) & 1U) != 0;
+        const bool is_negative = (factor[at_index(a / block_size)] >> (b / block_size) & 1U) != 0;
+        const bool is_turned = (signs[at_index(j / 32)] >> (j % 32) & 1U) != 0;
         const int minus = (is_negative ? 1 : 0) + (is_turned ? 1 : 0) + std::popcount(common);
-        t[at(i * n + j)] = (minus % 2 != 0 ? -1 : 1) / std::sqrt(static_cast<double>(size));
+        t[at_index(i * n + j)] = (minus % 2 != 0 ? -1 : 1) / std::sqrt(static_cast<double>(size));
       }
     return t;
   }
@@ -48,7 +48,7 @@ TEST(Rotation, TurnsRowsAndColumnsByItsMatrixAndBack) {
     const std::int64_t n = c.n, m = 21;  // vectors: more than are turned at a time
     std::mt19937 engine(3);
     std::normal_distribution<float> normal;
-    std::vector<float> x(at(m * n));
+    std::vector<float> x(at_index(m * n));
     for (float& value : x) value = normal(engine);
     const std::vector<double> t = c.dense();
     std::vector<float> first_rows;
@@ -57,16 +57,16 @@ TEST(Rotation, TurnsRowsAndColumnsByItsMatrixAndBack) {
       const Exec exec{&pool, nullptr};
       std::vector<float> rows = x, columns(x.size());
       for (std::int64_t v = 0; v < m; ++v)
-        for (std::int64_t i = 0; i < n; ++i) columns[at(i * m + v)] = x[at(v * n + i)];
+        for (std::int64_t i = 0; i < n; ++i) columns[at_index(i * m + v)] = x[at_index(v * n + i)];
       const std::vector<float> columns_before = columns;
       cpu().rotation.turn_rows(exec, c.rotation(), false, m, rows.data());
       cpu().rotation.turn_columns(exec, c.rotation(), false, m, columns.data());
       for (std::int64_t v = 0; v < m; ++v)
         for (std::int64_t i = 0; i < n; ++i) {
           double sum = 0;
-          for (std::int64_t j = 0; j < n; ++j) sum += t[at(i * n + j)] * static_cast<double>(x[at(v * n + j)]);
-          ASSERT_NEAR(static_cast<double>(rows[at(v * n + i)]), sum, 1e-5) << n << ", vector " << v << ", " << i;
-          ASSERT_EQ(columns[at(i * m + v)], rows[at(v * n + i)]);
+          for (std::int64_t j = 0; j < n; ++j) sum += t[at_index(i * n + j)] * static_cast<double>(x[at_index(v * n + j)]);
+          ASSERT_NEAR(static_cast<double>(rows[at_index(v * n + i)]), sum, 1e-5) << n << ", vector " << v << ", " << i;
+          ASSERT_EQ(columns[at_index(i * m + v)], rows[at_index(v * n + i)]);
         }
       if (first_rows.empty()) first_rows = rows;
       EXPECT_EQ(rows, first_rows);

@@ -173,7 +173,7 @@ TEST(Site, OtherMethodsSeeItsHessianAsItIs) {
     QuantParameters parameters;
     parameters.method = name;
     if (find_method(name).changes_site(parameters)) continue;
-    const PreparedSite prepared = prepare_site(context, site.input, parameters);
+    const PreparedSite prepared = prepare_site(context, team, site.input, parameters);
     const PreparedHessian plain = prepare_hessian(context, n, site.layer.lower, 0.01, true);
     EXPECT_TRUE(std::ranges::equal(prepared.hessian.factor.span(), plain.factor.span()));
     EXPECT_EQ(prepared.state, nullptr);

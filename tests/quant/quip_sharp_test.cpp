@@ -39,7 +39,8 @@ struct QuipSite {
     input.in_features = in;
     input.linears = {{"up", out}};
     input.moments.plain = layer.lower;
-    prepared = prepare_site(context, std::move(input), p);
+    core::SoloTeam team;
+    prepared = prepare_site(context, team, std::move(input), p);
   }
   QuantInput input() const {
     return {"up",
@@ -56,8 +57,8 @@ struct QuipSite {
 };
 
 /// A metric of its own [n, n], rows [rows, n] in units of the codebook.
-struct Raw {
-  Raw(std::int64_t size, std::int64_t n_rows) : n(size), rows(n_rows) {
+struct RawLattice {
+  RawLattice(std::int64_t size, std::int64_t n_rows) : n(size), rows(n_rows) {
     const test::SyntheticLayer layer = test::make_synthetic_layer(n_rows, n, 8, {0, 0, 0.1});
     weight = layer.weight;
     for (float& value : weight) value *= 50;
@@ -94,7 +95,7 @@ std::vector<double> values_of(const LatticeCodes& codes, int bits, std::int64_t 
 
 /// Of the vectors below `first` the best values that can be reached, given the errors of those from there on: the
 /// target of the block in front of them, by solving for it. Feedback from the last block is just this.
-std::vector<double> conditional_target(const Raw& raw, double damping, std::int64_t row, std::int64_t first,
+std::vector<double> conditional_target(const RawLattice& raw, double damping, std::int64_t row, std::int64_t first,
                                        const std::vector<double>& what) {
   // minimise over e_< of [e_<, e_>] H [e_<, e_>]^T: H_<< e_< = -H_<> e_>; the target is W - e_<.
   std::vector<std::vector<double>> a(at(first), std::vector<double>(at(first + 1)));
@@ -120,7 +121,7 @@ std::vector<double> conditional_target(const Raw& raw, double damping, std::int6
 TEST(LatticeCodes, FeedbackIsTheBestTargetGivenTheErrorsBehind) {
   core::ThreadPool pool(2);
   for (const std::int64_t n : {40, 44}) {
-    const Raw raw(n, 3);
+    const RawLattice raw(n, 3);
     const double damping = 0.02;
     const LatticeMetric metric = lattice_metric(pool, n, raw.h, damping, damping);
     const LatticeCodes codes = lattice_codes(pool, metric, {2, 0}, raw.rows, raw.weight);
@@ -149,7 +150,7 @@ TEST(LatticeCodes, FeedbackIsTheBestTargetGivenTheErrorsBehind) {
 TEST(LatticeCodes, SweepsOnlyLowerTheErrorAndTellIt) {
   core::ThreadPool pool(2);
   const std::int64_t n = 300;
-  const Raw raw(n, 20);
+  const RawLattice raw(n, 20);
   const double damping = 0.02;
   const LatticeMetric metric = lattice_metric(pool, n, raw.h, damping, damping);
   for (const int bits : {2, 3, 4}) {
