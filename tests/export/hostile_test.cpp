@@ -95,7 +95,8 @@ TEST_F(Hostile, QuantizationConfigIsChecked) {
   const auto with = [&](const char* key, const core::Json& value) {
     return after([&](core::Json& config, test::TensorSet&) { config["quantization_config"][key] = value; });
   };
-  EXPECT_EQ(with("quant_method", "gptq"), "no checkpoint");
+  EXPECT_EQ(with("quant_method", "bitsandbytes"), "no checkpoint");
+  EXPECT_THAT(with("quant_method", "gptq"), HasSubstr("quantization_config.bits"));
   EXPECT_EQ(with("quant_method", 7), "no checkpoint");
   EXPECT_THAT(with("config_for_layers", 7), HasSubstr("config_for_layers"));
   EXPECT_THAT(with("config_for_layers", nullptr), AllOf(HasSubstr("no entry"), HasSubstr("q_proj")));
