@@ -91,8 +91,9 @@ TEST_P(GpuTinyRandom, Fp32GivesTheGoldenLogits) {
 }
 
 TEST_P(GpuTinyRandom, SixteenBitsStayCloseToTheCpuTwins) {
-  // Its groups of experts lie closer together than 16 bits move what they are chosen by.
-  if (std::string(GetParam()) == "deepseek-v3") return;
+  // Where experts lie closer together than 16 bits move what they are chosen by, each twin takes its own.
+  const std::string name = GetParam();
+  if (name == "deepseek-v3" || name == "gpt-oss-mxfp4") return;
   for (const core::DType dtype : {core::DType::f16, core::DType::bf16}) {
     const Result ours = forward(*source_, gpu(), dtype, ids(0)), twin = forward(*source_, cpu(), dtype, ids(0)),
                  exact = forward(*source_, cpu(), core::DType::f32, ids(0));

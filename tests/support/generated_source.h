@@ -164,6 +164,9 @@ inline const std::vector<Architecture>& architectures() {
         {"num_experts_per_tok", 4},
         {"n_group", 1},
         {"topk_group", 1},
+        // Larger scores: differences of the loss are to be seen beside the rounding of fp32.
+        {"rope_scaling",
+         {{"type", "yarn"}, {"factor", 40.0}, {"original_max_position_embeddings", 64}, {"mscale_all_dim", 4.0}}},
         {"first_k_dense_replace", 1}}}};
   return all;
 }
