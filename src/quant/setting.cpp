@@ -30,7 +30,7 @@ Problems bits_problems(const Method& method, double bits, const std::function<bo
   if (std::none_of(own.begin(), own.end(), [](const auto& parameter) { return parameter.name == "bits"; }))
     problems.push_back(fmt::format("--bits: means nothing to --method {}; leave it out", method.name()));
   else if (bits != std::floor(bits))
-    problems.push_back(fmt::format("--bits: {} codes have whole bits from 1 to 8, not {:g}", method.name(), bits));
+    problems.push_back(fmt::format("--bits: {} codes have whole bits, not {:g}", method.name(), bits));
   return problems;
 }
 
