@@ -135,27 +135,33 @@ expect 0 "$VORONOI" quantize --run "$work/rtn" "${common[@]}" --method rtn --bit
 expect 2 "$VORONOI" export "$work/rtn" --out "$work/rtn-out"
 says "5 bits"; says "$n_linears of $n_linears layers"
 
-# Integers: each layout holds the numbers of the run, for our own reader and an independent one. Groups of 4 divide all widths.
+# Integers: each layout holds the numbers of the run, for our own reader and an independent one. gptq wants widths in multiples of 32.
 read_ints=$(dirname "$0")/../export/read_ints.py
-expect 0 ranks 2 quantize --run "$work/gptq" "${common[@]}" --method gptq --bits 4 --group-size 4
-expect 0 "$VORONOI" verify "$work/gptq" --json
-cp "$work/stdout" "$work/gptq.json"
-gptq_nll=$(nll "$work/gptq")
-expect 0 "$VORONOI" export "$work/gptq" --out "$work/awq" --format awq
-for out in "$work/gptq/export" "$work/awq"; do
-  "$python" "$read_ints" "$out" "$work/gptq.json" || fail "the independent reader disagrees on $out"
-  expect 0 "$VORONOI" verify "$out"
+python3 "$support/random_model.py" "$work/even" num_hidden_layers=2 hidden_size=64 intermediate_size=96 num_attention_heads=4 num_key_value_heads=2
+even=(--model "$work/even" --calibration-text "$calibration_text" --calibration-sequences 4 --calibration-context 64)
+expect 0 ranks 2 quantize --run "$work/gptq" "${even[@]}" --method gptq --bits 4 --group-size 32 --group-grid original
+expect 0 "$VORONOI" quantize --run "$work/rtn4" "${even[@]}" --method rtn --bits 4 --group-size 16 --export-format awq
+expect 0 "$VORONOI" quantize --run "$work/rtn3" "${even[@]}" --method rtn --bits 3 --group-size 16
+expect 0 "$VORONOI" export "$work/gptq" --out "$work/gptq-out" --format gptq
+expect 2 "$VORONOI" export "$work/gptq" --out "$work/no" --format awq
+says "column order"
+for pair in "gptq gptq/export compressed-tensors" "gptq gptq-out gptq" "rtn4 rtn4/export awq" "rtn3 rtn3/export gptq"; do
+  read -r run out layout <<<"$pair"
+  grep -q "\"quant_method\": \"$layout\"" "$work/$out/config.json" || fail "$out is of another layout than $layout"
+  expect 0 "$VORONOI" verify "$work/$run" --json
+  cp "$work/stdout" "$work/ints.json"
+  "$python" "$read_ints" "$work/$out" "$work/ints.json" || fail "the independent reader disagrees on $out"
+  expect 0 "$VORONOI" verify "$work/$out"
   grep -q "compared with the run" "$work/stdout" || fail "verify did not compare $out with the run"
-  [ "$gptq_nll" = "$(nll "$out")" ] || fail "run and $out evaluate to other figures"
+  [ "$(nll "$work/$run")" = "$(nll "$work/$out")" ] || fail "run and $out evaluate to other figures"
 done
-grep -q '"quant_method": "compressed-tensors"' "$work/gptq/export/config.json" || fail "another layout than the default"
 "$python" - "$work" <<'PYTHON' || fail "an edited matrix was not noticed by the independent reader of integers"
 import json, sys
-edited = json.load(open(sys.argv[1] + "/gptq.json"))
+edited = json.load(open(sys.argv[1] + "/ints.json"))
 edited["layers"][3]["decoded_sha256"] = "0" * 64
 json.dump(edited, open(sys.argv[1] + "/edited.json", "w"))
 PYTHON
-! "$python" "$read_ints" "$work/awq" "$work/edited.json" 2>/dev/null || fail "the independent reader of integers accepts anything"
+! "$python" "$read_ints" "$work/rtn3/export" "$work/edited.json" 2>/dev/null || fail "the independent reader of integers accepts anything"
 
 # Groups and outliers, for the loaders that take them.
 full=(--method vptq --vector-length 4 --centroids 256 --outlier-percent 3 --outlier-centroids 16 --export-profile full)
