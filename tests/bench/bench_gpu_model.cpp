@@ -33,11 +33,13 @@ class RandomBlock : public model::WeightSource {
   RandomBlock(const std::string& model, bool tiny) : config_(planning::read_model_config(model)), path_(model) {
     config_.n_layers = 1;
     config_.window.resize(1);
+    config_.chunk.resize(1);
+    config_.layer_rope.resize(1);
     config_.vocab_size = 256;  // embedding and head are no part of a block
     if (tiny) {
       config_.hidden_size = config_.n_heads = config_.n_heads / 8;
       config_.n_kv_heads = config_.n_kv_heads / 8;
-      config_.head_dim = 8;
+      config_.head_dim = config_.n_turned = 8;
       config_.hidden_size *= config_.head_dim;
       config_.intermediate_size /= 512;
     }

@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "backend/device.h"
 #include "core/bytes.h"
 #include "core/index.h"
 #include "core/team.h"
-#include "kernels/kernels.h"
 #include "quant/baselines/rtn_loop.h"
 #include "quant/baselines/uniform.h"
 #include "quant/cost.h"

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend/device.h"
 #include "core/error.h"
 #include "core/index.h"
-#include "kernels/kernels.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn_loop.h"
 #include "quant/baselines/uniform.h"

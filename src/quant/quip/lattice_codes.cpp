@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <array>
 
+#include "backend/device.h"
 #include "core/error.h"
 #include "core/index.h"
 #include "core/types.h"
-#include "kernels/kernels.h"
 #include "quant/baselines/uniform.h"
 
 namespace voronoi::quant {

@@ -2,10 +2,10 @@
 #include <array>
 #include <string>
 
+#include "backend/device.h"
 #include "core/error.h"
 #include "core/index.h"
 #include "core/types.h"
-#include "kernels/kernels.h"
 #include "quant/quip/lattice_codes.h"
 
 namespace voronoi::quant {
