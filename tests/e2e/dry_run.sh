@@ -28,7 +28,7 @@ says "; 3 ranks of"
 
 # What the run would refuse, before any work, and where it would be.
 dry 2 "$VORONOI" quantize --run "$run" "${options[@]}" --centroids 200
-dry 2 "$VORONOI" quantize --run "$run" "${common[@]}" --method rtn --stages quantize,export
+dry 2 "$VORONOI" quantize --run "$run" "${common[@]}" --method rtn --stages quantize,export --export-format vptq
 says "vector-quantized layers only"
 dry 2 "$VORONOI" quantize --run "$run" "${common[@]}" --method voronoi --stages export
 says "export needs quantize"

@@ -22,8 +22,10 @@ for stop in "2 75" "1 137"; do
   start_held "rename .windows $nth" "$work/held" "$VORONOI" quantize --run "$work/again" "${common[@]}" --method rtn --bits 3 "${text[@]}"
   if [ "$wanted" = 75 ]; then kill -USR1 $pid; else kill -KILL $pid; fi
   go_on
+  code=0
+  wait "$pid" || code=$?
   if [ "$wanted" = 75 ] && ! grep -q "stopped" "$work/held"; then wanted=0; fi  # its only batch was over
-  ends "$wanted" "$work/held"
+  [ $code = "$wanted" ] || { cat "$work/held"; fail "exit $code instead of $wanted"; }
   expect 0 ranks 3 quantize --run "$work/again"
   figures "$work/again" | cmp - "$work/once" || fail "other figures after a stop ($stop)"
 done

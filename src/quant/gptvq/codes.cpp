@@ -78,7 +78,7 @@ GptvqCodes::Books GptvqCodes::keep(std::int64_t first, std::int64_t end) const {
 
 void GptvqCodes::restore(std::int64_t first, const Books& kept) {
   const auto put = [&](const auto& part, std::int64_t size, auto& all) {
-    std::copy(part.begin(), part.end(), all.begin() + first * size);
+    if (!part.empty()) std::copy(part.begin(), part.end(), all.begin() + first * size);
   };
   const std::int64_t size = extents.book_size();
   put(kept.values, size, book_values);
