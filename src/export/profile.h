@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "format/encoding.h"
-#include "quant/parameters.h"
 #include "model/config.h"
+#include "quant/parameters.h"
 
 namespace voronoi::exporting {
 

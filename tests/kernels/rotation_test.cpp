@@ -64,7 +64,8 @@ TEST(Rotation, TurnsRowsAndColumnsByItsMatrixAndBack) {
       for (std::int64_t v = 0; v < m; ++v)
         for (std::int64_t i = 0; i < n; ++i) {
           double sum = 0;
-          for (std::int64_t j = 0; j < n; ++j) sum += t[at_index(i * n + j)] * static_cast<double>(x[at_index(v * n + j)]);
+          for (std::int64_t j = 0; j < n; ++j)
+            sum += t[at_index(i * n + j)] * static_cast<double>(x[at_index(v * n + j)]);
           ASSERT_NEAR(static_cast<double>(rows[at_index(v * n + i)]), sum, 1e-5) << n << ", vector " << v << ", " << i;
           ASSERT_EQ(columns[at_index(i * m + v)], rows[at_index(v * n + i)]);
         }

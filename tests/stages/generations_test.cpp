@@ -173,8 +173,8 @@ TEST_F(Generations, AnExportTakesNoOtherFileThanTheJournalled) {
   better();
   std::filesystem::copy_file(file(kNorm, 1), file(kNorm, 2), std::filesystem::copy_options::overwrite_existing);
   EXPECT_THAT(test::message_of<core::FormatError>([&] {
-                export_run({run_.paths, run_.state, *inputs_.model, settings_.tokenizer, "vptq"},
-                           exporting::Target{}, folder_ / "out", folder_ / "making", nullptr);
+                export_run({run_.paths, run_.state, *inputs_.model, settings_.tokenizer, "vptq"}, exporting::Target{},
+                           folder_ / "out", folder_ / "making", nullptr);
               }),
               HasSubstr(file(kNorm, 2)));
   EXPECT_THAT(validation::verify_run(comm::Communicator::alone(), run_.paths.root).problems,
