@@ -1,7 +1,6 @@
 #include "export/int_layer.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,7 @@
 #include "core/error.h"
 #include "core/index.h"
 #include "core/packing.h"
+#include "export/stored_tensor.h"
 
 namespace voronoi::exporting {
 
@@ -123,21 +123,6 @@ std::vector<std::uint8_t> unpack_rows(std::span<const std::uint32_t> words, std:
 }
 
 namespace {
-
-const model::SafetensorsFolder::Stored& stored_tensor(const model::SafetensorsFolder& folder, const std::string& name,
-                                                      std::span<const std::string_view> dtypes,
-                                                      const core::Shape& shape) {
-  const auto* stored = folder.find(name);
-  if (stored == nullptr) throw FormatError(folder.name(), "tensor " + name + ": is missing");
-  if (std::find(dtypes.begin(), dtypes.end(), stored->tensor->dtype_name) == dtypes.end())
-    throw FormatError(stored->file->path(), fmt::format("tensor {}: is stored as {}; {} is wanted", name,
-                                                        stored->tensor->dtype_name, fmt::join(dtypes, " or ")));
-  if (stored->tensor->shape != shape)
-    throw FormatError(stored->file->path(),
-                      fmt::format("tensor {}: has shape {}; {} is wanted", name, core::to_string(stored->tensor->shape),
-                                  core::to_string(shape)));
-  return *stored;
-}
 
 template <class T>
 std::vector<T> elements(const model::SafetensorsFolder::Stored& stored) {

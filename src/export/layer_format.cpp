@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/packing.h"
+#include "export/stored_tensor.h"
 
 namespace voronoi::exporting {
 namespace {
@@ -99,19 +100,7 @@ constexpr std::int64_t kMaxVectorLength = 1 << 12, kMaxCodebook = 1 << 16;  // a
 const model::SafetensorsFolder::Stored& require_tensor(const model::SafetensorsFolder& folder, const std::string& name,
                                                        std::initializer_list<std::string_view> dtypes,
                                                        const Shape& shape) {
-  const auto* stored = folder.find(name);
-  if (stored == nullptr) throw FormatError(folder.name(), "tensor " + name + ": is missing");
-  if (std::find(dtypes.begin(), dtypes.end(), stored->tensor->dtype_name) == dtypes.end()) {
-    std::string wanted;
-    for (const std::string_view dtype : dtypes) wanted += (wanted.empty() ? "" : " or ") + std::string(dtype);
-    throw FormatError(stored->file->path(), fmt::format("tensor {}: is stored as {}; {} is wanted", name,
-                                                        stored->tensor->dtype_name, wanted));
-  }
-  if (stored->tensor->shape != shape)
-    throw FormatError(stored->file->path(),
-                      fmt::format("tensor {}: has shape {}; {} is wanted", name, core::to_string(stored->tensor->shape),
-                                  core::to_string(shape)));
-  return *stored;
+  return stored_tensor(folder, name, std::span(dtypes.begin(), dtypes.size()), shape);
 }
 
 Shape unpacked_shape(const VqEncoding& e) { return {e.groups, e.vector_rows(), e.group_size()}; }

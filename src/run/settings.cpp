@@ -91,11 +91,10 @@ std::vector<std::string> check(const Settings& o) {
     problems.push_back("--target asymmetric: not with --method " + o.parameters.method +
                        ", which quantizes another weight than the model's own");
   const std::vector<std::string> phases = tune_phases(o);
-  if (!phases.empty() && !quant::find_method(o.parameters.method).can_be_tuned())
+  if (!phases.empty() && !method.can_be_tuned())
     problems.push_back("--tune-phases: layers of --method " + o.parameters.method +
                        " have no numbers to tune; leave it out");
-  if (std::find(phases.begin(), phases.end(), "weights") != phases.end() &&
-      !quant::find_method(o.parameters.method).uniform_layout(o.parameters))
+  if (std::find(phases.begin(), phases.end(), "weights") != phases.end() && !method.uniform_layout(o.parameters))
     problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +
                        o.parameters.method + " does not make; awq, bitdistiller, gptq or rtn do");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
