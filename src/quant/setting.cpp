@@ -19,6 +19,14 @@ double true_bits(const QuantParameters& parameters, std::span<const LayerCount> 
   return weights > 0 ? bits / weights : 0;
 }
 
+std::optional<QuantParameters> last_within(std::span<const QuantParameters> settings, double wanted,
+                                           std::span<const LayerCount> layers) {
+  std::optional<QuantParameters> last;
+  for (const QuantParameters& parameters : settings)
+    if (true_bits(parameters, layers) <= wanted * (1 + kBitsMargin)) last = parameters;
+  return last;
+}
+
 Problems bits_problems(const Method& method, double bits, const std::function<bool(const std::string&)>& is_given) {
   Problems problems;
   const std::vector<std::string> chosen = method.chosen_by_bits();

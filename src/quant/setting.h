@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -20,6 +21,10 @@ double true_bits(const QuantParameters& parameters, std::span<const LayerCount> 
 
 /// True bits may exceed the wanted ones by this share.
 inline constexpr double kBitsMargin = 0.02;
+/// The last of the settings, which rise in bits, with at most `wanted` true bits and that share more; nothing when none
+/// has so few.
+std::optional<QuantParameters> last_within(std::span<const QuantParameters> settings, double wanted,
+                                           std::span<const LayerCount> layers);
 /// What can be wanted.
 inline constexpr double kLeastBits = 0.5, kMostBits = 8;
 

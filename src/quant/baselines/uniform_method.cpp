@@ -71,10 +71,7 @@ std::vector<QuantParameters> UniformMethod::settings(const QuantParameters& base
 
 std::optional<QuantParameters> UniformMethod::choose_setting(const QuantParameters& base, double wanted,
                                                              std::span<const LayerCount> layers) const {
-  std::optional<QuantParameters> best;
-  for (const QuantParameters& parameters : settings(base, layers))
-    if (true_bits(parameters, layers) <= wanted * (1 + kBitsMargin)) best = parameters;
-  return best;
+  return last_within(settings(base, layers), wanted, layers);
 }
 
 std::optional<double> UniformMethod::least_true_bits(const QuantParameters& base,

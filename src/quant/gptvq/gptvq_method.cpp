@@ -194,10 +194,7 @@ class Gptvq final : public Method {
   }
   std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
                                                 std::span<const LayerCount> layers) const override {
-    std::optional<QuantParameters> best;
-    for (const QuantParameters& parameters : settings(base, layers))
-      if (true_bits(parameters, layers) <= wanted * (1 + kBitsMargin)) best = parameters;
-    return best;
+    return last_within(settings(base, layers), wanted, layers);
   }
   std::optional<double> least_true_bits(const QuantParameters& base,
                                         std::span<const LayerCount> layers) const override {
