@@ -9,6 +9,7 @@
 
 #include "core/types.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/gemm_few_rows.h"
 #include "kernels/cpu/micro_kernel-inl.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/linalg.h"
@@ -213,7 +214,15 @@ HWY_EXPORT(gemm_f64);
 HWY_EXPORT(gram_accumulate);
 
 void cpu_gemm(const Exec& exec, const MatrixProduct<float>& product, Part part, int n_threads) {
-  HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, product, part, n_threads == 0 ? exec.pool->size() : n_threads);
+  if (n_threads == 0) n_threads = exec.pool->size();
+  MatrixProduct<float> rest = product;
+  if (product.m <= kFewRows && product.k > 0 && !product.transpose_a && product.transpose_b && part == Part::all) {
+    const std::int64_t done = cpu_gemm_few_rows(exec, product, n_threads);
+    rest.n -= done;
+    rest.b += done * product.ldb;
+    rest.c += done;
+  }
+  HWY_DYNAMIC_DISPATCH(gemm_f32)(exec, rest, part, n_threads);
 }
 void cpu_gemm(const Exec& exec, const MatrixProduct<double>& product, Part part, int n_threads) {
   HWY_DYNAMIC_DISPATCH(gemm_f64)(exec, product, part, n_threads == 0 ? exec.pool->size() : n_threads);

@@ -31,6 +31,16 @@ struct Merge {
   T alpha = 1, beta = 0;
 };
 
+template <class D, class T>
+HWY_INLINE void merge_into(D d, Merge<T> merge, hn::Vec<D> value, T* target) {
+  if (merge.alpha != T{1}) value = hn::Mul(hn::Set(d, merge.alpha), value);
+  if (merge.beta == T{1})
+    value = hn::Add(hn::LoadU(d, target), value);
+  else if (merge.beta != T{0})
+    value = hn::MulAdd(hn::Set(d, merge.beta), hn::LoadU(d, target), value);
+  hn::StoreU(value, d, target);
+}
+
 // Elements between the rows of A in a tile that is not interleaved: a constant, so that all rows are reached from one
 // address, and odd in cache lines, so that they fall into different sets. A tile is at most kRowLd deep.
 inline constexpr std::int64_t kRowLd = kGemmDepth + 16;
@@ -61,16 +71,8 @@ HWY_INLINE void micro_tile_impl(std::index_sequence<kRow...>, std::int64_t k, co
     }
     b += kMicroColumns<T>;
   }
-  const auto write = [&](V value, T* target) HWY_ATTR {
-    if (merge.alpha != T{1}) value = hn::Mul(hn::Set(d, merge.alpha), value);
-    if (merge.beta == T{1})
-      value = hn::Add(hn::LoadU(d, target), value);
-    else if (merge.beta != T{0})
-      value = hn::MulAdd(hn::Set(d, merge.beta), hn::LoadU(d, target), value);
-    hn::StoreU(value, d, target);
-  };
-  ((write(left[kRow], c + static_cast<std::int64_t>(kRow) * ldc),
-    write(right[kRow], c + static_cast<std::int64_t>(kRow) * ldc + kLanes)),
+  ((merge_into(d, merge, left[kRow], c + static_cast<std::int64_t>(kRow) * ldc),
+    merge_into(d, merge, right[kRow], c + static_cast<std::int64_t>(kRow) * ldc + kLanes)),
    ...);
 }
 

@@ -1,5 +1,5 @@
 // Linears packed in VPTQ's public layout: a vector row (v rows of the matrix) is decoded at a time, into a stripe that
-// stays in cache, and either written out or multiplied at once.
+// stays in cache, and written out or used for a gradient at once.
 #include <algorithm>
 #include <span>
 #include <utility>
@@ -9,12 +9,12 @@
 #include "core/packing.h"
 #include "kernels/cpu/packed.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/vptq_product.h"
 #include "kernels/kernels.h"
 
 namespace voronoi::kernels {
 namespace {
 
-using packed::dot;
 using packed::index;
 using packed::widen;
 
@@ -247,20 +247,6 @@ void decode_16(const Exec& exec, const PackedVptq& packed, std::uint16_t* weight
   });
 }
 
-void fused_matmul(const Exec& exec, const PackedVptq& packed, std::int64_t n_tokens, const float* x, bool accumulate,
-                  float* out) {
-  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxVptqTokens, "a fused product has 1 to 16 tokens");
-  const std::int64_t n = packed.in_features;
-  for_decoded(exec, packed, [&](std::int64_t first, std::int64_t rows, const float* values) {
-    for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t t = 0; t < n_tokens; ++t) {
-        float& target = out[t * packed.out_features + first + i];
-        const float product = dot(n, values + i * n, x + t * n);
-        target = accumulate ? target + product : product;
-      }
-  });
-}
-
 /// Where the sums of each array lie in those of a part.
 struct SumLayout {
   explicit SumLayout(const PackedVptq& p)
@@ -345,7 +331,7 @@ void gradient(const Exec& exec, const TunedVptq& tuned, const float* d_weight, c
 VptqKernels cpu_vptq_kernels() {
   return {.decode_f32 = decode_f32,
           .decode_16 = decode_16,
-          .fused_matmul = fused_matmul,
+          .fused_matmul = cpu_vptq_product,
           .decode_tuned = decode_tuned,
           .gradient = gradient};
 }

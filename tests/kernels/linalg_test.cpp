@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -110,13 +111,23 @@ TEST_F(Linalg, GemmWithBetaZeroIgnoresWhatCHolds) {
 }
 
 TEST_F(Linalg, GemmRowsDoNotDependOnTheRowsBesideThem) {
-  const std::int64_t m = 300, n = 70, k = 530;
-  const std::vector<float> a = random_values<float>(m * k, 6), b = random_values<float>(n * k, 7);
-  std::vector<float> whole(static_cast<std::size_t>(m * n)), row(static_cast<std::size_t>(n));
-  gemm<float>(exec_, false, true, m, n, k, 1.0F, a, k, b, k, 0.0F, whole, n);
-  for (const std::int64_t i : {0, 111, 112, 299}) {
-    linalg_.gemm_f32(exec_, false, true, 1, n, k, 1.0F, a.data() + i * k, k, b.data(), k, 0.0F, row.data(), n);
-    EXPECT_TRUE(std::equal(row.begin(), row.end(), whole.begin() + i * n)) << i;
+  // Few rows go another way: over whole depths and rests of one, columns in wholes and rests of those blocks.
+  const std::int64_t m = 300, n = 150;
+  for (const std::int64_t k : {4, 530, 531, 4400}) {
+    const std::vector<float> a = random_values<float>(m * k, 6), b = random_values<float>(n * k, 7),
+                             before = random_values<float>(m * n, 8);
+    for (const auto& [alpha, beta] : {std::pair{1.0F, 0.0F}, std::pair{1.0F, 1.0F}, std::pair{-0.7F, 0.3F}}) {
+      std::vector<float> whole = before;
+      gemm<float>(exec_, false, true, m, n, k, alpha, a, k, b, k, beta, whole, n);
+      for (const std::int64_t first : {0, 110, 295})
+        for (std::int64_t rows = 1; rows <= 5; ++rows) {
+          std::vector<float> alone(before.begin() + first * n, before.begin() + (first + rows) * n);
+          linalg_.gemm_f32(exec_, false, true, rows, n, k, alpha, a.data() + first * k, k, b.data(), k, beta,
+                           alone.data(), n);
+          EXPECT_TRUE(std::equal(alone.begin(), alone.end(), whole.begin() + first * n))
+              << rows << " rows from " << first << ", " << k << " deep";
+        }
+    }
   }
 }
 

@@ -60,13 +60,14 @@ TEST_F(VectorWidth, DoesNotChangeTheHostsSearch) {
 }
 
 TEST_F(VectorWidth, DoesNotChangeMatrixProducts) {
-  const std::int64_t m = 230, n = 150, k = 700;
-  const std::vector<float> a = floats_of(m * k, 1), b = floats_of(n * k, 2);
-  expect_equal([&] {
-    std::vector<float> c(static_cast<std::size_t>(m * n), 1.0F);
-    kernels_.linalg.gemm_f32(exec_, false, true, m, n, k, 0.7F, a.data(), k, b.data(), k, 0.3F, c.data(), n);
-    return c;
-  });
+  const std::int64_t n = 150, k = 700;
+  const std::vector<float> a = floats_of(230 * k, 1), b = floats_of(n * k, 2);
+  for (const std::int64_t m : {1, 3, 230})
+    expect_equal([&] {
+      std::vector<float> c(static_cast<std::size_t>(m * n), 1.0F);
+      kernels_.linalg.gemm_f32(exec_, false, true, m, n, k, 0.7F, a.data(), k, b.data(), k, 0.3F, c.data(), n);
+      return c;
+    });
   expect_equal([&] {
     std::vector<double> sum(static_cast<std::size_t>(n * (n + 1) / 2));
     kernels_.linalg.gram_accumulate(exec_, k, n, b.data(), n, core::DType::f32, sum.data());
