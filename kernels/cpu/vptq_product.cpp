@@ -45,6 +45,15 @@ void unpack_codes(std::span<const std::uint32_t> words, int bits, std::span<std:
   static_assert(std::endian::native == std::endian::little,
                 "8 bytes from anywhere in the stream are read as one number");
   const auto* bytes = reinterpret_cast<const unsigned char*>(words.data());
+  if (bits == 8) {
+    std::copy_n(bytes, codes.size(), codes.begin());
+    return;
+  }
+  if (bits == 16) {
+    for (std::size_t i = 0; i < codes.size(); ++i)
+      codes[i] = static_cast<std::uint32_t>(bytes[2 * i]) | static_cast<std::uint32_t>(bytes[2 * i + 1]) << 8;
+    return;
+  }
   const auto mask = static_cast<std::uint32_t>((std::uint64_t{1} << bits) - 1);
   // While 8 bytes are left to be read.
   const std::size_t safe = words.size() < 2 ? 0 : (words.size() - 2) * 32 / static_cast<std::size_t>(bits);

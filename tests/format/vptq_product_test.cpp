@@ -56,7 +56,8 @@ TEST_P(VptqProduct, AUnitInputGivesAColumn) {
 
 // Every length of vectors, with and without residuals, groups, outliers and an order of columns; ends of all kinds.
 INSTANTIATE_TEST_SUITE_P(Shapes, VptqProduct,
-                         ::testing::Values(case_of(PackedShape{24, 64, 4, 8, 0}), case_of(PackedShape{10, 7, 4, 3, 3}),
+                         ::testing::Values(case_of(PackedShape{24, 64, 4, 8, 0}), case_of(PackedShape{21, 50, 4, 8, 8}),
+                                           case_of(PackedShape{10, 7, 4, 3, 3}),
                                            case_of(PackedShape{37, 101, 6, 12, 0}),
                                            case_of(PackedShape{45, 110, 8, 13, 0}),
                                            case_of(PackedShape{50, 70, 8, 12, 8, 1, 0, 0, 0, false, core::DType::bf16}),
