@@ -55,8 +55,7 @@ class UnitDecoder {
   UnitDecoder(const PackedTrellis& p, std::int64_t unit)
       : p_(p), table_(trellis::values_of(p.code)), mask_((1U << p.state_bits) - 1U) {
     const std::int64_t units = trellis_units(p.out_features), tile = tile_of(units, unit);
-    const std::int64_t before =
-        unit == first_unit(units, tile) ? first_unit(units, tile + 1) - 1 : unit - 1;
+    const std::int64_t before = unit == first_unit(units, tile) ? first_unit(units, tile + 1) - 1 : unit - 1;
     words_ = p.codes + unit * p.in_features * p.bits;
     before_ = p.codes + before * p.in_features * p.bits + p.bits - 1;
   }

@@ -274,8 +274,17 @@ void search_tile(const TrellisSearch& search, std::int64_t length, std::int64_t 
   std::array<std::int16_t, kTrellisTile> targets;
   const float by_level = kLevel / trellis_rms(search.code);
   for (std::int64_t i = 0; i < n_valid; ++i) targets[index(i)] = level_of(by_level, target[i]);
-  Pass pass{search.bits, n_edges, levels_of(search.code, search.bits, search.state_bits), zeros(), targets.data(),
-            length,      n_valid, 0, 0, -1, -1};
+  Pass pass{search.bits,
+            n_edges,
+            levels_of(search.code, search.bits, search.state_bits),
+            zeros(),
+            targets.data(),
+            length,
+            n_valid,
+            0,
+            0,
+            -1,
+            -1};
   const auto run = HWY_DYNAMIC_DISPATCH(pass_of);
   if (search.keep_seam) {
     pass.from = state_at(search, length, (first + length - 1) % length, seam_bits, symbols);
@@ -307,8 +316,8 @@ void search_tile(const TrellisSearch& search, std::int64_t length, std::int64_t 
 
 void search(const Exec& exec, const TrellisSearch& search, std::int64_t n_tiles, const std::int32_t* begin,
             std::int64_t n_rows, const float* target, std::uint8_t* symbols, float* value) {
-  VORONOI_REQUIRE(search.bits >= 1 && search.bits <= kMostTrellisBits && search.state_bits >= least_state_bits(search.bits) &&
-                      search.state_bits <= kMostStateBits,
+  VORONOI_REQUIRE(search.bits >= 1 && search.bits <= kMostTrellisBits &&
+                      search.state_bits >= least_state_bits(search.bits) && search.state_bits <= kMostStateBits,
                   "a trellis of other bits than these");
   exec.pool->parallel_for(n_tiles, [&](std::int64_t tile) {
     const std::int64_t first = begin[tile], length = begin[tile + 1] - first;

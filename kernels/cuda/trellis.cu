@@ -100,8 +100,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int r = 0; r < kUnit; ++r) sums[r][t] = fmaf(weights[r], value, sums[r][t]);
     }
   }
-  float* target =
-      partials + (static_cast<std::int64_t>(blockIdx.y) * kWarps + warp_id()) * n_tokens * p.out_features;
+  float* target = partials + (static_cast<std::int64_t>(blockIdx.y) * kWarps + warp_id()) * n_tokens * p.out_features;
 #pragma unroll
   for (int r = 0; r < kUnit; ++r)
 #pragma unroll
@@ -163,8 +162,7 @@ struct SearchTask {
 };
 
 __device__ __forceinline__ std::int16_t level_of(float by_level, float value) {
-  return static_cast<std::int16_t>(
-      rintf(fminf(fmaxf(value * by_level, -trellis::kMostLevel), trellis::kMostLevel)));
+  return static_cast<std::int16_t>(rintf(fminf(fmaxf(value * by_level, -trellis::kMostLevel), trellis::kMostLevel)));
 }
 
 __global__ void levels_kernel(TrellisCode code, float by_level, std::int64_t n, std::int16_t* levels) {
@@ -180,9 +178,7 @@ struct TileState {
   unsigned long long best;
 };
 
-__device__ __forceinline__ int saturated(int value) {
-  return value < -32768 ? -32768 : value > 32767 ? 32767 : value;
-}
+__device__ __forceinline__ int saturated(int value) { return value < -32768 ? -32768 : value > 32767 ? 32767 : value; }
 
 /// The lowest n_bits of the state of the weight at `place`.
 __device__ __forceinline__ std::uint32_t state_of(const TileState& tile, int bits, int length, int place, int n_bits) {
@@ -278,8 +274,8 @@ __global__ void __launch_bounds__(kSearchThreads) search_kernel(SearchTask task,
   if (task.search.keep_seam) {
     seam = static_cast<int>(state_of(tile, bits, length, (first + length - 1) % length, seam_bits));
   } else {
-    const int lead = static_cast<int>(trellis::kSeamLead) < length / 2 ? static_cast<int>(trellis::kSeamLead)
-                                                                       : length / 2;
+    const int lead =
+        static_cast<int>(trellis::kSeamLead) < length / 2 ? static_cast<int>(trellis::kSeamLead) : length / 2;
     run_pass(task, tile, costs, costs + n_edges, marks, shift, length, n_valid, (first + length - lead) % length,
              2 * lead, -1, -1);
     seam = tile.edges[lead - 1];
@@ -291,8 +287,7 @@ __global__ void __launch_bounds__(kSearchThreads) search_kernel(SearchTask task,
   sync_threads();
   if (thread < length) {
     task.symbols[row + thread] = tile.symbols[thread];
-    task.value[row + thread] =
-        value_of(task.search.code, state_of(tile, bits, length, thread, task.search.state_bits));
+    task.value[row + thread] = value_of(task.search.code, state_of(tile, bits, length, thread, task.search.state_bits));
   }
 }
 static_assert(kSearchThreads >= kTile);

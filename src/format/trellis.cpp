@@ -37,9 +37,9 @@ kernels::PackedTrellis packed_trellis(const TrellisView& e, const Put& put) {
 class TrellisMatrix final : public PackedMatrix {
  public:
   TrellisMatrix(backend::Context& context, const Encoding& encoding)
-      : PackedMatrix(encoding), packed_(packed_trellis(trellis_view(encoding), [&](const auto& array) {
-          return arrays_.add(context, array);
-        })) {
+      : PackedMatrix(encoding),
+        packed_(
+            packed_trellis(trellis_view(encoding), [&](const auto& array) { return arrays_.add(context, array); })) {
     for (kernels::Rotation* rotation : {&packed_.in, &packed_.out})
       rotation->factor = factors_.add<std::uint32_t>(context, hadamard_factor(rotation->order));
   }

@@ -166,8 +166,8 @@ class TrellisLoop {
     h_.resize(index(n_ * n_));
     for (std::int64_t i = 0; i < n_; ++i)
       for (std::int64_t j = 0; j < n_; ++j)
-        h_[index(i * n_ + j)] = natural.values()[index(std::int64_t{hessian_.perm[index(i)]} * n_ +
-                                                       std::int64_t{hessian_.perm[index(j)]})];
+        h_[index(i * n_ + j)] =
+            natural.values()[index(std::int64_t{hessian_.perm[index(i)]} * n_ + std::int64_t{hessian_.perm[index(j)]})];
     for (std::int64_t i = 0; i < n_; ++i) h_[index(i * (n_ + 1))] += static_cast<float>(hessian_.added);
     if (!hessian_.held_out.empty()) held_out_ = hessian_.held_out.to_host();
   }
@@ -264,13 +264,13 @@ class TrellisLoop {
   const TrellisPart& part_;
   ColumnSearch search_;
   std::int64_t n_, lanes_;
-  std::vector<float> weight_, chosen_;     ///< [n, lanes]: W and What
-  std::vector<float> work_;                ///< the same: targets of the feedback, then the gradient
-  std::vector<float> spread_;              ///< [kTrellisBatch, lanes]: errors, then steps
-  std::vector<std::uint8_t> symbols_;      ///< [n, lanes]
-  std::vector<float> target_, value_;      ///< [lanes]
-  std::vector<std::uint8_t> found_;        ///< [lanes]
-  std::vector<float> h_, held_out_;        ///< [n, n]
+  std::vector<float> weight_, chosen_;  ///< [n, lanes]: W and What
+  std::vector<float> work_;             ///< the same: targets of the feedback, then the gradient
+  std::vector<float> spread_;           ///< [kTrellisBatch, lanes]: errors, then steps
+  std::vector<std::uint8_t> symbols_;   ///< [n, lanes]
+  std::vector<float> target_, value_;   ///< [lanes]
+  std::vector<std::uint8_t> found_;     ///< [lanes]
+  std::vector<float> h_, held_out_;     ///< [n, n]
 };
 
 }  // namespace

@@ -36,8 +36,8 @@ struct TrellisCodes {
   int sweeps_kept = 0;
 };
 
-/// weight [rows of `part`, n], in units of the code, on the host; `part` is that of the team's member. Collective: every
-/// member returns the same.
+/// weight [rows of `part`, n], in units of the code, on the host; `part` is that of the team's member. Collective:
+/// every member returns the same.
 ///
 /// Feedback as in gptq, in the Hessian's order of columns: the tiles of a column are searched for what it has become,
 /// and its error is spread over the columns behind it. A column's weights feel an error alike and know nothing of each

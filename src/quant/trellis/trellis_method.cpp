@@ -32,7 +32,8 @@ constexpr std::array<double, kernels::kMostTrellisBits> kTrellisScales{1.05, 0.9
 TrellisSettings trellis_settings(const QuantParameters& parameters) {
   const auto& own = parameters.get<TrellisParameters>();
   const auto code = std::find(kTrellisCodeNames.begin(), kTrellisCodeNames.end(), own.code) - kTrellisCodeNames.begin();
-  return {parameters.get<UniformParameters>().bits, own.state_bits, static_cast<kernels::TrellisCode>(code),
+  const int bits = parameters.get<UniformParameters>().bits;
+  return {bits, std::max(own.state_bits, kernels::least_state_bits(bits)), static_cast<kernels::TrellisCode>(code),
           own.sweeps};
 }
 
@@ -57,7 +58,10 @@ class Trellis final : public Method {
   const std::vector<Parameter>& parameters() const override {
     static const std::vector<Parameter> parameters{
         integer_parameter("bits", "bits a weight", &UniformParameters::bits, 1, kernels::kMostTrellisBits),
-        integer_parameter("state-bits", "bits of a trellis code's state: 16 is best, 12 takes a tenth of the time",
+        integer_parameter("state-bits",
+                          "bits of a trellis code's state, at least 5 more than twice those of a weight: 16 is best, "
+                          "12 takes a tenth of "
+                          "the time",
                           &TrellisParameters::state_bits, kernels::kLeastStateBits, kernels::kMostStateBits),
         integer_parameter("trellis-sweeps", "times that all strings are searched anew, at most",
                           &TrellisParameters::sweeps, 0, 100),
@@ -69,16 +73,11 @@ class Trellis final : public Method {
             &TrellisParameters::scale, 0, 10)};
     return parameters;
   }
-  void check(const QuantParameters& parameters, Problems& problems) const override {
-    const TrellisSettings settings = trellis_settings(parameters);
-    if (settings.state_bits < kernels::least_state_bits(settings.bits))
-      problems.push_back(fmt::format("--state-bits: must be {} or more at {} bits, not {}",
-                                     kernels::least_state_bits(settings.bits), settings.bits, settings.state_bits));
-  }
   std::string setting(const QuantParameters& parameters) const override {
     const auto& p = parameters.get<TrellisParameters>();
-    return fmt::format("{} bits, {} of {} state bits, {} sweeps", parameters.get<UniformParameters>().bits, p.code,
-                       p.state_bits, p.sweeps) +
+    const TrellisSettings settings = trellis_settings(parameters);
+    return fmt::format("{} bits, {} of {} state bits, {} sweeps", settings.bits, p.code, settings.state_bits,
+                       settings.sweeps) +
            (p.scale > 0 ? fmt::format(", scale {:g}", p.scale) : "");
   }
 
@@ -94,13 +93,11 @@ class Trellis final : public Method {
     return parameters.get<UniformParameters>().bits;
   }
 
-  /// Those that the number of state bits allows.
   std::vector<QuantParameters> settings(const QuantParameters& base,
                                         std::span<const LayerCount> /*layers*/) const override {
     std::vector<QuantParameters> settings;
     QuantParameters parameters = base;
     for (int bits = 1; bits <= kernels::kMostTrellisBits; ++bits) {
-      if (base.get<TrellisParameters>().state_bits < kernels::least_state_bits(bits)) break;
       parameters.get<UniformParameters>().bits = bits;
       settings.push_back(parameters);
     }
@@ -117,12 +114,12 @@ class Trellis final : public Method {
   QuantParameters quick_setting(const QuantParameters& base) const override {
     QuantParameters quick = base;
     quick.get<TrellisParameters>().sweeps = 0;
-    if (kernels::least_state_bits(base.get<UniformParameters>().bits) <= kernels::kLeastStateBits)
-      quick.get<TrellisParameters>().state_bits = kernels::kLeastStateBits;
+    quick.get<TrellisParameters>().state_bits = kernels::kLeastStateBits;
     return quick;
   }
   double expected_error(const QuantParameters& parameters) const override {
-    return kTrellisErrors[index(std::clamp(parameters.get<UniformParameters>().bits, 1, kernels::kMostTrellisBits) - 1)];
+    return kTrellisErrors[index(std::clamp(parameters.get<UniformParameters>().bits, 1, kernels::kMostTrellisBits) -
+                                1)];
   }
 
   std::vector<std::pair<std::string_view, std::string_view>> effort(Effort effort) const override {
@@ -193,7 +190,8 @@ class Trellis final : public Method {
     check_input(input);
     const std::int64_t in = input.in_features;
     const TrellisSettings settings = trellis_settings(parameters);
-    const double unit = parameters.get<TrellisParameters>().scale, own_rms = static_cast<double>(kernels::trellis_rms(settings.code));
+    const double unit = parameters.get<TrellisParameters>().scale,
+                 own_rms = static_cast<double>(kernels::trellis_rms(settings.code));
     format::TrellisEncoding encoding;
     static_cast<format::TrellisExtents&>(encoding) = trellis_extents(parameters, input.out_features, in);
     encoding.dtype = input.stored_dtype;
@@ -211,8 +209,7 @@ class Trellis final : public Method {
       weight.add_statistics(result.statistics);
       if (settings.sweeps > 0) {
         result.statistics["sweeps_kept"] = codes.sweeps_kept;
-        result.statistics["sweeps_gain"] =
-            codes.error_before > 0 ? 1 - codes.error_behind / codes.error_before : 0;
+        result.statistics["sweeps_gain"] = codes.error_before > 0 ? 1 - codes.error_behind / codes.error_before : 0;
       }
     }
     result.encoding = format::to_encoding(encoding);
