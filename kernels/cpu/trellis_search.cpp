@@ -13,7 +13,6 @@
 #include <memory>
 #include <mutex>
 #include <tuple>
-#include <vector>
 
 #include "core/error.h"
 #include "core/types.h"
@@ -251,10 +250,8 @@ const std::int16_t* levels_of(TrellisCode code, int bits, int state_bits) {
   return levels->data();
 }
 
-const std::int16_t* zeros() {
-  static const std::vector<std::int16_t> made(std::size_t{1} << kMostStateBits, std::int16_t{0});
-  return made.data();
-}
+/// Levels of weights that do not count.
+alignas(64) constexpr std::array<std::int16_t, std::size_t{1} << kMostStateBits> kZeros{};
 
 /// The lowest n_bits of the state of weight `place` of a circle.
 std::uint32_t state_at(const TrellisSearch& search, std::int64_t length, std::int64_t place, int n_bits,
@@ -277,7 +274,7 @@ void search_tile(const TrellisSearch& search, std::int64_t length, std::int64_t 
   Pass pass{search.bits,
             n_edges,
             levels_of(search.code, search.bits, search.state_bits),
-            zeros(),
+            kZeros.data(),
             targets.data(),
             length,
             n_valid,
