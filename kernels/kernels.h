@@ -13,6 +13,7 @@
 #include "kernels/nn_gradient.h"
 #include "kernels/rotation.h"
 #include "kernels/signed_levels.h"
+#include "kernels/trellis.h"
 #include "kernels/uniform.h"
 #include "kernels/vptq.h"
 #include "kernels/vq.h"
@@ -35,6 +36,7 @@ struct Kernels {
   SignedLevelsKernels signed_levels;
   RotationKernels rotation;
   E8pKernels e8p;
+  TrellisKernels trellis;
 };
 
 const Kernels& cpu();
@@ -55,6 +57,7 @@ GptvqKernels cpu_gptvq_kernels();
 UniformKernels cpu_uniform_kernels();
 RotationKernels cpu_rotation_kernels();
 E8pKernels cpu_e8p_kernels();
+TrellisKernels cpu_trellis_kernels();
 SignedLevelsKernels cpu_signed_levels_kernels();
 
 }  // namespace voronoi::kernels

@@ -117,14 +117,7 @@ void decode_f32(const Exec& exec, const PackedE8p& p, float* weight) {
 void decode_16(const Exec& exec, const PackedE8p& p, std::uint16_t* weight) {
   Scratch<float> wide(p.out_features * p.in_features);
   decode_f32(exec, p, wide.data());
-  exec.pool->parallel_for(p.out_features, [&](std::int64_t row) {
-    const float* values = wide.data() + row * p.in_features;
-    std::uint16_t* target = weight + row * p.in_features;
-    if (p.dtype == core::DType::bf16)
-      std::transform(values, values + p.in_features, target, core::float_to_bfloat);
-    else
-      std::transform(values, values + p.in_features, target, core::float_to_half);
-  });
+  packed::narrow_rows(exec, p.out_features, p.in_features, p.dtype, wide.data(), weight);
 }
 
 void fused_matmul(const Exec& exec, const PackedE8p& p, std::int64_t n_tokens, const float* x, bool accumulate,

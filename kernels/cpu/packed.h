@@ -1,12 +1,14 @@
 // What the CPU twins of packed products share.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "core/types.h"
+#include "kernels/exec.h"
 
 namespace voronoi::kernels::packed {
 
@@ -38,6 +40,18 @@ inline float dot(std::int64_t n, const float* a, const float* b) {
   for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
     for (std::int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
   return sums[0];
+}
+
+/// weight [n_rows, n] = wide [n_rows, n] rounded to `dtype`.
+inline void narrow_rows(const Exec& exec, std::int64_t n_rows, std::int64_t n, core::DType dtype, const float* wide,
+                        std::uint16_t* weight) {
+  exec.pool->parallel_for(n_rows, [&](std::int64_t row) {
+    const float* values = wide + row * n;
+    if (dtype == core::DType::bf16)
+      std::transform(values, values + n, weight + row * n, core::float_to_bfloat);
+    else
+      std::transform(values, values + n, weight + row * n, core::float_to_half);
+  });
 }
 
 }  // namespace voronoi::kernels::packed

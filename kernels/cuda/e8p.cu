@@ -9,7 +9,7 @@
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
-#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/rotated.cuh"
 
 namespace voronoi::kernels {
 namespace gpu {
@@ -133,54 +133,17 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-/// sums [n] = scale times the parts, one after another.
-__global__ void add_codes_kernel(std::int64_t n, std::int64_t n_parts, const float* partials, float scale,
-                                 float* sums) {
-  for (std::int64_t i = global_thread(); i < n; i += global_threads()) {
-    float sum = 0;
-    for (std::int64_t part = 0; part < n_parts; ++part) sum += partials[part * n + i];
-    sums[i] = scale * sum;
-  }
-}
-
-/// Per value of a matrix [rows, n_columns], as for_rows takes it.
-struct Narrow {
-  const float* values;
-  std::uint16_t* narrow;
-  std::int64_t n_columns;
-  bool bf16;
-  __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    const float value = values[row * n_columns + column];
-    narrow[row * n_columns + column] = bf16 ? float_to_bf16(value) : float_to_f16(value);
-  }
-};
-struct Take {
-  const float* values;
-  float* out;
-  std::int64_t n_columns;
-  bool accumulate;
-  __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    const std::int64_t at = row * n_columns + column;
-    out[at] = accumulate ? out[at] + values[at] : values[at];
-  }
-};
-
 std::int64_t groups_of(const PackedE8p& p) { return core::ceil_div(p.in_features, std::int64_t{kDim}); }
 
 void decode_f32(const Exec& exec, const PackedE8p& p, float* weight) {
   Native& gpu = native(exec);
   launch(gpu, codewords_kernel, grid_for(gpu, p.out_features * groups_of(p), kThreads), dim3(kThreads), 0, p,
          groups_of(p), weight);
-  const RotationKernels rotation = cuda_rotation_kernels();
-  if (p.in.n > 0) rotation.turn_rows(exec, p.in, true, p.out_features, weight);
-  if (p.out.n > 0) rotation.turn_columns(exec, p.out, true, p.in_features, weight);
+  turn_back(exec, p, weight);
 }
 
 void decode_16(const Exec& exec, const PackedE8p& p, std::uint16_t* weight) {
-  const Scratch<float> wide(native(exec), p.out_features * p.in_features);
-  decode_f32(exec, p, wide.data());
-  for_rows(exec, p.out_features, p.in_features,
-           Narrow{wide.data(), weight, p.in_features, p.dtype == core::DType::bf16});
+  decode_narrow(exec, p, decode_f32, weight);
 }
 
 /// sums [n, out] = x [n, in] Q^T of one pass.
@@ -201,20 +164,7 @@ void multiply_codes(Native& gpu, const PackedE8p& p, std::int64_t n, const float
 void fused_matmul(const Exec& exec, const PackedE8p& p, std::int64_t n_tokens, const float* x, bool accumulate,
                   float* out) {
   VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxE8pTokens, "a fused product has 1 to 16 tokens");
-  Native& gpu = native(exec);
-  const RotationKernels rotation = cuda_rotation_kernels();
-  const Scratch<float> turned(gpu, p.in.n > 0 ? n_tokens * p.in_features : 0), sums(gpu, n_tokens * p.out_features);
-  const float* tokens = x;
-  if (p.in.n > 0) {
-    for_rows(exec, n_tokens, p.in_features, Take{x, turned.data(), p.in_features, false});
-    rotation.turn_rows(exec, p.in, false, n_tokens, turned.data());
-    tokens = turned.data();
-  }
-  for (std::int64_t first = 0; first < n_tokens; first += kTokensAPass)
-    multiply_codes(gpu, p, std::min(kTokensAPass, n_tokens - first), tokens + first * p.in_features,
-                   sums.data() + first * p.out_features);
-  if (p.out.n > 0) rotation.turn_rows(exec, p.out, true, n_tokens, sums.data());
-  for_rows(exec, n_tokens, p.out_features, Take{sums.data(), out, p.out_features, accumulate});
+  multiply_turned(exec, p, n_tokens, x, accumulate, out, kTokensAPass, multiply_codes);
 }
 
 }  // namespace

@@ -9,12 +9,11 @@
 #include "format/checks.h"
 #include "format/device_arrays.h"
 #include "format/hadamard.h"
+#include "format/rotated.h"
 
 namespace voronoi::format {
 namespace {
 
-/// Weights are at most that large (those of F16), and so is their root mean square.
-constexpr float kMostScale = core::kLargestF16;
 /// |v|^2 <= 12 of an entry, and each coordinate moved by 1/4: at most sqrt(12) + sqrt(8) / 4.
 constexpr double kE8pNorm = 4.2, kE8Norm = 2;
 
@@ -29,14 +28,8 @@ kernels::PackedE8p packed_e8p(const E8pView& e, const Put& put) {
   packed.codes = put(e.codes);
   packed.e8_residual = put(e.e8_residual);
   packed.e8p_residual = put(e.e8p_residual);
-  const auto turned = [&put](std::int64_t n, View<std::uint32_t> signs) {
-    if (signs.empty()) return kernels::Rotation{};
-    kernels::Rotation rotation = rotation_extents(n);
-    rotation.signs = put(signs);
-    return rotation;
-  };
-  packed.in = turned(e.in_features, e.in_signs);
-  packed.out = turned(e.out_features, e.out_signs);
+  packed.in = put_rotation(e.in_features, e.in_signs, put);
+  packed.out = put_rotation(e.out_features, e.out_signs, put);
   return packed;
 }
 
@@ -102,12 +95,6 @@ class E8pFormat final : public Format {
   }
 };
 
-/// Signs past the last coordinate.
-std::string stray_problem(const char* array, std::int64_t n, View<std::uint32_t> signs) {
-  if (signs.empty() || n % 32 == 0 || signs.back() >> (n % 32) == 0) return {};
-  return std::string(array) + " has bits past the last of " + std::to_string(n);
-}
-
 }  // namespace
 
 const Format& e8p_format() {
@@ -134,16 +121,10 @@ std::string find_problem(const E8pView& e) {
        {size_problem("codes", e.codes.size(), due.codes),
         size_problem("e8_residual", e.e8_residual.size(), due.e8_residual),
         size_problem("e8p_residual", e.e8p_residual.size(), due.e8p_residual),
-        size_problem("in_signs", e.in_signs.size(), e.in_signs.empty() ? 0 : due.in_signs),
-        size_problem("out_signs", e.out_signs.size(), e.out_signs.empty() ? 0 : due.out_signs),
-        size_problem("scale", e.scale.size(), due.scale)})
+        size_problem("scale", e.scale.size(), due.scale), signs_problem("in_signs", e.in_features, e.in_signs),
+        signs_problem("out_signs", e.out_features, e.out_signs)})
     if (!problem.empty()) return problem;
-  for (const std::string& problem :
-       {stray_problem("in_signs", e.in_features, e.in_signs), stray_problem("out_signs", e.out_features, e.out_signs)})
-    if (!problem.empty()) return problem;
-  if (const float scale = e.scale.front(); !(scale >= 0 && scale <= kMostScale))
-    return "scale is " + std::to_string(scale) + ", not 0.." + std::to_string(kMostScale);
-  return {};
+  return scale_problem(e.scale.front());
 }
 
 E8pElements elements_due(const E8pExtents& e) {

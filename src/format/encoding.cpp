@@ -9,6 +9,7 @@
 #include "format/format.h"
 #include "format/gptvq.h"
 #include "format/signed_levels.h"
+#include "format/trellis.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 
@@ -59,8 +60,8 @@ const Format& format_of(const Encoding& encoding) {
 }  // namespace
 
 std::span<const Format* const> known_formats() {
-  static const Format* const formats[] = {&vptq_format(), &uniform_format(), &signed_levels_format(), &gptvq_format(),
-                                          &e8p_format()};
+  static const Format* const formats[] = {&vptq_format(),  &uniform_format(), &signed_levels_format(),
+                                          &gptvq_format(), &e8p_format(),     &trellis_format()};
   return formats;
 }
 

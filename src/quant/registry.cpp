@@ -13,6 +13,7 @@
 #include "quant/gptvq/gptvq_method.h"
 #include "quant/method.h"
 #include "quant/quip/quip_sharp.h"
+#include "quant/trellis/trellis_method.h"
 #include "quant/vq/voronoi_method.h"
 #include "quant/vq/vptq_method.h"
 
@@ -21,8 +22,8 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(),   &gptq_method(),       &bitdistiller_method(), &awq_method(),     &afpq_method(),
-      &gptvq_method(), &quip_sharp_method(), &vptq_method(),         &voronoi_method(),
+      &rtn_method(),   &gptq_method(),       &bitdistiller_method(), &awq_method(),  &afpq_method(),
+      &gptvq_method(), &quip_sharp_method(), &trellis_method(),      &vptq_method(), &voronoi_method(),
   };
   return methods;
 }

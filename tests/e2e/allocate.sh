@@ -6,6 +6,7 @@
 says() { grep -q -- "$1" "$work/stderr" || { cat "$work/stderr"; fail "no word of '$1'"; }; }
 options=("${common[@]}" --method voronoi --rounds 1 --kmeans-iterations 20 --bits 6 --allocate --hessian guided)
 gptq=("${common[@]}" --method gptq --bits 3.2 --allocate --hessian guided)
+trellis=("${common[@]}" --method trellis --bits 2.5 --state-bits 12 --trellis-sweeps 1 --allocate --hessian guided)
 
 expect 0 "$VORONOI" plan "${options[@]}"
 grep -q '^  allocate ' "$work/stdout" || fail "the plan does not know the stage"
@@ -19,6 +20,7 @@ expect 0 ranks 1 quantize --run "$work/run" "${options[@]}" --keep-hessians
 says "with one setting for all"
 expect 0 "$VORONOI" verify "$work/run"
 expect 0 ranks 1 quantize --run "$work/gptq" "${gptq[@]}" --hessians-from "$work/run"
+expect 0 ranks 1 quantize --run "$work/trellis" "${trellis[@]}" --hessians-from "$work/run"
 cat >"$work/check.py" <<'PY'
 import json, re, sys
 run, bits = sys.argv[1], float(sys.argv[2])
@@ -44,6 +46,7 @@ assert len({rule.split(" ", 1)[1] for rule in allocated["rules"]}) > 1, "all tak
 PY
 python3 "$work/check.py" "$work/run" 6 || fail "the division is not what was asked for"
 python3 "$work/check.py" "$work/gptq" 3.2 || fail "the division is not what was asked for"
+python3 "$work/check.py" "$work/trellis" 2.5 || fail "the division is not what was asked for"
 
 for n in 2 3; do
   expect 0 ranks $n quantize --run "$work/ranks$n" "${options[@]}"

@@ -32,8 +32,8 @@ if [ -n "$EMULATED_CUDA" ]; then
   unset VORONOI_CUDA_MODULE
 fi
 
-# Uniform codes, in natural order and with a permutation; lattice codes between rotations.
-for method in rtn gptq quip_sharp; do
+# Uniform codes, in natural order and with a permutation; lattice and trellis codes between rotations.
+for method in rtn gptq quip_sharp trellis; do
   expect 0 "$VORONOI" quantize --run "$work/$method" "${common[@]}" --method $method --bits 4 --group-size 32
   write --model "$work/$method" --max-tokens 24
   text=$(cat "$work/stdout")

@@ -4,13 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <functional>
 #include <vector>
 
 #include "core/error.h"
-#include "format/hadamard.h"
+#include "support/dense_turn.h"
 #include "support/random_packed.h"
 #include "support/typed_encoding.h"
 
@@ -19,26 +18,6 @@ namespace {
 
 using testing::HasSubstr;
 using testing::StartsWith;
-
-/// T of n coordinates, by its definition.
-std::vector<double> dense_turn(std::int64_t n, const std::vector<std::uint32_t>& signs) {
-  const HadamardPlan plan = hadamard_plan(n);
-  const std::vector<std::uint32_t> factor = hadamard_factor(plan.order);
-  const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
-  const std::int64_t size = plan.order * plan.block, words = sign_words(plan.order);
-  std::vector<double> t(at(n * n));
-  for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = i / size * size; j < (i / size + 1) * size; ++j) {
-      const std::int64_t a = i % size, b = j % size;
-      int minus = std::popcount(static_cast<std::uint64_t>((a % plan.block) & (b % plan.block)));
-      if (!factor.empty())
-        minus +=
-            static_cast<int>(factor[at(a / plan.block * words + b / plan.block / 32)] >> (b / plan.block % 32) & 1U);
-      minus += static_cast<int>(signs[at(j / 32)] >> (j % 32) & 1U);
-      t[at(i * n + j)] = (minus % 2 != 0 ? -1 : 1) / std::sqrt(static_cast<double>(size));
-    }
-  return t;
-}
 
 E8pEncoding fields_of(const Encoding& encoding) {
   const E8pView view = e8p_view(encoding);
@@ -73,7 +52,7 @@ TEST(E8pFormat, DecodesToCodewordsTurnedBackOnBothSides) {
             q[at(row * in + 8 * g + i)] =
                 static_cast<double>(e.scale[0]) * (static_cast<double>(word[i]) + by * static_cast<double>(rest[i]));
         }
-      const std::vector<double> t_in = dense_turn(in, e.in_signs), t_out = dense_turn(out, e.out_signs);
+      const std::vector<double> t_in = test::dense_turn(in, e.in_signs), t_out = test::dense_turn(out, e.out_signs);
       std::vector<double> half(q.size());
       for (std::int64_t row = 0; row < out; ++row)
         for (std::int64_t c = 0; c < in; ++c)

@@ -8,6 +8,7 @@
 #include "format/e8p.h"
 #include "format/gptvq.h"
 #include "format/signed_levels.h"
+#include "format/trellis.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 #include "fuzz/shard_use.h"
@@ -224,12 +225,39 @@ store::Shard make_e8p(Source& source) {
   return shard;
 }
 
+store::Shard make_trellis(Source& source) {
+  format::TrellisExtents e;
+  e.out_features = source.extent();
+  e.in_features = source.extent();
+  e.bits = source.byte() % 7;
+  e.state_bits = 11 + source.byte() % 7;
+  e.code = source.byte() % 4;
+  e.dtype = kTypes[source.byte() % 2];
+  store::Shard shard;
+  shard.attributes = {{"encoding", "trellis"},
+                      {"dtype", std::string(core::dtype_name(e.dtype))},
+                      {"out_features", std::to_string(e.out_features)},
+                      {"in_features", std::to_string(e.in_features)},
+                      {"bits", std::to_string(e.bits)},
+                      {"state_bits", std::to_string(e.state_bits)},
+                      {"code", std::to_string(e.code)}};
+  if (!format::find_extent_problem(e).empty()) return shard;
+  const format::TrellisElements due = elements_due(e);
+  add(shard, source, "codes", core::DType::u16, {e.units(), e.in_features, e.bits});
+  const std::uint8_t sides = source.byte();
+  if (sides % 4 != 1) add(shard, source, "in_signs", core::DType::u32, {due.in_signs});
+  if (sides % 4 != 2) add(shard, source, "out_signs", core::DType::u32, {due.out_signs});
+  add(shard, source, "scale", core::DType::f32, {due.scale});
+  return shard;
+}
+
 void run(std::string_view input) {
   Source source(input);
   const std::uint8_t kind = source.byte();
   const std::size_t place = source.byte() | std::size_t{source.byte()} << 8;
   // Those of the first corpora stay what they were.
   store::Shard shard = kind % 32 / 2 == 8 || kind % 32 >= 28 ? make_gptvq(source)
+                       : kind % 32 / 2 == 11                 ? make_trellis(source)
                        : kind % 32 / 2 == 9                  ? make_e8p(source)
                        : kind % 32 / 2 == 10                 ? make_signed_levels(source)
                        : kind % 2 == 0                       ? make_vq(source)

@@ -24,7 +24,7 @@ TEST_P(GpuPacked, DecodesTheSameBits) {
   ASSERT_EQ(format::find_problem(encoding()), "");
   const auto here = on(cpu()), there = on(gpu());
   // Beside what is stored, the matrices that a rotation is made of.
-  if (encoding().format == &format::e8p_format())
+  if (encoding().format == &format::e8p_format() || encoding().format == &format::trellis_format())
     EXPECT_GE(8 * there->size_bytes(), format::stored_bits(encoding()));
   else
     EXPECT_EQ(8 * there->size_bytes(), format::stored_bits(encoding()));
@@ -184,6 +184,13 @@ INSTANTIATE_TEST_SUITE_P(E8p, GpuPacked,
                                            case_of(E8pShape{37, 101, 4, true, core::DType::bf16}),
                                            case_of(E8pShape{9, 1100, 2}), case_of(E8pShape{12, 128, 3, false}),
                                            case_of(E8pShape{1, 1, 4})));
+
+INSTANTIATE_TEST_SUITE_P(Trellis, GpuPacked,
+                         ::testing::Values(case_of(TrellisShape{24, 64, 2}), case_of(TrellisShape{300, 36, 3, 14}),
+                                           case_of(TrellisShape{37, 101, 4, 16, 1, true, core::DType::bf16}),
+                                           case_of(TrellisShape{9, 1100, 1, 12, 2}),
+                                           case_of(TrellisShape{528, 20, 5, 16, 0, false}),
+                                           case_of(TrellisShape{1, 1, 2})));
 
 // Columns with scales, in both forms of codes of single weights.
 INSTANTIATE_TEST_SUITE_P(Scaled, GpuPacked,

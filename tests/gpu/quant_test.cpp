@@ -13,6 +13,7 @@
 #include "quant/gptvq/layout.h"
 #include "quant/method.h"
 #include "quant/quantizer.h"
+#include "quant/trellis/trellis_method.h"
 #include "quant/vq/second_order.h"
 #include "quant/vq/vector_parameters.h"
 #include "quant/vq/voronoi.h"
@@ -51,6 +52,9 @@ std::vector<Case> cases() {
   with_gptq.get<AfpqParameters>().with = "gptq";
   QuantParameters groups = uniform;
   groups.get<GptvqParameters>().group_weights = 65 * 40;
+  QuantParameters trellis = uniform;
+  trellis.get<TrellisParameters>().state_bits = 12;
+  trellis.get<TrellisParameters>().sweeps = 1;
   return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
           case_of("voronoi", "voronoi", parameters_of(4, 8, 4), 192, 10),
           case_of("voronoi_groups_outliers_tail", "voronoi", everything, 195, 10),
@@ -61,7 +65,8 @@ std::vector<Case> cases() {
           case_of("afpq", "afpq", uniform, 130, 40),
           case_of("afpq_gptq", "afpq", with_gptq, 130, 40),
           case_of("gptvq", "gptvq", groups, 130, 40),
-          case_of("quip_sharp", "quip_sharp", uniform, 130, 40)};
+          case_of("quip_sharp", "quip_sharp", uniform, 130, 40),
+          case_of("trellis", "trellis", trellis, 260, 8)};
 }
 
 Layer layer_of(const Case& wanted, backend::Device device) {

@@ -84,13 +84,18 @@ TEST(Bits, ConfigsOfGptvqAreThePapersSettings) {
   }
 }
 
-TEST(Bits, ReadyConfigsOfLatticeCodesKeepToTheirs) {
-  for (const int bits : {2, 3, 4}) {
-    const std::string file = std::string(VORONOI_CONFIGS) + "/quip_sharp-" + std::to_string(bits) + "bit.cfg";
+TEST(Bits, ReadyConfigsOfLatticeAndTrellisCodesKeepToTheirs) {
+  for (const auto& [method, bits] : {std::pair<std::string, int>{"quip_sharp", 2},
+                                     {"quip_sharp", 3},
+                                     {"quip_sharp", 4},
+                                     {"trellis", 2},
+                                     {"trellis", 3},
+                                     {"trellis", 4}}) {
+    const std::string file = std::string(VORONOI_CONFIGS) + "/" + method + "-" + std::to_string(bits) + "bit.cfg";
     run::Settings options;
     EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
     EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
-    EXPECT_EQ(options.parameters.method, "quip_sharp");
+    EXPECT_EQ(options.parameters.method, method);
     EXPECT_NEAR(quant::true_bits(options.parameters, block_of(576, 1536, 192)), bits + 0.003, 0.0005);
   }
 }

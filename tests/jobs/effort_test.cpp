@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "jobs/command_line.h"
 #include "jobs/quantize_options.h"
+#include "quant/trellis/trellis_method.h"
 #include "quant/vq/voronoi.h"
 #include "store/run_directory.h"
 #include "store/start.h"
@@ -63,6 +64,22 @@ TEST(Effort, IsNothingToMethodsThatArePublished) {
     EXPECT_EQ(settings.hessian, "plain") << method;
     EXPECT_EQ(settings.tune, "none") << method;
   }
+}
+
+TEST(Effort, OfTrellisCodesIsStatesMetricAndDividedBits) {
+  const auto state_bits = [](const run::Settings& settings) {
+    return settings.parameters.get<quant::TrellisParameters>().state_bits;
+  };
+  const run::Settings quick = settings_of({"--method", "trellis", "--effort", "quick"}),
+                      normal = settings_of({"--method", "trellis"}),
+                      best = settings_of({"--method", "trellis", "--effort", "best", "--bits", "2"});
+  EXPECT_EQ(state_bits(quick), 12);
+  EXPECT_EQ(quick.hessian, "plain");
+  EXPECT_EQ(state_bits(normal), 16);
+  EXPECT_EQ(normal.hessian, "guided");
+  EXPECT_FALSE(normal.allocate);
+  EXPECT_TRUE(best.allocate);
+  EXPECT_EQ(best.tune, "none");
 }
 
 TEST(Effort, TuningOfAMethodWithoutNumbersIsRefusedBeforeAnyWork) {

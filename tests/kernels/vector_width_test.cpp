@@ -171,6 +171,20 @@ TEST_F(VectorWidth, DoesNotChangeRotationsAndLatticeCodes) {
     });
 }
 
+TEST_F(VectorWidth, DoesNotChangeTrellisCodes) {
+  for (const auto& [bits, state_bits] : {std::pair{1, 12}, {2, 12}, {3, 13}, {4, 13}, {5, 15}})
+    for (const bool keep_seam : {false, true})
+      expect_equal([&] {
+        const std::vector<float> target = floats_of(70, 12);
+        const std::vector<std::int32_t> begin{0, 32, 80};
+        std::vector<std::uint8_t> symbols(80, 1);
+        std::vector<float> value(80);
+        kernels_.trellis.search(exec_, {bits, state_bits, TrellisCode::mul1, keep_seam, keep_seam}, 2, begin.data(), 70,
+                                target.data(), symbols.data(), value.data());
+        return symbols;
+      });
+}
+
 TEST_F(VectorWidth, DoesNotChangeDerivatives) {
   const NnGradientKernels& nn = kernels_.nn_gradient;
   const std::int64_t rows = 600, dim = 44;

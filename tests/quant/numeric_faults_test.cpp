@@ -18,6 +18,7 @@
 #include "quant/layers.h"
 #include "quant/method.h"
 #include "quant/quantizer.h"
+#include "quant/trellis/trellis_method.h"
 #include "quant/vq/vector_parameters.h"
 #include "support/temporary.h"
 #include "support/thread_team.h"
@@ -156,6 +157,7 @@ const std::vector<MethodCase>& method_cases() {
     add("gptq", "gptq", [](QuantParameters&) {});
     add("bitdistiller", "bitdistiller", [](QuantParameters&) {});
     add("quip_sharp", "quip_sharp", [](QuantParameters&) {});
+    add("trellis", "trellis", [](QuantParameters& p) { p.get<TrellisParameters>().state_bits = 12; });
     add("awq", "awq", [](QuantParameters&) {});
     add("afpq", "afpq", [](QuantParameters&) {});
     add("afpq_gptq", "afpq", [](QuantParameters& p) { p.get<AfpqParameters>() = {"floating", "gptq"}; });

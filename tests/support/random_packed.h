@@ -13,6 +13,7 @@
 #include "format/e8p.h"
 #include "format/gptvq.h"
 #include "format/signed_levels.h"
+#include "format/trellis.h"
 #include "format/uniform.h"
 #include "format/vptq.h"
 
@@ -56,6 +57,13 @@ struct GptvqShape {
 struct E8pShape {
   std::int64_t out_features = 0, in_features = 0;
   int bits = 2;
+  bool turned = true;
+  core::DType dtype = core::DType::f16;
+};
+
+struct TrellisShape {
+  std::int64_t out_features = 0, in_features = 0;
+  int bits = 2, state_bits = 16, code = 0;
   bool turned = true;
   core::DType dtype = core::DType::f16;
 };
@@ -220,6 +228,24 @@ inline format::Encoding random_packed(const E8pShape& s) {
   return format::to_encoding(e);
 }
 
+inline format::Encoding random_packed(const TrellisShape& s) {
+  RandomFields random(s.out_features, s.in_features, s.dtype);
+  format::TrellisEncoding e;
+  e.out_features = s.out_features;
+  e.in_features = s.in_features;
+  e.bits = s.bits;
+  e.state_bits = s.state_bits;
+  e.code = s.code;
+  e.dtype = s.dtype;
+  e.codes = random.below(elements_due(e).codes, 65536);
+  if (s.turned) {
+    e.in_signs = random.codes(1, s.in_features, 1);
+    e.out_signs = random.codes(1, s.out_features, 1);
+  }
+  e.scale = {0.03F};
+  return format::to_encoding(e);
+}
+
 /// For tests with such a parameter.
 struct PackedCase {
   std::string text;
@@ -265,6 +291,13 @@ inline PackedCase case_of(const SignedShape& s) {
 inline PackedCase case_of(const E8pShape& s) {
   return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", lattice, bits " +
               std::to_string(s.bits) + (s.turned ? "" : ", not turned") + shape_ending(false, s.dtype),
+          random_packed(s)};
+}
+
+inline PackedCase case_of(const TrellisShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", trellis, bits " +
+              std::to_string(s.bits) + " of " + std::to_string(s.state_bits) + ", code " + std::to_string(s.code) +
+              (s.turned ? "" : ", not turned") + shape_ending(false, s.dtype),
           random_packed(s)};
 }
 

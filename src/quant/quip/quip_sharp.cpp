@@ -11,14 +11,12 @@
 
 #include "core/bytes.h"
 #include "core/error.h"
-#include "core/hash.h"
 #include "core/index.h"
-#include "core/random.h"
 #include "format/e8p.h"
-#include "format/hadamard.h"
 #include "quant/baselines/uniform.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/quip/lattice_codes.h"
+#include "quant/two_rotations.h"
 
 namespace voronoi::quant {
 
@@ -27,29 +25,6 @@ using core::index;
 namespace {
 
 constexpr int kLeastLatticeBits = 2, kMostLatticeBits = 4;
-
-/// One bit a coordinate, from the stream of the side's name.
-format::HostRotation random_rotation(std::uint64_t seed, const std::string& side, std::int64_t n) {
-  const core::CounterRandom random(seed, std::stoull(core::sha256(side).substr(0, 16), nullptr, 16));
-  std::vector<std::uint32_t> signs(index(format::sign_words(n)));
-  for (std::size_t word = 0; word < signs.size(); ++word)
-    signs[word] = static_cast<std::uint32_t>(random.bits(word) >> 32);
-  if (n % 32 != 0) signs.back() &= (1U << (n % 32)) - 1U;
-  return {n, signs};
-}
-
-class HadamardInput final : public InputRotation {
- public:
-  HadamardInput(std::uint64_t seed, const std::string& site, std::int64_t n)
-      : rotation_(random_rotation(seed, site + ":in", n)) {}
-  const format::HostRotation& rotation() const { return rotation_; }
-  void apply(core::ThreadPool& pool, std::int64_t rows, std::span<float> vectors) const override {
-    kernels::cpu().rotation.turn_rows({&pool, nullptr}, rotation_.view(), false, rows, vectors.data());
-  }
-
- private:
-  format::HostRotation rotation_;
-};
 
 class QuipSharp final : public Method {
  public:
@@ -123,16 +98,12 @@ class QuipSharp final : public Method {
     const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
     const double sweeps = parameters.get<QuipSharpParameters>().sweeps;
     const double searches = bits_of(parameters) == 2 ? 1 : 2;
-    const auto turn = [](std::int64_t n) {
-      const format::HadamardPlan plan = format::hadamard_plan(n);
-      return 2 * static_cast<double>(plan.order > 1 ? plan.order : 0);
-    };
     OperatorWork work;
     work.column_loop = product_work(out_features, in_features, 1);
     work.column_loop.factor = std::pow(static_cast<double>(in_features), 3) / 3;
     work.column_loop.nearest = kSearchFlops * searches * weights;
     // Both sides there and back, and what decodes for the error.
-    work.column_loop.gemm += 2 * (turn(out_features) + turn(in_features)) * weights;
+    work.column_loop.gemm += turning_flops(out_features, in_features) * weights;
     work.column_loop.bytes += 100 * weights;
     work.refine = product_work(out_features, in_features, sweeps);
     work.refine.nearest = (kSearchFlops * searches + kStepFlops) * sweeps * weights;
@@ -166,9 +137,7 @@ class QuipSharp final : public Method {
   bool changes_site(const QuantParameters& /*parameters*/) const override { return true; }
   std::unique_ptr<SiteState> prepare_site(backend::Context& /*context*/, core::Team& /*team*/, SiteInput& site,
                                           const QuantParameters& parameters) const override {
-    auto state = std::make_unique<SiteState>();
-    state->rotation = std::make_unique<HadamardInput>(parameters.seed, site.name, site.in_features);
-    return state;
+    return turned_site(parameters.seed, site);
   }
 
   QuantResult quantize(backend::Context& context, core::Team& team, const QuantInput& input,
@@ -176,42 +145,28 @@ class QuipSharp final : public Method {
     check_input(input);
     const std::int64_t out = input.out_features, in = input.in_features;
     const int bits = bits_of(parameters);
-    const PreparedHessian& hessian = *input.hessian;
-    const auto* turned_input =
-        input.site == nullptr ? nullptr : dynamic_cast<const HadamardInput*>(input.site->rotation.get());
-    const format::HostRotation out_side = random_rotation(parameters.seed, input.name + ":out", out);
+    const double unit = parameters.get<QuipSharpParameters>().scale;
 
     format::E8pEncoding encoding;
     encoding.out_features = out;
     encoding.in_features = in;
     encoding.bits = bits;
     encoding.dtype = input.stored_dtype;
-    if (turned_input != nullptr) encoding.in_signs = turned_input->rotation().signs();
-    encoding.out_signs = out_side.signs();
 
     QuantResult result;
     {
-      std::vector<float> weight(input.weight.begin(), input.weight.end());
-      kernels::cpu().rotation.turn_columns({&context.pool(), nullptr}, out_side.view(), false, in, weight.data());
-      const double rms = root_mean_square(out, in, weight);
-      const double unit = parameters.get<QuipSharpParameters>().scale;
-      encoding.scale = {static_cast<float>(rms / (unit > 0 ? unit : codebook_scale(bits)))};
-      const float by = encoding.scale.front() > 0 ? 1 / encoding.scale.front() : 0;
+      TurnedWeight weight(context, input, parameters.seed);
+      encoding.in_signs = weight.in_signs();
+      encoding.out_signs = weight.out_signs();
+      encoding.scale = {weight.bring_to(unit > 0 ? unit : codebook_scale(bits))};
       const RowRange range = team_rows(team, out);
-      const std::int64_t rows = range.end - range.begin;
-      const auto own = std::span(weight).subspan(index(range.begin * in), index(rows * in));
-      for (float& value : own) value = std::isfinite(by) ? value * by : 0;
-      add_codes(context, team, hessian, {bits, parameters.get<QuipSharpParameters>().sweeps}, own, encoding, result);
+      const auto own = weight.values().subspan(index(range.begin * in), index((range.end - range.begin) * in));
+      add_codes(context, team, *input.hessian, {bits, parameters.get<QuipSharpParameters>().sweeps}, own, encoding,
+                result);
+      weight.add_statistics(result.statistics);
     }
     result.encoding = format::to_encoding(encoding);
     result.relative_error = turned_error(context, input, result.encoding);
-    result.statistics["damping"] = hessian.damping;
-    result.statistics["damping_steps"] = hessian.damping_steps;
-    result.statistics["dead_columns"] = static_cast<double>(hessian.dead_columns);
-    // Parts that a side's rotation does not mix: 1 unless no matrix of its size is known.
-    result.statistics["rotation_parts_in"] =
-        turned_input == nullptr ? static_cast<double>(in) : static_cast<double>(format::hadamard_plan(in).copies);
-    result.statistics["rotation_parts_out"] = static_cast<double>(format::hadamard_plan(out).copies);
     return result;
   }
 
@@ -220,20 +175,6 @@ class QuipSharp final : public Method {
   static constexpr double kSearchFlops = 300, kStepFlops = 150;
 
   static int bits_of(const QuantParameters& parameters) { return parameters.get<UniformParameters>().bits; }
-
-  /// Rows apart from each other, so that the sum is the same wherever it is made.
-  static double root_mean_square(std::int64_t out, std::int64_t in, const std::vector<float>& weight) {
-    double sum = 0;
-    for (std::int64_t row = 0; row < out; ++row) {
-      double of_row = 0;
-      for (std::int64_t c = 0; c < in; ++c) {
-        const auto value = static_cast<double>(weight[index(row * in + c)]);
-        of_row += value * value;
-      }
-      sum += of_row;
-    }
-    return std::sqrt(sum / (static_cast<double>(out) * static_cast<double>(in)));
-  }
 
   /// Codes of this member's rows, `own`, and everyone's in the encoding. Collective.
   static void add_codes(backend::Context& context, core::Team& team, const PreparedHessian& hessian,
@@ -278,20 +219,6 @@ class QuipSharp final : public Method {
       sum_behind += behind[row];
     }
     result.statistics["sweeps_gain"] = sum_before > 0 ? 1 - sum_behind / sum_before : 0;
-  }
-
-  /// relative_hessian_error on the turned input, as the Hessian is.
-  static double turned_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding) {
-    std::vector<float> decoded;
-    {
-      backend::Array<float> weight(context, input.out_features * input.in_features);
-      encoding.format->upload(context, encoding)->decode_f32(context, weight.data());
-      decoded = weight.to_host();
-    }
-    if (input.site != nullptr && input.site->rotation)
-      input.site->rotation->apply(context.pool(), input.out_features, decoded);
-    return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded,
-                                  input.hessian->h);
   }
 };
 
