@@ -58,7 +58,8 @@ const Kernels& cpu() {
                              .uniform = cpu_uniform_kernels(),
                              .signed_levels = cpu_signed_levels_kernels(),
                              .rotation = cpu_rotation_kernels(),
-                             .e8p = cpu_e8p_kernels()};
+                             .e8p = cpu_e8p_kernels(),
+                             .aqlm = cpu_aqlm_kernels()};
   return table;
 }
 

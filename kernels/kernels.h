@@ -2,6 +2,7 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/aqlm.h"
 #include "kernels/collective.h"
 #include "kernels/device.h"
 #include "kernels/e8p.h"
@@ -35,6 +36,7 @@ struct Kernels {
   SignedLevelsKernels signed_levels;
   RotationKernels rotation;
   E8pKernels e8p;
+  AqlmKernels aqlm;
 };
 
 const Kernels& cpu();
@@ -55,6 +57,7 @@ GptvqKernels cpu_gptvq_kernels();
 UniformKernels cpu_uniform_kernels();
 RotationKernels cpu_rotation_kernels();
 E8pKernels cpu_e8p_kernels();
+AqlmKernels cpu_aqlm_kernels();
 SignedLevelsKernels cpu_signed_levels_kernels();
 
 }  // namespace voronoi::kernels

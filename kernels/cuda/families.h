@@ -17,6 +17,7 @@ GptvqKernels cuda_gptvq_kernels();
 UniformKernels cuda_uniform_kernels();
 RotationKernels cuda_rotation_kernels();
 E8pKernels cuda_e8p_kernels();
+AqlmKernels cuda_aqlm_kernels();
 SignedLevelsKernels cuda_signed_levels_kernels();
 CollectiveKernels cuda_collective_kernels();
 
