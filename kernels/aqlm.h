@@ -14,14 +14,14 @@ namespace voronoi::kernels {
 /// m) of codebook m, a code the low `code_bits` bits of what is stored.
 struct PackedAqlm {
   std::int64_t out_features = 0, in_features = 0;
-  std::int64_t codebooks = 1;                ///< M
-  int code_bits = 8;                     ///< log2 k, 1..16
-  std::int64_t group = 8;                    ///< g; divides in
-  core::DType dtype = core::DType::f16;      ///< of the 16-bit numbers: f16 or bf16
-  const std::uint8_t* codes8 = nullptr;      ///< [out, in / g, M]; null where codes have more than 8 bits
-  const std::uint16_t* codes16 = nullptr;    ///< the same; null where they have no more
-  const std::uint16_t* codebook = nullptr;   ///< [M, k, g]
-  const std::uint16_t* scale = nullptr;      ///< [out]
+  std::int64_t codebooks = 1;               ///< M
+  int code_bits = 8;                        ///< log2 k, 1..16
+  std::int64_t group = 8;                   ///< g; divides in
+  core::DType dtype = core::DType::f16;     ///< of the 16-bit numbers: f16 or bf16
+  const std::uint8_t* codes8 = nullptr;     ///< [out, in / g, M]; null where codes have more than 8 bits
+  const std::uint16_t* codes16 = nullptr;   ///< the same; null where they have no more
+  const std::uint16_t* codebook = nullptr;  ///< [M, k, g]
+  const std::uint16_t* scale = nullptr;     ///< [out]
 
   std::int64_t groups() const { return in_features / group; }  ///< of a row
   std::int64_t book_size() const { return group << code_bits; }

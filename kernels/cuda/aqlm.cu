@@ -2,8 +2,8 @@
 // gradient of the numbers.
 //
 // Floor of the product: the codes, read once; codebooks of 256 centroids stay in L1, those of 65536 (1 MiB) in L2. A
-// warp takes a few rows, so that a token's values are loaded once for them. What a thread takes at a time is a part of a
-// group: 8, 4 or 1 columns, so that a centroid is read by wide loads.
+// warp takes a few rows, so that a token's values are loaded once for them. What a thread takes at a time is a part of
+// a group: 8, 4 or 1 columns, so that a centroid is read by wide loads.
 #include <algorithm>
 #include <type_traits>
 

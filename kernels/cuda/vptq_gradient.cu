@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
         const float slope = d[i * n];
         scale_sum += slope * value;
         bias_sum += slope;
-          most = larger_magnitude(most, slope * scale);
+        most = larger_magnitude(most, slope * scale);
       });
     }
     float* target = column_sums + blockIdx.y * (2 * n) + column;
@@ -66,9 +66,7 @@ struct AddTerms {
   double factor;
   Fixed* sums;
 
-  __device__ void add(std::int64_t place, std::int64_t i) const {
-    add_fixed(d[i * n] * scale, factor, sums + place);
-  }
+  __device__ void add(std::int64_t place, std::int64_t i) const { add_fixed(d[i * n] * scale, factor, sums + place); }
   __device__ void outlier(std::int64_t i, std::int64_t place) const { add(books.outlier + place, i); }
   __device__ void centroid(std::int64_t i, std::int64_t main, std::int64_t residual) const {
     add(main, i);

@@ -77,7 +77,7 @@ std::uint16_t stored_code(std::int64_t code_bits, std::uint32_t code);
 
 /// Elements due in the arrays: one arithmetic for stored encodings, their checks, and plans.
 struct AqlmElements {
-  std::int64_t codes8 = 0;                        ///< of 8 bits
+  std::int64_t codes8 = 0;                            ///< of 8 bits
   std::int64_t codes16 = 0, codebook = 0, scale = 0;  ///< of 16 bits
 };
 /// Of extents without a problem.

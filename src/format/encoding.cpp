@@ -60,8 +60,8 @@ const Format& format_of(const Encoding& encoding) {
 }  // namespace
 
 std::span<const Format* const> known_formats() {
-  static const Format* const formats[] = {&vptq_format(), &uniform_format(), &signed_levels_format(), &gptvq_format(),
-                                          &e8p_format(),  &aqlm_format()};
+  static const Format* const formats[] = {&vptq_format(),  &uniform_format(), &signed_levels_format(),
+                                          &gptvq_format(), &e8p_format(),     &aqlm_format()};
   return formats;
 }
 

@@ -345,8 +345,7 @@ class Planner {
       const auto additive = method_.additive_layout(*own);
       std::int64_t centroids = layout ? layout->centroids + layout->residual_centroids : 0;
       if (additive) centroids = kRecodingPasses * additive->codebooks << additive->code_bits;
-      const tune::CodesWork once = tune::codes_work(linear.out_features * linear.in_features,
-                                                    centroids);
+      const tune::CodesWork once = tune::codes_work(linear.out_features * linear.in_features, centroids);
       work.nearest += once.operations * steps;
       work.bytes += once.bytes * steps;
     });

@@ -22,8 +22,8 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(),   &gptq_method(),       &bitdistiller_method(), &awq_method(),     &afpq_method(),
-      &gptvq_method(), &quip_sharp_method(), &aqlm_method(), &vptq_method(),         &voronoi_method(),
+      &rtn_method(),   &gptq_method(),       &bitdistiller_method(), &awq_method(),  &afpq_method(),
+      &gptvq_method(), &quip_sharp_method(), &aqlm_method(),         &vptq_method(), &voronoi_method(),
   };
   return methods;
 }

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "quant/aqlm/aqlm_method.h"
 #include "quant/baselines/awq.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
@@ -35,8 +36,8 @@ VoronoiParameters& own(QuantParameters& p) { return p.get<VoronoiParameters>(); 
 UniformParameters& uniform(QuantParameters& p) { return p.get<UniformParameters>(); }
 
 TEST(Registry, NamesEveryMethodAndFindsIt) {
-  EXPECT_THAT(method_names(),
-              ElementsAre("rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "vptq", "voronoi"));
+  EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "aqlm",
+                                          "vptq", "voronoi"));
   for (const std::string& name : method_names()) EXPECT_EQ(&find_method(name), &find_method(name));
   EXPECT_NE(&find_method("rtn"), &find_method("gptq"));
   EXPECT_NE(&find_method("vptq"), &find_method("voronoi"));
@@ -48,7 +49,8 @@ TEST(Registry, AnUnknownMethodIsAnsweredWithTheKnownOnes) {
     ADD_FAILURE() << "found";
   } catch (const core::ConfigError& error) {
     EXPECT_THAT(error.what(), AllOf(HasSubstr("'spqr'"),
-                                    HasSubstr("rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, vptq, voronoi")));
+                                    HasSubstr("rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, aqlm, vptq, "
+                                              "voronoi")));
   }
 }
 
@@ -71,8 +73,8 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Case> cases{
       {"spqr", [](QuantParameters&) {},
-       "--method spqr is unknown; it must be one of rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, vptq, "
-       "voronoi"},
+       "--method spqr is unknown; it must be one of rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, aqlm, "
+       "vptq, voronoi"},
       {"afpq", [](QuantParameters&) {}, "--bits: afpq has tables of 3 and 4 bits, not 2"},
       {"awq", [](QuantParameters& p) { p.get<AwqParameters>().column_scales = "some"; }, "--column-scales"},
       {"rtn", [](QuantParameters& p) { p.damping = -0.1; }, "--damping"},
@@ -84,6 +86,11 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
        "--bits: must be an integer from 2 to 4, not '5'"},
       {"quip_sharp", [](QuantParameters& p) { p.get<QuipSharpParameters>().sweeps = -1; }, "--sweeps: must be"},
       {"quip_sharp", [](QuantParameters& p) { uniform(p).group_size = -1; }, ""},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().in_group = 6; }, "--in-group 6"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().codebooks = 0; }, "--codebooks: must be"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().code_bits = 17; }, "--code-bits: must be"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().beam = 0; }, "--beam: must be"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().rule = "best"; }, "--aqlm-rule"},
       {"gptq", [](QuantParameters& p) { uniform(p).group_size = -1; }, "--group-size"},
       {"gptq", [](QuantParameters& p) { uniform(p).group_size = 0; }, ""},
       {"gptq", [](QuantParameters& p) { vq(p).centroids = 3; }, ""},  // not an option of this method

@@ -100,7 +100,9 @@ std::vector<double> fit_numbers(AdditiveRows& rows, std::vector<double> losses, 
 }
 
 AdditiveDescent::AdditiveDescent(const AdditiveRows& rows) {
-  const auto zeros = [](std::int64_t n) { return Moments{std::vector<double>(index(n)), std::vector<double>(index(n))}; };
+  const auto zeros = [](std::int64_t n) {
+    return Moments{std::vector<double>(index(n)), std::vector<double>(index(n))};
+  };
   books_ = zeros(rows.unknowns());
   scale_ = zeros(rows.rows());
 }

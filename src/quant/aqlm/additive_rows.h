@@ -27,9 +27,9 @@ std::int64_t row_pieces(std::int64_t out_features);
 
 /// What decodes to a weight, in fp32: as it is stored, or on its way there.
 struct AdditiveNumbers {
-  std::vector<float> books;           ///< [M, k, g]
-  std::vector<float> scale;           ///< [rows of the member]
-  std::vector<std::uint16_t> codes;   ///< [rows, in / g, M]
+  std::vector<float> books;          ///< [M, k, g]
+  std::vector<float> scale;          ///< [rows of the member]
+  std::vector<std::uint16_t> codes;  ///< [rows, in / g, M]
 };
 
 /// Collective calls: loss, gather and those that say so.

@@ -16,7 +16,10 @@ using core::index;
 
 namespace {
 
-/// [rows, in / g, g] of the weight over the scales, which are set; those of a row without a scale are 0.
+// Of rows whose length no 16 bits hold: they are as good as 0, but k-means needs points that count.
+constexpr double kLeastRowWeight = 1e-12;
+
+/// [rows, in / g, g] of the weight over the scales, which are set.
 std::vector<float> scaled_vectors(AdditiveRows& rows, bool round) {
   const std::int64_t n = rows.extents().in_features;
   std::vector<float> points(index(rows.rows() * n));
@@ -26,8 +29,9 @@ std::vector<float> scaled_vectors(AdditiveRows& rows, bool round) {
     for (std::int64_t c = 0; c < n; ++c) square += static_cast<double>(w[c]) * static_cast<double>(w[c]);
     auto scale = static_cast<float>(std::sqrt(square) + 1e-9);
     if (round) scale = core::round_to(rows.extents().dtype, std::min(scale, core::kLargestF16));
+    if (scale == 0) scale = 1;  // the row is as good as 0
     rows.numbers.scale[index(row)] = scale;
-    for (std::int64_t c = 0; c < n; ++c) points[index(row * n + c)] = scale > 0 ? w[c] / scale : 0.0F;
+    for (std::int64_t c = 0; c < n; ++c) points[index(row * n + c)] = w[c] / scale;
   });
   return points;
 }
@@ -46,9 +50,14 @@ std::vector<float> vector_weights(const AdditiveRows& rows, bool published) {
   }
   if (!(largest > 0)) return weights;
   for (std::int64_t row = 0; row < rows.rows(); ++row) {
-    const auto scale = static_cast<double>(rows.numbers.scale[index(row)]);
+    double square = 0;
+    for (std::int64_t c = 0; c < n; ++c) {
+      const auto w = static_cast<double>(rows.weight()[index(row * n + c)]);
+      square += w * w;
+    }
     for (std::int64_t j = 0; j < groups; ++j)
-      weights[index(row * groups + j)] = static_cast<float>(scale * scale * (trace[index(j)] / largest));
+      weights[index(row * groups + j)] =
+          static_cast<float>(std::max(square, kLeastRowWeight) * (trace[index(j)] / largest));
   }
   return weights;
 }

@@ -12,8 +12,8 @@ struct AdditiveStart {
   int kmeans_iterations = 100;
   double kmeans_tolerance = 1e-4;
   std::uint64_t seed = 0, stream = 0;
-  /// Every vector counts the same, and nothing is rounded; else as much as its scale and the diagonal of H say, and
-  /// numbers are rounded to what is stored before codes are chosen.
+  /// Every vector counts the same, and nothing is rounded; else as much as its row's length and the diagonal of H say,
+  /// and numbers are rounded to what is stored before codes are chosen.
   bool published = false;
 };
 

@@ -261,9 +261,9 @@ class Aqlm final : public Method {
                  centroids = std::exp2(static_cast<double>(p.code_bits)), books = static_cast<double>(p.codebooks),
                  rounds = std::min<double>(p.rounds, kUsualRounds), fits = p.published() ? kPublishedSteps : kUsualFits;
     OperatorWork work;
-    work.kmeans = training_work(weights / static_cast<double>(p.in_group), p.in_group, std::int64_t{1} << p.code_bits,
-                                false) *
-                  books;
+    work.kmeans =
+        training_work(weights / static_cast<double>(p.in_group), p.in_group, std::int64_t{1} << p.code_bits, false) *
+        books;
     // A fit ends with the product that judges it; the search has half of one for what it moves, and one for its judge.
     work.refine = product_work(out_features, in_features, 1 + (rounds + 1) * (fits + 2) + rounds * 1.5);
     work.refine.nearest = 2 * weights * centroids * books * p.beam * rounds;
@@ -311,9 +311,8 @@ class Aqlm final : public Method {
     {
       const std::vector<float> metric = fitted_metric(context, *input.hessian, p.published());
       AdditiveRows rows(context.pool(), team, input, metric, extents);
-      const int kmeans_steps =
-          start_codes(context, rows,
-                      {steps.kmeans_iterations, steps.kmeans_tolerance, parameters.seed, stream, p.published()});
+      const int kmeans_steps = start_codes(
+          context, rows, {steps.kmeans_iterations, steps.kmeans_tolerance, parameters.seed, stream, p.published()});
       const RoundFigures figures = run_rounds(rows, p, parameters.seed, stream);
       result.encoding = format::to_encoding(rows.gather());
       result.statistics["kmeans_steps"] = kmeans_steps;

@@ -1,5 +1,6 @@
 // AQLM (Egiazarian and others, "Extreme Compression of Large Language Models via Additive Quantization", ICML 2024,
-// arXiv 2401.06118): groups of a row as sums of centroids, codebooks and codes fitted in turn to the layer's true error.
+// arXiv 2401.06118): groups of a row as sums of centroids, codebooks and codes fitted in turn to the layer's true
+// error.
 #pragma once
 
 #include <cstdint>

@@ -73,8 +73,8 @@ class SweepTile {
         inverse_[index(state)] = scale != 0 ? 1 / scale : 0;
         std::copy_n(codes, codes_of_row(), codes_.begin() + state * codes_of_row());
         for (std::int64_t c = 0; c < s_.n; ++c)
-          product_[index(c * stride_ + state)] = from[static_cast<std::int64_t>(s_.order[index(c / s_.g)]) * s_.g +
-                                                      c % s_.g];
+          product_[index(c * stride_ + state)] =
+              from[static_cast<std::int64_t>(s_.order[index(c / s_.g)]) * s_.g + c % s_.g];
       }
     }
   }
@@ -272,9 +272,9 @@ class SweepTile {
   std::int64_t first_, n_rows_;
   std::int32_t beam_;
   std::int64_t n_states_, stride_;
-  std::vector<float> books_;    // as SweepShared::by_column
-  std::vector<float> product_;  // [n, stride] D H
-  std::vector<float> change_;   // [columns of a block, stride] of D
+  std::vector<float> books_;               // as SweepShared::by_column
+  std::vector<float> product_;             // [n, stride] D H
+  std::vector<float> change_;              // [columns of a block, stride] of D
   std::vector<float> own_, points_, old_;  // [g, stride] of a group: its change, what is searched for, what it has
   std::vector<float> inverse_, scale_;     // [stride]
   std::vector<std::int32_t> choice_;       // [stride]

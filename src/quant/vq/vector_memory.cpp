@@ -62,8 +62,7 @@ void VectorMethod::consider_memory(const QuantParameters& parameters, const Oper
   std::int64_t loop = memory.products / 2 + memory.books / g.v * (g.v + 1);
   if (g.kr > 0) {
     loop += 4 * memory.weights;
-    peak.consider(memory.held + 4 * memory.weights + training_bytes(g.kr),
-                  "k-means of the residuals of " + r.name);
+    peak.consider(memory.held + 4 * memory.weights + training_bytes(g.kr), "k-means of the residuals of " + r.name);
   }
   peak.consider(memory.held + loop, "column loop of " + r.name);
   consider_packing(g, memory, stored_bits(parameters, r.out_features, r.in_features).total() / 8, 0, r, peak);
