@@ -19,8 +19,6 @@ using test::AqlmShape;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 TEST(Aqlm, DecodesToSumsOfCentroidsByHand) {
   AqlmEncoding e;
   e.out_features = 2;

@@ -21,7 +21,7 @@ constexpr int kMostFitSteps = 30;
 
 constexpr double kDescentRate = 1e-4, kSquareDecay = 0.95, kDescentEpsilon = 1e-8;
 
-double dot(const std::vector<double>& a, const std::vector<double>& b) {
+double scalar_product(const std::vector<double>& a, const std::vector<double>& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
@@ -35,7 +35,7 @@ std::vector<double> book_change(AdditiveRows& rows, double loss, std::int64_t& s
   double before = 0;
   for (int step = 0; step < kMostFitSteps; ++step) {
     for (std::size_t i = 0; i < n; ++i) conditioned[i] = rest[i] * inverse[i];
-    const double now = dot(rest, conditioned);
+    const double now = scalar_product(rest, conditioned);
     if (!(now > 0) || !std::isfinite(now)) break;
     const double beta = step == 0 ? 0.0 : now / before;
     for (std::size_t i = 0; i < n; ++i) direction[i] = conditioned[i] + beta * direction[i];
@@ -44,7 +44,7 @@ std::vector<double> book_change(AdditiveRows& rows, double loss, std::int64_t& s
     rows.expand(direction, true);
     ++steps;
     const std::vector<double> curved = rows.collect(false);
-    const double curvature = dot(direction, curved);
+    const double curvature = scalar_product(direction, curved);
     if (!(curvature > 0) || !std::isfinite(curvature)) break;
     const double length = now / curvature;
     for (std::size_t i = 0; i < n; ++i) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "backend/device.h"
 #include "core/bytes.h"
 #include "core/index.h"
 #include "core/types.h"
-#include "kernels/kernels.h"
 
 namespace voronoi::quant {
 

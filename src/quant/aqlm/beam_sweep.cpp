@@ -4,8 +4,8 @@
 #include <limits>
 #include <vector>
 
+#include "backend/device.h"
 #include "core/index.h"
-#include "kernels/kernels.h"
 
 namespace voronoi::quant {
 
