@@ -59,7 +59,8 @@ const Kernels& cpu() {
                              .signed_levels = cpu_signed_levels_kernels(),
                              .rotation = cpu_rotation_kernels(),
                              .e8p = cpu_e8p_kernels(),
-                             .trellis = cpu_trellis_kernels()};
+                             .trellis = cpu_trellis_kernels(),
+                             .aqlm = cpu_aqlm_kernels()};
   return table;
 }
 

@@ -2,6 +2,7 @@
 // CUDA table comes from a module that is opened at run time.
 #pragma once
 
+#include "kernels/aqlm.h"
 #include "kernels/collective.h"
 #include "kernels/device.h"
 #include "kernels/e8p.h"
@@ -37,6 +38,7 @@ struct Kernels {
   RotationKernels rotation;
   E8pKernels e8p;
   TrellisKernels trellis;
+  AqlmKernels aqlm;
 };
 
 const Kernels& cpu();
@@ -58,6 +60,7 @@ UniformKernels cpu_uniform_kernels();
 RotationKernels cpu_rotation_kernels();
 E8pKernels cpu_e8p_kernels();
 TrellisKernels cpu_trellis_kernels();
+AqlmKernels cpu_aqlm_kernels();
 SignedLevelsKernels cpu_signed_levels_kernels();
 
 }  // namespace voronoi::kernels

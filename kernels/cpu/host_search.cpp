@@ -63,7 +63,8 @@ HWY_INLINE void search(const float* HWY_RESTRICT x, std::int64_t stride, std::in
 template <int D>
 void search_all(std::int64_t n, const float* x, std::int64_t stride, std::int64_t k, const float* book,
                 std::int32_t* index) {
-  constexpr int P = HWY_TARGET == HWY_AVX3 ? 4 : 2;  // of the registers, 16 with narrower vectors
+  // Of the registers: 32, or 16 with narrower vectors.
+  constexpr int P = D == 16 ? 1 : D == 8 ? (HWY_TARGET == HWY_AVX3 ? 2 : 1) : HWY_TARGET == HWY_AVX3 ? 4 : 2;
   std::int64_t i = 0;
   for (; i + P * kLanes <= n; i += P * kLanes) search<D, P>(x + i, stride, k, book, index + i);
   for (; i < n; i += kLanes) search<D, 1>(x + i, stride, k, book, index + i);
@@ -93,8 +94,12 @@ void search_of(std::int64_t n, std::int64_t dim, const float* x, std::int64_t st
       return search_all<1>(n, x, stride, k, book, index);
     case 2:
       return search_all<2>(n, x, stride, k, book, index);
-    default:
+    case 4:
       return search_all<4>(n, x, stride, k, book, index);
+    case 8:
+      return search_all<8>(n, x, stride, k, book, index);
+    default:
+      return search_all<16>(n, x, stride, k, book, index);
   }
 }
 
@@ -110,7 +115,8 @@ HWY_EXPORT(search_of);
 
 void nearest_by_column(std::int64_t n, std::int64_t dim, const float* x, std::int64_t stride, std::int64_t k,
                        const float* book, std::int32_t* index) {
-  VORONOI_REQUIRE(dim == 1 || dim == 2 || dim == 4, "nearest_by_column: points of 1, 2 or 4 values");
+  VORONOI_REQUIRE(dim == 1 || dim == 2 || dim == 4 || dim == 8 || dim == 16,
+                  "nearest_by_column: points of 1, 2, 4, 8 or 16 values");
   VORONOI_REQUIRE(n >= 0 && host_lanes(n) <= stride && k >= 1, "nearest_by_column: columns shorter than their points");
   using namespace host_search;
   HWY_DYNAMIC_DISPATCH(search_of)(host_lanes(n), dim, x, stride, k, book, index);

@@ -18,6 +18,7 @@ UniformKernels cuda_uniform_kernels();
 RotationKernels cuda_rotation_kernels();
 E8pKernels cuda_e8p_kernels();
 TrellisKernels cuda_trellis_kernels();
+AqlmKernels cuda_aqlm_kernels();
 SignedLevelsKernels cuda_signed_levels_kernels();
 CollectiveKernels cuda_collective_kernels();
 

@@ -23,7 +23,8 @@ Kernels make_table() {
           .signed_levels = cuda_signed_levels_kernels(),
           .rotation = cuda_rotation_kernels(),
           .e8p = cuda_e8p_kernels(),
-          .trellis = cuda_trellis_kernels()};
+          .trellis = cuda_trellis_kernels(),
+          .aqlm = cuda_aqlm_kernels()};
 }
 
 }  // namespace

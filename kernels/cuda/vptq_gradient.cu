@@ -3,9 +3,8 @@
 // Sums into codebooks are fixed-point integers: added by atomics they do not depend on the order. A first pass over the
 // weights finds the largest term, which decides where the point stands, and sums what belongs to the columns; a second
 // one adds the terms. Floor: 4 bytes a weight and pass; the atomics' bound is 8 bytes of L2 a weight and codebook.
-#include <bit>
-
 #include "core/packing.h"
+#include "kernels/cuda/fixed_sums.cuh"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/vptq_vectors.cuh"
 
@@ -15,8 +14,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::int64_t kPartRows = 32;  // vector rows with sums of their own
 
-using Fixed = unsigned long long;  // two's complement
-
 /// Codebooks as one array.
 struct Books {
   std::int64_t residual, outlier, size;  ///< where those begin
@@ -24,14 +21,6 @@ struct Books {
       : residual(p.groups * (p.v << p.main_bits)),
         outlier(residual + (p.residual_bits > 0 ? p.groups * (p.v << p.residual_bits) : 0)),
         size(outlier + (p.outlier_size > 0 ? p.k0 * p.v0 : 0)) {}
-};
-
-/// Terms times 2^shift add up to less than 2^63.
-struct FixedPoint {
-  int bits;  ///< that a term may have
-  /// largest: bits of the largest magnitude of a term, at least those of any finite one.
-  __device__ int shift(int largest) const { return bits - ((largest >> 23) - 126); }
-  __device__ static bool finite(int largest) { return largest < 0x7F800000; }
 };
 
 /// Block (columns, part): column_sums [part][scale, bias][in, natural order] of kPartRows vector rows, and the largest
@@ -49,15 +38,14 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t column = layout.natural(stored);
     const float scale = numbers.scale(column);
     float scale_sum = 0, bias_sum = 0;
-    std::uint32_t most = 0;  // magnitudes order like their bits, and NaN is the largest
+    std::uint32_t most = 0;
     for (std::int64_t r = first; r < end; ++r) {
       const float* d = d_weight + r * layout.p.v * n + column;
       look_up(layout, numbers, r, stored, [&](std::int64_t i, float value) {
         const float slope = d[i * n];
         scale_sum += slope * value;
         bias_sum += slope;
-        const std::uint32_t magnitude = float_bits(slope * scale) & 0x7FFFFFFFU;
-        most = magnitude > most ? magnitude : most;
+        most = larger_magnitude(most, slope * scale);
       });
     }
     float* target = column_sums + blockIdx.y * (2 * n) + column;
@@ -78,10 +66,7 @@ struct AddTerms {
   double factor;
   Fixed* sums;
 
-  __device__ void add(std::int64_t place, std::int64_t i) const {
-    const double term = rint(static_cast<double>(d[i * n] * scale) * factor);
-    atomic_add(sums + place, static_cast<Fixed>(static_cast<long long>(term)));
-  }
+  __device__ void add(std::int64_t place, std::int64_t i) const { add_fixed(d[i * n] * scale, factor, sums + place); }
   __device__ void outlier(std::int64_t i, std::int64_t place) const { add(books.outlier + place, i); }
   __device__ void centroid(std::int64_t i, std::int64_t main, std::int64_t residual) const {
     add(main, i);
@@ -98,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * kPartRows;
   const std::int64_t end = first + kPartRows < layout.vector_rows ? first + kPartRows : layout.vector_rows;
   const float scale = numbers.scale(column);
-  const double factor = ldexp(1.0, point.shift(*largest));
+  const double factor = point.factor(*largest);
   for (std::int64_t r = first; r < end; ++r)
     visit_vector(layout, r, stored, AddTerms{books, d_weight + r * layout.p.v * n + column, n, scale, factor, sums});
 }
@@ -112,10 +97,7 @@ __global__ void __launch_bounds__(kThreads)
       float* place = i < books.residual  ? target.codebook + i
                      : i < books.outlier ? target.residual_codebook + (i - books.residual)
                                          : target.outlier_codebook + (i - books.outlier);
-      const double factor = ldexp(1.0, -point.shift(*largest));
-      *place += FixedPoint::finite(*largest)
-                    ? static_cast<float>(static_cast<double>(static_cast<long long>(sums[i])) * factor)
-                    : NAN;
+      *place += point.value(sums[i], *largest);
       continue;
     }
     const std::int64_t column = i - books.size;
@@ -136,8 +118,7 @@ void vptq_gradient(const Exec& exec, const TunedVptq& tuned, const float* d_weig
   const Books books(tuned.packed);
   const std::int64_t n = tuned.packed.in_features, n_parts = core::ceil_div(layout.vector_rows, kPartRows);
   // No sum has more terms than the matrix has weights.
-  const auto most_terms = static_cast<std::uint64_t>(n * tuned.packed.out_features);
-  const FixedPoint point{62 - static_cast<int>(std::bit_width(most_terms))};
+  const FixedPoint point = fixed_point(n * tuned.packed.out_features);
   const Scratch<float> column_sums(gpu, n_parts * 2 * n);
   const Scratch<Fixed> sums(gpu, books.size);
   const Scratch<int> largest(gpu, 1);

@@ -124,13 +124,6 @@ std::vector<std::uint8_t> unpack_rows(std::span<const std::uint32_t> words, std:
 
 namespace {
 
-template <class T>
-std::vector<T> elements(const model::SafetensorsFolder::Stored& stored) {
-  std::vector<T> values(stored.tensor->bytes.size() / sizeof(T));
-  std::memcpy(values.data(), stored.tensor->bytes.data(), values.size() * sizeof(T));
-  return values;
-}
-
 constexpr std::array<std::string_view, 1> kWordTypes{"I32"};
 constexpr std::array<std::string_view, 2> kScaleTypes{"F16", "BF16"};
 

@@ -7,16 +7,18 @@
 #include <utility>
 
 #include "core/error.h"
+#include "export/aqlm_layout.h"
 #include "export/awq_layout.h"
 #include "export/compressed_tensors_layout.h"
 #include "export/gptq_layout.h"
 #include "export/vptq_layout.h"
+#include "quant/method.h"
 
 namespace voronoi::exporting {
 
 std::span<const Layout* const> layouts() {
-  static const std::array<const Layout*, 4> all{&vptq_layout(), &compressed_tensors_layout(), &gptq_layout(),
-                                                &awq_layout()};
+  static const std::array<const Layout*, 5> all{&vptq_layout(), &compressed_tensors_layout(), &gptq_layout(),
+                                                &awq_layout(), &aqlm_layout()};
   return all;
 }
 
@@ -76,6 +78,18 @@ std::vector<std::string> check_exportable(const format::Encoding& encoding, cons
   const Layout* layout = layout_of(target, encoding);
   if (layout == nullptr) return {no_layout("a layer of its own format")};
   return layout->check(encoding, target.profile);
+}
+
+std::vector<std::string> check_together(const quant::QuantParameters& parameters, const quant::QuantParameters& other,
+                                        bool allocated, const Target& target) {
+  const Layout* layout = layout_of(target, parameters);
+  if (layout == nullptr || !layout->one_setting()) return {};
+  const auto setting = [](const quant::QuantParameters& own) {
+    return quant::find_method(own.method).additive_layout(own);
+  };
+  if (!allocated && setting(parameters) == setting(other)) return {};
+  return {fmt::format("export: {} has one setting for all linears; leave {} out, or export out of --stages",
+                      layout->title(), allocated ? "--allocate" : "rules with another one")};
 }
 
 std::string text_of(const core::Json& quantization, std::string_view key) {

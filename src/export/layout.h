@@ -93,6 +93,9 @@ class Layout {
   /// The same for a layer that is there.
   virtual std::vector<std::string> check(const format::Encoding& encoding, Profile profile) const = 0;
 
+  /// Whether all linears of a checkpoint have the same additive_layout.
+  virtual bool one_setting() const { return false; }
+
   virtual std::unique_ptr<LayerWriter> writer(Profile profile) const = 0;
 
   /// Whether a checkpoint with this "quantization_config" (an object) is of the layout.
@@ -117,5 +120,10 @@ const Layout* layout_of(const Target& target, const format::Encoding& encoding);
 std::vector<std::string> check_exportable(const quant::QuantParameters& parameters, std::span<const LayerShape> shapes,
                                           const Target& target);
 std::vector<std::string> check_exportable(const format::Encoding& encoding, const Target& target);
+
+/// What the layout of a run with `parameters` cannot hold of linears with `other` ones beside them, which
+/// quantization chooses for each where `allocated`.
+std::vector<std::string> check_together(const quant::QuantParameters& parameters, const quant::QuantParameters& other,
+                                        bool allocated, const Target& target);
 
 }  // namespace voronoi::exporting

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "format/aqlm.h"
 #include "format/e8p.h"
 #include "format/format.h"
 #include "format/gptvq.h"
@@ -60,8 +61,8 @@ const Format& format_of(const Encoding& encoding) {
 }  // namespace
 
 std::span<const Format* const> known_formats() {
-  static const Format* const formats[] = {&vptq_format(),  &uniform_format(), &signed_levels_format(),
-                                          &gptvq_format(), &e8p_format(),     &trellis_format()};
+  static const Format* const formats[] = {&vptq_format(), &uniform_format(), &signed_levels_format(), &gptvq_format(),
+                                          &e8p_format(),  &trellis_format(), &aqlm_format()};
   return formats;
 }
 

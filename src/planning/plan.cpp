@@ -31,6 +31,8 @@ constexpr double kWorthAWindow = 0.05;
 constexpr std::int64_t kAssumedGpuMemory = std::int64_t{80} << 30;
 // From host memory through pinned staging, which a thread fills.
 constexpr double kUploadBytes = 8e9;
+// Looks at each codebook of additive codes when a vector is coded anew.
+constexpr std::int64_t kRecodingPasses = 5;
 
 std::string role_of(const std::string& name) {
   // "model.layers.7.mlp.down_proj" -> "mlp.down_proj"; numbers inside (experts) become "*".
@@ -340,8 +342,10 @@ class Planner {
       const quant::QuantParameters* own = parameters_.of(linear.name);
       if (own == nullptr) return;
       const auto layout = method_.public_layout(*own);
-      const tune::CodesWork once = tune::codes_work(linear.out_features * linear.in_features,
-                                                    layout ? layout->centroids + layout->residual_centroids : 0);
+      const auto additive = method_.additive_layout(*own);
+      std::int64_t centroids = layout ? layout->centroids + layout->residual_centroids : 0;
+      if (additive) centroids = kRecodingPasses * additive->codebooks << additive->code_bits;
+      const tune::CodesWork once = tune::codes_work(linear.out_features * linear.in_features, centroids);
       work.nearest += once.operations * steps;
       work.bytes += once.bytes * steps;
     });

@@ -47,6 +47,12 @@ struct UniformLayout {
   bool scaled = false;                    ///< columns have scales beside the grids
 };
 
+/// What decides whether a public layout of additive codes can hold a layer.
+struct AdditiveLayout {
+  std::int64_t codebooks = 0, code_bits = 0, in_group = 0;
+  bool operator==(const AdditiveLayout&) const = default;
+};
+
 /// One operator on one rank of a team, for predictions of memory.
 struct OperatorOnRank {
   std::string name;
@@ -87,6 +93,11 @@ class Method {
 
   /// Of the layers it makes; nothing when they are not of format::uniform_format().
   virtual std::optional<UniformLayout> uniform_layout(const QuantParameters& /*parameters*/) const {
+    return std::nullopt;
+  }
+
+  /// Of the layers it makes; nothing when they are not of format::aqlm_format().
+  virtual std::optional<AdditiveLayout> additive_layout(const QuantParameters& /*parameters*/) const {
     return std::nullopt;
   }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "quant/aqlm/aqlm_method.h"
 #include "quant/baselines/afpq.h"
 #include "quant/baselines/awq.h"
 #include "quant/baselines/bitdistiller.h"
@@ -22,8 +23,9 @@ namespace {
 
 std::vector<const Method*>& registered() {
   static std::vector<const Method*> methods{
-      &rtn_method(),   &gptq_method(),       &bitdistiller_method(), &awq_method(),  &afpq_method(),
-      &gptvq_method(), &quip_sharp_method(), &trellis_method(),      &vptq_method(), &voronoi_method(),
+      &rtn_method(),  &gptq_method(),  &bitdistiller_method(), &awq_method(),
+      &afpq_method(), &gptvq_method(), &quip_sharp_method(),   &trellis_method(),
+      &aqlm_method(), &vptq_method(),  &voronoi_method(),
   };
   return methods;
 }

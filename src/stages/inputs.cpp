@@ -48,7 +48,11 @@ void check_shapes(const run::Settings& options, const model::ModelConfig& config
   if (run::asks_for_stage(options, "export")) {
     for (std::string& problem : exporting::check_exportable(config)) problems.push_back(std::move(problem));
     for (std::string& problem : parameters.problems_of_all([&](const quant::QuantParameters& own) {
-           return exporting::check_exportable(own, shapes[&own], run::export_target(options));
+           const exporting::Target target = run::export_target(options);
+           std::vector<std::string> of_own = exporting::check_exportable(own, shapes[&own], target);
+           for (std::string& problem : exporting::check_together(options.parameters, own, options.allocate, target))
+             of_own.push_back(std::move(problem));
+           return of_own;
          }))
       problems.push_back(std::move(problem));
   }

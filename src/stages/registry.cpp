@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "comm/agreement.h"
 #include "comm/divided.h"
@@ -34,8 +35,12 @@ std::vector<std::string> nothing_to_validate(const run::Settings& settings) {
 
 std::vector<std::string> not_exportable(const run::Settings& settings) {
   const exporting::Target target = run::export_target(settings);
-  return run::run_parameters(settings).problems_of_all(
-      [&](const quant::QuantParameters& parameters) { return exporting::check_exportable(parameters, {}, target); });
+  return run::run_parameters(settings).problems_of_all([&](const quant::QuantParameters& parameters) {
+    std::vector<std::string> problems = exporting::check_exportable(parameters, {}, target);
+    for (std::string& problem : exporting::check_together(settings.parameters, parameters, settings.allocate, target))
+      problems.push_back(std::move(problem));
+    return problems;
+  });
 }
 
 const Stage* find(std::string_view name) {

@@ -142,10 +142,14 @@ even=(--model "$work/even" --calibration-text "$calibration_text" --calibration-
 expect 0 ranks 2 quantize --run "$work/gptq" "${even[@]}" --method gptq --bits 4 --group-size 32 --group-grid original
 expect 0 "$VORONOI" quantize --run "$work/rtn4" "${even[@]}" --method rtn --bits 4 --group-size 16 --export-format awq
 expect 0 "$VORONOI" quantize --run "$work/rtn3" "${even[@]}" --method rtn --bits 3 --group-size 16
+expect 0 ranks 2 quantize --run "$work/aqlm" "${even[@]}" --method aqlm --code-bits 5 --in-group 4
+expect 2 "$VORONOI" quantize --run "$work/no" "${even[@]}" --method aqlm --stages calibrate,quantize,export --rule '*.k_proj codebooks=3'
+says "one setting for all"
 expect 0 "$VORONOI" export "$work/gptq" --out "$work/gptq-out" --format gptq
 expect 2 "$VORONOI" export "$work/gptq" --out "$work/no" --format awq
 says "column order"
-for pair in "gptq gptq/export compressed-tensors" "gptq gptq-out gptq" "rtn4 rtn4/export awq" "rtn3 rtn3/export gptq"; do
+for pair in "gptq gptq/export compressed-tensors" "gptq gptq-out gptq" "rtn4 rtn4/export awq" "rtn3 rtn3/export gptq" \
+  "aqlm aqlm/export aqlm"; do
   read -r run out layout <<<"$pair"
   grep -q "\"quant_method\": \"$layout\"" "$work/$out/config.json" || fail "$out is of another layout than $layout"
   expect 0 "$VORONOI" verify "$work/$run" --json

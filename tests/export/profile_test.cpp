@@ -62,7 +62,7 @@ TEST(Profile, ArchitecturesThatTheClientCannotLoadAreRefusedByName) {
 
 TEST(Profile, MethodsWithoutCodebooksAreRefused) {
   quant::QuantParameters p;
-  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "trellis"}) {
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "trellis", "aqlm"}) {
     p.method = method;
     EXPECT_THAT(check_exportable(p, {}, Profile::full), Contains(HasSubstr("--method " + std::string(method))));
   }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""read_ints.py DIR [verify.json]: decodes a checkpoint in the layout compressed-tensors, gptq or awq with numpy alone.
+"""read_ints.py DIR [verify.json]: decodes a checkpoint in the layout compressed-tensors, gptq, awq or aqlm with numpy alone.
 
 Written from the layouts' descriptions and sharing no code with the program under test, as read_vptq.py is, whose output and comparison
-it has: w = scale * (code - zero) in float32, out x in.
+it has: w = scale * (code - zero) in float32, out x in; of additive codes the sum of the centroids times the scale of the row.
 """
 import hashlib
 import json
@@ -13,6 +13,7 @@ import numpy as np
 import read_vptq
 
 read_vptq.DTYPES["I64"] = "<i8"
+read_vptq.DTYPES["I8"] = "<i1"
 
 
 def stream(words, bits, count):
@@ -60,20 +61,38 @@ def awq(name, quantization, tensors):
     return codes, zeros, tensors[name + ".scales"].astype(np.float32).T, np.arange(codes.shape[1]) // size
 
 
+def integers(reader):
+    """The matrix of codes, zeros, scales and the groups of columns."""
+    def matrix(name, quantization, tensors):
+        codes, zeros, scale, group_of = reader(name, quantization, tensors)
+        return scale[:, group_of] * (codes - zeros[:, group_of]).astype(np.float32)
+    return matrix
+
+
+def aqlm(name, quantization, tensors):
+    assert quantization["out_group_size"] == 1
+    codes = tensors[name + ".codes"].astype(np.int64) % 2 ** quantization["nbits_per_codebook"]
+    books = tensors[name + ".codebooks"].astype(np.float32)
+    total = np.zeros(codes.shape[:2] + (quantization["in_group_size"],), np.float32)
+    for book in range(quantization["num_codebooks"]):
+        total = total + books[book, :, 0][codes[:, :, book]]
+    scales = tensors[name + ".scales"].astype(np.float32).reshape(-1, 1)
+    return total.reshape(len(codes), -1) * scales
+
+
 def main():
     folder = sys.argv[1]
     with open(os.path.join(folder, "config.json")) as file:
         quantization = json.load(file)["quantization_config"]
     method = quantization["quant_method"]
-    reader = {"compressed-tensors": compressed_tensors, "gptq": gptq, "awq": awq}[method]
+    reader = {"compressed-tensors": integers(compressed_tensors), "gptq": integers(gptq), "awq": integers(awq), "aqlm": aqlm}[method]
     tensors = read_vptq.read_folder(folder)
-    suffix = ".weight_packed" if method == "compressed-tensors" else ".qweight"
+    suffix = {"compressed-tensors": ".weight_packed", "aqlm": ".codes"}.get(method, ".qweight")
     sums = {}
     for tensor in tensors:
         if tensor.endswith(suffix):
             name = tensor[: -len(suffix)]
-            codes, zeros, scale, group_of = reader(name, quantization, tensors)
-            matrix = scale[:, group_of] * (codes - zeros[:, group_of]).astype(np.float32)
+            matrix = reader(name, quantization, tensors)
             sums[name] = hashlib.sha256(np.ascontiguousarray(matrix, dtype="<f4").tobytes()).hexdigest()
     read_vptq.compare(sums)
 

@@ -18,6 +18,7 @@
 namespace voronoi::format {
 namespace {
 
+using test::AqlmShape;
 using test::case_of;
 using test::PackedShape;
 using test::SignedShape;
@@ -73,9 +74,16 @@ class Recoding : public ::testing::TestWithParam<test::PackedCase> {
   }
   /// What one code stands for at most.
   std::int64_t most_weights() const {
+    if (encoding().format == &aqlm_format()) return aqlm_view(encoding()).in_group;
     if (encoding().format != &vptq_format()) return 1;
     const VqView view = vq_view(encoding());
     return std::max(view.vector_length, view.outlier_size > 0 ? view.outlier_vector_length : 0);
+  }
+
+  /// Whether the search looks at every code.
+  bool exhaustive() const {
+    if (encoding().format == &aqlm_format()) return aqlm_view(encoding()).codebooks == 1;
+    return encoding().format != &vptq_format() || vq_view(encoding()).residual_centroids == 0;
   }
 
   backend::Context context_{backend::Device::cpu, 2};
@@ -92,8 +100,8 @@ TEST_P(Recoding, FindsTheCodesThatATargetWasMadeOf) {
   ASSERT_NE(target, before_);
   EXPECT_GT(matrix_->recode(context_, parameters_, target, 1.0), 0);
   // With a residual the search is not exhaustive; else nothing of the way is left but what rounding hides.
-  const bool pairs = encoding().format == &vptq_format() && vq_view(encoding()).residual_centroids > 0;
-  EXPECT_LE(distance(decoded(*matrix_), target), (pairs ? 0.02 : 1e-9) * distance(before_, target));
+  const double left = exhaustive() ? 1e-9 : encoding().format == &vptq_format() ? 0.02 : 0.1;
+  EXPECT_LE(distance(decoded(*matrix_), target), left * distance(before_, target));
 }
 
 TEST_P(Recoding, NothingIsFurtherThanBefore) {
@@ -102,7 +110,7 @@ TEST_P(Recoding, NothingIsFurtherThanBefore) {
   const std::vector<float> after = decoded(*matrix_);
   EXPECT_LT(distance(after, target), distance(before_, target));
   // The nearest again: there is nothing left to find where the search looks at everything.
-  if (encoding().format != &vptq_format() || vq_view(encoding()).residual_centroids == 0) {
+  if (exhaustive()) {
     EXPECT_EQ(matrix_->recode(context_, parameters_, target, 1.0), 0);
   }
 }
@@ -126,7 +134,7 @@ TEST_P(Recoding, NoMoreThanItsShareChangesAndThatIsTheFurthest) {
   }
   EXPECT_LE(n, static_cast<std::int64_t>(std::ceil(share * static_cast<double>(after.size()))));
   EXPECT_LE(n_weights, n * most_weights());
-  if (encoding().format != &vptq_format()) {
+  if (most_weights() == 1) {
     // Of single weights: those that stay are not further off, unless their code is the nearest.
     for (std::size_t i = 0; i < after.size(); ++i)
       if (after[i] == before_[i] && complete[i] != before_[i]) {
@@ -178,6 +186,12 @@ INSTANTIATE_TEST_SUITE_P(Uniform, Recoding,
                          ::testing::Values(case_of(UniformShape{24, 64, 2, 64}),
                                            case_of(UniformShape{37, 101, 3, 16, true}),
                                            case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16})));
+
+// Every code looked at, and several codebooks.
+INSTANTIATE_TEST_SUITE_P(Aqlm, Recoding,
+                         ::testing::Values(case_of(AqlmShape{24, 64, 1, 5, 8}),
+                                           case_of(AqlmShape{30, 60, 1, 9, 4, core::DType::bf16}),
+                                           case_of(AqlmShape{40, 96, 2, 4, 8})));
 
 // Columns with scales, in both forms of codes of single weights.
 INSTANTIATE_TEST_SUITE_P(Scaled, Recoding,

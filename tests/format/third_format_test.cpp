@@ -40,8 +40,9 @@ TEST(ThirdFormat, ThatIsNotInTheListIsRefusedByName) {
   } catch (const core::FormatError& error) {
     EXPECT_THAT(
         error.what(),
-        HasSubstr("runs/a.h5: attribute 'encoding' is 'toy', none of 'vq', 'uniform', 'signed_levels', 'gptvq', 'e8p', "
-                  "'trellis'"));
+        HasSubstr("runs/a.h5: attribute 'encoding' is 'toy', none of 'vq', 'uniform', 'signed_levels', 'gptvq', "
+                  "'e8p', "
+                  "'trellis', 'aqlm'"));
   }
 }
 

@@ -18,6 +18,7 @@
 namespace voronoi::format {
 namespace {
 
+using test::AqlmShape;
 using test::case_of;
 using test::PackedShape;
 using test::SignedShape;
@@ -120,10 +121,31 @@ Sums plain_gradient(const SignedLevelsEncoding& e, const std::vector<float>&, co
   return sums;
 }
 
+Sums plain_gradient(const AqlmEncoding& e, const std::vector<float>& parameters, const std::vector<float>& d_weight) {
+  const std::int64_t n = e.in_features;
+  Sums sums(e.codebook.size() + index(e.out_features));
+  for (std::int64_t row = 0; row < e.out_features; ++row)
+    for (std::int64_t c = 0; c < n; ++c) {
+      const auto d = static_cast<double>(d_weight[index(row * n + c)]);
+      const auto scale = static_cast<double>(parameters[e.codebook.size() + index(row)]);
+      double sum = 0;
+      for (std::int64_t m = 0; m < e.codebooks; ++m) {
+        const std::size_t at = index((row * e.groups() + c / e.in_group) * e.codebooks + m);
+        const std::int64_t code = (e.codes8.empty() ? e.codes16[at] : e.codes8[at]) % e.centroids();
+        const std::size_t place = index((m * e.centroids() + code) * e.in_group + c % e.in_group);
+        sums.add(place, d * scale);
+        sum += static_cast<double>(parameters[place]);
+      }
+      sums.add(e.codebook.size() + index(row), d * sum);
+    }
+  return sums;
+}
+
 Sums plain_gradient(const Encoding& encoding, const std::vector<float>& parameters,
                     const std::vector<float>& d_weight) {
   if (encoding.format == &vptq_format()) return plain_gradient(test::vq_of(encoding), parameters, d_weight);
   if (encoding.format == &uniform_format()) return plain_gradient(test::uniform_of(encoding), parameters, d_weight);
+  if (encoding.format == &aqlm_format()) return plain_gradient(test::aqlm_of(encoding), parameters, d_weight);
   return plain_gradient(test::signed_levels_of(encoding), parameters, d_weight);
 }
 
@@ -279,6 +301,12 @@ INSTANTIATE_TEST_SUITE_P(Uniform, Tuned,
                                            case_of(UniformShape{34, 70, 4, 70, false, core::DType::bf16}),
                                            case_of(UniformShape{7, 65, 11, 5, true}),
                                            case_of(UniformShape{1, 1, 1, 1})));
+
+// Many parts of the rows and one; both widths of codes.
+INSTANTIATE_TEST_SUITE_P(Aqlm, Tuned,
+                         ::testing::Values(case_of(AqlmShape{24, 64}), case_of(AqlmShape{301, 96, 3, 3, 16}),
+                                           case_of(AqlmShape{37, 120, 2, 9, 4, core::DType::bf16}),
+                                           case_of(AqlmShape{1, 1, 1, 1, 1})));
 
 // Columns with scales, in both forms of codes of single weights.
 INSTANTIATE_TEST_SUITE_P(Scaled, Tuned,

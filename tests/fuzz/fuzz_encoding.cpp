@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "format/aqlm.h"
 #include "format/e8p.h"
 #include "format/gptvq.h"
 #include "format/signed_levels.h"
@@ -251,6 +252,33 @@ store::Shard make_trellis(Source& source) {
   return shard;
 }
 
+store::Shard make_aqlm(Source& source) {
+  format::AqlmExtents e;
+  e.out_features = source.extent();
+  e.in_features = source.extent();
+  e.codebooks = source.byte() % 5;
+  e.code_bits = source.byte() % 13;
+  e.in_group = std::int64_t{1} << source.byte() % 6;
+  e.dtype = kTypes[source.byte() % 2];
+  store::Shard shard;
+  shard.attributes = {{"encoding", "aqlm"},
+                      {"dtype", std::string(core::dtype_name(e.dtype))},
+                      {"out_features", std::to_string(e.out_features)},
+                      {"in_features", std::to_string(e.in_features)},
+                      {"codebooks", std::to_string(e.codebooks)},
+                      {"code_bits", std::to_string(e.code_bits)},
+                      {"in_group", std::to_string(e.in_group)}};
+  if (!format::find_extent_problem(e).empty()) return shard;
+  const core::Shape codes{e.out_features, e.groups(), e.codebooks};
+  if (elements_due(e).codes8 > 0)
+    add(shard, source, "codes8", core::DType::u8, codes);
+  else
+    add(shard, source, "codes16", core::DType::u16, codes);
+  add(shard, source, "codebook", e.dtype, {e.codebooks, e.centroids(), e.in_group});
+  add(shard, source, "scale", e.dtype, {e.out_features});
+  return shard;
+}
+
 void run(std::string_view input) {
   Source source(input);
   const std::uint8_t kind = source.byte();
@@ -260,6 +288,7 @@ void run(std::string_view input) {
                        : kind % 32 / 2 == 11                 ? make_trellis(source)
                        : kind % 32 / 2 == 9                  ? make_e8p(source)
                        : kind % 32 / 2 == 10                 ? make_signed_levels(source)
+                       : kind % 32 / 2 == 12                 ? make_aqlm(source)
                        : kind % 2 == 0                       ? make_vq(source)
                                                              : make_uniform(source);
   if (kind >= 254) shard.attributes["encoding"] = "other";

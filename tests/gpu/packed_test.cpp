@@ -172,7 +172,17 @@ auto gptvq_cases() {
                            case_of(GptvqShape{7, 33, 1, 11, 3, 16}), case_of(GptvqShape{1, 1, 1, 1, 1, 1}));
 }
 
+/// Both widths of codes, parts of 8, 4 and 1 columns, several splits of a row, one codebook and many.
+auto aqlm_cases() {
+  return ::testing::Values(case_of(AqlmShape{24, 64}), case_of(AqlmShape{37, 96, 3, 5, 16, core::DType::bf16}),
+                           case_of(AqlmShape{9, 1200, 2, 11, 4}), case_of(AqlmShape{5, 1100, 1, 9, 2}),
+                           case_of(AqlmShape{34, 72, 1, 12, 24, core::DType::bf16}),
+                           case_of(AqlmShape{3, 2400, 8, 8, 8}), case_of(AqlmShape{1, 1, 1, 1, 1}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Vptq, GpuPacked, vptq_cases());
+INSTANTIATE_TEST_SUITE_P(Aqlm, GpuPacked, aqlm_cases());
+INSTANTIATE_TEST_SUITE_P(Aqlm, GpuTuned, aqlm_cases());
 INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked, uniform_cases());
 INSTANTIATE_TEST_SUITE_P(Gptvq, GpuPacked, gptvq_cases());
 INSTANTIATE_TEST_SUITE_P(Vptq, GpuTuned, vptq_cases());

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gpu/gpu_fixture.h"
+#include "quant/aqlm/aqlm_method.h"
 #include "quant/baselines/afpq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/gptvq/layout.h"
@@ -55,6 +56,9 @@ std::vector<Case> cases() {
   QuantParameters trellis = uniform;
   trellis.get<TrellisParameters>().state_bits = 12;
   trellis.get<TrellisParameters>().sweeps = 1;
+  QuantParameters additive;
+  additive.get<AqlmParameters>().code_bits = 4;
+  additive.get<AqlmParameters>().rounds = 2;
   return {case_of("vptq", "vptq", parameters_of(4, 16), 192, 16),
           case_of("voronoi", "voronoi", parameters_of(4, 8, 4), 192, 10),
           case_of("voronoi_groups_outliers_tail", "voronoi", everything, 195, 10),
@@ -66,7 +70,8 @@ std::vector<Case> cases() {
           case_of("afpq_gptq", "afpq", with_gptq, 130, 40),
           case_of("gptvq", "gptvq", groups, 130, 40),
           case_of("quip_sharp", "quip_sharp", uniform, 130, 40),
-          case_of("trellis", "trellis", trellis, 260, 8)};
+          case_of("trellis", "trellis", trellis, 260, 8),
+          case_of("aqlm", "aqlm", additive, 130, 40)};
 }
 
 Layer layer_of(const Case& wanted, backend::Device device) {

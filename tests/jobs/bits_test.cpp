@@ -100,6 +100,34 @@ TEST(Bits, ReadyConfigsOfLatticeAndTrellisCodesKeepToTheirs) {
   }
 }
 
+TEST(Bits, AdditiveCodesPayForTheirCodebooks) {
+  const quant::Method& method = quant::find_method("aqlm");
+  const auto setting = [&](const char* model, double bits) {
+    quant::QuantParameters base;
+    base.method = "aqlm";
+    const auto layers = planning::layer_counts(planning::read_model_config(model));
+    const auto chosen = method.choose_setting(base, bits, layers);
+    if (!chosen) return std::string("none");
+    EXPECT_LE(quant::true_bits(*chosen, layers), bits * (1 + quant::kBitsMargin));
+    return method.setting(*chosen);
+  };
+  // The papers' settings: 2.29 bits for 7 B with 65536 centroids, which 70 B afford at 2.07.
+  EXPECT_EQ(setting("llama-2-7b", 2), "2x8 bits for groups of 8");
+  EXPECT_EQ(setting("llama-2-7b", 2.3), "1x16 bits for groups of 8");
+  EXPECT_EQ(setting("llama-3.1-70b", 2.1), "1x16 bits for groups of 8");
+  EXPECT_EQ(setting("llama-2-7b", 3), "3x8 bits for groups of 8");
+  EXPECT_EQ(setting("llama-2-7b", 4), "4x8 bits for groups of 8");
+  for (const int bits : {2, 3, 4}) {
+    const std::string file = std::string(VORONOI_CONFIGS) + "/aqlm-" + std::to_string(bits) + "bit.cfg";
+    run::Settings options;
+    EXPECT_THAT(parse(quantize_command(options), {"--config", file}, true).problems, ::testing::IsEmpty()) << file;
+    EXPECT_THAT(quant::check_parameters(options.parameters), ::testing::IsEmpty()) << file;
+    EXPECT_EQ(options.parameters.method, "aqlm");
+    // 32768 bits a codebook and linear of SmolLM2-135M: 0.065 a weight.
+    EXPECT_NEAR(quant::true_bits(options.parameters, block_of(576, 1536, 192)), bits * 1.0648 + 0.0234, 0.001);
+  }
+}
+
 TEST(Bits, LatticeCodesAreNotTunedAndHaveTheirOwnTarget) {
   run::Settings options;
   options.parameters.method = "quip_sharp";

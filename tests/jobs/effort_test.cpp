@@ -59,7 +59,7 @@ TEST(Effort, GivesWayToWhatWasGiven) {
 }
 
 TEST(Effort, IsNothingToMethodsThatArePublished) {
-  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "vptq"}) {
+  for (const char* method : {"rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp", "aqlm", "vptq"}) {
     const run::Settings settings = settings_of({"--method", method, "--effort", "best"});
     EXPECT_EQ(settings.hessian, "plain") << method;
     EXPECT_EQ(settings.tune, "none") << method;

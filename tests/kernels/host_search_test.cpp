@@ -13,7 +13,7 @@ namespace voronoi::kernels {
 namespace {
 
 TEST(HostSearch, TakesTheNearestAndOfEqualOnesTheFirst) {
-  for (const std::int64_t dim : {1, 2, 4})
+  for (const std::int64_t dim : {1, 2, 4, 8, 16})
     for (const std::int64_t n : {1, 16, 37, 130}) {
       constexpr std::int64_t k = 21;
       std::mt19937 engine(static_cast<std::uint32_t>(10 * n + dim));

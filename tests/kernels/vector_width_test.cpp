@@ -48,7 +48,7 @@ class VectorWidth : public ::testing::Test {
 };
 
 TEST_F(VectorWidth, DoesNotChangeTheHostsSearch) {
-  for (const std::int64_t dim : {1, 2, 4}) {
+  for (const std::int64_t dim : {1, 2, 4, 8, 16}) {
     const std::int64_t n = 200, k = 100, stride = host_lanes(n);
     const std::vector<float> x = floats_of(dim * stride, 5), book = floats_of((dim + 1) * k, 6);
     expect_equal([&] {

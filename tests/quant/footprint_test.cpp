@@ -5,6 +5,7 @@
 #include "core/team.h"
 #include "format/vptq.h"
 #include "layers.h"
+#include "quant/aqlm/aqlm_method.h"
 #include "quant/baselines/afpq.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
@@ -77,6 +78,16 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
         p.get<UniformParameters>().bits = bits;
         p.get<UniformParameters>().group_size = 16;
         expect_as_planned(p, 33, 50);
+      }
+  for (const std::int64_t bits : {3, 9})
+    for (const std::int64_t group : {1, 4, 8})
+      for (const std::int64_t books : {1, 3}) {
+        QuantParameters p = parameters("aqlm");
+        p.get<AqlmParameters>().codebooks = books;
+        p.get<AqlmParameters>().code_bits = bits;
+        p.get<AqlmParameters>().in_group = group;
+        p.get<AqlmParameters>().rounds = 0;
+        expect_as_planned(p, 100, 56);
       }
   for (const char* method : {"vptq", "voronoi"})
     for (const std::int64_t v : {1, 4, 6, 8})

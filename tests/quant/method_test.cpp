@@ -89,7 +89,7 @@ TEST_F(ToyMethod, LeavesWithItsRegistration) {
     EXPECT_THAT(test::message_of<core::InternalError>([&] { MethodRegistration twice(again); }), HasSubstr("'toy'"));
   }
   EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp",
-                                          "trellis", "vptq", "voronoi", "toy"));
+                                          "trellis", "aqlm", "vptq", "voronoi", "toy"));
 }
 
 /// Takes another unit's name for a parameter of its own.
@@ -107,7 +107,7 @@ TEST_F(ToyMethod, ParametersOfOneNameShareAUnit) {
   const Clashing clashing;
   EXPECT_THAT(test::message_of<core::InternalError>([&] { MethodRegistration second(clashing); }),
               HasSubstr("'centroids'"));
-  EXPECT_THAT(method_names(), testing::SizeIs(10));
+  EXPECT_THAT(method_names(), testing::SizeIs(11));
 }
 
 /// A site of two linears on a synthetic Hessian.

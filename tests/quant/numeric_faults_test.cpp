@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "quant/aqlm/aqlm_method.h"
 #include "quant/baselines/afpq.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/gptvq/layout.h"
@@ -168,6 +169,7 @@ const std::vector<MethodCase>& method_cases() {
       p.get<GptvqParameters>().scale_block = 16;
       p.get<GptvqParameters>().codebook_bits = 16;
     });
+    add("aqlm", "aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().code_bits = 5; });
     for (const char* method : {"vptq", "voronoi"}) {
       const bool ours = std::string(method) == "voronoi";
       add(ours ? "voronoi" : "vptq", method, [](QuantParameters&) {});

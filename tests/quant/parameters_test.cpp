@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "quant/aqlm/aqlm_method.h"
 #include "quant/baselines/awq.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/uniform_method.h"
@@ -37,7 +38,7 @@ UniformParameters& uniform(QuantParameters& p) { return p.get<UniformParameters>
 
 TEST(Registry, NamesEveryMethodAndFindsIt) {
   EXPECT_THAT(method_names(), ElementsAre("rtn", "gptq", "bitdistiller", "awq", "afpq", "gptvq", "quip_sharp",
-                                          "trellis", "vptq", "voronoi"));
+                                          "trellis", "aqlm", "vptq", "voronoi"));
   for (const std::string& name : method_names()) EXPECT_EQ(&find_method(name), &find_method(name));
   EXPECT_NE(&find_method("rtn"), &find_method("gptq"));
   EXPECT_NE(&find_method("vptq"), &find_method("voronoi"));
@@ -48,9 +49,10 @@ TEST(Registry, AnUnknownMethodIsAnsweredWithTheKnownOnes) {
     find_method("spqr");
     ADD_FAILURE() << "found";
   } catch (const core::ConfigError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("'spqr'"),
-                                    HasSubstr("rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, trellis, vptq, "
-                                              "voronoi")));
+    EXPECT_THAT(error.what(),
+                AllOf(HasSubstr("'spqr'"),
+                      HasSubstr("rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, trellis, aqlm, vptq, "
+                                "voronoi")));
   }
 }
 
@@ -73,8 +75,8 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Case> cases{
       {"spqr", [](QuantParameters&) {},
-       "--method spqr is unknown; it must be one of rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, "
-       "trellis, vptq, voronoi"},
+       "--method spqr is unknown; it must be one of rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, aqlm, "
+       "trellis, aqlm, vptq, voronoi"},
       {"afpq", [](QuantParameters&) {}, "--bits: afpq has tables of 3 and 4 bits, not 2"},
       {"awq", [](QuantParameters& p) { p.get<AwqParameters>().column_scales = "some"; }, "--column-scales"},
       {"rtn", [](QuantParameters& p) { p.damping = -0.1; }, "--damping"},
@@ -89,6 +91,11 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
       {"trellis", [](QuantParameters& p) { uniform(p).bits = 6; }, "--bits: must be an integer from 1 to 5, not '6'"},
       {"trellis", [](QuantParameters& p) { p.get<TrellisParameters>().state_bits = 11; }, "--state-bits: must be"},
       {"trellis", [](QuantParameters& p) { p.get<TrellisParameters>().code = "1mad"; }, "--trellis-code"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().in_group = 6; }, "--in-group 6"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().codebooks = 0; }, "--codebooks: must be"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().code_bits = 17; }, "--code-bits: must be"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().beam = 0; }, "--beam: must be"},
+      {"aqlm", [](QuantParameters& p) { p.get<AqlmParameters>().rule = "best"; }, "--aqlm-rule"},
       {"gptq", [](QuantParameters& p) { uniform(p).group_size = -1; }, "--group-size"},
       {"gptq", [](QuantParameters& p) { uniform(p).group_size = 0; }, ""},
       {"gptq", [](QuantParameters& p) { vq(p).centroids = 3; }, ""},  // not an option of this method

@@ -82,7 +82,8 @@ TEST(Setting, BitsAreDividedByAllThatTheyChooseAmong) {
   QuantParameters base;
   base.damping = 0.07;
   const auto layers = block(576, 1536, 192);
-  for (const char* name : {"vptq", "voronoi", "gptq", "bitdistiller", "rtn", "awq", "gptvq", "quip_sharp", "trellis"}) {
+  for (const char* name :
+       {"vptq", "voronoi", "gptq", "bitdistiller", "rtn", "awq", "gptvq", "quip_sharp", "trellis", "aqlm"}) {
     base.method = name;
     const Method& method = find_method(name);
     const std::vector<QuantParameters> all = method.settings(base, layers);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/packing.h"
+#include "format/aqlm.h"
 #include "format/e8p.h"
 #include "format/gptvq.h"
 #include "format/signed_levels.h"
@@ -51,6 +52,11 @@ struct GptvqShape {
   int index_bits = 0;
   std::int64_t group_rows = 1, group_columns = 0, codebook_bits = 8, scale_block = 0;
   bool permuted = false;
+  core::DType dtype = core::DType::f16;
+};
+
+struct AqlmShape {
+  std::int64_t out_features = 0, in_features = 0, codebooks = 2, code_bits = 8, in_group = 8;
   core::DType dtype = core::DType::f16;
 };
 
@@ -246,6 +252,27 @@ inline format::Encoding random_packed(const TrellisShape& s) {
   return format::to_encoding(e);
 }
 
+inline format::Encoding random_packed(const AqlmShape& s) {
+  RandomFields random(s.out_features, s.in_features, s.dtype);
+  format::AqlmEncoding e;
+  e.out_features = s.out_features;
+  e.in_features = s.in_features;
+  e.codebooks = s.codebooks;
+  e.code_bits = s.code_bits;
+  e.in_group = s.in_group;
+  e.dtype = s.dtype;
+  for (const std::uint16_t code : random.below(s.out_features * e.groups() * s.codebooks, e.centroids())) {
+    const std::uint16_t stored = format::stored_code(s.code_bits, code);
+    if (s.code_bits <= 8)
+      e.codes8.push_back(static_cast<std::uint8_t>(stored));
+    else
+      e.codes16.push_back(stored);
+  }
+  e.codebook = random.values(s.codebooks * e.centroids() * s.in_group, 0.1F, 1.0F);
+  e.scale = random.values(s.out_features, 1.0F, 0.3F);
+  return format::to_encoding(e);
+}
+
 /// For tests with such a parameter.
 struct PackedCase {
   std::string text;
@@ -271,6 +298,13 @@ inline PackedCase case_of(const GptvqShape& s) {
               ", bits " + std::to_string(s.index_bits) + ", groups of " + std::to_string(s.group_rows) + " x " +
               std::to_string(s.group_columns) + ", books of " + std::to_string(s.codebook_bits) + ", blocks of " +
               std::to_string(s.scale_block) + shape_ending(s.permuted, s.dtype),
+          random_packed(s)};
+}
+
+inline PackedCase case_of(const AqlmShape& s) {
+  return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", aqlm, " +
+              std::to_string(s.codebooks) + " x " + std::to_string(s.code_bits) + ", groups of " +
+              std::to_string(s.in_group) + shape_ending(false, s.dtype),
           random_packed(s)};
 }
 

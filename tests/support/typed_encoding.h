@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "format/aqlm.h"
 #include "format/gptvq.h"
 #include "format/signed_levels.h"
 #include "format/uniform.h"
@@ -47,6 +48,12 @@ inline format::GptvqEncoding gptvq_of(const format::Encoding& encoding) {
           owned(view.block_codes),
           owned(view.block_grid),
           owned(view.perm)};
+}
+
+inline format::AqlmEncoding aqlm_of(const format::Encoding& encoding) {
+  const format::AqlmView view = format::aqlm_view(encoding);
+  const auto owned = [](const auto& values) { return std::vector(values.begin(), values.end()); };
+  return {view, owned(view.codes8), owned(view.codes16), owned(view.codebook), owned(view.scale)};
 }
 
 inline std::vector<float> decoded(const format::Encoding& encoding) {

@@ -1,7 +1,7 @@
 """compare.py CHECKPOINT TEXT VERIFY.json EVAL.json LOGITS.json [REFERENCE]: the public client on an exported checkpoint, beside voronoi's own
 figures, and its divergence from REFERENCE, the unquantized model (a directory, or a GGUF file of 16-bit weights once dequantized).
 
-Everything that is compared comes from transformers and vptq (or compressed-tensors) alone: the matrices their layers multiply by, the logits behind a
+Everything that is compared comes from transformers and vptq (or compressed-tensors, or aqlm) alone: the matrices their layers multiply by, the logits behind a
 prompt, and the perplexity of the model they load. Exits with 1 when matrices are not equal bit for bit, when loading reports a
 missing, unexpected or mismatched key, when a logit differs by more than 1e-3, the mean negative log-likelihood by more than 1e-4, or the divergence by more than 1e-4 of itself.
 """
@@ -13,6 +13,8 @@ import sys
 from importlib import metadata
 from importlib.util import find_spec
 
+# The threads of aqlm's product add to the same sums without waiting for each other.
+os.environ["NUMBA_NUM_THREADS"] = "1"
 sys.modules["vptq.libvptq"] = None  # the CUDA extension refuses CPU tensors; without it vptq takes its torch path
 import torch
 import transformers
@@ -32,7 +34,7 @@ def reference_model(path):
 
 def client():
     """What the layers are computed by."""
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("vptq", "compressed-tensors") if find_spec(name.replace("-", "_")))
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("vptq", "compressed-tensors", "aqlm") if find_spec(name.replace("-", "_")))
 
 
 def main():
@@ -50,7 +52,7 @@ def main():
     with open(verify_path) as file:
         expected = {layer["name"]: layer["decoded_sha256"] for layer in json.load(file)["layers"]}
     layers = {name: module for name, module in model.named_modules()
-              if type(module).__name__ == "VQuantLinear" or getattr(module, "quantization_scheme", None) is not None}
+              if type(module).__name__ in ("VQuantLinear", "QuantizedLinear") or getattr(module, "quantization_scheme", None) is not None}
     if set(layers) != set(expected):
         failures.append(f"the client has {len(layers)} quantized layers, voronoi {len(expected)}")
     equal = 0

@@ -10,13 +10,10 @@
 #include "quant/vq/vector_parameters.h"
 
 namespace voronoi::quant {
-namespace {
 
 std::uint64_t random_stream(const std::string& name) {
   return std::stoull(core::sha256(name).substr(0, 16), nullptr, 16);
 }
-
-}  // namespace
 
 DeviceBooks::DeviceBooks(backend::Context& context, const Codebooks& books, const ColumnScale& columns)
     : main_(context, books.main),

@@ -48,6 +48,9 @@ struct TrainingSet {
 std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& columns, const TrainingSet& set,
                                   std::int64_t k, const std::string& name, std::map<std::string, double>& statistics);
 
+/// Random numbers of what has this name.
+std::uint64_t random_stream(const std::string& name);
+
 void round_to_stored(core::DType dtype, std::span<float> values);
 
 }  // namespace voronoi::quant

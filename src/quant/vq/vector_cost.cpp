@@ -33,9 +33,11 @@ Work seeding(double points, double dim, std::int64_t k) {
   return work;
 }
 
-Work training(double points, std::int64_t v, std::int64_t codebook) {
+}  // namespace
+
+Work training_work(double points, std::int64_t v, std::int64_t codebook, bool with_coarse) {
   const auto dim = static_cast<double>(v), k = static_cast<double>(codebook);
-  const double stride = std::floor(points / (static_cast<double>(kCoarsePointsACentroid) * k));
+  const double stride = with_coarse ? std::floor(points / (static_cast<double>(kCoarsePointsACentroid) * k)) : 1;
   const double coarse = stride > 1 ? points / stride : points;
   const auto sample = static_cast<double>(sample_size(codebook));
   Work work = seeding(std::min(coarse, sample), dim, codebook);
@@ -43,8 +45,6 @@ Work training(double points, std::int64_t v, std::int64_t codebook) {
   if (stride > 1) work += lloyd(coarse, dim, k, kCoarseSteps);
   return work + lloyd(points, dim, k, kSteps);
 }
-
-}  // namespace
 
 Work search_work(const VqGeometry& g, std::int64_t candidates, bool with_residual) {
   const double columns = static_cast<double>(g.in_features), weights = static_cast<double>(g.out_features) * columns;
@@ -64,8 +64,8 @@ OperatorWork VectorMethod::work(const QuantParameters& parameters, std::int64_t 
   const double vectors =
       std::floor(static_cast<double>(out_features) / static_cast<double>(g.v)) * static_cast<double>(g.group_size);
   OperatorWork work;
-  work.kmeans = training(vectors, g.v, g.k) * static_cast<double>(g.groups);
-  if (residual) work.kmeans += training(vectors, g.v, g.kr) * static_cast<double>(g.groups);
+  work.kmeans = training_work(vectors, g.v, g.k, true) * static_cast<double>(g.groups);
+  if (residual) work.kmeans += training_work(vectors, g.v, g.kr, true) * static_cast<double>(g.groups);
   // Without feedback, with it, and with the residual codebook; the true error after each, and of the weight itself.
   work.column_loop = search_work(g, 1, false) * 2 + product_work(out_features, in_features, 0.5 + 3);
   if (residual)

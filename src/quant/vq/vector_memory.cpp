@@ -7,11 +7,9 @@
 #include "quant/vq/vector_method.h"
 
 namespace voronoi::quant {
-namespace {
 
-/// What k-means over `points` vectors in n_chunks chunks holds.
 std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64_t dim, std::int64_t k,
-                          std::int64_t team_size) {
+                          std::int64_t team_size, std::int64_t stride) {
   const auto steps = [&](std::int64_t n, std::int64_t chunks) {
     const std::int64_t pieces = chunks * kernels::cpu_sum_pieces(n / chunks, k);
     const std::int64_t sums = 8 * (k * (dim + 1) + 1);
@@ -19,7 +17,6 @@ std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64
     // exchanges the sums of all chunks: what is sent, what arrives, and its numbers.
     return 16 * n + sums * (pieces + (team_size > 1 ? chunks * (1 + 2 * team_size) : 0));
   };
-  const std::int64_t stride = points * team_size / (kCoarsePointsACentroid * k);
   const std::int64_t coarse = stride > 1 ? points / stride : points;
   const std::int64_t sample = std::min(coarse * team_size, sample_size(k));
   const std::int64_t training = 4 * (dim + 1);
@@ -29,8 +26,6 @@ std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64
       std::max({3 * training * sample, 2 * training * sample + 12 * sample, training * sample + steps(sample, 1)});
   return std::max({starting, training * coarse + steps(coarse, n_chunks), training * points + steps(points, n_chunks)});
 }
-
-}  // namespace
 
 VectorMemory vector_memory(const VqGeometry& g, const OperatorOnRank& r) {
   VectorMemory memory;
@@ -58,14 +53,16 @@ void VectorMethod::consider_memory(const QuantParameters& parameters, const Oper
   const VqGeometry g = make_geometry(parameters, r.out_features, r.in_features);
   const VectorMemory memory = vector_memory(g, r);
   const std::int64_t points = memory.weights / g.groups / g.v;
+  const auto training_bytes = [&](std::int64_t k) {
+    return kmeans_bytes(points, memory.mine, g.v, k, r.team_size, points * r.team_size / (kCoarsePointsACentroid * k));
+  };
   peak.consider(memory.held + memory.products, "products with the Hessian of " + r.name);
-  peak.consider(memory.held + kmeans_bytes(points, memory.mine, g.v, g.k, r.team_size), "k-means of " + r.name);
+  peak.consider(memory.held + training_bytes(g.k), "k-means of " + r.name);
   // The columns at work, and the books as they are searched.
   std::int64_t loop = memory.products / 2 + memory.books / g.v * (g.v + 1);
   if (g.kr > 0) {
     loop += 4 * memory.weights;
-    peak.consider(memory.held + 4 * memory.weights + kmeans_bytes(points, memory.mine, g.v, g.kr, r.team_size),
-                  "k-means of the residuals of " + r.name);
+    peak.consider(memory.held + 4 * memory.weights + training_bytes(g.kr), "k-means of the residuals of " + r.name);
   }
   peak.consider(memory.held + loop, "column loop of " + r.name);
   consider_packing(g, memory, stored_bits(parameters, r.out_features, r.in_features).total() / 8, 0, r, peak);
