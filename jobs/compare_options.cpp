@@ -95,9 +95,9 @@ void add_preset(const CompareOptions& o, const Names& given, std::vector<MemberS
         if (!given.contains(name)) spec.arguments.push_back(fmt::format("--{}={}", name, value));
     }
   if (specs.empty())
-    problems.push_back(fmt::format(
-        "--preset: {} has none of --methods {} at --bits {}; --preset {} takes any", o.preset,
-        o.methods.empty() ? "(all)" : o.methods, o.bits.empty() ? "(all)" : o.bits, kNoPreset));
+    problems.push_back(fmt::format("--preset: {} has none of --methods {} at --bits {}; --preset {} takes any",
+                                   o.preset, o.methods.empty() ? "(all)" : o.methods, o.bits.empty() ? "(all)" : o.bits,
+                                   kNoPreset));
 }
 
 /// given: names of the options that are for all.

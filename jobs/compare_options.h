@@ -22,9 +22,9 @@ struct CompareOptions {
 CommandSpec compare_command(CompareOptions& options);
 
 /// The preset's methods at their bits, of these those that --methods and --bits name where they are given; without a
-/// preset methods x bits; then the config files: each as `quantize` takes it, by its own arguments, in a directory of its own
-/// under that of the job. `given`: what was given to compare. What is wrong is added to the problems, named by the runs
-/// that it is wrong for.
+/// preset methods x bits; then the config files: each as `quantize` takes it, by its own arguments, in a directory of
+/// its own under that of the job. `given`: what was given to compare. What is wrong is added to the problems, named by
+/// the runs that it is wrong for.
 std::vector<run::Settings> member_settings(const CompareOptions& options, const std::vector<run::GivenOption>& given,
                                            std::vector<std::string>& problems);
 

@@ -136,7 +136,8 @@ std::string text_of(const Table& table) {
   const auto add = [&](const Cells& cells) {
     std::string line;
     for (std::size_t i = 0; i < cells.size(); ++i)
-      line += table.is_words(i) ? fmt::format("{:<{}}  ", cells[i], width[i]) : fmt::format("{:>{}}  ", cells[i], width[i]);
+      line +=
+          table.is_words(i) ? fmt::format("{:<{}}  ", cells[i], width[i]) : fmt::format("{:>{}}  ", cells[i], width[i]);
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";
   };

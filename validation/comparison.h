@@ -10,9 +10,9 @@
 namespace voronoi::validation {
 
 struct Comparison {
-  std::string text;      ///< columns of one width, for terminals
-  std::string markdown;  ///< the same with the protocols below
-  std::string csv;       ///< RFC 4180, all digits; a column a figure
+  std::string text;        ///< columns of one width, for terminals
+  std::string markdown;    ///< the same with the protocols below
+  std::string csv;         ///< RFC 4180, all digits; a column a figure
   std::string quoted_csv;  ///< figures of papers; empty: none
 };
 

@@ -25,7 +25,7 @@ using Likelihoods = std::vector<std::optional<Likelihood>>;
 
 /// Requests that are done already, and what to do with those that get done.
 struct LikelihoodProgress {
-  Likelihoods done;        ///< by request, the same on every rank; empty: none
+  Likelihoods done;  ///< by request, the same on every rank; empty: none
   /// Numbers of requests that are packed together, one behind the other: a part's packs are its own, whatever stands
   /// beside it. Empty: all are one part.
   std::vector<std::size_t> parts;

@@ -1,5 +1,5 @@
-// Figures that papers tell of models of theirs: the files of configs/quoted, which are part of the program. Shown beside
-// a comparison's own, never among them.
+// Figures that papers tell of models of theirs: the files of configs/quoted, which are part of the program. Shown
+// beside a comparison's own, never among them.
 #pragma once
 
 #include <cstdint>

@@ -233,8 +233,7 @@ class TextMeasurement {
       std::swap(evaluation.results, evaluation.reference);
     } else {
       evaluation.key = own_key(subject, prepared, false);
-      own_.push_back(
-          open_kept(own_directories(subject, options_.reference_cache), evaluation.key, prepared, 1));
+      own_.push_back(open_kept(own_directories(subject, options_.reference_cache), evaluation.key, prepared, 1));
       const Measured measured = likelihoods(subject, *subject.quantized, prepared, own_.back());
       evaluation.results = {perplexity(describe(subject, true, prepared, measured.seconds), measured.rows, 0,
                                        prepared.windows.context - 1)};

@@ -37,9 +37,9 @@ std::vector<std::string> text_problems(const TextOptions& options);
 void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer);
 
 /// Collective; text_problems() has found none. Windows that are done are kept while it runs, so that an interrupted
-/// evaluation goes on; those of an unquantized model beyond it, so that it is computed once a text and protocol. Figures
-/// that a run keeps (store_evaluation) of the same weights, text and protocol are told again, not computed again. Throws
-/// as the passes do (validation/text_pass.h), and what `tell` throws.
+/// evaluation goes on; those of an unquantized model beyond it, so that it is computed once a text and protocol.
+/// Figures that a run keeps (store_evaluation) of the same weights, text and protocol are told again, not computed
+/// again. Throws as the passes do (validation/text_pass.h), and what `tell` throws.
 void evaluate_texts(const comm::Communicator& world, backend::Context& context,
                     const std::vector<run::Subject>& subjects, const TextOptions& options, const TellResults& tell);
 

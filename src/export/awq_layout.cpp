@@ -37,11 +37,11 @@ std::vector<std::uint8_t> in_order(const std::vector<std::uint32_t>& words) {
   return values;
 }
 
-constexpr GroupedArrays kAwqArrays{[](const IntShape& layer) {
-                                     return core::Shape{layer.in_features,
-                                                        core::ceil_div(layer.out_features, kCodesPerWord)};
-                                   },
-                                   false};
+constexpr GroupedArrays kAwqArrays{
+    [](const IntShape& layer) {
+      return core::Shape{layer.in_features, core::ceil_div(layer.out_features, kCodesPerWord)};
+    },
+    false};
 
 class AwqWriter final : public GroupedWriter {
  public:

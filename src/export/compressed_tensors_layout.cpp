@@ -48,7 +48,8 @@ std::vector<IntTensor> packed_tensors(const std::string& linear, const PackedLay
       {linear + kShape, kInt64, {2}},
       {linear + kCodes, kInt32, {shape.out_features, core::packed_words(shape.in_features, shape.bits)}}};
   if (!layer.scheme.symmetric)
-    tensors.push_back({linear + kZeros, kInt32, {core::packed_words(shape.out_features, shape.bits), shape.n_groups()}});
+    tensors.push_back(
+        {linear + kZeros, kInt32, {core::packed_words(shape.out_features, shape.bits), shape.n_groups()}});
   if (layer.scheme.ordered) tensors.push_back({linear + kGroupOf, kInt32, {shape.in_features}});
   tensors.push_back({linear + kScale, kHalves, {shape.out_features, shape.n_groups()}});
   return tensors;
@@ -74,9 +75,8 @@ class PackedWriter final : public LayerWriter {
     const IntLayer layer = int_layer(e);
     const int bits = layer.bits;
     const std::int64_t zeros = core::packed_words(e.out_features, bits);
-    std::vector<std::vector<std::byte>> data{
-        bytes_of(std::vector<std::int64_t>{e.out_features, e.in_features}),
-        bytes_of(pack_rows(layer.codes, e.out_features, e.in_features, bits))};
+    std::vector<std::vector<std::byte>> data{bytes_of(std::vector<std::int64_t>{e.out_features, e.in_features}),
+                                             bytes_of(pack_rows(layer.codes, e.out_features, e.in_features, bits))};
     // Packed down the rows: each column of zeros as a row, and back.
     const auto columns =
         pack_rows(transposed(layer.zeros, e.out_features, layer.n_groups()), layer.n_groups(), e.out_features, bits);

@@ -19,11 +19,11 @@ using core::Json;
 /// Codes a word, or in three words at 3 bits: the sizes of a layer are multiples.
 constexpr std::int64_t kMultiple = 32;
 
-constexpr GroupedArrays kGptqArrays{[](const IntShape& layer) {
-                                  return core::Shape{core::packed_words(layer.in_features, layer.bits),
-                                                     layer.out_features};
-                                },
-                                true};
+constexpr GroupedArrays kGptqArrays{
+    [](const IntShape& layer) {
+      return core::Shape{core::packed_words(layer.in_features, layer.bits), layer.out_features};
+    },
+    true};
 
 class GptqWriter final : public GroupedWriter {
  public:

@@ -108,8 +108,8 @@ format::Encoding GroupedReader::read(const std::string& linear) const {
   const std::int64_t out = layer.out_features, groups = layer.n_groups();
   const std::string place = source_.folder.find(linear + kQWeight)->file->path() + ": " + linear;
   layer.codes = codes(read_words(source_.folder, linear + kQWeight, arrays_.codes_shape(layer)), layer);
-  layer.zeros = zeros(read_words(source_.folder, linear + kQZeros, {groups, core::packed_words(out, bits_)}), layer,
-                      place);
+  layer.zeros =
+      zeros(read_words(source_.folder, linear + kQZeros, {groups, core::packed_words(out, bits_)}), layer, place);
   layer.scale = turned(read_scales(source_.folder, linear + kScales, {groups, out}, layer.dtype), groups, out);
   if (arrays_.stores_groups) {
     const auto group_of = read_words(source_.folder, linear + kGIdx, {layer.in_features});

@@ -53,8 +53,8 @@ class GroupedWriter : public LayerWriter {
 class GroupedReader : public LayerReader {
  public:
   /// Reads "bits" and "group_size"; `excluded`: modules that stay as they are, by names or parts of names.
-  GroupedReader(const LayerSource& source, const GroupedArrays& arrays, std::int64_t least_bits,
-                std::int64_t most_bits, std::set<std::string> excluded);
+  GroupedReader(const LayerSource& source, const GroupedArrays& arrays, std::int64_t least_bits, std::int64_t most_bits,
+                std::set<std::string> excluded);
   std::optional<Stored> open(const model::LinearSpec& linear) override;
   format::Encoding read(const std::string& linear) const override;
   std::vector<std::string> tensor_names(const std::string& linear) const override;

@@ -200,9 +200,10 @@ std::vector<std::string> IntLayout::check(const quant::QuantParameters& paramete
         fmt::format("export: --method {}: {} holds integers with a scale a group only", parameters.method, title())};
   std::vector<std::string> found = problems(*setting, shapes);
   if (setting->scaled_everywhere)
-    found.push_back(fmt::format("export: --column-scales all: {} has no place for those that fold into nothing before; "
-                                "--column-scales foldable makes none of them",
-                                title()));
+    found.push_back(
+        fmt::format("export: --column-scales all: {} has no place for those that fold into nothing before; "
+                    "--column-scales foldable makes none of them",
+                    title()));
   return found;
 }
 

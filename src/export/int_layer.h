@@ -36,8 +36,8 @@ struct IntLayer : IntShape {
 IntShape int_shape(const format::UniformView& fields);
 IntLayer int_layer(const format::UniformView& fields);
 
-/// A tensor of a layer as it is stored: a reader takes these types; a writer stores the type of the layer's scales where
-/// there are several.
+/// A tensor of a layer as it is stored: a reader takes these types; a writer stores the type of the layer's scales
+/// where there are several.
 struct IntTensor {
   std::string name;
   std::span<const std::string_view> dtypes;

@@ -14,6 +14,13 @@
 
 namespace voronoi::exporting {
 
+std::vector<TensorPlan> LayerWriter::plan(const std::string& linear, const format::Encoding& encoding) const {
+  std::vector<TensorPlan> plan;
+  for (const LayerTensor& tensor : tensors(linear, encoding))
+    plan.push_back({tensor.name, tensor.dtype, tensor.shape, std::ssize(tensor.bytes)});
+  return plan;
+}
+
 std::span<const Layout* const> layouts() {
   static const std::array<const Layout*, 4> all{&vptq_layout(), &compressed_tensors_layout(), &gptq_layout(),
                                                 &awq_layout()};
@@ -58,9 +65,8 @@ std::string no_layout(const std::string& what) {
 }  // namespace
 
 const Layout* layout_of(const Target& target, const quant::QuantParameters& parameters) {
-  return chosen(target,
-                {[&](const Layout& layout) { return layout.holds(parameters); },
-                 [&](const Layout& layout) { return layout.check(parameters, {}, target.profile).empty(); }});
+  return chosen(target, {[&](const Layout& layout) { return layout.holds(parameters); },
+                         [&](const Layout& layout) { return layout.check(parameters, {}, target.profile).empty(); }});
 }
 
 const Layout* layout_of(const Target& target, const format::Encoding& encoding) {

@@ -27,10 +27,12 @@ class LayerWriter {
  public:
   virtual ~LayerWriter() = default;
   /// Every linear is added before the first tensors() call, in the order of the model, without scales of columns
-  /// (export/scale_folding.h); says what the layout cannot hold of it, in the names of the command line. Empty: nothing.
+  /// (export/scale_folding.h); says what the layout cannot hold of it, in the names of the command line. Empty:
+  /// nothing.
   virtual std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding) = 0;
-  /// Names, types, shapes and sizes of its tensors, in their order; nothing is packed.
-  virtual std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const = 0;
+  /// Names, types, shapes and sizes of its tensors, in their order. Of tensors() here; a layout whose tensors take
+  /// work says it without.
+  virtual std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const;
   /// Of a linear that was added without a problem, once all are.
   virtual std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const = 0;
   /// config.json's "quantization_config". `plain`: modules of the model that stay as they are, in its order.

@@ -77,9 +77,8 @@ std::string ScaleFolding::problem_of(const Site& site) {
   if (scaled == site.linears.end()) return "";
   if (!site.place)
     return "export: column scales that fold into nothing before them; --column-scales foldable makes none of those";
-  const bool same = std::all_of(site.linears.begin(), site.linears.end(), [&](const std::string& linear) {
-    return columns_of(linear) == columns_of(*scaled);
-  });
+  const bool same = std::all_of(site.linears.begin(), site.linears.end(),
+                                [&](const std::string& linear) { return columns_of(linear) == columns_of(*scaled); });
   if (!site.all_quantized || !same)
     return "export: column scales that other linears on the same input do not share: they cannot be folded into what "
            "is before all of them; --column-scales none makes none";
@@ -164,8 +163,8 @@ void ScaleFolding::fold(const model::TensorSpec& spec, std::span<float> values) 
     const std::vector<float>& factors = factors_of(site);
     const double unit = unit_of(site), one = norms_plus_one_ ? 1 : 0;
     for (std::size_t i = 0; i < factors.size(); ++i)
-      values[i] = stored(static_cast<float>((one + static_cast<double>(values[i])) * factors[i] * unit - one),
-                         spec.name);
+      values[i] =
+          stored(static_cast<float>((one + static_cast<double>(values[i])) * factors[i] * unit - one), spec.name);
     return;
   }
   const bool bias = spec.name.ends_with(kBiasName);

@@ -18,12 +18,12 @@
 
 namespace voronoi::exporting {
 
-/// A uniform layer with scales c of its columns computes G (c * x): without them its codes and grids, to the bit, are G,
-/// and c moves to where x comes from (model/input_scale.h). There it is rounded once to the stored type: in the weight
-/// of a norm, w c; in the scales of v's or up's rows, which are integers as they were; in a bias, or in a matrix that
-/// was left as it is. A norm that multiplies by 1 + w stores (1 + w) c - 1, whose error would be large beside a small c:
-/// there all c of the site are taken times the power of two that leaves none below 1, and the scales of the site's
-/// groups by the same less, which is exact. Scales that are 1 throughout are left out.
+/// A uniform layer with scales c of its columns computes G (c * x): without them its codes and grids, to the bit, are
+/// G, and c moves to where x comes from (model/input_scale.h). There it is rounded once to the stored type: in the
+/// weight of a norm, w c; in the scales of v's or up's rows, which are integers as they were; in a bias, or in a matrix
+/// that was left as it is. A norm that multiplies by 1 + w stores (1 + w) c - 1, whose error would be large beside a
+/// small c: there all c of the site are taken times the power of two that leaves none below 1, and the scales of the
+/// site's groups by the same less, which is exact. Scales that are 1 throughout are left out.
 class ScaleFolding {
  public:
   /// A quantized linear by its name.

@@ -31,12 +31,6 @@ class VptqWriter final : public LayerWriter {
     if (linear.in_features <= kFusedProductColumns) ++n_narrow_;
     return reasons;
   }
-  std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const override {
-    std::vector<TensorPlan> plans;
-    for (const LayerTensor& tensor : tensors(linear, encoding))  // copies nothing
-      plans.push_back({tensor.name, tensor.dtype, tensor.shape, std::ssize(tensor.bytes)});
-    return plans;
-  }
   std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const override {
     return layer_tensors(linear, format::vq_view(encoding));
   }

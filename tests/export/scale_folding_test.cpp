@@ -29,8 +29,8 @@ std::vector<std::uint16_t> some_scales(std::int64_t n, std::uint32_t seed) {
   std::mt19937 engine(seed);
   std::vector<std::uint16_t> bits;
   for (std::int64_t i = 0; i < n; ++i)
-    bits.push_back(core::to_bits16(
-        kHalf, std::exp2(static_cast<float>(static_cast<double>(engine() % 4001) / 1000 - 2))));
+    bits.push_back(
+        core::to_bits16(kHalf, std::exp2(static_cast<float>(static_cast<double>(engine() % 4001) / 1000 - 2))));
   return bits;
 }
 
@@ -203,7 +203,8 @@ TEST(ScaleFolding, WhatHasNoPlaceIsNamed) {
   EXPECT_THAT(problems({}), AllOf(HasSubstr("layers.1.self_attn.o_proj: "), HasSubstr("fold into nothing")));
   rescale("self_attn.k_proj");
   EXPECT_THAT(problems({}), AllOf(HasSubstr("layers.1.self_attn.v_proj: "), HasSubstr("do not share")));
-  EXPECT_THAT(problems({block + "mlp.gate_proj"}), AllOf(HasSubstr("layers.1.mlp.up_proj: "), HasSubstr("do not share")));
+  EXPECT_THAT(problems({block + "mlp.gate_proj"}),
+              AllOf(HasSubstr("layers.1.mlp.up_proj: "), HasSubstr("do not share")));
 }
 
 TEST(ScaleFolding, ALinearThatStaysTakesTheScalesBehindIt) {

@@ -68,9 +68,12 @@ class KeptEvaluations : public ::testing::Test {
       std::ofstream rows(path + "/" + name + "/rows.jsonl");
       for (int i = 0; i < 6; ++i)
         rows << core::Json{{"q", name + std::string(1, static_cast<char>('a' + i))}, {"label", i % 2}} << "\n";
-      std::ofstream(path + "/" + name + ".json")
-          << core::Json{{"task", name},        {"data", name + "/rows.jsonl"},     {"context", "{q} is"},
-                        {"choices", {"so", "not"}}, {"gold", {{"field", "label"}}}, {"metrics", {"acc"}}};
+      std::ofstream(path + "/" + name + ".json") << core::Json{{"task", name},
+                                                               {"data", name + "/rows.jsonl"},
+                                                               {"context", "{q} is"},
+                                                               {"choices", {"so", "not"}},
+                                                               {"gold", {{"field", "label"}}},
+                                                               {"metrics", {"acc"}}};
     }
     std::filesystem::create_directory(path + "/run");
   }

@@ -28,18 +28,19 @@ core::Json shape(std::int64_t hidden) {
           {"n_kv_heads", 1},       {"vocab_size", 9},        {"max_position", 16}};
 }
 
-const core::Json kFile{{"models", {{"small", shape(4)}, {"large", shape(6)}}},
-                       {"columns", {{"W2", "perplexity"}}},
-                       {"sources", {{"a", "A (2024)"}}},
-                       {"rows",
-                        {{{"method", "m"},
-                          {"setting", "s"},
-                          {"tuned", true},
-                          {"context", 2048},
-                          {"source", "a"},
-                          {"bits", {2.5, nullptr}},
-                          {"W2", {7.25, nullptr}}},
-                         {{"method", "n"}, {"by_others", true}, {"context", 4096}, {"source", "a"}, {"bits", {3, 3}}}}}};
+const core::Json kFile{
+    {"models", {{"small", shape(4)}, {"large", shape(6)}}},
+    {"columns", {{"W2", "perplexity"}}},
+    {"sources", {{"a", "A (2024)"}}},
+    {"rows",
+     {{{"method", "m"},
+       {"setting", "s"},
+       {"tuned", true},
+       {"context", 2048},
+       {"source", "a"},
+       {"bits", {2.5, nullptr}},
+       {"W2", {7.25, nullptr}}},
+      {{"method", "n"}, {"by_others", true}, {"context", 4096}, {"source", "a"}, {"bits", {3, 3}}}}}};
 
 TEST(Quoted, OfAllModelsOrOfTheOneAtHand) {
   const QuotedTable all = parse_quoted(kFile, "file", config_of(5));
