@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "jobs/compare_options.h"
+#include "quant/baselines/uniform_method.h"
 
 namespace voronoi::jobs {
 namespace {
@@ -60,7 +61,7 @@ TEST(Presets, WhatIsGivenTakesThePlaceOfItsSettings) {
   parse_compare({"--preset", "paper", "--methods", "rtn", "--bits", "2", "--group-size", "32"}, parsed);
   EXPECT_THAT(parsed.problems, IsEmpty());
   ASSERT_EQ(parsed.members.size(), 1U);
-  EXPECT_THAT(parsed.members[0].parameters.json().dump(), HasSubstr("32"));
+  EXPECT_EQ(parsed.members[0].parameters.get<quant::UniformParameters>().group_size, 32);
   EXPECT_TRUE(parsed.options.eval.text.divergence) << "the preset's own";
 }
 
