@@ -65,15 +65,15 @@ class KeptEvaluations : public ::testing::Test {
       std::ofstream text(path + "/" + name + ".txt");
       for (int i = 0; i < 60; ++i) text << name << static_cast<char>('a' + i * i % 26) << ' ';
       std::filesystem::create_directory(path + "/" + name);
-      std::ofstream rows(path + "/" + name + "/rows.jsonl");
+      std::ofstream rows(path + "/" + name + "/*.jsonl");
       for (int i = 0; i < 6; ++i)
         rows << core::Json{{"q", name + std::string(1, static_cast<char>('a' + i))}, {"label", i % 2}} << "\n";
       std::ofstream(path + "/" + name + ".json") << core::Json{{"task", name},
-                                                               {"data", name + "/rows.jsonl"},
+                                                               {"data", name + "/*.jsonl"},
                                                                {"context", "{q} is"},
-                                                               {"choices", {"so", "not"}},
+                                                               {"choices", core::Json::array({"so", "not"})},
                                                                {"gold", {{"field", "label"}}},
-                                                               {"metrics", {"acc"}}};
+                                                               {"metrics", core::Json::array({"acc"})}};
     }
     std::filesystem::create_directory(path + "/run");
   }
