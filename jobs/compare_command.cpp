@@ -17,6 +17,7 @@
 #include "core/whereabouts.h"
 #include "jobs/commands.h"
 #include "jobs/compare_options.h"
+#include "jobs/presets.h"
 #include "jobs/quantize_options.h"
 #include "run/resume.h"
 #include "run/run.h"
@@ -25,13 +26,15 @@
 #include "stages/work.h"
 #include "validation/comparison.h"
 #include "validation/qa.h"
+#include "validation/quoted.h"
 #include "validation/run_report.h"
 #include "validation/text_evaluation.h"
 
 namespace voronoi::jobs {
 namespace {
 
-constexpr const char *kMarkdown = "compare.md", *kCsv = "compare.csv", *kPicture = "compare.svg";
+constexpr const char *kMarkdown = "compare.md", *kCsv = "compare.csv", *kQuotedCsv = "quoted.csv",
+                     *kPicture = "compare.svg";
 
 /// Whether the work, which is collective, ended because of a request to stop; other exceptions go on.
 bool stopped_within(const std::function<void()>& work) {
@@ -85,6 +88,9 @@ class CompareJob {
       inputs = stages::open_inputs(settings, *context);
       validation::check_texts(o_.eval.text, *inputs.tokenizer);
       validation::check_tasks(questions_of(o_.eval).questions);
+      if (o_.preset == kNoPreset) return;
+      view_.brief = true;
+      if (find_preset(o_.preset).quoted) view_.quoted = validation::quoted_figures(inputs.model->config());
     });
     const core::Json machine = backend::machine_facts(*context, world_);
     job_ = run::open_run(world_, o_.shared, identity_of(inputs, {{"method", std::string(run::kCompare)}}), machine);
@@ -133,10 +139,11 @@ class CompareJob {
 
   void write_table() const {
     job_.start->require_current();
-    const validation::Comparison comparison = validation::make_comparison(paths_);
+    const validation::Comparison comparison = validation::make_comparison(paths_, view_);
     core::write_file_shared(job_.paths.root / kMarkdown, comparison.markdown);
     core::write_file_shared(job_.paths.root / kCsv, comparison.csv);
-    const validation::RunReport report = validation::make_run_report(paths_);
+    if (!comparison.quoted_csv.empty()) core::write_file_shared(job_.paths.root / kQuotedCsv, comparison.quoted_csv);
+    const validation::RunReport report = validation::make_run_report(paths_, view_.quoted);
     if (!report.picture.empty()) core::write_file_shared(job_.paths.root / kPicture, report.picture);
     const std::filesystem::path page = validation::write_run_report(report, job_.paths.report());
     fmt::print("{}", comparison.text);
@@ -152,6 +159,7 @@ class CompareJob {
   run::Run job_;
   run::Heartbeat quantized_;  // behind the quantization; rank 0
   bool failed_ = false;       // something of a member
+  validation::ComparisonView view_;
 };
 
 }  // namespace
@@ -165,9 +173,9 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
     CompareOptions before;
     const bool asks = parse(compare_command(before), arguments, true).help;
     const bool whole = !before.shared.model.empty() && !before.shared.calibration_texts.empty();
-    const ParseResult parsed =
-        parse(command, arguments, true,
-              asks || whole ? std::vector<run::GivenOption>() : options_of_start(before.shared.run, run::kCompare));
+    std::vector<run::GivenOption> earlier;
+    if (!asks && !whole) earlier = options_of_start(before.shared.run, run::kCompare);
+    const ParseResult parsed = parse(command, arguments, true, asks ? earlier : preset_options(before, earlier));
     if (asks) {
       help = help_or_problems(world, command, parsed, true);
       return;
@@ -176,7 +184,7 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
       if (option.name != "out") options.shared.given.push_back(option);
     std::vector<std::string> problems;
     if (options.shared.run.empty()) problems.emplace_back("--out: is missing; give the directory to write to");
-    for (std::string& problem : task_problems(options.eval)) problems.push_back(std::move(problem));
+    for (std::string& problem : evaluation_problems(options.eval)) problems.push_back(std::move(problem));
     members = member_settings(options, parsed.given, problems);
     help_or_problems(world, command, parsed, true, problems);
   });

@@ -11,6 +11,7 @@
 
 #include "core/option.h"
 #include "core/words.h"
+#include "jobs/presets.h"
 #include "jobs/quantize_options.h"
 #include "quant/method.h"
 #include "quant/parameters.h"
@@ -71,21 +72,51 @@ bool is_of_the_job(const std::string& name) {
   return false;
 }
 
-std::vector<MemberSpec> member_specs(const CompareOptions& o, std::vector<std::string>& problems) {
+MemberSpec method_spec(const std::string& method, const std::string& bits) {
+  return {fmt::format("{}-{}bit", method, shortest(bits)), {"--method=" + method, "--bits=" + bits}, ""};
+}
+
+/// Whether a list that was not given, or names it, lets a word pass.
+bool passes(const std::string& list, const std::string& word) {
+  const std::vector<std::string> words = core::words_of_list(list);
+  return words.empty() || std::any_of(words.begin(), words.end(), [&](const std::string& one) {
+           return one == word || shortest(one) == shortest(word);
+         });
+}
+
+/// Those of a preset; what is given for all takes the place of its settings.
+void add_preset(const CompareOptions& o, const Names& given, std::vector<MemberSpec>& specs,
+                std::vector<std::string>& problems) {
+  for (const PresetMethod& method : find_preset(o.preset).methods)
+    for (const std::string& bits : method.bits) {
+      if (!passes(o.methods, method.method) || !passes(o.bits, bits)) continue;
+      MemberSpec& spec = specs.emplace_back(method_spec(method.method, bits));
+      for (const auto& [name, value] : method.settings)
+        if (!given.contains(name)) spec.arguments.push_back(fmt::format("--{}={}", name, value));
+    }
+  if (specs.empty())
+    problems.push_back(fmt::format("--preset: {} has none of --methods {} at --bits {}; --preset {} takes any",
+                                   o.preset, o.methods.empty() ? "(all)" : o.methods, o.bits.empty() ? "(all)" : o.bits,
+                                   kNoPreset));
+}
+
+/// given: names of the options that are for all.
+std::vector<MemberSpec> member_specs(const CompareOptions& o, const Names& given, std::vector<std::string>& problems) {
   std::vector<MemberSpec> specs;
-  if (!o.methods.empty() && !o.bits.empty())
+  const bool preset = o.preset != kNoPreset;
+  if (preset)
+    add_preset(o, given, specs, problems);
+  else if (!o.methods.empty() && !o.bits.empty())
     for (const std::string& method : core::words_of_list(o.methods))
-      for (const std::string& bits : core::words_of_list(o.bits))
-        specs.push_back(
-            {fmt::format("{}-{}bit", method, shortest(bits)), {"--method=" + method, "--bits=" + bits}, ""});
+      for (const std::string& bits : core::words_of_list(o.bits)) specs.push_back(method_spec(method, bits));
   for (const std::string& file : o.members)
     specs.push_back({std::filesystem::path(file).stem().string(), {"--config=" + file}, file});
-  if (o.methods.empty() != o.bits.empty())
+  if (!preset && o.methods.empty() != o.bits.empty())
     problems.emplace_back(o.bits.empty()
                               ? "--bits: is missing; --methods are compared at these bits, 2,3 for instance"
                               : "--methods: is missing; give the methods to compare, rtn,voronoi for instance");
-  else if (specs.empty())
-    problems.emplace_back("--methods: is missing; give --methods and --bits, or --member");
+  else if (!preset && specs.empty())
+    problems.emplace_back("--methods: is missing; give --methods and --bits, --preset, or --member");
   std::set<std::string> names;
   for (const MemberSpec& spec : specs) {
     if (!names.insert(spec.name).second) problems.push_back(spec.name + ": is compared with itself; name it once");
@@ -165,6 +196,8 @@ CommandSpec compare_command(CompareOptions& o) {
   command.usage =
       "[mpirun -n RANKS] voronoi compare --model MODEL --out DIR --methods LIST --bits LIST --calibration-text FILE "
       "[--text FILE] [options]";
+  std::vector<std::string> presets = preset_names();
+  presets.insert(presets.begin(), kNoPreset);
   command.options = {
       core::text_option("out", "DIR", "directory of the runs, of the table and the report", o.shared.run),
       core::text_option("methods", "LIST", "methods to compare, separated by commas", o.methods),
@@ -173,6 +206,10 @@ CommandSpec compare_command(CompareOptions& o) {
                                       "one more run, called by the file's name: a config file with its method and "
                                       "settings",
                                       o.members)),
+      core::choice_option("preset",
+                          "methods at bits that a table of all of them has, with what is measured of them; --methods "
+                          "and --bits choose among them",
+                          o.preset, presets),
   };
   for (core::OptionSpec& option : eval_command(o.eval).options)
     if (!kNotOfEval.contains(option.name)) command.options.push_back(std::move(option));
@@ -181,6 +218,10 @@ CommandSpec compare_command(CompareOptions& o) {
   command.examples =
       "  mpirun -n 2 voronoi compare --model SmolLM2-135M --out comparison --methods rtn,gptq,vptq,voronoi --bits 2,3 "
       "--calibration-text wiki.txt --text wiki.test.raw --join wikitext --windows 16\n"
+      "  # all methods of the field at 2, 3 and 4 bits, two texts, questions\n"
+      "  mpirun -n 2 voronoi compare --preset paper --model SmolLM2-135M --out table --calibration-text c4.jsonl "
+      "--text wiki.test.raw --text c4.val.jsonl --text-names W2,C4 --join wikitext,jsonl "
+      "--task-data qa\n"
       "  # after any interruption\n"
       "  mpirun -n 2 voronoi compare --out comparison\n"
       "The runs are comparison/METHOD-BITSbit, for status, export, eval, generate and quantize --run alike; the table "
@@ -191,12 +232,12 @@ CommandSpec compare_command(CompareOptions& o) {
 
 std::vector<run::Settings> member_settings(const CompareOptions& o, const std::vector<run::GivenOption>& given,
                                            std::vector<std::string>& problems) {
-  std::vector<MemberSpec> specs = member_specs(o, problems);
   run::Settings scratch;
   Names not_shared = kOfOneRun, shared;
   not_shared.insert(kOfTheJob.begin(), kOfTheJob.end());
   std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
   for (const run::GivenOption& option : given) shared.insert(option.name);
+  std::vector<MemberSpec> specs = member_specs(o, shared, problems);
   if (shared.insert("hessian").second) choose_hessians(o.shared.run, specs, shared.contains(kGuidedMetric), of_all);
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
   const auto add = [&](const std::string& name, const std::string& problem) {
@@ -232,6 +273,24 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
     if (std::find(problems.begin(), problems.end(), text) == problems.end()) problems.push_back(text);
   }
   return members;
+}
+
+std::vector<run::GivenOption> preset_options(const CompareOptions& now, const std::vector<run::GivenOption>& given) {
+  CompareOptions all = now;
+  Names known;
+  for (const run::GivenOption& option : given) {
+    known.insert(option.name);
+    if (option.name == "preset" && now.preset == kNoPreset) all.preset = option.value;
+    if (option.name == "task-data") all.eval.task_data = option.value;
+  }
+  std::vector<run::GivenOption> options = given;
+  if (all.preset == kNoPreset) return options;
+  const Preset preset = find_preset(all.preset);
+  OptionValues values = preset.options;
+  if (!all.eval.task_data.empty() && !preset.tasks.empty()) values.emplace_back("tasks", preset.tasks);
+  for (const auto& [name, value] : values)
+    if (!known.contains(name)) options.push_back({name, value, false});
+  return options;
 }
 
 std::vector<std::string> eval_arguments(const std::vector<run::GivenOption>& given,

@@ -93,7 +93,7 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
     if (options.models.empty()) problems.emplace_back("--model: is missing; give a model or a run directory");
     if (options.text.texts.empty() && options.tasks.empty())
       problems.emplace_back("--text: is missing; give at least one text file, or --tasks");
-    for (std::string& problem : task_problems(options)) problems.push_back(std::move(problem));
+    for (std::string& problem : evaluation_problems(options)) problems.push_back(std::move(problem));
     if (!problems.empty()) throw core::ConfigError(problems);
     context = backend::make_context(options.device, options.threads, world);
     for (const std::string& path : options.models) {

@@ -26,9 +26,13 @@ CommandSpec eval_command(EvalOptions& o) {
       core::list_option("model", "PATH", "model directory, GGUF file, run directory or VPTQ checkpoint", o.models),
       core::as_path(
           core::list_option("text", "FILE", "evaluation text, gzip or Zstandard taken as it is", o.text.texts)),
-      core::choice_option("join",
-                          "how the file becomes one text; auto: jsonl where its content is JSON documents, else raw",
-                          o.text.join, {"auto", "raw", "wikitext", "jsonl"}),
+      core::text_option("text-names", "LIST",
+                        "what the texts are called in tables, by commas, one each: W2,C4 [the files' names]",
+                        o.text.names),
+      core::text_option("join", "LIST",
+                        "how the file becomes one text: auto, raw, wikitext or jsonl; one for all texts, or by commas "
+                        "one each; auto: jsonl where its content is JSON documents, else raw",
+                        o.text.join),
       core::integer_option("context", "tokens a window", o.text.context, 2, 1 << 24),
       core::integer_option("windows", "at most so many windows from the start; 0 for all", o.text.windows, 0,
                            std::int64_t{1} << 40),
@@ -83,11 +87,13 @@ CommandSpec eval_command(EvalOptions& o) {
   return command;
 }
 
-std::vector<std::string> task_problems(const EvalOptions& options) {
+std::vector<std::string> evaluation_problems(const EvalOptions& options) {
+  std::vector<std::string> problems = validation::text_problems(options.text);
   if (!options.tasks.empty() && options.task_data.empty())
-    return {"--task-data: is missing; give the folder of the tasks' data"};
-  if (options.tasks.empty() && !options.task_data.empty()) return {"--tasks: is missing; name tasks of --task-data"};
-  return {};
+    problems.emplace_back("--task-data: is missing; give the folder of the tasks' data");
+  if (options.tasks.empty() && !options.task_data.empty())
+    problems.emplace_back("--tasks: is missing; name tasks of --task-data");
+  return problems;
 }
 
 validation::QuestionProtocol questions_of(const EvalOptions& options) {

@@ -21,8 +21,8 @@ struct EvalOptions {
 
 CommandSpec eval_command(EvalOptions& options);
 
-/// Problems of --tasks and --task-data, which need each other.
-std::vector<std::string> task_problems(const EvalOptions& options);
+/// Problems of options that need each other: of texts, their names and joins, of tasks and their data.
+std::vector<std::string> evaluation_problems(const EvalOptions& options);
 /// What they and the options beside them ask.
 validation::QuestionProtocol questions_of(const EvalOptions& options);
 

@@ -154,9 +154,10 @@ int score_main(const comm::Communicator& world, const Arguments& arguments) {
   std::vector<std::filesystem::path> directories;
   if (world.rank() == 0 && !options.out.empty())
     directories.push_back(std::filesystem::absolute(options.out).parent_path());
-  validation::KeptLikelihoods kept(
-      directories, validation::likelihood_key(subject->content, requests.inputs, dtype, context->device()),
-      std::ssize(requests.inputs));
+  validation::KeptLikelihoods kept;
+  kept.add(std::move(directories),
+           validation::likelihood_key(subject->content, requests.inputs, dtype, context->device()),
+           std::ssize(requests.inputs));
   validation::LikelihoodProgress progress = kept.progress(world);
   progress.batch = options.batch;
   std::vector<validation::Likelihood> likelihoods;

@@ -5,6 +5,7 @@ voronoi_add_mpi_test(rank_sums_test RANKS 1 2 3 16 LIBRARIES voronoi_calib)
 voronoi_add_mpi_test(gradient_sum_test RANKS 1 2 3 LIBRARIES voronoi_tune)
 voronoi_add_mpi_test(distillation_test RANKS 1 2 LIBRARIES voronoi_tune)
 voronoi_add_mpi_test(likelihood_test RANKS 1 2 3 LIBRARIES voronoi_validation)
+voronoi_add_mpi_test(evaluation_test RANKS 1 2 LIBRARIES voronoi_validation)
 
 # As many ranks as a node has, far more than cores.
 add_test(NAME mpi.scheduler_test.16 COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run_ranks 16 300 $<TARGET_FILE:scheduler_test>

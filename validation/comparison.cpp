@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -28,6 +29,9 @@ struct Measurement {
   auto key() const { return std::tuple(is_other, task, metric, protocol.dump()); }
   bool operator<(const Measurement& other) const { return key() < other.key(); }
   std::string name(bool exact) const { return is_other || exact ? metric + " " + task : task; }
+  bool is_brief() const {
+    return metric == kPerplexity || metric == kDivergence || (task == kMeanOfTasks && metric == "acc");
+  }
 };
 
 using Measurements = std::map<Measurement, double>;
@@ -67,12 +71,19 @@ Row row_of(const store::RunPaths& run, Measurements& reference) {
 
 using Cells = std::vector<std::string>;
 
-/// Headings first. The first two columns are words, the others numbers.
+/// Headings first. The first two columns are words, the others numbers, the last `words_behind` words again.
 struct Table {
   Cells header;
   std::vector<Cells> rows;
+  std::size_t words_behind = 0;
+  bool is_words(std::size_t column) const { return column < 2 || column + words_behind >= header.size(); }
 };
-constexpr std::size_t kWords = 2;
+
+enum class Form {
+  whole,
+  minutes,  ///< of a paper's table
+  exact     ///< all digits and plain units, for programs
+};
 
 std::string figure_cell(const Measurements& figures, const Measurement& figure, bool exact) {
   const auto found = figures.find(figure);
@@ -80,14 +91,15 @@ std::string figure_cell(const Measurements& figures, const Measurement& figure, 
   return exact ? fmt::format("{}", found->second) : fmt::format("{:.4f}", found->second);
 }
 
-/// exact: all digits and plain units, for programs.
 Table table_of(const std::vector<Row>& rows, const Measurements& reference, const std::vector<Measurement>& measured,
-               bool exact) {
+               Form form) {
+  const bool exact = form == Form::exact, minutes = form == Form::minutes;
   Table table;
   table.header =
       exact ? Cells{"run", "method", "bits_nominal", "bits_true"} : Cells{"run", "method", "nominal bits", "true bits"};
   for (const Measurement& figure : measured) table.header.push_back(figure.name(exact));
-  for (const char* name : {"relative error", "seconds", "peak memory", "failures"}) table.header.emplace_back(name);
+  for (const char* name : {"relative error", minutes ? "minutes" : "seconds", "peak memory", "failures"})
+    table.header.emplace_back(name);
   if (exact)
     for (std::string& name : table.header) std::replace(name.begin(), name.end(), ' ', '_');
   const std::size_t n_figures = 4;
@@ -104,7 +116,7 @@ Table table_of(const std::vector<Row>& rows, const Measurements& reference, cons
     Cells cells{row.name, row.method, number(row.bits_nominal, 2), number(row.bits_true, 3)};
     for (const Measurement& figure : measured) cells.push_back(figure_cell(row.figures, figure, exact));
     cells.push_back(number(row.relative_error, 5));
-    cells.push_back(number(row.seconds, 1));
+    cells.push_back(number(minutes ? row.seconds / 60 : row.seconds, 1));
     cells.push_back(exact ? fmt::format("{}", row.peak_memory_bytes)
                           : core::format_bytes(static_cast<double>(row.peak_memory_bytes)));
     cells.push_back(fmt::format("{}", row.n_failures));
@@ -124,7 +136,8 @@ std::string text_of(const Table& table) {
   const auto add = [&](const Cells& cells) {
     std::string line;
     for (std::size_t i = 0; i < cells.size(); ++i)
-      line += i < kWords ? fmt::format("{:<{}}  ", cells[i], width[i]) : fmt::format("{:>{}}  ", cells[i], width[i]);
+      line +=
+          table.is_words(i) ? fmt::format("{:<{}}  ", cells[i], width[i]) : fmt::format("{:>{}}  ", cells[i], width[i]);
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";
   };
@@ -144,7 +157,7 @@ std::string markdown_of(const Table& table) {
     text += "|\n";
   };
   add(table.header);
-  for (std::size_t i = 0; i < table.header.size(); ++i) text += i < kWords ? "|---" : "|---:";
+  for (std::size_t i = 0; i < table.header.size(); ++i) text += table.is_words(i) ? "|---" : "|---:";
   text += "|\n";
   std::for_each(table.rows.begin(), table.rows.end(), add);
   return text;
@@ -174,7 +187,7 @@ std::string csv_of(const Table& table) {
 
 }  // namespace
 
-Comparison make_comparison(const std::vector<store::RunPaths>& runs) {
+Comparison make_comparison(const std::vector<store::RunPaths>& runs, const ComparisonView& view) {
   Measurements reference;
   std::vector<Row> rows;
   for (const store::RunPaths& run : runs) rows.push_back(row_of(run, reference));
@@ -184,10 +197,16 @@ Comparison make_comparison(const std::vector<store::RunPaths>& runs) {
   std::vector<Measurement> measured;
   for (const auto& [figure, value] : all) measured.push_back(figure);
 
-  const Table shown = table_of(rows, reference, measured, false);
+  std::vector<Measurement> brief;
+  std::copy_if(measured.begin(), measured.end(), std::back_inserter(brief),
+               [](const Measurement& figure) { return figure.is_brief(); });
+  const Table whole = table_of(rows, reference, measured, Form::whole),
+              shown = view.brief ? table_of(rows, reference, brief, Form::minutes) : whole;
   Comparison comparison;
   comparison.text = text_of(shown);
   comparison.markdown = markdown_of(shown) + "\n";
+  if (view.brief && brief.size() < measured.size())
+    comparison.markdown += "All figures:\n\n" + markdown_of(whole) + "\n";
   for (const Measurement& figure : measured)
     comparison.markdown +=
         fmt::format("- {} of {}: {}\n", figure.metric, core::printable(figure.task), protocol_text(figure.protocol));
@@ -196,7 +215,14 @@ Comparison make_comparison(const std::vector<store::RunPaths>& runs) {
       "tr((W-Q) H (W-Q)^T) / tr(W H W^T)\n"
       "- seconds are a run's share of the wall time of all ranks by the time that its layers took, without the "
       "calibration that all share; peak memory is that of the largest rank of the job\n";
-  comparison.csv = csv_of(table_of(rows, reference, measured, true));
+  comparison.csv = csv_of(table_of(rows, reference, measured, Form::exact));
+  if (view.quoted.rows.empty()) return comparison;
+  const std::vector<Cells> cells = quoted_cells(view.quoted);
+  const Table quoted{cells.front(), {cells.begin() + 1, cells.end()}, 1};
+  comparison.markdown +=
+      fmt::format("\n## {}\n\n{}\n\n{}", quoted_heading(), quoted_note(view.quoted), markdown_of(quoted));
+  comparison.quoted_csv = csv_of(quoted);
+  if (view.quoted.of_this_model) comparison.text += fmt::format("\n{}\n{}", quoted_heading(), text_of(quoted));
   return comparison;
 }
 

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/log.h"
 
 namespace voronoi::validation {
 namespace {
@@ -37,6 +38,26 @@ std::string name_of(const Evaluation& evaluation) {
     text += result.task + " " + result.metric + " " + protocol.dump() + "\n";
   }
   return core::sha256(text).substr(0, 16) + ".json";
+}
+
+std::vector<std::filesystem::path> evaluation_files(const store::RunPaths& paths) {
+  std::vector<std::filesystem::path> files;
+  if (!std::filesystem::is_directory(paths.evaluations())) return files;
+  for (const auto& entry : std::filesystem::directory_iterator(paths.evaluations()))
+    if (entry.path().extension() == ".json") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+Evaluation read_evaluation(const std::filesystem::path& file) {
+  try {
+    const core::Json json = core::read_sealed_json(file.string(), "remove it and evaluate again");
+    // Earlier versions tell no key.
+    return {from_list(json.at("results")), from_list(json.at("reference")), json.value("key", "")};
+  } catch (const core::Json::exception& error) {
+    throw core::FormatError(file.string(),
+                            std::string("is no evaluation: ") + error.what() + "; remove it and evaluate again");
+  }
 }
 
 }  // namespace
@@ -76,28 +97,26 @@ void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation
   std::error_code error;
   std::filesystem::create_directories(paths.evaluations(), error);
   if (error) throw core::system_error(paths.evaluations(), "create the directory", error.value());
-  const core::Json json =
-      core::seal_json({{"results", to_list(evaluation.results)}, {"reference", to_list(evaluation.reference)}});
+  const core::Json json = core::seal_json({{"results", to_list(evaluation.results)},
+                                           {"reference", to_list(evaluation.reference)},
+                                           {"key", evaluation.key}});
   core::write_file_shared(paths.evaluations() / name_of(evaluation), json.dump(2) + "\n");
 }
 
 std::vector<Evaluation> stored_evaluations(const store::RunPaths& paths) {
   std::vector<Evaluation> evaluations;
-  if (!std::filesystem::is_directory(paths.evaluations())) return evaluations;
-  std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(paths.evaluations()))
-    if (entry.path().extension() == ".json") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  for (const auto& file : files) {
-    try {
-      const core::Json json = core::read_sealed_json(file.string(), "remove it and evaluate again");
-      evaluations.push_back({from_list(json.at("results")), from_list(json.at("reference"))});
-    } catch (const core::Json::exception& error) {
-      throw core::FormatError(file.string(),
-                              std::string("is no evaluation: ") + error.what() + "; remove it and evaluate again");
-    }
-  }
+  for (const std::filesystem::path& file : evaluation_files(paths)) evaluations.push_back(read_evaluation(file));
   return evaluations;
+}
+
+std::optional<Evaluation> find_stored_evaluation(const store::RunPaths& paths, const std::string& key) {
+  for (const std::filesystem::path& file : evaluation_files(paths)) try {
+      Evaluation evaluation = read_evaluation(file);
+      if (evaluation.key == key && !evaluation.results.empty()) return evaluation;
+    } catch (const core::Error& error) {
+      core::log_warning("{}", error.what());
+    }
+  return std::nullopt;
 }
 
 }  // namespace voronoi::validation

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ namespace voronoi::validation {
 struct Evaluation {
   std::vector<Result> results;    ///< of the run, at least one
   std::vector<Result> reference;  ///< may be empty
+  std::string key{};              ///< of all that decides the figures (of a text: window_key); empty: not told
 };
 
 /// Called on rank 0 with a subject's figures of each measurement, as they come: `reference` is empty for an unquantized
@@ -39,5 +41,8 @@ bool is_read_only(const store::RunPaths& paths);
 void store_evaluation(const store::RunPaths& paths, const Evaluation& evaluation);
 /// In the order of their files' names. Throws FormatError / StoreError.
 std::vector<Evaluation> stored_evaluations(const store::RunPaths& paths);
+/// The first with this key; nothing where none has it. A file that cannot be read is warned of and counts as none: it
+/// is computed again.
+std::optional<Evaluation> find_stored_evaluation(const store::RunPaths& paths, const std::string& key);
 
 }  // namespace voronoi::validation

@@ -11,21 +11,30 @@
 
 namespace voronoi::validation {
 
-/// In files of KeptWindows: a request is a row, {log-likelihood, whether it is greedy}. Of ranks but 0
-/// the directories are empty.
+/// In files of KeptWindows, one a part of the requests (a task): a request is a row, {log-likelihood, whether it is
+/// greedy}. Of ranks but 0 the directories are empty.
 class KeptLikelihoods {
  public:
-  KeptLikelihoods(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_requests);
+  /// The part behind those before.
+  void add(std::vector<std::filesystem::path> directories, const std::string& key, std::int64_t n_requests);
 
   /// For likelihoods(): what rank 0 has, on every rank, and the way to keep more, as long as this object lives.
   /// Collective.
   LikelihoodProgress progress(const comm::Communicator& communicator);
   /// Wall time that was spent on what was kept before.
-  double seconds() const { return rows_.seconds(); }
-  void remove() const { rows_.remove(); }
+  double seconds() const;
+  void remove() const;
 
  private:
-  KeptWindows rows_;
+  struct Part {
+    KeptWindows rows;
+    std::size_t n_requests, n_done = 0;
+    double before = 0;  ///< seconds spent on it by an earlier program
+    double share = 0;   ///< of the time that is spent now
+  };
+  void keep(const Likelihoods& done, double seconds);
+
+  std::vector<Part> parts_;
 };
 
 }  // namespace voronoi::validation

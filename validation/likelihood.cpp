@@ -38,6 +38,23 @@ void exchange_answers(const comm::Communicator& communicator, const std::vector<
     }
 }
 
+/// Packs of each part.
+std::vector<RequestPack> pack_parts(std::span<const ScoredInput> inputs, std::vector<std::size_t> parts,
+                                    std::int64_t longest_shared) {
+  if (parts.empty()) parts = {inputs.size()};
+  std::vector<RequestPack> packs;
+  std::size_t first = 0;
+  for (const std::size_t n : parts) {
+    for (RequestPack& pack : pack_requests(inputs.subspan(first, n), longest_shared)) {
+      for (RequestPack::Question& question : pack.questions) question.request += static_cast<std::int64_t>(first);
+      packs.push_back(std::move(pack));
+    }
+    first += n;
+  }
+  VORONOI_REQUIRE(first == inputs.size(), "parts that are not all of the requests");
+  return packs;
+}
+
 /// Packs with a request that is still to do.
 std::vector<RequestPack> missing_packs(std::vector<RequestPack> packs, const Likelihoods& done) {
   std::erase_if(packs, [&](const RequestPack& pack) {
@@ -133,7 +150,8 @@ std::vector<Likelihood> likelihoods(const model::WeightSource& source, backend::
   const model::ModelConfig& config = source.config();
   Likelihoods& done = progress.done;
   done.resize(inputs.size());
-  const std::vector<RequestPack> packs = missing_packs(pack_requests(inputs, model::rope_limit(config.rope)), done);
+  const std::vector<RequestPack> packs =
+      missing_packs(pack_parts(inputs, progress.parts, model::rope_limit(config.rope)), done);
   const std::vector<std::size_t> ends = divide(packs, communicator.size());
   const auto rank = static_cast<std::size_t>(communicator.rank());
 

@@ -25,7 +25,10 @@ using Likelihoods = std::vector<std::optional<Likelihood>>;
 
 /// Requests that are done already, and what to do with those that get done.
 struct LikelihoodProgress {
-  Likelihoods done;        ///< by request, the same on every rank; empty: none
+  Likelihoods done;  ///< by request, the same on every rank; empty: none
+  /// Numbers of requests that are packed together, one behind the other: a part's packs are its own, whatever stands
+  /// beside it. Empty: all are one part.
+  std::vector<std::size_t> parts;
   std::int64_t batch = 0;  ///< packs a rank takes at a time; 0: as many as fit the memory meant for them
   /// Called on rank 0 after every batch.
   std::function<void(const Likelihoods&)> keep;

@@ -110,6 +110,12 @@ void QuestionSet::add(AskedTask asked, RequestEncoder& encoder, const model::Mod
   tasks_.push_back(std::move(asked));
 }
 
+std::span<const ScoredInput> QuestionSet::inputs_of(const AskedTask& asked) const {
+  const std::size_t first = asked.first_request.front(),
+                    last = asked.first_request.back() + asked.data.questions.back().contexts.size();
+  return std::span(inputs_).subspan(first, last - first);
+}
+
 void QuestionSet::warn_of_faults() const {
   for (const AskedTask& asked : tasks_) {
     for (const std::string& fault : asked.data.faults) core::log_warning("{}; the row is left out", fault);
@@ -160,7 +166,7 @@ std::vector<Result> QuestionSet::results(std::span<const Likelihood> likelihoods
   const std::vector<Result> rows = results;
   for (const std::string metric : {"acc", "acc_norm"}) {
     Result mean;
-    mean.task = "mean";
+    mean.task = kMeanOfTasks;
     mean.metric = metric;
     mean.protocol = protocol;
     double variance = 0;

@@ -41,6 +41,8 @@ class QuestionSet {
 
   const std::vector<AskedTask>& tasks() const { return tasks_; }
   const std::vector<ScoredInput>& inputs() const { return inputs_; }
+  /// Those of one of the tasks, which lie together.
+  std::span<const ScoredInput> inputs_of(const AskedTask& asked) const;
   /// Tells the rows that were left out, as warnings with file and line. For one rank.
   void warn_of_faults() const;
   /// A row a metric and task, and rows of the task "mean" when there are several and all have acc: acc, and acc_norm

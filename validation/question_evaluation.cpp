@@ -29,14 +29,13 @@ class QuestionMeasurement {
       if (subject.quantized == nullptr) {
         std::swap(evaluation.results, evaluation.reference);
       } else {
-        own_.push_back(open_kept(own_directories(subject, protocol_.reference_cache), subject.content, subject));
-        evaluation.results = answers(subject, true, own_.back());
+        auto kept = open_kept(own_directories(subject, protocol_.reference_cache), subject.content, subject);
+        evaluation.results = answers(subject, true, kept);
         for (std::size_t i = 0; i < evaluation.reference.size(); ++i)
           evaluation.results[i].reference = evaluation.reference[i].value;
       }
       comm::on_root(world_, [&] { tell_(subject, evaluation); });
     }
-    for (const KeptLikelihoods& kept : own_) kept.remove();
   }
 
  private:
@@ -59,9 +58,12 @@ class QuestionMeasurement {
   KeptLikelihoods open_kept(std::vector<std::filesystem::path> directories, const std::string& content,
                             const run::Subject& subject) const {
     if (world_.rank() != 0) directories.clear();
-    const std::vector<ScoredInput>& inputs = questions_->inputs();
-    return {std::move(directories), likelihood_key(content, inputs, dtype(subject), context_.device()),
-            std::ssize(inputs)};
+    KeptLikelihoods kept;
+    for (const AskedTask& asked : questions_->tasks()) {
+      const std::span<const ScoredInput> inputs = questions_->inputs_of(asked);
+      kept.add(directories, likelihood_key(content, inputs, dtype(subject), context_.device()), std::ssize(inputs));
+    }
+    return kept;
   }
 
   std::vector<Result> answers(const run::Subject& subject, bool quantized, KeptLikelihoods& kept) const {
@@ -97,7 +99,6 @@ class QuestionMeasurement {
   std::optional<QuestionSet> questions_;
   std::string prepared_for_;
   std::map<std::string, std::vector<Result>> references_;  // by likelihood_key()
-  std::vector<KeptLikelihoods> own_;                       // of quantized weights
 };
 
 }  // namespace

@@ -23,8 +23,9 @@ struct QuestionProtocol {
   std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
 
-/// Collective. As evaluate_texts: `tell` is called on rank 0 with each subject's figures of all tasks, answers that are
-/// there are kept while it runs, those of an unquantized model beyond it. Throws as likelihoods() and QuestionSet do.
+/// Collective. As evaluate_texts: `tell` is called on rank 0 with each subject's figures of all tasks. Answers are
+/// kept, task by task: asked again, also among other tasks, they are not computed again. Throws as likelihoods() and
+/// QuestionSet do.
 void evaluate_questions(const comm::Communicator& world, backend::Context& context,
                         const std::vector<run::Subject>& subjects, const QuestionProtocol& protocol,
                         const TellResults& tell);

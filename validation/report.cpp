@@ -1,6 +1,7 @@
 #include "validation/report.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -54,6 +55,19 @@ void append_rows(std::string& text, const Report& report) {
       "- true bits count everything stored for the quantized linears: packed indices, codebooks, scales, biases, "
       "permutation, outliers.\n"
       "- the standard error of a text's figure is that of the mean over its windows.\n\n";
+}
+
+void append_quoted(std::string& text, const QuotedTable& quoted) {
+  if (quoted.rows.empty()) return;
+  const auto cells = quoted_cells(quoted);
+  text += fmt::format("{}\n\n{}\n\n", quoted_heading(), quoted_note(quoted));
+  for (const auto& row : cells) {
+    text += fmt::format("| {} |\n", fmt::join(row, " | "));
+    if (&row != &cells.front()) continue;
+    for (std::size_t i = 0; i < row.size(); ++i) text += "|---";
+    text += "|\n";
+  }
+  text += "\n";
 }
 
 void append_starved(std::string& text, const RunSection& run) {
@@ -228,12 +242,15 @@ core::Json report_json(const Report& report) {
                     {"unquantized", unquantized},
                     {"layers", layers}});
   }
-  return {{"rows", rows}, {"runs", runs}};
+  core::Json json{{"rows", rows}, {"runs", runs}};
+  if (!report.quoted.rows.empty()) json["quoted"] = quoted_cells(report.quoted);
+  return json;
 }
 
 std::string report_markdown(const Report& report) {
   std::string text = "# Voronoi report\n\n";
   append_rows(text, report);
+  append_quoted(text, report.quoted);
   for (const RunSection& run : report.runs) append_run(text, run);
   return text;
 }

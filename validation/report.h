@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "validation/quoted.h"
 #include "validation/run_history.h"
 
 namespace voronoi::validation {
@@ -64,6 +65,7 @@ struct RunSection {
 struct Report {
   std::vector<ReportRow> rows;
   std::vector<RunSection> runs;
+  QuotedTable quoted;  ///< figures of papers; no rows: none
 };
 
 core::Json report_json(const Report& report);

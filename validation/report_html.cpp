@@ -91,6 +91,15 @@ std::string navigation(const std::vector<RunSection>& runs) {
   return out + "</ul></nav>\n";
 }
 
+std::string quoted_section(const QuotedTable& quoted) {
+  if (quoted.rows.empty()) return "";
+  const auto cells = quoted_cells(quoted);
+  HtmlTable content{quoted_heading(), {}, {cells.begin() + 1, cells.end()}};
+  for (std::size_t i = 0; i < cells.front().size(); ++i)
+    content.columns.push_back({cells.front()[i], i >= 2 && i + 1 < cells.front().size()});
+  return heading(2, quoted_heading(), "quoted") + paragraph(quoted_note(quoted), "note") + table(content);
+}
+
 /// The runs with labels that tell them apart: where several have the same, their directories' names are added.
 std::vector<RunSection> told_apart(const std::vector<RunSection>& runs) {
   std::vector<RunSection> named = runs;
@@ -179,7 +188,7 @@ std::string report_html(const Report& report) {
   if (runs.size() == 1 && !runs.front().failures.empty())
     body += paragraph(fmt::format("{} layers or tasks failed: see below.", runs.front().failures.size()), "bad");
   if (runs.size() > 1) body += navigation(runs) + table(comparison(runs));
-  body += figures_section(figures);
+  body += figures_section(figures) + quoted_section(report.quoted);
   for (std::size_t i = 0; i < runs.size(); ++i) body += run_section(runs[i], run_id(i));
   return page(title, body);
 }

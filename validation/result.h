@@ -12,6 +12,8 @@ namespace voronoi::validation {
 
 inline constexpr const char *kPerplexity = "perplexity", *kDivergence = "kl", *kDivergenceTail = "kl_p99",
                             *kSameChoice = "top1";
+/// The task that is the mean of those that were asked.
+inline constexpr const char* kMeanOfTasks = "mean";
 
 /// One figure with all that decides it. The field names are the contract of `eval --json` and report.json.
 struct Result {

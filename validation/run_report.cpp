@@ -121,8 +121,9 @@ Figures run_figures(const store::RunPaths& run) {
   return read_figures(report);
 }
 
-RunReport make_run_report(const std::vector<store::RunPaths>& runs) {
+RunReport make_run_report(const std::vector<store::RunPaths>& runs, const QuotedTable& quoted) {
   Report report;
+  report.quoted = quoted;
   std::set<std::string> seen;
   for (const store::RunPaths& run : runs) {
     report.runs.push_back(section_of(run));

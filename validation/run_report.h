@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "run/run_model.h"
 #include "store/run_directory.h"
+#include "validation/quoted.h"
 #include "validation/report_figures.h"
 
 namespace voronoi::validation {
@@ -19,8 +20,8 @@ struct RunReport {
 };
 /// What is known of a run's quality. Throws FormatError / StoreError.
 Figures run_figures(const store::RunPaths& run);
-/// Of one or many runs. Throws FormatError / StoreError.
-RunReport make_run_report(const std::vector<store::RunPaths>& runs);
+/// Of one or many runs; quoted figures of papers stand below theirs. Throws FormatError / StoreError.
+RunReport make_run_report(const std::vector<store::RunPaths>& runs, const QuotedTable& quoted = {});
 /// Writes STEM.html, STEM.md and STEM.json into `directory` (created); returns the page's path. Throws StoreError.
 std::filesystem::path write_run_report(const RunReport& report, const std::filesystem::path& directory,
                                        const std::string& stem = "report");

@@ -183,7 +183,9 @@ void Canvas::mark(double x, double y, int style, std::string_view tooltip) {
     shape(points, style, tooltip);
   };
   constexpr double r = kMark, t = kMark * 0.4;
-  switch (style <= 0 ? 0 : 1 + (style - 1) % (kStyles - 1)) {
+  // Where colours come again, each has another shape than before.
+  const int colours = kStyles - 1, round = (style - 1) / colours;
+  switch (style <= 0 ? 0 : 1 + (style - 1 + round) % colours) {
     case 1:
       titled(
           fmt::format(R"(<circle cx="{}" cy="{}" r="{}" class="{} mark")", place(x), place(y), r, style_class(style)),

@@ -11,9 +11,11 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "comm/agreement.h"
+#include "core/words.h"
 #include "model/corpus.h"
 #include "model/precision.h"
 #include "validation/kept_windows.h"
@@ -33,11 +35,23 @@ struct PreparedText {
   std::string bos;
 };
 
-/// Nothing for "auto": the text's content tells.
-std::optional<model::Join> join_of(const TextOptions& options) { return model::join_from_name(options.join); }
+/// A text as the options have it.
+struct NamedText {
+  std::string name, path;
+  std::optional<model::Join> join;  ///< nothing for "auto": the text's content tells
+};
 
-PreparedText prepare(const TextOptions& options, const std::string& path, const run::Subject& subject) {
-  PreparedText prepared{model::load_text(path, join_of(options)), {}, ""};
+std::vector<NamedText> named_texts(const TextOptions& options) {
+  const std::vector<std::string> names = core::words_of_list(options.names), joins = core::words_of_list(options.join);
+  std::vector<NamedText> texts;
+  for (std::size_t i = 0; i < options.texts.size(); ++i)
+    texts.push_back({names.empty() ? std::filesystem::path(options.texts[i]).filename().string() : names.at(i),
+                     options.texts[i], model::join_from_name(joins.size() == 1 ? joins.front() : joins.at(i))});
+  return texts;
+}
+
+PreparedText prepare(const TextOptions& options, const NamedText& text, const run::Subject& subject) {
+  PreparedText prepared{model::load_text(text.path, text.join), {}, ""};
   const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
   const model::BosRule rule = *model::bos_rule_from_name(options.bos);
   const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
@@ -45,7 +59,8 @@ PreparedText prepare(const TextOptions& options, const std::string& path, const 
       rule == model::BosRule::always || (rule == model::BosRule::automatic && tokenizer->automatic_bos().has_value());
   prepared.bos = added ? fmt::format("{}", ids.front()) : "none";
   model::warn_beyond_positions(subject.source().config(), options.context, subject.source().path());
-  prepared.windows = model::leading_windows(ids, options.context, options.windows == 0 ? -1 : options.windows, path);
+  prepared.windows =
+      model::leading_windows(ids, options.context, options.windows == 0 ? -1 : options.windows, text.path);
   return prepared;
 }
 
@@ -66,8 +81,8 @@ double mean_of(const WindowRows& rows, std::size_t place, std::int64_t predictio
 class TextMeasurement {
  public:
   TextMeasurement(const comm::Communicator& world, backend::Context& context, const std::vector<run::Subject>& subjects,
-                  const TextOptions& options, const std::string& path, const TellResults& tell)
-      : world_(world), context_(context), subjects_(subjects), options_(options), path_(path), tell_(tell) {}
+                  const TextOptions& options, NamedText text, const TellResults& tell)
+      : world_(world), context_(context), subjects_(subjects), options_(options), text_(std::move(text)), tell_(tell) {}
 
   void run() {
     std::size_t i = 0;
@@ -75,20 +90,20 @@ class TextMeasurement {
       // Text and tokens are those of the first of a group.
       const run::Subject& subject = subjects_[i];
       PreparedText prepared;
-      comm::together(world_, [&] { prepared = prepare(options_, path_, subject); });
-      if (!compares(subject)) {
+      comm::together(world_, [&] { prepared = prepare(options_, text_, subject); });
+      std::vector<const run::Subject*> group;
+      do {
+        if (const run::Subject& next = subjects_[i++]; !told_again(next, prepared)) group.push_back(&next);
+      } while (i < subjects_.size() && group.size() < kSideBySide && compares(subject) && joins(subjects_[i], subject));
+      if (group.empty()) continue;
+      if (compares(subject))
+        beside_reference(group, prepared);
+      else
         alone(subject, prepared);
-        ++i;
-        continue;
-      }
-      std::vector<const run::Subject*> group{&subject};
-      for (++i; i < subjects_.size() && group.size() < kSideBySide && joins(subjects_[i], subject); ++i)
-        group.push_back(&subjects_[i]);
-      beside_reference(group, prepared);
     }
   }
 
-  /// Their figures are told; asked for again, they are computed again.
+  /// Their figures are told, and runs keep those.
   void forget_own() const {
     for (const KeptWindows& kept : own_) kept.remove();
   }
@@ -110,6 +125,39 @@ class TextMeasurement {
 
   std::string key_of(const run::Subject& subject, const std::string& content, const PreparedText& prepared) const {
     return window_key(content, prepared.windows, dtype(subject), context_.device());
+  }
+
+  /// Of what its figures are: its own weights' alone, or beside the reference's.
+  std::string own_key(const run::Subject& subject, const PreparedText& prepared, bool beside) const {
+    return key_of(subject, beside ? subject.content + " beside " + subject.original->fingerprint() : subject.content,
+                  prepared);
+  }
+
+  /// Tells the figures that the subject's run keeps of the measurement; false: there are none. Collective.
+  bool told_again(const run::Subject& subject, const PreparedText& prepared) {
+    if (!subject.run || subject.quantized == nullptr) return false;
+    std::optional<Evaluation> stored;
+    comm::on_root(world_, [&] {
+      if (!compares(subject)) stored = find_stored_evaluation(*subject.run, own_key(subject, prepared, false));
+      // Beside the reference there is the perplexity too.
+      if (!stored) stored = find_stored_evaluation(*subject.run, own_key(subject, prepared, true));
+    });
+    if (world_.broadcast(stored ? "found" : "", 0).empty()) return false;
+    if (!stored) stored.emplace();  // rank 0 alone tells
+    // Run and text may have moved, or have other names.
+    for (std::vector<Result>* results : {&stored->results, &stored->reference})
+      for (Result& result : *results) {
+        Result told = describe(subject, results == &stored->results, prepared, result.seconds);
+        told.metric = result.metric;
+        told.value = result.value;
+        told.standard_error = result.standard_error;
+        told.reference = result.reference;
+        result = std::move(told);
+      }
+    if (!compares(subject))
+      std::erase_if(stored->results, [](const Result& result) { return result.metric != kPerplexity; });
+    comm::on_root(world_, [&] { tell_(subject, *stored); });
+    return true;
   }
 
   KeptWindows open_kept(std::vector<std::filesystem::path> directories, const std::string& key,
@@ -140,7 +188,7 @@ class TextMeasurement {
   Result describe(const run::Subject& subject, bool quantized, const PreparedText& prepared, double seconds) const {
     Result result;
     validation::describe(result, subject, quantized);
-    result.task = std::filesystem::path(prepared.text.path).filename().string();
+    result.task = text_.name;
     result.n = prepared.windows.count * (prepared.windows.context - 1);
     result.protocol = {{"text", prepared.text.path},
                        {"text_sha256", prepared.text.sha256},
@@ -184,8 +232,8 @@ class TextMeasurement {
     if (subject.quantized == nullptr) {
       std::swap(evaluation.results, evaluation.reference);
     } else {
-      own_.push_back(open_kept(own_directories(subject, options_.reference_cache),
-                               key_of(subject, subject.content, prepared), prepared, 1));
+      evaluation.key = own_key(subject, prepared, false);
+      own_.push_back(open_kept(own_directories(subject, options_.reference_cache), evaluation.key, prepared, 1));
       const Measured measured = likelihoods(subject, *subject.quantized, prepared, own_.back());
       evaluation.results = {perplexity(describe(subject, true, prepared, measured.seconds), measured.rows, 0,
                                        prepared.windows.context - 1)};
@@ -205,9 +253,8 @@ class TextMeasurement {
     double before = 0;
     for (const run::Subject* subject : group) {
       models.push_back(subject->quantized.get());
-      kept.push_back(open_kept(own_directories(*subject, options_.reference_cache),
-                               key_of(*subject, subject->content + " beside " + fingerprint, prepared), prepared,
-                               kRowDivergences + predictions));
+      kept.push_back(open_kept(own_directories(*subject, options_.reference_cache), own_key(*subject, prepared, true),
+                               prepared, kRowDivergences + predictions));
       progress.rows.push_back(kept.back().shared(world_));
       before = std::max(before, kept.back().seconds());
     }
@@ -228,7 +275,9 @@ class TextMeasurement {
         key, perplexity(describe(*group.front(), false, prepared, seconds()), of_reference, 0, predictions));
     for (std::size_t i = 0; i < group.size(); ++i) {
       const Result common = describe(*group[i], true, prepared, seconds());
-      Evaluation evaluation{{perplexity(common, rows[i], kRowNll, predictions)}, {references_.at(key)}};
+      Evaluation evaluation{{perplexity(common, rows[i], kRowNll, predictions)},
+                            {references_.at(key)},
+                            own_key(*group[i], prepared, true)};
       for (Result& result : divergences(common, rows[i], predictions)) evaluation.results.push_back(std::move(result));
       tell(*group[i], std::move(evaluation));
     }
@@ -271,7 +320,7 @@ class TextMeasurement {
   backend::Context& context_;
   const std::vector<run::Subject>& subjects_;
   const TextOptions& options_;
-  const std::string& path_;
+  const NamedText text_;
   const TellResults& tell_;
   std::map<std::string, Result> references_;  // by window_key()
   std::vector<KeptWindows> own_;              // of quantized weights
@@ -279,18 +328,37 @@ class TextMeasurement {
 
 }  // namespace
 
+std::vector<std::string> text_problems(const TextOptions& options) {
+  std::vector<std::string> problems;
+  const std::vector<std::string> names = core::words_of_list(options.names), joins = core::words_of_list(options.join);
+  if (!names.empty() && names.size() != options.texts.size())
+    problems.push_back(
+        fmt::format("--text-names: {} names for {} texts; give one each", names.size(), options.texts.size()));
+  if (std::any_of(names.begin(), names.end(), [](const std::string& name) { return name.empty(); }))
+    problems.emplace_back("--text-names: a name is empty");
+  if (std::set<std::string>(names.begin(), names.end()).size() != names.size())
+    problems.emplace_back("--text-names: a name is there twice");
+  for (const std::string& join : joins)
+    if (join != "auto" && !model::join_from_name(join))
+      problems.push_back(fmt::format("--join: '{}' must be one of auto, raw, wikitext, jsonl", join));
+  if (joins.size() != 1 && joins.size() != options.texts.size())
+    problems.push_back(fmt::format("--join: {} words for {} texts; give one for all, or one each", joins.size(),
+                                   options.texts.size()));
+  return problems;
+}
+
 void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer) {
-  for (const std::string& path : options.texts) {
-    const model::Text text = model::load_text(path, join_of(options));
-    model::leading_windows(model::tokenize(tokenizer, text, model::BosRule::automatic), options.context, 1, path);
+  for (const NamedText& named : named_texts(options)) {
+    const model::Text text = model::load_text(named.path, named.join);
+    model::leading_windows(model::tokenize(tokenizer, text, model::BosRule::automatic), options.context, 1, named.path);
   }
 }
 
 void evaluate_texts(const comm::Communicator& world, backend::Context& context,
                     const std::vector<run::Subject>& subjects, const TextOptions& options, const TellResults& tell) {
   std::vector<std::unique_ptr<TextMeasurement>> texts;
-  for (const std::string& path : options.texts) {
-    texts.push_back(std::make_unique<TextMeasurement>(world, context, subjects, options, path, tell));
+  for (NamedText& text : named_texts(options)) {
+    texts.push_back(std::make_unique<TextMeasurement>(world, context, subjects, options, std::move(text), tell));
     texts.back()->run();
   }
   for (const auto& text : texts) text->forget_own();

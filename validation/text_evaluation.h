@@ -16,7 +16,8 @@ namespace voronoi::validation {
 /// The protocol, as options give it.
 struct TextOptions {
   std::vector<std::string> texts;  ///< paths
-  std::string join = "auto";       ///< auto, or a name of model::Join
+  std::string names;               ///< by commas, one a text; empty: the files' own
+  std::string join = "auto";       ///< auto, or a name of model::Join; by commas one a text, or one for all
   std::string bos = "auto";        ///< auto, always, never
   std::string tokenizer;           ///< path; empty: each subject's own
   std::string dtype = "auto";      ///< of model::dtype_choices()
@@ -28,13 +29,17 @@ struct TextOptions {
   std::function<void(const std::string&)> doing;  ///< called on rank 0 after every block, with where it is
 };
 
+/// What is wrong with names and joins of the texts.
+std::vector<std::string> text_problems(const TextOptions& options);
+
 /// That every text can be read and gives a window: before hours of work rather than behind them. Throws as
 /// model::load_text and leading_windows do.
 void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer);
 
-/// Collective. Windows that are done are kept while it runs, so that an interrupted evaluation goes on; those of an
-/// unquantized model beyond it, so that it is computed once a text and protocol. Throws as the passes do
-/// (validation/text_pass.h), and what `tell` throws.
+/// Collective; text_problems() has found none. Windows that are done are kept while it runs, so that an interrupted
+/// evaluation goes on; those of an unquantized model beyond it, so that it is computed once a text and protocol.
+/// Figures that a run keeps (store_evaluation) of the same weights, text and protocol are told again, not computed
+/// again. Throws as the passes do (validation/text_pass.h), and what `tell` throws.
 void evaluate_texts(const comm::Communicator& world, backend::Context& context,
                     const std::vector<run::Subject>& subjects, const TextOptions& options, const TellResults& tell);
 

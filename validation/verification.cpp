@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -16,6 +17,7 @@
 #include "core/hash.h"
 #include "export/checkpoint.h"
 #include "export/manifest.h"
+#include "export/scale_folding.h"
 #include "run/layer_store.h"
 #include "run/run_state.h"
 #include "store/shard.h"
@@ -134,17 +136,22 @@ class ExportedRun {
   ExportedRun(const exporting::Manifest& manifest, const std::string& checkpoint)
       : paths_{manifest.run}, state_(run::read_state(paths_)), manifest_(manifest), checkpoint_(checkpoint) {}
 
+  /// What the checkpoint's model is; before the two below.
+  void open(const model::ModelConfig& config) {
+    std::set<std::string> unquantized;
+    for (const auto& [name, weights] : state_.unquantized) unquantized.insert(name);
+    folding_.emplace(config, std::move(unquantized),
+                     [this](const std::string& name) { return exported_layer(name).first; });
+  }
+
   /// `weight`: what the checkpoint's layer decodes to.
-  void compare_layer(const std::string& name, const std::vector<float>& weight) const {
-    const auto sum = manifest_.layers.find(name);
-    if (sum == manifest_.layers.end()) throw core::FormatError(checkpoint_, name + ": is not in the manifest");
-    const std::int64_t generation = generation_of(state_.layers, state_.earlier_layers, name, sum->second);
-    const std::string file = exported_file(name, generation, sum->second);
-    compare(name, decode_finite(run::read_layer(paths_, name, generation), file), weight, file);
+  void compare_layer(const std::string& name, const std::vector<float>& weight) {
+    auto [encoding, file] = exported_layer(name);
+    compare(name, decode_finite(folding_->folded(name, std::move(encoding)), file), weight, file);
   }
 
   /// A tensor that is no quantized linear; nothing to compare where the run has none of its own.
-  void compare_tensor(const model::TensorSpec& spec, const exporting::Checkpoint& checkpoint) const {
+  void compare_tensor(const model::TensorSpec& spec, const exporting::Checkpoint& checkpoint) {
     const auto sum = manifest_.layers.find(spec.name);
     if (sum == manifest_.layers.end()) return;
     const std::int64_t generation = generation_of(state_.tensors, state_.earlier_tensors, spec.name, sum->second);
@@ -152,6 +159,7 @@ class ExportedRun {
     std::vector<float> expected(static_cast<std::size_t>(core::element_count(spec.shape).value())),
         stored(expected.size());
     run::read_tensor(paths_, spec, generation, expected);
+    folding_->fold(spec, expected);
     const core::DType dtype = checkpoint.config().stored_dtype;
     for (float& value : expected) value = core::from_bits16(dtype, core::to_bits16(dtype, value));
     checkpoint.read(spec, stored);
@@ -159,6 +167,14 @@ class ExportedRun {
   }
 
  private:
+  /// As the run holds it, and its file.
+  std::pair<format::Encoding, std::string> exported_layer(const std::string& name) const {
+    const auto sum = manifest_.layers.find(name);
+    if (sum == manifest_.layers.end()) throw core::FormatError(checkpoint_, name + ": is not in the manifest");
+    const std::int64_t generation = generation_of(state_.layers, state_.earlier_layers, name, sum->second);
+    std::string file = exported_file(name, generation, sum->second);
+    return {run::read_layer(paths_, name, generation), std::move(file)};
+  }
   std::string exported_file(const std::string& name, std::int64_t generation, const std::string& sha256) const {
     std::string file = paths_.layer(name, generation).string();
     if (core::sha256_of_file(file) != sha256)
@@ -176,6 +192,7 @@ class ExportedRun {
   run::RunState state_;
   const exporting::Manifest& manifest_;
   const std::string& checkpoint_;
+  std::optional<exporting::ScaleFolding> folding_;
 };
 
 }  // namespace
@@ -231,6 +248,7 @@ Verification verify_checkpoint(const comm::Communicator& world, const std::strin
     manifest = exporting::read_manifest(path);
     if (manifest && std::filesystem::exists(store::RunPaths{manifest->run}.identity())) run.emplace(*manifest, path);
     checkpoint.emplace(path);
+    if (run) run->open(checkpoint->config());
   });
   result.kind = exporting::kind_of(*checkpoint);
   if (manifest) {

@@ -37,9 +37,15 @@ std::vector<std::uint8_t> in_order(const std::vector<std::uint32_t>& words) {
   return values;
 }
 
+constexpr GroupedArrays kAwqArrays{
+    [](const IntShape& layer) {
+      return core::Shape{layer.in_features, core::ceil_div(layer.out_features, kCodesPerWord)};
+    },
+    false};
+
 class AwqWriter final : public GroupedWriter {
  public:
-  explicit AwqWriter(const Layout& layout) : GroupedWriter(layout, kCodesPerWord, 1) {}
+  explicit AwqWriter(const Layout& layout) : GroupedWriter(layout, kAwqArrays, kCodesPerWord, 1) {}
 
   Json quantization_config(const std::vector<std::string>& plain) override {
     return {{"quant_method", "awq"}, {"bits", kBits},     {"group_size", group_size() > 0 ? group_size() : -1},
@@ -47,7 +53,6 @@ class AwqWriter final : public GroupedWriter {
   }
 
  protected:
-  bool stores_groups() const override { return false; }
   std::vector<std::uint32_t> packed_codes(const IntLayer& layer) const override {
     return interleaved(transposed(layer.codes, layer.out_features, layer.in_features));
   }
@@ -59,7 +64,7 @@ class AwqWriter final : public GroupedWriter {
 class AwqReader final : public GroupedReader {
  public:
   explicit AwqReader(const LayerSource& source)
-      : GroupedReader(source, kBits, kBits, listed_names(source, "modules_to_not_convert")) {
+      : GroupedReader(source, kAwqArrays, kBits, kBits, listed_names(source, "modules_to_not_convert")) {
     if (const std::string version = text_of(source.quantization, "version");
         !version.empty() && version != "gemm" && version != "GEMM")
       throw core::FormatError(source.config_file, "key \"quantization_config.version\": is " +
@@ -75,10 +80,6 @@ class AwqReader final : public GroupedReader {
   }
 
  protected:
-  bool stores_groups() const override { return false; }
-  core::Shape codes_shape(const Layer& layer) const override {
-    return {layer.in_features, core::ceil_div(layer.out_features, kCodesPerWord)};
-  }
   std::vector<std::uint8_t> codes(const std::vector<std::uint32_t>& words, const IntLayer& layer) const override {
     return transposed(in_order(words), layer.in_features, layer.out_features);
   }

@@ -18,12 +18,9 @@ namespace {
 
 using core::FormatError;
 using core::Json;
-using core::Shape;
 
 constexpr const char *kCodes = ".weight_packed", *kScale = ".weight_scale", *kZeros = ".weight_zero_point",
                      *kShape = ".weight_shape", *kGroupOf = ".weight_g_idx";
-constexpr std::array<std::string_view, 1> kI32{"I32"}, kI64{"I64"};
-constexpr std::array<std::string_view, 2> kFloats{"F16", "BF16"};
 
 bool divides_word(std::int64_t bits) { return bits == 1 || bits == 2 || bits == 4 || bits == 8; }
 
@@ -39,6 +36,25 @@ Scheme scheme_of(const format::Encoding& encoding) {
   return {e.bits, e.group_size >= e.in_features ? 0 : e.group_size, false, !e.perm.empty()};
 }
 
+struct PackedLayer {
+  Scheme scheme;
+  IntShape shape;
+};
+
+/// In the order in which they are written.
+std::vector<IntTensor> packed_tensors(const std::string& linear, const PackedLayer& layer) {
+  const IntShape& shape = layer.shape;
+  std::vector<IntTensor> tensors{
+      {linear + kShape, kInt64, {2}},
+      {linear + kCodes, kInt32, {shape.out_features, core::packed_words(shape.in_features, shape.bits)}}};
+  if (!layer.scheme.symmetric)
+    tensors.push_back(
+        {linear + kZeros, kInt32, {core::packed_words(shape.out_features, shape.bits), shape.n_groups()}});
+  if (layer.scheme.ordered) tensors.push_back({linear + kGroupOf, kInt32, {shape.in_features}});
+  tensors.push_back({linear + kScale, kHalves, {shape.out_features, shape.n_groups()}});
+  return tensors;
+}
+
 class PackedWriter final : public LayerWriter {
  public:
   explicit PackedWriter(const Layout& layout) : layout_(layout) {}
@@ -49,19 +65,18 @@ class PackedWriter final : public LayerWriter {
     return reasons;
   }
 
+  std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const override {
+    const IntShape shape = int_shape(format::uniform_view(encoding));
+    return planned(packed_tensors(linear, {scheme_of(encoding), shape}), shape.dtype);
+  }
+
   std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const override {
     const format::UniformView e = format::uniform_view(encoding);
     const IntLayer layer = int_layer(e);
     const int bits = layer.bits;
-    std::vector<LayerTensor> tensors;
-    const auto packed = [&](const char* suffix, const std::vector<std::uint32_t>& words, Shape shape) {
-      tensors.emplace_back(linear + suffix, "I32", std::move(shape), bytes_of(words));
-    };
-    const std::int64_t words = core::packed_words(e.in_features, bits),
-                       zeros = core::packed_words(e.out_features, bits);
-    tensors.emplace_back(linear + kShape, "I64", Shape{2},
-                         bytes_of(std::vector<std::int64_t>{e.out_features, e.in_features}));
-    packed(kCodes, pack_rows(layer.codes, e.out_features, e.in_features, bits), {e.out_features, words});
+    const std::int64_t zeros = core::packed_words(e.out_features, bits);
+    std::vector<std::vector<std::byte>> data{bytes_of(std::vector<std::int64_t>{e.out_features, e.in_features}),
+                                             bytes_of(pack_rows(layer.codes, e.out_features, e.in_features, bits))};
     // Packed down the rows: each column of zeros as a row, and back.
     const auto columns =
         pack_rows(transposed(layer.zeros, e.out_features, layer.n_groups()), layer.n_groups(), e.out_features, bits);
@@ -69,12 +84,10 @@ class PackedWriter final : public LayerWriter {
     for (std::int64_t g = 0; g < layer.n_groups(); ++g)
       for (std::int64_t w = 0; w < zeros; ++w)
         down[static_cast<std::size_t>(w * layer.n_groups() + g)] = columns[static_cast<std::size_t>(g * zeros + w)];
-    packed(kZeros, down, {zeros, layer.n_groups()});
-    if (!layer.group_of.empty())
-      tensors.emplace_back(linear + kGroupOf, "I32", Shape{e.in_features}, bytes_of(layer.group_of));
-    tensors.emplace_back(linear + kScale, core::dtype_name(e.dtype), Shape{e.out_features, layer.n_groups()},
-                         bytes_of(layer.scale));
-    return tensors;
+    data.push_back(bytes_of(down));
+    if (!layer.group_of.empty()) data.push_back(bytes_of(layer.group_of));
+    data.push_back(bytes_of(layer.scale));
+    return filled(plan(linear, encoding), std::move(data));
   }
 
   Json quantization_config(const std::vector<std::string>& plain) override {
@@ -122,14 +135,17 @@ class PackedReader final : public LayerReader {
     auto scheme = by_name_.find(linear.name);
     if (scheme == by_name_.end()) scheme = by_name_.find("Linear");
     if (scheme == by_name_.end()) return std::nullopt;
-    const Layer layer{scheme->second, linear.out_features, linear.in_features};
+    const Scheme& stored_as = scheme->second;
+    const PackedLayer layer{stored_as,
+                            {linear.out_features, linear.in_features, static_cast<int>(stored_as.bits),
+                             stored_as.group_size > 0 ? stored_as.group_size : linear.in_features}};
     if (layer.scheme.group_size > 0 && linear.in_features % layer.scheme.group_size != 0)
       throw FormatError(source_.config_file,
                         fmt::format("key \"quantization_config.config_groups\": groups of {} do not divide the {} "
                                     "columns of {}",
                                     layer.scheme.group_size, linear.in_features, linear.name));
     std::int64_t bytes = 0;
-    for (const auto& [name, dtypes, shape] : tensors_of(linear.name, layer))
+    for (const auto& [name, dtypes, shape] : packed_tensors(linear.name, layer))
       bytes += require_stored(source_.folder, name, dtypes, shape);
     const auto& stored = *source_.folder.find(linear.name + kShape);
     std::array<std::int64_t, 2> shape{};
@@ -143,12 +159,8 @@ class PackedReader final : public LayerReader {
   }
 
   format::Encoding read(const std::string& linear) const override {
-    const Layer& described = layers_.at(linear);
-    IntLayer layer;
-    layer.out_features = described.out_features;
-    layer.in_features = described.in_features;
-    layer.bits = static_cast<int>(described.scheme.bits);
-    layer.group_size = described.scheme.group_size > 0 ? described.scheme.group_size : layer.in_features;
+    const PackedLayer& described = layers_.at(linear);
+    IntLayer layer{described.shape, {}, {}, {}, {}};
     const std::int64_t n_groups = layer.n_groups();
     layer.codes = unpack_rows(read_words(source_.folder, linear + kCodes,
                                          {layer.out_features, core::packed_words(layer.in_features, layer.bits)}),
@@ -178,13 +190,13 @@ class PackedReader final : public LayerReader {
 
   std::vector<std::string> tensor_names(const std::string& linear) const override {
     std::vector<std::string> names;
-    for (const Tensor& tensor : tensors_of(linear, layers_.at(linear))) names.push_back(tensor.name);
+    for (const IntTensor& tensor : packed_tensors(linear, layers_.at(linear))) names.push_back(tensor.name);
     return names;
   }
   Json description(const std::string& linear) const override {
-    const Layer& layer = layers_.at(linear);
+    const PackedLayer& layer = layers_.at(linear);
     return {{"name", linear},
-            {"shape", {layer.out_features, layer.in_features}},
+            {"shape", {layer.shape.out_features, layer.shape.in_features}},
             {"bits", layer.scheme.bits},
             {"group_size", layer.scheme.group_size},
             {"symmetric", layer.scheme.symmetric},
@@ -193,30 +205,6 @@ class PackedReader final : public LayerReader {
   std::string_view list_key() const override { return "quantization_config.config_groups"; }
 
  private:
-  struct Layer {
-    Scheme scheme;
-    std::int64_t out_features = 0, in_features = 0;
-  };
-  struct Tensor {
-    std::string name;
-    std::span<const std::string_view> dtypes;
-    Shape shape;
-  };
-
-  static std::vector<Tensor> tensors_of(const std::string& linear, const Layer& layer) {
-    const auto bits = static_cast<int>(layer.scheme.bits);
-    const std::int64_t n_groups =
-        layer.scheme.group_size > 0 ? core::ceil_div(layer.in_features, layer.scheme.group_size) : 1;
-    std::vector<Tensor> tensors{
-        {linear + kShape, kI64, {2}},
-        {linear + kCodes, kI32, {layer.out_features, core::packed_words(layer.in_features, bits)}},
-        {linear + kScale, kFloats, {layer.out_features, n_groups}}};
-    if (!layer.scheme.symmetric)
-      tensors.push_back({linear + kZeros, kI32, {core::packed_words(layer.out_features, bits), n_groups}});
-    if (layer.scheme.ordered) tensors.push_back({linear + kGroupOf, kI32, {layer.in_features}});
-    return tensors;
-  }
-
   [[noreturn]] void refuse(const std::string& where, const std::string& why) const {
     throw FormatError(source_.config_file, fmt::format("key \"quantization_config.{}\": {}", where, why));
   }
@@ -256,7 +244,7 @@ class PackedReader final : public LayerReader {
   const LayerSource source_;
   std::set<std::string> ignored_;
   std::map<std::string, Scheme, std::less<>> by_name_;  ///< targets
-  std::map<std::string, Layer, std::less<>> layers_;
+  std::map<std::string, PackedLayer, std::less<>> layers_;
 };
 
 class CompressedTensors final : public IntLayout {

@@ -19,9 +19,15 @@ using core::Json;
 /// Codes a word, or in three words at 3 bits: the sizes of a layer are multiples.
 constexpr std::int64_t kMultiple = 32;
 
+constexpr GroupedArrays kGptqArrays{
+    [](const IntShape& layer) {
+      return core::Shape{core::packed_words(layer.in_features, layer.bits), layer.out_features};
+    },
+    true};
+
 class GptqWriter final : public GroupedWriter {
  public:
-  explicit GptqWriter(const Layout& layout) : GroupedWriter(layout, kMultiple, kMultiple) {}
+  explicit GptqWriter(const Layout& layout) : GroupedWriter(layout, kGptqArrays, kMultiple, kMultiple) {}
 
   Json quantization_config(const std::vector<std::string>& /*plain*/) override {
     return {{"quant_method", "gptq"},
@@ -40,7 +46,6 @@ class GptqWriter final : public GroupedWriter {
         unpack_rows(e.zeros, e.out_features, core::ceil_div(e.in_features, e.group_size), static_cast<int>(e.bits));
     zeros_as_they_are_ = zeros_as_they_are_ || std::ranges::count(zeros, 0) > 0;
   }
-  bool stores_groups() const override { return true; }
   std::vector<std::uint32_t> packed_codes(const IntLayer& layer) const override {
     const std::int64_t out = layer.out_features, n_words = core::packed_words(layer.in_features, layer.bits);
     const auto rows = pack_rows(layer.codes, out, layer.in_features, layer.bits);
@@ -62,7 +67,7 @@ class GptqWriter final : public GroupedWriter {
 
 class GptqReader final : public GroupedReader {
  public:
-  explicit GptqReader(const LayerSource& source) : GroupedReader(source, 2, 8, {}) {
+  explicit GptqReader(const LayerSource& source) : GroupedReader(source, kGptqArrays, 2, 8, {}) {
     const std::string format = text_of(source.quantization, "checkpoint_format");
     if (format != "" && format != "gptq" && format != "gptq_v2")
       throw core::FormatError(source.config_file, "key \"quantization_config.checkpoint_format\": is " +
@@ -71,10 +76,6 @@ class GptqReader final : public GroupedReader {
   }
 
  protected:
-  bool stores_groups() const override { return true; }
-  core::Shape codes_shape(const Layer& layer) const override {
-    return {core::packed_words(layer.in_features, bits()), layer.out_features};
-  }
   std::vector<std::uint8_t> codes(const std::vector<std::uint32_t>& words, const IntLayer& layer) const override {
     const std::int64_t out = layer.out_features, n_words = core::packed_words(layer.in_features, layer.bits);
     std::vector<std::uint32_t> rows(words.size());

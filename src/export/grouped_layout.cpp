@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
+#include <utility>
 
 #include "core/error.h"
 #include "core/index.h"
@@ -17,8 +17,6 @@ using core::index;
 namespace {
 
 constexpr const char *kQWeight = ".qweight", *kQZeros = ".qzeros", *kScales = ".scales", *kGIdx = ".g_idx";
-constexpr std::array<std::string_view, 1> kInts{"I32"};
-constexpr std::array<std::string_view, 2> kHalves{"F16", "BF16"};
 
 /// scale [out, n_groups] <-> [n_groups, out].
 std::vector<std::uint16_t> turned(const std::vector<std::uint16_t>& scale, std::int64_t rows, std::int64_t columns) {
@@ -29,6 +27,15 @@ std::vector<std::uint16_t> turned(const std::vector<std::uint16_t>& scale, std::
 }
 
 }  // namespace
+
+std::vector<IntTensor> grouped_tensors(const GroupedArrays& arrays, const std::string& linear, const IntShape& layer) {
+  std::vector<IntTensor> tensors{
+      {linear + kQWeight, kInt32, arrays.codes_shape(layer)},
+      {linear + kQZeros, kInt32, {layer.n_groups(), core::packed_words(layer.out_features, layer.bits)}}};
+  if (arrays.stores_groups) tensors.push_back({linear + kGIdx, kInt32, {layer.in_features}});
+  tensors.push_back({linear + kScales, kHalves, {layer.n_groups(), layer.out_features}});
+  return tensors;
+}
 
 std::vector<std::string> GroupedWriter::add(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) {
   std::vector<std::string> reasons = layout_.check(encoding, Profile::safe);
@@ -55,78 +62,57 @@ std::vector<std::string> GroupedWriter::add(const model::LinearSpec& /*linear*/,
   return reasons;
 }
 
-std::vector<LayerTensor> GroupedWriter::tensors(const std::string& linear, const format::Encoding& encoding) const {
-  const IntLayer layer = int_layer(format::uniform_view(encoding));
-  const std::int64_t out = layer.out_features, in = layer.in_features, n_groups = layer.n_groups();
-  std::vector<LayerTensor> tensors;
-  const auto words = [&](const char* suffix, const std::vector<std::uint32_t>& values, std::int64_t rows) {
-    tensors.emplace_back(linear + suffix, "I32", core::Shape{rows, std::ssize(values) / rows}, bytes_of(values));
-  };
-  const std::vector<std::uint32_t> codes = packed_codes(layer);
-  words(kQWeight, codes, stores_groups() ? std::ssize(codes) / out : in);
-  words(kQZeros, packed_zeros(layer), n_groups);
-  if (stores_groups()) {
-    std::vector<std::int32_t> group_of = layer.group_of;
-    for (std::int64_t j = 0; group_of.size() < index(in); ++j)
-      group_of.push_back(static_cast<std::int32_t>(j / layer.group_size));
-    tensors.emplace_back(linear + kGIdx, "I32", core::Shape{in}, bytes_of(group_of));
-  }
-  tensors.emplace_back(linear + kScales, core::dtype_name(layer.dtype), core::Shape{n_groups, out},
-                       bytes_of(turned(layer.scale, out, n_groups)));
-  return tensors;
+std::vector<TensorPlan> GroupedWriter::plan(const std::string& linear, const format::Encoding& encoding) const {
+  const IntShape layer = int_shape(format::uniform_view(encoding));
+  return planned(grouped_tensors(arrays_, linear, layer), layer.dtype);
 }
 
-GroupedReader::GroupedReader(const LayerSource& source, std::int64_t least_bits, std::int64_t most_bits,
-                             std::set<std::string> excluded)
+std::vector<LayerTensor> GroupedWriter::tensors(const std::string& linear, const format::Encoding& encoding) const {
+  const IntLayer layer = int_layer(format::uniform_view(encoding));
+  std::vector<std::vector<std::byte>> data{bytes_of(packed_codes(layer)), bytes_of(packed_zeros(layer))};
+  if (arrays_.stores_groups) {
+    std::vector<std::int32_t> group_of = layer.group_of;
+    for (std::int64_t j = 0; group_of.size() < index(layer.in_features); ++j)
+      group_of.push_back(static_cast<std::int32_t>(j / layer.group_size));
+    data.push_back(bytes_of(group_of));
+  }
+  data.push_back(bytes_of(turned(layer.scale, layer.out_features, layer.n_groups())));
+  return filled(plan(linear, encoding), std::move(data));
+}
+
+GroupedReader::GroupedReader(const LayerSource& source, const GroupedArrays& arrays, std::int64_t least_bits,
+                             std::int64_t most_bits, std::set<std::string> excluded)
     : source_(source),
+      arrays_(arrays),
       excluded_(std::move(excluded)),
       bits_(static_cast<int>(number_of(source, source.quantization, "bits", least_bits, most_bits))),
       group_size_(number_of(source, source.quantization, "group_size", -1, std::int64_t{1} << 30)) {
   if (group_size_ == 0) throw FormatError(source.config_file, "key \"quantization_config.group_size\": is 0");
 }
 
-std::int64_t GroupedReader::n_groups(const Layer& layer) const {
-  return group_size_ < 0 ? 1 : core::ceil_div(layer.in_features, group_size_);
-}
-
-std::vector<GroupedReader::Tensor> GroupedReader::tensors_of(const std::string& linear, const Layer& layer) const {
-  std::vector<Tensor> tensors{
-      {linear + kQWeight, kInts, codes_shape(layer)},
-      {linear + kQZeros, kInts, {n_groups(layer), core::packed_words(layer.out_features, bits_)}},
-      {linear + kScales, kHalves, {n_groups(layer), layer.out_features}}};
-  if (stores_groups()) tensors.push_back({linear + kGIdx, kInts, {layer.in_features}});
-  return tensors;
-}
-
 std::optional<LayerReader::Stored> GroupedReader::open(const model::LinearSpec& linear) {
   if (std::any_of(excluded_.begin(), excluded_.end(),
                   [&](const std::string& part) { return linear.name.find(part) != std::string::npos; }))
     return std::nullopt;
-  const Layer layer{linear.out_features, linear.in_features};
+  const IntShape layer{linear.out_features, linear.in_features, bits_,
+                       group_size_ < 0 ? linear.in_features : std::min(group_size_, linear.in_features)};
   std::int64_t bytes = 0;
-  for (const Tensor& tensor : tensors_of(linear.name, layer))
+  for (const IntTensor& tensor : grouped_tensors(arrays_, linear.name, layer))
     bytes += require_stored(source_.folder, tensor.name, tensor.dtypes, tensor.shape);
   layers_.emplace(linear.name, layer);
   return Stored{8 * bytes, static_cast<double>(bits_)};
 }
 
 format::Encoding GroupedReader::read(const std::string& linear) const {
-  const Layer& stored = layers_.at(linear);
-  IntLayer layer;
-  layer.out_features = stored.out_features;
-  layer.in_features = stored.in_features;
-  layer.bits = bits_;
-  layer.group_size = group_size_ < 0 ? stored.in_features : std::min(group_size_, stored.in_features);
-  const std::int64_t groups = n_groups(stored);
+  IntLayer layer{layers_.at(linear), {}, {}, {}, {}};
+  const std::int64_t out = layer.out_features, groups = layer.n_groups();
   const std::string place = source_.folder.find(linear + kQWeight)->file->path() + ": " + linear;
-  layer.codes = codes(read_words(source_.folder, linear + kQWeight, codes_shape(stored)), layer);
+  layer.codes = codes(read_words(source_.folder, linear + kQWeight, arrays_.codes_shape(layer)), layer);
   layer.zeros =
-      zeros(read_words(source_.folder, linear + kQZeros, {groups, core::packed_words(stored.out_features, bits_)}),
-            layer, place);
-  layer.scale = turned(read_scales(source_.folder, linear + kScales, {groups, stored.out_features}, layer.dtype),
-                       groups, stored.out_features);
-  if (stores_groups()) {
-    const auto group_of = read_words(source_.folder, linear + kGIdx, {stored.in_features});
+      zeros(read_words(source_.folder, linear + kQZeros, {groups, core::packed_words(out, bits_)}), layer, place);
+  layer.scale = turned(read_scales(source_.folder, linear + kScales, {groups, out}, layer.dtype), groups, out);
+  if (arrays_.stores_groups) {
+    const auto group_of = read_words(source_.folder, linear + kGIdx, {layer.in_features});
     layer.group_of.assign(group_of.begin(), group_of.end());
   }
   source_.folder.require_unchanged();
@@ -135,12 +121,12 @@ format::Encoding GroupedReader::read(const std::string& linear) const {
 
 std::vector<std::string> GroupedReader::tensor_names(const std::string& linear) const {
   std::vector<std::string> names;
-  for (const Tensor& tensor : tensors_of(linear, layers_.at(linear))) names.push_back(tensor.name);
+  for (const IntTensor& tensor : grouped_tensors(arrays_, linear, layers_.at(linear))) names.push_back(tensor.name);
   return names;
 }
 
 core::Json GroupedReader::description(const std::string& linear) const {
-  const Layer& layer = layers_.at(linear);
+  const IntShape& layer = layers_.at(linear);
   return {{"name", linear},
           {"shape", {layer.out_features, layer.in_features}},
           {"bits", bits_},

@@ -14,12 +14,22 @@
 
 namespace voronoi::exporting {
 
+/// What is stored of a linear, and how.
+struct GroupedArrays {
+  core::Shape (*codes_shape)(const IntShape& layer);
+  bool stores_groups;  ///< the group of each column
+};
+/// In the order in which they are written.
+std::vector<IntTensor> grouped_tensors(const GroupedArrays& arrays, const std::string& linear, const IntShape& layer);
+
 /// The linears of such a checkpoint being written.
 class GroupedWriter : public LayerWriter {
  public:
-  GroupedWriter(const Layout& layout, std::int64_t row_multiple, std::int64_t column_multiple)
-      : layout_(layout), row_multiple_(row_multiple), column_multiple_(column_multiple) {}
+  GroupedWriter(const Layout& layout, const GroupedArrays& arrays, std::int64_t row_multiple,
+                std::int64_t column_multiple)
+      : layout_(layout), arrays_(arrays), row_multiple_(row_multiple), column_multiple_(column_multiple) {}
   std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding) override;
+  std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const override;
   std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const override;
 
  protected:
@@ -27,7 +37,6 @@ class GroupedWriter : public LayerWriter {
   virtual void note(const format::UniformView& /*fields*/) {}
   virtual std::vector<std::uint32_t> packed_codes(const IntLayer& layer) const = 0;
   virtual std::vector<std::uint32_t> packed_zeros(const IntLayer& layer) const = 0;
-  virtual bool stores_groups() const = 0;
   /// 0: whole rows. Of the linears that were added.
   std::int64_t bits() const { return bits_; }
   std::int64_t group_size() const { return group_size_; }
@@ -35,6 +44,7 @@ class GroupedWriter : public LayerWriter {
 
  private:
   const Layout& layout_;
+  const GroupedArrays& arrays_;
   std::int64_t row_multiple_, column_multiple_, bits_ = 0, group_size_ = 0;
   bool ordered_ = false;
 };
@@ -43,7 +53,7 @@ class GroupedWriter : public LayerWriter {
 class GroupedReader : public LayerReader {
  public:
   /// Reads "bits" and "group_size"; `excluded`: modules that stay as they are, by names or parts of names.
-  GroupedReader(const LayerSource& source, std::int64_t least_bits, std::int64_t most_bits,
+  GroupedReader(const LayerSource& source, const GroupedArrays& arrays, std::int64_t least_bits, std::int64_t most_bits,
                 std::set<std::string> excluded);
   std::optional<Stored> open(const model::LinearSpec& linear) override;
   format::Encoding read(const std::string& linear) const override;
@@ -52,32 +62,20 @@ class GroupedReader : public LayerReader {
   std::string_view list_key() const override { return "quantization_config"; }
 
  protected:
-  struct Layer {
-    std::int64_t out_features = 0, in_features = 0;
-  };
   /// [in, out] as stored -> [out, in], and [n_groups, out] -> [out, n_groups]. Throw FormatError.
   virtual std::vector<std::uint8_t> codes(const std::vector<std::uint32_t>& words, const IntLayer& layer) const = 0;
   virtual std::vector<std::uint8_t> zeros(const std::vector<std::uint32_t>& words, const IntLayer& layer,
                                           const std::string& place) const = 0;
-  virtual core::Shape codes_shape(const Layer& layer) const = 0;
-  virtual bool stores_groups() const = 0;
   const LayerSource& source() const { return source_; }
   int bits() const { return bits_; }
 
  private:
-  struct Tensor {
-    std::string name;
-    std::span<const std::string_view> dtypes;
-    core::Shape shape;
-  };
-  std::vector<Tensor> tensors_of(const std::string& linear, const Layer& layer) const;
-  std::int64_t n_groups(const Layer& layer) const;
-
   const LayerSource source_;
+  const GroupedArrays& arrays_;
   std::set<std::string> excluded_;
   int bits_ = 0;
   std::int64_t group_size_ = 0;
-  std::map<std::string, Layer, std::less<>> layers_;
+  std::map<std::string, IntShape, std::less<>> layers_;
 };
 
 }  // namespace voronoi::exporting

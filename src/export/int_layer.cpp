@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "core/error.h"
 #include "core/index.h"
@@ -18,14 +18,34 @@ namespace voronoi::exporting {
 using core::FormatError;
 using core::index;
 
-IntLayer int_layer(const format::UniformView& e) {
+IntShape int_shape(const format::UniformView& e) {
   VORONOI_REQUIRE(e.bits <= 8, "layouts of integers have bytes at most");
-  IntLayer layer;
-  layer.out_features = e.out_features;
-  layer.in_features = e.in_features;
-  layer.bits = static_cast<int>(e.bits);
-  layer.group_size = std::min(e.group_size, e.in_features);
-  layer.dtype = e.dtype;
+  return {e.out_features, e.in_features, static_cast<int>(e.bits), std::min(e.group_size, e.in_features), e.dtype};
+}
+
+std::vector<TensorPlan> planned(const std::vector<IntTensor>& tensors, core::DType dtype) {
+  std::vector<TensorPlan> plan;
+  for (const IntTensor& tensor : tensors) {
+    const std::string_view type = tensor.dtypes.size() > 1 ? core::dtype_name(dtype) : tensor.dtypes.front();
+    const std::int64_t width = type == kInt64.front() ? 8 : type == kInt32.front() ? 4 : 2;
+    plan.push_back({tensor.name, type, tensor.shape, width * core::element_count(tensor.shape).value()});
+  }
+  return plan;
+}
+
+std::vector<LayerTensor> filled(const std::vector<TensorPlan>& plan, std::vector<std::vector<std::byte>> data) {
+  VORONOI_REQUIRE(plan.size() == data.size(), "other tensors than were planned");
+  std::vector<LayerTensor> tensors;
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    VORONOI_REQUIRE(std::ssize(data[i]) == plan[i].size_bytes, plan[i].name + ": has another size than was planned");
+    tensors.emplace_back(plan[i].name, plan[i].dtype, plan[i].shape, std::move(data[i]));
+  }
+  return tensors;
+}
+
+IntLayer int_layer(const format::UniformView& e) {
+  VORONOI_REQUIRE(e.column_scale.empty(), "layouts of integers have no scales of columns");
+  IntLayer layer{int_shape(e), {}, {}, {}, {}};
   layer.scale.assign(e.scale.begin(), e.scale.end());
   layer.zeros = unpack_rows(e.zeros, e.out_features, layer.n_groups(), layer.bits);
   layer.codes = unpack_rows(e.codes, e.out_features, e.in_features, layer.bits);
@@ -127,16 +147,23 @@ namespace {
 constexpr std::array<std::string_view, 1> kWordTypes{"I32"};
 constexpr std::array<std::string_view, 2> kScaleTypes{"F16", "BF16"};
 
+template <class T>
+std::vector<T> elements(const model::SafetensorsFolder::Stored& stored) {
+  std::vector<T> values(stored.tensor->bytes.size() / sizeof(T));
+  std::memcpy(values.data(), stored.tensor->bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
 }  // namespace
 
 std::vector<std::uint32_t> read_words(const model::SafetensorsFolder& folder, const std::string& name,
                                       const core::Shape& shape) {
-  return elements<std::uint32_t>(stored_tensor(folder, name, kWordTypes, shape));
+  return elements<std::uint32_t>(stored_tensor(folder, name, kInt32, shape));
 }
 
 std::vector<std::uint16_t> read_scales(const model::SafetensorsFolder& folder, const std::string& name,
                                        const core::Shape& shape, core::DType& dtype) {
-  const auto& stored = stored_tensor(folder, name, kScaleTypes, shape);
+  const auto& stored = stored_tensor(folder, name, kHalves, shape);
   dtype = *stored.tensor->dtype;
   std::vector<std::uint16_t> scales = elements<std::uint16_t>(stored);
   for (std::size_t i = 0; i < scales.size(); ++i)
@@ -155,16 +182,10 @@ namespace {
 std::optional<quant::UniformLayout> setting_of(const format::Encoding& encoding) {
   if (encoding.format != &format::uniform_format()) return std::nullopt;
   const format::UniformView e = format::uniform_view(encoding);
-  return quant::UniformLayout{e.bits, e.group_size >= e.in_features ? 0 : e.group_size, !e.perm.empty(),
-                              !e.column_scale.empty()};
+  return quant::UniformLayout{e.bits, e.group_size >= e.in_features ? 0 : e.group_size, !e.perm.empty()};
 }
 
 constexpr int kMostBits = 8;
-
-/// Nothing takes the scales up in the linears or norms before.
-std::vector<std::string> scale_problem(std::string_view title) {
-  return {fmt::format("export: column scales: {} has no place for them; --column-scales none makes none", title)};
-}
 
 }  // namespace
 
@@ -180,7 +201,13 @@ std::vector<std::string> IntLayout::check(const quant::QuantParameters& paramete
   if (!setting)
     return {
         fmt::format("export: --method {}: {} holds integers with a scale a group only", parameters.method, title())};
-  return setting->scaled ? scale_problem(title()) : problems(*setting, shapes);
+  std::vector<std::string> found = problems(*setting, shapes);
+  if (setting->scaled_everywhere)
+    found.push_back(
+        fmt::format("export: --column-scales all: {} has no place for those that fold into nothing before; "
+                    "--column-scales foldable makes none of them",
+                    title()));
+  return found;
 }
 
 std::vector<std::string> IntLayout::check(const format::Encoding& encoding, Profile /*profile*/) const {
@@ -189,7 +216,7 @@ std::vector<std::string> IntLayout::check(const format::Encoding& encoding, Prof
     return {fmt::format("export: a layer that is none of integers of at most {} bits: {} holds no others", kMostBits,
                         title())};
   const LayerShape shape{encoding.out_features, encoding.in_features};
-  return setting->scaled ? scale_problem(title()) : problems(*setting, std::span(&shape, 1));
+  return problems(*setting, std::span(&shape, 1));
 }
 
 }  // namespace voronoi::exporting

@@ -2,10 +2,12 @@
 // row and group, and which group a column is of. What the layouts share; each has its own way of packing it.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/types.h"
@@ -15,20 +17,39 @@
 
 namespace voronoi::exporting {
 
-struct IntLayer {
+struct IntShape {
   std::int64_t out_features = 0, in_features = 0;
   int bits = 0;                 ///< 1..8
   std::int64_t group_size = 0;  ///< columns a group; the last may be shorter
   core::DType dtype = core::DType::f16;
+  std::int64_t n_groups() const { return core::ceil_div(in_features, group_size); }
+};
+
+struct IntLayer : IntShape {
   std::vector<std::uint8_t> codes;     ///< [out, in], w = scale (code - zero)
   std::vector<std::uint8_t> zeros;     ///< [out, n_groups], below 2^bits
   std::vector<std::uint16_t> scale;    ///< [out, n_groups], bits of dtype
   std::vector<std::int32_t> group_of;  ///< [in]; empty: column j is of group j / group_size
-  std::int64_t n_groups() const { return core::ceil_div(in_features, group_size); }
 };
 
-/// Of an encoding of uniform_format() with at most 8 bits.
+/// Of an encoding of uniform_format() with at most 8 bits and without scales of columns.
+IntShape int_shape(const format::UniformView& fields);
 IntLayer int_layer(const format::UniformView& fields);
+
+/// A tensor of a layer as it is stored: a reader takes these types; a writer stores the type of the layer's scales
+/// where there are several.
+struct IntTensor {
+  std::string name;
+  std::span<const std::string_view> dtypes;
+  core::Shape shape;
+};
+inline constexpr std::array<std::string_view, 1> kInt32{"I32"}, kInt64{"I64"};
+inline constexpr std::array<std::string_view, 2> kHalves{"F16", "BF16"};
+
+/// What a writer will store; `dtype` is that of the scales.
+std::vector<TensorPlan> planned(const std::vector<IntTensor>& tensors, core::DType dtype);
+/// The same with data, one after the other.
+std::vector<LayerTensor> filled(const std::vector<TensorPlan>& plan, std::vector<std::vector<std::byte>> data);
 
 /// Back: a column order is stored where the columns of a group are no neighbours. Throws FormatError naming `place`
 /// when group_of names no group, or one has another number of columns than group_size.

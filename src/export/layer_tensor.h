@@ -1,7 +1,8 @@
-// A tensor of a quantized linear on its way into a checkpoint.
+// Tensors on their way into a checkpoint.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +13,15 @@
 
 namespace voronoi::exporting {
 
+/// What a tensor will be, before there is data.
+struct TensorPlan {
+  std::string name;
+  std::string_view dtype;  ///< "I64", "I32", "F32", "I16", "F16", "BF16"
+  core::Shape shape;
+  std::int64_t size_bytes = 0;
+};
+
+/// A tensor of a quantized linear.
 struct LayerTensor {
   std::string name;        ///< whole
   std::string_view dtype;  ///< as safetensors spells it

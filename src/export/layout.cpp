@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <type_traits>
+#include <functional>
 #include <utility>
 
 #include "core/error.h"
@@ -15,6 +15,13 @@
 #include "quant/method.h"
 
 namespace voronoi::exporting {
+
+std::vector<TensorPlan> LayerWriter::plan(const std::string& linear, const format::Encoding& encoding) const {
+  std::vector<TensorPlan> plan;
+  for (const LayerTensor& tensor : tensors(linear, encoding))
+    plan.push_back({tensor.name, tensor.dtype, tensor.shape, std::ssize(tensor.bytes)});
+  return plan;
+}
 
 std::span<const Layout* const> layouts() {
   static const std::array<const Layout*, 5> all{&vptq_layout(), &compressed_tensors_layout(), &gptq_layout(),
@@ -36,19 +43,19 @@ std::vector<std::string> layout_choices() {
 
 namespace {
 
-/// The first that holds it; else the first that holds layers of its kind at all, which says why not this one.
-template <class Subject, class Holds>
-const Layout* chosen(const Target& target, const Subject& subject, const Holds& kind_held) {
+/// What a layout says of layers: whether it is for their kind, and whether it holds these.
+struct Verdict {
+  std::function<bool(const Layout&)> is_of_kind, holds;
+};
+
+/// The first that holds them; else the first that is for their kind at all, which says why not these.
+const Layout* chosen(const Target& target, const Verdict& verdict) {
   if (target.layout != "auto") return find_layout(target.layout);
   const Layout* of_kind = nullptr;
   for (const Layout* layout : layouts()) {
-    if (!kind_held(*layout)) continue;
+    if (!verdict.is_of_kind(*layout)) continue;
+    if (verdict.holds(*layout)) return layout;
     if (of_kind == nullptr) of_kind = layout;
-    if constexpr (std::is_same_v<Subject, quant::QuantParameters>) {
-      if (layout->check(subject, {}, target.profile).empty()) return layout;
-    } else {
-      if (layout->check(subject, target.profile).empty()) return layout;
-    }
   }
   return of_kind;
 }
@@ -60,11 +67,13 @@ std::string no_layout(const std::string& what) {
 }  // namespace
 
 const Layout* layout_of(const Target& target, const quant::QuantParameters& parameters) {
-  return chosen(target, parameters, [&](const Layout& layout) { return layout.holds(parameters); });
+  return chosen(target, {[&](const Layout& layout) { return layout.holds(parameters); },
+                         [&](const Layout& layout) { return layout.check(parameters, {}, target.profile).empty(); }});
 }
 
 const Layout* layout_of(const Target& target, const format::Encoding& encoding) {
-  return chosen(target, encoding, [&](const Layout& layout) { return layout.holds(encoding); });
+  return chosen(target, {[&](const Layout& layout) { return layout.holds(encoding); },
+                         [&](const Layout& layout) { return layout.check(encoding, target.profile).empty(); }});
 }
 
 std::vector<std::string> check_exportable(const quant::QuantParameters& parameters, std::span<const LayerShape> shapes,

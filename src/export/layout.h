@@ -26,10 +26,14 @@ namespace voronoi::exporting {
 class LayerWriter {
  public:
   virtual ~LayerWriter() = default;
-  /// Every linear is added before the first tensors() call, in the order of the model; says what the layout cannot
-  /// hold of it, in the names of the command line. Empty: nothing.
+  /// Every linear is added before the first tensors() call, in the order of the model, without scales of columns
+  /// (export/scale_folding.h); says what the layout cannot hold of it, in the names of the command line. Empty:
+  /// nothing.
   virtual std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding) = 0;
-  /// Of a linear that was added without a problem; types, shapes and sizes are the same before all are added.
+  /// Names, types, shapes and sizes of its tensors, in their order. Of tensors() here; a layout whose tensors take
+  /// work says it without.
+  virtual std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const;
+  /// Of a linear that was added without a problem, once all are.
   virtual std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const = 0;
   /// config.json's "quantization_config". `plain`: modules of the model that stay as they are, in its order.
   virtual core::Json quantization_config(const std::vector<std::string>& plain) = 0;
@@ -87,7 +91,7 @@ class Layout {
   virtual bool holds(const format::Encoding& encoding) const = 0;
 
   /// Every reason why a run with these parameters could not be exported (empty: none), in the names of the command
-  /// line. `profile` is the layout vptq's matter.
+  /// line. Scales of columns are no matter of a layout. `profile` is the layout vptq's matter.
   virtual std::vector<std::string> check(const quant::QuantParameters& parameters, std::span<const LayerShape> shapes,
                                          Profile profile) const = 0;
   /// The same for a layer that is there.

@@ -14,15 +14,9 @@
 
 #include "core/file.h"
 #include "core/types.h"
+#include "export/layer_tensor.h"
 
 namespace voronoi::exporting {
-
-struct TensorPlan {
-  std::string name;
-  std::string_view dtype;  ///< "I64", "I32", "F32", "I16", "F16", "BF16"
-  core::Shape shape;
-  std::int64_t size_bytes = 0;
-};
 
 class TensorFiles {
  public:

@@ -17,6 +17,7 @@
 #include "export/checkpoint.h"
 #include "export/hf_files.h"
 #include "export/layout.h"
+#include "export/scale_folding.h"
 #include "export/tensor_files.h"
 #include "model/each_linear.h"
 
@@ -95,7 +96,8 @@ class Writer {
       : request_(request),
         source_(*request.original),
         dtype_(source_.config().stored_dtype),
-        layers_(request.layout->writer(request.origin.profile)) {
+        layers_(request.layout->writer(request.origin.profile)),
+        folding_(source_.config(), request.unquantized, request.encoding) {
     model::for_each_linear(source_.config(), [&](const model::SiteSpec&, const model::LinearSpec& linear) {
       if (!request_.unquantized.contains(linear.name)) linears_.emplace(linear.name, linear);
     });
@@ -170,6 +172,7 @@ class Writer {
         continue;
       }
       const format::Encoding encoding = request_.encoding(linear->name);
+      folding_.note(linear->name, encoding);
       std::vector<std::string> reasons = layers_->add(*linear, encoding);
       if (encoding.out_features != linear->out_features || encoding.in_features != linear->in_features)
         reasons.emplace_back("export: a layer has another shape than the model's");
@@ -178,10 +181,10 @@ class Writer {
                                       core::dtype_name(encoding.dtype), core::dtype_name(dtype_)));
       for (const std::string& reason : reasons) problems[reason].push_back(linear->name);
       if (reasons.empty())
-        for (const LayerTensor& tensor : layers_->tensors(linear->name, encoding))
-          plan_.push_back({tensor.name, tensor.dtype, tensor.shape, static_cast<std::int64_t>(tensor.bytes.size())});
+        for (TensorPlan& tensor : layers_->plan(linear->name, encoding)) plan_.push_back(std::move(tensor));
       report("checking", ++done);
     }
+    for (const auto& [linear, problem] : folding_.problems()) problems[problem].push_back(linear);
     if (!problems.empty()) {
       std::vector<std::string> list;
       for (const auto& [text, layers] : problems)
@@ -194,7 +197,7 @@ class Writer {
     std::size_t done = 0;
     for (const model::TensorSpec& spec : tensors_) {
       if (const model::LinearSpec* linear = linear_of(spec)) {
-        const format::Encoding encoding = request_.encoding(linear->name);
+        const format::Encoding encoding = folding_.folded(linear->name, request_.encoding(linear->name));
         for (const LayerTensor& tensor : layers_->tensors(linear->name, encoding))
           files.write(tensor.name, 0, tensor.bytes);
         report("writing", ++done);
@@ -202,6 +205,10 @@ class Writer {
         write_plain(files, spec);
       }
     }
+    if (const std::size_t n = folding_.n_folded(); n > 0)
+      core::log_info(
+          "column scales of {} inputs are folded into the norms or linears before them, and rounded there to {}", n,
+          core::dtype_name(dtype_));
     if (n_rounded_ > 0)
       core::log_info("{} tensors that are not quantized were rounded to {}, the type of the model's activations",
                      n_rounded_, core::dtype_name(dtype_));
@@ -211,6 +218,7 @@ class Writer {
   void write_plain(TensorFiles& files, const model::TensorSpec& spec) {
     std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value_or(0)));
     (request_.tensors != nullptr ? *request_.tensors : source_).read(spec, values);
+    folding_.fold(spec, values);
     if (stays_wide(spec)) return files.write(spec.name, 0, std::as_bytes(std::span(values)));
     const bool twice = source_.config().tied_embeddings && spec.name == "model.embed_tokens.weight";
     std::vector<std::uint16_t> narrow;
@@ -242,6 +250,7 @@ class Writer {
   std::vector<TensorPlan> plan_;
   std::size_t n_rounded_ = 0;
   std::unique_ptr<LayerWriter> layers_;
+  ScaleFolding folding_;
 };
 
 }  // namespace

@@ -6,24 +6,16 @@
 #include <algorithm>
 
 #include "model/each_linear.h"
+#include "model/input_scale.h"
 #include "planning/window_schedule.h"
 #include "quant/method.h"
 
 namespace voronoi::planning {
 
-bool input_scale_folds(const model::ModelConfig& config, std::int64_t layer, const model::SiteSpec& site) {
-  if (site.name == "qkv") return !config.norms.input.empty() && !config.parallel_block;
-  if (site.name == "q_b" || site.name == "kv_b") return true;
-  if (site.name == "o") return config.n_kv_heads == config.n_heads;
-  if (site.name == "gate_up") return !model::is_mixture(config, layer) && !config.norms.feed_forward.empty();
-  // One is added to a clamped up before the product.
-  return site.name.ends_with("down") && config.activation != model::Activation::clamped_silu;
-}
-
 std::vector<std::string> sites_without_folding(const model::ModelConfig& config) {
   std::vector<std::string> kinds;
   model::for_each_site(config, [&](std::int64_t layer, const model::SiteSpec& site) {
-    if (input_scale_folds(config, layer, site)) return;
+    if (model::input_scale_folds(config, layer, site)) return;
     const std::string kind = SiteTask{layer, site}.kind();
     if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
   });

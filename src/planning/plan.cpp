@@ -13,6 +13,7 @@
 #include "model/each_linear.h"
 #include "model/sentencepiece_tokenizer.h"
 #include "planning/allocation.h"
+#include "planning/linear_summary.h"
 #include "planning/window_schedule.h"
 #include "quant/memory.h"
 #include "tune/footprint.h"
@@ -33,23 +34,6 @@ constexpr std::int64_t kAssumedGpuMemory = std::int64_t{80} << 30;
 constexpr double kUploadBytes = 8e9;
 // Looks at each codebook of additive codes when a vector is coded anew.
 constexpr std::int64_t kRecodingPasses = 5;
-
-std::string role_of(const std::string& name) {
-  // "model.layers.7.mlp.down_proj" -> "mlp.down_proj"; numbers inside (experts) become "*".
-  std::string role;
-  std::size_t begin = 0, part = 0;
-  while (begin <= name.size()) {
-    const std::size_t end = std::min(name.find('.', begin), name.size());
-    std::string word = name.substr(begin, end - begin);
-    if (part++ >= 3) {
-      if (!word.empty() && std::all_of(word.begin(), word.end(), [](char c) { return c >= '0' && c <= '9'; }))
-        word = "*";
-      role += (role.empty() ? "" : ".") + word;
-    }
-    begin = end + 1;
-  }
-  return role.empty() ? name : role;
-}
 
 std::string bytes_text(std::int64_t bytes) { return core::format_bytes(static_cast<double>(bytes)); }
 
@@ -72,17 +56,6 @@ std::vector<SiteTask> tasks_of(const model::ModelConfig& config, const quant::Ru
       if (!site.linears.empty()) tasks.push_back({block, std::move(site)});
     }
   return tasks;
-}
-
-/// Exact where all are the same. Of nothing: 0.
-double weighted_mean(const std::vector<std::pair<double, std::int64_t>>& values) {
-  if (values.empty()) return 0;
-  double sum = 0, weights = 0;
-  for (const auto& [value, weight] : values) {
-    sum += (value - values.front().first) * static_cast<double>(weight);
-    weights += static_cast<double>(weight);
-  }
-  return values.front().first + sum / weights;
 }
 
 class Planner {

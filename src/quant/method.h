@@ -44,7 +44,7 @@ struct PublicLayout {
 struct UniformLayout {
   std::int64_t bits = 0, group_size = 0;  ///< group_size 0: whole rows
   bool ordered = false;                   ///< groups may be of columns that are no neighbours
-  bool scaled = false;                    ///< columns have scales beside the grids
+  bool scaled_everywhere = false;         ///< columns have scales, also where those fold into nothing before
 };
 
 /// What decides whether a public layout of additive codes can hold a layer.

@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "core/error_context.h"
 #include "core/log.h"
-#include "planning/folding.h"
+#include "model/input_scale.h"
 #include "planning/window_schedule.h"
 #include "quant/site.h"
 #include "quant/soundness.h"
@@ -48,7 +48,7 @@ quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, 
       if (const quant::QuantParameters* own = parameters.of(linear.name))
         site.whole.push_back({linear.name, linear.out_features, own});
   }
-  site.input_scale_folds = planning::input_scale_folds(config, task.block, task.site);
+  site.input_scale_folds = model::input_scale_folds(config, task.block, task.site);
   site.stored_dtype = config.stored_dtype;
   site.moments.plain = stored.lower;
   site.moments.held_out_plain = stored.held_out;

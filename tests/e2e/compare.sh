@@ -74,9 +74,35 @@ rm "$out/gptq-3bit/layers/$(ls "$out/gptq-3bit/layers" | tail -n 1)"
 expect 0 ranks 2 compare --out "$out"
 same_runs "$out"
 [ "$(layers_done "$out/gptq-3bit")" = $((n_linears + 1)) ] && [ "$(layers_done "$out/rtn-2bit")" = "$n_linears" ] || fail "finished layers were made again"
+# Another text is all that is evaluated when it is asked for, under a name that the table has.
+cp -r "$out" "$work/before"
+expect 0 ranks 2 compare --out "$out" --text "$evaluation_text" --text "$technical_text" --text-names evaluation.txt,W2
+python3 - "$work/before" "$out" <<'PYTHON' || fail "what was evaluated was evaluated again"
+import glob, json, sys
+def figures(out):
+    return {(result["label"], result["task"], result["metric"]): result["seconds"]
+            for file in glob.glob(out + "/*/evaluations/*.json") for result in json.load(open(file))["results"]}
+before, after = (figures(out) for out in sys.argv[1:])
+assert len(before) == 6 and len(after) == 12, (before, after)
+assert all(after[key] == seconds for key, seconds in before.items()), (before, after)
+PYTHON
+grep -q "| W2 |" "$out/compare.md" || fail "the table does not know the text by its name"
+
 # A later one may have more runs.
 expect 0 "$VORONOI" compare --out "$work/compare1" --methods rtn --bits 2,4
 [ "$(layers_done "$work/compare1/rtn-4bit")" = "$n_linears" ] && [ "$(layers_done "$work/compare1/rtn-2bit")" = "$n_linears" ] || fail "a run was not added"
+
+# A preset, and a part of it: its settings, its figures, and what papers say beside them.
+expect 0 ranks 2 compare --out "$work/paper" "${common[@]}" --preset paper --methods rtn,awq --bits 4 "${evaluation[@]}" --text-names W2
+[ "$(cd "$work/paper" && echo *bit)" = "awq-4bit rtn-4bit" ] || fail "other runs than a part of the preset: $(ls "$work/paper")"
+grep -q '"group-size":128' "$work/paper/rtn-4bit/run.json" || grep -q '"group_size":128' "$work/paper/rtn-4bit/run.json" || fail "the preset's settings: $(cat "$work/paper/rtn-4bit/run.json")"
+for words in "| W2 | kl W2 | relative error | minutes | peak memory |" "## Quoted from papers, not measured here" "| LLaMA-2-70B | vptq, tuned | 2.07 |"; do
+  grep -qF -- "$words" "$work/paper/compare.md" || { cat "$work/paper/compare.md"; fail "not in the table: $words"; }
+done
+grep -q "^LLaMA-2-7B,gptq,3,4096,8.06,10.61,53.1,by others" "$work/paper/quoted.csv" || { cat "$work/paper/quoted.csv"; fail "no quoted figures"; }
+grep -q "Quoted from papers" "$work/paper/report/report.html" || fail "the page has no quoted figures"
+expect 2 "$VORONOI" compare --out "$work/none" "${common[@]}" --preset paper --methods bitdistiller
+grep -q "paper has none of --methods bitdistiller" "$work/stderr" || { cat "$work/stderr"; fail "no word of what the preset has"; }
 
 # Killed at any moment, on other ranks the same.
 ranks_of() {

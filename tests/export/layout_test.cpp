@@ -14,7 +14,6 @@
 #include "format/uniform.h"
 #include "quant/baselines/awq.h"
 #include "quant/baselines/uniform_method.h"
-#include "support/random_packed.h"
 #include "support/typed_encoding.h"
 
 namespace voronoi::exporting {
@@ -235,11 +234,13 @@ TEST(IntLayoutChecks, WhatALayoutCannotHoldIsSaid) {
   uniform = {4, 36};
   EXPECT_THAT(problems("compressed-tensors"), Contains(HasSubstr("--group-size 36")));
   EXPECT_THAT(problems("awq"), Contains(HasSubstr("whole groups")));
-  // Scales of columns would have to go into what comes before, with which no layout is written yet.
+  // Scales of columns go into what comes before: those that could not are refused.
   p.method = "awq";
   uniform = {4, 32};
+  for (const char* layout : {"auto", "compressed-tensors", "gptq", "awq"}) EXPECT_THAT(problems(layout), IsEmpty());
+  p.get<quant::AwqParameters>().column_scales = "all";
   for (const char* layout : {"auto", "compressed-tensors", "gptq", "awq"})
-    EXPECT_THAT(problems(layout), Contains(HasSubstr("--column-scales none")));
+    EXPECT_THAT(problems(layout), Contains(HasSubstr("--column-scales all")));
   p.get<quant::AwqParameters>().column_scales = "none";
   EXPECT_THAT(problems("awq"), IsEmpty());
   p.method = "afpq";
@@ -249,11 +250,27 @@ TEST(IntLayoutChecks, WhatALayoutCannotHoldIsSaid) {
   EXPECT_THAT(problems("gptq"), Contains(HasSubstr("--method voronoi")));
 }
 
-TEST(IntLayoutChecks, ALayerWithColumnScalesIsRefused) {
-  const format::Encoding encoding =
-      test::random_packed(test::UniformShape{64, 96, 4, 32, false, core::DType::f16, true});
-  for (const char* layout : {"compressed-tensors", "gptq", "awq"})
-    EXPECT_THAT(check_exportable(encoding, Target{layout}), Contains(HasSubstr("column scales"))) << layout;
+TEST(IntLayoutChecks, WhatIsPlannedIsWhatIsPacked) {
+  model::LinearSpec linear;
+  linear.name = "a";
+  linear.out_features = 64;
+  linear.in_features = 96;
+  for (const bool ordered : {false, true})
+    for (const Layout* layout : layouts()) {
+      if (layout->name() == "vptq" || (ordered && layout->name() == "awq")) continue;
+      const format::Encoding encoding = random_integers(64, 96, {"", 4, 32, ordered}, 9);
+      const auto writer = layout->writer(Profile::safe);
+      ASSERT_THAT(writer->add(linear, encoding), IsEmpty());
+      const std::vector<TensorPlan> plan = writer->plan("a", encoding);
+      const std::vector<LayerTensor> tensors = writer->tensors("a", encoding);
+      ASSERT_EQ(plan.size(), tensors.size());
+      for (std::size_t i = 0; i < plan.size(); ++i) {
+        EXPECT_EQ(plan[i].name, tensors[i].name);
+        EXPECT_EQ(plan[i].dtype, tensors[i].dtype);
+        EXPECT_EQ(plan[i].shape, tensors[i].shape);
+        EXPECT_EQ(plan[i].size_bytes, std::ssize(tensors[i].bytes)) << layout->name() << " " << plan[i].name;
+      }
+    }
 }
 
 TEST(IntLayoutChecks, GptqHasOneSettingForAll) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 #include <sstream>
 
 #include "support/markup.h"
@@ -91,6 +92,16 @@ TEST(Svg, PointsHaveMarksOfTheirOwnShapeAndErrorBars) {
   EXPECT_EQ(test::count_elements(markup, "rect") + test::count_elements(markup, "polygon"), 2U)
       << "a square, and its legend";
   EXPECT_EQ(test::count_elements(markup, "polyline"), 1U) << "of two points or more, in the order of x";
+}
+
+TEST(Svg, MarksOfTenMethodsAreToldApart) {
+  std::set<std::string> marks;
+  for (int style = 1; style <= 10; ++style) {
+    Canvas canvas(10, 10, {});
+    canvas.mark(5, 5, style);
+    marks.insert(canvas.finish());
+  }
+  EXPECT_EQ(marks.size(), 10U);
 }
 
 TEST(Svg, WhatCannotStandOnAnAxisIsLeftOut) {

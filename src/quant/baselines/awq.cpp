@@ -34,7 +34,7 @@ class Awq final : public UniformMethod {
   }
   std::optional<UniformLayout> uniform_layout(const QuantParameters& parameters) const override {
     std::optional<UniformLayout> layout = UniformMethod::uniform_layout(parameters);
-    layout->scaled = changes_site(parameters);
+    layout->scaled_everywhere = parameters.get<AwqParameters>().column_scales == "all";
     return layout;
   }
   /// Without the search for scales, which takes as long as twenty roundings of the whole site.
