@@ -58,7 +58,8 @@ const Kernels& cpu() {
                              .uniform = cpu_uniform_kernels(),
                              .signed_levels = cpu_signed_levels_kernels(),
                              .rotation = cpu_rotation_kernels(),
-                             .e8p = cpu_e8p_kernels()};
+                             .e8p = cpu_e8p_kernels(),
+                             .delta_rule = cpu_delta_rule_kernels()};
   return table;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/collective.h"
+#include "kernels/delta_rule.h"
 #include "kernels/device.h"
 #include "kernels/e8p.h"
 #include "kernels/gptvq.h"
@@ -35,6 +36,7 @@ struct Kernels {
   SignedLevelsKernels signed_levels;
   RotationKernels rotation;
   E8pKernels e8p;
+  DeltaRuleKernels delta_rule;
 };
 
 const Kernels& cpu();
@@ -56,5 +58,6 @@ UniformKernels cpu_uniform_kernels();
 RotationKernels cpu_rotation_kernels();
 E8pKernels cpu_e8p_kernels();
 SignedLevelsKernels cpu_signed_levels_kernels();
+DeltaRuleKernels cpu_delta_rule_kernels();
 
 }  // namespace voronoi::kernels

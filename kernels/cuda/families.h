@@ -18,6 +18,7 @@ UniformKernels cuda_uniform_kernels();
 RotationKernels cuda_rotation_kernels();
 E8pKernels cuda_e8p_kernels();
 SignedLevelsKernels cuda_signed_levels_kernels();
+DeltaRuleKernels cuda_delta_rule_kernels();
 CollectiveKernels cuda_collective_kernels();
 
 }  // namespace voronoi::kernels

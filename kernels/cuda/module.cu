@@ -22,7 +22,8 @@ Kernels make_table() {
           .uniform = cuda_uniform_kernels(),
           .signed_levels = cuda_signed_levels_kernels(),
           .rotation = cuda_rotation_kernels(),
-          .e8p = cuda_e8p_kernels()};
+          .e8p = cuda_e8p_kernels(),
+          .delta_rule = cuda_delta_rule_kernels()};
 }
 
 }  // namespace

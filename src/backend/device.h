@@ -43,6 +43,7 @@ class Context {
   const kernels::UniformKernels& uniform() const { return table_->uniform; }
   const kernels::RotationKernels& rotation() const { return table_->rotation; }
   const kernels::E8pKernels& e8p() const { return table_->e8p; }
+  const kernels::DeltaRuleKernels& delta_rule() const { return table_->delta_rule; }
   const kernels::SignedLevelsKernels& signed_levels() const { return table_->signed_levels; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }
