@@ -119,9 +119,10 @@ void Transformer::Impl::delta_finish(const BlockWeights& weights, const DeltaRow
   const std::int64_t dim = delta.value_dim, n = product(rows.n_rows, delta.values());
   context.nn().rms_norm(context.exec(), rows.n_rows * delta.value_heads, dim, rows.attended, dim,
                         weights.delta_norm.data(), static_cast<float>(config.norm_eps), normed, dim);
-  context.nn().swiglu(context.exec(), n, rows.gate, normed, normed);
-  if (observer) observer(block(weights)[places.o], places.o, normed, rows.n_rows, {});
-  add_output(weights, places.o, rows.n_rows, normed, weights.attention_out_norm, hidden,
+  float* left = rows.convolved;  // of no more use
+  context.nn().swiglu(context.exec(), n, rows.gate, normed, left);
+  if (observer) observer(block(weights)[places.o], places.o, left, rows.n_rows, {});
+  add_output(weights, places.o, rows.n_rows, left, weights.attention_out_norm, hidden,
              tape == nullptr ? nullptr : &tape->out);
 }
 
