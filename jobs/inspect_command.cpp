@@ -67,6 +67,8 @@ core::Json model_json(const model::WeightSource& source) {
                   {"parameters", weights},
                   {"fingerprint", source.fingerprint()},
                   {"tensors", tensors}};
+  if (const model::DeltaConfig& delta = config.delta; delta.value_heads > 0)
+    json["delta_rule_blocks"] = std::count(delta.layers.begin(), delta.layers.end(), true);
   if (config.attention_softcap > 0) json["attention_softcap"] = config.attention_softcap;
   if (config.logit_softcap > 0) json["logit_softcap"] = config.logit_softcap;
   if (const model::MixtureConfig& mixture = config.mixture; mixture.n_experts > 0) {

@@ -60,7 +60,8 @@ const Kernels& cpu() {
                              .rotation = cpu_rotation_kernels(),
                              .e8p = cpu_e8p_kernels(),
                              .trellis = cpu_trellis_kernels(),
-                             .aqlm = cpu_aqlm_kernels()};
+                             .aqlm = cpu_aqlm_kernels(),
+                             .delta_rule = cpu_delta_rule_kernels()};
   return table;
 }
 

@@ -4,6 +4,7 @@
 
 #include "kernels/aqlm.h"
 #include "kernels/collective.h"
+#include "kernels/delta_rule.h"
 #include "kernels/device.h"
 #include "kernels/e8p.h"
 #include "kernels/gptvq.h"
@@ -39,6 +40,7 @@ struct Kernels {
   E8pKernels e8p;
   TrellisKernels trellis;
   AqlmKernels aqlm;
+  DeltaRuleKernels delta_rule;
 };
 
 const Kernels& cpu();
@@ -62,5 +64,6 @@ E8pKernels cpu_e8p_kernels();
 TrellisKernels cpu_trellis_kernels();
 AqlmKernels cpu_aqlm_kernels();
 SignedLevelsKernels cpu_signed_levels_kernels();
+DeltaRuleKernels cpu_delta_rule_kernels();
 
 }  // namespace voronoi::kernels

@@ -20,6 +20,7 @@ E8pKernels cuda_e8p_kernels();
 TrellisKernels cuda_trellis_kernels();
 AqlmKernels cuda_aqlm_kernels();
 SignedLevelsKernels cuda_signed_levels_kernels();
+DeltaRuleKernels cuda_delta_rule_kernels();
 CollectiveKernels cuda_collective_kernels();
 
 }  // namespace voronoi::kernels

@@ -24,7 +24,8 @@ Kernels make_table() {
           .rotation = cuda_rotation_kernels(),
           .e8p = cuda_e8p_kernels(),
           .trellis = cuda_trellis_kernels(),
-          .aqlm = cuda_aqlm_kernels()};
+          .aqlm = cuda_aqlm_kernels(),
+          .delta_rule = cuda_delta_rule_kernels()};
 }
 
 }  // namespace

@@ -45,6 +45,7 @@ class Context {
   const kernels::E8pKernels& e8p() const { return table_->e8p; }
   const kernels::TrellisKernels& trellis() const { return table_->trellis; }
   const kernels::AqlmKernels& aqlm() const { return table_->aqlm; }
+  const kernels::DeltaRuleKernels& delta_rule() const { return table_->delta_rule; }
   const kernels::SignedLevelsKernels& signed_levels() const { return table_->signed_levels; }
   const kernels::VqSliceKernels& slice() const { return table_->slice; }
   const kernels::HessianKernels& hessian() const { return table_->hessian; }

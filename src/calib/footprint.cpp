@@ -31,7 +31,15 @@ std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t con
   const std::int64_t low = latent.kv_rank > 0 ? rows * (2 * latent.q_rank + 2 * latent.kv_rank + latent.rope +
                                                         config.n_heads * (latent.nope + latent.value))
                                               : 0;
-  return 4 * (normed + wide + kept + low + context * config.head_dim);
+  // Queries with their gates, and those; what a layer of the delta rule makes of a row.
+  const std::int64_t gates = config.attention_gate ? 3 * rows * q : 0;
+  const model::DeltaConfig& delta = config.delta;
+  const std::int64_t delta_rows =
+      delta.value_heads > 0
+          ? rows * (2 * (delta.channels() + delta.values()) + 2 * delta.keys() + 4 * delta.value_heads) +
+                std::max<std::int64_t>(0, rows * (delta.values() - std::max(config.hidden_size, q)))
+          : 0;
+  return 4 * (normed + wide + kept + low + gates + delta_rows + context * config.head_dim);
 }
 
 /// Sums of a site's rows.
@@ -146,11 +154,18 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
     for (const model::LinearSpec& linear : site.linears)
       work.gemm += 2 * rows * static_cast<double>(linear.out_features) * n;
   }
-  // Scores and weighted values over the keys before each query.
-  const auto q = static_cast<double>(config.n_heads * config.head_dim);
-  const std::int64_t window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(layer)];
-  const auto keys = static_cast<double>(window > 0 ? std::min(window, context) : context);
-  work.gemm += 4 * tokens * q * keys / 2;
+  if (model::is_delta(config, layer)) {
+    // Each value of the state is scaled, read by the key, written and read by the query.
+    const model::DeltaConfig& delta = config.delta;
+    work.gemm +=
+        tokens * static_cast<double>(7 * delta.values() * delta.key_dim + 4 * delta.value_heads * config.hidden_size);
+  } else {
+    // Scores and weighted values over the keys before each query.
+    const auto q = static_cast<double>(config.n_heads * config.head_dim);
+    const std::int64_t window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(layer)];
+    const auto keys = static_cast<double>(window > 0 ? std::min(window, context) : context);
+    work.gemm += 4 * tokens * q * keys / 2;
+  }
   if (kind.cross) work.gemm *= 2;
   return work;
 }

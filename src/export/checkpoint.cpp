@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "export/module_names.h"
 #include "model/each_linear.h"
 #include "model/weight_data.h"
 
@@ -48,6 +49,10 @@ Checkpoint::Checkpoint(const std::string& path)
       layout_(layout_of_config(json_)) {
   if (layout_ == nullptr)
     throw FormatError(config_file_, "key \"quantization_config\": is of no layout that is read here");
+  if (!config_.wrapper.empty()) {
+    folder_.take_standard_names(config_.norms.input.empty() ? config_.norms.attention_out : config_.norms.input);
+    json_["quantization_config"] = own_module_names(config_, json_.at("quantization_config"));
+  }
   reader_ = layout_->reader({json_.at("quantization_config"), config_file_, folder_});
   model::add_generation_ends(path, config_);
   open_layers();
@@ -65,7 +70,7 @@ Checkpoint::Checkpoint(const std::string& path)
   }
   for (const std::string& linear : names_)
     for (const std::string& tensor : reader_->tensor_names(linear)) read.insert(tensor);
-  folder_.warn_unread(read, config_.model_type);
+  folder_.warn_unread(read, config_.model_type, [&](std::string_view name) { return model::is_beside(config_, name); });
 }
 
 void Checkpoint::open_layers() {

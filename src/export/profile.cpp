@@ -104,17 +104,17 @@ std::vector<std::string> check_exportable(const quant::QuantParameters& p, std::
   return problems;
 }
 
-std::vector<std::string> check_exportable(const model::ModelConfig& config) {
+std::vector<std::string> check_exportable(const model::ModelConfig& config, std::string_view layout) {
   std::vector<std::string> problems;
   if (config.mixture.n_experts > 0 && config.mixture.storage != model::ExpertStorage::linears)
     problems.push_back(fmt::format(
         "export: the experts of {} are one parameter a layer, where VPTQ's client looks for linears; the run itself, "
         "eval and generate serve it",
         config.model_type));
-  if (!config.wrapper.empty())
+  if (!config.wrapper.empty() && layout == "gptq")
     problems.push_back(fmt::format(
-        "export: {} is a language model within a model of several kinds of input, which VPTQ's client does not load; "
-        "the run itself, eval and generate serve it",
+        "export: {} is a model of several kinds of input, and the layout gptq cannot say that its other parts are not "
+        "quantized; choose another --export-format (--format)",
         config.wrapper));
   return problems;
 }

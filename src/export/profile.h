@@ -37,8 +37,9 @@ struct LayerShape {
 std::vector<std::string> check_exportable(const quant::QuantParameters& parameters, std::span<const LayerShape> shapes,
                                           Profile profile);
 
-/// Every reason why the client could not load a model of this architecture with quantized linears (empty: none).
-std::vector<std::string> check_exportable(const model::ModelConfig& config);
+/// Every reason why the client could not load a model of this architecture with quantized linears in the layout of that
+/// name (empty: none).
+std::vector<std::string> check_exportable(const model::ModelConfig& config, std::string_view layout);
 
 /// The same for a layer that is there.
 std::vector<std::string> check_exportable(const format::Encoding& encoding, Profile profile);

@@ -15,7 +15,10 @@ using SortedJson = nlohmann::json;  // objects by name: adding a key takes no lo
 
 constexpr std::size_t kAlignment = 8;
 
-int element_bytes(std::string_view dtype) { return dtype == "I64" ? 8 : dtype == "I32" || dtype == "F32" ? 4 : 2; }
+/// By the number that a type's name has behind its letters; "F8_E4M3" and "BOOL" are single bytes.
+int element_bytes(std::string_view dtype) {
+  return dtype.ends_with("64") ? 8 : dtype.ends_with("32") ? 4 : dtype.ends_with("16") ? 2 : 1;
+}
 
 /// Tensors in order, cut where the next one would pass the limit.
 std::vector<std::vector<TensorPlan>> divide(const std::vector<TensorPlan>& plan, std::int64_t max_file_bytes) {

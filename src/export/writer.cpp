@@ -18,6 +18,7 @@
 #include "export/hf_files.h"
 #include "export/layout.h"
 #include "export/scale_folding.h"
+#include "export/module_names.h"
 #include "export/tensor_files.h"
 #include "model/each_linear.h"
 
@@ -142,21 +143,36 @@ class Writer {
     return found == linears_.end() ? nullptr : &found->second;
   }
 
-  /// Modules with a matrix that stays as it is: the head, linears that were left out, routers.
+  /// Modules with a matrix that stays as it is: the head, linears that were left out, routers, other parts.
   std::vector<std::string> plain_modules() const {
     std::vector<std::string> names{"lm_head"};
     for (const model::TensorSpec& spec : tensors_) {
       if (linear_of(spec) != nullptr || !spec.name.ends_with(kWeightEnding) || spec.shape.size() != 2) continue;
       const std::string module = spec.name.substr(0, spec.name.size() - kWeightEnding.size());
-      if (module != "lm_head" && module != "model.embed_tokens") names.push_back(module);
+      if (module != "lm_head" && module != "model.embed_tokens") names.push_back(module_name(source_.config(), module));
     }
+    source_.visit_beside([&](const model::StoredTensor& tensor) {
+      if (tensor.shape.size() == 2 && tensor.name.ends_with(kWeightEnding))
+        names.push_back(
+            other_module_name(source_.config(), tensor.name.substr(0, tensor.name.size() - kWeightEnding.size())));
+    });
     return names;
   }
 
-  /// What the choice of experts is corrected by: the client keeps it in fp32, and its differences are small.
+  /// What the choice of experts is corrected by: the client keeps it in fp32, and its differences are small. What the
+  /// delta rule decays by: an exponent's logarithm.
   bool stays_wide(const model::TensorSpec& spec) const {
     const std::string& bias = source_.config().mixture.choice_bias;
-    return !bias.empty() && spec.name.ends_with(bias);
+    if (!bias.empty() && spec.name.ends_with(bias)) return true;
+    return spec.name.ends_with("linear_attn.A_log") || spec.name.ends_with("linear_attn.dt_bias");
+  }
+
+  /// Of a linear, under the names of the original.
+  std::vector<LayerTensor> tensors_of(const model::LinearSpec& linear, const format::Encoding& encoding) const {
+    const std::string module = module_name(source_.config(), linear.name), stored = source_.stored_name(linear.name);
+    std::vector<LayerTensor> tensors = layers_->tensors(module, encoding);
+    for (LayerTensor& tensor : tensors) tensor.name = stored + tensor.name.substr(module.size());
+    return tensors;
   }
 
   /// Looks at every layer before anything is written.
@@ -168,12 +184,15 @@ class Writer {
       if (linear == nullptr) {
         const std::int64_t count = core::element_count(spec.shape).value_or(0);
         const core::DType dtype = stays_wide(spec) ? core::DType::f32 : dtype_;
-        plan_.push_back({spec.name, core::dtype_name(dtype), spec.shape, core::dtype_size(dtype) * count});
+        plan_.push_back(
+            {source_.stored_name(spec.name), core::dtype_name(dtype), spec.shape, core::dtype_size(dtype) * count});
         continue;
       }
       const format::Encoding encoding = request_.encoding(linear->name);
       folding_.note(linear->name, encoding);
-      std::vector<std::string> reasons = layers_->add(*linear, encoding);
+      model::LinearSpec module = *linear;
+      module.name = module_name(source_.config(), linear->name);
+      std::vector<std::string> reasons = layers_->add(module, encoding);
       if (encoding.out_features != linear->out_features || encoding.in_features != linear->in_features)
         reasons.emplace_back("export: a layer has another shape than the model's");
       if (encoding.dtype != dtype_)
@@ -181,10 +200,14 @@ class Writer {
                                       core::dtype_name(encoding.dtype), core::dtype_name(dtype_)));
       for (const std::string& reason : reasons) problems[reason].push_back(linear->name);
       if (reasons.empty())
-        for (TensorPlan& tensor : layers_->plan(linear->name, encoding)) plan_.push_back(std::move(tensor));
+        for (TensorPlan& tensor : layers_->plantensors_of(*linear, encoding)) plan_.push_back(std::move(tensor));
       report("checking", ++done);
     }
     for (const auto& [linear, problem] : folding_.problems()) problems[problem].push_back(linear);
+    source_.visit_beside([&](const model::StoredTensor& tensor) {
+      plan_.push_back(
+          {std::string(tensor.name), tensor.dtype, tensor.shape, static_cast<std::int64_t>(tensor.bytes.size())});
+    });
     if (!problems.empty()) {
       std::vector<std::string> list;
       for (const auto& [text, layers] : problems)
@@ -198,8 +221,7 @@ class Writer {
     for (const model::TensorSpec& spec : tensors_) {
       if (const model::LinearSpec* linear = linear_of(spec)) {
         const format::Encoding encoding = folding_.folded(linear->name, request_.encoding(linear->name));
-        for (const LayerTensor& tensor : layers_->tensors(linear->name, encoding))
-          files.write(tensor.name, 0, tensor.bytes);
+        for (const LayerTensor& tensor : tensors_of(*linear, encoding)) files.write(tensor.name, 0, tensor.bytes);
         report("writing", ++done);
       } else if (spec.name != kHead || !source_.config().tied_embeddings) {
         write_plain(files, spec);
@@ -209,6 +231,12 @@ class Writer {
       core::log_info(
           "column scales of {} inputs are folded into the norms or linears before them, and rounded there to {}", n,
           core::dtype_name(dtype_));
+    std::size_t n_others = 0;
+    source_.visit_beside([&](const model::StoredTensor& tensor) {
+      files.write(std::string(tensor.name), 0, tensor.bytes);
+      ++n_others;
+    });
+    if (n_others > 0) core::log_info("{} tensors beside the language model were copied as they are", n_others);
     if (n_rounded_ > 0)
       core::log_info("{} tensors that are not quantized were rounded to {}, the type of the model's activations",
                      n_rounded_, core::dtype_name(dtype_));
@@ -219,7 +247,8 @@ class Writer {
     std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value_or(0)));
     (request_.tensors != nullptr ? *request_.tensors : source_).read(spec, values);
     folding_.fold(spec, values);
-    if (stays_wide(spec)) return files.write(spec.name, 0, std::as_bytes(std::span(values)));
+    const std::string name = source_.stored_name(spec.name);
+    if (stays_wide(spec)) return files.write(name, 0, std::as_bytes(std::span(values)));
     const bool twice = source_.config().tied_embeddings && spec.name == "model.embed_tokens.weight";
     std::vector<std::uint16_t> narrow;
     bool exact = true;
@@ -232,8 +261,8 @@ class Writer {
         narrow.push_back(core::to_bits16(dtype_, value));
         exact = exact && core::from_bits16(dtype_, narrow.back()) == value;
       }
-      files.write(spec.name, 2 * begin, std::as_bytes(std::span(narrow)));
-      if (twice) files.write(kHead, 2 * begin, std::as_bytes(std::span(narrow)));
+      files.write(name, 2 * begin, std::as_bytes(std::span(narrow)));
+      if (twice) files.write(source_.stored_name(kHead), 2 * begin, std::as_bytes(std::span(narrow)));
     }
     if (!exact) ++n_rounded_;
   }

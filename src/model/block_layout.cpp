@@ -50,6 +50,13 @@ std::vector<SiteSpec> latent_sites(const ModelConfig& config, const std::string&
   return sites;
 }
 
+std::vector<SiteSpec> delta_sites(const ModelConfig& config, const std::string& module) {
+  const DeltaConfig& delta = config.delta;
+  const std::int64_t hidden = config.hidden_size, joined = 2 * delta.keys() + 2 * delta.values();
+  return {{"linear.in", hidden, {{module + "in_proj_qkvz", joined, hidden, false}}},
+          {"linear.out", delta.values(), {{module + "out_proj", hidden, delta.values(), false}}}};
+}
+
 std::vector<SiteSpec> attention_sites(const ModelConfig& config, const std::string& attention) {
   if (config.latent.kv_rank > 0) return latent_sites(config, attention);
   const std::int64_t hidden = config.hidden_size;
@@ -58,7 +65,7 @@ std::vector<SiteSpec> attention_sites(const ModelConfig& config, const std::stri
   if (config.fused_qkv)
     qkv.linears = {{attention + "qkv_proj", q + 2 * kv, hidden, config.qkv_bias}};
   else
-    qkv.linears = {{attention + "q_proj", q, hidden, config.qkv_bias},
+    qkv.linears = {{attention + "q_proj", config.attention_gate ? 2 * q : q, hidden, config.qkv_bias},
                    {attention + "k_proj", kv, hidden, config.qkv_bias},
                    {attention + "v_proj", kv, hidden, config.qkv_bias}};
   return {std::move(qkv), {"o", q, {{attention + "o_proj", hidden, q, config.o_bias}}}};
@@ -83,9 +90,14 @@ bool is_mixture(const ModelConfig& config, std::int64_t layer) {
   return config.mixture.n_experts > 0 && config.mixture.layers.at(static_cast<std::size_t>(layer));
 }
 
+bool is_delta(const ModelConfig& config, std::int64_t layer) {
+  return config.delta.value_heads > 0 && config.delta.layers.at(static_cast<std::size_t>(layer));
+}
+
 std::vector<SiteSpec> block_sites(const ModelConfig& config, std::int64_t layer) {
   const std::string block = fmt::format("model.layers.{}.", layer);
-  std::vector<SiteSpec> sites = attention_sites(config, block + "self_attn.");
+  std::vector<SiteSpec> sites = is_delta(config, layer) ? delta_sites(config, block + "linear_attn.")
+                                                        : attention_sites(config, block + "self_attn.");
   const MixtureConfig& mixture = config.mixture;
   if (!is_mixture(config, layer)) {
     add_feed_forward(config,
@@ -113,7 +125,8 @@ std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
   std::vector<TensorSpec> tensors{{"model.embed_tokens.weight", {config.vocab_size, hidden}}};
   BlockNormSizes norms(config);
   struct {
-    int sinks = 0, router = 0, router_bias = 0, choice_bias = 0, shared_gate = 0;
+    int sinks = 0, router = 0, router_bias = 0, choice_bias = 0, shared_gate = 0, conv = 0, delta_gates = 0,
+        log_decay = 0, decay_bias = 0, delta_norm = 0;
   } small;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     for_each_norm(config, layer, norms, [&](const std::string& name, std::int64_t size) {

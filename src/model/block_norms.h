@@ -23,7 +23,7 @@ void for_each_norm(const ModelConfig& config, std::int64_t layer, Block& block, 
   named(config.norms.attention_out, block.attention_out_norm);
   named(config.norms.feed_forward, block.feed_forward_norm);
   named(config.norms.feed_forward_out, block.feed_forward_out_norm);
-  if (config.qk_norm && !config.qk_norm_plain) {
+  if (config.qk_norm && !config.qk_norm_plain && !is_delta(config, layer)) {
     named("self_attn.q_norm", block.q_norm);
     named("self_attn.k_norm", block.k_norm);
   }
@@ -52,6 +52,15 @@ template <class Block, class Visit>
 void for_each_small(const ModelConfig& config, std::int64_t layer, Block& block, const Visit& visit) {
   const std::string prefix = block_prefix(layer);
   if (config.sinks) visit(prefix + "self_attn.sinks", core::Shape{config.n_heads}, block.sinks);
+  if (is_delta(config, layer)) {
+    const DeltaConfig& delta = config.delta;
+    const std::string module = prefix + "linear_attn.";
+    visit(module + "conv1d.weight", core::Shape{delta.channels(), 1, delta.width}, block.conv);
+    visit(module + "in_proj_ba.weight", core::Shape{2 * delta.value_heads, config.hidden_size}, block.delta_gates);
+    visit(module + "A_log", core::Shape{delta.value_heads}, block.log_decay);
+    visit(module + "dt_bias", core::Shape{delta.value_heads}, block.decay_bias);
+    visit(module + "norm.weight", core::Shape{delta.value_dim}, block.delta_norm);  // never 1 + weight
+  }
   const MixtureConfig& mixture = config.mixture;
   if (!is_mixture(config, layer)) return;
   const std::string module = prefix + mixture.module + ".";

@@ -11,12 +11,14 @@ namespace voronoi::model {
 
 // Device memory, fp32; arrays are at least of the size stated and live on for the next pass.
 
-/// Of the attention half, for n_rows tokens.
+/// Of the attention half, for n_rows tokens. Of the delta rule: `low` what its gates are made of [n_rows, 2 heads], qkv
+/// what enters the convolution [n_rows, channels], attended [n_rows, values] what leaves the rule.
 struct AttentionTape {
   backend::Array<float> raw_qk;    ///< q, then k, before their norms, where there are such
   backend::Array<float> low;       ///< of latent attention: what its vectors of low rank are, before their norms
   backend::Array<float> qkv;       ///< as they enter attention: [n_rows, q + k + v] values
   backend::Array<float> attended;  ///< [n_rows, n_heads * head_dim] leaves it
+  backend::Array<float> gate;      ///< on what leaves it, where there is one: as many values
   backend::Array<float> out;       ///< [n_rows, hidden_size] leaves it, where a norm follows
 };
 

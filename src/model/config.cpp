@@ -128,7 +128,6 @@ void parse_activation(const Keys& keys, const Family& family, ModelConfig& confi
 
 void parse_gemma(const Keys& keys, const Family& family, ModelConfig& config) {
   if (!family.gemma) return;
-  config.norm_plus_one = true;
   config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
   if (family.query_scalar) config.attention_scale = 1 / std::sqrt(keys.number_or("query_pre_attn_scalar", 0, 256));
   if (keys.boolean_or("use_bidirectional_attention", false))
@@ -158,6 +157,7 @@ void parse_norms(const Keys& keys, const Family& family, ModelConfig& config) {
   const bool layer_norm = family.norms == NormPlaces::parallel;
   config.norm_eps = keys.number_or(layer_norm ? "layer_norm_eps" : "rms_norm_eps", 0, family.norm_eps, true);
   config.qk_norm = family.qk_norm || (family.qk_norm_key && keys.boolean_or("use_qk_norm", false));
+  config.norm_plus_one = family.gemma || family.norm_plus_one;
   NormNames& names = config.norms;
   switch (family.norms) {
     case NormPlaces::before:
@@ -302,6 +302,7 @@ ModelConfig parse_text(const Keys& keys, const Keys& outer, const Wrapper* wrapp
   config.tied_embeddings = place("tie_word_embeddings").boolean_or("tie_word_embeddings", family.tied);
   config.fused_qkv = family.fused_qkv;
   config.fused_gate_up = family.fused_gate_up;
+  config.attention_gate = family.attention_gate;
   parse_mixture(keys, family, config);
   parse_gemma(keys, family, config);
   parse_layers(keys, family, config);

@@ -75,6 +75,18 @@ struct LatentConfig {
   std::int64_t nope = 0, rope = 0, value = 0;
 };
 
+/// Layers without attention, whose memory does not grow: kernels/delta_rule.h.
+struct DeltaConfig {
+  std::int64_t key_heads = 0, value_heads = 0;  ///< 0: no layer is one
+  std::int64_t key_dim = 0, value_dim = 0;      ///< of a head
+  std::int64_t width = 0;                       ///< tokens that the convolution sees
+  std::vector<bool> layers;                     ///< a layer each: whether it is one
+
+  std::int64_t keys() const { return key_heads * key_dim; }
+  std::int64_t values() const { return value_heads * value_dim; }
+  std::int64_t channels() const { return 2 * keys() + values(); }  ///< of the convolution: queries, keys, values
+};
+
 struct ModelConfig {
   std::string model_type;  ///< "llama", "mistral", "qwen2", ...; of a language model within a wrapper its own
   std::string wrapper;     ///< the wrapper's ("gemma3"); empty: none
@@ -94,6 +106,8 @@ struct ModelConfig {
   bool qk_norm_whole = false;  ///< over all heads instead
   bool qk_norm_plain = false;  ///< their norms have no weight, and are in layers with rope alone
   bool sinks = false;          ///< see kernels::AttentionShape
+  bool attention_gate =
+      false;  ///< q_proj gives each head a gate behind its query; its sigmoid is on attention's result
   bool tied_embeddings = false;
   bool fused_qkv = false, fused_gate_up = false;  ///< q, k, v are one matrix; gate and up are
   bool norm_plus_one = false;                     ///< norms multiply by 1 + weight
@@ -105,6 +119,7 @@ struct ModelConfig {
   double attention_softcap = 0, logit_softcap = 0;                  ///< x counts as cap tanh(x / cap); 0 = no cap
   MixtureConfig mixture;
   LatentConfig latent;
+  DeltaConfig delta;
   std::vector<std::int64_t> window;  ///< a layer each: keys a query sees; 0 = all
   std::vector<std::int64_t> chunk;   ///< a layer each: positions of a chunk, outside of which nothing is seen; 0 = all
   /// In layers without rope a query at position p counts 1 + query_growth ln(1 + floor((p + 1) / query_floor)); 0: 1.
@@ -138,7 +153,8 @@ struct LinearSpec {
 /// Linears of a block that share one input, hence one Hessian: "qkv", "o", "gate_up", "down"; in a mixture
 /// "expert.E.gate_up", "expert.E.down" for each expert E, "shared_expert.gate_up", "shared_expert.down"; in latent
 /// attention "qkv" makes the vectors of low rank, and "q_b" and "kv_b" take them. Fused projections are one linear, and
-/// are quantized as one; of experts that a checkpoint fuses each has its own.
+/// are quantized as one; of experts that a checkpoint fuses each has its own. In the place of "qkv" and "o" a layer of
+/// the delta rule has "linear.in" and "linear.out"; what its gates are made by is small and is not quantized.
 struct SiteSpec {
   std::string name;
   std::int64_t in_features = 0;
@@ -154,6 +170,8 @@ struct SitePlaces {
 SitePlaces site_places(const ModelConfig& config);
 
 bool is_mixture(const ModelConfig& config, std::int64_t layer);
+/// Whether the delta rule is in the place of attention.
+bool is_delta(const ModelConfig& config, std::int64_t layer);
 
 /// The sites of a block in execution order.
 std::vector<SiteSpec> block_sites(const ModelConfig& config, std::int64_t layer);
@@ -165,8 +183,8 @@ struct TensorSpec {
   core::Shape shape;
 };
 
-/// Every tensor the forward pass reads (embedding, norms, linears, biases, q/k norms, routers, final norm, head unless
-/// tied).
+/// Every tensor the forward pass reads (embedding, norms, linears, biases, q/k norms, routers, what the delta rule has
+/// besides, final norm, head unless tied).
 std::vector<TensorSpec> expected_tensors(const ModelConfig& config);
 
 }  // namespace voronoi::model

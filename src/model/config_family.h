@@ -41,6 +41,7 @@ struct Family {
   AttentionWindows windows = AttentionWindows::none;
   Mixture mixture = Mixture::none;
   bool shared_expert = false;
+  bool renormalise = false;  ///< where "norm_topk_prob" is absent; of Qwen's mixtures
   bool fused_qkv = false, fused_gate_up = false;
   bool gemma = false;  ///< scaled embedding, norms by 1 + weight, tanh gelu
   bool soft_caps = false, query_scalar = false;
@@ -53,6 +54,9 @@ struct Family {
   bool rope_in_windows = false;  ///< full layers have none
   bool multipliers = false;      ///< Granite's
   bool latent = false;
+  bool norm_plus_one = false;  ///< as Gemma's
+  bool attention_gate = false;
+  bool delta = false;  ///< layers of the delta rule, but each `full_every`-th
 };
 
 std::span<const Family> families();
@@ -74,7 +78,7 @@ void warn_of_unknown(const std::string& file, const std::string& model_type, con
 // Parts of parse_config(); each takes what those before it set.
 /// rope, local_rope, n_turned, rope_interleaved; of head_dim, latent and max_position.
 void parse_rope(const Keys& keys, const Family& family, ModelConfig& config);
-/// window, chunk, layer_rope, query_growth.
+/// window, chunk, delta, layer_rope, query_growth.
 void parse_layers(const Keys& keys, const Family& family, ModelConfig& config);
 /// mixture; sets intermediate_size where the key is another.
 void parse_mixture(const Keys& keys, const Family& family, ModelConfig& config);

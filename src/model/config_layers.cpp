@@ -11,6 +11,9 @@ namespace {
 
 using core::Json;
 
+/// A block of a GPU's threads keeps columns of a state of this many rows close by.
+constexpr std::int64_t kMaxStateDim = 512;
+
 /// "layer_types" as flags: whether a layer is of the type `special` and not "full_attention"; absent: null.
 std::optional<std::vector<bool>> layer_types(const Keys& keys, std::string_view special, std::int64_t n_layers) {
   const Json* types = layer_list(keys, "layer_types", n_layers);
@@ -24,6 +27,26 @@ std::optional<std::vector<bool>> layer_types(const Keys& keys, std::string_view 
                                              found_text(type), special));
   }
   return found;
+}
+
+/// Layers of the delta rule: "layer_types", or all but each "full_attention_interval"-th.
+void parse_delta(const Keys& keys, const Family& family, ModelConfig& config) {
+  DeltaConfig& delta = config.delta;
+  delta.key_heads = keys.integer_or("linear_num_key_heads", 1, kMaxHeads, 16);
+  delta.value_heads = keys.integer_or("linear_num_value_heads", 1, kMaxHeads, 32);
+  delta.key_dim = keys.integer_or("linear_key_head_dim", 1, kMaxStateDim, 128);
+  delta.value_dim = keys.integer_or("linear_value_head_dim", 1, kMaxStateDim, 128);
+  delta.width = keys.integer_or("linear_conv_kernel_dim", 1, 64, 4);
+  if (delta.value_heads % delta.key_heads != 0)
+    keys.refuse("linear_num_value_heads",
+                fmt::format("is {}, no multiple of linear_num_key_heads = {}", delta.value_heads, delta.key_heads));
+  if (2 * delta.keys() + 2 * delta.values() > kMaxWidth)
+    keys.refuse("linear_num_value_heads",
+                fmt::format("is {}: so many heads are wider than {}", delta.value_heads, kMaxWidth));
+  const std::int64_t every = keys.integer_or("full_attention_interval", 1, kMaxLayers, family.full_every);
+  const auto types = layer_types(keys, "linear_attention", config.n_layers);
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
+    delta.layers.push_back(types ? (*types)[static_cast<std::size_t>(layer)] : (layer + 1) % every != 0);
 }
 
 std::vector<std::int64_t> parse_windows(const Keys& keys, const Family& family, std::int64_t n_layers) {
@@ -119,6 +142,7 @@ void parse_layers(const Keys& keys, const Family& family, ModelConfig& config) {
     if (family.rope_in_windows && config.window[layer] == 0) config.layer_rope[layer] = LayerRope::none;
   }
   if (family.mixture == Mixture::llama4) parse_llama4_layers(keys, config);
+  if (family.delta) parse_delta(keys, family, config);
 }
 
 }  // namespace voronoi::model

@@ -41,7 +41,7 @@ void parse_qwen(const Keys& keys, const Family& family, const ModelConfig& confi
   mixture.n_experts = count_experts(keys, "num_experts", config.n_layers);
   mixture.expert_size = keys.integer("moe_intermediate_size", 1, kMaxWidth);
   if (family.shared_expert) mixture.shared_size = keys.integer("shared_expert_intermediate_size", 1, kMaxWidth);
-  mixture.renormalise = keys.boolean_or("norm_topk_prob", false);
+  mixture.renormalise = keys.boolean_or("norm_topk_prob", family.renormalise);
   mixture.layers = qwen_layers(keys, config.n_layers);
 }
 

@@ -23,6 +23,7 @@ struct BlockGradients {
   backend::Array<float> input_norm, feed_forward_norm, attention_out_norm, feed_forward_out_norm, q_norm, k_norm,
       q_low_norm, kv_low_norm;
   backend::Array<float> sinks, router, shared_gate, router_bias;
+  backend::Array<float> conv, delta_gates, log_decay, decay_bias, delta_norm;
   backend::Array<float> choice_bias;                       ///< always empty: the choice is constant
   std::vector<std::vector<backend::Array<float>>> biases;  ///< [site][linear]
 };

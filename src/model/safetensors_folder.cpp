@@ -130,6 +130,7 @@ void SafetensorsFolder::open_shards(const fs::path& folder, const std::string& i
 void SafetensorsFolder::take_standard_names(const std::string& norm) {
   const TensorNames names(stored_names(), norm);
   if (!names.differ()) return;
+  base_ = names.base();
   std::map<std::string, Stored, std::less<>> renamed;
   for (const auto& [name, stored] : tensors_)
     if (const auto [known, fresh] = renamed.emplace(names.standard(name), stored); !fresh)
@@ -138,6 +139,13 @@ void SafetensorsFolder::take_standard_names(const std::string& norm) {
   tensors_ = std::move(renamed);
   core::log_info("{}: tensors are named as {}, and are taken as {}", name_, quote_text(names.found()),
                  names.standard(names.found()));
+}
+
+std::string SafetensorsFolder::stored_name(std::string_view standard) const {
+  constexpr std::string_view kModel = "model.", kInner = ".model.";
+  if (standard.starts_with(kModel)) return base_ + std::string(standard.substr(kModel.size()));
+  // The head is beside the innermost model.
+  return (base_.ends_with(kInner) ? base_.substr(0, base_.size() - kModel.size()) : "") + std::string(standard);
 }
 
 std::vector<std::string_view> SafetensorsFolder::stored_names() const {

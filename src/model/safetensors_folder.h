@@ -43,6 +43,8 @@ class SafetensorsFolder {
   /// From here on tensors go by the names of model/tensor_names.h (norm: see there), which is told where they differ.
   /// Throws FormatError when two tensors come to the same name.
   void take_standard_names(const std::string& norm);
+  /// The name in the files, without what other wrappers left in it, of a tensor that may or may not be there.
+  std::string stored_name(std::string_view standard) const;
   /// A second name for a tensor that is there.
   void alias(const std::string& name, const std::string& of) { tensors_.emplace(name, tensors_.at(of)); }
 
@@ -88,7 +90,7 @@ class SafetensorsFolder {
   void open_whole(const std::filesystem::path& folder, const std::string& name);
   void open_shards(const std::filesystem::path& folder, const std::string& index);
 
-  std::string name_;
+  std::string name_, base_ = "model.";
   std::map<std::string, std::unique_ptr<SafetensorsFile>> files_;
   /// The slice of that name; null: there is none.
   const ExpertSlice* find_slice(const std::string& name) const;

@@ -17,6 +17,8 @@ class TensorNames {
   explicit TensorNames(const std::vector<std::string_view>& stored, const std::string& norm = "input_layernorm");
 
   std::string standard(std::string_view stored) const;
+  /// What stands in the place of "model.".
+  const std::string& base() const { return base_; }
   /// Whether there is anything to rename.
   bool differ() const { return differ_; }
   /// A tensor of the first layer as it is stored, for messages.

@@ -146,10 +146,13 @@ void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, c
 KvCache Transformer::make_cache(std::int64_t capacity) const {
   KvCache cache;
   cache.capacity = capacity;
-  const std::int64_t n = product(capacity, impl_->config.n_kv_heads * impl_->config.head_dim);
-  for (std::int64_t layer = 0; layer < impl_->config.n_layers; ++layer) {
-    cache.keys.emplace_back(impl_->context, n);
-    cache.values.emplace_back(impl_->context, n);
+  const ModelConfig& config = impl_->config;
+  const DeltaConfig& delta = config.delta;
+  const std::int64_t n = product(capacity, config.n_kv_heads * config.head_dim);
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    const bool attends = !is_delta(config, layer);
+    cache.keys.emplace_back(impl_->context, attends ? n : (delta.width - 1) * delta.channels());
+    cache.values.emplace_back(impl_->context, attends ? n : product(delta.values(), delta.key_dim));
   }
   return cache;
 }

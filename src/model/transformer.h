@@ -30,8 +30,10 @@ struct BlockWeights {
   backend::Array<float> sinks;                                      // [n_heads]
   backend::Array<float> router, shared_gate;                        // [n_experts, hidden], [1, hidden]; of a mixture
   backend::Array<float> router_bias, choice_bias;                   // [n_experts]: on its logits, for its choice
-  std::vector<std::vector<LinearWeight>> linears;                   // [site][linear], each [out, in]
-  std::vector<std::vector<backend::Array<float>>> biases;           // [site][linear], empty where there is none
+  backend::Array<float> conv, delta_gates;                  // of the delta rule: [channels, width], [2 heads, hidden]
+  backend::Array<float> log_decay, decay_bias, delta_norm;  // [heads], [heads], [value_dim]
+  std::vector<std::vector<LinearWeight>> linears;           // [site][linear], each [out, in]
+  std::vector<std::vector<backend::Array<float>>> biases;   // [site][linear], empty where there is none
 };
 
 /// A block's tensors in host memory, by name, as they will lie on the device.
@@ -97,10 +99,12 @@ struct TokenScore {
   bool is_greedy = false;     ///< no other token has a larger logit, none of a lower id an equal one
 };
 
-/// Keys and values of one sequence's tokens so far, fp32.
+/// What layers keep of one sequence's tokens so far, fp32; meaningless without tokens.
 struct KvCache {
   std::int64_t capacity = 0, n_tokens = 0;
-  std::vector<backend::Array<float>> keys, values;  ///< [layer]: [capacity, n_kv_heads * head_dim]
+  /// [layer]: [capacity, n_kv_heads * head_dim]; of a layer of the delta rule what entered the convolution last, [width
+  /// - 1, channels], and the state [value_heads, key_dim, value_dim].
+  std::vector<backend::Array<float>> keys, values;
 };
 
 /// What becomes of linears that the source stores packed: decoded into the type of the products when a block is loaded,

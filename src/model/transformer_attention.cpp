@@ -102,7 +102,10 @@ void Transformer::Impl::project(const BlockWeights& weights, std::int64_t n_rows
   }
   if (observer) observer(block(weights)[places.qkv], places.qkv, x, n_rows, {});
   if (config.latent.kv_rank > 0) return project_latent(weights, n_rows, x, to, observer, tape);
-  linear(weights, places.qkv, 0, n_rows, x, false, to.q);
+  if (config.attention_gate)
+    project_gated_queries(weights, n_rows, x, to.q, tape);
+  else
+    linear(weights, places.qkv, 0, n_rows, x, false, to.q);
   if (!config.fused_qkv) {
     linear(weights, places.qkv, 1, n_rows, x, false, to.k);
     linear(weights, places.qkv, 2, n_rows, x, false, to.v);
@@ -119,9 +122,36 @@ void Transformer::Impl::project(const BlockWeights& weights, std::int64_t n_rows
   norm(n_rows * (kv_dim / k_width), k_width, to.k, weights.k_norm, to.k);
 }
 
+void Transformer::Impl::project_gated_queries(const BlockWeights& weights, std::int64_t n_rows, const float* x,
+                                              float* q, AttentionTape* tape) {
+  const std::int64_t dim = config.head_dim, n_heads = config.n_heads, n = product(n_rows, n_heads * dim);
+  float* both = grow(context, work_split, product(n, 2));
+  linear(weights, places.qkv, 0, n_rows, x, false, both);
+  const kernels::HeadParts parts{n_rows, n_heads, dim, 2 * n_heads * dim, 2 * dim, n_heads * dim, dim};
+  context.nn().copy_heads(context.exec(), parts, both, q);
+  context.nn().copy_heads(context.exec(), parts, both + dim,
+                          grow(context, tape == nullptr ? work_gate : tape->gate, n));
+}
+
+const float* Transformer::Impl::attention_values(std::int64_t n_rows, const float* attended, const float* gate) {
+  const std::int64_t value = config.latent.value, dim = config.head_dim, n_heads = config.n_heads;
+  if (config.attention_gate) {
+    const std::int64_t n = product(n_rows, n_heads * dim);
+    float* values = grow(context, work_split, n);
+    context.delta_rule().sigmoid_gate(context.exec(), n, gate, attended, values);
+    return values;
+  }
+  if (config.latent.kv_rank == 0 || value == dim) return attended;
+  float* values = grow(context, work_split, product(n_rows, n_heads * value));
+  context.nn().copy_heads(context.exec(), {n_rows, n_heads, value, n_heads * dim, dim, n_heads * value, value},
+                          attended, values);
+  return values;
+}
+
 void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens,
                                        float* hidden, const SiteObserver& observer, KvCache* cache,
                                        AttentionTape* tape) {
+  if (is_delta(config, weights.layer)) return delta_half(weights, n_sequences, n_tokens, hidden, observer, cache, tape);
   const std::vector<SiteSpec>& site = block(weights);
   const std::int64_t n_rows = n_sequences * n_tokens;
   const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
@@ -159,7 +189,7 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
     else
       nn.cached_attention(context.exec(), piece, before, queries, keys, values, out);
   });
-  const float* x = attention_values(n_rows, attended);
+  const float* x = attention_values(n_rows, attended, tape == nullptr ? work_gate.data() : tape->gate.data());
   if (observer) observer(site[places.o], places.o, x, n_rows, {});
   add_output(weights, places.o, n_rows, x, weights.attention_out_norm, hidden, tape == nullptr ? nullptr : &tape->out);
 }

@@ -1,320 +1,262 @@
 // The backward pass of a block: a tape walked back, half by half, which the forward pass kept, or keeps as it runs
 // again.
+#include "model/transformer_backward.h"
+
 #include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "model/transformer_impl.h"
-
 namespace voronoi::model {
 
-/// One block's backward pass. In every half `d_left` [n_rows, hidden_size] is the derivative by what left the half, and
-/// what follows from it for what entered the half is added to `gradient`. These are the same array, where the residual
-/// stream's part stays, unless the halves stand beside each other.
-struct Transformer::Impl::Backward {
-  using Floats = backend::Array<float>;
-
-  Impl& model;
-  const BlockWeights& weights;
-  BlockGradients* sums;
-  const GradientObserver& observer;
-  backend::Context& context = model.context;
-  const ModelConfig& config = model.config;
-  const kernels::NnGradientKernels& kernels = context.nn_gradient();
-
-  /// Where the sum of a gradient goes; null: it is not wanted.
-  float* sum(Floats BlockGradients::*part) const { return sums == nullptr ? nullptr : (sums->*part).data(); }
-
-  void norm(std::int64_t n_rows, std::int64_t dim, const float* x, const Floats& weight, const float* d_out,
-            bool accumulate, float* dx, Floats BlockGradients::*part) const {
-    model.norm_gradient(n_rows, dim, x, weight.data(), d_out, accumulate, dx, sum(part));
+void Transformer::Impl::Backward::gated(std::size_t gate_up, std::int64_t n_rows, const float* x, const Floats& tape,
+                                        const float* d_out, bool accumulate, float* dx) const {
+  const std::int64_t inner = model.block(weights)[gate_up + 1].in_features, n = product(n_rows, inner);
+  float* d_gate = grow(context, model.work_d_wide, product(n, 2));
+  float* d_up = d_gate + n;
+  float* entered_down = grow(context, model.work_wide, n);
+  model.gate(n, tape.data(), entered_down);
+  linear(gate_up + 1, 0, n_rows, entered_down, d_out, false, d_gate);
+  if (config.activation == Activation::clamped_silu) {
+    kernels.clamped_swiglu(context.exec(), n, static_cast<float>(config.gate_limit), tape.data(), tape.data() + n,
+                           d_gate, d_gate, d_up);
+  } else {
+    const auto kernel = config.activation == Activation::silu ? kernels.swiglu : kernels.geglu;
+    kernel(context.exec(), n, tape.data(), tape.data() + n, d_gate, d_gate, d_up);
   }
-
-  /// dx [n_rows, in_features] = dy W (+ dx) of a linear that took x.
-  void linear(std::size_t site, std::size_t index, std::int64_t n_rows, const float* x, const float* dy,
-              bool accumulate, float* dx) const {
-    const SiteSpec& spec = model.block(weights)[site];
-    const LinearSpec& linear = spec.linears[index];
-    if (observer) observer(spec, site, index, n_rows, x, dy);
-    if (linear.has_bias && sums != nullptr)
-      kernels.column_sums(context.exec(), n_rows, linear.out_features, dy, linear.out_features,
-                          sums->biases[site][index].data());
-    multiply_transposed(context, weights.linears[site][index], n_rows, linear.out_features, linear.in_features, dy,
-                        accumulate, dx);
+  if (!config.fused_gate_up) {
+    linear(gate_up, 0, n_rows, x, d_gate, accumulate, dx);
+    linear(gate_up, 1, n_rows, x, d_up, true, dx);
+    return;
   }
+  // As one table of 2 n_rows rows, gates and then ups: each row of the fused product is a gate and its up.
+  std::vector<std::int32_t> order(static_cast<std::size_t>(2 * n_rows));
+  for (std::int64_t i = 0; i < 2 * n_rows; ++i)
+    order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i % 2 * n_rows + i / 2);
+  const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
+  float* joined = grow(context, model.work_wide, product(n, 2));
+  context.linalg().gather_rows_f32(context.exec(), index.data(), 2 * n_rows, inner, d_gate, joined);
+  linear(gate_up, 0, n_rows, x, joined, accumulate, dx);
+}
 
-  /// The derivative by what left a half's last linear: d_left, scaled, or through the norm of `raw` that followed.
-  const float* before_out_norm(std::int64_t n_rows, const Floats& raw, const Floats& weight, const float* d_left,
-                               Floats BlockGradients::*part) const {
-    if (weight.empty() && config.residual_scale == 1) return d_left;
-    const std::int64_t n = product(n_rows, config.hidden_size);
-    float* d_raw = grow(context, model.work_out, n);
-    if (config.residual_scale != 1) {
-      context.memory().copy_on_device(context.exec(), d_left, product(n, sizeof(float)), d_raw);
-      context.nn().scale(context.exec(), n, static_cast<float>(config.residual_scale), d_raw);
-      d_left = d_raw;
-    }
-    if (!weight.empty()) norm(n_rows, config.hidden_size, raw.data(), weight, d_left, false, d_raw, part);
-    return d_raw;
-  }
-
-  /// gradient += what d_entered, by what entered a half's linears, is by what entered its norm.
-  void before_norm(std::int64_t n_rows, const float* entered, const Floats& weight, const float* d_entered,
-                   float* gradient, Floats BlockGradients::*part) const {
-    if (weight.empty())
-      context.nn().add(context.exec(), product(n_rows, config.hidden_size), d_entered, gradient);
-    else
-      norm(n_rows, config.hidden_size, entered, weight, d_entered, true, gradient, part);
-  }
-
-  /// dx [n_rows, hidden_size] (+)= through the pair of sites at `gate_up`, which took x; d_out: by what left it.
-  void gated(std::size_t gate_up, std::int64_t n_rows, const float* x, const Floats& tape, const float* d_out,
-             bool accumulate, float* dx) const {
-    const std::int64_t inner = model.block(weights)[gate_up + 1].in_features, n = product(n_rows, inner);
-    float* d_gate = grow(context, model.work_d_wide, product(n, 2));
-    float* d_up = d_gate + n;
-    float* entered_down = grow(context, model.work_wide, n);
-    model.gate(n, tape.data(), entered_down);
-    linear(gate_up + 1, 0, n_rows, entered_down, d_out, false, d_gate);
-    if (config.activation == Activation::clamped_silu) {
-      kernels.clamped_swiglu(context.exec(), n, static_cast<float>(config.gate_limit), tape.data(), tape.data() + n,
-                             d_gate, d_gate, d_up);
-    } else {
-      const auto kernel = config.activation == Activation::silu ? kernels.swiglu : kernels.geglu;
-      kernel(context.exec(), n, tape.data(), tape.data() + n, d_gate, d_gate, d_up);
-    }
-    if (!config.fused_gate_up) {
-      linear(gate_up, 0, n_rows, x, d_gate, accumulate, dx);
-      linear(gate_up, 1, n_rows, x, d_up, true, dx);
+void Transformer::Impl::Backward::mixture(std::int64_t n_rows, const float* normed, const float* d_left,
+                                          float* d_normed) const {
+  const MixtureConfig& mixture = config.mixture;
+  const std::int64_t dim = config.hidden_size, n_chosen = product(n_rows, mixture.top_k);
+  const auto& exec = context.exec();
+  MixtureTape& tape = model.mixture_tape;
+  Floats d_weight(context, n_chosen), d_grouped(context, n_chosen),
+      d_logits(context, product(n_rows, mixture.n_experts)), d_gate(context, mixture.shared_size > 0 ? n_rows : 0);
+  context.memory().zero(exec, product(product(n_rows, dim), sizeof(float)), d_normed);
+  tape.part = [&](const MixturePart& part) {
+    const bool shared = part.row == nullptr;
+    float* d_part_weight = shared ? d_gate.data() : d_grouped.data() + part.place;
+    kernels.weighted_rows(exec, part.n_rows, dim, part.out, part.row, part.weight, d_left, part.out, d_part_weight);
+    if (shared) {
+      gated(part.gate_up, part.n_rows, part.x, tape.gate_up, part.out, true, d_normed);
+      if (!mixture.shared_gate) return;
+      kernels.sigmoid(exec, n_rows, part.weight, d_gate.data());
+      small_linear(n_rows, 1, weights.shared_gate, part.x, d_gate.data(), &BlockGradients::shared_gate, d_normed);
       return;
     }
-    // As one table of 2 n_rows rows, gates and then ups: each row of the fused product is a gate and its up.
-    std::vector<std::int32_t> order(static_cast<std::size_t>(2 * n_rows));
-    for (std::int64_t i = 0; i < 2 * n_rows; ++i)
-      order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i % 2 * n_rows + i / 2);
-    const backend::Array<std::int32_t> index(context, std::span<const std::int32_t>(order));
-    float* joined = grow(context, model.work_wide, product(n, 2));
-    context.linalg().gather_rows_f32(context.exec(), index.data(), 2 * n_rows, inner, d_gate, joined);
-    linear(gate_up, 0, n_rows, x, joined, accumulate, dx);
-  }
+    float* dx = grow(context, model.work_d_expert, product(part.n_rows, dim));
+    gated(part.gate_up, part.n_rows, part.x, tape.gate_up, part.out, false, dx);
+    if (part.input_weight != nullptr)
+      kernels.weighted_rows(exec, part.n_rows, dim, part.unweighted, nullptr, part.input_weight, dx, dx, d_part_weight);
+    kernels.scatter_rows(exec, part.row, part.n_rows, dim, dx, d_normed);
+  };
+  model.mixture(weights, n_rows, normed, nullptr, nullptr, 0, &tape);
+  tape.part = nullptr;
+  context.linalg().gather_rows_f32(exec, tape.places.data(), n_chosen, 1, d_grouped.data(), d_weight.data());
+  kernels.route(exec, model.route_shape(n_rows), tape.logits.data(), tape.expert.data(), tape.weight.data(),
+                d_weight.data(), d_logits.data());
+  if (!weights.router_bias.empty() && sums != nullptr)
+    kernels.column_sums(exec, n_rows, mixture.n_experts, d_logits.data(), mixture.n_experts, sums->router_bias.data());
+  small_linear(n_rows, mixture.n_experts, weights.router, normed, d_logits.data(), &BlockGradients::router, d_normed);
+}
 
-  /// d_normed += dy W, and the sum of dy^T normed, for a matrix [n_out, hidden_size] that is no linear of a site.
-  void small_linear(std::int64_t n_rows, std::int64_t n_out, const Floats& weight, const float* normed, const float* dy,
-                    Floats BlockGradients::*part, float* d_normed) const {
-    const std::int64_t dim = config.hidden_size;
-    if (float* total = sum(part))
-      context.linalg().gemm_f32(context.exec(), true, false, n_out, dim, n_rows, 1.0F, dy, n_out, normed, dim, 1.0F,
-                                total, dim);
-    context.linalg().gemm_f32(context.exec(), false, false, n_rows, dim, n_out, 1.0F, dy, n_out, weight.data(), dim,
-                              1.0F, d_normed, dim);
+const FeedForwardTape& Transformer::Impl::Backward::feed_forward_again(std::int64_t n_rows, const float* normed) const {
+  FeedForwardTape& tape = model.feed_forward_tape;
+  if (weights.feed_forward_out_norm.empty()) {
+    model.gate_and_up(weights, model.places.gate_up, n_rows, normed, nullptr, &tape.gate_up);
+  } else {
+    const float* inner = model.gated(weights, model.places.gate_up, n_rows, normed, nullptr, &tape.gate_up);
+    model.linear(weights, model.places.gate_up + 1, 0, n_rows, inner, false,
+                 grow(context, tape.out, product(n_rows, config.hidden_size)));
   }
+  return tape;
+}
 
-  /// d_normed = through the mixture, part by part as it is computed again.
-  void mixture(std::int64_t n_rows, const float* normed, const float* d_left, float* d_normed) const {
-    const MixtureConfig& mixture = config.mixture;
-    const std::int64_t dim = config.hidden_size, n_chosen = product(n_rows, mixture.top_k);
-    const auto& exec = context.exec();
-    MixtureTape& tape = model.mixture_tape;
-    Floats d_weight(context, n_chosen), d_grouped(context, n_chosen),
-        d_logits(context, product(n_rows, mixture.n_experts)), d_gate(context, mixture.shared_size > 0 ? n_rows : 0);
-    context.memory().zero(exec, product(product(n_rows, dim), sizeof(float)), d_normed);
-    tape.part = [&](const MixturePart& part) {
-      const bool shared = part.row == nullptr;
-      float* d_part_weight = shared ? d_gate.data() : d_grouped.data() + part.place;
-      kernels.weighted_rows(exec, part.n_rows, dim, part.out, part.row, part.weight, d_left, part.out, d_part_weight);
-      if (shared) {
-        gated(part.gate_up, part.n_rows, part.x, tape.gate_up, part.out, true, d_normed);
-        if (!mixture.shared_gate) return;
-        kernels.sigmoid(exec, n_rows, part.weight, d_gate.data());
-        small_linear(n_rows, 1, weights.shared_gate, part.x, d_gate.data(), &BlockGradients::shared_gate, d_normed);
-        return;
-      }
-      float* dx = grow(context, model.work_d_expert, product(part.n_rows, dim));
-      gated(part.gate_up, part.n_rows, part.x, tape.gate_up, part.out, false, dx);
-      if (part.input_weight != nullptr)
-        kernels.weighted_rows(exec, part.n_rows, dim, part.unweighted, nullptr, part.input_weight, dx, dx,
-                              d_part_weight);
-      kernels.scatter_rows(exec, part.row, part.n_rows, dim, dx, d_normed);
-    };
-    model.mixture(weights, n_rows, normed, nullptr, nullptr, 0, &tape);
-    tape.part = nullptr;
-    context.linalg().gather_rows_f32(exec, tape.places.data(), n_chosen, 1, d_grouped.data(), d_weight.data());
-    kernels.route(exec, model.route_shape(n_rows), tape.logits.data(), tape.expert.data(), tape.weight.data(),
-                  d_weight.data(), d_logits.data());
-    if (!weights.router_bias.empty() && sums != nullptr)
-      kernels.column_sums(exec, n_rows, mixture.n_experts, d_logits.data(), mixture.n_experts,
-                          sums->router_bias.data());
-    small_linear(n_rows, mixture.n_experts, weights.router, normed, d_logits.data(), &BlockGradients::router, d_normed);
+void Transformer::Impl::Backward::feed_forward_half(std::int64_t n_rows, const float* entered,
+                                                    const FeedForwardTape* kept, const float* d_left,
+                                                    float* gradient) const {
+  const bool parallel = config.parallel_block;
+  const Floats& weight = parallel ? weights.input_norm : weights.feed_forward_norm;
+  const float* x = normed(n_rows, entered, weight);
+  float* d_normed = grow(context, model.work_d_normed, product(n_rows, config.hidden_size));
+  if (is_mixture(config, weights.layer)) {
+    mixture(n_rows, x, d_left, d_normed);
+  } else {
+    const FeedForwardTape& tape = kept == nullptr ? feed_forward_again(n_rows, x) : *kept;
+    const float* d_out = before_out_norm(n_rows, tape.out, weights.feed_forward_out_norm, d_left,
+                                         &BlockGradients::feed_forward_out_norm);
+    gated(model.places.gate_up, n_rows, x, tape.gate_up, d_out, false, d_normed);
   }
+  before_norm(n_rows, entered, weight, d_normed, gradient,
+              parallel ? &BlockGradients::input_norm : &BlockGradients::feed_forward_norm);
+}
 
-  /// What a half's norm made of what entered it.
-  const float* normed(std::int64_t n_rows, const float* entered, const Floats& weight) const {
-    return model.half_input(n_rows, entered, weight,
-                            grow(context, model.work_normed, product(n_rows, config.hidden_size)));
+void Transformer::Impl::Backward::latent(std::int64_t n_rows, const float* x, const AttentionTape& tape,
+                                         const float* dq, const float* dk, const float* dv, float* d_normed) const {
+  const LatentConfig& latent = config.latent;
+  const auto& exec = context.exec();
+  const SitePlaces& places = model.places;
+  const std::int64_t kv_low = latent.kv_rank + latent.rope, wide_head = latent.nope + latent.value,
+                     wide = config.n_heads * wide_head, dim = config.head_dim, kv_dim = config.n_kv_heads * dim;
+  const float *q_low = tape.low.data(), *low = q_low + n_rows * latent.q_rank;
+  const std::int64_t widest = std::max(latent.q_rank, kv_low);
+  float* entered = grow(context, model.work_expert, product(n_rows, widest));
+  float* d_entered = grow(context, model.work_d_expert, product(n_rows, 2 * widest));
+  float* d_low = d_entered + n_rows * widest;
+  if (latent.q_rank > 0) {
+    context.nn().rms_norm(exec, n_rows, latent.q_rank, q_low, latent.q_rank, weights.q_low_norm.data(), kLowNormEps,
+                          entered, latent.q_rank);
+    linear(places.q_b, 0, n_rows, entered, dq, false, d_entered);
+    kernels.rms_norm(exec, n_rows, latent.q_rank, q_low, latent.q_rank, weights.q_low_norm.data(), kLowNormEps,
+                     d_entered, latent.q_rank, false, d_low, latent.q_rank, sum(&BlockGradients::q_low_norm));
+    linear(places.qkv, 0, n_rows, x, d_low, false, d_normed);
+  } else {
+    linear(places.qkv, 0, n_rows, x, dq, false, d_normed);
   }
+  float* d_heads = grow(context, model.work_out, product(n_rows, wide));
+  context.nn().copy_heads(exec, {n_rows, config.n_heads, latent.nope, kv_dim, dim, wide, wide_head}, dk, d_heads);
+  context.nn().copy_heads(exec, {n_rows, config.n_heads, latent.value, kv_dim, dim, wide, wide_head}, dv,
+                          d_heads + latent.nope);
+  context.nn().rms_norm(exec, n_rows, latent.kv_rank, low, kv_low, weights.kv_low_norm.data(), kLowNormEps, entered,
+                        latent.kv_rank);
+  linear(places.kv_b, 0, n_rows, entered, d_heads, false, d_entered);
+  kernels.rms_norm(exec, n_rows, latent.kv_rank, low, kv_low, weights.kv_low_norm.data(), kLowNormEps, d_entered,
+                   latent.kv_rank, false, d_low, kv_low, sum(&BlockGradients::kv_low_norm));
+  kernels.sum_heads(exec, {n_rows, config.n_heads, latent.rope, kv_dim, dim, kv_low, 0}, dk + latent.nope,
+                    d_low + latent.kv_rank);
+  linear(places.qkv, 1, n_rows, x, d_low, true, d_normed);
+}
 
-  /// The half as far as its tape goes, in the model's own.
-  const FeedForwardTape& feed_forward_again(std::int64_t n_rows, const float* normed) const {
-    FeedForwardTape& tape = model.feed_forward_tape;
-    if (weights.feed_forward_out_norm.empty()) {
-      model.gate_and_up(weights, model.places.gate_up, n_rows, normed, nullptr, &tape.gate_up);
-    } else {
-      const float* inner = model.gated(weights, model.places.gate_up, n_rows, normed, nullptr, &tape.gate_up);
-      model.linear(weights, model.places.gate_up + 1, 0, n_rows, inner, false,
-                   grow(context, tape.out, product(n_rows, config.hidden_size)));
-    }
-    return tape;
+void Transformer::Impl::Backward::spread_values(std::int64_t n_rows, const float* d_values, float* d_attended) const {
+  const std::int64_t value = config.latent.value, dim = config.head_dim, n_heads = config.n_heads;
+  context.memory().zero(context.exec(), product(product(n_rows, n_heads * dim), sizeof(float)), d_attended);
+  context.nn().copy_heads(context.exec(), {n_rows, n_heads, value, n_heads * value, value, n_heads * dim, dim},
+                          d_values, d_attended);
+}
+
+void Transformer::Impl::Backward::attention(std::int64_t n_sequences, std::int64_t n_tokens, const AttentionTape& tape,
+                                            const float* d_attended, float* dq, float* dk, float* dv) const {
+  const std::int64_t n_rows = n_sequences * n_tokens;
+  const AttentionParts parts = model.attention_parts(n_rows);
+  const kernels::AttentionShape shape = model.attention_shape(weights, n_sequences, n_tokens);
+  const float* q = tape.qkv.data();
+  Floats d_sinks(context, shape.sinks == nullptr ? 0 : product(n_rows, config.n_heads));
+  for_each_chunk(shape, model.chunk_of(weights),
+                 [&](const kernels::AttentionShape& piece, std::int64_t row, std::int64_t key) {
+                   const std::int64_t in_q = row * shape.ld_q, in_out = row * shape.ld_out, in_kv = key * shape.ld_kv;
+                   kernels.attention(context.exec(), piece, q + in_q, q + parts.k + in_kv, q + parts.v + in_kv,
+                                     tape.attended.data() + in_out, d_attended + in_out, dq + in_q, dk + in_kv,
+                                     dv + in_kv, d_sinks.empty() ? nullptr : d_sinks.data() + row * config.n_heads);
+                 });
+  if (!d_sinks.empty() && sums != nullptr)
+    kernels.column_sums(context.exec(), n_rows, config.n_heads, d_sinks.data(), config.n_heads, sums->sinks.data());
+  const Turn turning = model.turn_of(weights.layer, n_tokens, n_tokens);
+  model.turn(kernels.rope, turning, n_rows, n_tokens, 0, config.n_heads, dq, shape.ld_q);
+  if (turning.keys) model.turn(kernels.rope, turning, n_rows, n_tokens, 0, config.n_kv_heads, dk, shape.ld_kv);
+}
+
+void Transformer::Impl::Backward::qkv(std::int64_t n_rows, const float* x, const float* dq, const float* d_gate,
+                                      const float* dk, const float* dv, float* d_normed) const {
+  const std::size_t site = model.places.qkv;
+  if (d_gate == nullptr) {
+    linear(site, 0, n_rows, x, dq, false, d_normed);
+  } else {
+    const std::int64_t dim = config.head_dim, n_heads = config.n_heads;
+    const kernels::HeadParts parts{n_rows, n_heads, dim, n_heads * dim, dim, 2 * n_heads * dim, 2 * dim};
+    Floats both(context, product(n_rows, 2 * n_heads * dim));
+    context.nn().copy_heads(context.exec(), parts, dq, both.data());
+    context.nn().copy_heads(context.exec(), parts, d_gate, both.data() + dim);
+    linear(site, 0, n_rows, x, both.data(), false, d_normed);
   }
+  if (config.fused_qkv) return;
+  linear(site, 1, n_rows, x, dk, true, d_normed);
+  linear(site, 2, n_rows, x, dv, true, d_normed);
+}
 
-  /// entered [n_rows, hidden_size]: the half. kept: its tape, null: it runs again.
-  void feed_forward_half(std::int64_t n_rows, const float* entered, const FeedForwardTape* kept, const float* d_left,
-                         float* gradient) const {
-    const bool parallel = config.parallel_block;
-    const Floats& weight = parallel ? weights.input_norm : weights.feed_forward_norm;
-    const float* x = normed(n_rows, entered, weight);
-    float* d_normed = grow(context, model.work_d_normed, product(n_rows, config.hidden_size));
-    if (is_mixture(config, weights.layer)) {
-      mixture(n_rows, x, d_left, d_normed);
-    } else {
-      const FeedForwardTape& tape = kept == nullptr ? feed_forward_again(n_rows, x) : *kept;
-      const float* d_out = before_out_norm(n_rows, tape.out, weights.feed_forward_out_norm, d_left,
-                                           &BlockGradients::feed_forward_out_norm);
-      gated(model.places.gate_up, n_rows, x, tape.gate_up, d_out, false, d_normed);
-    }
-    before_norm(n_rows, entered, weight, d_normed, gradient,
-                parallel ? &BlockGradients::input_norm : &BlockGradients::feed_forward_norm);
+void Transformer::Impl::Backward::attention_half(std::int64_t n_sequences, std::int64_t n_tokens, const float* entered,
+                                                 const AttentionTape& tape, const float* d_left,
+                                                 float* gradient) const {
+  const SitePlaces& places = model.places;
+  const std::int64_t n_rows = n_sequences * n_tokens, dim = config.hidden_size;
+  const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
+  const AttentionParts parts = model.attention_parts(n_rows);
+  float* d_attended = grow(context, model.work_d_wide, product(n_rows, 2 * (q_dim + kv_dim)));
+  float* dq = d_attended + n_rows * q_dim;
+  float *dk = dq + parts.k, *dv = dq + parts.v;
+  const float* d_out =
+      before_out_norm(n_rows, tape.out, weights.attention_out_norm, d_left, &BlockGradients::attention_out_norm);
+  const float* left = model.attention_values(n_rows, tape.attended.data(), tape.gate.data());
+  Floats d_gate(context, config.attention_gate ? product(n_rows, q_dim) : 0);
+  if (left == tape.attended.data()) {
+    linear(places.o, 0, n_rows, left, d_out, false, d_attended);
+  } else if (config.attention_gate) {
+    linear(places.o, 0, n_rows, left, d_out, false, d_attended);
+    context.delta_rule().sigmoid_gate_gradient(context.exec(), d_gate.size(), tape.gate.data(), tape.attended.data(),
+                                               d_attended, d_gate.data(), d_attended);
+  } else {  // dq is not in use yet
+    linear(places.o, 0, n_rows, left, d_out, false, dq);
+    spread_values(n_rows, dq, d_attended);
   }
-
-  /// d_normed = through the projections of latent attention, which took x. dq, dk, dv: of their heads.
-  void latent(std::int64_t n_rows, const float* x, const AttentionTape& tape, const float* dq, const float* dk,
-              const float* dv, float* d_normed) const {
-    const LatentConfig& latent = config.latent;
-    const auto& exec = context.exec();
-    const SitePlaces& places = model.places;
-    const std::int64_t kv_low = latent.kv_rank + latent.rope, wide_head = latent.nope + latent.value,
-                       wide = config.n_heads * wide_head, dim = config.head_dim, kv_dim = config.n_kv_heads * dim;
-    const float *q_low = tape.low.data(), *low = q_low + n_rows * latent.q_rank;
-    const std::int64_t widest = std::max(latent.q_rank, kv_low);
-    float* entered = grow(context, model.work_expert, product(n_rows, widest));
-    float* d_entered = grow(context, model.work_d_expert, product(n_rows, 2 * widest));
-    float* d_low = d_entered + n_rows * widest;
-    if (latent.q_rank > 0) {
-      context.nn().rms_norm(exec, n_rows, latent.q_rank, q_low, latent.q_rank, weights.q_low_norm.data(), kLowNormEps,
-                            entered, latent.q_rank);
-      linear(places.q_b, 0, n_rows, entered, dq, false, d_entered);
-      kernels.rms_norm(exec, n_rows, latent.q_rank, q_low, latent.q_rank, weights.q_low_norm.data(), kLowNormEps,
-                       d_entered, latent.q_rank, false, d_low, latent.q_rank, sum(&BlockGradients::q_low_norm));
-      linear(places.qkv, 0, n_rows, x, d_low, false, d_normed);
-    } else {
-      linear(places.qkv, 0, n_rows, x, dq, false, d_normed);
-    }
-    float* d_heads = grow(context, model.work_out, product(n_rows, wide));
-    context.nn().copy_heads(exec, {n_rows, config.n_heads, latent.nope, kv_dim, dim, wide, wide_head}, dk, d_heads);
-    context.nn().copy_heads(exec, {n_rows, config.n_heads, latent.value, kv_dim, dim, wide, wide_head}, dv,
-                            d_heads + latent.nope);
-    context.nn().rms_norm(exec, n_rows, latent.kv_rank, low, kv_low, weights.kv_low_norm.data(), kLowNormEps, entered,
-                          latent.kv_rank);
-    linear(places.kv_b, 0, n_rows, entered, d_heads, false, d_entered);
-    kernels.rms_norm(exec, n_rows, latent.kv_rank, low, kv_low, weights.kv_low_norm.data(), kLowNormEps, d_entered,
-                     latent.kv_rank, false, d_low, kv_low, sum(&BlockGradients::kv_low_norm));
-    kernels.sum_heads(exec, {n_rows, config.n_heads, latent.rope, kv_dim, dim, kv_low, 0}, dk + latent.nope,
-                      d_low + latent.kv_rank);
-    linear(places.qkv, 1, n_rows, x, d_low, true, d_normed);
+  attention(n_sequences, n_tokens, tape, d_attended, dq, dk, dv);
+  if (!weights.q_norm.empty()) {
+    const float* raw = tape.raw_qk.data();
+    const std::int64_t q_width = weights.q_norm.size(), k_width = weights.k_norm.size();
+    norm(n_rows * (q_dim / q_width), q_width, raw, weights.q_norm, dq, false, dq, &BlockGradients::q_norm);
+    norm(n_rows * (kv_dim / k_width), k_width, raw + parts.k, weights.k_norm, dk, false, dk, &BlockGradients::k_norm);
   }
+  const float* x = normed(n_rows, entered, weights.input_norm);
+  float* d_normed = grow(context, model.work_d_normed, product(n_rows, dim));
+  if (config.latent.kv_rank > 0)
+    latent(n_rows, x, tape, dq, dk, dv, d_normed);
+  else
+    qkv(n_rows, x, dq, d_gate.empty() ? nullptr : d_gate.data(), dk, dv, d_normed);
+  before_norm(n_rows, entered, weights.input_norm, d_normed, gradient, &BlockGradients::input_norm);
+}
 
-  /// d_attended [n_rows, heads]: of attention's result, from that of what entered the output projection.
-  void spread_values(std::int64_t n_rows, const float* d_values, float* d_attended) const {
-    const std::int64_t value = config.latent.value, dim = config.head_dim, n_heads = config.n_heads;
-    context.memory().zero(context.exec(), product(product(n_rows, n_heads * dim), sizeof(float)), d_attended);
-    context.nn().copy_heads(context.exec(), {n_rows, n_heads, value, n_heads * value, value, n_heads * dim, dim},
-                            d_values, d_attended);
+void Transformer::Impl::Backward::batch(std::int64_t n_sequences, std::int64_t n_tokens, const float* entered,
+                                        const float* middle, const AttentionTape& attention,
+                                        const FeedForwardTape* feed_forward, float* gradient) const {
+  const std::int64_t n_rows = n_sequences * n_tokens, dim = config.hidden_size, n = product(n_rows, dim);
+  const float *entered_second = middle, *d_left = gradient;
+  if (config.parallel_block) {
+    float* copy = grow(context, model.work_left, n);
+    context.memory().copy_on_device(context.exec(), gradient, product(n, sizeof(float)), copy);
+    d_left = copy;
+    entered_second = entered;
   }
-
-  /// Through attention and the turning of its queries and keys.
-  void attention(std::int64_t n_sequences, std::int64_t n_tokens, const AttentionTape& tape, const float* d_attended,
-                 float* dq, float* dk, float* dv) const {
-    const std::int64_t n_rows = n_sequences * n_tokens;
-    const AttentionParts parts = model.attention_parts(n_rows);
-    const kernels::AttentionShape shape = model.attention_shape(weights, n_sequences, n_tokens);
-    const float* q = tape.qkv.data();
-    Floats d_sinks(context, shape.sinks == nullptr ? 0 : product(n_rows, config.n_heads));
-    for_each_chunk(shape, model.chunk_of(weights),
-                   [&](const kernels::AttentionShape& piece, std::int64_t row, std::int64_t key) {
-                     const std::int64_t in_q = row * shape.ld_q, in_out = row * shape.ld_out, in_kv = key * shape.ld_kv;
-                     kernels.attention(context.exec(), piece, q + in_q, q + parts.k + in_kv, q + parts.v + in_kv,
-                                       tape.attended.data() + in_out, d_attended + in_out, dq + in_q, dk + in_kv,
-                                       dv + in_kv, d_sinks.empty() ? nullptr : d_sinks.data() + row * config.n_heads);
-                   });
-    if (!d_sinks.empty() && sums != nullptr)
-      kernels.column_sums(context.exec(), n_rows, config.n_heads, d_sinks.data(), config.n_heads, sums->sinks.data());
-    const Turn turning = model.turn_of(weights.layer, n_tokens, n_tokens);
-    model.turn(kernels.rope, turning, n_rows, n_tokens, 0, config.n_heads, dq, shape.ld_q);
-    if (turning.keys) model.turn(kernels.rope, turning, n_rows, n_tokens, 0, config.n_kv_heads, dk, shape.ld_kv);
-  }
-
-  /// entered [n_sequences * n_tokens, hidden_size]: the half.
-  void attention_half(std::int64_t n_sequences, std::int64_t n_tokens, const float* entered, const AttentionTape& tape,
-                      const float* d_left, float* gradient) const {
-    const SitePlaces& places = model.places;
-    const std::int64_t n_rows = n_sequences * n_tokens, dim = config.hidden_size;
-    const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
-    const AttentionParts parts = model.attention_parts(n_rows);
-    float* d_attended = grow(context, model.work_d_wide, product(n_rows, 2 * (q_dim + kv_dim)));
-    float* dq = d_attended + n_rows * q_dim;
-    float *dk = dq + parts.k, *dv = dq + parts.v;
-    const float* d_out =
-        before_out_norm(n_rows, tape.out, weights.attention_out_norm, d_left, &BlockGradients::attention_out_norm);
-    const float* left = model.attention_values(n_rows, tape.attended.data());
-    if (left == tape.attended.data()) {
-      linear(places.o, 0, n_rows, left, d_out, false, d_attended);
-    } else {  // dq is not in use yet
-      linear(places.o, 0, n_rows, left, d_out, false, dq);
-      spread_values(n_rows, dq, d_attended);
-    }
-    attention(n_sequences, n_tokens, tape, d_attended, dq, dk, dv);
-    if (!weights.q_norm.empty()) {
-      const float* raw = tape.raw_qk.data();
-      const std::int64_t q_width = weights.q_norm.size(), k_width = weights.k_norm.size();
-      norm(n_rows * (q_dim / q_width), q_width, raw, weights.q_norm, dq, false, dq, &BlockGradients::q_norm);
-      norm(n_rows * (kv_dim / k_width), k_width, raw + parts.k, weights.k_norm, dk, false, dk, &BlockGradients::k_norm);
-    }
-    const float* x = normed(n_rows, entered, weights.input_norm);
-    float* d_normed = grow(context, model.work_d_normed, product(n_rows, dim));
-    if (config.latent.kv_rank > 0) {
-      latent(n_rows, x, tape, dq, dk, dv, d_normed);
-    } else {
-      linear(places.qkv, 0, n_rows, x, dq, false, d_normed);
-      if (!config.fused_qkv) {
-        linear(places.qkv, 1, n_rows, x, dk, true, d_normed);
-        linear(places.qkv, 2, n_rows, x, dv, true, d_normed);
-      }
-    }
-    before_norm(n_rows, entered, weights.input_norm, d_normed, gradient, &BlockGradients::input_norm);
-  }
-
-  /// A batch of sequences: what entered its two halves, their tapes (of the feed-forward half one a slab, null: it runs
-  /// again).
-  void batch(std::int64_t n_sequences, std::int64_t n_tokens, const float* entered, const float* middle,
-             const AttentionTape& attention, const FeedForwardTape* feed_forward, float* gradient) const {
-    const std::int64_t n_rows = n_sequences * n_tokens, dim = config.hidden_size, n = product(n_rows, dim);
-    const float *entered_second = middle, *d_left = gradient;
-    if (config.parallel_block) {
-      float* copy = grow(context, model.work_left, n);
-      context.memory().copy_on_device(context.exec(), gradient, product(n, sizeof(float)), copy);
-      d_left = copy;
-      entered_second = entered;
-    }
-    for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
-      feed_forward_half(std::min(kFeedForwardRows, n_rows - r), entered_second + r * dim,
-                        feed_forward == nullptr ? nullptr : feed_forward++, d_left + r * dim, gradient + r * dim);
+  for (std::int64_t r = 0; r < n_rows; r += kFeedForwardRows)
+    feed_forward_half(std::min(kFeedForwardRows, n_rows - r), entered_second + r * dim,
+                      feed_forward == nullptr ? nullptr : feed_forward++, d_left + r * dim, gradient + r * dim);
+  if (is_delta(config, weights.layer))
+    delta_half(n_sequences, n_tokens, entered, attention, d_left, gradient);
+  else
     attention_half(n_sequences, n_tokens, entered, attention, d_left, gradient);
-  }
-};
+}
 
 std::int64_t tape_bytes(const ModelConfig& config, std::int64_t layer, std::int64_t n_rows) {
   const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
-  std::int64_t values = 2 * config.hidden_size + 2 * (q_dim + kv_dim);
-  if (config.qk_norm) values += q_dim + kv_dim;
+  std::int64_t values = 2 * config.hidden_size;
+  if (is_delta(config, layer)) {
+    const DeltaConfig& delta = config.delta;
+    values += delta.channels() + 2 * delta.values() + 2 * delta.value_heads;
+  } else {
+    values += 2 * (q_dim + kv_dim) + (config.attention_gate ? q_dim : 0);
+    if (config.qk_norm) values += q_dim + kv_dim;
+  }
   values += config.latent.kv_rank > 0 ? config.latent.q_rank + config.latent.kv_rank + config.latent.rope : 0;
   if (!config.norms.attention_out.empty()) values += config.hidden_size;
   if (!is_mixture(config, layer)) {
@@ -341,6 +283,11 @@ BlockGradients Transformer::make_gradients(const BlockWeights& weights) const {
   gradients.q_low_norm = zeros(weights.q_low_norm);
   gradients.kv_low_norm = zeros(weights.kv_low_norm);
   gradients.sinks = zeros(weights.sinks);
+  gradients.conv = zeros(weights.conv);
+  gradients.delta_gates = zeros(weights.delta_gates);
+  gradients.log_decay = zeros(weights.log_decay);
+  gradients.decay_bias = zeros(weights.decay_bias);
+  gradients.delta_norm = zeros(weights.delta_norm);
   gradients.router_bias = zeros(weights.router_bias);
   gradients.router = zeros(weights.router);
   gradients.shared_gate = zeros(weights.shared_gate);

@@ -91,6 +91,27 @@ void for_each_chunk(const kernels::AttentionShape& shape, std::int64_t chunk, co
     }
 }
 
+/// Rows of a layer of the delta rule on their way, in work arrays or a tape.
+struct DeltaRows {
+  std::int64_t n_rows;
+  float *mixed, *convolved;  ///< [n_rows, channels]: enters the convolution, leaves it
+  float *q, *k;              ///< [n_rows, keys], normed
+  const float* low;          ///< [n_rows, 2 value_heads]: what the rule's gates are made of
+  float* rates;              ///< the gates, of as many values
+  float *attended, *gate;    ///< [n_rows, values]: leaves the rule, and what is on it
+};
+
+/// body(values that a head of keys has, their place in its part of a row of the input projection, in a row of what is
+/// convolved; -1: they are on the result) for q, k, v and the gate of the result.
+template <class Body>
+void for_each_delta_part(const DeltaConfig& delta, const Body& body) {
+  const std::int64_t key = delta.key_dim, value = delta.values() / delta.key_heads, keys = delta.keys();
+  body(key, std::int64_t{0}, std::int64_t{0});
+  body(key, key, keys);
+  body(value, 2 * key, 2 * keys);
+  body(value, 2 * key + value, std::int64_t{-1});
+}
+
 /// What the norms within latent attention add to the mean square, whatever config.json says of the others.
 inline constexpr float kLowNormEps = 1e-6F;
 
@@ -164,11 +185,35 @@ struct Transformer::Impl {
   /// The same by latent attention, of x [n_rows, hidden_size].
   void project_latent(const BlockWeights& weights, std::int64_t n_rows, const float* x, const QkvParts& to,
                       const SiteObserver& observer, AttentionTape* tape);
-  /// What of attention's result enters the output projection; values of latent attention fill a part of their heads.
-  const float* attention_values(std::int64_t n_rows, const float* attended);
+  /// What of attention's result enters the output projection: under its gate, where there is one; values of latent
+  /// attention fill a part of their heads.
+  const float* attention_values(std::int64_t n_rows, const float* attended, const float* gate);
+  /// Queries of n_rows rows, and what is on the result behind them: in the tape or a work array.
+  void project_gated_queries(const BlockWeights& weights, std::int64_t n_rows, const float* x, float* q,
+                             AttentionTape* tape);
   /// cache: of the one sequence's tokens before these, which are added to it.
   void attention_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens, float* hidden,
                       const SiteObserver& observer, KvCache* cache = nullptr, AttentionTape* tape = nullptr);
+
+  /// Through the input projections of the delta rule; a row of zeros follows those of `mixed` without a tape. normed
+  /// [n_rows, hidden_size or values] is overwritten.
+  DeltaRows delta_project(const BlockWeights& weights, std::int64_t n_rows, const float* hidden, float* normed,
+                          const SiteObserver& observer, AttentionTape* tape);
+  /// q and k of what was convolved, and the rates of the rule.
+  void delta_prepare(const BlockWeights& weights, const DeltaRows& rows);
+  kernels::ConvShape conv_shape(std::int64_t n_sequences, std::int64_t n_tokens) const;
+  kernels::DeltaShape delta_shape(std::int64_t n_sequences, std::int64_t n_tokens) const;
+  /// hidden += what comes of the rule's result; normed as above.
+  void delta_finish(const BlockWeights& weights, const DeltaRows& rows, float* hidden, float* normed,
+                    const SiteObserver& observer, AttentionTape* tape);
+  /// As attention_half, where the delta rule is in its place.
+  void delta_half(const BlockWeights& weights, std::int64_t n_sequences, std::int64_t n_tokens, float* hidden,
+                  const SiteObserver& observer, KvCache* cache, AttentionTape* tape);
+  void ragged_delta_half(const BlockWeights& weights, RaggedStates& states);
+  /// Heads of keys are divided by the root of their sum of squares, which is a norm with these weights [key_dim] and
+  /// that addition to the mean square.
+  const float* key_norm();
+  float key_eps() const;
 
   /// The attention half of packed rows.
   void ragged_attention_half(const BlockWeights& weights, RaggedStates& states);
@@ -245,7 +290,8 @@ struct Transformer::Impl {
     std::int64_t n_positions = 0, kind = 0;
   };
   std::array<RopeTable, 3> rope_tables;  // by LayerRope
-  backend::Array<float> work_normed, work_wide, work_split, work_expert, work_out, work_unweighted;
+  backend::Array<float> work_normed, work_wide, work_split, work_expert, work_out, work_unweighted, work_gate;
+  backend::Array<float> work_delta, key_norms;
   backend::Array<float> work_parallel;  // what entered the last attention half, where both halves take it
   // Of the backward pass.
   AttentionTape attention_tape;

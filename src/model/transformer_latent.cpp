@@ -38,13 +38,4 @@ void Transformer::Impl::project_latent(const BlockWeights& weights, std::int64_t
                           heads + latent.nope, to.v);
 }
 
-const float* Transformer::Impl::attention_values(std::int64_t n_rows, const float* attended) {
-  const std::int64_t value = config.latent.value, dim = config.head_dim, n_heads = config.n_heads;
-  if (config.latent.kv_rank == 0 || value == dim) return attended;
-  float* values = grow(context, work_split, product(n_rows, n_heads * value));
-  context.nn().copy_heads(context.exec(), {n_rows, n_heads, value, n_heads * dim, dim, n_heads * value, value},
-                          attended, values);
-  return values;
-}
-
 }  // namespace voronoi::model

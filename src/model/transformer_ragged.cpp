@@ -96,6 +96,7 @@ RaggedStates Transformer::embed(std::span<const std::int32_t> ids, std::vector<S
 }
 
 void Transformer::Impl::ragged_attention_half(const BlockWeights& weights, RaggedStates& states) {
+  if (is_delta(config, weights.layer)) return ragged_delta_half(weights, states);
   const auto& exec = context.exec();
   const std::int64_t n_rows = states.values.size() / config.hidden_size;
   const std::int64_t q_dim = config.n_heads * config.head_dim, kv_dim = config.n_kv_heads * config.head_dim;
@@ -144,7 +145,7 @@ void Transformer::Impl::ragged_attention_half(const BlockWeights& weights, Ragge
                                   group_v + key * shape.ld_kv, normed + (group.first_row + row) * shape.ld_out);
                    });
   }
-  add_output(weights, places.o, n_rows, attention_values(n_rows, normed), weights.attention_out_norm,
+  add_output(weights, places.o, n_rows, attention_values(n_rows, normed, work_gate.data()), weights.attention_out_norm,
              states.values.data());
 }
 

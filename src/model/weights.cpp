@@ -46,12 +46,26 @@ class DirectoryWeights final : public WeightSource {
     settle_dtype();
     std::set<std::string> expected;
     for (const TensorSpec& spec : expected_tensors(config_)) expected.insert(spec.name);
-    folder_.warn_unread(expected, config_.model_type, [&](std::string_view name) { return is_left_out(name); });
+    folder_.warn_unread(expected, config_.model_type, [&](std::string_view name) { return is_beside(config_, name); });
   }
 
   const ModelConfig& config() const override { return config_; }
   const std::string& path() const override { return path_; }
   void read(const TensorSpec& spec, std::span<float> out) const override { folder_.read(spec, out); }
+
+  void visit_beside(const std::function<void(const StoredTensor&)>& visit) const override {
+    std::set<std::string, std::less<>> own;
+    for (TensorSpec& spec : expected_tensors(config_)) own.insert(std::move(spec.name));
+    for (const auto& [name, stored] : folder_.tensors()) {
+      if (own.contains(name) || name == kHeadTensor || !is_beside(config_, name)) continue;
+      visit({stored.name, stored.tensor->dtype_name, stored.tensor->shape, stored.tensor->bytes});
+      stored.file->require_unchanged();
+    }
+  }
+
+  std::string stored_name(std::string_view name) const override {
+    return config_.wrapper.empty() ? std::string(name) : folder_.stored_name(name);
+  }
 
   std::string fingerprint() const override {
     core::Sha256 hash;
@@ -61,17 +75,6 @@ class DirectoryWeights final : public WeightSource {
   }
 
  private:
-  /// The other parts of a wrapper, and layers for multi-token prediction.
-  bool is_left_out(std::string_view name) const {
-    constexpr std::string_view kLayers = "model.layers.";
-    if (!config_.wrapper.empty()) return !name.starts_with(kLayers);
-    if (config_.n_extra_layers == 0 || !name.starts_with(kLayers)) return false;
-    name.remove_prefix(kLayers.size());
-    std::int64_t layer = -1;
-    std::from_chars(name.data(), name.data() + name.size(), layer);
-    return layer >= config_.n_layers && layer < config_.n_layers + config_.n_extra_layers;
-  }
-
   /// What config.json ties may be stored twice, or once under the head's name. As transformers 5 does, the tensors win.
   void settle_head() {
     if (!config_.tied_embeddings) return;
@@ -164,6 +167,17 @@ std::unique_ptr<WeightSource> open_path(const std::string& path) {
 }
 
 }  // namespace
+
+bool is_beside(const ModelConfig& config, std::string_view name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  if (!config.wrapper.empty()) return !name.starts_with(kLayers);
+  if (name.starts_with("mtp.")) return true;
+  if (config.n_extra_layers == 0 || !name.starts_with(kLayers)) return false;
+  name.remove_prefix(kLayers.size());
+  std::int64_t layer = -1;
+  std::from_chars(name.data(), name.data() + name.size(), layer);
+  return layer >= config.n_layers && layer < config.n_layers + config.n_extra_layers;
+}
 
 std::unique_ptr<WeightSource> open_model(const std::string& path) {
   try {

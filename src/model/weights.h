@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "core/error.h"
 #include "model/config.h"
@@ -20,6 +22,17 @@ class BadValues : public core::FormatError {
   using core::FormatError::FormatError;
 };
 
+/// A tensor as its file has it.
+struct StoredTensor {
+  std::string_view name, dtype;  ///< "F8_E4M3"
+  core::Shape shape;
+  std::span<const std::byte> bytes;
+};
+
+/// Whether a tensor, by the names of model/tensor_names.h, is of what a checkpoint has beside the language model: the
+/// other parts of a wrapper, and what predicts further tokens.
+bool is_beside(const ModelConfig& config, std::string_view name);
+
 /// Tensors by Hugging Face name, as float. Read-only and safe to use from several threads.
 class WeightSource {
  public:
@@ -32,6 +45,10 @@ class WeightSource {
   /// The tensor as it is stored packed, checked; null when it is stored in another way. read() gives the same
   /// numbers decoded.
   virtual PackedTensor packed(const TensorSpec& /*spec*/) const { return nullptr; }
+  /// What a checkpoint has beside the language model, tensor by tensor; nothing by default.
+  virtual void visit_beside(const std::function<void(const StoredTensor&)>& /*visit*/) const {}
+  /// What a tensor of the language model is called within a wrapper's checkpoint; else its name.
+  virtual std::string stored_name(std::string_view name) const { return std::string(name); }
   /// Identifies the content: SHA-256 over config, headers, sizes and sampled pages of the data.
   virtual std::string fingerprint() const = 0;
   /// Path as given by the user.

@@ -12,6 +12,17 @@
 
 namespace voronoi::planning {
 
+bool input_scale_folds(const model::ModelConfig& config, std::int64_t layer, const model::SiteSpec& site) {
+  if (site.name == "qkv") return !config.norms.input.empty() && !config.parallel_block;
+  if (site.name == "q_b" || site.name == "kv_b") return true;
+  if (site.name == "o") return config.n_kv_heads == config.n_heads;
+  // What is small beside in_proj_qkvz takes the same input; heads of values share their norm's weights.
+  if (site.name.starts_with("linear.")) return false;
+  if (site.name == "gate_up") return !model::is_mixture(config, layer) && !config.norms.feed_forward.empty();
+  // One is added to a clamped up before the product.
+  return site.name.ends_with("down") && config.activation != model::Activation::clamped_silu;
+}
+
 std::vector<std::string> sites_without_folding(const model::ModelConfig& config) {
   std::vector<std::string> kinds;
   model::for_each_site(config, [&](std::int64_t layer, const model::SiteSpec& site) {

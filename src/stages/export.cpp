@@ -124,8 +124,6 @@ class StageProgress {
 void export_run(const ExportSource& source, const exporting::Target& target, const fs::path& out,
                 const fs::path& temporary,
                 const std::function<void(const std::string&, std::size_t, std::size_t)>& progress) {
-  if (const auto problems = exporting::check_exportable(source.original.config()); !problems.empty())
-    throw core::ConfigError(problems);
   if (const auto missing = missing_layers(source); !missing.empty()) refuse_incomplete(source, target, missing);
   for (const auto& [name, tensor] : source.state.tensors)
     run::require_journalled(source.paths, name, tensor.generation, tensor.sha256);
@@ -141,6 +139,9 @@ void export_run(const ExportSource& source, const exporting::Target& target, con
   request.layout = exporting::layout_of(target, read_journalled_layer(source, source.state.layers.begin()->first));
   if (request.layout == nullptr)
     throw core::ConfigError("export: no checkpoint layout holds layers of " + source.method);
+  if (const auto problems = exporting::check_exportable(source.original.config(), request.layout->name());
+      !problems.empty())
+    throw core::ConfigError(problems);
   request.origin.layout = request.layout->name();
   request.origin.profile = target.profile;
   request.origin.layers = run::published_sums(source.state);

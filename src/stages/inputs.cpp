@@ -46,7 +46,14 @@ void check_shapes(const run::Settings& options, const model::ModelConfig& config
     shapes[parameters.of(linear.name)].push_back({linear.out_features, linear.in_features});
   });
   if (run::asks_for_stage(options, "export")) {
-    for (std::string& problem : exporting::check_exportable(config)) problems.push_back(std::move(problem));
+    std::set<std::string> of_the_model;
+    for (const auto& [own, list] : shapes) {
+      const exporting::Layout* layout =
+          own == nullptr ? nullptr : exporting::layout_of(run::export_target(options), *own);
+      const auto found = exporting::check_exportable(config, layout == nullptr ? "" : layout->name());
+      of_the_model.insert(found.begin(), found.end());
+    }
+    problems.insert(problems.end(), of_the_model.begin(), of_the_model.end());
     for (std::string& problem : parameters.problems_of_all([&](const quant::QuantParameters& own) {
            const exporting::Target target = run::export_target(options);
            std::vector<std::string> of_own = exporting::check_exportable(own, shapes[&own], target);

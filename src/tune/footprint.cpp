@@ -4,6 +4,7 @@
 #include <bit>
 #include <vector>
 
+#include "backend/device.h"
 #include "calib/footprint.h"
 #include "model/block_tape.h"
 #include "tune/code_update.h"
@@ -85,7 +86,14 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   }
   const std::int64_t untaped = config.n_layers - residence.n_taped;
   // Kept by the forward pass of a block and made by the backward one: streams, norms, heads, and the gated parts.
-  const std::int64_t attention_work = 18 * n_tokens * kv;
+  const model::DeltaConfig& delta = config.delta;
+  const std::int64_t attention_work =
+      18 * n_tokens * kv + (config.attention_gate ? 4 * n_tokens * 5 * q : 0) +
+      (delta.value_heads > 0
+           ? 4 * (n_tokens * (8 * delta.channels() + 6 * delta.values() + 12 * delta.value_heads +
+                              4 * delta.value_heads * delta.key_dim) +
+                  (n_tokens / kernels::kDeltaChunk + kernels::kDeltaChunk + 2) * delta.values() * delta.key_dim)
+           : 0);
   const std::int64_t block_work =
       4 * n_tokens * (8 * config.hidden_size + 4 * (q + 2 * kv) + 5 * inner) + attention_work;
   // Of a tape that was kept the backward pass lacks what is in it.

@@ -34,7 +34,7 @@ while read -r -u 3 name layers; do  # mpirun reads the standard input
   awk -v q="$quantized" -v r="$(field nll)" 'BEGIN { exit !(q - r < 0.01 && r - q < 0.01 && q != r) }' ||
     fail "$name: mean nll $quantized quantized, $(field nll) before"
   expect 0 "$VORONOI" inspect "$model" --json
-  case $name in *moe | mixtral | gpt-oss | deepseek*) [ -n "$(field experts)" ] || fail "$name: inspect names no experts" ;; esac
+  case $name in *moe | mixtral | gpt-oss | deepseek* | qwen3-next) [ -n "$(field experts)" ] || fail "$name: inspect names no experts" ;; esac
   expect 0 "$VORONOI" report "$work/run2" --out "$work/report"
   if grep -q "Starved" "$work/report/report.md"; then fail "$name: starved experts in a calibration of 576 tokens"; fi
   n_models=$((n_models + 1))
@@ -47,8 +47,9 @@ gemma2 21
 phi3 8
 gpt-oss 48
 deepseek-v3-noqlora 44
+qwen3-next 62
 END
-[ $n_models = 8 ] || fail "only $n_models models"
+[ $n_models = 9 ] || fail "only $n_models models"
 
 # Starved experts are named while it runs, in the journal, in the report; and sequential calibration has them too.
 for calibration in independent "sequential --target asymmetric --hessian guided"; do
@@ -64,3 +65,26 @@ for calibration in independent "sequential --target asymmetric --hessian guided"
   expect 0 ranks 3 quantize --run "$work/run3" "${options[@]}"
   same_layers "$work/run" "$work/run3"
 done
+
+# DeepSeek-V3 scaled down, with all kinds of its layers, to a checkpoint that has its layer for multi-token prediction as it was.
+model=$work/deepseek
+python3 "$support/random_model.py" "$model" architecture=deepseek-v3
+rm -rf "$work"/run*
+expect 0 ranks 2 quantize --model "$model" --run "$work/run" --calibration-text "$text" --calibration-sequences 12 --calibration-context 48 \
+  --method voronoi --vector-length 4 --centroids 256 --stages calibrate,quantize,export
+[ "$(ls "$work/run/layers" | wc -l)" = 208 ] || fail "deepseek-v3: $(ls "$work/run/layers" | wc -l) layers"
+expect 0 "$VORONOI" eval --model "$work/run" --text "$text" --context 64 --windows 20 --json
+run_nll=$(field nll)
+expect 0 "$VORONOI" eval --model "$work/run/export" --text "$text" --context 64 --windows 20 --json
+[ "$(field nll)" = "$run_nll" ] || fail "the export of deepseek-v3 is another model: $(field nll), not $run_nll"
+python3 - "$model/model.safetensors" "$work/run/export/model.safetensors" <<'PYTHON' || fail "the export of deepseek-v3 lost its further layer"
+import json, sys
+def further(path):
+    data = open(path, "rb").read()
+    length = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:8 + length])
+    return {name: (entry["dtype"], entry["shape"], data[8 + length + entry["data_offsets"][0]:8 + length + entry["data_offsets"][1]])
+            for name, entry in entries.items() if name.startswith("model.layers.2.")}
+before = further(sys.argv[1])
+sys.exit(len(before) != 210 or further(sys.argv[2]) != before)
+PYTHON

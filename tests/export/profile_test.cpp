@@ -49,15 +49,16 @@ TEST(Profile, WhatItHasNoKernelForIsRefusedByName) {
 TEST(Profile, ArchitecturesThatTheClientCannotLoadAreRefusedByName) {
   model::ModelConfig config;
   config.model_type = "gemma3_text";
-  EXPECT_TRUE(check_exportable(config).empty());
+  EXPECT_TRUE(check_exportable(config, "gptq").empty());
   config.wrapper = "gemma3";
-  EXPECT_THAT(check_exportable(config), testing::ElementsAre(testing::HasSubstr("gemma3")));
+  EXPECT_TRUE(check_exportable(config, "vptq").empty());
+  EXPECT_THAT(check_exportable(config, "gptq"), testing::ElementsAre(testing::HasSubstr("gemma3")));
   config = {};
   config.model_type = "gpt_oss";
   config.mixture.n_experts = 4;
-  EXPECT_TRUE(check_exportable(config).empty());
+  EXPECT_TRUE(check_exportable(config, "vptq").empty());
   config.mixture.storage = model::ExpertStorage::interleaved;
-  EXPECT_THAT(check_exportable(config), testing::ElementsAre(testing::HasSubstr("gpt_oss")));
+  EXPECT_THAT(check_exportable(config, "vptq"), testing::ElementsAre(testing::HasSubstr("gpt_oss")));
 }
 
 TEST(Profile, MethodsWithoutCodebooksAreRefused) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
+#include <cmath>
 #include <cstdint>
 #include <random>
 #include <vector>
@@ -238,6 +239,30 @@ TEST_F(VectorWidth, DoesNotChangeDerivatives) {
     for (const double value : divergence) all.push_back(value);
     for (const float value : student) all.push_back(static_cast<double>(value));
     return all;
+  });
+}
+
+TEST_F(VectorWidth, DoesNotChangeTheDeltaRule) {
+  const DeltaRuleKernels& delta = kernels_.delta_rule;
+  const DeltaShape shape{1, 40, 40, 2, 4, 19, 37, 4 * 37, 0.2F};
+  const std::int64_t keys = 40 * 2 * 19, values = 40 * 4 * 37, channels = 4 * 37;
+  const std::vector<float> q = floats_of(keys, 20), v = floats_of(values, 21), d_out = floats_of(values, 22),
+                           weight = floats_of(channels * 4, 23);
+  std::vector<float> k = floats_of(keys, 24), gates = floats_of(40 * 8, 25);
+  for (float& value : k) value *= 0.2F;
+  for (float& gate : gates) gate = 1 / (1 + std::exp(-gate));
+  expect_equal([&] {
+    std::vector<float> convolved(v.size()), out(v.size()), dv(v.size()),
+        slopes = d_out, dx(v.size()), d_weight(weight.size()), dq(static_cast<std::size_t>(40 * 4 * 19)), dk(dq.size()),
+        d_gates(gates.size());
+    delta.conv(exec_, {1, 40, channels, 4}, v.data(), nullptr, weight.data(), convolved.data());
+    delta.rule(exec_, shape, q.data(), k.data(), convolved.data(), gates.data(), nullptr, out.data(), nullptr);
+    delta.rule_gradient(exec_, shape, q.data(), k.data(), convolved.data(), gates.data(), d_out.data(), dq.data(),
+                        dk.data(), dv.data(), d_gates.data());
+    delta.conv_gradient(exec_, {1, 40, channels, 4}, v.data(), weight.data(), slopes.data(), dx.data(),
+                        d_weight.data());
+    for (const auto& more : {dq, dk, dv, d_gates, dx, d_weight}) out.insert(out.end(), more.begin(), more.end());
+    return out;
   });
 }
 

@@ -180,6 +180,37 @@ TEST(Families, RoutersAndLatentAttentionOfDeepSeek) {
   EXPECT_THAT(family_refusal(with({{"moe_layer_freq", 2}})), HasSubstr("moe_layer_freq"));
 }
 
+TEST(Families, LayersOfTheDeltaRule) {
+  const Json sizes{{"moe_intermediate_size", 16},
+                   {"num_experts", 6},
+                   {"num_experts_per_tok", 2},
+                   {"shared_expert_intermediate_size", 20}};
+  const auto with = [&](const Json& changes) {
+    Json json = of("qwen3_next", sizes);
+    json.update(changes);
+    return json;
+  };
+  const ModelConfig config = parse_config(with(Json::object()), "c.json");
+  EXPECT_THAT(config.delta.layers, ElementsAre(true, true, true, false));
+  EXPECT_EQ(config.delta.channels(), 2 * 16 * 128 + 32 * 128);
+  EXPECT_EQ(config.n_turned, 2);
+  EXPECT_TRUE(config.norm_plus_one && config.attention_gate && config.qk_norm && config.mixture.renormalise &&
+              config.mixture.shared_gate && !config.tied_embeddings);
+  const std::vector<SiteSpec> delta = block_sites(config, 2), full = block_sites(config, 3);
+  EXPECT_EQ(delta[0].name + delta[1].name, "linear.inlinear.out");
+  EXPECT_EQ(delta[0].linears[0].out_features, 2 * 16 * 128 + 2 * 32 * 128);
+  EXPECT_EQ(full[0].linears[0].out_features, 2 * 6 * 8);
+  EXPECT_EQ(full[1].in_features, 6 * 8);
+  EXPECT_THAT(parse_config(with({{"full_attention_interval", 2}}), "c.json").delta.layers,
+              ElementsAre(true, false, true, false));
+  const Json types{"full_attention", "full_attention", "linear_attention", "full_attention"};
+  EXPECT_THAT(parse_config(with({{"layer_types", types}}), "c.json").delta.layers,
+              ElementsAre(false, false, true, false));
+  EXPECT_THAT(family_refusal(with({{"layer_types", {"linear_attention"}}})), HasSubstr("layer_types"));
+  EXPECT_THAT(family_refusal(with({{"linear_num_value_heads", 24}})), HasSubstr("linear_num_value_heads"));
+  EXPECT_THAT(family_refusal(with({{"linear_key_head_dim", 1000}})), HasSubstr("linear_key_head_dim"));
+}
+
 TEST(Families, FusedExpertsAreReadAsLinears) {
   const Json sizes{{"num_local_experts", 3}, {"num_experts_per_tok", 2}};
   Json json = of("gpt_oss", sizes);

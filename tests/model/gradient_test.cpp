@@ -101,8 +101,10 @@ TEST_P(GoldenGradients, AreThoseOfTheRealImplementation) {
     EXPECT_LT(relative_distance(gradients.input[i], expected.f32("input_gradient." + std::to_string(i))), kTolerance)
         << i;
 
-  // Routers and gates of shared experts are no linears here.
+  // Routers and gates, of shared experts and of the delta rule, are no linears here.
   std::size_t n_others = 0, n_fused = 0;
+  // As its README says of what the real implementation gives in fp32.
+  const double bound = std::string(GetParam()) == "qwen3-next" ? 3e-5 : 1e-5;
   const ModelConfig& config = source_->config();
   std::map<std::string, const WeightedMoment*> moments;
   for (const auto& [name, moment] : gradients.moments) {
@@ -111,7 +113,8 @@ TEST_P(GoldenGradients, AreThoseOfTheRealImplementation) {
     moments[stored_name(config, name)] = &moment;
   }
   for (const auto& [name, figures] : golden_.at("weighted_moments").items()) {
-    if (name.ends_with("mlp.gate") || name.ends_with("moe.gate") || name.ends_with("shared_expert_gate")) {
+    if (name.ends_with("mlp.gate") || name.ends_with("moe.gate") || name.ends_with("shared_expert_gate") ||
+        name.ends_with("in_proj_ba")) {
       ++n_others;
       continue;
     }
@@ -122,16 +125,16 @@ TEST_P(GoldenGradients, AreThoseOfTheRealImplementation) {
     EXPECT_EQ(moment.dim, figures.at("dim").get<std::int64_t>()) << name;
     EXPECT_EQ(moment.n_outputs, figures.at("outputs").get<std::int64_t>()) << name;
     const double sum_s = figures.at("sum_s"), fro = figures.at("fro");
-    EXPECT_NEAR(moment.sum_s, sum_s, 1e-5 * sum_s) << name;
+    EXPECT_NEAR(moment.sum_s, sum_s, bound * sum_s) << name;
     const auto dim = static_cast<std::size_t>(moment.dim);
     double trace = 0, squares = 0;
     for (std::size_t i = 0; i < dim; ++i) trace += moment.sum[i * dim + i] / moment.sum_s;
     for (const double value : moment.sum) squares += std::pow(value / moment.sum_s, 2);
-    EXPECT_NEAR(trace, figures.at("trace").get<double>(), 1e-5 * fro) << name;
-    EXPECT_NEAR(std::sqrt(squares), fro, 1e-5 * fro) << name;
-    EXPECT_NEAR(moment.sum[0] / moment.sum_s, figures.at("h00").get<double>(), 1e-5 * fro) << name;
-    EXPECT_NEAR(moment.sum[1] / moment.sum_s, figures.at("h01").get<double>(), 1e-5 * fro) << name;
-    EXPECT_NEAR(moment.sum.back() / moment.sum_s, figures.at("hlast").get<double>(), 1e-5 * fro) << name;
+    EXPECT_NEAR(trace, figures.at("trace").get<double>(), bound * fro) << name;
+    EXPECT_NEAR(std::sqrt(squares), fro, bound * fro) << name;
+    EXPECT_NEAR(moment.sum[0] / moment.sum_s, figures.at("h00").get<double>(), bound * fro) << name;
+    EXPECT_NEAR(moment.sum[1] / moment.sum_s, figures.at("h01").get<double>(), bound * fro) << name;
+    EXPECT_NEAR(moment.sum.back() / moment.sum_s, figures.at("hlast").get<double>(), bound * fro) << name;
   }
   EXPECT_EQ(gradients.moments.size() - n_fused + n_others, golden_.at("weighted_moments").size());
 }

@@ -471,7 +471,7 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
 
 // A block of each kind that those do not have.
 INSTANTIATE_TEST_SUITE_P(MoreModels, TinyRandom,
-                         ::testing::Values("cohere2", "gpt-oss", "llama4-scout", "deepseek-v3-noqlora"));
+                         ::testing::Values("cohere2", "gpt-oss", "llama4-scout", "deepseek-v3-noqlora", "qwen3-next"));
 
 INSTANTIATE_TEST_SUITE_P(Models, TinyMixture, ::testing::Values("mixtral", "qwen2-moe", "qwen3-moe"));
 

@@ -51,9 +51,11 @@ PlanRequest request_of(const std::string& model, int ranks, bool cuda) {
 
 TEST(KnownModels, AreThereAndHaveTheirNumbersOfWeights) {
   const std::map<std::string, double> billions{
-      {"llama-2-7b", 6.738},     {"llama-2-13b", 13.016},     {"llama-2-70b", 68.977},  {"llama-3.1-8b", 8.030},
-      {"llama-3.1-70b", 70.554}, {"llama-3.1-405b", 405.853}, {"mistral-7b", 7.242},    {"qwen2.5-72b", 72.706},
-      {"gemma-3-27b", 27.009},   {"gpt-oss-120b", 116.829},   {"deepseek-v3", 671.026}, {"llama-4-maverick", 400.712}};
+      {"llama-2-7b", 6.738},         {"llama-2-13b", 13.016},   {"llama-2-70b", 68.977},
+      {"llama-3.1-8b", 8.030},       {"llama-3.1-70b", 70.554}, {"llama-3.1-405b", 405.853},
+      {"mistral-7b", 7.242},         {"qwen2.5-72b", 72.706},   {"gemma-3-27b", 27.009},
+      {"gpt-oss-120b", 116.829},     {"deepseek-v3", 671.026},  {"llama-4-maverick", 400.712},
+      {"qwen3-next-80b-a3b", 79.674}};
   for (const auto& [name, count] : billions) {
     double elements = 0;
     for (const model::TensorSpec& tensor : model::expected_tensors(read_model_config(name)))

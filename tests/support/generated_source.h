@@ -42,8 +42,9 @@ class GeneratedSource : public model::WeightSource {
       std::normal_distribution<float> normal(0.0F, spec.name.find("embed") == std::string::npos ? 0.25F : 1.0F);
       std::vector<float>& values = tensors[spec.name];
       values.resize(static_cast<std::size_t>(core::element_count(spec.shape).value()));
-      const bool norm = spec.name.find("norm") != std::string::npos;
-      for (float& value : values) value = normal(engine) + (norm && !config_.norm_plus_one ? 1.0F : 0.0F);
+      const bool norm = spec.name.find("norm") != std::string::npos,
+                 is_plain = !config_.norm_plus_one || spec.name.find("linear_attn.norm") != std::string::npos;
+      for (float& value : values) value = normal(engine) + (norm && is_plain ? 1.0F : 0.0F);
     }
   }
   const model::ModelConfig& config() const override { return config_; }
@@ -93,6 +94,20 @@ inline const std::vector<Architecture>& architectures() {
         {"decoder_sparse_step", 1},
         {"mlp_only_layers", {1}},
         {"norm_topk_prob", true}}},
+      {"qwen3_next",
+       {{"model_type", "qwen3_next"},
+        {"layer_types", {"linear_attention", "full_attention"}},
+        {"head_dim", 8},
+        {"partial_rotary_factor", 0.5},
+        {"linear_num_key_heads", 2},
+        {"linear_num_value_heads", 4},
+        {"linear_key_head_dim", 5},
+        {"linear_value_head_dim", 7},
+        {"linear_conv_kernel_dim", 3},
+        {"num_experts", 4},
+        {"num_experts_per_tok", 4},
+        {"moe_intermediate_size", 10},
+        {"shared_expert_intermediate_size", 14}}},
       {"gemma2",
        {{"model_type", "gemma2"},
         {"tie_word_embeddings", true},

@@ -37,6 +37,18 @@ ARCHITECTURES = {
     "gemma2": {"class": "Gemma2", "hidden_size": 50, "head_dim": 16, "intermediate_size": 70, "num_hidden_layers": 3,
                "hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0,
                "query_pre_attn_scalar": 24, "sliding_window": 10, "post_norms": True},
+    # All kinds of layers that DeepSeek-V3 has, scaled down: the first dense, then experts in groups beside a shared one, then a layer for
+    # multi-token prediction.
+    "deepseek-v3": {"class": "DeepseekV3", "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 16,
+                    "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "q_lora_rank": 24, "kv_lora_rank": 16,
+                    "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12, "n_routed_experts": 64, "n_shared_experts": 1,
+                    "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "first_k_dense_replace": 1, "norm_topk_prob": True,
+                    "routed_scaling_factor": 2.5, "num_nextn_predict_layers": 1, "tie_word_embeddings": False},
+    "qwen3-next": {"class": "Qwen3Next", "hidden_size": 52, "head_dim": 24, "intermediate_size": 78, "moe_intermediate_size": 22,
+                   "shared_expert_intermediate_size": 26, "num_experts": 5, "num_experts_per_tok": 2, "decoder_sparse_step": 1,
+                   "mlp_only_layers": [], "norm_topk_prob": True, "qk_norm": True, "partial_rotary_factor": 0.25,
+                   "num_hidden_layers": 3, "full_attention_interval": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 10,
+                   "linear_value_head_dim": 14, "linear_conv_kernel_dim": 4, "tie_word_embeddings": False},
     "phi3": {"class": "Phi3", "hidden_size": 54, "intermediate_size": 82, "num_attention_heads": 3, "num_key_value_heads": 1,
              "original_max_position_embeddings": 4096, "fused": True, "tie_word_embeddings": False},
 }
@@ -60,17 +72,48 @@ def describe(assignments):
     return config, hidden
 
 
-def linears(config, fused, layer):
-    """(name, outputs, inputs, whether it has a bias) in a block."""
+def latent_attention(config):
+    heads, rope = config["num_attention_heads"], config["qk_rope_head_dim"]
+    hidden, q_rank, kv_rank = (config[key] for key in ("hidden_size", "q_lora_rank", "kv_lora_rank"))
+    yield "self_attn.q_a_proj", q_rank, hidden, False
+    yield "self_attn.q_b_proj", heads * (config["qk_nope_head_dim"] + rope), q_rank, False
+    yield "self_attn.kv_a_proj_with_mqa", kv_rank + rope, hidden, False
+    yield "self_attn.kv_b_proj", heads * (config["qk_nope_head_dim"] + config["v_head_dim"]), kv_rank, False
+    yield "self_attn.o_proj", hidden, heads * config["v_head_dim"], False
+
+
+def delta_sizes(config, layer):
+    """(heads of values, all keys, all values) of a layer of the delta rule, None of another."""
+    if "full_attention_interval" not in config or (layer + 1) % config["full_attention_interval"] == 0:
+        return None
+    return (config["linear_num_value_heads"], config["linear_num_key_heads"] * config["linear_key_head_dim"],
+            config["linear_num_value_heads"] * config["linear_value_head_dim"])
+
+
+def attention(config, fused, layer):
     hidden = config["hidden_size"]
+    if "kv_lora_rank" in config:
+        yield from latent_attention(config)
+        return
+    delta = delta_sizes(config, layer)
+    if delta:
+        yield "linear_attn.in_proj_qkvz", 2 * delta[1] + 2 * delta[2], hidden, False
+        yield "linear_attn.out_proj", hidden, delta[2], False
+        return
     q, kv = (config[key] * config["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
     bias = config.get("qkv_bias", False)
     if fused:
         yield "self_attn.qkv_proj", q + 2 * kv, hidden, bias
     else:
-        for name, out in (("q", q), ("k", kv), ("v", kv)):
+        for name, out in (("q", 2 * q if "full_attention_interval" in config else q), ("k", kv), ("v", kv)):
             yield f"self_attn.{name}_proj", out, hidden, bias
     yield "self_attn.o_proj", hidden, q, False
+
+
+def linears(config, fused, layer):
+    """(name, outputs, inputs, whether it has a bias) in a block."""
+    hidden = config["hidden_size"]
+    yield from attention(config, fused, layer)
     if fused:
         yield "mlp.gate_up_proj", 2 * config["intermediate_size"], hidden, False
         yield "mlp.down_proj", hidden, config["intermediate_size"], False
@@ -83,6 +126,9 @@ def linears(config, fused, layer):
         parts = [(f"mlp.experts.{i}.", parts[0][1], config["moe_intermediate_size"]) for i in range(config["num_experts"])]
         if "shared_expert_intermediate_size" in config:
             parts.append(("mlp.shared_expert.", parts[0][1], config["shared_expert_intermediate_size"]))
+    elif "n_routed_experts" in config and layer >= config["first_k_dense_replace"]:
+        parts = [(f"mlp.experts.{i}.", parts[0][1], config["moe_intermediate_size"]) for i in range(config["n_routed_experts"])]
+        parts.append(("mlp.shared_experts.", parts[0][1], config["n_shared_experts"] * config["moe_intermediate_size"]))
     for module, (gate, up, down), inner in parts:
         yield module + gate, inner, hidden, False
         yield module + up, inner, hidden, False
@@ -95,12 +141,28 @@ def tensors(config, qk_norm, post_norms, fused):
     if not config["tie_word_embeddings"]:
         yield "lm_head.weight", (config["vocab_size"], hidden)
     yield "model.norm.weight", (hidden,)
-    for layer in range(config["num_hidden_layers"]):
+    further = config.get("num_nextn_predict_layers", 0)
+    for layer in range(config["num_hidden_layers"] + further):
         block = f"model.layers.{layer}."
+        if layer >= config["num_hidden_layers"]:
+            yield block + "eh_proj.weight", (hidden, 2 * hidden)
+            for norm in ("enorm", "hnorm", "shared_head.norm"):
+                yield f"{block}{norm}.weight", (hidden,)
+        delta = delta_sizes(config, layer)
         norms = ["input", "post_attention"] + (["pre_feedforward", "post_feedforward"] if post_norms else [])
         for norm in norms:
             yield f"{block}{norm}_layernorm.weight", (hidden,)
-        if qk_norm:
+        if "kv_lora_rank" in config:
+            yield block + "self_attn.q_a_layernorm.weight", (config["q_lora_rank"],)
+            yield block + "self_attn.kv_a_layernorm.weight", (config["kv_lora_rank"],)
+        if delta:
+            heads, keys, values = delta
+            yield block + "linear_attn.conv1d.weight", (2 * keys + values, 1, config["linear_conv_kernel_dim"])
+            yield block + "linear_attn.in_proj_ba.weight", (2 * heads, hidden)
+            yield block + "linear_attn.A_log", (heads,)
+            yield block + "linear_attn.dt_bias", (heads,)
+            yield block + "linear_attn.norm.weight", (config["linear_value_head_dim"],)
+        elif qk_norm:
             yield block + "self_attn.q_norm.weight", (config["head_dim"],)
             yield block + "self_attn.k_norm.weight", (config["head_dim"],)
         if "num_local_experts" in config:
@@ -109,6 +171,9 @@ def tensors(config, qk_norm, post_norms, fused):
             yield block + "mlp.gate.weight", (config["num_experts"], hidden)
             if "shared_expert_intermediate_size" in config:
                 yield block + "mlp.shared_expert_gate.weight", (1, hidden)
+        elif "n_routed_experts" in config and layer >= config["first_k_dense_replace"]:
+            yield block + "mlp.gate.weight", (config["n_routed_experts"], hidden)
+            yield block + "mlp.gate.e_score_correction_bias", (config["n_routed_experts"],)
         for name, out, inputs, bias in linears(config, fused, layer):
             yield f"{block}{name}.weight", (out, inputs)
             if bias:
@@ -127,13 +192,14 @@ def write_weights(path, config, hidden):
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     draw = random.Random(0)
-    norm = (b"\0\0\0\0" if config["model_type"].startswith("gemma") else b"\0\0\x80\x3f")[-size:]  # Gemma's are 1 + what is stored
+    one, zero = b"\0\0\x80\x3f"[-size:], b"\0\0\0\0"[-size:]
+    more = config["model_type"].startswith("gemma") or config["model_type"] == "qwen3_next"  # their norms are 1 + what is stored
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, entry in header.items():
             n = (entry["data_offsets"][1] - entry["data_offsets"][0]) // size
             if "norm" in name:
-                file.write(norm * n)
+                file.write((zero if more and "linear_attn" not in name else one) * n)
                 continue
             while n > 0:
                 part = min(n, 1 << 20)

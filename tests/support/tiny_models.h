@@ -29,7 +29,7 @@ inline const std::vector<const char*>& more_models() {
                                               "deepseek-v3",       "deepseek-v3-noqlora",
                                               "llama-fp8-block",   "llama-fp8-block128",
                                               "llama-fp8-channel", "deepseek-v3-fp8",
-                                              "gpt-oss-mxfp4"};
+                                              "gpt-oss-mxfp4",     "qwen3-next"};
   return names;
 }
 
