@@ -168,6 +168,13 @@ class GgufOfModel {
       const double part = c_.value("partial_rotary_factor", 1.0);
       u32("rope.dimension_count", static_cast<std::int64_t>(part * static_cast<double>(head_dim())));
     }
+    if (c_.at("model_type") ==
+        "qwen3_vl_text") {  // of pictures: the parts of a head that turn by each of four positions
+      u32("n_deepstack_layers", 0);
+      std::string sections = bytes_of(std::uint32_t{5}) + bytes_of(std::uint64_t{4});
+      for (const std::int32_t one : {4, 3, 3, 0}) sections += bytes_of(one);
+      writer_.entry(arch_ + ".rope.dimension_sections", 9, sections);
+    }
     add_windows();
     add_experts();
     add_scaling();
