@@ -257,7 +257,8 @@ Json config_from_metadata(const GgufFile& file, const GgufFamily& family) {
   // Layers for multi-token prediction are counted with the others.
   const std::int64_t extra = metadata.integer("nextn_predict_layers").value_or(0),
                      blocks = metadata.at("block_count").as_i64();
-  if (extra < 0 || extra > blocks) metadata.refuse("nextn_predict_layers", fmt::format("is {} of {}", extra, blocks));
+  if (extra != 0 && (extra < 0 || extra > blocks))
+    metadata.refuse("nextn_predict_layers", fmt::format("is {} of {}", extra, blocks));
   config["num_hidden_layers"] = blocks - extra;
   add_keys(metadata, family.keys, config);
   add_heads(metadata, config);

@@ -108,11 +108,14 @@ class GgufWeights final : public WeightSource {
     return core::Shape{config_.n_heads * (latent.nope + latent.value), latent.kv_rank};
   }
 
-  /// The shape of a tensor, or of one expert of it.
+  /// The shape of a tensor, or of one expert of it. Throws FormatError where it has not as many as there are.
   core::Shape shape_in(const GgufTensor& tensor, const GgufPlace& place) const {
     core::Shape shape = tensor.shape;
     if (place.expert >= 0) {
-      if (shape.size() < 2 || shape.front() != config_.mixture.n_experts) return shape;
+      if (shape.size() < 2 || shape.front() != config_.mixture.n_experts)
+        throw FormatError(path_, fmt::format("tensor {}: has shape {}; its first size should be the {} experts of the "
+                                             "metadata: the file is damaged or was made wrongly",
+                                             tensor.name, core::to_string(shape), config_.mixture.n_experts));
       shape.erase(shape.begin());
     }
     // The converter drops the one row of the shared expert's gate.

@@ -84,10 +84,8 @@ TEST_F(GgufHostile, ExpertsThatAreNotAsManyAsTheKeySaysAreRefused) {
   EXPECT_EQ(answer(SmallMixture{}.bytes()), "accepted");
   for (const std::int64_t stored : {1, 3})
     EXPECT_THAT(answer(SmallMixture{.n_stored = stored}.bytes()),
-                AllOf(HasSubstr("m.gguf"), HasSubstr("model.layers.0.mlp.experts.0.gate_proj.weight"),
-                      HasSubstr("the config asks for [256, 256]")));
+                AllOf(HasSubstr("m.gguf"), HasSubstr("tensor blk.0.ffn_gate_exps.weight"), HasSubstr("the 2 experts")));
   EXPECT_THAT(answer(SmallMixture{.n_used = 3}.bytes()), HasSubstr("num_experts_per_tok"));
-  EXPECT_THAT(answer(SmallMixture{.n_experts = 70'000}.bytes()), HasSubstr("num_experts"));
 }
 
 TEST_F(GgufHostile, RowsThatAreNoWholeBlocksAreRefusedWithTheRemedy) {
