@@ -221,8 +221,10 @@ GgufTensor read_tensor(Cursor& cursor, Extent& extent) {
   if (layout == nullptr)
     cursor.refuse(fmt::format("{}: {} is unknown or was removed from the format", place, ggml_type_name(tensor.type)));
   if (tensor.shape.back() % layout->elements != 0)
-    cursor.refuse(fmt::format("{}: rows of {} elements are no whole blocks of {} ({} elements)", place,
-                              tensor.shape.back(), layout->name, layout->elements));
+    cursor.refuse(
+        fmt::format("{}: rows of {} elements are no whole blocks of {} ({} elements each): the file is "
+                    "damaged or was made wrongly; get it again or make it anew",
+                    place, tensor.shape.back(), layout->name, layout->elements));
   const auto n = core::element_count(tensor.shape);
   const auto size = n ? core::checked_multiply(*n / layout->elements, layout->bytes) : std::nullopt;
   if (!size) cursor.refuse(place + ": shape " + core::to_string(tensor.shape) + " is too large");
@@ -287,7 +289,7 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
           path, fmt::format("{}: its offset {} is no multiple of the alignment {}", place, extent.offset, alignment));
     if (extent.offset > data_size || extent.size > data_size - extent.offset)
       throw FormatError(path, fmt::format("{}: {} bytes at offset {} of the data, but the file holds {} bytes of data: "
-                                          "it is truncated or the offset is wrong",
+                                          "it is truncated or the offset is wrong; get the file again",
                                           place, extent.size, extent.offset, data_size));
     if (extent.offset < end)
       throw FormatError(path, fmt::format("{}: its data at offset {} overlap those of another tensor, which end at {}",

@@ -19,7 +19,25 @@ namespace voronoi::model {
 
 /// Storage formats of ggml, as numbered in the file. Blocks of the types named here can be dequantized; others are
 /// listed (their sizes are known), but reading them is refused.
-enum class GgmlType : std::uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, q6_k = 14, bf16 = 30 };
+enum class GgmlType : std::uint32_t {
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  q8_k = 15,
+  iq4_nl = 20,
+  iq4_xs = 23,
+  bf16 = 30,
+  mxfp4 = 39
+};
 
 /// One metadata value. The accessors throw FormatError naming file, key, the type found and the type wanted.
 class GgufValue {
@@ -96,8 +114,11 @@ std::int64_t ggml_block_bytes(GgmlType type);
 /// False for F32, F16 and BF16.
 bool is_quantized(GgmlType type);
 bool can_dequantize(GgmlType type);
+/// "F32, F16, BF16, Q4_0, ...": those that can be dequantized, for messages.
+std::string readable_ggml_types();
 
-/// The elements of whole blocks as floats, w = d * q + m in fp32; `bytes` holds exactly their blocks.
+/// The elements of whole blocks as floats, in fp32 and in ggml's own order of operations, so that they are its bits;
+/// `bytes` holds exactly their blocks.
 void dequantize(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
 
 }  // namespace voronoi::model

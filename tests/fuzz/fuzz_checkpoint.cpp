@@ -1,4 +1,5 @@
-// A checkpoint in VPTQ's format: its config.json, a zero byte, its model.safetensors.
+// A checkpoint in one of the layouts that exports have, or a model whose weights are stored in 8 or 4 bits beside
+// scales: its config.json, a zero byte, its model.safetensors.
 #include <vector>
 
 #include "export/checkpoint.h"
@@ -7,6 +8,17 @@
 namespace voronoi::fuzz {
 namespace {
 
+void read_all(const model::WeightSource& source) {
+  for (const model::TensorSpec& spec : model::expected_tensors(source.config())) {
+    if (!is_small(spec.shape)) continue;
+    accepts([&] {
+      source.packed(spec);
+      std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value()));
+      source.read(spec, values);
+    });
+  }
+}
+
 void read(const exporting::Checkpoint& checkpoint) {
   checkpoint.fingerprint();
   for (const std::string& linear : checkpoint.linears())
@@ -14,14 +26,7 @@ void read(const exporting::Checkpoint& checkpoint) {
       const format::Encoding encoding = checkpoint.encoding(linear);
       require(format::find_problem(encoding).empty(), "an encoding with a problem");
     });
-  for (const model::TensorSpec& spec : model::expected_tensors(checkpoint.config())) {
-    if (!is_small(spec.shape)) continue;
-    accepts([&] {
-      checkpoint.packed(spec);
-      std::vector<float> values(static_cast<std::size_t>(core::element_count(spec.shape).value()));
-      checkpoint.read(spec, values);
-    });
-  }
+  read_all(checkpoint);
 }
 
 void run(std::string_view input) {
@@ -32,7 +37,7 @@ void run(std::string_view input) {
     if (exporting::is_checkpoint(folder.path()))
       read(exporting::Checkpoint(folder.path()));
     else
-      model::open_model(folder.path());
+      read_all(*model::open_model(folder.path()));
   });
 }
 

@@ -343,11 +343,13 @@ TEST_F(GgufModel, RecognisesTheFrequencyDivisorsOfLlama3) {
 }
 
 TEST_F(GgufModel, RefusesWhatItCannotReadNamingKeyOrTensor) {
-  for (const char* arch : {"gemma2", "qwen3moe", "phi3", "bert"})
+  for (const char* arch : {"llama4", "starcoder2", "command-r", "bert"})
     EXPECT_THAT(refusal({.arch = arch}), AllOf(HasSubstr("m.gguf"), HasSubstr(std::string("\"") + arch + "\""),
-                                               HasSubstr("llama, qwen2 and qwen3"), HasSubstr("Hugging Face")));
-  EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("llama.expert_count", 8); }}),
-              HasSubstr("llama.expert_count"));
+                                               HasSubstr("llama, mistral3, qwen2, qwen2moe, qwen3, "),
+                                               HasSubstr("deepseek2"), HasSubstr("Hugging Face")));
+  EXPECT_THAT(refusal({.arch = "qwen2", .more = [](GgufWriter& w) { w.u32("qwen2.expert_count", 8); }}),
+              AllOf(HasSubstr("qwen2.expert_count"), HasSubstr("Hugging Face")));
+  EXPECT_THAT(refusal({.arch = "qwen3moe"}), AllOf(HasSubstr("qwen3moe.expert_count"), HasSubstr("Hugging Face")));
   EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("split.count", 3); }}), HasSubstr("split"));
   EXPECT_THAT(refusal({.more = [](GgufWriter& w) { w.u32("llama.rope.dimension_count", 16); }}),
               HasSubstr("llama.rope.dimension_count"));
@@ -367,14 +369,14 @@ TEST_F(GgufModel, RefusesATypeItCannotDequantize) {
       .u32("llama.embedding_length", 256)
       .u32("llama.feed_forward_length", 256);
   writer.u32("llama.attention.head_count", 2).f32("llama.attention.layer_norm_rms_epsilon", 1e-5F);
-  writer.tensor("token_embd.weight", 12, {1, 256}, std::string(144, '\0'));
+  writer.tensor("token_embd.weight", 16, {1, 256}, std::string(66, '\0'));
   const std::string path = folder_.write("k.gguf", writer.bytes());
   try {
     open_model(path);
     FAIL();
   } catch (const core::FormatError& error) {
     EXPECT_THAT(error.what(),
-                AllOf(HasSubstr("k.gguf"), HasSubstr("token_embd.weight"), HasSubstr("Q4_K"), HasSubstr("Q6_K")));
+                AllOf(HasSubstr("k.gguf"), HasSubstr("token_embd.weight"), HasSubstr("IQ2_XXS"), HasSubstr("Q6_K")));
   }
 }
 
