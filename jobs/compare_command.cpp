@@ -83,7 +83,7 @@ class CompareJob {
       std::vector<run::Settings*> settings;
       for (run::Settings& member : members_) settings.push_back(&member);
       inputs = stages::open_inputs(settings, *context);
-      validation::check_texts(o_.eval.text, *inputs.tokenizer);
+      validation::check_texts(o_.eval.text, *inputs.tokenizer, *inputs.chat);
       validation::check_tasks(questions_of(o_.eval).questions);
     });
     const core::Json machine = backend::machine_facts(*context, world_);
@@ -164,7 +164,7 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
     const CommandSpec command = compare_command(options);
     CompareOptions before;
     const bool asks = parse(compare_command(before), arguments, true).help;
-    const bool whole = !before.shared.model.empty() && !before.shared.calibration_texts.empty();
+    const bool whole = !before.shared.model.empty() && names_texts(before.shared);
     const ParseResult parsed =
         parse(command, arguments, true,
               asks || whole ? std::vector<run::GivenOption>() : options_of_start(before.shared.run, run::kCompare));

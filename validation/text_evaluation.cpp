@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "comm/agreement.h"
+#include "model/chat_template.h"
 #include "model/corpus.h"
 #include "model/precision.h"
 #include "validation/kept_windows.h"
@@ -37,8 +38,10 @@ struct PreparedText {
 std::optional<model::Join> join_of(const TextOptions& options) { return model::join_from_name(options.join); }
 
 PreparedText prepare(const TextOptions& options, const std::string& path, const run::Subject& subject) {
-  PreparedText prepared{model::load_text(path, join_of(options)), {}, ""};
-  const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
+  const std::string& place = options.tokenizer.empty() ? subject.tokenizer : options.tokenizer;
+  model::ModelChat chat(place);
+  PreparedText prepared{model::load_text(path, join_of(options), &chat), {}, ""};
+  const auto tokenizer = model::open_tokenizer(place);
   const model::BosRule rule = *model::bos_rule_from_name(options.bos);
   const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
   const bool added =
@@ -279,9 +282,9 @@ class TextMeasurement {
 
 }  // namespace
 
-void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer) {
+void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer, model::ModelChat& chat) {
   for (const std::string& path : options.texts) {
-    const model::Text text = model::load_text(path, join_of(options));
+    const model::Text text = model::load_text(path, join_of(options), &chat);
     model::leading_windows(model::tokenize(tokenizer, text, model::BosRule::automatic), options.context, 1, path);
   }
 }
