@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/option.h"
+#include "export/layout.h"
 #include "model/calibration_windows.h"
 #include "model/precision.h"
 #include "planning/preset.h"

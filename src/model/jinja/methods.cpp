@@ -45,7 +45,7 @@ std::vector<std::string> words_of(std::string_view text, std::int64_t most) {
   std::vector<std::string> words;
   for (text = stripped(text, "", true, false); !text.empty(); text = stripped(text, "", true, false)) {
     std::size_t end = 0;
-    if (most == 0) end = stripped(text, "", false, true).size();
+    if (most == 0) end = text.size();
     while (end < text.size() && most > 0 && !is_space(character_at(text, end))) end += character_size(text, end);
     words.emplace_back(text.substr(0, end));
     text.remove_prefix(most == 0 ? text.size() : end);
@@ -56,13 +56,13 @@ std::vector<std::string> words_of(std::string_view text, std::int64_t most) {
 
 std::vector<std::string> words_from_right(std::string_view text, std::int64_t most) {
   std::vector<std::string> words = words_of(text, kAll);
-  if (std::ssize(words) <= most + 1) return words;
+  if (std::ssize(words) <= most) return words;
   // What is left of the last `most` words stays one.
   std::string_view rest = stripped(text, "", false, true);
   std::vector<std::string> last(words.end() - static_cast<std::ptrdiff_t>(most), words.end());
   for (auto word = last.rbegin(); word != last.rend(); ++word)
     rest = stripped(rest.substr(0, rest.size() - word->size()), "", false, true);
-  last.insert(last.begin(), std::string(stripped(rest, "", true, false)));
+  last.insert(last.begin(), std::string(rest));
   return last;
 }
 
