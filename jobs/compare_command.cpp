@@ -86,7 +86,7 @@ class CompareJob {
       std::vector<run::Settings*> settings;
       for (run::Settings& member : members_) settings.push_back(&member);
       inputs = stages::open_inputs(settings, *context);
-      validation::check_texts(o_.eval.text, *inputs.tokenizer);
+      validation::check_texts(o_.eval.text, *inputs.tokenizer, *inputs.chat);
       validation::check_tasks(questions_of(o_.eval).questions);
       if (o_.preset == kNoPreset) return;
       view_.brief = true;
@@ -172,7 +172,7 @@ int compare_main(const comm::Communicator& world, const Arguments& arguments) {
     const CommandSpec command = compare_command(options);
     CompareOptions before;
     const bool asks = parse(compare_command(before), arguments, true).help;
-    const bool whole = !before.shared.model.empty() && !before.shared.calibration_texts.empty();
+    const bool whole = !before.shared.model.empty() && names_texts(before.shared);
     std::vector<run::GivenOption> earlier;
     if (!asks && !whole) earlier = options_of_start(before.shared.run, run::kCompare);
     const ParseResult parsed = parse(command, arguments, true, asks ? earlier : preset_options(before, earlier));

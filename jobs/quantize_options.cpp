@@ -13,7 +13,10 @@
 
 #include "core/error.h"
 #include "core/option.h"
+#include "export/layout.h"
+#include "model/calibration_windows.h"
 #include "model/precision.h"
+#include "planning/preset.h"
 #include "quant/method.h"
 #include "run/resume.h"
 #include "run/run_state.h"
@@ -63,6 +66,12 @@ core::OptionSpec bits_option(run::Settings& o, const core::OptionSpec& own) {
           false};
 }
 
+core::OptionSpec weights_option(std::vector<std::int64_t>& weights) {
+  return {"calibration-weights", "LIST",
+          "2,1,0.5: what share of the windows each --calibration-text gives, in their order [all alike]",
+          [&weights](const std::string& list) { return model::parse_weights(list, weights); }, false};
+}
+
 core::OptionSpec rule_option(run::Settings& o) {
   return {kRuleOption, "RULE",
           "\"PATTERN NAME=VALUE ...\": other parameters for the linears whose whole name matches the pattern (*, ?, "
@@ -102,13 +111,21 @@ std::vector<std::pair<std::string, std::string>> calibration_options(const std::
     return {{"calibration-sequences", std::to_string(calibration.at("sequences").get<std::int64_t>())},
             {"calibration-context", std::to_string(calibration.at("context").get<std::int64_t>())},
             {"calibration-held-out", fmt::format("{}", calibration.value("held_out", 0.0))},
-            {"hessian", calibration.value("hessian", "plain")}};
+            {"hessian", calibration.value("hessian", "plain")},
+            {"calibration-experts", calibration.value("experts", "routed")},
+            // What left none out did not look for them, or there were none.
+            {"calibration-duplicates", calibration.contains("duplicates") ? "drop" : "keep"}};
   } catch (const core::Json::exception& error) {
     throw core::FormatError(paths.identity().string(), error.what());
   }
 }
 
+bool names_texts(const run::Settings& settings) {
+  return !settings.calibration_texts.empty() || !settings.calibration_preset.empty();
+}
+
 void complete(const std::vector<run::GivenOption>& given, run::Settings& settings) {
+  planning::take_preset(settings);
   auto rule = settings.rules.begin();
   std::set<std::string, std::less<>> settled;
   for (const run::GivenOption& option : given) {
@@ -125,6 +142,8 @@ void complete(const std::vector<run::GivenOption>& given, run::Settings& setting
       throw core::ConfigError(fmt::format("--{}: {}", name, problem));
   };
   for (const auto& [name, value] : calibration_options(settings.hessians_from)) settle(name, value);
+  for (const auto& [name, value] : calibration_options(settings.run))
+    if (name == "calibration-duplicates") settle(name, value);
   if (settings.calibration == "sequential") settled.insert({"hessian", "allocate"});
   if (!settings.bits || (settled.contains("hessian") && settings.hessian != "guided")) settled.insert("allocate");
   for (const auto& [stage, option] : {std::pair("tune", "tune-phases"), std::pair("allocate", "allocate")})
@@ -149,7 +168,23 @@ CommandSpec quantize_command(run::Settings& o) {
       core::as_path(core::list_option("calibration-text", "FILE",
                                       "text for calibration, plain or JSON lines (*.jsonl), or packed (.gz, .zst)",
                                       o.calibration_texts)),
-      core::integer_option("calibration-sequences", "windows of calibration text, shared evenly by the texts",
+      weights_option(o.calibration_weights),
+      core::text_option("calibration-preset", "NAME",
+                        "texts of a list in place of --calibration-text: " + planning::preset_names() +
+                            ", or a file like configs/calibration/debian.json",
+                        o.calibration_preset),
+      core::as_path(core::text_option("calibration-data", "DIR",
+                                      "folder of the preset's texts [the environment's VORONOI_DATA, or beside the "
+                                      "preset's file]",
+                                      o.calibration_data)),
+      core::choice_option("calibration-duplicates",
+                          "what becomes of windows whose tokens are those of one before; drop: left out and counted",
+                          o.calibration_duplicates, {"drop", "keep"}),
+      core::choice_option("calibration-experts",
+                          "tokens that make the Hessian of an expert of a mixture; all: every one, whatever the router "
+                          "says, while what leaves the block stays as it is; routed: those that it gets",
+                          o.calibration_experts, {"routed", "all"}),
+      core::integer_option("calibration-sequences", "windows of calibration text, shared by the texts",
                            o.calibration_sequences, 1, 1 << 24),
       core::integer_option("calibration-context", "tokens a window", o.calibration_context, 2, 1 << 24),
       core::choice_option("effort", effort_help(), o.effort, {"quick", "normal", "best"}),
@@ -278,7 +313,7 @@ CommandSpec quantize_command(run::Settings& o) {
 std::vector<run::GivenOption> options_of_run(const std::vector<std::string>& arguments) {
   run::Settings settings;
   if (parse(quantize_command(settings), arguments, true).help || settings.run.empty()) return {};
-  if (!settings.model.empty() && !settings.calibration_texts.empty()) return {};
+  if (!settings.model.empty() && names_texts(settings)) return {};
   return options_of_start(settings.run, run::kQuantize);
 }
 

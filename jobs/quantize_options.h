@@ -15,13 +15,17 @@ namespace voronoi::jobs {
 
 CommandSpec quantize_command(run::Settings& options);
 
-/// Tells the rules where they were given, and assigns what was not: as the run calibrated whose Hessians are taken, and
-/// as the method understands --effort. `given`: all of this command's options, without a problem.
+/// Tells the rules where they were given, and assigns what was not: as the run calibrated whose Hessians are taken, as
+/// the method understands --effort, and the texts of --calibration-preset. `given`: all of this command's options,
+/// without a problem.
 void complete(const std::vector<run::GivenOption>& given, run::Settings& settings);
 
 /// How a directory calibrated, by options and their values: what a run takes over whose Hessians are from there.
 /// Nothing where there is no run, which is told later.
 std::vector<std::pair<std::string, std::string>> calibration_options(const std::string& directory);
+
+/// Whether the options say what to calibrate on.
+bool names_texts(const run::Settings& settings);
 
 /// Options of the last start of the run that the arguments name, to go on with; none where they give both model and
 /// texts, or where there is no run.

@@ -112,6 +112,12 @@ core::Json collect_status(const store::RunPaths& paths) {
                     {"failures", run::failures(state)},
                     {"resume", run::describe_resume(paths, state)},
                     {"state", state.finished ? "finished" : "not running"}};
+  for (const auto& [number, text] : state.calibration_texts)
+    status["calibration_texts"].push_back({{"path", text.path},
+                                           {"weight", text.weight},
+                                           {"windows", text.windows},
+                                           {"tokens", text.tokens},
+                                           {"duplicates", text.duplicates}});
   const std::optional<run::Heartbeat> live = run::read_heartbeat(paths);
   if (!live) return status;
   status["layers_total"] = live->layers;
@@ -138,6 +144,14 @@ std::string describe_status(const core::Json& status) {
                                  core::whole_number(status.at("start")), core::whole_number(status.at("ranks")));
   text += fmt::format("  layers  {} done, {:.3f} true bits a weight\n", layers_text(status),
                       status.at("bits_true").get<double>());
+  if (const auto texts = status.find("calibration_texts"); texts != status.end())
+    for (const core::Json& given : *texts) {
+      text += fmt::format("  text    {} windows, {} tokens of {}", core::whole_number(given.at("windows")),
+                          core::whole_number(given.at("tokens")), given.at("path").get<std::string>());
+      if (const std::int64_t left = core::whole_number(given.at("duplicates")); left > 0)
+        text += fmt::format("; {} left out, with the tokens of one before", left);
+      text += "\n";
+    }
   for (const auto& [stage, seconds] : status.at("stage_seconds").items())
     text += fmt::format("  {:<10}{}\n", stage, core::format_duration(seconds.get<double>()));
   const core::Json& scheduling = status.at("scheduling");

@@ -70,6 +70,23 @@ void append_quoted(std::string& text, const QuotedTable& quoted) {
   text += "\n";
 }
 
+/// What calibration was made of: texts, and tokens that experts got.
+void append_calibration(std::string& text, const RunSection& run) {
+  if (!run.texts.empty())
+    text +=
+        "\nCalibration texts\n\n| text | weight | windows | tokens | tokens of the text | duplicates left out "
+        "|\n|---|---:|---:|---:|---:|---:|\n";
+  for (const TextRow& row : run.texts)
+    text += fmt::format("| {} | {:g} | {} | {} | {} | {} |\n", row.path, row.weight, row.windows, row.tokens,
+                        row.text_tokens, row.duplicates);
+  if (!run.coverage.empty())
+    text +=
+        "\nTokens that experts got\n\n| block | experts | with Hessians of their own | least | median "
+        "|\n|---:|---:|---:|---:|---:|\n";
+  for (const CoverageRow& row : run.coverage)
+    text += fmt::format("| {} | {} | {} | {} | {} |\n", row.block, row.experts, row.covered, row.least, row.median);
+}
+
 void append_starved(std::string& text, const RunSection& run) {
   std::vector<const LayerRow*> starved;
   for (const LayerRow& layer : run.layers)
@@ -156,6 +173,7 @@ void append_run(std::string& text, const RunSection& run) {
   const auto quantization = run.identity.find("quantization");
   if (quantization != run.identity.end()) text += fmt::format("- settings: `{}`\n", quantization->dump());
   for (const auto& [task, error] : run.failures) text += fmt::format("- **not quantized**: {}: {}\n", task, error);
+  append_calibration(text, run);
   for (const core::Json& phase : run.tuning) append_tuning(text, phase);
   std::vector<LayerRow> worst = run.layers;
   std::stable_sort(worst.begin(), worst.end(),
@@ -214,7 +232,21 @@ core::Json report_json(const Report& report) {
                         {"damping", layer.damping},
                         {"damping_steps", layer.damping_steps},
                         {"dead_inputs", layer.dead_inputs}});
-    core::Json damaged = core::Json::array(), unquantized = core::Json::array();
+    core::Json damaged = core::Json::array(), unquantized = core::Json::array(), texts = core::Json::array(),
+               coverage = core::Json::array();
+    for (const TextRow& row : run.texts)
+      texts.push_back({{"path", row.path},
+                       {"weight", row.weight},
+                       {"windows", row.windows},
+                       {"tokens", row.tokens},
+                       {"text_tokens", row.text_tokens},
+                       {"duplicates", row.duplicates}});
+    for (const CoverageRow& row : run.coverage)
+      coverage.push_back({{"block", row.block},
+                          {"experts", row.experts},
+                          {"covered", row.covered},
+                          {"least", row.least},
+                          {"median", row.median}});
     for (const UnquantizedLinear& linear : run.unquantized)
       unquantized.push_back({{"name", linear.name}, {"weights", linear.weights}});
     for (const DamagedTensor& tensor : run.damaged)
@@ -236,6 +268,8 @@ core::Json report_json(const Report& report) {
                       {"waiting_seconds", run.waiting_seconds},
                       {"coordinator_cpu_seconds", run.coordinator_seconds}}},
                     {"history", history_json(run.history)},
+                    {"calibration_texts", texts},
+                    {"expert_coverage", coverage},
                     {"tuning", run.tuning},
                     {"failures", run.failures},
                     {"damaged_tensors", damaged},

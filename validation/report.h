@@ -45,6 +45,19 @@ struct DamagedTensor {
   std::int64_t n_values = 0;  ///< that counted as 0 in calibration
 };
 
+/// What a text gave to calibration.
+struct TextRow {
+  std::string path;
+  double weight = 1;
+  std::int64_t windows = 0, tokens = 0, text_tokens = 0;
+  std::int64_t duplicates = 0;  ///< windows left out, with the tokens of one before
+};
+
+/// Tokens that the experts of a block got.
+struct CoverageRow {
+  std::int64_t block = 0, experts = 0, covered = 0, least = 0, median = 0;
+};
+
 struct RunSection {
   std::string label, directory, method;
   core::Json identity;  ///< run.json
@@ -56,6 +69,8 @@ struct RunSection {
          coordinator_seconds = 0;  ///< rank-seconds in and between them; CPU time
   RunHistory history;
   core::Json tuning = core::Json::array();  ///< a phase each: its text, `points` and `ended`, as the journal has them
+  std::vector<TextRow> texts;
+  std::vector<CoverageRow> coverage;
   std::vector<LayerRow> layers;
   std::vector<UnquantizedLinear> unquantized;   ///< counted in true_bits, not in nominal_bits
   std::map<std::string, std::string> failures;  ///< task, layer or tensor -> error

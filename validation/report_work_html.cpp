@@ -271,6 +271,23 @@ std::string model_tuning(const core::Json& phase, const std::string& name) {
   return figure(draw(plot), numbers);
 }
 
+std::string calibration_tables(const RunSection& run) {
+  HtmlTable texts{
+      "Calibration texts",
+      {{"text", false}, {"weight"}, {"windows"}, {"tokens"}, {"tokens of the text"}, {"duplicates left out"}},
+      {}};
+  for (const TextRow& row : run.texts)
+    texts.rows.push_back({row.path, number_text(row.weight), std::to_string(row.windows), std::to_string(row.tokens),
+                          std::to_string(row.text_tokens), std::to_string(row.duplicates)});
+  HtmlTable coverage{"Tokens that experts got in calibration",
+                     {{"block"}, {"experts"}, {"with Hessians of their own"}, {"least"}, {"median"}},
+                     {}};
+  for (const CoverageRow& row : run.coverage)
+    coverage.rows.push_back({std::to_string(row.block), std::to_string(row.experts), std::to_string(row.covered),
+                             std::to_string(row.least), std::to_string(row.median)});
+  return (texts.rows.empty() ? "" : folded(texts)) + (coverage.rows.empty() ? "" : folded(coverage));
+}
+
 }  // namespace
 
 std::string work_part(const RunSection& run) {
@@ -282,7 +299,7 @@ std::string work_part(const RunSection& run) {
     stages.rows.push_back(
         {stage, core::format_duration(seconds), sum > 0 ? fmt::format("{:.1f} %", 100 * seconds / sum) : "-"});
   out += table(stages) + time_line(run);
-  return out + machine_part(run);
+  return out + calibration_tables(run) + machine_part(run);
 }
 
 std::string tuning_part(const RunSection& run) {

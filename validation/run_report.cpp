@@ -71,6 +71,10 @@ RunSection section_of(const store::RunPaths& run) {
   section.failures = run::failures(state);
   for (const auto& [tensor, damage] : state.damaged) section.damaged.push_back({tensor, damage.error, damage.values});
   for (const auto& [name, weights] : state.unquantized) section.unquantized.push_back({name, weights});
+  for (const auto& [number, text] : state.calibration_texts)
+    section.texts.push_back({text.path, text.weight, text.windows, text.tokens, text.text_tokens, text.duplicates});
+  for (const auto& [block, seen] : state.coverage)
+    section.coverage.push_back({block, seen.experts, seen.covered, seen.least, seen.median});
   for (const auto& entry : state.layers) {
     const auto& layer = entry.second;  // no structured binding: clang 14 lets no lambda capture one
     LayerRow row;

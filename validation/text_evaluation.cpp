@@ -16,6 +16,7 @@
 
 #include "comm/agreement.h"
 #include "core/words.h"
+#include "model/chat_template.h"
 #include "model/corpus.h"
 #include "model/precision.h"
 #include "validation/kept_windows.h"
@@ -51,8 +52,10 @@ std::vector<NamedText> named_texts(const TextOptions& options) {
 }
 
 PreparedText prepare(const TextOptions& options, const NamedText& text, const run::Subject& subject) {
-  PreparedText prepared{model::load_text(text.path, text.join), {}, ""};
-  const auto tokenizer = model::open_tokenizer(options.tokenizer.empty() ? subject.tokenizer : options.tokenizer);
+  const std::string& place = options.tokenizer.empty() ? subject.tokenizer : options.tokenizer;
+  model::ModelChat chat(place);
+  PreparedText prepared{model::load_text(text.path, text.joinjoin_of(options), &chat), {}, ""};
+  const auto tokenizer = model::open_tokenizer(place);
   const model::BosRule rule = *model::bos_rule_from_name(options.bos);
   const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
   const bool added =
@@ -334,7 +337,7 @@ std::vector<std::string> text_problems(const TextOptions& options) {
   if (!names.empty() && names.size() != options.texts.size())
     problems.push_back(
         fmt::format("--text-names: {} names for {} texts; give one each", names.size(), options.texts.size()));
-  if (std::any_of(names.begin(), names.end(), [](const std::string& name) { return name.empty(); }))
+  if (std::any_of(names.begin(), names.end(), [](const std::string& nametokenizer, model::ModelChat& chat) { return name.empty(); }))
     problems.emplace_back("--text-names: a name is empty");
   if (std::set<std::string>(names.begin(), names.end()).size() != names.size())
     problems.emplace_back("--text-names: a name is there twice");
@@ -349,7 +352,7 @@ std::vector<std::string> text_problems(const TextOptions& options) {
 
 void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer) {
   for (const NamedText& named : named_texts(options)) {
-    const model::Text text = model::load_text(named.path, named.join);
+    const model::Text text = model::load_text(named.path, named.joinjoin_of(options), &chat);
     model::leading_windows(model::tokenize(tokenizer, text, model::BosRule::automatic), options.context, 1, named.path);
   }
 }

@@ -33,8 +33,8 @@ struct TextOptions {
 std::vector<std::string> text_problems(const TextOptions& options);
 
 /// That every text can be read and gives a window: before hours of work rather than behind them. Throws as
-/// model::load_text and leading_windows do.
-void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer);
+/// model::load_text and leading_windows do. chat: the model's.
+void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer, model::ModelChat& chat);
 
 /// Collective; text_problems() has found none. Windows that are done are kept while it runs, so that an interrupted
 /// evaluation goes on; those of an unquantized model beyond it, so that it is computed once a text and protocol.

@@ -57,7 +57,9 @@ Collector::Collector(model::Transformer& transformer, backend::Context& context,
       communicator_(communicator),
       stream_(stream),
       rank_sums_(context, communicator),
-      options_(options) {}
+      options_(options) {
+  transformer_.observe_all_experts(options.all_experts);
+}
 
 std::vector<PassSites> divide_into_passes(const std::vector<model::SiteSpec>& sites,
                                           std::span<const std::int64_t> n_sums, std::int64_t chunks_a_rank,
@@ -88,7 +90,8 @@ std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec
   std::vector<std::int64_t> n_sums;
   for (std::size_t i = 0; i < sites.size(); ++i) {
     targets.push_back({{i, {}}});
-    const bool is_weighed = options_.token_weights != nullptr && (options_.is_weighed_stream || sites[i].expert < 0);
+    const bool is_weighed = options_.token_weights != nullptr &&
+                            (sites[i].expert < 0 || (options_.is_weighed_stream && !options_.all_experts));
     for (std::size_t j = 0; is_weighed && j < sites[i].linears.size(); ++j) targets.back().push_back({i, j});
     n_sums.push_back(std::ssize(targets.back()));
   }
@@ -113,6 +116,7 @@ std::vector<SiteHessian> Collector::collect(const model::BlockWeights& weights, 
   std::vector<SiteHessian> owned;
   for (const Pass& pass : passes(sites)) run_pass(weights, sites, pass, advance && pass.last == sites.size(), owned);
   if (first_fault_.empty()) agree_on_fault();
+  expert_tokens_.clear();
   if (model::is_mixture(transformer_.config(), weights.layer)) pool_starved(weights.layer, sites, owned);
   for (SiteHessian& site : owned)
     if (site.n_tokens == 0 && site.pooled_tokens == 0)
@@ -287,7 +291,7 @@ void Collector::agree_on_fault() {
 }
 
 void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
-                             std::vector<SiteHessian>& owned) const {
+                             std::vector<SiteHessian>& owned) {
   const auto mine = [&](const std::string& site) {
     return std::find_if(owned.begin(), owned.end(), [&](const SiteHessian& hessian) { return hessian.site == site; });
   };
@@ -304,6 +308,7 @@ void Collector::pool_starved(std::int64_t layer, const std::vector<model::SiteSp
       std::find_if(sites.begin(), sites.end(), [](const model::SiteSpec& site) { return site.expert >= 0; });
   if (first_expert == sites.end()) return;
   const auto gate_up = static_cast<std::size_t>(first_expert - sites.begin());
+  for (std::size_t i = gate_up; i < sites.size() && sites[i].expert >= 0; i += 2) expert_tokens_.push_back(n_tokens[i]);
   for (std::size_t place = gate_up; place < gate_up + 2; ++place) {
     std::vector<std::size_t> experts;
     for (std::size_t i = place; i < sites.size() && sites[i].expert >= 0; i += 2) experts.push_back(i);

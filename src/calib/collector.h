@@ -81,6 +81,9 @@ class Collector {
     /// Whether the stream is the one that token_weights is of. Else experts see other rows than it knows, and have
     /// plain Hessians alone.
     bool is_weighed_stream = true;
+    /// Experts have Hessians of all rows, not of those that the router gives them; plain ones alone, since nothing says
+    /// what the others count. What leaves a block does not depend on it.
+    bool all_experts = false;
   };
   /// The references must outlive the collector.
   Collector(model::Transformer& transformer, backend::Context& context, const comm::Communicator& communicator,
@@ -97,6 +100,8 @@ class Collector {
   /// The first input that was left out, of all blocks collected so far: block, site, place and value, as text; empty:
   /// none. The same on every rank.
   const std::string& first_fault() const { return first_fault_; }
+  /// Tokens that entered each expert of the last block collected; empty where it is no mixture. The same on every rank.
+  const std::vector<std::int64_t>& expert_tokens() const { return expert_tokens_; }
 
  private:
   using Chunk = ResidualStream::Chunk;
@@ -128,9 +133,8 @@ class Collector {
                   const BadInput& bad);
   /// The same first fault on every rank.
   void agree_on_fault();
-  /// Gives starved experts the pool of their layer.
-  void pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites,
-                    std::vector<SiteHessian>& owned) const;
+  /// Gives starved experts the pool of their layer; and counts what all of them got.
+  void pool_starved(std::int64_t layer, const std::vector<model::SiteSpec>& sites, std::vector<SiteHessian>& owned);
 
   model::Transformer& transformer_;
   backend::Context& context_;
@@ -139,6 +143,7 @@ class Collector {
   RankSums rank_sums_;
   Options options_;
   std::string first_fault_;
+  std::vector<std::int64_t> expert_tokens_;
   /// Of this rank in the block at hand, with its site and chunk; the chunk is negative when there is none.
   std::size_t fault_site_ = 0;
   std::int64_t fault_chunk_ = -1;

@@ -44,7 +44,8 @@ std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t con
 
 /// Sums of a site's rows.
 std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
-  return 1 + (kind.guided && (!kind.sequential || site.expert < 0) ? std::ssize(site.linears) : 0);
+  const bool is_weighed = site.expert < 0 || (!kind.sequential && !kind.all_experts);
+  return 1 + (kind.guided && is_weighed ? std::ssize(site.linears) : 0);
 }
 
 /// Nodes with values in the trees over chunks [first, last): the aligned runs of a power of two that the range is made
@@ -103,7 +104,8 @@ BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, std
     sizes.square = std::max(sizes.square, square);
   }
   if (model::is_mixture(config, layer))
-    sizes.inputs += config.hidden_size + config.mixture.top_k * config.mixture.expert_size;
+    sizes.inputs += config.hidden_size +
+                    (kind.all_experts ? config.mixture.n_experts : config.mixture.top_k) * config.mixture.expert_size;
   for (const model::SiteSpec& site : sites) {
     if (site.expert < 0) sizes.inputs += site.in_features;
     if (site.in_features > sizes.widest) {
@@ -149,10 +151,13 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
     const double rows = site.expert < 0 ? tokens
                                         : tokens * static_cast<double>(config.mixture.top_k) /
                                               static_cast<double>(config.mixture.n_experts);
+    const double summed = kind.all_experts ? tokens : rows;
     work.gram +=
-        static_cast<double>(n_sums(site, kind)) * rows * (n * (n + 1) + (kind.cross ? kCrossWork * 2 * n * n : 0));
+        static_cast<double>(n_sums(site, kind)) * summed * (n * (n + 1) + (kind.cross ? kCrossWork * 2 * n * n : 0));
+    // All rows go through gate and up besides, for the inputs of down.
+    const bool again = kind.all_experts && site.expert >= 0 && site.name.ends_with("gate_up");
     for (const model::LinearSpec& linear : site.linears)
-      work.gemm += 2 * rows * static_cast<double>(linear.out_features) * n;
+      work.gemm += 2 * (rows + (again ? tokens : 0)) * static_cast<double>(linear.out_features) * n;
   }
   if (model::is_delta(config, layer)) {
     // Each value of the state is scaled, read by the key, written and read by the query.

@@ -14,6 +14,7 @@ struct HessianKind {
   double held_out_share = 0;  ///< of the chunks, which are summed apart from the others
   bool sequential = false;    ///< the stream leaves blocks quantized
   bool cross = false;         ///< beside each sum one with the rows of a second stream, through the original blocks
+  bool all_experts = false;   ///< experts have sums of all rows, and plain ones alone
 };
 
 /// Operations of one block over all calibration tokens; a multiplication and an addition count as two.

@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "core/option.h"
 #include "core/types.h"
+#include "model/chat_template.h"
 #include "model/packed_text.h"
 #include "model/text_kind.h"
 #include "model/unicode.h"
@@ -55,14 +56,21 @@ std::string join_wikitext(std::string_view text) {
   return out;
 }
 
-std::string join_documents(std::string_view text, const std::string& path) {
+std::string join_documents(std::string_view text, const std::string& path, ModelChat* chat) {
   std::string out;
-  bool first = true;
-  for_each_document(text, path, [&](const std::string& document) {
-    if (!first) out += "\n\n";
-    first = false;
+  bool parts = false;  // the next text is parted from what stands before it: a conversation has marks of its own
+  DocumentTaker taker;
+  taker.text = [&](const std::string& document) {
+    if (parts) out += "\n\n";
+    parts = true;
     out += document;
-  });
+  };
+  if (chat != nullptr)
+    taker.conversation = [&](const core::Json& document, const std::string& place) {
+      out += chat->render(document, place);
+      parts = false;
+    };
+  for_each_document(text, path, taker);
   return out;
 }
 
@@ -78,19 +86,6 @@ void warn_of_carriage_returns(std::string_view text, const std::string& path) {
                     ": its lines end in CR LF, and the carriage returns are tokens; most programs read it without "
                     "them: dos2unix " +
                     core::quote_for_shell(path));
-}
-
-std::string without_document_marks(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for_each_line(text, [&](std::string_view line, bool ended, std::int64_t) {
-    std::string_view mark = line;
-    if (mark.ends_with('\r')) mark.remove_suffix(1);
-    if (mark == "</doc>" || (mark.starts_with("<doc ") && mark.ends_with('>'))) return;
-    out += line;
-    if (ended) out += '\n';
-  });
-  return out;
 }
 
 }  // namespace
@@ -120,7 +115,7 @@ std::optional<BosRule> bos_rule_from_name(std::string_view name) {
   return std::nullopt;
 }
 
-Text load_text(const std::string& path, std::optional<Join> join) {
+Text load_text(const std::string& path, std::optional<Join> join, ModelChat* chat) {
   std::error_code ignored;
   if (std::filesystem::is_fifo(path, ignored))
     throw FormatError(
@@ -148,7 +143,7 @@ Text load_text(const std::string& path, std::optional<Join> join) {
       text.content = join_wikitext(content);
       break;
     case Join::jsonl:
-      text.content = join_documents(content, path);
+      text.content = join_documents(content, path, chat);
       break;
   }
   if (is_blank(text.content))
@@ -170,6 +165,19 @@ std::vector<std::int32_t> tokenize(const Tokenizer& tokenizer, const Text& text,
   return ids;
 }
 
+std::string without_document_marks(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for_each_line(text, [&](std::string_view line, bool ended, std::int64_t) {
+    std::string_view mark = line;
+    if (mark.ends_with('\r')) mark.remove_suffix(1);
+    if (mark == "</doc>" || (mark.starts_with("<doc ") && mark.ends_with('>'))) return;
+    out += line;
+    if (ended) out += '\n';
+  });
+  return out;
+}
+
 Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t context, std::int64_t max_windows,
                         const std::string& path) {
   VORONOI_REQUIRE(context > 0, "context of windows");
@@ -181,77 +189,6 @@ Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t conte
                                 std::to_string(context) + "; use a longer text or a smaller context");
   if (max_windows > 0) count = std::min(count, max_windows);
   return {count, context, {ids.begin(), ids.begin() + count * context}};
-}
-
-Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences,
-                            std::int64_t context) {
-  VORONOI_REQUIRE(!texts.empty(), "no calibration text");
-  VORONOI_REQUIRE(n_sequences > 0 && context > 0, "number and context of calibration windows");
-  const auto total = core::checked_multiply(n_sequences, context);
-  VORONOI_REQUIRE(total.has_value(), "calibration tokens overflow");
-  Windows windows{n_sequences, context, {}};
-  const std::optional<std::int32_t> bos = tokenizer.automatic_bos();
-  const auto n_texts = static_cast<std::int64_t>(texts.size());
-  for (std::int64_t t = 0; t < n_texts; ++t) {
-    const Text& text = texts[static_cast<std::size_t>(t)];
-    const std::int64_t share = n_sequences / n_texts + (t < n_sequences % n_texts ? 1 : 0);
-    if (share == 0) break;
-    const std::vector<std::int32_t> ids = tokenizer.encode(without_document_marks(text.content));
-    const auto n_tokens = static_cast<std::int64_t>(ids.size());
-    // Starts 0 .. last, all different.
-    const std::int64_t last = n_tokens - context;
-    if (last < share - 1)
-      throw FormatError(text.path, "gives " + std::to_string(n_tokens) + " tokens, too few for " +
-                                       std::to_string(share) + " calibration windows of " + std::to_string(context) +
-                                       " tokens; add text, or ask for fewer or shorter sequences");
-    for (std::int64_t i = 0; i < share; ++i) {
-      // floor(i * last / (share - 1)) without an overflow of the product
-      const std::int64_t gaps = std::max<std::int64_t>(1, share - 1);
-      const std::int64_t start = last / gaps * i + last % gaps * i / gaps;
-      windows.ids.insert(windows.ids.end(), ids.begin() + start, ids.begin() + start + context);
-      if (bos) windows.ids[windows.ids.size() - static_cast<std::size_t>(context)] = *bos;
-    }
-  }
-  return windows;
-}
-
-Windows disjoint_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_tokens,
-                         std::int64_t context) {
-  VORONOI_REQUIRE(!texts.empty() && context > 0 && n_tokens >= 0, "texts, tokens and context of windows");
-  std::vector<std::vector<std::int32_t>> ids;
-  std::int64_t available = 0;
-  for (const Text& text : texts) {
-    ids.push_back(tokenizer.encode(without_document_marks(text.content)));
-    const auto n = static_cast<std::int64_t>(ids.back().size());
-    if (n < context)
-      throw FormatError(text.path, "gives " + std::to_string(n) + " tokens, less than one window of " +
-                                       std::to_string(context) + "; use a longer text or a smaller context");
-    available += n / context;
-  }
-  const std::int64_t wanted = n_tokens == 0 ? available : n_tokens / context + (n_tokens % context > 0 ? 1 : 0);
-  if (wanted > available)
-    throw core::ConfigError("the texts give " + std::to_string(available) + " windows of " + std::to_string(context) +
-                            " tokens that do not overlap, and " + std::to_string(wanted) +
-                            " are asked for; add text, or ask for fewer tokens");
-  // Texts with less than an even share give all they have, the others the rest.
-  std::vector<std::int64_t> share(texts.size(), 0);
-  for (std::int64_t left = wanted; left > 0;)
-    for (std::size_t t = 0; t < texts.size() && left > 0; ++t)
-      if (share[t] < static_cast<std::int64_t>(ids[t].size()) / context) {
-        ++share[t];
-        --left;
-      }
-  Windows windows{wanted, context, {}};
-  const std::optional<std::int32_t> bos = tokenizer.automatic_bos();
-  for (std::size_t t = 0; t < texts.size(); ++t) {
-    const std::int64_t whole = static_cast<std::int64_t>(ids[t].size()) / context;
-    for (std::int64_t i = 0; i < share[t]; ++i) {
-      const std::int64_t start = i * whole / share[t] * context;
-      windows.ids.insert(windows.ids.end(), ids[t].begin() + start, ids[t].begin() + start + context);
-      if (bos) windows.ids[windows.ids.size() - static_cast<std::size_t>(context)] = *bos;
-    }
-  }
-  return windows;
 }
 
 void warn_beyond_positions(const ModelConfig& config, std::int64_t context, const std::string& path) {

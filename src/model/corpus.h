@@ -1,4 +1,4 @@
-// Texts as token windows; calibration and validation share it.
+// Texts as token windows; calibration (model/calibration_windows.h) and validation share it.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,8 @@
 #include "model/tokenizer.h"
 
 namespace voronoi::model {
+
+class ModelChat;
 
 /// How a file becomes one string.
 /// raw: as it is. wikitext: rows of the raw WikiText file joined by "\n\n" as papers do (a blank line is the row "",
@@ -32,7 +34,9 @@ struct Text {
 /// lines go by, and without a `join` JSON documents are jsonl and all else is raw. A byte order mark is left out.
 /// Throws StoreError / FormatError (empty text, what is no UTF-8 text with the command that converts it, a document
 /// without a text: names file and line).
-Text load_text(const std::string& path, std::optional<Join> join = std::nullopt);
+/// Conversations ("messages") among the documents become text by `chat`, one behind the other without "\n\n"; null:
+/// they are refused.
+Text load_text(const std::string& path, std::optional<Join> join = std::nullopt, ModelChat* chat = nullptr);
 
 enum class BosRule { automatic, always, never };
 
@@ -43,6 +47,9 @@ std::optional<BosRule> bos_rule_from_name(std::string_view name);
 /// Throws ConfigError when `always` is asked of a tokenizer without a BOS id.
 std::vector<std::int32_t> tokenize(const Tokenizer& tokenizer, const Text& text, BosRule rule);
 
+/// Without the "<doc ...>" and "</doc>" lines that WikiExtractor writes.
+std::string without_document_marks(std::string_view text);
+
 /// Non-overlapping windows [count, context] from the start, as perplexity uses them; an incomplete last one is dropped.
 struct Windows {
   std::int64_t count = 0, context = 0;
@@ -51,19 +58,6 @@ struct Windows {
 /// max_windows < 0: all. Throws FormatError when the text gives no whole window (naming its tokens and the context).
 Windows leading_windows(const std::vector<std::int32_t>& ids, std::int64_t context, std::int64_t max_windows,
                         const std::string& path);
-
-/// Calibration: n_sequences windows of `context` tokens, shared evenly over the texts (the first ones take the
-/// remainder) and spread evenly over each text's length, at least one token apart, no randomness. BOS (by the
-/// tokenizer's rule) replaces the first token of each window when the tokenizer adds one. WikiExtractor "<doc ...>" /
-/// "</doc>" lines are dropped. Throws FormatError when a text is too short.
-Windows calibration_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_sequences,
-                            std::int64_t context);
-
-/// Tuning: whole windows of `context` tokens that do not overlap, n_tokens / context of them (rounded up; 0: all there
-/// are), shared evenly over the texts as far as they reach and spread over each text's length. BOS and document lines
-/// as in calibration. Throws FormatError when a text gives no window, ConfigError when all together are too short.
-Windows disjoint_windows(const Tokenizer& tokenizer, const std::vector<Text>& texts, std::int64_t n_tokens,
-                         std::int64_t context);
 
 /// Warns, once, of windows that are longer than the positions that a model was made for. `path`: the model's.
 void warn_beyond_positions(const ModelConfig& config, std::int64_t context, const std::string& path);

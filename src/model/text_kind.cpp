@@ -21,6 +21,7 @@ using namespace std::string_view_literals;
 
 constexpr std::string_view kBlanks = " \t\r\n", kMark = "\xEF\xBB\xBF";
 constexpr std::array kFields{"text"sv, "content"sv};
+constexpr std::string_view kMessages = "messages";
 constexpr std::size_t kMostFaults = 10, kBytesAFault = 1000;
 
 /// A format by its first bytes, and the command that makes text of it: {0} is the file, {1} what to call the text.
@@ -119,18 +120,26 @@ std::string keys_of(const Json& document) {
   return document.empty() ? "" : fmt::format(" (its keys: {}{})", keys, n > kShown ? ", ..." : "");
 }
 
-void take_document(std::string_view json, const std::string& place,
-                   const std::function<void(const std::string&)>& document) {
-  const Json parsed = core::parse_json(json, place);
-  const std::string* text = text_field(parsed);
-  if (text == nullptr)
-    throw FormatError(place, "has no \"text\" or \"content\" string" + keys_of(parsed) +
-                                 "; every document is a JSON object with one of them");
-  document(*text);
+bool is_conversation(const Json& document) {
+  if (!document.is_object()) return false;
+  const auto messages = document.find(kMessages);
+  return messages != document.end() && messages->is_array();
 }
 
-void for_each_element(std::string_view text, std::size_t at, const std::string& path,
-                      const std::function<void(const std::string&)>& document) {
+void take_document(std::string_view json, const std::string& place, const DocumentTaker& taker) {
+  const Json parsed = core::parse_json(json, place);
+  if (const std::string* text = text_field(parsed)) return taker.text(*text);
+  if (!is_conversation(parsed))
+    throw FormatError(place, "has no \"text\" or \"content\" string, nor \"messages\"" + keys_of(parsed) +
+                                 "; every document is a JSON object with one of them");
+  if (!taker.conversation)
+    throw FormatError(place,
+                      "is a conversation (\"messages\"), which only texts of calibration and evaluation may be; give "
+                      "documents with a \"text\"");
+  taker.conversation(parsed, place);
+}
+
+void for_each_element(std::string_view text, std::size_t at, const std::string& path, const DocumentTaker& taker) {
   for (std::int64_t number = 1;; ++number) {
     const std::string place = path + ": element " + std::to_string(number);
     at = text.find_first_not_of(kBlanks, at + 1);
@@ -140,7 +149,7 @@ void for_each_element(std::string_view text, std::size_t at, const std::string& 
     const std::size_t end = text[at] == '{' ? value_end(text, at) : std::string_view::npos;
     if (end == std::string_view::npos)
       throw FormatError(place, text[at] == '{' ? "does not end; get the whole file" : "is no JSON object");
-    take_document(text.substr(at, end - at), place, document);
+    take_document(text.substr(at, end - at), place, taker);
     at = text.find_first_not_of(kBlanks, end);
     if (at != std::string_view::npos && text[at] == ']') break;
     if (at == std::string_view::npos || text[at] != ',') throw FormatError(place, "has neither , nor ] behind it");
@@ -218,13 +227,14 @@ bool holds_documents(std::string_view text, const std::string& path) {
   const Json object = first_object(text, at, path, end);
   if (!object.is_object()) return named;
   const bool has_field =
+      is_conversation(object) ||
       std::any_of(kFields.begin(), kFields.end(), [&](std::string_view name) { return object.contains(name); });
   const std::string file = core::quote_for_shell(path);
   if (!has_field)
-    throw FormatError(path,
-                      fmt::format("is JSON, but its first document has no \"text\" or \"content\" string{}; rename "
-                                  "the field that holds the text: jq -c '{}{{text: .FIELD}}' {} > {}.jsonl",
-                                  keys_of(object), array ? ".[] | " : "", file, file));
+    throw FormatError(path, fmt::format("is JSON, but its first document has no \"text\" or \"content\" string, nor "
+                                        "\"messages\"{}; rename "
+                                        "the field that holds the text: jq -c '{}{{text: .FIELD}}' {} > {}.jsonl",
+                                        keys_of(object), array ? ".[] | " : "", file, file));
   if (!array && text.substr(at, end - at).find('\n') != std::string_view::npos)
     throw FormatError(path, fmt::format("is JSON, but neither one object a line nor one array of them: jq -c . {} > "
                                         "{}.jsonl makes lines of it",
@@ -232,16 +242,15 @@ bool holds_documents(std::string_view text, const std::string& path) {
   return true;
 }
 
-void for_each_document(std::string_view text, const std::string& path,
-                       const std::function<void(const std::string&)>& document) {
+void for_each_document(std::string_view text, const std::string& path, const DocumentTaker& taker) {
   if (const std::size_t begin = text.find_first_not_of(kBlanks); begin != std::string_view::npos && text[begin] == '[')
-    return for_each_element(text, begin, path, document);
+    return for_each_element(text, begin, path, taker);
   for (std::int64_t number = 1; !text.empty(); ++number) {
     const std::size_t end = std::min(text.find('\n'), text.size());
     const std::string_view line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
     if (line.find_first_not_of(kBlanks) == std::string_view::npos) continue;
-    take_document(line, path + ": line " + std::to_string(number), document);
+    take_document(line, path + ": line " + std::to_string(number), taker);
   }
 }
 

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/json.h"
+
 namespace voronoi::model {
 
 /// Throws FormatError naming the file and the command that converts it when the bytes, packed or not, are those of a
@@ -23,9 +25,15 @@ std::string_view without_mark(std::string_view bytes);
 /// begins like JSON is text, unless `path` ends as JSON's names do.
 bool holds_documents(std::string_view text, const std::string& path);
 
-/// Calls document(its text) for every line that is not blank, or every element of the array that `text` is. Throws
-/// FormatError naming file and line or element.
-void for_each_document(std::string_view text, const std::string& path,
-                       const std::function<void(const std::string&)>& document);
+/// What becomes of documents: of a text, and of a conversation (an object with "messages" and neither "text" nor
+/// "content"), which is told where it stands. conversation: null where there is no chat template to read it by.
+struct DocumentTaker {
+  std::function<void(const std::string& text)> text;
+  std::function<void(const core::Json& document, const std::string& place)> conversation;
+};
+
+/// Takes every line that is not blank, or every element of the array that `text` is. Throws FormatError naming file and
+/// line or element.
+void for_each_document(std::string_view text, const std::string& path, const DocumentTaker& taker);
 
 }  // namespace voronoi::model

@@ -124,6 +124,8 @@ TokenizerSettings read_tokenizer_settings(const std::string& folder) {
     }
   }
   if (const auto bos = specials.find("bos_token"); bos != specials.end()) settings.bos_token = bos->second.front().text;
+  for (const auto& [key, tokens] : specials)
+    if (key != kMoreSpecial) settings.special_names[key] = tokens.front().text;
   for (auto& [id, token] : added)
     if (!token.text.empty()) settings.added.push_back(std::move(token));
   for (auto& [key, tokens] : specials)

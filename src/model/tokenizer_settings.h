@@ -1,6 +1,7 @@
 // What stands beside a tokenizer's own file: settings, special and added tokens. Read as transformers reads them.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,9 +13,10 @@ namespace voronoi::model {
 struct TokenizerSettings {
   std::optional<bool> add_bos, legacy;
   std::optional<std::string> bos_token;
-  std::string tokenizer_class;      ///< without "Fast"; empty where no file tells it
-  std::vector<AddedToken> added;    ///< by their ids
-  std::vector<AddedToken> special;  ///< bos, eos, ... by name; their ids are those of the vocabulary
+  std::string tokenizer_class;                       ///< without "Fast"; empty where no file tells it
+  std::vector<AddedToken> added;                     ///< by their ids
+  std::vector<AddedToken> special;                   ///< bos, eos, ... by name; their ids are those of the vocabulary
+  std::map<std::string, std::string> special_names;  ///< "bos_token" and the like -> text
 };
 
 /// tokenizer_config.json of a folder; special_tokens_map.json and added_tokens.json where that has no

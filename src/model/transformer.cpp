@@ -115,6 +115,8 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
   return {n_sequences, n_tokens, impl_->embed(ids)};
 }
 
+void Transformer::observe_all_experts(bool all) { impl_->all_experts = all; }
+
 void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer,
                             BlockTape* tape) {
   impl_->check_hidden(hidden);

@@ -132,6 +132,10 @@ class Transformer {
   /// time. `tape`: keeps what backward_block takes.
   void run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer = nullptr,
                  BlockTape* tape = nullptr);
+  /// From now on observers see an expert's inputs for all rows, as if the router gave them all to it (their weight 1
+  /// where weights count on inputs); what run_block computes stays as it is. The inputs of down that they see then come
+  /// of products with all rows at once.
+  void observe_all_experts(bool all);
   /// The same of packed sequences. On the CPU a row's result is, to the bit, that of its sequence alone; on a GPU it
   /// depends on the pack.
   RaggedStates embed(std::span<const std::int32_t> ids, std::vector<Segment> segments);

@@ -85,6 +85,17 @@ kernels::RouteShape Transformer::Impl::route_shape(std::int64_t n_rows) const {
           mixture.sigmoid, mixture.n_groups,  mixture.top_groups, static_cast<float>(mixture.factor)};
 }
 
+void Transformer::Impl::observe_experts(const BlockWeights& weights, std::int64_t n_rows, const float* normed,
+                                        const SiteObserver& observer, std::int64_t first_row) {
+  std::vector<std::int32_t> rows(static_cast<std::size_t>(n_rows));
+  std::iota(rows.begin(), rows.end(), static_cast<std::int32_t>(first_row));
+  const SiteObserver told = [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n, auto) {
+    observer(site, index, x, n, rows);
+  };
+  for (std::int64_t e = 0; e < config.mixture.n_experts; ++e)
+    gated(weights, places.gate_up + 2 * static_cast<std::size_t>(e), n_rows, normed, told, nullptr);
+}
+
 void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
                                 const SiteObserver& observer, std::int64_t first_row, MixtureTape* tape) {
   const MixtureConfig& mixture = config.mixture;
@@ -99,9 +110,10 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
   std::vector<std::int32_t> all_places;
   std::span<const std::int32_t> rows_of_part;  // of the part at work
   SiteObserver told;
+  if (observer && all_experts) observe_experts(weights, n_rows, normed, observer, first_row);
   if (observer)
     told = [&](const SiteSpec& site, std::size_t index, const float* x, std::int64_t n, auto) {
-      observer(site, index, x, n, rows_of_part);
+      if (site.expert < 0 || !all_experts) observer(site, index, x, n, rows_of_part);
     };
   const auto add_weighted = [&](MixturePart part) {
     const float* inner =

@@ -236,6 +236,9 @@ struct Transformer::Impl {
                      const SiteObserver& observer, backend::Array<float>* tape = nullptr);
   kernels::RouteShape route_shape(std::int64_t n_rows) const;
   /// hidden += the experts of each row of normed [n_rows, hidden_size], weighted.
+  /// Shows the inputs of every expert's sites for all rows; computes nothing that stays.
+  void observe_experts(const BlockWeights& weights, std::int64_t n_rows, const float* normed,
+                       const SiteObserver& observer, std::int64_t first_row);
   void mixture(const BlockWeights& weights, std::int64_t n_rows, const float* normed, float* hidden,
                const SiteObserver& observer, std::int64_t first_row = 0, MixtureTape* tape = nullptr);
 
@@ -279,6 +282,7 @@ struct Transformer::Impl {
   backend::Context& context;
   const ModelConfig& config;
   const core::DType dtype;
+  bool all_experts = false;  // see Transformer::observe_all_experts
   const PackedLinears packed_linears;
   std::map<std::string, core::Shape> shapes;
   std::vector<std::vector<SiteSpec>> sites;  // [layer][site]

@@ -157,7 +157,7 @@ class Planner {
   calib::HessianKind hessian_kind() const {
     const run::Settings& options = request_.options;
     return {options.hessian == "guided", options.calibration_held_out, options.calibration == "sequential",
-            options.target == "asymmetric"};
+            options.target == "asymmetric", options.calibration_experts == "all"};
   }
   quant::StoredMoments moments_of(const model::SiteSpec& site) const {
     const calib::HessianKind kind = hessian_kind();

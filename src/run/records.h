@@ -70,6 +70,45 @@ struct SetRecord {
   }
 };
 
+/// What a text of calibration gave; told by the first start that calibrates, and by later ones where it is another.
+struct CalibrationTextRecord {
+  static constexpr std::string_view kType = "calibration_text";
+  std::int64_t number = 0;  ///< from 1, in the order of the texts
+  std::string path, sha256;
+  double weight = 1;
+  std::int64_t windows = 0, tokens = 0;  ///< that were taken, and the tokens in them
+  std::int64_t text_tokens = 0;          ///< of the whole text
+  std::int64_t duplicates = 0;           ///< windows that were left out: their tokens are those of one before
+  bool operator==(const CalibrationTextRecord&) const = default;
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("number", self.number);
+    f("path", self.path);
+    f("sha256", self.sha256);
+    f("weight", self.weight);
+    f("windows", self.windows);
+    f("tokens", self.tokens);
+    f("text_tokens", self.text_tokens);
+    f.later("duplicates", self.duplicates);
+  }
+};
+
+/// How many tokens the experts of a block's mixture got in calibration.
+struct ExpertCoverage {
+  static constexpr std::string_view kType = "expert_coverage";
+  std::int64_t block = 0, experts = 0, covered = 0;  ///< covered: with tokens for Hessians of their own
+  std::int64_t least = 0, median = 0;                ///< tokens an expert
+  bool operator==(const ExpertCoverage&) const = default;
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("block", self.block);
+    f("experts", self.experts);
+    f("covered", self.covered);
+    f("least", self.least);
+    f("median", self.median);
+  }
+};
+
 /// A quantized linear, published.
 struct LayerRecord {
   static constexpr std::string_view kType = "layer";
@@ -389,10 +428,10 @@ struct Finished {
 };
 
 /// Every type; a new one is its struct, its name here and its part of apply().
-using Record =
-    std::variant<StartRecord, SetRecord, LayerRecord, LayerLost, LayerFailed, LeftUnquantized, Allocated, TensorRecord,
-                 DamagedTensor, Quarantined, TaskDone, TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone,
-                 SchedulingCost, TuningBegun, TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
+using Record = std::variant<StartRecord, SetRecord, CalibrationTextRecord, ExpertCoverage, LayerRecord, LayerLost,
+                            LayerFailed, LeftUnquantized, Allocated, TensorRecord, DamagedTensor, Quarantined, TaskDone,
+                            TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone, SchedulingCost, TuningBegun,
+                            TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
 
 /// With a member "type" first.
 core::Json to_json(const Record& record);

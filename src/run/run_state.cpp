@@ -70,6 +70,8 @@ struct Applier {
     state.finished = false;
   }
   void operator()(const SetRecord& set) const { state.sets.push_back(set.assignment); }
+  void operator()(const CalibrationTextRecord& text) const { state.calibration_texts[text.number] = text; }
+  void operator()(const ExpertCoverage& coverage) const { state.coverage[coverage.block] = coverage; }
   void operator()(const LayerRecord& layer) const {
     layers_of(state).add(layer, kFirstLayer, file);
     state.failed_layers.erase(layer.name);

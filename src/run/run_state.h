@@ -26,6 +26,8 @@ struct TuningState {
 struct RunState {
   std::int64_t start = 0;  ///< number of the last one; 0 before the first
   std::optional<StartRecord> last_start;
+  std::map<std::int64_t, CalibrationTextRecord> calibration_texts;  ///< by number
+  std::map<std::int64_t, ExpertCoverage> coverage;                  ///< by block
   std::map<std::string, LayerRecord> layers;                       ///< finished, by name, the newest generation of each
   std::map<std::string, std::vector<LayerRecord>> earlier_layers;  ///< generations before that, the oldest first
   std::map<std::string, TensorRecord> tensors;  ///< by name, the newest generation of each that is not the model's

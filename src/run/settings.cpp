@@ -1,11 +1,14 @@
 #include "run/settings.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "core/error.h"
 #include "core/words.h"
 #include "export/layout.h"
+#include "model/calibration_windows.h"
 #include "quant/method.h"
 
 namespace voronoi::run {
@@ -63,13 +66,31 @@ std::vector<std::string> check_allocate(const Settings& o) {
   return problems;
 }
 
+std::vector<std::string> check_texts(const Settings& o) {
+  std::vector<std::string> problems;
+  if (!o.calibration_weights.empty() && o.calibration_weights.size() != o.calibration_texts.size())
+    return {fmt::format("--calibration-weights: {} weight(s) for {} text(s); give one a text, in their order",
+                        o.calibration_weights.size(), o.calibration_texts.size())};
+  if (static_cast<std::int64_t>(o.calibration_texts.size()) > o.calibration_sequences)
+    return {"--calibration-sequences: fewer windows than texts"};
+  if (o.calibration_weights.empty()) return {};
+  const std::vector<std::int64_t> shares = model::apportion(o.calibration_sequences, o.calibration_weights);
+  for (std::size_t t = 0; t < shares.size(); ++t)
+    if (shares[t] == 0)
+      problems.push_back(
+          fmt::format("--calibration-weights: {} gives none of {} windows; raise its weight or "
+                      "--calibration-sequences, or leave it out",
+                      o.calibration_texts[t], o.calibration_sequences));
+  return problems;
+}
+
 std::vector<std::string> check(const Settings& o) {
   std::vector<std::string> problems;
   if (o.model.empty()) problems.emplace_back("--model: is missing; give a Hugging Face directory or a GGUF file");
   if (o.run.empty()) problems.emplace_back("--run: is missing; give the directory to write to");
   if (o.calibration_texts.empty()) problems.emplace_back("--calibration-text: is missing; give at least one text file");
-  if (static_cast<std::int64_t>(o.calibration_texts.size()) > o.calibration_sequences)
-    problems.emplace_back("--calibration-sequences: fewer windows than texts");
+  problems.insert(problems.end(), o.missing_texts.begin(), o.missing_texts.end());
+  for (const std::string& problem : check_texts(o)) problems.push_back(problem);
   if (o.target == "asymmetric" && o.calibration != "sequential")
     problems.emplace_back(
         "--target asymmetric: only with --calibration sequential, where the inputs of a block are those that the "

@@ -23,6 +23,11 @@ struct Settings {
   std::string command{kQuantize};  ///< of voronoi, see StartRecord
   std::string model, run, tokenizer;
   std::vector<std::string> calibration_texts;
+  std::string calibration_preset, calibration_data;  ///< a list of texts, and the folder that they lie in
+  std::vector<std::string> missing_texts;            ///< of the list, with the remedy
+  std::vector<std::int64_t> calibration_weights;     ///< of the texts, in thousandths; empty: all alike
+  std::string calibration_duplicates = "drop";       ///< or "keep": windows with the tokens of one before
+  std::string calibration_experts = "routed";        ///< or "all": the rows that experts have Hessians of
   std::int64_t calibration_sequences = 64, calibration_context = 2048;
   std::string calibration = "independent";
   std::string effort = "normal";        ///< quick, normal or best: what stands for options that were not given
@@ -87,6 +92,9 @@ std::vector<std::string> check_bits(const Settings& options);
 
 /// Problems of --allocate.
 std::vector<std::string> check_allocate(const Settings& options);
+
+/// Problems of calibration's texts with their weights.
+std::vector<std::string> check_texts(const Settings& options);
 
 /// Problems of values that depend on each other and of missing options.
 std::vector<std::string> check(const Settings& options);

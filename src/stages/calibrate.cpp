@@ -3,6 +3,7 @@
 // asymmetric targets a second one goes through the original blocks beside it.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <set>
@@ -38,11 +39,13 @@ class Calibration {
     if (last_needed_ < 0 && !(work.sequential() && work.has_pending_from(0))) return;
     if (guided && last_needed_ >= 0) weigh_tokens();
     if (work_.stopped) return;
+    if (work_.world.rank() == 0) tell_texts();
     stream_.emplace(transformer_, work.context, work.world, work.inputs.windows, [] { return core::stop_requested(); });
     calib::Collector::Options options;
     options.held_out_share = work.settings.calibration_held_out;
     options.token_weights = token_weights_ ? &*token_weights_ : nullptr;
     options.is_weighed_stream = !work.sequential();
+    options.all_experts = work.settings.calibration_experts == "all";
     if (work.settings.target == "asymmetric") {
       original_.emplace(transformer_, work.context, work.world, work.inputs.windows,
                         [] { return core::stop_requested(); });
@@ -61,6 +64,55 @@ class Calibration {
   }
 
  private:
+  /// What each text gives, in log and journals.
+  void tell_texts() {
+    const std::vector<std::int64_t>& weights = work_.settings.calibration_weights;
+    for (std::size_t t = 0; t < work_.inputs.texts.size(); ++t) {
+      const model::TextShare& gave = work_.inputs.shares[t];
+      run::CalibrationTextRecord record;
+      record.number = static_cast<std::int64_t>(t) + 1;
+      record.path = work_.inputs.texts[t].path;
+      record.sha256 = work_.inputs.texts[t].sha256;
+      if (!weights.empty()) record.weight = static_cast<double>(weights[t]) / static_cast<double>(model::kWeightUnit);
+      record.windows = gave.windows;
+      record.tokens = gave.windows * work_.inputs.windows.context;
+      record.text_tokens = gave.text_tokens;
+      record.duplicates = gave.duplicates;
+      core::log_info("calibration text {}: {} windows, {} tokens, of {} in the text{}", record.path, record.windows,
+                     record.tokens, record.text_tokens,
+                     gave.duplicates == 0
+                         ? ""
+                         : fmt::format("; {} windows left out, with the tokens of one before", gave.duplicates));
+      for (run::Run* run : work_.all_runs()) {
+        const auto known = run->state.calibration_texts.find(record.number);
+        if (known == run->state.calibration_texts.end() || known->second != record) run->append(record);
+      }
+    }
+  }
+
+  /// How many tokens the experts of a block got, in log and journals; rank 0.
+  void tell_coverage(std::int64_t block) {
+    std::vector<std::int64_t> tokens = collector_->expert_tokens();
+    if (tokens.empty() || work_.world.rank() != 0) return;
+    std::sort(tokens.begin(), tokens.end());
+    const std::vector<model::SiteSpec> sites = model::block_sites(work_.config(), block);
+    const auto expert = std::find_if(sites.begin(), sites.end(), [](const auto& site) { return site.expert >= 0; });
+    run::ExpertCoverage coverage;
+    coverage.block = block;
+    coverage.experts = std::ssize(tokens);
+    coverage.covered =
+        std::count_if(tokens.begin(), tokens.end(), [&](std::int64_t n) { return !calib::is_starved(*expert, n); });
+    coverage.least = tokens.front();
+    coverage.median = tokens[tokens.size() / 2];
+    core::log_info(
+        "block {}: {} of {} experts have a quarter as many tokens as inputs ({}) or more; least {}, median {}", block,
+        coverage.covered, coverage.experts, expert->in_features, coverage.least, coverage.median);
+    for (run::Run* run : work_.all_runs()) {
+      const auto known = run->state.coverage.find(block);
+      if (known == run->state.coverage.end() || known->second != coverage) run->append(coverage);
+    }
+  }
+
   /// What each token counts, for guided Hessians: the whole model forward and backward once, before the first window.
   void weigh_tokens() {
     const Clock::time_point start = Clock::now();
@@ -144,8 +196,18 @@ class Calibration {
       tell_damage();
     }
     work_.world.barrier();  // every Hessian of the window is on disk
+    tell_speed(std::ssize(blocks), std::chrono::duration<double>(Clock::now() - start).count());
     if (token_weights_ && last_needed_ < window.last && work_.world.rank() == 0) drop_token_weights();
     work_.journal_time(kCalibrate, start);
+  }
+
+  /// Of a window's blocks; rank 0.
+  void tell_speed(std::int64_t n_blocks, double seconds) const {
+    if (n_blocks == 0 || work_.world.rank() != 0) return;
+    const std::int64_t tokens = work_.inputs.windows.count * work_.inputs.windows.context;
+    core::log_info("calibrated {} block{} with {} tokens in {}: {:.0f} tokens a second through a block", n_blocks,
+                   n_blocks == 1 ? "" : "s", tokens, core::format_duration(seconds),
+                   static_cast<double>(n_blocks * tokens) / seconds);
   }
 
   /// Which blocks need their Hessians computed.
@@ -165,6 +227,7 @@ class Calibration {
     for (const calib::SiteHessian& site : hessians)
       if (work_.takes_hessian(weights.layer, site.site))
         run::write_hessian(*work_.run.start, weights.layer, site, work_.inputs.calibration);
+    tell_coverage(weights.layer);
     warn_of_starved(weights.layer, hessians);
     warn_of_left_out(weights.layer, hessians);
   }
@@ -190,7 +253,7 @@ class Calibration {
     if (!sites.empty())
       core::log_warning(
           "block {}: too few tokens for a Hessian of their own, the pool of the layer's experts is taken: {}; more "
-          "--calibration-sequences may help",
+          "--calibration-sequences, or --calibration-experts all, may help",
           block, sites);
   }
 
@@ -221,9 +284,10 @@ class Calibration {
   double block_seconds(std::int64_t block) const {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
-    const calib::BlockWork work = calib::block_work(
-        work_.config(), block, windows.count, windows.context,
-        {work_.settings.hessian == "guided", 0, work_.sequential(), work_.settings.target == "asymmetric"});
+    const calib::BlockWork work =
+        calib::block_work(work_.config(), block, windows.count, windows.context,
+                          {work_.settings.hessian == "guided", 0, work_.sequential(),
+                           work_.settings.target == "asymmetric", work_.settings.calibration_experts == "all"});
     const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }

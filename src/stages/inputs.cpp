@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
+#include <utility>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -24,6 +26,10 @@ core::Json calibration_json(const run::Settings& options, const Inputs& inputs) 
   core::Json texts = core::Json::array();
   for (const model::Text& text : inputs.texts)
     texts.push_back({{"sha256", text.sha256}, {"join", model::join_name(text.join)}});
+  const std::vector<std::int64_t>& weights = options.calibration_weights;
+  if (std::adjacent_find(weights.begin(), weights.end(), std::not_equal_to<>()) != weights.end())
+    for (std::size_t t = 0; t < weights.size(); ++t)
+      texts[t]["weight"] = static_cast<double>(weights[t]) / static_cast<double>(model::kWeightUnit);
   core::Json json{{"texts", texts},
                   {"sequences", options.calibration_sequences},
                   {"context", options.calibration_context},
@@ -33,6 +39,9 @@ core::Json calibration_json(const run::Settings& options, const Inputs& inputs) 
   if (options.calibration_held_out > 0) json["held_out"] = options.calibration_held_out;
   if (options.hessian != "plain") json["hessian"] = options.hessian;
   if (options.target != "plain") json["target"] = options.target;
+  if (options.calibration_experts != "routed") json["experts"] = options.calibration_experts;
+  if (std::any_of(inputs.shares.begin(), inputs.shares.end(), [](const auto& gave) { return gave.duplicates > 0; }))
+    json["duplicates"] = "dropped";
   // Named only where it is not the CPU's own, so that runs of fp32 keep the identity they always had.
   if (inputs.dtype != core::DType::f32) json["dtype"] = model::product_dtype_name(inputs.dtype);
   return json;
@@ -81,7 +90,8 @@ void fit_to_model(const std::vector<run::Settings*>& runs, const model::ModelCon
 
 void open_tuning(const run::Settings& options, Inputs& inputs) {
   std::vector<model::Text> own;
-  for (const std::string& path : options.tune_texts) own.push_back(model::load_text(path));
+  for (const std::string& path : options.tune_texts)
+    own.push_back(model::load_text(path, std::nullopt, inputs.chat.get()));
   const std::int64_t calibrated = options.calibration_sequences * options.calibration_context;
   try {
     inputs.tuning_windows = model::disjoint_windows(*inputs.tokenizer, own.empty() ? inputs.texts : own,
@@ -101,7 +111,7 @@ void check_validation(const run::Settings& options, const Inputs& inputs) {
   text.join = options.validate_join;
   text.context = options.validate_context;
   try {
-    validation::check_texts(text, *inputs.tokenizer);
+    validation::check_texts(text, *inputs.tokenizer, *inputs.chat);
   } catch (core::Error& error) {
     error.add_context("--validate-text");
     throw;
@@ -126,17 +136,25 @@ Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Conte
   Inputs inputs;
   inputs.model = model::open_model(options.model);
   inputs.dtype = model::product_dtype(options.dtype, context, inputs.model->config());
+  if (options.calibration_experts == "all" && inputs.model->config().mixture.n_experts == 0)
+    throw core::ConfigError("--calibration-experts all: the model is no mixture; leave it out");
   fit_to_model(runs, inputs.model->config());
-  inputs.tokenizer = model::open_tokenizer(options.tokenizer.empty() ? options.model : options.tokenizer);
+  const std::string& tokenizer = options.tokenizer.empty() ? options.model : options.tokenizer;
+  inputs.tokenizer = model::open_tokenizer(tokenizer);
+  inputs.chat = std::make_unique<model::ModelChat>(tokenizer);
   for (const std::string& path : options.calibration_texts) try {
-      inputs.texts.push_back(model::load_text(path));
+      inputs.texts.push_back(model::load_text(path, std::nullopt, inputs.chat.get()));
     } catch (core::StoreError& error) {
       error.add_context("--calibration-text (where a text moved, it names the new place)");
       throw;
     }
   model::warn_beyond_positions(inputs.model->config(), options.calibration_context, options.model);
-  inputs.windows = model::calibration_windows(*inputs.tokenizer, inputs.texts, options.calibration_sequences,
-                                              options.calibration_context);
+  model::CalibrationWindows calibrating =
+      model::calibration_windows(*inputs.tokenizer, inputs.texts,
+                                 {options.calibration_sequences, options.calibration_context,
+                                  options.calibration_weights, options.calibration_duplicates == "keep"});
+  inputs.windows = std::move(calibrating.windows);
+  inputs.shares = std::move(calibrating.shares);
   if (!run::tune_phases(options).empty()) open_tuning(options, inputs);
   check_validation(options, inputs);
   const core::Json calibration = calibration_json(options, inputs);

@@ -8,7 +8,8 @@
 #include "backend/device.h"
 #include "core/json.h"
 #include "core/types.h"
-#include "model/corpus.h"
+#include "model/calibration_windows.h"
+#include "model/chat_template.h"
 #include "model/weights.h"
 #include "run/settings.h"
 #include "tune/sequences.h"
@@ -18,9 +19,11 @@ namespace voronoi::stages {
 struct Inputs {
   std::unique_ptr<model::WeightSource> model;
   std::unique_ptr<model::Tokenizer> tokenizer;
+  std::unique_ptr<model::ModelChat> chat;
   std::vector<model::Text> texts;
-  model::Windows windows;         ///< calibration
-  model::Windows tuning_windows;  ///< empty where nothing is tuned
+  model::Windows windows;                ///< calibration
+  std::vector<model::TextShare> shares;  ///< what each text gave of them
+  model::Windows tuning_windows;         ///< empty where nothing is tuned
   tune::Sequences tuning_sequences;
   core::DType dtype = core::DType::f32;  ///< of the forward pass of calibration
   std::string calibration;               ///< fingerprint of all that decides the Hessians

@@ -88,3 +88,21 @@ def further(path):
 before = further(sys.argv[1])
 sys.exit(len(before) != 210 or further(sys.argv[2]) != before)
 PYTHON
+
+# With all rows for all experts none is starved, the log and the journal say so, and the bytes are those of any number of ranks.
+options=(--model "$(tiny_model qwen3-moe)" --tokenizer "$tokenizer" --calibration-text "$text" --calibration-sequences 4
+  --calibration-context 16 --method rtn --bits 4)
+rm -rf "$work"/run*
+expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --calibration-experts all
+grep -q "block 1: \([0-9]*\) of \1 experts have a quarter .* least 64, median 64" "$work/stderr" || { cat "$work/stderr"; fail "no word of covered experts"; }
+grep -q "64 tokens in .* tokens a second" "$work/stderr" || fail "no word of the speed"
+grep -q '"type":"expert_coverage","block":1' "$work/run1/journal.log" || fail "no coverage in the journal"
+! grep -q pooled_tokens "$work/run1/journal.log" || fail "a starved expert where all see all tokens"
+for n in 2 3; do
+  expect 0 ranks "$n" quantize --run "$work/run$n" "${options[@]}" --calibration-experts all
+  same_layers "$work/run1" "$work/run$n"
+done
+expect 2 "$VORONOI" quantize --run "$work/run1" "${options[@]}" # another calibration
+expect 0 "$VORONOI" quantize --run "$work/run1"
+expect 0 "$VORONOI" report "$work/run1" --out "$work/report"
+grep -q "Tokens that experts got" "$work/report/report.md" || fail "no coverage in the report"
