@@ -54,7 +54,7 @@ std::vector<NamedText> named_texts(const TextOptions& options) {
 PreparedText prepare(const TextOptions& options, const NamedText& text, const run::Subject& subject) {
   const std::string& place = options.tokenizer.empty() ? subject.tokenizer : options.tokenizer;
   model::ModelChat chat(place);
-  PreparedText prepared{model::load_text(text.path, text.joinjoin_of(options), &chat), {}, ""};
+  PreparedText prepared{model::load_text(text.path, text.join, &chat), {}, ""};
   const auto tokenizer = model::open_tokenizer(place);
   const model::BosRule rule = *model::bos_rule_from_name(options.bos);
   const std::vector<std::int32_t> ids = model::tokenize(*tokenizer, prepared.text, rule);
@@ -337,7 +337,7 @@ std::vector<std::string> text_problems(const TextOptions& options) {
   if (!names.empty() && names.size() != options.texts.size())
     problems.push_back(
         fmt::format("--text-names: {} names for {} texts; give one each", names.size(), options.texts.size()));
-  if (std::any_of(names.begin(), names.end(), [](const std::string& nametokenizer, model::ModelChat& chat) { return name.empty(); }))
+  if (std::any_of(names.begin(), names.end(), [](const std::string& name) { return name.empty(); }))
     problems.emplace_back("--text-names: a name is empty");
   if (std::set<std::string>(names.begin(), names.end()).size() != names.size())
     problems.emplace_back("--text-names: a name is there twice");
@@ -350,9 +350,9 @@ std::vector<std::string> text_problems(const TextOptions& options) {
   return problems;
 }
 
-void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer) {
+void check_texts(const TextOptions& options, const model::Tokenizer& tokenizer, model::ModelChat& chat) {
   for (const NamedText& named : named_texts(options)) {
-    const model::Text text = model::load_text(named.path, named.joinjoin_of(options), &chat);
+    const model::Text text = model::load_text(named.path, named.join, &chat);
     model::leading_windows(model::tokenize(tokenizer, text, model::BosRule::automatic), options.context, 1, named.path);
   }
 }

@@ -17,8 +17,8 @@
 #include "export/checkpoint.h"
 #include "export/hf_files.h"
 #include "export/layout.h"
-#include "export/scale_folding.h"
 #include "export/module_names.h"
+#include "export/scale_folding.h"
 #include "export/tensor_files.h"
 #include "model/each_linear.h"
 
@@ -167,11 +167,11 @@ class Writer {
     return spec.name.ends_with("linear_attn.A_log") || spec.name.ends_with("linear_attn.dt_bias");
   }
 
-  /// Of a linear, under the names of the original.
-  std::vector<LayerTensor> tensors_of(const model::LinearSpec& linear, const format::Encoding& encoding) const {
+  /// Tensors of a linear under the names of the original.
+  template <class Tensor>
+  std::vector<Tensor> under_own_names(const model::LinearSpec& linear, std::vector<Tensor> tensors) const {
     const std::string module = module_name(source_.config(), linear.name), stored = source_.stored_name(linear.name);
-    std::vector<LayerTensor> tensors = layers_->tensors(module, encoding);
-    for (LayerTensor& tensor : tensors) tensor.name = stored + tensor.name.substr(module.size());
+    for (Tensor& tensor : tensors) tensor.name = stored + tensor.name.substr(module.size());
     return tensors;
   }
 
@@ -200,7 +200,8 @@ class Writer {
                                       core::dtype_name(encoding.dtype), core::dtype_name(dtype_)));
       for (const std::string& reason : reasons) problems[reason].push_back(linear->name);
       if (reasons.empty())
-        for (TensorPlan& tensor : layers_->plantensors_of(*linear, encoding)) plan_.push_back(std::move(tensor));
+        for (TensorPlan& tensor : under_own_names(*linear, layers_->plan(module.name, encoding)))
+          plan_.push_back(std::move(tensor));
       report("checking", ++done);
     }
     for (const auto& [linear, problem] : folding_.problems()) problems[problem].push_back(linear);
@@ -221,7 +222,9 @@ class Writer {
     for (const model::TensorSpec& spec : tensors_) {
       if (const model::LinearSpec* linear = linear_of(spec)) {
         const format::Encoding encoding = folding_.folded(linear->name, request_.encoding(linear->name));
-        for (const LayerTensor& tensor : tensors_of(*linear, encoding)) files.write(tensor.name, 0, tensor.bytes);
+        const std::string module = module_name(source_.config(), linear->name);
+        for (const LayerTensor& tensor : under_own_names(*linear, layers_->tensors(module, encoding)))
+          files.write(tensor.name, 0, tensor.bytes);
         report("writing", ++done);
       } else if (spec.name != kHead || !source_.config().tied_embeddings) {
         write_plain(files, spec);

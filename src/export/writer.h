@@ -39,12 +39,10 @@ struct ExportRequest {
 /// to the directory `temporary`, which is made on the same file system, syncs it and renames it to `directory`. That
 /// must not be there, or be empty. Every linear of every block must be quantized or among `unquantized`. All floating
 /// tensors are stored in the model's 16-bit type; a tied head is stored too, since the client's own loader does not
-/// tie. Scales of columns are folded (export/scale_folding.h). What the original has beside the language model is copied as it is stored; within a wrapper all tensors keep
-/// the original's names. At most one layer, or one other tensor in F32, is held
-/// at a time. Nothing stays behind on
-/// failure; `temporary` is locked (flock) as long as it is there. Throws ConfigError
-/// with every reason why the format
-/// cannot hold the run, FormatError, StoreError.
+/// tie. Scales of columns are folded (export/scale_folding.h). What the original has beside the language model is
+/// copied as it is stored; within a wrapper all tensors keep the original's names. At most one layer, or one other
+/// tensor in F32, is held at a time. Nothing stays behind on failure; `temporary` is locked (flock) as long as it is
+/// there. Throws ConfigError with every reason why the format cannot hold the run, FormatError, StoreError.
 void write_checkpoint(const ExportRequest& request, const std::filesystem::path& directory,
                       const std::filesystem::path& temporary);
 
