@@ -49,6 +49,6 @@ struct TrellisCodes {
 TrellisCodes trellis_codes(backend::Context& context, core::Team& team, const PreparedHessian& hessian,
                            const TrellisSettings& settings, const TrellisPart& part, std::span<const float> weight);
 
-inline constexpr double kLeastSweepGain = 1e-3;
+inline constexpr double kLeastSweepGain = 3e-3;
 
 }  // namespace voronoi::quant

@@ -14,7 +14,7 @@ const Method& trellis_method();
 
 struct TrellisParameters {
   int state_bits = 16;
-  int sweeps = 3;
+  int sweeps = 1;
   std::string code = "mul1";
   double scale = 0;  ///< 0: trellis_scale of the bits
 };
