@@ -50,6 +50,8 @@ says "llama-2-7b"
 expect 2 "$VORONOI" plan --model llama-3.1-405b --method voronoi --bits 2 --ranks 8 --gpu-memory 24GiB
 says "does not fit"; says "down"
 grep -q 'sbatch' "$work/stdout" && fail "a job that cannot fit has an sbatch command"
+# The largest mixture fits a node of 8 GPUs of 80 GiB, with a quarter of what such nodes have.
+expect 0 "$VORONOI" plan --model deepseek-v3 --method voronoi --bits 2 --ranks 64 --device cuda --gpu-memory 80GiB --node-memory 256GiB
 expect 2 "$VORONOI" plan --model llama-2-7b --gpu-memory lots
 says "80GiB"
 
