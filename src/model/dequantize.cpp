@@ -15,19 +15,19 @@ float half_at(const std::byte* source) {
   return core::half_to_float(bits);
 }
 
-unsigned byte_at(const std::byte* source, std::size_t i) { return std::to_integer<unsigned>(source[i]); }
+unsigned stored_byte(const std::byte* source, std::size_t i) { return std::to_integer<unsigned>(source[i]); }
 
 constexpr std::size_t kSmallBlock = 32;
 
 /// Element i of 32 whose nibbles lie as in Q4_0 and whose fifth bits are those of four bytes, the lowest first.
 unsigned five_bits(const std::byte* bits, const std::byte* nibbles, std::size_t i) {
-  const unsigned nibble = (byte_at(nibbles, i % 16) >> (i < 16 ? 0U : 4U)) & 15U;
-  return nibble | (((byte_at(bits, i / 8) >> (i % 8)) & 1U) << 4U);
+  const unsigned nibble = (stored_byte(nibbles, i % 16) >> (i < 16 ? 0U : 4U)) & 15U;
+  return nibble | (((stored_byte(bits, i / 8) >> (i % 8)) & 1U) << 4U);
 }
 
 /// Pair of bits of element i of a K-quant: see dequantize_q2_k.
 unsigned pair_of(const std::byte* pairs, std::size_t i) {
-  return (byte_at(pairs, 32 * (i / 128) + i % 32) >> (2 * ((i / 32) % 4))) & 3U;
+  return (stored_byte(pairs, 32 * (i / 128) + i % 32) >> (2 * ((i / 32) % 4))) & 3U;
 }
 
 /// 18 bytes: d, 16 bytes of nibbles; the low ones are elements 0 to 15. w = d (q - 8).
@@ -93,7 +93,7 @@ void dequantize_q2_k(const std::byte* block, float* out) {
   const std::byte *scales = block, *pairs = block + 16;
   const float d = half_at(block + 80), low = half_at(block + 82);
   for (std::size_t group = 0; group < 16; ++group) {
-    const unsigned packed = byte_at(scales, group);
+    const unsigned packed = stored_byte(scales, group);
     const float scale = d * static_cast<float>(packed & 15U), minimum = low * static_cast<float>(packed >> 4U);
     for (std::size_t i = 16 * group; i < 16 * group + 16; ++i)
       out[i] = scale * static_cast<float>(pair_of(pairs, i)) - minimum;
@@ -107,11 +107,11 @@ void dequantize_q3_k(const std::byte* block, float* out) {
   const std::byte *bits = block, *pairs = block + 32, *scales = block + 96;
   const float d = half_at(block + 108);
   for (std::size_t group = 0; group < 16; ++group) {
-    const unsigned nibble = (byte_at(scales, group % 8) >> (group < 8 ? 0U : 4U)) & 15U;
-    const unsigned high = (byte_at(scales, 8 + group % 4) >> (2 * (group / 4))) & 3U;
+    const unsigned nibble = (stored_byte(scales, group % 8) >> (group < 8 ? 0U : 4U)) & 15U;
+    const unsigned high = (stored_byte(scales, 8 + group % 4) >> (2 * (group / 4))) & 3U;
     const float scale = d * static_cast<float>(static_cast<int>(nibble | (high << 4U)) - 32);
     for (std::size_t i = 16 * group; i < 16 * group + 16; ++i) {
-      const bool set = ((byte_at(bits, i % 32) >> (i / 32)) & 1U) != 0;
+      const bool set = ((stored_byte(bits, i % 32) >> (i / 32)) & 1U) != 0;
       out[i] = scale * static_cast<float>(static_cast<int>(pair_of(pairs, i)) - (set ? 0 : 4));
     }
   }
@@ -124,15 +124,16 @@ struct ScaleAndMinimum {
 };
 ScaleAndMinimum scale_and_minimum(const std::byte* packed, std::size_t group) {
   if (group < 4)
-    return {static_cast<float>(byte_at(packed, group) & 63U), static_cast<float>(byte_at(packed, group + 4) & 63U)};
-  const unsigned nibbles = byte_at(packed, group + 4);
-  return {static_cast<float>((nibbles & 15U) | ((byte_at(packed, group - 4) >> 2U) & 48U)),
-          static_cast<float>((nibbles >> 4U) | ((byte_at(packed, group) >> 2U) & 48U))};
+    return {static_cast<float>(stored_byte(packed, group) & 63U),
+            static_cast<float>(stored_byte(packed, group + 4) & 63U)};
+  const unsigned nibbles = stored_byte(packed, group + 4);
+  return {static_cast<float>((nibbles & 15U) | ((stored_byte(packed, group - 4) >> 2U) & 48U)),
+          static_cast<float>((nibbles >> 4U) | ((stored_byte(packed, group) >> 2U) & 48U))};
 }
 
 /// Nibble of element i where 32 bytes hold 64 elements: the low ones, then the high ones.
 unsigned nibble_of(const std::byte* nibbles, std::size_t i) {
-  return (byte_at(nibbles, 32 * (i / 64) + i % 32) >> ((i / 32) % 2 == 0 ? 0U : 4U)) & 15U;
+  return (stored_byte(nibbles, 32 * (i / 64) + i % 32) >> ((i / 32) % 2 == 0 ? 0U : 4U)) & 15U;
 }
 
 /// 144 bytes: d, dmin, scales and minimums [12], nibbles [128]. w = (d s) q - (dmin m).
@@ -153,7 +154,7 @@ void dequantize_q5_k(const std::byte* block, float* out) {
     const auto [s, m] = scale_and_minimum(block + 4, group);
     const float scale = d * s, minimum = low * m;
     for (std::size_t i = 32 * group; i < 32 * group + 32; ++i) {
-      const unsigned high = (byte_at(block + 16, i % 32) >> group) & 1U;
+      const unsigned high = (stored_byte(block + 16, i % 32) >> group) & 1U;
       out[i] = scale * static_cast<float>(nibble_of(block + 48, i) | (high << 4U)) - minimum;
     }
   }
@@ -173,7 +174,7 @@ constexpr std::array<float, 16> kUnevenLevels{-127, -104, -83, -65, -49, -35, -2
 void dequantize_iq4_nl(const std::byte* block, float* out) {
   const float d = half_at(block);
   for (std::size_t i = 0; i < kSmallBlock / 2; ++i) {
-    const unsigned packed = byte_at(block, 2 + i);
+    const unsigned packed = stored_byte(block, 2 + i);
     out[i] = d * kUnevenLevels[packed & 15U];
     out[i + kSmallBlock / 2] = d * kUnevenLevels[packed >> 4U];
   }
@@ -183,13 +184,13 @@ void dequantize_iq4_nl(const std::byte* block, float* out) {
 /// w = (d (s - 32)) level(q).
 void dequantize_iq4_xs(const std::byte* block, float* out) {
   const float d = half_at(block);
-  const unsigned pairs = byte_at(block, 2) | (byte_at(block, 3) << 8U);
+  const unsigned pairs = stored_byte(block, 2) | (stored_byte(block, 3) << 8U);
   for (std::size_t group = 0; group < 8; ++group) {
-    const unsigned nibble = (byte_at(block, 4 + group / 2) >> (group % 2 == 0 ? 0U : 4U)) & 15U;
+    const unsigned nibble = (stored_byte(block, 4 + group / 2) >> (group % 2 == 0 ? 0U : 4U)) & 15U;
     const unsigned high = (pairs >> (2 * group)) & 3U;
     const float scale = d * static_cast<float>(static_cast<int>(nibble | (high << 4U)) - 32);
     for (std::size_t i = 0; i < 16; ++i) {
-      const unsigned packed = byte_at(block, 8 + 16 * group + i);
+      const unsigned packed = stored_byte(block, 8 + 16 * group + i);
       out[32 * group + i] = scale * kUnevenLevels[packed & 15U];
       out[32 * group + 16 + i] = scale * kUnevenLevels[packed >> 4U];
     }
@@ -200,9 +201,9 @@ void dequantize_iq4_xs(const std::byte* block, float* out) {
 /// exponent stands for NaN, as ggml has it.
 void dequantize_mxfp4(const std::byte* block, float* out) {
   constexpr std::array<float, 16> kTwice{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  const float d = std::ldexp(1.0F, static_cast<int>(byte_at(block, 0)) - 128);
+  const float d = std::ldexp(1.0F, static_cast<int>(stored_byte(block, 0)) - 128);
   for (std::size_t i = 0; i < kSmallBlock / 2; ++i) {
-    const unsigned packed = byte_at(block, 1 + i);
+    const unsigned packed = stored_byte(block, 1 + i);
     out[i] = d * kTwice[packed & 15U];
     out[i + kSmallBlock / 2] = d * kTwice[packed >> 4U];
   }

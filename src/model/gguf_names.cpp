@@ -38,7 +38,7 @@ struct Inner {
   std::string_view layer, module, ending;
 };
 
-std::string in_block(const Inner& inner, std::string_view gguf, std::string_view suffix = "") {
+std::string block_tensor(const Inner& inner, std::string_view gguf, std::string_view suffix = "") {
   return fmt::format("blk.{}.{}{}{}", inner.layer, gguf, suffix, inner.ending);
 }
 
@@ -63,15 +63,15 @@ GgufPlace in_mixture(const MixtureConfig& mixture, const Inner& inner, std::stri
     // What corrects the choice is a tensor of the router's in config.json's class.
     if (fmt::format("{}{}", module, inner.ending) == mixture.choice_bias)
       return {fmt::format("blk.{}.exp_probs_b.bias", inner.layer), -1};
-    return {in_block(inner, "ffn_gate_inp"), -1};
+    return {block_tensor(inner, "ffn_gate_inp"), -1};
   }
-  if (module == "shared_expert_gate") return {in_block(inner, "ffn_gate_inp_shexp"), -1};
+  if (module == "shared_expert_gate") return {block_tensor(inner, "ffn_gate_inp_shexp"), -1};
   const std::size_t dot = module.rfind('.');
   if (dot == std::string_view::npos) return {};
   const std::string_view linear = expert_linear(mixture, module.substr(dot + 1));
   const std::string_view owner = module.substr(0, dot);
   if (linear.empty()) return {};
-  if (owner == mixture.shared) return {in_block(inner, linear, "_shexp"), -1};
+  if (owner == mixture.shared) return {block_tensor(inner, linear, "_shexp"), -1};
   constexpr std::string_view kExperts = "experts.";
   if (!owner.starts_with(kExperts)) return {};
   std::int64_t expert = -1;
@@ -79,7 +79,7 @@ GgufPlace in_mixture(const MixtureConfig& mixture, const Inner& inner, std::stri
   if (const auto read = std::from_chars(owner.data() + kExperts.size(), end, expert);
       read.ec != std::errc{} || read.ptr != end || expert < 0)
     return {};
-  return {in_block(inner, linear, "_exps"), expert};
+  return {block_tensor(inner, linear, "_exps"), expert};
 }
 
 }  // namespace
@@ -101,9 +101,9 @@ GgufPlace gguf_place(const ModelConfig& config, const GgufFamily& family, std::s
                     name.substr(dot)};
   if (name.ends_with(".self_attn.sinks")) return {fmt::format("blk.{}.attn_sinks.weight", inner.layer), -1};
   if (const std::string_view norm = norm_name(config, family, inner.module); !norm.empty())
-    return {in_block(inner, norm), -1};
+    return {block_tensor(inner, norm), -1};
   for (const NamePair& pair : kBlockNames)
-    if (pair.ours == inner.module) return {in_block(inner, pair.gguf), -1};
+    if (pair.ours == inner.module) return {block_tensor(inner, pair.gguf), -1};
   const std::string module = config.mixture.module + ".";
   if (config.mixture.n_experts > 0 && inner.module.starts_with(module))
     return in_mixture(config.mixture, inner, inner.module.substr(module.size()));
