@@ -89,7 +89,8 @@ std::vector<std::string> job_words(const PlanRequest& request) {
     if (!option.value.empty()) words.push_back(option.value);
   }
   if (request.cuda && !device) words.insert(words.end(), {"--device", "cuda"});
-  if (o.calibration_texts.empty() && o.calibration_preset.empty()) words.insert(words.end(), {"--calibration-text", "TEXT"});
+  if (o.calibration_texts.empty() && o.calibration_preset.empty())
+    words.insert(words.end(), {"--calibration-text", "TEXT"});
   return words;
 }
 
