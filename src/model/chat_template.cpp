@@ -13,7 +13,6 @@
 #include "model/jinja/lexer.h"
 #include "model/jinja/renderer.h"
 #include "model/jinja/syntax.h"
-#include "model/json_part.h"
 #include "model/tokenizer_settings.h"
 
 namespace voronoi::model {
@@ -65,10 +64,15 @@ Found of_config(const Json& value, const std::string& file) {
   if (value.is_string()) return {value.get<std::string>(), file};
   if (!value.is_array()) throw FormatError(file, "chat_template is neither a string nor a list of named ones");
   std::string names;
+  const auto text_of = [&](const Json& entry, const char* key) {
+    if (!entry.is_object() || !entry.contains(key) || !entry.at(key).is_string())
+      throw FormatError(file, fmt::format("an entry of chat_template has no string \"{}\"", key));
+    return entry.at(key).get<std::string>();
+  };
   for (const Json& entry : value) {
-    const Part one(entry, file, "an entry of chat_template");
-    if (one.text("name") == kDefaultTemplate) return {one.text("template"), file};
-    names += (names.empty() ? "" : ", ") + one.text("name");
+    const std::string name = text_of(entry, "name");
+    if (name == kDefaultTemplate) return {text_of(entry, "template"), file};
+    names += (names.empty() ? "" : ", ") + name;
   }
   throw FormatError(file,
                     fmt::format("has chat templates ({}), and none of them is called {}", names, kDefaultTemplate));
@@ -81,7 +85,7 @@ std::optional<Found> find_in_folder(const std::filesystem::path& folder) {
     const std::filesystem::path file = folder / name;
     if (!std::filesystem::exists(file)) continue;
     const Json json = core::read_json_file(file.string());
-    if (const Json* value = Part(json, file.string(), "the file").find("chat_template"))
+    if (const auto value = json.find("chat_template"); json.is_object() && value != json.end() && !value->is_null())
       return of_config(*value, file.string());
   }
   return std::nullopt;

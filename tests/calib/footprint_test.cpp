@@ -28,6 +28,22 @@ TEST(CalibrationFootprint, CountsTheOperationsOfABlockByHand) {
   EXPECT_DOUBLE_EQ(block_work(small_config(), 1, 3, 32).gemm, 2 * tokens * linears + 4 * tokens * 64 * 8 / 2);
 }
 
+TEST(CalibrationFootprint, CountsAllRowsOfAllExperts) {
+  model::ModelConfig config = small_config();
+  config.mixture.n_experts = 4;
+  config.mixture.top_k = 1;
+  config.mixture.expert_size = 32;
+  config.mixture.layers = {true, false};
+  const HessianKind plain{true}, all{true, 0, false, false, true};
+  const BlockWork routed = block_work(config, 0, 3, 32, plain), seen = block_work(config, 0, 3, 32, all);
+  // Gate and up of four experts for all tokens besides.
+  const double tokens = 96;
+  EXPECT_DOUBLE_EQ(seen.gemm - routed.gemm, 4 * 2 * tokens * 2 * 32 * 64);
+  // A quarter of the tokens for three sums of gate_up and two of down an expert, or all of them for one of each.
+  EXPECT_DOUBLE_EQ(seen.gram - routed.gram, tokens * (4 * (64 * 65 + 32 * 33) - (3 * 64 * 65 + 2 * 32 * 33)));
+  EXPECT_DOUBLE_EQ(block_work(config, 1, 3, 32, all).gram, block_work(config, 1, 3, 32, plain).gram);
+}
+
 TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerHoldsNoMore) {
   const model::ModelConfig config = small_config();
   const CalibrationMemory one = calibration_memory(config, 64, 128, 1), eight = calibration_memory(config, 64, 128, 8);

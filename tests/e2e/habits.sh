@@ -110,7 +110,7 @@ PYTHON
 texts=(--calibration-text "$work/moved.txt" --calibration-text "$work/chat.jsonl" --calibration-text "$work/again.txt")
 options=(--model "$model" "${texts[@]}" --calibration-sequences 16 --calibration-context 32 --method rtn --bits 4)
 rm -f "$model/chat_template.jinja" "$model/additional_chat_templates/tool_use.jinja"
-weights=(--calibration-weights 2,0.5,1.5)
+weights=(--calibration-weights "2,0.5,1.5")
 expect 3 "$VORONOI" quantize "${options[@]}" "${weights[@]}" --run "$work/mixed"
 says "chat.jsonl: line 1: is a conversation (.messages.), and $model has no chat template"
 cat >"$model/chat_template.jinja" <<'JINJA'

@@ -40,7 +40,7 @@ std::string counting(int n) {
 }
 
 template <class Call>
-std::string refusal_of(const Call& call) {
+std::string refused_by(const Call& call) {
   try {
     call();
   } catch (const core::FormatError& error) {
@@ -68,13 +68,13 @@ TEST(CalibrationWindows, SpreadOverTheText) {
 
 TEST(CalibrationWindows, ATextThatIsTooShortIsNamedWithWhatItGives) {
   const auto refused = [](std::string content, std::int64_t n) {
-    return refusal_of([&] { calibration_windows(Bytes(), {text(std::move(content), "short.txt")}, {n, 4, {}}); });
+    return refused_by([&] { calibration_windows(Bytes(), {text(std::move(content), "short.txt")}, {n, 4, {}}); });
   };
   EXPECT_THAT(refused("abcdef", 4), StartsWith("short.txt"));
   EXPECT_THAT(refused("abcdef", 4), HasSubstr("gives 6 tokens, too few for 4 calibration windows of 4"));
   EXPECT_THAT(refused("abcdef", 4), HasSubstr("(a token apart they are 3)"));
   EXPECT_THAT(refused("abc", 1), HasSubstr("gives 3 tokens"));
-  EXPECT_THAT(refusal_of([] {
+  EXPECT_THAT(refused_by([] {
                 calibration_windows(Bytes(), {text(counting(50)), text("abcdef", "short.txt")}, {8, 4, {1000, 3000}});
               }),
               HasSubstr("6 calibration windows of 4 tokens (a token apart they are 3); add text, or ask for fewer or "
@@ -163,7 +163,7 @@ TEST(DisjointWindows, ATextThatIsShortGivesAllItHas) {
   EXPECT_EQ(windows.count, 10);
   EXPECT_EQ(std::count(windows.ids.begin(), windows.ids.end(), 'a'), 6);
   EXPECT_THROW(disjoint_windows(Bytes(), texts, 58, 2), core::ConfigError);
-  EXPECT_THAT(refusal_of([] { disjoint_windows(Bytes(), {text("abc", "short.txt")}, 4, 4); }),
+  EXPECT_THAT(refused_by([] { disjoint_windows(Bytes(), {text("abc", "short.txt")}, 4, 4); }),
               HasSubstr("3 tokens, less than one window of 4"));
 }
 

@@ -13,7 +13,6 @@ namespace voronoi::model::jinja {
 namespace {
 
 using namespace std::string_view_literals;
-using Kind = Token::Kind;
 
 constexpr std::array kSigns{"//"sv, "**"sv, "=="sv, "!="sv, ">="sv, "<="sv, "+"sv, "-"sv, "/"sv,
                             "*"sv,  "%"sv,  "~"sv,  "["sv,  "]"sv,  "("sv,  ")"sv, "{"sv, "}"sv,
@@ -73,6 +72,8 @@ class Lexer {
   }
 
  private:
+  using Kind = Token::Kind;
+
   void add(Kind kind, std::string text) {
     if (kind == Kind::data && text.empty()) return;
     tokens_.push_back({kind, std::move(text), line_});

@@ -15,8 +15,6 @@
 namespace voronoi::model::jinja {
 namespace {
 
-using Kind = Expression::Kind;
-
 constexpr int kMostDepth = 400;               // of expressions and statements within each other, through macros
 constexpr std::int64_t kMostRange = 100'000;  // as in Jinja's sandbox
 
@@ -60,6 +58,8 @@ class Renderer {
   }
 
  private:
+  using Kind = Expression::Kind;
+
   // Scopes: [0] what the template is given, [1] its own, from base_ on those of the macro and loops at work.
 
   const Value* look_up(const std::string& name) const {
