@@ -55,7 +55,7 @@ template <int kPart>
 __device__ __forceinline__ std::int64_t place_of(const PackedAqlm& p, std::int64_t row, std::uint32_t u,
                                                  std::int64_t m) {
   const std::uint32_t parts = static_cast<std::uint32_t>(p.group) / kPart, j = u / parts;
-  const std::int64_t at = (row * p.groups() + j) * p.codebooks + m;
+  const std::int64_t at = (row * (p.in_features / p.group) + j) * p.codebooks + m;
   const std::uint32_t stored = p.codes8 != nullptr ? p.codes8[at] : p.codes16[at];
   const std::int64_t code = stored & ((1U << p.code_bits) - 1U);
   return ((m << p.code_bits) + code) * p.group + (u - j * parts) * kPart;

@@ -142,20 +142,6 @@ std::vector<std::uint8_t> unpack_rows(std::span<const std::uint32_t> words, std:
   return values;
 }
 
-namespace {
-
-constexpr std::array<std::string_view, 1> kWordTypes{"I32"};
-constexpr std::array<std::string_view, 2> kScaleTypes{"F16", "BF16"};
-
-template <class T>
-std::vector<T> elements(const model::SafetensorsFolder::Stored& stored) {
-  std::vector<T> values(stored.tensor->bytes.size() / sizeof(T));
-  std::memcpy(values.data(), stored.tensor->bytes.data(), values.size() * sizeof(T));
-  return values;
-}
-
-}  // namespace
-
 std::vector<std::uint32_t> read_words(const model::SafetensorsFolder& folder, const std::string& name,
                                       const core::Shape& shape) {
   return elements<std::uint32_t>(stored_tensor(folder, name, kInt32, shape));

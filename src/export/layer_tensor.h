@@ -16,7 +16,7 @@ namespace voronoi::exporting {
 /// What a tensor will be, before there is data.
 struct TensorPlan {
   std::string name;
-  std::string_view dtype;  ///< "I64", "I32", "F32", "I16", "F16", "BF16"
+  std::string_view dtype;  ///< as safetensors spells it: "I32", "BF16", "F8_E4M3"
   core::Shape shape;
   std::int64_t size_bytes = 0;
 };

@@ -18,13 +18,6 @@
 
 namespace voronoi::exporting {
 
-struct TensorPlan {
-  std::string name;
-  std::string_view dtype;  ///< as the format spells it: "I32", "BF16", "F8_E4M3"
-  core::Shape shape;
-  std::int64_t size_bytes = 0;
-};
-
 class TensorFiles {
  public:
   /// Creates the files in `directory` (model.safetensors, or model-00001-of-0000N.safetensors when the data passes

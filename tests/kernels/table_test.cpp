@@ -8,7 +8,7 @@ namespace {
 TEST(Table, NoEntryOfTheCpuIsMissing) {
   EXPECT_THAT(test::null_entries(cpu()), testing::IsEmpty());
   Kernels lacking = cpu();
-  lacking.aqlmdelta_rule.gradientsigmoid_gate_gradient = nullptr;
+  lacking.delta_rule.sigmoid_gate_gradient = nullptr;
   lacking.device.count = nullptr;
   EXPECT_THAT(test::null_entries(lacking), testing::ElementsAre(0, sizeof lacking / sizeof(void*) - 1));
 }
