@@ -142,8 +142,12 @@ void complete(const std::vector<run::GivenOption>& given, run::Settings& setting
       throw core::ConfigError(fmt::format("--{}: {}", name, problem));
   };
   for (const auto& [name, value] : calibration_options(settings.hessians_from)) settle(name, value);
-  for (const auto& [name, value] : calibration_options(settings.run))
-    if (name == "calibration-duplicates") settle(name, value);
+  try {
+    for (const auto& [name, value] : calibration_options(settings.run))
+      if (name == "calibration-duplicates") settle(name, value);
+  } catch (const core::Error&) {
+    // What is wrong with the run's own identity is told where the run is opened.
+  }
   if (settings.calibration == "sequential") settled.insert({"hessian", "allocate"});
   if (!settings.bits || (settled.contains("hessian") && settings.hessian != "guided")) settled.insert("allocate");
   for (const auto& [stage, option] : {std::pair("tune", "tune-phases"), std::pair("allocate", "allocate")})
