@@ -157,8 +157,8 @@ void multiply_codes(Native& gpu, const PackedE8p& p, std::int64_t n, const float
   launch(gpu, n == 1 ? product_kernel<1> : product_kernel<kTokensAPass>,
          grid_of(core::ceil_div(p.out_features, std::int64_t{kWarps * kRows}), splits), dim3(kThreads), 0, p, n_groups,
          split, static_cast<int>(n), x, partials.data());
-  launch(gpu, add_codes_kernel, grid_for(gpu, n * p.out_features, kThreads), dim3(kThreads), 0, n * p.out_features,
-         splits, partials.data(), p.scale, sums);
+  launch(gpu, add_codes_kernel<float>, grid_for(gpu, n * p.out_features, kThreads), dim3(kThreads), 0,
+         n * p.out_features, splits, partials.data(), p.scale, sums);
 }
 
 void fused_matmul(const Exec& exec, const PackedE8p& p, std::int64_t n_tokens, const float* x, bool accumulate,

@@ -13,10 +13,11 @@
 namespace voronoi::kernels::gpu {
 
 /// sums [n] = scale times the parts, one after another.
-inline __global__ void add_codes_kernel(std::int64_t n, std::int64_t n_parts, const float* partials, float scale,
-                                        float* sums) {
+template <class Value>
+__global__ void add_codes_kernel(std::int64_t n, std::int64_t n_parts, const Value* partials, Value scale,
+                                 Value* sums) {
   for (std::int64_t i = global_thread(); i < n; i += global_threads()) {
-    float sum = 0;
+    Value sum = 0;
     for (std::int64_t part = 0; part < n_parts; ++part) sum += partials[part * n + i];
     sums[i] = scale * sum;
   }

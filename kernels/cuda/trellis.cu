@@ -134,8 +134,8 @@ void multiply_states(Native& gpu, const PackedTrellis& p, std::int64_t n, const 
   const Scratch<float> partials(gpu, parts * n * p.out_features);
   launch(gpu, n == 1 ? trellis_product_kernel<1> : trellis_product_kernel<kTokensAPass>, grid_of(units, splits),
          dim3(kThreads), 0, p, units, trellis_tiles(units), split, static_cast<int>(n), x, partials.data());
-  launch(gpu, add_codes_kernel, grid_for(gpu, n * p.out_features, kThreads), dim3(kThreads), 0, n * p.out_features,
-         parts, partials.data(), p.scale, sums);
+  launch(gpu, add_codes_kernel<float>, grid_for(gpu, n * p.out_features, kThreads), dim3(kThreads), 0,
+         n * p.out_features, parts, partials.data(), p.scale, sums);
 }
 
 void fused_matmul(const Exec& exec, const PackedTrellis& p, std::int64_t n_tokens, const float* x, bool accumulate,

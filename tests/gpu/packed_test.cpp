@@ -196,10 +196,10 @@ INSTANTIATE_TEST_SUITE_P(E8p, GpuPacked,
                                            case_of(E8pShape{1, 1, 4})));
 
 INSTANTIATE_TEST_SUITE_P(Trellis, GpuPacked,
-                         ::testing::Values(case_of(TrellisShape{24, 64, 2}), case_of(TrellisShape{300, 36, 3, 14}),
+                         ::testing::Values(case_of(TrellisShape{24, 64, 2}), case_of(TrellisShape{276, 20, 3, 14}),
                                            case_of(TrellisShape{37, 101, 4, 16, 1, true, core::DType::bf16}),
                                            case_of(TrellisShape{9, 1100, 1, 12, 2}),
-                                           case_of(TrellisShape{528, 20, 5, 16, 0, false}),
+                                           case_of(TrellisShape{272, 20, 5, 16, 0, false}),
                                            case_of(TrellisShape{1, 1, 2})));
 
 // Columns with scales, in both forms of codes of single weights.
