@@ -411,10 +411,10 @@ class Renderer {
   Value call_macro(const MacroSyntax& macro, const Arguments& arguments) {
     if (arguments.values.size() > macro.parameters.size())
       throw Fault("the macro '" + macro.name + "' is given more arguments than it has");
-    for (const auto& [name, value] : arguments.named)
+    for (const auto& named : arguments.named)
       if (std::none_of(macro.parameters.begin(), macro.parameters.end(),
-                       [&](const auto& p) { return p.first == name; }))
-        throw Fault("the macro '" + macro.name + "' has no parameter '" + name + "'");
+                       [&](const auto& p) { return p.first == named.first; }))
+        throw Fault("the macro '" + macro.name + "' has no parameter '" + named.first + "'");
     const std::size_t base = std::exchange(base_, scopes_.size());
     scopes_.emplace_back();
     for (std::size_t i = 0; i < macro.parameters.size(); ++i) {
