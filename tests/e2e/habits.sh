@@ -132,8 +132,7 @@ expect 2 "$VORONOI" quantize "${options[@]}" --calibration-weights 1,1 --run "$w
 says "2 weight(s) for 3 text(s)"
 expect 0 "$VORONOI" quantize --model "$model" --calibration-text "$work/again.txt" --calibration-sequences 8 --calibration-context 32 \
   --method rtn --bits 4 --calibration-duplicates keep --run "$work/kept"
-# As earlier versions made it: the start that goes on takes no window out.
-sed -i 's/,{"name":"calibration-duplicates","value":"keep"}//' "$work/kept/journal.log"
+# Its identity is that of earlier versions, which looked for none: a start that does not say so takes no window out either.
 expect 0 "$VORONOI" quantize --model "$model" --calibration-text "$work/again.txt" --calibration-sequences 8 --calibration-context 32 \
   --method rtn --bits 4 --run "$work/kept"
 
