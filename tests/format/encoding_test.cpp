@@ -162,7 +162,7 @@ void set16(NamedArray& array, std::size_t at, std::uint16_t value) {
 
 const std::vector<Damage>& vq_damages() {
   static const std::vector<Damage> damages{
-      {"kind", [](auto& a, auto&) { a["encoding"] = "plaincube"; }, "none of 'vq', 'uniform'"},
+      {"kind", [](auto& a, auto&) { a["encoding"] = "plain"; }, "none of 'vq', 'uniform'"},
       {"attribute missing", [](auto& a, auto&) { a.erase("groups"); }, "'groups' of the quantized layer is missing"},
       {"attribute no number", [](auto& a, auto&) { a["groups"] = "2x"; }, "not a whole number"},
       {"attribute past 64 bits", [](auto& a, auto&) { a["out_features"] = "99999999999999999999"; },
