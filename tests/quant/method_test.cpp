@@ -107,7 +107,7 @@ TEST_F(ToyMethod, ParametersOfOneNameShareAUnit) {
   const Clashing clashing;
   EXPECT_THAT(test::message_of<core::InternalError>([&] { MethodRegistration second(clashing); }),
               HasSubstr("'centroids'"));
-  EXPECT_THAT(method_names(), testing::SizeIs(11));
+  EXPECT_THAT(method_names(), testing::SizeIs(12));
 }
 
 /// A site of two linears on a synthetic Hessian.

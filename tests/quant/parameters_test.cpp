@@ -75,7 +75,7 @@ TEST(Parameters, EachFaultIsNamedByItsOption) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Case> cases{
       {"spqr", [](QuantParameters&) {},
-       "--method spqr is unknown; it must be one of rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, aqlm, "
+       "--method spqr is unknown; it must be one of rtn, gptq, bitdistiller, awq, afpq, gptvq, quip_sharp, "
        "trellis, aqlm, vptq, voronoi"},
       {"afpq", [](QuantParameters&) {}, "--bits: afpq has tables of 3 and 4 bits, not 2"},
       {"awq", [](QuantParameters& p) { p.get<AwqParameters>().column_scales = "some"; }, "--column-scales"},
