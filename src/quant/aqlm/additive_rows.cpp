@@ -39,11 +39,11 @@ AdditiveRows::AdditiveRows(core::ThreadPool& pool, core::Team& team, const Quant
   numbers.codes.resize(index(rows() * e_.groups() * e_.codebooks));
 }
 
-void AdditiveRows::multiply() {
+void AdditiveRows::multiply(std::span<const float> metric) {
   const std::int64_t n = e_.in_features;
   if (rows() == 0) return;
-  kernels::cpu().linalg.gemm_f32({&pool_, nullptr}, false, false, rows(), n, n, 1.0F, matrix_.data(), n,
-                                 hessian_.data(), n, 0.0F, product_.data(), n);
+  kernels::cpu().linalg.gemm_f32({&pool_, nullptr}, false, false, rows(), n, n, 1.0F, matrix_.data(), n, metric.data(),
+                                 n, 0.0F, product_.data(), n);
 }
 
 std::vector<double> AdditiveRows::evaluate() {
@@ -58,7 +58,7 @@ std::vector<double> AdditiveRows::evaluate() {
     });
     for (std::int64_t c = 0; c < n; ++c) target[c] = weight[c] - target[c] * scale;
   });
-  multiply();
+  multiply(hessian_);
   std::vector<double> losses(index(rows()));
   pool_.parallel_for(rows(), [&](std::int64_t row) {
     const float *a = matrix_.data() + row * n, *b = product_.data() + row * n;
@@ -81,7 +81,7 @@ void AdditiveRows::expand(std::span<const double> books, bool scaled) {
     if (!scaled) return;
     for (std::int64_t c = 0; c < n; ++c) target[c] *= numbers.scale[index(row)];
   });
-  multiply();
+  multiply(hessian_);
 }
 
 double AdditiveRows::sum_of_rows(std::span<const double> by_row) const {

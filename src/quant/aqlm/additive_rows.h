@@ -65,6 +65,8 @@ class AdditiveRows {
   /// matrix() = the sums of the centroids in `books` [M, k, g], without their scales or with them, product() = matrix()
   /// H.
   void expand(std::span<const double> books, bool scaled);
+  /// product() = matrix() times another metric [n, n].
+  void multiply(std::span<const float> metric);
   std::span<const float> matrix() const { return matrix_; }    ///< [rows, in]
   std::span<const float> product() const { return product_; }  ///< [rows, in]
 
@@ -80,8 +82,6 @@ class AdditiveRows {
   format::AqlmEncoding gather() const;
 
  private:
-  void multiply();
-
   core::ThreadPool& pool_;
   core::Team& team_;
   format::AqlmExtents e_;

@@ -6,11 +6,13 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "core/error.h"
 #include "core/index.h"
 #include "core/random.h"
 #include "core/types.h"
+#include "quant/aqlm/additive_feedback.h"
 #include "quant/aqlm/additive_fit.h"
 #include "quant/aqlm/additive_rows.h"
 #include "quant/aqlm/additive_start.h"
@@ -33,8 +35,9 @@ constexpr int kPublishedSteps = 100;
 // SmolLM2-135M at 2 bits.
 constexpr double kUsualRounds = 9, kUsualFits = 8;
 
-/// Settings that --bits chooses among: codes fill their bytes, centroids the loads of a GPU.
-constexpr std::array<std::int64_t, 3> kSettingGroups{4, 8, 16};
+/// Settings that --bits chooses among: those that the package aqlm has kernels of its own for, and their like. Codes
+/// fill their bytes.
+constexpr std::array<std::int64_t, 2> kSettingGroups{8, 16};
 constexpr std::array<std::int64_t, 2> kSettingBits{8, 16};
 
 format::AqlmExtents aqlm_extents(const QuantParameters& parameters, std::int64_t out_features,
@@ -87,16 +90,36 @@ std::vector<double> judge(AdditiveRows& rows, const std::vector<std::uint16_t>& 
   return any ? rows.evaluate() : losses;
 }
 
+/// A search from the last group to the first, each coded so that those before it can make up for its error: from far
+/// off it finds what groups that look at the present error alone do not. Rows that it makes worse keep their codes.
+std::vector<double> search_with_feedback(AdditiveRows& rows, std::vector<double> losses, int beam) {
+  const std::int64_t groups = rows.extents().groups();
+  const std::vector<float> metric =
+      feedback_metric(rows.pool(), rows.extents().in_features, rows.extents().in_group, rows.hessian());
+  if (metric.empty()) return losses;
+  rows.team().check_stop();
+  rows.multiply(metric);
+  std::vector<std::int32_t> order = group_order(groups, false, 0, 0);
+  std::reverse(order.begin(), order.end());
+  const std::vector<std::uint16_t> codes = rows.numbers.codes;
+  sweep_codes(rows, metric, order, beam);
+  return judge(rows, codes, losses);
+}
+
 RoundFigures run_rounds(AdditiveRows& rows, const AqlmParameters& p, std::uint64_t seed, std::uint64_t stream) {
   RoundFigures figures;
   std::vector<double> losses = rows.evaluate();
   double last = figures.before = rows.sum_of_rows(losses);
+  if (!p.published() && p.rounds > 0 && last > 0) {
+    losses = search_with_feedback(rows, std::move(losses), p.beam);
+    last = rows.sum_of_rows(losses);
+  }
   AdditiveDescent descent(rows);
   for (figures.rounds = 0; figures.rounds < p.rounds && last > 0; ++figures.rounds) {
     losses = p.published() ? descent.run(rows, kPublishedSteps) : fit_numbers(rows, losses, figures.fit_steps);
     rows.team().check_stop();
     const std::vector<std::uint16_t> codes = rows.numbers.codes;
-    sweep_codes(rows,
+    sweep_codes(rows, rows.hessian(),
                 group_order(rows.extents().groups(), p.published(), seed,
                             stream + 64 + static_cast<std::uint64_t>(figures.rounds)),
                 p.beam);
@@ -236,7 +259,7 @@ class Aqlm final : public Method {
     auto& p = quick.get<AqlmParameters>();
     p.codebooks = 1;
     p.code_bits = 8;
-    p.in_group = 4;
+    p.in_group = 8;
     p.rounds = 1;
     p.beam = 1;
     p.rule = "exact";

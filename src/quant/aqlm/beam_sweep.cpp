@@ -18,12 +18,12 @@ constexpr std::int64_t kBlockColumns = 64;  // columns whose changes reach the r
 
 /// What all tiles read.
 struct SweepShared {
-  SweepShared(const AdditiveRows& rows, std::span<const std::int32_t> group_order)
+  SweepShared(const AdditiveRows& rows, std::span<const float> metric, std::span<const std::int32_t> group_order)
       : e(rows.extents()), n(e.in_features), g(e.in_group), k(e.centroids()), order(group_order) {
     hessian.resize(index(n * n));
     const auto natural = [&](std::int64_t c) { return static_cast<std::int64_t>(order[index(c / g)]) * g + c % g; };
     rows.pool().parallel_for(n, [&](std::int64_t r) {
-      const float* from = rows.hessian().data() + natural(r) * n;
+      const float* from = metric.data() + natural(r) * n;
       for (std::int64_t c = 0; c < n; ++c) hessian[index(r * n + c)] = from[natural(c)];
     });
     by_column.resize(index(e.codebooks * (g + 1) * k));
@@ -286,8 +286,8 @@ class SweepTile {
 
 }  // namespace
 
-void sweep_codes(AdditiveRows& rows, std::span<const std::int32_t> order, int beam) {
-  const SweepShared shared(rows, order);
+void sweep_codes(AdditiveRows& rows, std::span<const float> metric, std::span<const std::int32_t> order, int beam) {
+  const SweepShared shared(rows, metric, order);
   const std::int64_t tile = std::max<std::int64_t>(1, kTileStates / beam);
   rows.pool().parallel_for(core::ceil_div(rows.rows(), tile), [&](std::int64_t i) {
     SweepTile(shared, rows, i * tile, std::min(tile, rows.rows() - i * tile), beam).run();
