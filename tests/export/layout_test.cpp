@@ -257,8 +257,8 @@ TEST(IntLayoutChecks, WhatIsPlannedIsWhatIsPacked) {
   linear.in_features = 96;
   for (const bool ordered : {false, true})
     for (const Layout* layout : layouts()) {
-      if (layout->name() == "vptq" || (ordered && layout->name() == "awq")) continue;
       const format::Encoding encoding = random_integers(64, 96, {"", 4, 32, ordered}, 9);
+      if (!layout->holds(encoding) || (ordered && layout->name() == "awq")) continue;
       const auto writer = layout->writer(Profile::safe);
       ASSERT_THAT(writer->add(linear, encoding), IsEmpty());
       const std::vector<TensorPlan> plan = writer->plan("a", encoding);
