@@ -120,8 +120,10 @@ TEST_P(FoldedModel, ComputesTheSame) {
       without.tensors.at(spec.name) = decoded(folded);
     }
     const std::vector<double> expected = nll_of(as_run);
-    EXPECT_LT(largest_difference(nll_of(as_export), expected), 0.02) << own_values;
-    EXPECT_GT(largest_difference(nll_of(without), expected), 0.1) << "the scales are nothing here";
+    // What is left is the rounding of v's and up's scales.
+    const double of_scales = largest_difference(nll_of(without), expected);
+    EXPECT_GT(of_scales, 1e-4);
+    EXPECT_LT(largest_difference(nll_of(as_export), expected), of_scales / 20) << own_values;
   }
 }
 

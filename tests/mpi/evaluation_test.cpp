@@ -192,7 +192,9 @@ TEST_F(KeptEvaluations, ATaskIsAskedOnceWhateverIsAskedBesideIt) {
   const std::string beside = asked;
   EXPECT_EQ(value("one", "acc"), accuracy);
   EXPECT_EQ(questions({"two", "one"}), kNone);
-  EXPECT_GE(value("mean", "acc"), 0);
+  if (world_.rank() == 0) {
+    EXPECT_GE(value("mean", "acc"), 0);
+  }
   // No more tokens went through the model than for the other task alone.
   subjects_.clear();
   subjects_.push_back(subject("another"));
