@@ -33,7 +33,7 @@ constexpr std::int64_t kMostAdditiveBooks = 8;
 constexpr int kPublishedSteps = 100;
 // As often as rounds and the steps of a fit were seen to run before their rules stopped them, on layers of
 // SmolLM2-135M at 2 bits.
-constexpr double kUsualRounds = 9, kUsualFits = 8;
+constexpr double kUsualRounds = 5, kUsualFits = 3.5;
 
 /// Settings that --bits chooses among: those that the package aqlm has kernels of its own for, and their like. Codes
 /// fill their bytes.
@@ -288,8 +288,11 @@ class Aqlm final : public Method {
         training_work(weights / static_cast<double>(p.in_group), p.in_group, std::int64_t{1} << p.code_bits, false) *
         books;
     // A fit ends with the product that judges it; the search has half of one for what it moves, and one for its judge.
-    work.refine = product_work(out_features, in_features, 1 + (rounds + 1) * (fits + 2) + rounds * 1.5);
-    work.refine.nearest = 2 * weights * centroids * books * p.beam * rounds;
+    // The first search has a metric of its own.
+    const double searches = rounds + (p.published() ? 0 : 1);
+    work.refine = product_work(out_features, in_features, 2 + (rounds + 1) * (fits + 2) + searches * 1.5);
+    if (!p.published()) work.refine.factor = std::pow(static_cast<double>(in_features), 3) / 3;
+    work.refine.nearest = 2 * weights * centroids * books * p.beam * searches;
     work.refine.scattered = 2 * weights * books * fits * (rounds + 1);
     work.refine.bytes += 40 * weights * books * rounds;
     work.row_pieces = row_pieces(out_features);
@@ -301,6 +304,7 @@ class Aqlm final : public Method {
 
   void consider_memory(const QuantParameters& parameters, const OperatorOnRank& r,
                        core::MemoryPeak& peak) const override {
+    const auto& p = parameters.get<AqlmParameters>();
     const format::AqlmExtents e = aqlm_extents(parameters, r.out_features, r.in_features);
     const std::int64_t n = r.in_features, g = e.in_group, pieces = row_pieces(r.out_features);
     const std::int64_t my_pieces = core::ceil_div(pieces, std::int64_t{r.team_size});
@@ -316,8 +320,9 @@ class Aqlm final : public Method {
     peak.consider(held + 8 * unknowns * (my_pieces + exchanged + 8), "fit of the codebooks of " + r.name);
     const std::int64_t tiles = std::min<std::int64_t>(r.n_threads, core::ceil_div(rows, std::int64_t{128}));
     const std::int64_t table = 4 * e.codebooks * (g + 1) * e.centroids();
-    peak.consider(held + codes + 4 * n * n + table + tiles * (table + 128 * 4 * (n + 64 + 4 * g)),
+    peak.consider(held + codes + 8 * n * n + table + tiles * (table + 128 * 4 * (n + 64 + 4 * g)),
                   "search of the codes of " + r.name);
+    if (!p.published()) peak.consider(held + (8 + 4) * n * n, "factor of the feedback of " + r.name);
     peak.consider(held + 2 * stored, "packing of " + r.name);
     peak.consider(r.held_bytes + stored + 4 * r.out_features * n + 16 * 2 * kErrorRows * n, "error of " + r.name);
   }
