@@ -239,7 +239,7 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
   for (const run::GivenOption& option : given) shared.insert(option.name);
   std::vector<MemberSpec> specs = member_specs(o, shared, problems);
   for (const auto& [option, value] : calibration_options(o.shared.run))
-    if (option == "calibration-duplicates" && !shared.contains(option))
+    if (option == "calibration-duplicates" && shared.insert(option).second)
       of_all.push_back(fmt::format("--{}={}", option, value));
   if (shared.insert("hessian").second) choose_hessians(o.shared.run, specs, shared.contains(kGuidedMetric), of_all);
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
