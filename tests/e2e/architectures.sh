@@ -94,9 +94,9 @@ options=(--model "$(tiny_model qwen3-moe)" --tokenizer "$tokenizer" --calibratio
   --calibration-context 16 --method rtn --bits 4)
 rm -rf "$work"/run*
 expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --calibration-experts all
-grep -q "block 1: \([0-9]*\) of \1 experts have a quarter .* least 64, median 64" "$work/stderr" || { cat "$work/stderr"; fail "no word of covered experts"; }
+grep -q "block 0: \([0-9]*\) of \1 experts have a quarter .* least 64, median 64" "$work/stderr" || { cat "$work/stderr"; fail "no word of covered experts"; }
 grep -q "64 tokens in .* tokens a second" "$work/stderr" || fail "no word of the speed"
-grep -q '"type":"expert_coverage","block":1' "$work/run1/journal.log" || fail "no coverage in the journal"
+grep -q '"type":"expert_coverage","block":0' "$work/run1/journal.log" || fail "no coverage in the journal"
 ! grep -q pooled_tokens "$work/run1/journal.log" || fail "a starved expert where all see all tokens"
 for n in 2 3; do
   expect 0 ranks "$n" quantize --run "$work/run$n" "${options[@]}" --calibration-experts all
