@@ -99,7 +99,7 @@ grep -q '"group-size": 128' "$work/paper/rtn-4bit/run.json" || fail "the preset'
 for words in "| W2 | kl W2 | relative error | minutes | peak memory |" "## Quoted from papers, not measured here" "| LLaMA-2-70B | vptq, tuned | 2.07 |"; do
   grep -qF -- "$words" "$work/paper/compare.md" || { cat "$work/paper/compare.md"; fail "not in the table: $words"; }
 done
-grep -q "^LLaMA-2-7B,gptq,3,4096,8.06,10.61,53.1,by others" "$work/paper/quoted.csv" || { cat "$work/paper/quoted.csv"; fail "no quoted figures"; }
+grep -q "^LLaMA-2-7B,gptq,3,4096,8.06,10.61,53.1,\"by others" "$work/paper/quoted.csv" || { cat "$work/paper/quoted.csv"; fail "no quoted figures"; }
 grep -q "Quoted from papers" "$work/paper/report/report.html" || fail "the page has no quoted figures"
 expect 2 "$VORONOI" compare --out "$work/none" "${common[@]}" --preset paper --methods bitdistiller
 grep -q "paper has none of --methods bitdistiller" "$work/stderr" || { cat "$work/stderr"; fail "no word of what the preset has"; }
