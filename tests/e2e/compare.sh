@@ -95,11 +95,11 @@ expect 0 "$VORONOI" compare --out "$work/compare1" --methods rtn --bits 2,4
 # A preset, and a part of it: its settings, its figures, and what papers say beside them.
 expect 0 ranks 2 compare --out "$work/paper" "${common[@]}" --preset paper --methods rtn,awq --bits 4 "${evaluation[@]}" --text-names W2
 [ "$(cd "$work/paper" && echo *bit)" = "awq-4bit rtn-4bit" ] || fail "other runs than a part of the preset: $(ls "$work/paper")"
-grep -q '"group-size":128' "$work/paper/rtn-4bit/run.json" || grep -q '"group_size":128' "$work/paper/rtn-4bit/run.json" || fail "the preset's settings: $(cat "$work/paper/rtn-4bit/run.json")"
+grep -q '"group-size": 128' "$work/paper/rtn-4bit/run.json" || fail "the preset's settings: $(cat "$work/paper/rtn-4bit/run.json")"
 for words in "| W2 | kl W2 | relative error | minutes | peak memory |" "## Quoted from papers, not measured here" "| LLaMA-2-70B | vptq, tuned | 2.07 |"; do
   grep -qF -- "$words" "$work/paper/compare.md" || { cat "$work/paper/compare.md"; fail "not in the table: $words"; }
 done
-grep -q "^LLaMA-2-7B,gptq,3,4096,8.06,10.61,53.1,by others" "$work/paper/quoted.csv" || { cat "$work/paper/quoted.csv"; fail "no quoted figures"; }
+grep -q "^LLaMA-2-7B,gptq,3,4096,8.06,10.61,53.1,\"by others" "$work/paper/quoted.csv" || { cat "$work/paper/quoted.csv"; fail "no quoted figures"; }
 grep -q "Quoted from papers" "$work/paper/report/report.html" || fail "the page has no quoted figures"
 expect 2 "$VORONOI" compare --out "$work/none" "${common[@]}" --preset paper --methods bitdistiller
 grep -q "paper has none of --methods bitdistiller" "$work/stderr" || { cat "$work/stderr"; fail "no word of what the preset has"; }
