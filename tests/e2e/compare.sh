@@ -41,6 +41,7 @@ assert "evaluation.txt: perplexity over true bits a weight, less is better" in t
 for method in ("rtn", "gptq", "vptq", "voronoi"):
     assert method in texts and any(text.startswith(method + " ") and " true bits a weight" in text for text in texts), (method, texts)
 PYTHON
+rm "$out"/gptq-2bit/evaluations/*.json
 expect 0 "$VORONOI" eval --model "$out/gptq-2bit" "${evaluation[@]}" --json
 python3 - "$out/compare.csv" "$work/stdout" <<'PYTHON' || fail "the table is wrong"
 import csv, json, sys

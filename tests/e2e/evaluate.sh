@@ -21,6 +21,11 @@ quantized=$(field perplexity)
 awk -v a="$quantized" -v b="$golden" -v kind="$kind" 'BEGIN { exit !(a < 1.3 * b && (a > b || kind == "random" && a != b && a > b / 1.3)) }' || fail "quantized perplexity $quantized"
 awk -v a="$(field reference_perplexity)" -v b="$golden" 'BEGIN { exit !(a - b < 0.01 && b - a < 0.01) }' || fail "no reference beside it"
 awk -v a="$(field bits_true)" 'BEGIN { exit !(a > 3 && a < 8) }' || fail "true bits $(field bits_true)"
+# Asked again, a run tells the figures that it keeps; without them they are computed.
+expect 0 "$VORONOI" eval --model "$work/run" "${text[@]}" --json
+[ "$(cat "$work/stdout")" = "$one" ] || fail "what was evaluated was evaluated again"
+forget() { rm -f "$work"/run/evaluations/*.json; }
+forget
 expect 0 ranks 3 eval --model "$work/run" "${text[@]}" --json
 [ "$(field nll)" = "$(sed -n 's/.*"nll":\([^,]*\).*/\1/p' <<<"$one")" ] || fail "another figure on 3 ranks"
 for name in model text text_sha256 join context windows tokens bos dtype nll perplexity bits_true bits_nominal; do
@@ -69,8 +74,10 @@ plain "$work/stdout" >"$work/kl"
 awk -v kl="$(metric kl)" -v tail="$(metric kl_p99)" -v same="$(metric top1)" 'BEGIN { exit !(kl > 0 && tail > kl && same > 0.1 && same < 1) }' ||
   fail "divergence $(metric kl), 99th percentile $(metric kl_p99), same choices $(metric top1)"
 grep -q '"metric":"kl".*"stderr":[0-9]' "$work/stdout" || fail "no standard error of the divergence"
+forget
 expect 0 ranks 3 eval --model "$work/run" "${text[@]}" --json --kl --batch-windows 2
 [ "$(plain "$work/stdout")" = "$(cat "$work/kl")" ] || fail "another divergence on 3 ranks"
+forget
 for stop in "3 75" "2 137"; do
   read -r nth wanted <<<"$stop"
   start_held "rename .windows $nth" "$work/stderr" "${again[@]}" --kl

@@ -32,6 +32,7 @@ grep '"task":"boolq"' "$work/one" | grep -q '"stderr":[0-9].*"limit":null,"shots
 awk -v a="$(value arc_easy acc)" -v b="$(value piqa acc)" -v c="$(value boolq acc)" -v m="$(value mean acc)" \
   'BEGIN { d = (a + b + c) / 3 - m; exit !(d * d < 1e-20) }' || fail "the mean is none"
 for format in md json; do grep -q "arc_easy" "$work/run/report/report.$format" || fail "report.$format has no questions"; done
+rm -rf "$work/run/evaluations"
 expect 0 ranks 3 eval --model "$work/run" "${tasks[@]}" --json
 [ "$(plain "$work/stdout")" = "$(cat "$work/one")" ] || fail "other figures on 3 ranks"
 # Stopped and killed where answers are kept: of the reference, then of the run.
