@@ -20,11 +20,9 @@ quantize 2 "${text[@]}" --model "$work/model" --target both
 says "--target"
 # An export that VPTQ's client could not load, where it is asked for by name.
 character_tokenizer "$work/characters.json"
-for model in gpt-oss:gpt_oss gemma3-vision:gemma3; do
-  quantize 2 "${text[@]}" --model "$(tiny_model "${model%:*}")" --tokenizer "$work/characters.json" --vector-length 4 --centroids 256 \
-    --stages calibrate,quantize,export
-  says "export: .*${model#*:}"
-done
+quantize 2 "${text[@]}" --model "$(tiny_model gpt-oss)" --tokenizer "$work/characters.json" --vector-length 4 --centroids 256 \
+  --stages calibrate,quantize,export
+says "export: .*gpt_oss"
 expect 2 "$VORONOI" quantise
 expect 2 "$VORONOI" eval --model "$work/model"
 says "--text"

@@ -117,10 +117,11 @@ python3 - "$work/text.log" "$work/json.log" <<'PY' || fail "lines of two ranks a
 import json, re, sys
 WHOLE = re.compile(r"(computing on the CPU .* for it|export is left out: .* of --stages|(calibrating|quantizing|evaluating): .*left.*|quantization finished|"
                    r"peak memory of a rank: .*B|.*: \d+ layers, .* in all starts|quantizing \(rtn\): .* layers.*|"
+                   r"calibration text .*: \d+ windows, \d+ tokens, of \d+ in the text.*|calibrated .* tokens a second through a block.*|"
                    r"warning: not exported: export: --group-size 64 does not divide .*|"
                    r"(rank 1: )?warning: (block \d [a-z_]+: the Hessian needed a damping of \S+ of its mean diagonal to factor|"
                    r".*: 1 tensors are not part of a llama model and are not read; the first is .*stray\.weight.*)|report: .*/report\.html)")
-STARTS = re.compile(r"warning: |computing on |export is left out|calibrating: |quantizing \(|evaluating: |quantization finished|peak memory |report: ")
+STARTS = re.compile(r"warning: |computing on |calibration text |export is left out|calibrating: |quantizing \(|evaluating: |quantization finished|peak memory |report: ")
 ranks, n = set(), 0
 for line in open(sys.argv[1]).read().split("\n")[:-1]:
     n += 1
