@@ -173,7 +173,7 @@ CommandSpec quantize_command(run::Settings& o) {
                                       "text for calibration, plain or JSON lines (*.jsonl), or packed (.gz, .zst)",
                                       o.calibration_texts)),
       weights_option(o.calibration_weights),
-      core::text_option("calibration-preset", "NAME",
+      core::text_option("calibration-preset", "PRESET",
                         "texts of a list in place of --calibration-text: " + planning::preset_names() +
                             ", or a file like configs/calibration/debian.json",
                         o.calibration_preset),

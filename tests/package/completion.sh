@@ -29,7 +29,7 @@ complete -p voronoi | grep -q -- '-F _voronoi' || { echo "FAILED: nothing comple
 same "status" sta
 same "--version" --v
 same "quantize" quant
-same "--calibration --calibration-text --calibration-sequences --calibration-context --calibration-held-out" quantize --calibration
+same "--calibration --calibration-text --calibration-sequences --calibration-context --calibration-held-out --calibration-weights --calibration-preset --calibration-data --calibration-duplicates --calibration-experts" quantize --calibration
 same "text.txt" eval --text te
 same "runs" status ru
 same "runs text.txt" inspect ""
