@@ -13,8 +13,8 @@
 namespace voronoi::calib {
 namespace {
 
-// What the allocator holds beyond what is asked for: holes that freed blocks and matrices leave. Seen with
-// two blocks of hidden size 768 and six of 512: 4 to 30 % of one rank's, less on two.
+// What the allocator holds beyond what is asked for: holes that freed blocks and triangles leave. Seen with
+// two blocks of hidden size 768 and six of 512: 4 to 30 % of one rank's, less on two. Whole matrices leave none.
 constexpr double kHeapSlack = 0.2;
 // An operation of a product in fp64, in those of fp32.
 constexpr double kCrossWork = 2;
@@ -229,7 +229,8 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   // The panels that the sums of x x^T are packed into.
   const std::int64_t packed =
       4 * std::min(kernels::kCpuGramValues, std::min(kernels::kCpuGramRows, context) * block.widest);
-  const auto slack = static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + trees));
+  const auto slack =
+      static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + 4 * block.square * nodes.most));
   memory.every.consider(memory.lasting + block.weights + trees + copied_chunk + packed + crossing + slack,
                         "Hessians of a block (widest input: " + block.site + ")");
   // Summing over ranks: all chunks are in their trees; what is left of every site's tree, slices of the widest one

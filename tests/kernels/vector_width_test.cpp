@@ -173,15 +173,15 @@ TEST_F(VectorWidth, DoesNotChangeRotationsAndLatticeCodes) {
 }
 
 TEST_F(VectorWidth, DoesNotChangeTrellisCodes) {
-  for (const auto& [bits, state_bits] : {std::pair{1, 12}, {2, 12}, {3, 13}, {4, 13}, {5, 15}})
+  for (const auto& setting : {std::pair{1, 12}, {2, 12}, {3, 13}, {4, 13}, {5, 15}})
     for (const bool keep_seam : {false, true})
       expect_equal([&] {
         const std::vector<float> target = floats_of(70, 12);
         const std::vector<std::int32_t> begin{0, 32, 80};
         std::vector<std::uint8_t> symbols(80, 1);
         std::vector<float> value(80);
-        kernels_.trellis.search(exec_, {bits, state_bits, TrellisCode::mul1, keep_seam, keep_seam}, 2, begin.data(), 70,
-                                target.data(), symbols.data(), value.data());
+        kernels_.trellis.search(exec_, {setting.first, setting.second, TrellisCode::mul1, keep_seam, keep_seam}, 2,
+                                begin.data(), 70, target.data(), symbols.data(), value.data());
         return symbols;
       });
 }
