@@ -54,8 +54,8 @@ as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 16 -
 # And weights with their moments and sums.
 as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 16 --calibration-context 256 --tune-phases weights
 
-# 80 more blocks: their pages of the model's file, 3 KiB a layer in the lists of what is done and in the report, and 7 KiB in those of an
-# export's tensors, which are four a layer; nothing else.
+# 80 more blocks: their pages of the model's file, 3 KiB a layer in the lists of what is done and in the report, and 8 KiB in those of an
+# export's tensors, which are four a layer, under its own and its file's names; nothing else.
 for blocks in 16 96; do
   python3 "$random_model" "$work/deep$blocks" num_hidden_layers=$blocks
   expect 0 ranks 2 quantize --run "$work/run$blocks" --model "$work/deep$blocks" --calibration-text "$text" --calibration-sequences 4 \
@@ -64,4 +64,4 @@ done
 size() { stat -c %s "$work/deep$1/model.safetensors"; }
 growth=$(($(peak "$work/run96") - $(peak "$work/run16") - $(size 96) + $(size 16)))
 echo "growth over 80 blocks: $((growth / 1024)) KiB"
-[ $growth -lt $((80 * 7 * 10240 + (1 << 21))) ] || fail "80 more blocks took $growth bytes more"
+[ $growth -lt $((80 * 7 * 11264 + (1 << 21))) ] || fail "80 more blocks took $growth bytes more"

@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "fuzz/fuzz.h"
+#include "model/calibration_windows.h"
 #include "model/corpus.h"
 #include "model/packed_text.h"
 #include "model/text_kind.h"
@@ -30,8 +31,10 @@ void run(std::string_view input) {
         const model::Windows windows = model::leading_windows(ids, 16, -1, path);
         require(static_cast<std::int64_t>(windows.ids.size()) == windows.count * windows.context, "size of windows");
       });
-      const model::Windows windows = model::calibration_windows(test::byte_tokenizer(), {text, text}, 5, 8);
-      require(windows.ids.size() == 40, "size of calibration windows");
+      const auto all = model::calibration_windows(test::byte_tokenizer(), {text, text}, {5, 8, {}, true});
+      require(all.windows.ids.size() == 40, "size of calibration windows");
+      const auto once = model::calibration_windows(test::byte_tokenizer(), {text, text}, {5, 8, {2000, 500}, false});
+      require(once.windows.count + once.shares[0].duplicates + once.shares[1].duplicates == 5, "windows that are lost");
     });
 }
 
