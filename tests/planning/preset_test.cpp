@@ -54,7 +54,8 @@ TEST_F(Preset, ListsOfTheProgramAreWhole) {
   for (const KnownPreset& known : known_presets()) {
     const run::Settings settings = taken(std::string(known.name), place(""));
     EXPECT_FALSE(settings.calibration_texts.empty()) << known.name;
-    for (const core::Json& text : core::parse_json(known.json, known.name).at("texts"))
+    const core::Json list = core::parse_json(known.json, known.name);
+    for (const core::Json& text : list.at("texts"))
       EXPECT_TRUE(text.contains("get")) << known.name << ": how to get " << text.at("file");
   }
 }
