@@ -9,6 +9,7 @@
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/product_parts.cuh"
 #include "kernels/cuda/rotated.cuh"
 
 namespace voronoi::kernels {
@@ -123,14 +124,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   float* target = partials + static_cast<std::int64_t>(blockIdx.y) * n_tokens * p.out_features;
-#pragma unroll
-  for (int r = 0; r < kRows; ++r)
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-      const float total = warp_sum(sums[r][t]);
-      if (lane_id() == (r * kTokens + t) % kWarpSize && t < n_tokens && first_row + r < p.out_features)
-        target[t * p.out_features + first_row + r] = total;
-    }
+  store_row_sums(sums, first_row, n_tokens, p.out_features, target);
 }
 
 std::int64_t groups_of(const PackedE8p& p) { return core::ceil_div(p.in_features, std::int64_t{kDim}); }

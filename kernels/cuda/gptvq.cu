@@ -10,6 +10,7 @@
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/product_parts.cuh"
 
 namespace voronoi::kernels {
 namespace gpu {
@@ -139,23 +140,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   float* target = partials + static_cast<std::int64_t>(blockIdx.y) * n_tokens * p.out_features;
-#pragma unroll
-  for (int r = 0; r < kRows; ++r)
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-      const float total = warp_sum(sums[r][t]);
-      if (lane_id() == (r * kTokens + t) % kWarpSize && t < n_tokens && first_row + r < p.out_features)
-        target[t * p.out_features + first_row + r] = total;
-    }
-}
-
-__global__ void add_parts_kernel(std::int64_t n, std::int64_t n_parts, const float* partials, bool accumulate,
-                                 float* out) {
-  for (std::int64_t i = global_thread(); i < n; i += global_threads()) {
-    float sum = 0;
-    for (std::int64_t part = 0; part < n_parts; ++part) sum += partials[part * n + i];
-    out[i] = accumulate ? out[i] + sum : sum;
-  }
+  store_row_sums(sums, first_row, n_tokens, p.out_features, target);
 }
 
 template <int kD, class Out>
@@ -195,8 +180,7 @@ void multiply(Native& gpu, const PackedGptvq& p, std::int64_t n, const float* x,
                                  : product_of<4>(n == 1, bf16);
   launch(gpu, kernel, grid_of(core::ceil_div(p.out_features, std::int64_t{kWarps * kRows}), layout.splits),
          dim3(kThreads), 0, p, layout, static_cast<int>(n), tokens, partials.data());
-  launch(gpu, add_parts_kernel, grid_for(gpu, n * p.out_features, kThreads), dim3(kThreads), 0, n * p.out_features,
-         layout.splits, partials.data(), accumulate, out);
+  add_product_parts(gpu, n * p.out_features, layout.splits, partials.data(), accumulate, out);
 }
 
 void fused_matmul(const Exec& exec, const PackedGptvq& packed, std::int64_t n_tokens, const float* x, bool accumulate,

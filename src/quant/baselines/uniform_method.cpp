@@ -55,11 +55,11 @@ std::optional<UniformLayout> UniformMethod::uniform_layout(const QuantParameters
   return UniformLayout{p.bits, std::max<std::int64_t>(p.group_size, 0), stores_order(parameters)};
 }
 
-std::vector<QuantParameters> UniformMethod::settings(const QuantParameters& base,
-                                                     std::span<const LayerCount> layers) const {
+std::vector<QuantParameters> settings_of_bits(const QuantParameters& base, int least, int most,
+                                              std::span<const LayerCount> layers) {
   std::vector<QuantParameters> settings;
   QuantParameters parameters = base;
-  for (int bits = divided_bits().first; bits <= divided_bits().second; ++bits) {
+  for (int bits = least; bits <= most; ++bits) {
     parameters.get<UniformParameters>().bits = bits;
     if (std::all_of(layers.begin(), layers.end(), [&](const LayerCount& layer) {
           return quant::check_shape(parameters, layer.out_features, layer.in_features).empty();
@@ -67,6 +67,11 @@ std::vector<QuantParameters> UniformMethod::settings(const QuantParameters& base
       settings.push_back(parameters);
   }
   return settings;
+}
+
+std::vector<QuantParameters> UniformMethod::settings(const QuantParameters& base,
+                                                     std::span<const LayerCount> layers) const {
+  return settings_of_bits(base, divided_bits().first, divided_bits().second, layers);
 }
 
 std::optional<QuantParameters> UniformMethod::choose_setting(const QuantParameters& base, double wanted,

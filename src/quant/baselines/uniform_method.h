@@ -17,6 +17,10 @@ struct UniformParameters {
   std::int64_t group_size = 64;  ///< columns that share a scale; 0 for whole rows
 };
 
+/// `base` with each number of bits from least to most that all layers can have.
+std::vector<QuantParameters> settings_of_bits(const QuantParameters& base, int least, int most,
+                                              std::span<const LayerCount> layers);
+
 class UniformMethod : public Method {
  public:
   const std::vector<Parameter>& parameters() const override;

@@ -66,13 +66,7 @@ class QuipSharp final : public Method {
 
   std::vector<QuantParameters> settings(const QuantParameters& base,
                                         std::span<const LayerCount> /*layers*/) const override {
-    std::vector<QuantParameters> settings;
-    QuantParameters parameters = base;
-    for (int bits = kLeastLatticeBits; bits <= kMostLatticeBits; ++bits) {
-      parameters.get<UniformParameters>().bits = bits;
-      settings.push_back(parameters);
-    }
-    return settings;
+    return settings_of_bits(base, kLeastLatticeBits, kMostLatticeBits, {});
   }
   std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
                                                 std::span<const LayerCount> layers) const override {

@@ -95,13 +95,7 @@ class Trellis final : public Method {
 
   std::vector<QuantParameters> settings(const QuantParameters& base,
                                         std::span<const LayerCount> /*layers*/) const override {
-    std::vector<QuantParameters> settings;
-    QuantParameters parameters = base;
-    for (int bits = 1; bits <= kernels::kMostTrellisBits; ++bits) {
-      parameters.get<UniformParameters>().bits = bits;
-      settings.push_back(parameters);
-    }
-    return settings;
+    return settings_of_bits(base, 1, kernels::kMostTrellisBits, {});
   }
   std::optional<QuantParameters> choose_setting(const QuantParameters& base, double wanted,
                                                 std::span<const LayerCount> layers) const override {
