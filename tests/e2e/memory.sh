@@ -9,14 +9,14 @@ head -c 100000 "$calibration_text" >"$text"
 peak() { sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$1/journal.log" | sort -n | tail -n 1; }
 
 # as_planned RANKS OPTIONS...; `part` (when not empty) is the stage that is to need most of all. What the allocator holds beyond the arrays
-# depends on where the small blocks of other threads come to lie: of eight runs one is to be as planned.
+# depends on where the small blocks of other threads come to lie: of three runs one is to be as planned.
 part=
 as_planned() {
   local n=$1 try
   shift
   expect 0 "$VORONOI" plan "$@" --ranks "$n" --json
   cp "$work/stdout" "$work/plan.json"
-  for try in 1 2 3 4 5 6 7 8; do
+  for try in 1 2 3; do
     rm -rf "$work/run"
     expect 0 ranks "$n" quantize --run "$work/run" "$@"
     if near_plan "$(peak "$work/run")"; then return; fi
