@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/types.h"
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/scratch.h"
 
@@ -30,6 +31,8 @@ void cpu_gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t 
                  core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c, std::int64_t ldc) {
   VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
   require_half(dtype);
+  if (dtype == core::DType::bf16)
+    return cpu_bf16_product(exec, {m, n, k, {a, nullptr, lda, true}, {nullptr, w, ldw, true}, beta, c, ldc});
   Scratch<float> left(m * k), right(n * k);
   convert_rows(exec, m, k, a, lda, left.data(), [dtype](float value) { return core::round_to(dtype, value); });
   convert_rows(exec, n, k, w, ldw, right.data(),
@@ -41,6 +44,7 @@ void cpu_gram_accumulate_rounded(const Exec& exec, std::int64_t n_rows, std::int
                                  std::int64_t ldx, core::DType dtype, double* sum) {
   if (dtype == core::DType::f32) return cpu_gram_accumulate(exec, n_rows, n, x, ldx, sum);
   require_half(dtype);
+  if (dtype == core::DType::bf16) return cpu_bf16_gram(exec, n_rows, n, x, ldx, sum);
   Scratch<float> rounded(n_rows * n);
   convert_rows(exec, n_rows, n, x, ldx, rounded.data(), [dtype](float value) { return core::round_to(dtype, value); });
   cpu_gram_accumulate(exec, n_rows, n, rounded.data(), n, sum);
