@@ -22,7 +22,8 @@ namespace {
 constexpr std::array<std::pair<std::string_view, Bf16Unit>, 3> kUnits{
     {{"tiles", Bf16Unit::tiles}, {"vectors", Bf16Unit::vectors}, {"portable", Bf16Unit::portable}}};
 
-// Values of B packed at a time, panels of a task's block (of its rows, and at most of its columns), steps of k at a time.
+// Values of B packed at a time, panels of a task's block (of its rows, and at most of its columns), steps of k at a
+// time.
 constexpr std::int64_t kSlabValues = 4 << 20, kBlockPanels = 16, kPartSteps = 16;
 
 Bf16Unit choose_unit() {
@@ -59,7 +60,8 @@ class Block {
 
   /// kBf16Panel sums of a row, from column `column_panel` * kBf16Panel on.
   const float* row(std::int64_t row, std::int64_t column_panel) const {
-    return sums_.data() + (row / kBf16Panel * column_panels_ + column_panel) * kBf16Tile + row % kBf16Panel * kBf16Panel;
+    return sums_.data() + (row / kBf16Panel * column_panels_ + column_panel) * kBf16Tile +
+           row % kBf16Panel * kBf16Panel;
   }
 
  private:
@@ -103,9 +105,8 @@ void multiply(const Exec& exec, const Bf16Product& x, Part part, Bf16Unit unit, 
   const std::int64_t steps = core::ceil_div(x.k, kBf16Depth), panel = steps * kBf16StepValues;
   const std::int64_t row_panels = core::ceil_div(x.m, kBf16Panel), column_panels = core::ceil_div(x.n, kBf16Panel);
   Scratch<std::uint16_t> rows(row_panels * panel);
-  exec.pool->parallel_for(row_panels, [&](std::int64_t i) {
-    pack_bf16_rows(x.a, x.m, x.k, i * kBf16Panel, rows.data() + i * panel);
-  });
+  exec.pool->parallel_for(
+      row_panels, [&](std::int64_t i) { pack_bf16_rows(x.a, x.m, x.k, i * kBf16Panel, rows.data() + i * panel); });
   const std::int64_t slab = std::clamp<std::int64_t>(kSlabValues / std::max<std::int64_t>(panel, 1), 1, column_panels);
   const std::int64_t blocks = core::ceil_div(row_panels, kBlockPanels);
   Scratch<std::uint16_t> columns(slab * panel);
@@ -116,14 +117,14 @@ void multiply(const Exec& exec, const Bf16Product& x, Part part, Bf16Unit unit, 
     });
     // Narrower blocks where there would be few for the threads: the bits do not depend on it.
     std::int64_t width = kBlockPanels;
-    while (width > 2 && blocks * core::ceil_div(here, width) < 4 * exec.pool->size() && exec.pool->size() > 1) width /= 2;
+    while (width > 2 && blocks * core::ceil_div(here, width) < 4 * exec.pool->size() && exec.pool->size() > 1)
+      width /= 2;
     const std::int64_t chunks = core::ceil_div(here, width);
     exec.pool->parallel_for(blocks * chunks, [&](std::int64_t task) {
       // Lower blocks of rows have the most columns when only the lower part is wanted: first.
       const std::int64_t i = (blocks - 1 - task / chunks) * kBlockPanels, j = task % chunks * width;
       const std::int64_t in_rows = std::min(kBlockPanels, row_panels - i), in_columns = std::min(width, here - j);
-      const std::int64_t diagonal =
-          part == Part::lower ? (i - first - j) * kBf16Panel : in_columns * kBf16Panel;
+      const std::int64_t diagonal = part == Part::lower ? (i - first - j) * kBf16Panel : in_columns * kBf16Panel;
       if (diagonal + in_rows * kBf16Panel <= 0) return;
       Block block(unit, in_rows, in_columns);
       block.multiply(steps, rows.data() + i * panel, columns.data() + j * panel, diagonal);

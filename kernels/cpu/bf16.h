@@ -37,7 +37,8 @@ struct Bf16Operand {
   bool along_k = true;
 };
 
-/// C [m, n] = A B^T + beta C for A [m, k] and B [n, k]; beta is 0 or 1. The product is summed from 0 and added to C once.
+/// C [m, n] = A B^T + beta C for A [m, k] and B [n, k]; beta is 0 or 1. The product is summed from 0 and added to C
+/// once.
 struct Bf16Product {
   std::int64_t m, n, k;
   Bf16Operand a, b;

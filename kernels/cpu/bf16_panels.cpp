@@ -68,8 +68,7 @@ void pairs_across_k(std::int64_t count, std::int64_t depth, const T* x, std::int
   if (count < kBf16Panel || depth < kBf16Depth) {
     std::fill_n(tile, kBf16StepValues, std::uint16_t{0});
     for (std::int64_t p = 0; p < depth; ++p)
-      for (std::int64_t c = 0; c < count; ++c)
-        tile[(p / 2 * kBf16Panel + c) * 2 + p % 2] = bits_of(x[p * ld + c]);
+      for (std::int64_t c = 0; c < count; ++c) tile[(p / 2 * kBf16Panel + c) * 2 + p % 2] = bits_of(x[p * ld + c]);
     return;
   }
   for (std::int64_t pair = 0; pair < kPairs; ++pair, x += 2 * ld, tile += 2 * kBf16Panel) {
@@ -105,7 +104,8 @@ void pack_step(const Bf16Operand& x, bool rows, std::int64_t count, std::int64_t
                std::int64_t p, std::uint16_t* tile) {
   const T* source = at<T>(x, first, p);
   if (x.along_k == rows)
-    return x.along_k ? rows_along_k(count, depth, source, x.ld, tile) : pairs_across_k(count, depth, source, x.ld, tile);
+    return x.along_k ? rows_along_k(count, depth, source, x.ld, tile)
+                     : pairs_across_k(count, depth, source, x.ld, tile);
   if constexpr (sizeof(T) == 2)
     if (x.along_k && count == kBf16Panel && depth == kBf16Depth) return turn_tile(source, x.ld, tile);
   alignas(64) std::uint16_t other[kBf16StepValues];
@@ -268,7 +268,7 @@ HWY_NOINLINE void few_columns(const Bf16Product& x, std::int64_t j, const float*
 template <bool kFlush>
 void few_columns_of(const Bf16Product& x, std::int64_t j, const float* rows, std::int64_t ld_rows, float* sums) {
   static_assert(kBf16FewRows == 4);
-  const auto kernel = x.m == 1   ? few_columns<1, kFlush>
+  const auto kernel = x.m == 1 ? few_columns<1, kFlush>
                       : x.m == 2 ? few_columns<2, kFlush>
                       : x.m == 3 ? few_columns<3, kFlush>
                                  : few_columns<4, kFlush>;

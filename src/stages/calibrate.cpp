@@ -292,7 +292,7 @@ class Calibration {
         calib::block_work(work_.config(), block, windows.count, windows.context,
                           {work_.settings.hessian == "guided", 0, work_.sequential(),
                            work_.settings.target == "asymmetric", work_.settings.calibration_experts == "all"});
-    const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
+    const double forward = planning::forward_rate(work_.rates, work_.context.device(), work_.settings.dtype);
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }
 

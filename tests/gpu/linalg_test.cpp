@@ -155,7 +155,8 @@ TEST_F(LinalgTest, Gemm16RoundsOneOperandAndSumsInSinglePrecision) {
   for (const core::DType dtype : {core::DType::f16, core::DType::bf16})
     for (const auto& size : std::vector<std::vector<std::int64_t>>{{1, 1, 1}, {3, 70, 33}, {65, 31, 200}})
       for (const auto& [beta, transpose_w] : {std::pair{0.0F, true}, {1.0F, true}, {0.0F, false}, {1.0F, false}}) {
-        const std::int64_t m = size[0], n = size[1], k = size[2], lda = k + 1, ldw = (transpose_w ? k : n) + 2, ldc = n + 3;
+        const std::int64_t m = size[0], n = size[1], k = size[2], lda = k + 1, ldw = (transpose_w ? k : n) + 2,
+                           ldc = n + 3;
         const std::vector<float> a = test::normal_values(m * lda, 6),
                                  w = test::normal_values((transpose_w ? n : k) * ldw, 7),
                                  before = test::normal_values(m * ldc, 8);

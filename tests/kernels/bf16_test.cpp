@@ -66,7 +66,8 @@ std::vector<float> values_of(Kind kind, std::int64_t n, std::uint32_t seed) {
     if (kind == Kind::normal)
       value = normal(engine);
     else
-      value = std::bit_cast<float>(kind == Kind::any_bits ? bits : (bits & 0x807FFFFFU) | (56 + (bits >> 23) % 16) << 23);
+      value =
+          std::bit_cast<float>(kind == Kind::any_bits ? bits : (bits & 0x807FFFFFU) | (56 + (bits >> 23) % 16) << 23);
   }
   return values;
 }
@@ -108,7 +109,7 @@ class Bf16 : public ::testing::Test {
 };
 
 TEST_F(Bf16, EveryUnitKeepsTheOrder) {
-  const std::vector<std::array<std::int64_t, 3>> sizes{{1, 70, 40}, {3, 33, 1}, {4, 65, 64}, {5, 17, 31},
+  const std::vector<std::array<std::int64_t, 3>> sizes{{1, 70, 40},   {3, 33, 1},    {4, 65, 64},  {5, 17, 31},
                                                        {37, 50, 100}, {20, 40, 600}, {290, 18, 33}};
   for (const Kind kind : kKinds)
     for (const auto& [m, n, k] : sizes) {
@@ -158,8 +159,8 @@ TEST_F(Bf16, SubnormalResultsAreFlushedOnceTheyAreRounded) {
         for (std::size_t j = 0; j < 64; ++j) w[j * 32] = 0x1p-63F, w[j * 32 + 2] = 0x1p-76F;
         const std::vector<std::uint16_t> bits = bits_of(w);
         std::vector<float> c(at(m * 64), 7.0F);
-        cpu_bf16_product(exec_, {m, 64, 32, {a.data(), nullptr, 32, true}, {nullptr, bits.data(), 32, true}, 0, c.data(), 64},
-                         unit);
+        cpu_bf16_product(
+            exec_, {m, 64, 32, {a.data(), nullptr, 32, true}, {nullptr, bits.data(), 32, true}, 0, c.data(), 64}, unit);
         for (const float value : c) ASSERT_EQ(value, s < 3 ? kNormal : 0.0F) << static_cast<int>(unit) << " " << s;
       }
 }
