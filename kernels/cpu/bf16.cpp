@@ -1,5 +1,5 @@
 // Panels of A for the whole product, of B for as many columns as stay in a last-level cache; each task takes a block of
-// both that stays in the second-level cache, a part of k at a time, so that the columns at work stay in the first.
+// both that stays in the second-level cache, a part of k at a time.
 #include "kernels/cpu/bf16.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ constexpr std::array<std::pair<std::string_view, Bf16Unit>, 3> kUnits{
 
 // Values of B packed at a time, panels of a task's block (of its rows, and at most of its columns), steps of k at a
 // time.
-constexpr std::int64_t kSlabValues = 4 << 20, kBlockPanels = 16, kPartSteps = 16;
+constexpr std::int64_t kSlabValues = 4 << 20, kBlockPanels = 16, kTileSteps = 32, kVectorSteps = 16;
 
 Bf16Unit choose_unit() {
   if (const char* wanted = std::getenv("VORONOI_BF16_UNIT"); wanted != nullptr && *wanted != '\0') {
@@ -46,13 +46,12 @@ class Block {
         row_panels_(row_panels),
         column_panels_(column_panels),
         sums_(row_panels * column_panels * kBf16Tile),
-        wide_(unit == Bf16Unit::tiles ? 0 : kPartSteps * kBf16StepValues) {
-    std::fill_n(sums_.data(), row_panels * column_panels * kBf16Tile, 0.0F);
-  }
+        wide_(unit == Bf16Unit::tiles ? 0 : kVectorSteps * kBf16StepValues) {}
 
-  /// a, b: the first panels, `steps` deep. Tiles wholly right of the diagonal (column - row = diagonal) are left out.
+  /// sums = the product; a, b: the first panels, `steps` deep. Tiles wholly right of the diagonal (column - row =
+  /// diagonal) are left out.
   void multiply(std::int64_t steps, const std::uint16_t* a, const std::uint16_t* b, std::int64_t diagonal) {
-    if (unit_ == Bf16Unit::tiles)
+    if (unit_ == Bf16Unit::tiles && steps > 0)
       by_tiles(steps, a, b, diagonal);
     else
       by_vectors(steps, a, b, diagonal);
@@ -68,23 +67,24 @@ class Block {
   void by_tiles(std::int64_t steps, const std::uint16_t* a, const std::uint16_t* b, std::int64_t diagonal) {
     const std::int64_t panel = steps * kBf16StepValues;
     const TileScope scope;
-    for (std::int64_t s = 0; s < steps; s += kPartSteps)
+    for (std::int64_t s = 0; s < steps; s += kTileSteps)
       for (std::int64_t j = 0; j < column_panels_; j += 2)
         for (std::int64_t i = 0; i < row_panels_; i += 2) {
           if (j * kBf16Panel > (i + 2) * kBf16Panel - 1 + diagonal) continue;
-          multiply_tiles(row_panels_ - i, column_panels_ - j, std::min(kPartSteps, steps - s),
+          multiply_tiles(row_panels_ - i, column_panels_ - j, std::min(kTileSteps, steps - s), s == 0,
                          a + i * panel + s * kBf16StepValues, panel, b + j * panel + s * kBf16StepValues, panel,
                          sums_.data() + (i * column_panels_ + j) * kBf16Tile, column_panels_ * kBf16Tile);
         }
   }
 
   void by_vectors(std::int64_t steps, const std::uint16_t* a, const std::uint16_t* b, std::int64_t diagonal) {
+    std::fill_n(sums_.data(), row_panels_ * column_panels_ * kBf16Tile, 0.0F);
     const bool flush = unit_ == Bf16Unit::portable;
     std::optional<FlushScope> scope;
     if (!flush) scope.emplace();
     for (std::int64_t i = 0; i < row_panels_; ++i)
-      for (std::int64_t s = 0; s < steps; s += kPartSteps) {
-        const std::int64_t part = std::min(kPartSteps, steps - s);
+      for (std::int64_t s = 0; s < steps; s += kVectorSteps) {
+        const std::int64_t part = std::min(kVectorSteps, steps - s);
         widen_bf16_rows(part, flush, a + (i * steps + s) * kBf16StepValues, wide_.data());
         for (std::int64_t j = 0; j < column_panels_ && j * kBf16Panel <= (i + 1) * kBf16Panel - 1 + diagonal; ++j)
           multiply_bf16_vectors(part, flush, wide_.data(), b + (j * steps + s) * kBf16StepValues,

@@ -36,25 +36,28 @@ VORONOI_TILES void release() { _tile_release(); }
 
 /// Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 columns. The numbers of tiles are part of the instructions.
 template <bool kTwoRows, bool kTwoColumns>
-VORONOI_TILES void multiply(std::int64_t steps, const std::uint16_t* a, std::int64_t ld_a, const std::uint16_t* b,
-                            std::int64_t ld_b, float* sums, std::int64_t ld_sums) {
+VORONOI_TILES void multiply(std::int64_t steps, bool begin, const std::uint16_t* a, std::int64_t ld_a,
+                            const std::uint16_t* b, std::int64_t ld_b, float* sums, std::int64_t ld_sums) {
   constexpr int kLine = 64;
-  _tile_loadd(0, sums, kLine);
-  if constexpr (kTwoColumns) _tile_loadd(1, sums + kBf16Tile, kLine);
-  if constexpr (kTwoRows) _tile_loadd(2, sums + ld_sums, kLine);
-  if constexpr (kTwoRows && kTwoColumns) _tile_loadd(3, sums + ld_sums + kBf16Tile, kLine);
+  if (begin) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, kLine);
+    if constexpr (kTwoColumns) _tile_loadd(1, sums + kBf16Tile, kLine);
+    if constexpr (kTwoRows) _tile_loadd(2, sums + ld_sums, kLine);
+    if constexpr (kTwoRows && kTwoColumns) _tile_loadd(3, sums + ld_sums + kBf16Tile, kLine);
+  }
   for (std::int64_t s = 0; s < steps; ++s, a += kBf16StepValues, b += kBf16StepValues) {
     _tile_loadd(6, b, kLine);
     _tile_loadd(4, a, kLine);
+    if constexpr (kTwoColumns) _tile_loadd(7, b + ld_b, kLine);
+    if constexpr (kTwoRows) _tile_loadd(5, a + ld_a, kLine);
     _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kTwoColumns) {
-      _tile_loadd(7, b + ld_b, kLine);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if constexpr (kTwoRows) {
-      _tile_loadd(5, a + ld_a, kLine);
-      _tile_dpbf16ps(2, 5, 6);
-    }
+    if constexpr (kTwoColumns) _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kTwoRows) _tile_dpbf16ps(2, 5, 6);
     if constexpr (kTwoRows && kTwoColumns) _tile_dpbf16ps(3, 5, 7);
   }
   _tile_stored(0, sums, kLine);
@@ -73,11 +76,12 @@ bool has_tiles() {
 TileScope::TileScope() { configure(); }
 TileScope::~TileScope() { release(); }
 
-void multiply_tiles(std::int64_t row_panels, std::int64_t column_panels, std::int64_t steps, const std::uint16_t* a,
-                    std::int64_t ld_a, const std::uint16_t* b, std::int64_t ld_b, float* sums, std::int64_t ld_sums) {
+void multiply_tiles(std::int64_t row_panels, std::int64_t column_panels, std::int64_t steps, bool begin,
+                    const std::uint16_t* a, std::int64_t ld_a, const std::uint16_t* b, std::int64_t ld_b, float* sums,
+                    std::int64_t ld_sums) {
   const auto kernel = row_panels > 1 ? (column_panels > 1 ? multiply<true, true> : multiply<true, false>)
                                      : (column_panels > 1 ? multiply<false, true> : multiply<false, false>);
-  kernel(steps, a, ld_a, b, ld_b, sums, ld_sums);
+  kernel(steps, begin, a, ld_a, b, ld_b, sums, ld_sums);
 }
 
 }  // namespace voronoi::kernels
@@ -91,8 +95,8 @@ namespace voronoi::kernels {
 bool has_tiles() { return false; }
 TileScope::TileScope() { VORONOI_REQUIRE(has_tiles(), "there are no tiles"); }
 TileScope::~TileScope() = default;
-void multiply_tiles(std::int64_t, std::int64_t, std::int64_t, const std::uint16_t*, std::int64_t, const std::uint16_t*,
-                    std::int64_t, float*, std::int64_t) {
+void multiply_tiles(std::int64_t, std::int64_t, std::int64_t, bool, const std::uint16_t*, std::int64_t,
+                    const std::uint16_t*, std::int64_t, float*, std::int64_t) {
   VORONOI_REQUIRE(has_tiles(), "there are no tiles");
 }
 
