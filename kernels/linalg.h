@@ -21,9 +21,14 @@ struct LinalgKernels {
                    double alpha, const double* a, std::int64_t lda, const double* b, std::int64_t ldb, double beta,
                    double* c, std::int64_t ldc);
   /// C [m, n] = A [m, k] W^T + beta C with W [n, k] stored in 16 bits (bits of `dtype`, f16 or bf16): A is rounded to
-  /// that type, products are exact and summed in fp32. beta is 0 or 1. What a GPU's tensor cores do.
+  /// that type, products are exact and summed in fp32. beta is 0 or 1. What a GPU's tensor cores do. On the CPU a row's
+  /// result does not depend on the rows beside it; kernels/cpu/bf16.h has the order of bf16's sums.
   void (*gemm_16)(const Exec&, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
                   core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c, std::int64_t ldc);
+  /// The same for C [m, n] = A [m, k] W + beta C with W [k, n]: what gemm_16 means for its input.
+  void (*gemm_16_back)(const Exec&, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
+                       core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c,
+                       std::int64_t ldc);
   /// sum += the lower triangle (row >= column) of X^T X, row by row [n (n + 1) / 2], for X [n_rows, n] rounded to
   /// `dtype` (f32: as it is; f16 or bf16: the values that the layer's product sees): products in fp32 over a bounded
   /// number of rows (a constant of the device) at a time, merged in fp64.

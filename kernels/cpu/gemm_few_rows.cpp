@@ -27,31 +27,6 @@ constexpr int kFewVectors = 2;  // of rows of B at a time: chains enough to hide
 constexpr std::int64_t kFewColumns = kFewVectors * kFewLanes;
 constexpr std::int64_t kFewDepth = 4;  // of k turned at a time: what 16 bytes hold
 
-/// Four values of every fourth row, from `source` on, a block of 16 bytes a row.
-template <class D>
-HWY_INLINE hn::Vec<D> blocks_of_rows(D d, const float* source, std::int64_t ld) {
-  if constexpr (hn::MaxLanes(D()) == 4) {
-    return hn::LoadU(d, source);
-  } else {
-    const hn::Half<D> half;
-    constexpr auto kRows = static_cast<std::int64_t>(hn::MaxLanes(D()) / 2);
-    return hn::Combine(d, blocks_of_rows(half, source + kRows * ld, ld), blocks_of_rows(half, source, ld));
-  }
-}
-
-/// turned[q] = value q of kFewLanes rows.
-HWY_INLINE void turn_rows(const float* source, std::int64_t ld, FewVector* turned) {
-  const FewTag d;
-  const FewVector r0 = blocks_of_rows(d, source, ld), r1 = blocks_of_rows(d, source + ld, ld),
-                  r2 = blocks_of_rows(d, source + 2 * ld, ld), r3 = blocks_of_rows(d, source + 3 * ld, ld);
-  const FewVector low02 = hn::InterleaveLower(d, r0, r2), high02 = hn::InterleaveUpper(d, r0, r2),
-                  low13 = hn::InterleaveLower(d, r1, r3), high13 = hn::InterleaveUpper(d, r1, r3);
-  turned[0] = hn::InterleaveLower(d, low02, low13);
-  turned[1] = hn::InterleaveUpper(d, low02, low13);
-  turned[2] = hn::InterleaveLower(d, high02, high13);
-  turned[3] = hn::InterleaveUpper(d, high02, high13);
-}
-
 /// Columns [j, j + kFewColumns) of C.
 template <int kRows>
 void few_columns(const MatrixProduct<float>& x, std::int64_t j) {
@@ -70,7 +45,7 @@ void few_columns(const MatrixProduct<float>& x, std::int64_t j) {
     for (; p + kFewDepth <= end; p += kFewDepth)
       for (int vector = 0; vector < kFewVectors; ++vector) {
         FewVector turned[kFewDepth];
-        turn_rows(b + vector * kFewLanes * x.ldb + p, x.ldb, turned);
+        turn_rows(d, b + vector * kFewLanes * x.ldb + p, x.ldb, turned);
         for (std::int64_t q = 0; q < kFewDepth; ++q) add(p + q, vector, turned[q]);
       }
     for (; p < end; ++p)

@@ -11,6 +11,10 @@ namespace voronoi::kernels {
 /// See LinalgKernels::gemm_16.
 void cpu_gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
                  core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c, std::int64_t ldc);
+/// See LinalgKernels::gemm_16_back.
+void cpu_gemm_16_back(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
+                      std::int64_t lda, core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta,
+                      float* c, std::int64_t ldc);
 /// See LinalgKernels::gram_accumulate.
 void cpu_gram_accumulate_rounded(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x,
                                  std::int64_t ldx, core::DType dtype, double* sum);

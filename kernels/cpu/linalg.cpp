@@ -147,6 +147,7 @@ LinalgKernels cpu_linalg_kernels() {
   return {.gemm_f32 = gemm<float>,
           .gemm_f64 = gemm<double>,
           .gemm_16 = cpu_gemm_16,
+          .gemm_16_back = cpu_gemm_16_back,
           .gram_accumulate = cpu_gram_accumulate_rounded,
           .cholesky_lower_f64 = cholesky_lower,
           .invert_lower_f64 = invert_lower,

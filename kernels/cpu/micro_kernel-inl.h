@@ -124,6 +124,31 @@ HWY_INLINE void transpose_block(const T* source, std::int64_t ld, T* target, std
     hn::StoreU(hn::InterleaveUpper(d, r0, r1), d, target + stride);
   }
 }
+
+/// 16 bytes of every fourth row, from `source` on, a block of them a row.
+template <class D, class T>
+HWY_INLINE hn::Vec<D> blocks_of_rows(D d, const T* source, std::int64_t ld) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    return hn::BitCast(d, hn::LoadU(hn::Repartition<T, D>(), source));
+  } else {
+    const hn::Half<D> half;
+    constexpr auto kRows = static_cast<std::int64_t>(hn::MaxLanes(D()) / 2);
+    return hn::Combine(d, blocks_of_rows(half, source + kRows * ld, ld), blocks_of_rows(half, source, ld));
+  }
+}
+
+/// turned[q] = the q-th 32 bits of as many rows as a vector of `d` has lanes, q < 4; ld: elements of T between rows.
+template <class D, class T>
+HWY_INLINE void turn_rows(D d, const T* source, std::int64_t ld, hn::Vec<D>* turned) {
+  const auto r0 = blocks_of_rows(d, source, ld), r1 = blocks_of_rows(d, source + ld, ld),
+             r2 = blocks_of_rows(d, source + 2 * ld, ld), r3 = blocks_of_rows(d, source + 3 * ld, ld);
+  const auto low02 = hn::InterleaveLower(d, r0, r2), high02 = hn::InterleaveUpper(d, r0, r2),
+             low13 = hn::InterleaveLower(d, r1, r3), high13 = hn::InterleaveUpper(d, r1, r3);
+  turned[0] = hn::InterleaveLower(d, low02, low13);
+  turned[1] = hn::InterleaveUpper(d, low02, low13);
+  turned[2] = hn::InterleaveLower(d, high02, high13);
+  turned[3] = hn::InterleaveUpper(d, high02, high13);
+}
 #endif
 
 /// `count` rows of k elements, `ld` apart, packed [k, kPacked] (a transpose) with zeros behind.

@@ -153,6 +153,7 @@ void gemm(const Exec& exec, bool transpose_a, bool transpose_b, std::int64_t m, 
     gemm_chain(native, product);
 }
 
+template <bool kTransposeW>
 void gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
              core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c, std::int64_t ldc) {
   VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
@@ -161,7 +162,7 @@ void gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, c
   if (k == 0) return launch(native, scale_rows<float>, grid_over(m, n), kThreads, 0, m, n, beta, c, ldc);
   const Scratch<std::uint16_t> rounded(native, m * padded(k));
   round_to_16(native, dtype, m, k, a, lda, rounded.data(), padded(k));
-  native.blas->gemm_16(dtype, false, true, m, n, k, rounded.data(), padded(k), w, ldw, beta, c, ldc);
+  native.blas->gemm_16(dtype, false, kTransposeW, m, n, k, rounded.data(), padded(k), w, ldw, beta, c, ldc);
 }
 
 // Rows of X summed in fp32 before they meet the fp64 sum: on an H100 the bf16 products of 4096 rows then cost about as
@@ -213,7 +214,8 @@ std::int64_t invert_lower(const Exec& exec, std::int64_t n, double* l, std::int6
 LinalgKernels cuda_linalg_kernels() {
   return {.gemm_f32 = gemm<float>,
           .gemm_f64 = gemm<double>,
-          .gemm_16 = gemm_16,
+          .gemm_16 = gemm_16<true>,
+          .gemm_16_back = gemm_16<false>,
           .gram_accumulate = gram_accumulate,
           .cholesky_lower_f64 = cholesky_lower,
           .invert_lower_f64 = invert_lower,

@@ -64,6 +64,10 @@ void multiply_transposed(backend::Context& context, const LinearWeight& weight, 
   if (weight.packed)
     return multiply_transposed(context, decoded(context, *weight.packed, core::DType::f32), n_rows, n_out, n_in, dy,
                                accumulate, dx);
+  const float beta = accumulate ? 1.0F : 0.0F;
+  if (weight.dtype == core::DType::bf16)
+    return context.linalg().gemm_16_back(context.exec(), n_rows, n_in, n_out, dy, n_out, weight.dtype,
+                                         weight.narrow.data(), n_in, beta, dx, n_in);
   backend::Array<float> widened;
   if (weight.dtype != core::DType::f32) {
     std::vector<std::int32_t> rows(static_cast<std::size_t>(n_out));
@@ -73,8 +77,7 @@ void multiply_transposed(backend::Context& context, const LinearWeight& weight, 
     gather_rows(context, weight, ids.data(), n_out, n_in, widened.data());
   }
   context.linalg().gemm_f32(context.exec(), false, false, n_rows, n_in, n_out, 1.0F, dy, n_out,
-                            widened.empty() ? weight.wide.data() : widened.data(), n_in, accumulate ? 1.0F : 0.0F, dx,
-                            n_in);
+                            widened.empty() ? weight.wide.data() : widened.data(), n_in, beta, dx, n_in);
 }
 
 void gather_rows(backend::Context& context, const LinearWeight& weight, const std::int32_t* ids, std::int64_t n_ids,

@@ -45,8 +45,9 @@ LinearWeight decoded(backend::Context& context, const format::PackedMatrix& pack
 void multiply(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
               std::int64_t n_in, const float* x, bool accumulate, float* out);
 
-/// dx [n_rows, n_in] = dy [n_rows, n_out] W, added to dx when `accumulate`, in fp32 whatever the weight's type: what
-/// multiply() means for its input. A packed matrix is decoded first.
+/// dx [n_rows, n_in] = dy [n_rows, n_out] W, added to dx when `accumulate`: what multiply() means for its input. A bf16
+/// weight has dy rounded to it too; otherwise in fp32, since f16 has not the range of derivatives. A packed matrix is
+/// decoded to fp32 first.
 void multiply_transposed(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
                          std::int64_t n_in, const float* dy, bool accumulate, float* dx);
 

@@ -120,7 +120,8 @@ void Transformer::observe_all_experts(bool all) { impl_->all_experts = all; }
 void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer,
                             BlockTape* tape) {
   impl_->check_hidden(hidden);
-  VORONOI_REQUIRE(tape == nullptr || impl_->dtype == core::DType::f32, "the backward pass takes products in f32");
+  VORONOI_REQUIRE(tape == nullptr || impl_->dtype != core::DType::f16,
+                  "the backward pass takes products in f32 or bf16");
   // What is kept of rows that have come so far, at the same place.
   const auto keep = [&](backend::Array<float>& kept, std::int64_t first, std::int64_t n_rows) {
     impl_->context.memory().copy_on_device(impl_->context.exec(), hidden.values.data() + first,

@@ -168,8 +168,9 @@ class Transformer {
   BlockGradients make_gradients(const BlockWeights& weights) const;
   /// The backward pass of run_block, which it computes again from `input`, the hidden states that entered the block:
   /// `gradient`, of their shape, comes in as the loss's derivative by what left the block and leaves as that by what
-  /// entered it. Adds to `gradients` (null: not wanted). The type of the products must be f32. Workspace is bounded as
-  /// run_block's, with the activations of a few sequences besides.
+  /// entered it. Adds to `gradients` (null: not wanted). The type of the products must be f32 or bf16 (of linears and
+  /// head; attention's are in fp32). Workspace is bounded as run_block's, with the activations of a few sequences
+  /// besides.
   void backward_block(const BlockWeights& weights, const HiddenStates& input, HiddenStates& gradient,
                       BlockGradients* gradients, const GradientObserver& observer);
   /// The same, bit for bit, of what run_block kept of hidden states of the gradient's shape.

@@ -304,7 +304,7 @@ void Transformer::backward_block(const BlockWeights& weights, const HiddenStates
   impl_->check_hidden(gradient);
   VORONOI_REQUIRE(input.n_sequences == gradient.n_sequences && input.n_tokens == gradient.n_tokens,
                   "the gradient has the shape of the hidden states");
-  VORONOI_REQUIRE(impl_->dtype == core::DType::f32, "the backward pass takes products in f32");
+  VORONOI_REQUIRE(impl_->dtype != core::DType::f16, "the backward pass takes products in f32 or bf16");
   const Impl::Backward backward{*impl_, weights, gradients, observer};
   const std::int64_t dim = impl_->config.hidden_size;
   impl_->for_each_batch(weights.layer, input, [&](std::int64_t n_sequences, std::int64_t first) {

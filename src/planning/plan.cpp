@@ -164,7 +164,10 @@ class Planner {
     return {calib::hessian_bytes(site, kind), kind.guided, kind.held_out_share > 0, kind.cross, request_.cuda};
   }
 
-  double forward_rate() const { return request_.options.dtype == "f32" ? rates_.gemm : rates_.forward; }
+  double forward_rate() const {
+    return planning::forward_rate(rates_, request_.cuda ? backend::Device::cuda : backend::Device::cpu,
+                                  request_.options.dtype);
+  }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
     plan_.stages.push_back({name, flops, bytes, seconds});

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "core/types.h"
 #include "quant/method.h"
 
 namespace voronoi::planning {
@@ -75,6 +76,12 @@ void probe_linalg(backend::Context& context, Rates& rates) {
   rates.gemm =
       2 * order * order * order / elapsed([&] {
         linalg.gemm_f32(context.exec(), false, true, n, n, n, 1.0F, a.data(), n, b.data(), n, 0.0F, c.data(), n);
+      });
+  std::vector<std::uint16_t> bits;
+  for (const float value : b) bits.push_back(core::float_to_bfloat(value));
+  rates.forward =
+      2 * order * order * order / elapsed([&] {
+        linalg.gemm_16(context.exec(), n, n, n, a.data(), n, core::DType::bf16, bits.data(), n, 0.0F, c.data(), n);
       });
   std::vector<double> sum(n * (n + 1) / 2, 0.0);
   rates.gram = order * order * (order + 1) / elapsed([&] {
@@ -181,9 +188,13 @@ Rates probe_rates(backend::Context& context, const quant::QuantParameters& param
   rates.origin = "measured on this machine by the probe (link and disk assumed)";
   rates.assumed = false;
   probe_linalg(context, rates);
-  rates.forward = rates.gemm;
   probe_vectors(context, parameters, rates);
   return rates;
+}
+
+double forward_rate(const Rates& rates, Device device, const std::string& dtype) {
+  const bool in_16_bits = device == Device::cuda ? dtype != "f32" : dtype == "bf16";
+  return in_16_bits ? rates.forward : rates.gemm;
 }
 
 double seconds(const quant::Work& work, const Rates& rates) {

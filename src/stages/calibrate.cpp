@@ -116,8 +116,12 @@ class Calibration {
   /// What each token counts, for guided Hessians: the whole model forward and backward once, before the first window.
   void weigh_tokens() {
     const Clock::time_point start = Clock::now();
-    std::optional<model::Transformer> exact;  // products in f32, whatever those of the Hessians are
-    if (transformer_.dtype() != core::DType::f32) exact.emplace(mended_, work_.context, core::DType::f32);
+    // Products in f32, whatever those of the Hessians are; but in bf16 on a CPU, where nobody has them unless they were
+    // asked for: they are what makes a pass quick.
+    std::optional<model::Transformer> exact;
+    const bool as_hessians = transformer_.dtype() == core::DType::f32 ||
+                             (transformer_.dtype() == core::DType::bf16 && work_.context.on_host());
+    if (!as_hessians) exact.emplace(mended_, work_.context, core::DType::f32);
     const auto told = [&](std::int64_t done, std::int64_t all) {
       if (work_.world.rank() != 0) return;
       const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
@@ -288,7 +292,7 @@ class Calibration {
         calib::block_work(work_.config(), block, windows.count, windows.context,
                           {work_.settings.hessian == "guided", 0, work_.sequential(),
                            work_.settings.target == "asymmetric", work_.settings.calibration_experts == "all"});
-    const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
+    const double forward = planning::forward_rate(work_.rates, work_.context.device(), work_.settings.dtype);
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }
 

@@ -3,6 +3,9 @@
 // machine; OPENBLAS_CORETYPE chooses OpenBLAS's kernels.
 #include <benchmark/benchmark.h>
 #include <cblas.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstdio>
@@ -11,6 +14,8 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "kernels/cpu/bf16.h"
+#include "kernels/cpu/bf16_tiles.h"
 #include "model/transformer.h"
 #include "model/weights.h"
 
@@ -65,6 +70,54 @@ void gemm_f32_back(benchmark::State& state) {
   for (auto _ : state)
     context.linalg().gemm_f32(context.exec(), false, false, m, n, k, 1.0F, a.data(), k, b.data(), n, 0.0F, c.data(), n);
   set_flops(state, 2.0 * static_cast<double>(m * n) * static_cast<double>(k));
+}
+
+/// range(3): the unit, of kernels::Bf16Unit.
+void gemm_bf16(benchmark::State& state) {
+  const std::int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  const auto unit = static_cast<kernels::Bf16Unit>(state.range(3));
+  if (!kernels::has_bf16_unit(unit)) return state.SkipWithError("not on this machine");
+  backend::Context context(backend::Device::cpu, 1);
+  const std::vector<float> a = random_floats(m * k);
+  std::vector<std::uint16_t> w;
+  for (const float value : random_floats(n * k)) w.push_back(core::float_to_bfloat(value));
+  std::vector<float> c(static_cast<std::size_t>(m * n));
+  for (auto _ : state)
+    kernels::cpu_bf16_product(
+        context.exec(), {m, n, k, {a.data(), nullptr, k, true}, {nullptr, w.data(), k, true}, 0, c.data(), n}, unit);
+  set_flops(state, 2.0 * static_cast<double>(m * n) * static_cast<double>(k));
+}
+
+#if defined(__x86_64__)
+/// What the tile unit does at most: products of tiles that stay where they are.
+__attribute__((target("amx-tile,amx-bf16"))) void multiply_in_place(std::int64_t steps) {
+  for (std::int64_t s = 0; s < steps; ++s) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+void tile_peak(benchmark::State& state) {
+  if (!kernels::has_tiles()) return state.SkipWithError("not on this machine");
+  constexpr std::int64_t kSteps = 1 << 14;
+  const kernels::TileScope scope;
+  for (auto _ : state) multiply_in_place(kSteps);
+  set_flops(state, 4.0 * 2 * static_cast<double>(kSteps * kernels::kBf16Tile * kernels::kBf16Depth));
+}
+BENCHMARK(tile_peak)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+#endif
+
+void gram_bf16(benchmark::State& state) {
+  const std::int64_t n = state.range(0);
+  const auto unit = static_cast<kernels::Bf16Unit>(state.range(1));
+  if (!kernels::has_bf16_unit(unit)) return state.SkipWithError("not on this machine");
+  backend::Context context(backend::Device::cpu, 1);
+  const std::vector<float> x = random_floats(kTokens * n);
+  std::vector<double> sum(static_cast<std::size_t>(n * (n + 1) / 2));
+  for (auto _ : state) kernels::cpu_bf16_gram(context.exec(), kTokens, n, x.data(), n, sum.data(), unit);
+  set_flops(state, static_cast<double>(n * (n + 1)) * static_cast<double>(kTokens));
 }
 
 void gram(benchmark::State& state) {
@@ -251,10 +304,11 @@ void divergence(benchmark::State& state) {
   set_flops(state, 6.0 * static_cast<double>(kTokens * kHidden) * static_cast<double>(kVocab));
 }
 
+/// range(1): in bf16.
 void forward_window_with_head(benchmark::State& state) {
   backend::Context context(backend::Device::cpu, static_cast<int>(state.range(0)));
   const RandomSource source;
-  model::Transformer transformer(source, context);
+  model::Transformer transformer(source, context, state.range(1) != 0 ? core::DType::bf16 : core::DType::f32);
   const model::BlockWeights block = transformer.load_block(0);
   std::vector<std::int32_t> ids;
   for (std::int32_t i = 0; i < kTokens; ++i) ids.push_back(i * 17 % static_cast<std::int32_t>(kVocab));
@@ -286,6 +340,20 @@ BENCHMARK(gemm_f32_back)
     ->Args({512, 576, kVocab, 2})
     ->Unit(benchmark::kMillisecond)
     ->MeasureProcessCPUTime();
+// Units of bf16: 0 tiles, 1 vectors, 2 by comparisons.
+BENCHMARK(gemm_bf16)
+    ->ArgsProduct({{kTokens}, {192, 576, 1536}, {576}, {0, 1}})
+    ->Args({kTokens, 576, 1536, 0})
+    ->Args({kTokens, 576, 1536, 1})
+    ->Args({512, kVocab, 576, 0})
+    ->Args({512, kVocab, 576, 1})
+    ->Args({1, 1536, 576, 0})
+    ->Args({1024, 4096, 4096, 0})
+    ->Args({1024, 4096, 4096, 1})
+    ->Args({1024, 4096, 4096, 2})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime();
+BENCHMARK(gram_bf16)->ArgsProduct({{576, 1536}, {0, 1}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(gram)->ArgsProduct({{576, 1536}, {1, 2}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(cholesky_and_inverse)
     ->ArgsProduct({{576, 1536}, {1, 2}})
@@ -299,7 +367,10 @@ BENCHMARK(forward_block)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->Measure
 BENCHMARK(backward_block)->ArgsProduct({{1, 2}, {0, 1}})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(cross_entropy)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 BENCHMARK(divergence)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
-BENCHMARK(forward_window_with_head)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
+BENCHMARK(forward_window_with_head)
+    ->ArgsProduct({{1, 2}, {0, 1}})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime();
 
 }  // namespace
 }  // namespace voronoi

@@ -18,6 +18,16 @@ for method in "vptq --residual-centroids 16 --outlier-percent 4 --outlier-centro
   expect 0 "$VORONOI" verify "$work/run3"
   [ -z "$(ls "$work/run3/hessians")" ] || fail "Hessians were left behind"
 done
+# In bf16, whatever computes the products: tiles where the machine has them, vectors, or what serves any processor.
+options=("${common[@]}" --method gptq --bits 3 --hessian guided)
+rm -rf "$work"/run*
+expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --dtype bf16 --threads 1
+VORONOI_BF16_UNIT=vectors expect 0 ranks 2 quantize --run "$work/run2" "${options[@]}" --dtype bf16
+VORONOI_BF16_UNIT=portable expect 0 ranks 3 quantize --run "$work/run3" "${options[@]}" --dtype bf16 --hessian-window 2
+same_layers "$work/run1" "$work/run2"
+same_layers "$work/run1" "$work/run3"
+expect 2 ranks 1 quantize --run "$work/run1" "${options[@]}" --dtype f32
+expect 2 env VORONOI_BF16_UNIT=other "$VORONOI" quantize --run "$work/run4" "${options[@]}" --dtype bf16
 # Another seed gives other bytes: the comparison above can fail.
 expect 0 ranks 1 quantize --run "$work/seed1" "${common[@]}" --method vptq --seed 1
 expect 0 ranks 1 quantize --run "$work/seed0" "${common[@]}" --method vptq --seed 0

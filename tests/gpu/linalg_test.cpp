@@ -154,9 +154,11 @@ TEST_F(LinalgTest, LargeProductsKeepTheDigitsOfSinglePrecision) {
 TEST_F(LinalgTest, Gemm16RoundsOneOperandAndSumsInSinglePrecision) {
   for (const core::DType dtype : {core::DType::f16, core::DType::bf16})
     for (const auto& size : std::vector<std::vector<std::int64_t>>{{1, 1, 1}, {3, 70, 33}, {65, 31, 200}})
-      for (const float beta : {0.0F, 1.0F}) {
-        const std::int64_t m = size[0], n = size[1], k = size[2], lda = k + 1, ldw = k + 2, ldc = n + 3;
-        const std::vector<float> a = test::normal_values(m * lda, 6), w = test::normal_values(n * ldw, 7),
+      for (const auto& [beta, transpose_w] : {std::pair{0.0F, true}, {1.0F, true}, {0.0F, false}, {1.0F, false}}) {
+        const std::int64_t m = size[0], n = size[1], k = size[2], lda = k + 1, ldw = (transpose_w ? k : n) + 2,
+                           ldc = n + 3;
+        const std::vector<float> a = test::normal_values(m * lda, 6),
+                                 w = test::normal_values((transpose_w ? n : k) * ldw, 7),
                                  before = test::normal_values(m * ldc, 8);
         std::vector<std::uint16_t> bits(w.size());
         std::vector<float> rounded_a(a.size()), rounded_w(w.size());
@@ -168,9 +170,10 @@ TEST_F(LinalgTest, Gemm16RoundsOneOperandAndSumsInSinglePrecision) {
         const auto da = on_gpu(a);
         const auto dw = on_gpu(bits);
         auto dc = on_gpu(before);
-        gpu().linalg().gemm_16(gpu().exec(), m, n, k, da.data(), lda, dtype, dw.data(), ldw, beta, dc.data(), ldc);
+        const auto gemm = transpose_w ? gpu().linalg().gemm_16 : gpu().linalg().gemm_16_back;
+        gemm(gpu().exec(), m, n, k, da.data(), lda, dtype, dw.data(), ldw, beta, dc.data(), ldc);
         const std::vector<float> c = dc.to_host();
-        const Exact exact = product(false, true, m, n, k, rounded_a, lda, rounded_w, ldw);
+        const Exact exact = product(false, transpose_w, m, n, k, rounded_a, lda, rounded_w, ldw);
         for (std::int64_t i = 0; i < m; ++i)
           for (std::int64_t j = 0; j < ldc; ++j) {
             const float old = before[at(i * ldc + j)];

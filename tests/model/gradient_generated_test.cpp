@@ -234,7 +234,7 @@ TEST(Comparison, IsOfEachModelsOwnPredictions) {
   EXPECT_THROW(model.transformer.compare_predictions(hidden, other.transformer, reference, ids), core::FormatError);
 }
 
-TEST(Gradients, ProductsWith16BitWeightsAreOfTheirWidenedValues) {
+TEST(Gradients, ProductsWith16BitWeightsAreOfTheirWidenedValues) {  // bf16: with derivatives that are rounded to it
   backend::Context context(backend::Device::cpu, 2);
   const std::int64_t n_rows = 5, n_out = 19, n_in = 23;
   std::mt19937 engine(1);
@@ -242,7 +242,7 @@ TEST(Gradients, ProductsWith16BitWeightsAreOfTheirWidenedValues) {
   std::vector<float> w(static_cast<std::size_t>(n_out * n_in)), dy(static_cast<std::size_t>(n_rows * n_out));
   for (float& value : w) value = core::round_to(core::DType::bf16, normal(engine));
   for (float& value : dy) value = normal(engine);
-  const auto product = [&](core::DType dtype) {
+  const auto product = [&](core::DType dtype, const std::vector<float>& derivative) {
     const HostTensor tensor = host_tensor(dtype, w);
     LinearWeight weight;
     weight.dtype = dtype;
@@ -251,11 +251,15 @@ TEST(Gradients, ProductsWith16BitWeightsAreOfTheirWidenedValues) {
     else
       weight.narrow = Array<std::uint16_t>(context, std::span<const std::uint16_t>(tensor.narrow));
     std::vector<float> dx(static_cast<std::size_t>(n_rows * n_in), 2.0F);
-    multiply_transposed(context, weight, n_rows, n_out, n_in, dy.data(), true, dx.data());
+    multiply_transposed(context, weight, n_rows, n_out, n_in, derivative.data(), true, dx.data());
     return dx;
   };
-  const std::vector<float> dx = product(core::DType::f32);
-  EXPECT_EQ(dx, product(core::DType::bf16));
+  const std::vector<float> dx = product(core::DType::f32, dy);
+  EXPECT_EQ(dx, product(core::DType::f16, dy));
+  std::vector<float> rounded = dy;
+  for (float& value : rounded) value = core::round_to(core::DType::bf16, value);
+  const std::vector<float> of_rounded = product(core::DType::f32, rounded), in_bf16 = product(core::DType::bf16, dy);
+  for (std::size_t i = 0; i < dx.size(); ++i) EXPECT_NEAR(in_bf16[i], of_rounded[i], 1e-5);
   for (std::size_t r = 0; r < 5; ++r)
     for (std::size_t i = 0; i < 23; ++i) {
       double sum = 2;
@@ -275,7 +279,7 @@ TEST(Gradients, AreRefusedForOtherShapesAndTypes) {
                core::InternalError);
   EXPECT_THROW(model.transformer.divergence(entered[0], other, 1), core::InternalError);
   EXPECT_THROW(model.transformer.cross_entropy(entered[0], some_ids(19, 37), 1), core::InternalError);
-  Transformer half(source, model.context, core::DType::bf16);
+  Transformer half(source, model.context, core::DType::f16);
   EXPECT_THROW(half.backward_block(half.load_block(0), entered[0], entered[1], nullptr, nullptr), core::InternalError);
 }
 

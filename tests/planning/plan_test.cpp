@@ -251,6 +251,13 @@ TEST(Plan, TheProbeMeasuresEveryRate) {
     EXPECT_GT(rate, 1e6);
     EXPECT_LT(rate, 1e14);
   }
+  // On a CPU products are in fp32 unless bf16 is asked for.
+  const auto rate = [&rates](backend::Device device, const char* dtype) { return forward_rate(rates, device, dtype); };
+  EXPECT_EQ(rate(backend::Device::cpu, "auto"), rates.gemm);
+  EXPECT_EQ(rate(backend::Device::cpu, "f16"), rates.gemm);
+  EXPECT_EQ(rate(backend::Device::cpu, "bf16"), rates.forward);
+  EXPECT_EQ(rate(backend::Device::cuda, "auto"), rates.forward);
+  EXPECT_EQ(rate(backend::Device::cuda, "f32"), rates.gemm);
   quant::Work work;
   work.gemm = 3 * rates.gemm;
   work.factor = 2 * rates.factor;

@@ -1,0 +1,249 @@
+// bf16 products: the order of kernels/cpu/bf16.h, written out here once more, against every unit that this machine has.
+#include "kernels/cpu/bf16.h"
+
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "kernels/kernels.h"
+#include "support/skip.h"
+
+namespace voronoi::kernels {
+namespace {
+
+constexpr float kNormal = 0x1p-126F;
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+float without_subnormal(float value) { return std::fabs(value) < kNormal ? std::copysign(0.0F, value) : value; }
+
+/// a b + c rounded to 24 bits whatever the exponent, then flushed: a double has room for the exponent.
+float chain_step(float a, float b, float c) {
+  a = without_subnormal(a), b = without_subnormal(b), c = without_subnormal(c);
+  const float result = std::fma(a, b, c);
+  if (std::fabs(result) > kNormal || std::isnan(result)) return result;
+  const double exact = std::fma(static_cast<double>(a), static_cast<double>(b), static_cast<double>(c));
+  const auto rounded = static_cast<float>(exact * 0x1p100);
+  return std::fabs(rounded) < kNormal * 0x1p100F ? std::copysign(0.0F, result) : result;
+}
+
+float sum_step(float a, float b) { return without_subnormal(a + b); }
+
+/// Element of rows x and y of k bfloat16 values.
+float element(std::int64_t k, const float* x, const float* y) {
+  float sum = 0;
+  for (std::int64_t step = 0; step < k; step += 32) {
+    float chain[2] = {0, 0};
+    for (std::int64_t p = step; p < step + 32; ++p)
+      chain[p % 2] = chain_step(p < k ? x[p] : 0, p < k ? y[p] : 0, chain[p % 2]);
+    sum = sum_step(sum, sum_step(chain[0], chain[1]));
+  }
+  return sum;
+}
+
+bool same(float a, float b) {
+  return std::isnan(a) ? std::isnan(b) : std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+}
+
+enum class Kind { normal, any_bits, small };
+constexpr std::array<Kind, 3> kKinds{Kind::normal, Kind::any_bits, Kind::small};
+
+/// small: exponents around -63, whose products lie on both sides of the least normal number.
+std::vector<float> values_of(Kind kind, std::int64_t n, std::uint32_t seed) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(at(n));
+  for (float& value : values) {
+    const auto bits = static_cast<std::uint32_t>(engine());
+    if (kind == Kind::normal)
+      value = normal(engine);
+    else
+      value =
+          std::bit_cast<float>(kind == Kind::any_bits ? bits : (bits & 0x807FFFFFU) | (56 + (bits >> 23) % 16) << 23);
+  }
+  return values;
+}
+
+std::vector<std::uint16_t> bits_of(const std::vector<float>& values) {
+  std::vector<std::uint16_t> bits;
+  for (const float value : values) bits.push_back(core::float_to_bfloat(value));
+  return bits;
+}
+
+std::vector<float> rounded(std::vector<float> values) {
+  for (float& value : values) value = core::round_to(core::DType::bf16, value);
+  return values;
+}
+
+std::vector<Bf16Unit> units() {
+  std::vector<Bf16Unit> there;
+  for (const Bf16Unit unit : {Bf16Unit::tiles, Bf16Unit::vectors, Bf16Unit::portable})
+    if (has_bf16_unit(unit)) there.push_back(unit);
+  return there;
+}
+
+class Bf16 : public ::testing::Test {
+ protected:
+  /// With the widest vectors, again with AVX2: below it there are no fused multiply-adds.
+  template <class Body>
+  void at_each_width(const Body& body) {
+    body();
+    if ((hwy::SupportedTargets() & HWY_AVX3) == 0) return;
+    hwy::DisableTargets(HWY_AVX3 | HWY_AVX3_DL);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    body();
+    hwy::DisableTargets(0);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+
+  core::ThreadPool pool_{2}, single_pool_{1};
+  Exec exec_{&pool_, nullptr}, single_{&single_pool_, nullptr};
+};
+
+TEST_F(Bf16, EveryUnitKeepsTheOrder) {
+  const std::vector<std::array<std::int64_t, 3>> sizes{{1, 70, 40},   {3, 33, 1},    {4, 65, 64},  {5, 17, 31},
+                                                       {37, 50, 100}, {20, 40, 600}, {290, 18, 33}};
+  for (const Kind kind : kKinds)
+    for (const auto& [m, n, k] : sizes) {
+      const std::int64_t lda = k + 3, ldw = k + 1, ldc = n + 2;
+      const std::vector<float> a = values_of(kind, m * lda, 1), w = rounded(values_of(kind, n * ldw, 2)),
+                               before = values_of(Kind::normal, m * ldc, 3), rounded_a = rounded(a);
+      const std::vector<std::uint16_t> bits = bits_of(w);
+      std::vector<std::uint16_t> across(at(k * n));
+      for (std::int64_t j = 0; j < n; ++j)
+        for (std::int64_t p = 0; p < k; ++p) across[at(p * n + j)] = bits[at(j * ldw + p)];
+      std::vector<float> expected = before;
+      for (std::int64_t i = 0; i < m; ++i)
+        for (std::int64_t j = 0; j < n; ++j)
+          expected[at(i * ldc + j)] = element(k, rounded_a.data() + i * lda, w.data() + j * ldw);
+      for (const Bf16Unit unit : units())
+        at_each_width([&] {
+          for (const bool along_k : {true, false})
+            for (const float beta : {0.0F, 1.0F}) {
+              std::vector<float> c = before;
+              const Bf16Operand b{nullptr, along_k ? bits.data() : across.data(), along_k ? ldw : n, along_k};
+              cpu_bf16_product(beta == 0.0F ? exec_ : single_,
+                               {m, n, k, {a.data(), nullptr, lda, true}, b, beta, c.data(), ldc}, unit);
+              for (std::int64_t i = 0; i < m; ++i)
+                for (std::int64_t j = 0; j < ldc; ++j) {
+                  const float old = before[at(i * ldc + j)], sum = expected[at(i * ldc + j)];
+                  const float wanted = j >= n || beta == 0.0F ? sum : old + sum;
+                  ASSERT_TRUE(same(c[at(i * ldc + j)], wanted))
+                      << "unit " << static_cast<int>(unit) << ", kind " << static_cast<int>(kind) << ", " << m << "x"
+                      << n << "x" << k << " at " << i << "," << j << ": " << c[at(i * ldc + j)] << " not " << wanted;
+                }
+            }
+        });
+    }
+}
+
+TEST_F(Bf16, SubnormalResultsAreFlushedOnceTheyAreRounded) {
+  // 2^-126 - s 2^-152, in a chain: rounded to 24 bits it is 2^-126 for s = 1 and 2, and below it, hence 0, from 3 on,
+  // where rounding among subnormals would still give 2^-126.
+  for (const Bf16Unit unit : units())
+    for (const std::int64_t m : {1, 5})
+      for (int s = 1; s <= 8; ++s) {
+        std::vector<float> a(at(m * 32)), w(64 * 32);
+        for (std::int64_t i = 0; i < m; ++i) {
+          a[at(i * 32)] = 0x1p-63F;
+          a[at(i * 32 + 2)] = -static_cast<float>(s) * 0x1p-76F;
+        }
+        for (std::size_t j = 0; j < 64; ++j) w[j * 32] = 0x1p-63F, w[j * 32 + 2] = 0x1p-76F;
+        const std::vector<std::uint16_t> bits = bits_of(w);
+        std::vector<float> c(at(m * 64), 7.0F);
+        cpu_bf16_product(
+            exec_, {m, 64, 32, {a.data(), nullptr, 32, true}, {nullptr, bits.data(), 32, true}, 0, c.data(), 64}, unit);
+        for (const float value : c) ASSERT_EQ(value, s < 3 ? kNormal : 0.0F) << static_cast<int>(unit) << " " << s;
+      }
+}
+
+TEST_F(Bf16, RowsDoNotDependOnTheRowsBesideThem) {
+  const std::int64_t m = 70, n = 90;
+  for (const std::int64_t k : {40, 1100}) {
+    const std::vector<float> a = values_of(Kind::normal, m * k, 4), before = values_of(Kind::normal, m * n, 5);
+    const std::vector<std::uint16_t> bits = bits_of(values_of(Kind::normal, n * k, 6));
+    const LinalgKernels& linalg = cpu().linalg;
+    std::vector<float> whole = before;
+    linalg.gemm_16(exec_, m, n, k, a.data(), k, core::DType::bf16, bits.data(), k, 1.0F, whole.data(), n);
+    for (const std::int64_t first : {0, 33, 64})
+      for (std::int64_t rows = 1; rows <= 6; ++rows) {
+        std::vector<float> alone(before.begin() + first * n, before.begin() + (first + rows) * n);
+        linalg.gemm_16(single_, rows, n, k, a.data() + first * k, k, core::DType::bf16, bits.data(), k, 1.0F,
+                       alone.data(), n);
+        EXPECT_TRUE(std::equal(alone.begin(), alone.end(), whole.begin() + first * n)) << rows << " from " << first;
+      }
+  }
+}
+
+TEST_F(Bf16, ColumnsBeyondOneSlabAreRight) {
+  // More of B than is packed at a time; B is a shift by one, so that the answer is exact, and so is it the other way.
+  const std::int64_t n = 2100, k = 2100, m = 6;
+  std::vector<std::uint16_t> shift(at(n * k));
+  for (std::int64_t i = 0; i < k; ++i) shift[at(i * n + (i + 1) % n)] = core::float_to_bfloat(1);
+  const std::vector<float> a = rounded(values_of(Kind::normal, m * k, 7));
+  std::vector<float> c(at(m * n)), back(c.size());
+  cpu().linalg.gemm_16_back(exec_, m, n, k, a.data(), k, core::DType::bf16, shift.data(), n, 0.0F, c.data(), n);
+  cpu().linalg.gemm_16(exec_, m, n, k, a.data(), k, core::DType::bf16, shift.data(), n, 0.0F, back.data(), n);
+  for (std::int64_t r = 0; r < m; ++r)
+    for (std::int64_t i = 0; i < k; ++i) {
+      ASSERT_EQ(c[at(r * n + (i + 1) % n)], a[at(r * k + i)]);
+      ASSERT_EQ(back[at(r * n + i)], a[at(r * k + (i + 1) % n)]);
+    }
+}
+
+TEST_F(Bf16, ProductsWithoutDepthAreZero) {
+  const std::uint16_t nothing = 0;
+  for (const Bf16Unit unit : units())
+    for (const std::int64_t m : {1, 6}) {
+      std::vector<float> c(at(m * 40), 3.0F), kept = c;
+      const Bf16Operand a{c.data(), nullptr, 0, true}, b{nullptr, &nothing, 0, true};
+      cpu_bf16_product(exec_, {m, 40, 0, a, b, 1, kept.data(), 40}, unit);
+      EXPECT_EQ(kept, c);
+      cpu_bf16_product(exec_, {m, 40, 0, a, b, 0, c.data(), 40}, unit);
+      EXPECT_EQ(c, std::vector<float>(c.size()));
+    }
+}
+
+TEST_F(Bf16, GramSumsBlocksOfRowsInThatOrder) {
+  for (const Kind kind : {Kind::normal, Kind::small})
+    for (const auto& [n_rows, n] : {std::array<std::int64_t, 2>{1, 1}, {7, 33}, {300, 70}, {2049, 20}, {40, 300}}) {
+      const std::int64_t ldx = n + 2;
+      const std::vector<float> x = values_of(kind, n_rows * ldx, 8);
+      std::vector<double> expected(at(n * (n + 1) / 2), kind == Kind::normal ? 3.0 : 0.0);
+      const std::vector<double> before = expected;
+      for (std::int64_t first = 0; first < n_rows; first += kCpuGramRows) {
+        const std::int64_t rows = std::min(kCpuGramRows, n_rows - first);
+        std::vector<std::vector<float>> columns(at(n), std::vector<float>(at(rows)));
+        for (std::int64_t i = 0; i < n; ++i)
+          for (std::int64_t r = 0; r < rows; ++r)
+            columns[at(i)][at(r)] = core::round_to(core::DType::bf16, x[at((first + r) * ldx + i)]);
+        for (std::int64_t i = 0; i < n; ++i)
+          for (std::int64_t j = 0; j <= i; ++j)
+            expected[at(i * (i + 1) / 2 + j)] +=
+                static_cast<double>(element(rows, columns[at(i)].data(), columns[at(j)].data()));
+      }
+      for (const Bf16Unit unit : units()) {
+        std::vector<double> sum = before, alone = before;
+        cpu_bf16_gram(exec_, n_rows, n, x.data(), ldx, sum.data(), unit);
+        cpu_bf16_gram(single_, n_rows, n, x.data(), ldx, alone.data(), unit);
+        EXPECT_EQ(sum, expected) << static_cast<int>(unit) << ", " << n_rows << " x " << n;
+        EXPECT_EQ(alone, expected);
+      }
+    }
+}
+
+TEST_F(Bf16, ThisMachinesTilesAreUsed) {
+  if (!has_bf16_unit(Bf16Unit::tiles)) VORONOI_SKIP_MACHINE("this processor has no tiles of bfloat16");
+  EXPECT_EQ(bf16_unit(), Bf16Unit::tiles);
+}
+
+}  // namespace
+}  // namespace voronoi::kernels
