@@ -23,6 +23,7 @@ struct StoredMoments {
   bool held_out = false;    ///< half of it is of tokens that are kept out
   bool asymmetric = false;  ///< cross moments among it, so that codes are fitted to another target than the weight
   bool elsewhere = false;   ///< not in the memory of the computation
+  std::int64_t row_groups = 1;  ///< of a linear, with a guided moment each
 };
 
 /// One rank's peak over a site's task, `team_size` ranks sharing the rows of its operators, on `n_threads` threads. All
