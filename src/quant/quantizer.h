@@ -78,9 +78,9 @@ struct QuantInput {
   std::int64_t out_features = 0, in_features = 0;
   std::span<const float> weight;                ///< [out_features, in_features], at most kLargestWeight, on the host
   const PreparedHessian* hessian = nullptr;     ///< prepared by the context that quantizes
-  std::vector<RowGroup> later_groups;           ///< rows that `hessian` is not of; for methods that take them
   core::DType stored_dtype = core::DType::f16;  ///< type of codebooks and scales; they are rounded before assignment
   const SiteState* site = nullptr;              ///< what Method::prepare_site returned; null: nothing
+  std::vector<RowGroup> later_groups{};         ///< rows that `hessian` is not of; for methods that take them
 };
 
 /// Rows of one Hessian.
