@@ -203,10 +203,11 @@ CommandSpec quantize_command(run::Settings& o) {
                           "guided: each token counts as much as the loss feels an error there, by one backward pass of "
                           "the unquantized model; plain: all alike",
                           o.hessian, {"plain", "guided"}),
-      core::integer_option("hessian-groups",
-                           "groups of a linear's outputs that have a guided Hessian each, which takes as many times the "
-                           "memory and disk; for methods that quantize vectors (vptq, voronoi)",
-                           o.hessian_groups, 1, run::kMostHessianGroups),
+      core::integer_option(
+          "hessian-groups",
+          "groups of a linear's outputs that have a guided Hessian each, which takes as many times the "
+          "memory and disk; for methods that quantize vectors (vptq, voronoi)",
+          o.hessian_groups, 1, run::kMostHessianGroups),
       core::number_option("calibration-held-out",
                           "share of the windows that enters no Hessian: what the others made is kept only where it "
                           "helps there too",

@@ -94,8 +94,7 @@ std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec
     const bool is_weighed = options_.token_weights != nullptr &&
                             (sites[i].expert < 0 || (options_.is_weighed_stream && !options_.all_experts));
     for (std::size_t j = 0; is_weighed && j < sites[i].linears.size(); ++j) {
-      const std::int64_t n =
-          n_row_groups(sites[i].linears[j].out_features, options_.token_weights->row_groups());
+      const std::int64_t n = n_row_groups(sites[i].linears[j].out_features, options_.token_weights->row_groups());
       for (std::int64_t group = 0; group < n; ++group) targets.back().push_back({i, j, group});
     }
     n_sums.push_back(std::ssize(targets.back()));

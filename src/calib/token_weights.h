@@ -23,9 +23,10 @@ using ChunkWeights = std::vector<BlockTokenWeights>;
 
 /// For a linear z = W x the mean over its outputs of (dl/dz_j)^2, or over those of each group (calib/row_groups.h), l
 /// the sum of the cross-entropies of the text's next tokens (GuidedQuant, arXiv 2505.07004). With H = E[s x x^T],
-/// tr(D H D^T) / 2, summed over the groups, is, to second order, what a change D of the weight adds to the loss a token, where the Fisher matrix stands for the
-/// curvature. A weight that is not finite counts as 0, one above the group's WeightLimit as much as that: the
-/// keys and values of a window's first tokens are felt by all others, and would be all that the Hessian knows.
+/// tr(D H D^T) / 2, summed over the groups, is, to second order, what a change D of the weight adds to the loss a
+/// token, where the Fisher matrix stands for the curvature. A weight that is not finite counts as 0, one above the
+/// group's WeightLimit as much as that: the keys and values of a window's first tokens are felt by all others, and
+/// would be all that the Hessian knows.
 class TokenWeights {
  public:
   /// Where chunks come from that were made before (empty: nowhere), and where they go; both null: nowhere.

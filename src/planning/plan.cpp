@@ -157,7 +157,7 @@ class Planner {
 
   calib::HessianKind hessian_kind() const {
     const run::Settings& options = request_.options;
-    return {options.hessian == "guided", options.calibration_held_out, options.calibration == "sequential",
+    return {options.hessian == "guided",    options.calibration_held_out,         options.calibration == "sequential",
             options.target == "asymmetric", options.calibration_experts == "all", options.hessian_groups};
   }
   quant::StoredMoments moments_of(const model::SiteSpec& site) const {

@@ -64,7 +64,8 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
     const std::int64_t weight = 4 * shape.out_features * in_features;
     const std::int64_t held = prepared + (moments.asymmetric ? 2 : 1) * weight;
     if (moments.asymmetric) peak.consider(held + weight, "the target of " + shape.name);
-    method.consider_memory(parameters, {shape.name, shape.out_features, in_features, n_threads, team_size, held, groups}, peak);
+    method.consider_memory(parameters,
+                           {shape.name, shape.out_features, in_features, n_threads, team_size, held, groups}, peak);
     // Encoding, its arrays, and the file's image twice.
     peak.consider(held + 4 * bytes_stored(parameters, shape.out_features, in_features), "writing " + shape.name);
   }

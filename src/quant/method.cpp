@@ -59,8 +59,7 @@ PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput
   const std::vector<RowGroupMoments>& later = site.moments.later_groups;
   VORONOI_REQUIRE(later.empty() || (method.takes_row_groups() && site.linears.size() == 1),
                   "groups of rows are those of one linear, for a method that takes them");
-  const std::int64_t rows =
-      site.linears.empty() ? 1 : std::max<std::int64_t>(1, site.linears.front().out_features);
+  const std::int64_t rows = site.linears.empty() ? 1 : std::max<std::int64_t>(1, site.linears.front().out_features);
   std::vector<Metric> metrics =
       choose_metrics(context, n, rows, site.moments, parameters.damping, method.judges_held_out());
   site.hessian = std::move(metrics.front().lower);
@@ -70,8 +69,8 @@ PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput
   std::vector<RowMoment> moments;
   for (std::size_t g = 0; g < metrics.size(); ++g) {
     if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, metrics[g].lower);
-    moments.push_back({metrics[g].lower, (g < later.size() ? later[g].first_row : rows) -
-                                             (g > 0 ? later[g - 1].first_row : 0)});
+    moments.push_back(
+        {metrics[g].lower, (g < later.size() ? later[g].first_row : rows) - (g > 0 ? later[g - 1].first_row : 0)});
   }
   std::vector<PreparedHessian> hessians =
       prepare_hessians(context, n, moments, parameters.damping, parameters.act_order);

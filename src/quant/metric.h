@@ -12,8 +12,8 @@
 
 namespace voronoi::quant {
 
-/// Of a linear whose outputs feel a token's error apart, group by group: what is known of the rows from first_row on, up
-/// to the next group's. As InputMoments' own.
+/// Of a linear whose outputs feel a token's error apart, group by group: what is known of the rows from first_row on,
+/// up to the next group's. As InputMoments' own.
 struct RowGroupMoments {
   std::int64_t first_row = 0;
   std::span<const float> guided;
@@ -72,16 +72,17 @@ inline constexpr double kGuidedTrust = 0.5;
 Metric choose_metric(backend::Context& context, std::int64_t n, const InputMoments& moments, double damping,
                      bool keep_apart);
 
-/// The least scale of a group of rows, see choose_metrics: rows whose errors nobody feels still have a metric to be coded in.
+/// The least scale of a group of rows, see choose_metrics: rows whose errors nobody feels still have a metric to be
+/// coded in.
 inline constexpr double kLeastGroupScale = 1e-4;
 
 /// choose_metric for each group of the rows of a linear, by its own moments. What they have in common is one objective,
-/// the sum over all rows of d H_g d^T, and where rows share something (codebooks, scales of columns), the groups' scales
-/// decide for whom it is made. A group's metric therefore has the trace of its guided moment over the mean of all
-/// groups, each counted by its rows, in the units of `plain`; its plain part too. Were that part left at one scale for
-/// all, a group with less of the guided moment, for want of tokens, would count more or less than its neighbours for a
-/// reason that is none of its rows'. The trace itself is one number from all tokens: it can be believed where the n^2
-/// directions cannot. With one group, or equal traces, nothing is scaled. rows: of the linear.
+/// the sum over all rows of d H_g d^T, and where rows share something (codebooks, scales of columns), the groups'
+/// scales decide for whom it is made. A group's metric therefore has the trace of its guided moment over the mean of
+/// all groups, each counted by its rows, in the units of `plain`; its plain part too. Were that part left at one scale
+/// for all, a group with less of the guided moment, for want of tokens, would count more or less than its neighbours
+/// for a reason that is none of its rows'. The trace itself is one number from all tokens: it can be believed where the
+/// n^2 directions cannot. With one group, or equal traces, nothing is scaled. rows: of the linear.
 std::vector<Metric> choose_metrics(backend::Context& context, std::int64_t n, std::int64_t rows,
                                    const InputMoments& moments, double damping, bool keep_apart);
 

@@ -51,7 +51,8 @@ struct RowMoment {
   std::int64_t rows = 0;
 };
 /// Of each, in one unit and one processing order: that of their mean's diagonal, each counted by its rows. All rows
-/// share the scales of columns and the books of groups of columns, which stand in that order. Throws as prepare_hessian.
+/// share the scales of columns and the books of groups of columns, which stand in that order. Throws as
+/// prepare_hessian.
 std::vector<PreparedHessian> prepare_hessians(backend::Context& context, std::int64_t n,
                                               const std::vector<RowMoment>& moments, double damping, bool act_order);
 

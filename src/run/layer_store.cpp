@@ -20,7 +20,8 @@ constexpr std::string_view kLayerKind = "voronoi quantized linear, version 1";
 constexpr std::string_view kTensorKind = "voronoi tensor, version 1";
 constexpr std::string_view kHessianKind = "voronoi hessian, version 1";
 
-/// Around a linear's name, of its guided Hessian; and what follows the name, with two digits, of a group behind the first.
+/// Around a linear's name, of its guided Hessian; and what follows the name, with two digits, of a group behind the
+/// first.
 constexpr std::string_view kGuided = "guided.", kEffectiveTokens = ".effective_tokens", kRowGroup = ".rows_";
 /// Ends the name of an array that is a whole matrix.
 constexpr std::string_view kCross = "cross";

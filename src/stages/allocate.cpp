@@ -62,8 +62,8 @@ std::vector<float> sampled_rows(std::vector<float> weight, std::int64_t out_feat
 /// Rows that stand for a group of rows.
 struct SampledGroup {
   const calib::GuidedHessian* hessian = nullptr;
-  std::int64_t rows = 0;               ///< of the linear
-  std::int64_t first = 0, sampled = 0; ///< among those that are looked at
+  std::int64_t rows = 0;                ///< of the linear
+  std::int64_t first = 0, sampled = 0;  ///< among those that are looked at
 };
 
 /// Of all groups of which rows are looked at, in order.
@@ -212,12 +212,13 @@ class Allocation {
     }
     double rise = 0;
     for (const SampledGroup& group : groups) {
-      const std::vector<float>& judge = group.hessian->held_out.empty() ? group.hessian->lower : group.hessian->held_out;
+      const std::vector<float>& judge =
+          group.hessian->held_out.empty() ? group.hessian->lower : group.hessian->held_out;
       if (judge.empty()) continue;
       const auto first = static_cast<std::size_t>(group.first * n), count = static_cast<std::size_t>(group.sampled * n);
-      const double error = quant::hessian_energies(work_.context, group.sampled, n, std::span(rows).subspan(first, count),
-                                                   std::span(decoded).subspan(first, count),
-                                                   quant::both_triangles(work_.context, n, judge))
+      const double error = quant::hessian_energies(
+                               work_.context, group.sampled, n, std::span(rows).subspan(first, count),
+                               std::span(decoded).subspan(first, count), quant::both_triangles(work_.context, n, judge))
                                .error;
       rise += std::max(error, 0.0) * static_cast<double>(group.rows) / static_cast<double>(group.sampled) / 2;
     }

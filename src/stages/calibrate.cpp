@@ -285,11 +285,10 @@ class Calibration {
   double block_seconds(std::int64_t block) const {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
-    const calib::BlockWork work =
-        calib::block_work(work_.config(), block, windows.count, windows.context,
-                          {work_.settings.hessian == "guided", 0, work_.sequential(),
-                           work_.settings.target == "asymmetric", work_.settings.calibration_experts == "all",
-                           work_.settings.hessian_groups});
+    const calib::BlockWork work = calib::block_work(
+        work_.config(), block, windows.count, windows.context,
+        {work_.settings.hessian == "guided", 0, work_.sequential(), work_.settings.target == "asymmetric",
+         work_.settings.calibration_experts == "all", work_.settings.hessian_groups});
     const double forward = work_.inputs.dtype == core::DType::f32 ? work_.rates.gemm : work_.rates.forward;
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }

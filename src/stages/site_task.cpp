@@ -141,8 +141,8 @@ class SiteWork {
     const std::vector<LinearOfParts> linears = by_linear(group);
     const auto is_guided_linear = [&](const LinearOfParts& one) {
       const std::span<const calib::GuidedHessian> guided = stored.guided_for(one.linear->name);
-      return takes_guided &&
-             std::any_of(guided.begin(), guided.end(), [](const calib::GuidedHessian& of) { return !of.lower.empty(); });
+      return takes_guided && std::any_of(guided.begin(), guided.end(),
+                                         [](const calib::GuidedHessian& of) { return !of.lower.empty(); });
     };
     for (std::size_t n = 0; n < linears.size(); ++n) {
       const LinearOfParts& shared = linears[n];

@@ -125,18 +125,16 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
     model::HiddenStates gradient = transformer_->cross_entropy(hidden, windows.ids, 1.0F).hidden;
     std::map<GroupOfLinear, GuidedRows> rows;
     for (std::int64_t layer = config.n_layers - 1; layer >= 0; --layer)
-      transformer_->backward_block(transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient,
-                                   nullptr,
-                                   [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows,
-                                       const float* x, const float* dy) {
-                                     // In units of 16 rows, as equal as can be.
-                                     const std::int64_t units = (site.linears[i].out_features + 15) / 16,
-                                                        groups = std::min(units, row_groups);
-                                     for (std::int64_t group = 0; layer < 2 && group < groups; ++group)
-                                       add_guided(site, i, n_rows, x, dy, units * group / groups * 16,
-                                                  units * (group + 1) / groups * 16,
-                                                  rows[{site.linears[i].name, group}]);
-                                   });
+      transformer_->backward_block(
+          transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient, nullptr,
+          [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows, const float* x,
+              const float* dy) {
+            // In units of 16 rows, as equal as can be.
+            const std::int64_t units = (site.linears[i].out_features + 15) / 16, groups = std::min(units, row_groups);
+            for (std::int64_t group = 0; layer < 2 && group < groups; ++group)
+              add_guided(site, i, n_rows, x, dy, units * group / groups * 16, units * (group + 1) / groups * 16,
+                         rows[{site.linears[i].name, group}]);
+          });
     std::map<GroupOfLinear, std::vector<double>> sums;
     for (const auto& [name, of_group] : rows) sums[name] = sum_of(of_group);
     return sums;

@@ -75,11 +75,11 @@ std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& c
     const bool of_weight = set.residual == nullptr;
     for (const VqPiece& piece : rows.pieces) {
       const std::int64_t first = chunk_begin[static_cast<std::size_t>(piece.parts.first - rows.parts.first)];
-      context.slice().gather_training(
-          context.exec(), piece.slice, {set.first, set.count, set.dim, stride},
-          piece.values(of_weight ? rows.weight.data() : set.residual->data()), scale.data(),
-          of_weight ? bias.data() : nullptr, device_weight.data() + static_cast<std::size_t>(piece.row_group) * count,
-          points.data() + first * set.dim, weights.data() + first);
+      context.slice().gather_training(context.exec(), piece.slice, {set.first, set.count, set.dim, stride},
+                                      piece.values(of_weight ? rows.weight.data() : set.residual->data()), scale.data(),
+                                      of_weight ? bias.data() : nullptr,
+                                      device_weight.data() + static_cast<std::size_t>(piece.row_group) * count,
+                                      points.data() + first * set.dim, weights.data() + first);
     }
     run.initial = start;
     return kmeans(context, problem.team, geometry.n_parts,

@@ -98,7 +98,8 @@ std::vector<PieceParts> member_pieces(const VqGeometry& geometry, std::int64_t r
   std::vector<PieceParts> pieces;
   for (std::int64_t part = all.first; part < all.first + all.count; ++part) {
     const std::int64_t group = geometry.row_group(part);
-    if (pieces.empty() || pieces.back().row_group != group) pieces.push_back({group, {part, 0, geometry.row_begin(part), 0}});
+    if (pieces.empty() || pieces.back().row_group != group)
+      pieces.push_back({group, {part, 0, geometry.row_begin(part), 0}});
     ++pieces.back().parts.count;
     pieces.back().parts.rows += geometry.row_end(part) - geometry.row_begin(part);
   }
@@ -161,9 +162,9 @@ std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, 
   return total;
 }
 
-std::vector<double> sum_over_parts(
-    backend::Context& context, core::Team& team, std::int64_t n_parts, const VqRows& rows, std::int64_t size,
-    const std::function<void(const VqPiece& piece, bool combined, double* sums)>& fill) {
+std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
+                                   const VqRows& rows, std::int64_t size,
+                                   const std::function<void(const VqPiece& piece, bool combined, double* sums)>& fill) {
   return sum_over_parts(
       context, team, n_parts, rows.parts.count, size,
       [&](bool combined, double* sums) {

@@ -59,8 +59,8 @@ struct PieceParts {
 /// In order; one where there is one group, none for a member without parts.
 std::vector<PieceParts> member_pieces(const VqGeometry& geometry, std::int64_t rank, std::int64_t size);
 
-/// The rows of a piece, as kernels take them. Matrices and codes of a member hold those of its pieces one after another,
-/// each laid out as its slice says: a loop over rows is a loop over pieces.
+/// The rows of a piece, as kernels take them. Matrices and codes of a member hold those of its pieces one after
+/// another, each laid out as its slice says: a loop over rows is a loop over pieces.
 struct VqPiece {
   std::int64_t row_group = 0;
   MemberParts parts;
@@ -90,15 +90,15 @@ VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const co
                  std::span<const float> weight, std::span<const std::int32_t> perm);
 
 /// Sums over all parts of the team, in order, of an array that fill(combined, sums) makes for this member's parts as
-/// the kernels do: one array of `size` (where it may combine), or one a part. The same bits on every member of any team.
-/// Every pass over a layer ends here, so this is where a request to stop is looked at: throws StopRequested.
+/// the kernels do: one array of `size` (where it may combine), or one a part. The same bits on every member of any
+/// team. Every pass over a layer ends here, so this is where a request to stop is looked at: throws StopRequested.
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
                                    std::int64_t my_parts, std::int64_t size,
                                    const std::function<void(bool combined, double* sums)>& fill,
                                    bool may_combine = true);
 /// The same of a member's pieces, one by one.
-std::vector<double> sum_over_parts(
-    backend::Context& context, core::Team& team, std::int64_t n_parts, const VqRows& rows, std::int64_t size,
-    const std::function<void(const VqPiece& piece, bool combined, double* sums)>& fill);
+std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
+                                   const VqRows& rows, std::int64_t size,
+                                   const std::function<void(const VqPiece& piece, bool combined, double* sums)>& fill);
 
 }  // namespace voronoi::quant

@@ -24,8 +24,8 @@ class VqProblem {
  public:
   VqProblem(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters);
 
-  /// product = H x for x [in, width] of this member's rows, each with its group's H; device. H is damped here and below: what few tokens say of
-  /// a direction is not worth a fit.
+  /// product = H x for x [in, width] of this member's rows, each with its group's H; device. H is damped here and
+  /// below: what few tokens say of a direction is not worth a fit.
   void hessian_product(const backend::Array<float>& x, backend::Array<float>& product) const;
   /// sum of a * b over the rows of the whole team. Collective.
   double dot(const backend::Array<float>& a, const backend::Array<float>& b) const;

@@ -15,8 +15,8 @@
 namespace voronoi::quant {
 
 /// Quantizes the columns of this member's rows in order, with the state's books: fills its codes and quantized values.
-/// factors: U [in, in] of each group of rows. keep_residual: returns what each column was when it was quantized less its quantized value,
-/// [in, width]; else nothing.
+/// factors: U [in, in] of each group of rows. keep_residual: returns what each column was when it was quantized less
+/// its quantized value, [in, width]; else nothing.
 backend::Array<float> run_column_loop(backend::Context& context, const VqRows& rows,
                                       const std::vector<const float*>& factors,
                                       const kernels::ColumnLoopOptions& options, bool keep_residual, VqState& state);

@@ -19,8 +19,8 @@ VqState make_state(backend::Context& context, const VqRows& rows, ColumnScale co
   state.quantized.zero();
   state.codes = backend::Array<std::int32_t>(context, rows.n_codes);
   state.codes.zero();
-  const bool has_residual = std::any_of(rows.pieces.begin(), rows.pieces.end(),
-                                        [](const VqPiece& piece) { return piece.slice.kr > 0; });
+  const bool has_residual =
+      std::any_of(rows.pieces.begin(), rows.pieces.end(), [](const VqPiece& piece) { return piece.slice.kr > 0; });
   if (has_residual) state.residual_codes = state.codes.clone();
   return state;
 }
