@@ -17,8 +17,8 @@ constexpr double kRoundedError = 1e-4;  // of the energy: an error below zero by
 
 }  // namespace
 
-std::vector<RowRange> row_ranges(const QuantInput& input) {
-  std::vector<RowRange> ranges{{0, input.out_features, input.hessian}};
+std::vector<HessianRows> hessian_rows(const QuantInput& input) {
+  std::vector<HessianRows> ranges{{0, input.out_features, input.hessian}};
   for (const RowGroup& group : input.later_groups) {
     VORONOI_REQUIRE(group.first_row > ranges.back().first && group.first_row < input.out_features,
                     "groups of rows are in order, each with a row");

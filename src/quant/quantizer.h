@@ -85,12 +85,12 @@ struct QuantInput {
 };
 
 /// Rows of one Hessian.
-struct RowRange {
+struct HessianRows {
   std::int64_t first = 0, last = 0;
   const PreparedHessian* hessian = nullptr;
 };
 /// Of all groups of an operator, in order; of one that has none all rows.
-std::vector<RowRange> row_ranges(const QuantInput& input);
+std::vector<HessianRows> hessian_rows(const QuantInput& input);
 
 struct QuantResult {
   format::Encoding encoding;

@@ -25,7 +25,7 @@ using core::index;
 
 constexpr std::int64_t kRowsOf = 192, kColumnsOf = 64, kHalf = 96;
 
-std::vector<float> times(std::vector<float> values, float factor) {
+std::vector<float> scaled_by(std::vector<float> values, float factor) {
   for (float& value : values) value *= factor;
   return values;
 }
@@ -59,15 +59,15 @@ struct TwoGroups {
 
 std::vector<float> lower_of(std::uint64_t seed) { return test::make_synthetic_layer(1, kColumnsOf, seed).lower; }
 
-QuantResult quantized(const QuantInput& input, const QuantParameters& parameters,
-                      const Method& method = voronoi_method()) {
+QuantResult quantized_in_groups(const QuantInput& input, const QuantParameters& parameters,
+                                const Method& method = voronoi_method()) {
   backend::Context context(backend::Device::cpu, 2);
   core::SoloTeam team;
   return method.quantize(context, team, input, parameters);
 }
 
-InputMoments moments_of(const std::vector<float>& plain, const std::vector<float>& first,
-                        const std::vector<float>& second, std::int64_t first_row) {
+InputMoments group_moments(const std::vector<float>& plain, const std::vector<float>& first,
+                           const std::vector<float>& second, std::int64_t first_row) {
   InputMoments moments;
   moments.plain = plain;
   moments.guided = first;
@@ -82,7 +82,7 @@ InputMoments moments_of(const std::vector<float>& plain, const std::vector<float
 TEST(RowGroups, MetricsKeepTheScaleOfTheirGuidedMoments) {
   backend::Context context(backend::Device::cpu, 1);
   const std::vector<float> plain{3, 1, 1}, first{0.25F, 0, 0.75F}, second{6, -1, 3};
-  const std::vector<Metric> metrics = choose_metrics(context, 2, 4, moments_of(plain, first, second, 3), 0.01, true);
+  const std::vector<Metric> metrics = choose_metrics(context, 2, 4, group_moments(plain, first, second, 3), 0.01, true);
   ASSERT_EQ(metrics.size(), 2U);
   EXPECT_DOUBLE_EQ(metrics[0].guided_share, 0.25);
   EXPECT_DOUBLE_EQ(metrics[1].guided_share, 0.375);
@@ -98,15 +98,15 @@ TEST(RowGroups, MetricsKeepTheScaleOfTheirGuidedMoments) {
 TEST(RowGroups, RowsThatNobodyFeelsStillHaveAMetric) {
   backend::Context context(backend::Device::cpu, 1);
   const std::vector<float> plain{3, 1, 1}, first{1, 0, 1}, none;
-  const std::vector<Metric> metrics = choose_metrics(context, 2, 4, moments_of(plain, first, none, 2), 0.01, true);
+  const std::vector<Metric> metrics = choose_metrics(context, 2, 4, group_moments(plain, first, none, 2), 0.01, true);
   EXPECT_EQ(metrics[1].guided_share, 0);
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(metrics[1].lower[i], kLeastGroupScale * plain[i], 1e-9) << i;
 }
 
 TEST(RowGroups, EqualMomentsAreThoseOfOneGroupToTheLastBit) {
   backend::Context context(backend::Device::cpu, 1);
-  const std::vector<float> plain = lower_of(1), guided = times(lower_of(2), 1e-7F);
-  InputMoments groups = moments_of(plain, guided, guided, 80);
+  const std::vector<float> plain = lower_of(1), guided = scaled_by(lower_of(2), 1e-7F);
+  InputMoments groups = group_moments(plain, guided, guided, 80);
   groups.later_groups[0].effective_tokens = groups.effective_tokens;
   InputMoments one = groups;
   one.later_groups.clear();
@@ -134,7 +134,7 @@ TEST(RowGroups, ColumnsHaveOneOrderAndOneUnit) {
   EXPECT_NEAR(prepared[0].factor.to_host()[0], 1 / std::sqrt(1 + 0.01 * 7 / 3), 1e-6);
   EXPECT_NEAR(prepared[1].factor.to_host()[0], 1 / std::sqrt(6 + 0.01 * 3), 1e-6);
   // A moment far out of fp32's products takes the other along into its unit.
-  const auto large = prepare_hessians(context, 3, {{first, 1}, {times(second, 1e20F), 3}}, 0.01, true);
+  const auto large = prepare_hessians(context, 3, {{first, 1}, {scaled_by(second, 1e20F), 3}}, 0.01, true);
   EXPECT_NE(large[0].unit_exponent, 0);
   EXPECT_EQ(large[0].unit_exponent, large[1].unit_exponent);
 }
@@ -169,7 +169,7 @@ TEST(RowGroups, EqualHessiansGiveTheBytesOfOneGroup) {
   QuantParameters parameters = parameters_of(4, 32, 16);
   ASSERT_EQ(make_geometry(parameters, kRowsOf, kColumnsOf).cuts, (std::vector<std::int64_t>{0, kHalf, kRowsOf}))
       << "else sums of other parts differ in the last bit";
-  const QuantResult result = quantized(groups, parameters), alone = quantized(one, parameters);
+  const QuantResult result = quantized_in_groups(groups, parameters), alone = quantized_in_groups(one, parameters);
   EXPECT_EQ(test::vq_of(result.encoding).indices, test::vq_of(alone.encoding).indices);
   EXPECT_EQ(test::vq_of(result.encoding).codebook, test::vq_of(alone.encoding).codebook);
   EXPECT_EQ(test::vq_of(result.encoding).scale, test::vq_of(alone.encoding).scale);
@@ -183,9 +183,9 @@ TEST(RowGroups, RowsAreFittedInTheMetricOfTheirGroup) {
   one.later_groups.clear();
   for (const Method* method : {&vptq_method(), &voronoi_method()}) {
     const QuantParameters parameters = parameters_of(4, 64);
-    const QuantResult result = quantized(groups, parameters, *method);
+    const QuantResult result = quantized_in_groups(groups, parameters, *method);
     const std::vector<float> own = test::decoded(result.encoding),
-                             other = test::decoded(quantized(one, parameters, *method).encoding);
+                             other = test::decoded(quantized_in_groups(one, parameters, *method).encoding);
     const HessianEnergies first = layer.energies(0, own), second = layer.energies(1, own);
     EXPECT_NEAR(result.relative_error, (first.error + second.error) / (first.energy + second.energy),
                 1e-4 * result.relative_error)
@@ -197,10 +197,10 @@ TEST(RowGroups, RowsAreFittedInTheMetricOfTheirGroup) {
 // The loss feels next to nothing of the second group: the codebook is then the first one's.
 TEST(RowGroups, ACodebookIsMadeForThoseWhoseErrorsAreFelt) {
   const std::vector<float> lower = lower_of(3);
-  TwoGroups even(lower, lower), uneven(lower, times(lower, 1e-4F));
+  TwoGroups even(lower, lower), uneven(lower, scaled_by(lower, 1e-4F));
   const QuantParameters parameters = parameters_of(4, 16);
-  const std::vector<float> shared = test::decoded(quantized(even.input(), parameters).encoding),
-                           favoured = test::decoded(quantized(uneven.input(), parameters).encoding);
+  const std::vector<float> shared = test::decoded(quantized_in_groups(even.input(), parameters).encoding),
+                           favoured = test::decoded(quantized_in_groups(uneven.input(), parameters).encoding);
   EXPECT_LT(even.energies(0, favoured).error, 0.97 * even.energies(0, shared).error);
   EXPECT_GT(even.energies(1, favoured).error, even.energies(1, shared).error);
 }
@@ -212,7 +212,7 @@ TEST(RowGroups, HaveTheSameBytesOnATeam) {
   parameters.get<VectorParameters>().outlier_vector_length = 4;
   parameters.get<VectorParameters>().outlier_centroids = 8;
   const QuantInput input = layer.input();
-  const format::Encoding alone = quantized(input, parameters).encoding;
+  const format::Encoding alone = quantized_in_groups(input, parameters).encoding;
   for (const int members : {2, 3, 5}) {
     std::vector<QuantResult> results(index(members));
     test::run_as_team(members, [&](core::Team& team) {

@@ -84,11 +84,11 @@ TEST_F(HessianFile, IsReadAsItWasWritten) {
 TEST_F(HessianFile, HasAllGroupsOfALinear) {
   calib::SiteHessian site = some();
   for (std::int64_t group = 1; group < 12; ++group) {
-    site.guided.push_back({site.guided[0].linear, counting(6, static_cast<float>(group)), {}, 1.0});
+    site.guided.push_back({site.guided[0].linear, counting(6, static_cast<float>(group)), {}, 1.0, {}, {}});
     site.guided.back().group = group;
   }
   site.guided[3].lower.clear();  // nobody feels it
-  site.guided.push_back({"model.layers.2.self_attn.z_proj", counting(6, 90), {}, 3.0});
+  site.guided.push_back({"model.layers.2.self_attn.z_proj", counting(6, 90), {}, 3.0, {}, {}});
   write(site);
   const calib::SiteHessian back = read();
   const auto groups = back.guided_for(site.guided[0].linear);

@@ -26,7 +26,7 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
                   "the Hessian is of the operator's input");
   VORONOI_REQUIRE(static_cast<std::int64_t>(input.weight.size()) == input.out_features * input.in_features,
                   "the weight has its shape");
-  const std::vector<RowRange> ranges = row_ranges(input);
+  const std::vector<HessianRows> ranges = hessian_rows(input);
   std::vector<std::int64_t> later_groups;
   for (std::size_t g = 1; g < ranges.size(); ++g) later_groups.push_back(ranges[g].first);
   geometry = make_geometry(parameters, input.out_features, input.in_features, later_groups);
