@@ -112,6 +112,7 @@ std::vector<std::pair<std::string, std::string>> calibration_options(const std::
             {"calibration-context", std::to_string(calibration.at("context").get<std::int64_t>())},
             {"calibration-held-out", fmt::format("{}", calibration.value("held_out", 0.0))},
             {"hessian", calibration.value("hessian", "plain")},
+            {"hessian-groups", std::to_string(calibration.value("hessian_groups", std::int64_t{1}))},
             {"calibration-experts", calibration.value("experts", "routed")},
             // What left none out did not look for them, or there were none.
             {"calibration-duplicates", calibration.contains("duplicates") ? "drop" : "keep"}};
@@ -141,7 +142,13 @@ void complete(const std::vector<run::GivenOption>& given, run::Settings& setting
     if (const std::string problem = option->assign(std::string(value)); !problem.empty())
       throw core::ConfigError(fmt::format("--{}: {}", name, problem));
   };
-  for (const auto& [name, value] : calibration_options(settings.hessians_from)) settle(name, value);
+  for (const auto& [name, value] : calibration_options(settings.hessians_from)) {
+    if (name == "hessian-groups" && settings.hessian != "guided") continue;
+    if (name == "hessian-groups" && settled.contains(name) && value != std::to_string(settings.hessian_groups))
+      throw core::ConfigError(fmt::format("--hessian-groups {}: the Hessians of {} were made with {}; leave it out",
+                                          settings.hessian_groups, settings.hessians_from, value));
+    settle(name, value);
+  }
   try {
     for (const auto& [name, value] : calibration_options(settings.run))
       if (name == "calibration-duplicates") settle(name, value);
@@ -196,6 +203,11 @@ CommandSpec quantize_command(run::Settings& o) {
                           "guided: each token counts as much as the loss feels an error there, by one backward pass of "
                           "the unquantized model; plain: all alike",
                           o.hessian, {"plain", "guided"}),
+      core::integer_option(
+          "hessian-groups",
+          "groups of a linear's outputs that have a guided Hessian each, which takes as many times the "
+          "memory and disk; for methods that quantize vectors (vptq, voronoi)",
+          o.hessian_groups, 1, run::kMostHessianGroups),
       core::number_option("calibration-held-out",
                           "share of the windows that enters no Hessian: what the others made is kept only where it "
                           "helps there too",

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "calib/footprint.h"
+#include "calib/row_groups.h"
 #include "core/error_context.h"
 #include "core/log.h"
 #include "core/types.h"
@@ -30,10 +31,10 @@ bool is_starved(const model::SiteSpec& site, std::int64_t n_tokens) {
   return site.expert >= 0 && kStarvedShare * n_tokens < site.in_features;
 }
 
-const GuidedHessian* SiteHessian::guided_for(const std::string& linear) const {
-  const auto found = std::find_if(guided.begin(), guided.end(),
-                                  [&](const GuidedHessian& candidate) { return candidate.linear == linear; });
-  return found == guided.end() ? nullptr : &*found;
+std::span<const GuidedHessian> SiteHessian::guided_for(const std::string& linear) const {
+  const auto is_of_it = [&](const GuidedHessian& candidate) { return candidate.linear == linear; };
+  const auto first = std::find_if(guided.begin(), guided.end(), is_of_it);
+  return {first, std::find_if_not(first, guided.end(), is_of_it)};
 }
 
 void SiteHessian::drop_held_out() {
@@ -89,10 +90,13 @@ std::vector<Collector::Pass> Collector::passes(const std::vector<model::SiteSpec
   std::vector<std::vector<Target>> targets;
   std::vector<std::int64_t> n_sums;
   for (std::size_t i = 0; i < sites.size(); ++i) {
-    targets.push_back({{i, {}}});
+    targets.push_back({{i, {}, 0}});
     const bool is_weighed = options_.token_weights != nullptr &&
                             (sites[i].expert < 0 || (options_.is_weighed_stream && !options_.all_experts));
-    for (std::size_t j = 0; is_weighed && j < sites[i].linears.size(); ++j) targets.back().push_back({i, j});
+    for (std::size_t j = 0; is_weighed && j < sites[i].linears.size(); ++j) {
+      const std::int64_t n = n_row_groups(sites[i].linears[j].out_features, options_.token_weights->row_groups());
+      for (std::int64_t group = 0; group < n; ++group) targets.back().push_back({i, j, group});
+    }
     n_sums.push_back(std::ssize(targets.back()));
   }
   std::vector<Pass> passes;
@@ -187,6 +191,7 @@ void Collector::sum_over_ranks(SiteSum& sum, const Target& target, const std::ve
   }
   GuidedHessian& guided = hessian.guided.emplace_back();
   guided.linear = sites[target.site].linears[*target.linear].name;
+  guided.group = target.group;
   guided.effective_tokens = mean.weights.effective_rows();
   if (held_out.weights.effective_rows() > 0) guided.held_out = std::move(held_out.values);
   if (guided.effective_tokens <= 0) return;
@@ -220,7 +225,7 @@ model::HiddenStates Collector::sum_chunk(const model::BlockWeights& weights, con
       if (!wanted[t]) continue;
       const Target& target = pass.targets[t];
       if (target.linear) {
-        const auto counts = options_.token_weights->of(index, weights.layer, target.site, *target.linear);
+        const auto counts = options_.token_weights->of(index, weights.layer, target.site, *target.linear, target.group);
         sums[t].start(held_out, &counts);
       } else {
         sums[t].start(held_out);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,13 +19,14 @@
 
 namespace voronoi::calib {
 
-/// Of one linear: the mean of s x x^T over the rows, s what TokenWeights says of them.
+/// Of one linear, or of a group of its outputs: the mean of s x x^T over the rows, s what TokenWeights says of them.
 struct GuidedHessian {
   std::string linear;           ///< full module path
   std::vector<float> lower;     ///< packed lower triangle; empty: no row counts
   std::vector<float> held_out;  ///< of the chunks that were kept out; empty: there are none, or no row counts
   double effective_tokens = 0;  ///< see RowWeights
   std::vector<float> cross, held_out_cross;  ///< as those of SiteHessian, of rows that count s
+  std::int64_t group = 0;                    ///< see calib/row_groups.h
 };
 
 struct SiteHessian {
@@ -41,9 +43,9 @@ struct SiteHessian {
   /// PairedInputs; y - x counts as 0 where there is no y. Of the same rows as `lower` and `held_out`; empty: no second
   /// stream, or a pool.
   std::vector<float> cross, held_out_cross;
-  std::vector<GuidedHessian> guided;  ///< one a linear, or none
-  /// Null: there is none for the linear.
-  const GuidedHessian* guided_for(const std::string& linear) const;
+  std::vector<GuidedHessian> guided;  ///< linear by linear, one a group, or none
+  /// Of its groups in order; empty: there is none for the linear.
+  std::span<const GuidedHessian> guided_for(const std::string& linear) const;
   /// Give the memory of matrices; what is known of them stays.
   void drop_moments();
   void drop_held_out();  ///< those of held-out chunks, but for cross moments
@@ -105,10 +107,11 @@ class Collector {
 
  private:
   using Chunk = ResidualStream::Chunk;
-  /// What is summed: a site's rows, each once, or as they count for one of its linears.
+  /// What is summed: a site's rows, each once, or as they count for a group of one of its linears.
   struct Target {
     std::size_t site = 0;
     std::optional<std::size_t> linear;
+    std::int64_t group = 0;
   };
   /// Sites [first, last) of a block, and what of them is summed.
   struct Pass {

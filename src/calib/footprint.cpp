@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "calib/collector.h"
+#include "calib/row_groups.h"
 #include "calib/site_sum.h"
 #include "calib/token_weights.h"
 #include "core/types.h"
@@ -45,7 +46,10 @@ std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t con
 /// Sums of a site's rows.
 std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
   const bool is_weighed = site.expert < 0 || (!kind.sequential && !kind.all_experts);
-  return 1 + (kind.guided && is_weighed ? std::ssize(site.linears) : 0);
+  std::int64_t n = 1;
+  if (kind.guided && is_weighed)
+    for (const model::LinearSpec& linear : site.linears) n += n_row_groups(linear.out_features, kind.row_groups);
+  return n;
 }
 
 /// Nodes with values in the trees over chunks [first, last): the aligned runs of a power of two that the range is made
@@ -214,12 +218,14 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t copied_chunk =
       4 * chunk_tokens * (config.hidden_size + (kind.cross ? config.hidden_size + block.inputs : 0));
   memory.lasting = embedding + stream + work_array_bytes(config, context);
-  if (kind.guided) {  // a number a row and linear
+  if (kind.guided) {  // a number a row, linear and group
     std::int64_t linears = 0;
     for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
       for (const model::SiteSpec& site : model::block_sites(config, layer))
-        if (site.expert < 0) linears += std::ssize(site.linears);
-    linears += config.mixture.top_k * 3 * config.n_layers;
+        if (site.expert < 0)
+          for (const model::LinearSpec& linear : site.linears)
+            linears += n_row_groups(linear.out_features, kind.row_groups);
+    linears += config.mixture.top_k * 3 * config.n_layers * kind.row_groups;
     memory.lasting += 4 * mine * chunk_tokens * linears;
   }
   // Counterparts of rows, and both as the product of their sum takes them.

@@ -10,11 +10,12 @@ namespace voronoi::calib {
 
 /// What is summed of a block's inputs.
 struct HessianKind {
-  bool guided = false;        ///< one sum a linear beside that of its site
-  double held_out_share = 0;  ///< of the chunks, which are summed apart from the others
-  bool sequential = false;    ///< the stream leaves blocks quantized
-  bool cross = false;         ///< beside each sum one with the rows of a second stream, through the original blocks
-  bool all_experts = false;   ///< experts have sums of all rows, and plain ones alone
+  bool guided = false;          ///< one sum a linear, or a group of its rows, beside that of its site
+  double held_out_share = 0;    ///< of the chunks, which are summed apart from the others
+  bool sequential = false;      ///< the stream leaves blocks quantized
+  bool cross = false;           ///< beside each sum one with the rows of a second stream, through the original blocks
+  bool all_experts = false;     ///< experts have sums of all rows, and plain ones alone
+  std::int64_t row_groups = 1;  ///< of a linear, see calib/row_groups.h
 };
 
 /// Operations of one block over all calibration tokens; a multiplication and an addition count as two.

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "calib/row_groups.h"
 #include "calib/weight_limit.h"
 #include "core/error.h"
 #include "core/stop.h"
@@ -25,8 +26,13 @@ std::int64_t guided_group(const model::ModelConfig& config, std::int64_t chunk_t
 
 TokenWeights::TokenWeights(model::Transformer& transformer, backend::Context& context,
                            const comm::Communicator& communicator, const model::Windows& windows, const Shelf& shelf,
-                           std::function<bool()> stop, const std::function<void(std::int64_t, std::int64_t)>& told)
-    : transformer_(transformer), context_(context), windows_(windows), stop_(communicator, std::move(stop)) {
+                           std::function<bool()> stop, const std::function<void(std::int64_t, std::int64_t)>& told,
+                           std::int64_t row_groups)
+    : transformer_(transformer),
+      context_(context),
+      windows_(windows),
+      row_groups_(static_cast<std::size_t>(row_groups)),
+      stop_(communicator, std::move(stop)) {
   const std::vector<ChunkRange> mine =
       chunks_of_rank(windows.count, windows.context, communicator.rank(), communicator.size());
   std::vector<ChunkRange> missing;
@@ -68,24 +74,24 @@ void TokenWeights::limit(const comm::Communicator& communicator) {
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     const auto place = static_cast<std::size_t>(layer);
     const std::vector<model::SiteSpec> sites = model::block_sites(config, layer);
-    const std::size_t n_linears =
-        std::accumulate(sites.begin(), sites.end(), std::size_t{0},
-                        [](std::size_t sum, const model::SiteSpec& site) { return sum + site.linears.size(); });
-    std::vector<WeightCounts> counts(n_linears);
+    const std::size_t n_parts = std::accumulate(
+        sites.begin(), sites.end(), std::size_t{0},
+        [this](std::size_t sum, const model::SiteSpec& site) { return sum + site.linears.size() * row_groups_; });
+    std::vector<WeightCounts> counts(n_parts);
     const auto each = [&](const auto& call) {
       std::size_t at = 0;
       for (std::size_t site = 0; site < sites.size(); ++site)
-        for (std::size_t linear = 0; linear < sites[site].linears.size(); ++linear, ++at) call(at, site, linear);
+        for (std::size_t part = 0; part < sites[site].linears.size() * row_groups_; ++part, ++at) call(at, site, part);
     };
     for (const ChunkWeights& chunk : chunks_)
-      each([&](std::size_t at, std::size_t site, std::size_t linear) { counts[at].add(chunk[place][site][linear]); });
-    std::vector<WeightLimit> limits(n_linears);
+      each([&](std::size_t at, std::size_t site, std::size_t part) { counts[at].add(chunk[place][site][part]); });
+    std::vector<WeightLimit> limits(n_parts);
     const auto theirs = communicator.gather(std::as_bytes(std::span(counts)), 0);
     for (std::size_t rank = 1; rank < theirs.size(); ++rank) {
-      VORONOI_REQUIRE(theirs[rank].size() == n_linears * sizeof(WeightCounts), "every rank counts every linear");
-      std::vector<WeightCounts> more(n_linears);
+      VORONOI_REQUIRE(theirs[rank].size() == n_parts * sizeof(WeightCounts), "every rank counts every linear");
+      std::vector<WeightCounts> more(n_parts);
       std::memcpy(more.data(), theirs[rank].data(), theirs[rank].size());
-      for (std::size_t i = 0; i < n_linears; ++i) counts[i].add(more[i]);
+      for (std::size_t i = 0; i < n_parts; ++i) counts[i].add(more[i]);
     }
     if (communicator.rank() == 0)
       each([&](std::size_t at, std::size_t site, std::size_t) {
@@ -93,8 +99,8 @@ void TokenWeights::limit(const comm::Communicator& communicator) {
       });
     communicator.broadcast(std::as_writable_bytes(std::span(limits)), 0);
     for (ChunkWeights& chunk : chunks_)
-      each([&](std::size_t at, std::size_t site, std::size_t linear) {
-        for (float& weight : chunk[place][site][linear]) weight = limits[at].of(weight);
+      each([&](std::size_t at, std::size_t site, std::size_t part) {
+        for (float& weight : chunk[place][site][part]) weight = limits[at].of(weight);
       });
   }
 }
@@ -102,13 +108,17 @@ void TokenWeights::limit(const comm::Communicator& communicator) {
 model::GradientObserver TokenWeights::observer(BlockTokenWeights& of_block) {
   return [this, &of_block](const model::SiteSpec& site, std::size_t site_index, std::size_t linear, std::int64_t n_rows,
                            const float*, const float* dy) {
-    const std::int64_t n_out = site.linears[linear].out_features;
+    const std::int64_t n_out = site.linears[linear].out_features, wanted = row_groups();
     backend::Array<float> sums(context_, n_rows);
-    context_.nn_gradient().square_sums(context_.exec(), n_rows, n_out, dy, n_out, sums.data());
-    std::vector<float>& weights = of_block[site_index][linear];
-    for (const float sum : sums.to_host()) {
-      const float mean = sum / static_cast<float>(n_out);
-      weights.push_back(std::isfinite(mean) ? mean : 0.0F);
+    for (std::int64_t group = 0; group < n_row_groups(n_out, wanted); ++group) {
+      const std::int64_t first = row_group_begin(n_out, wanted, group),
+                         n = row_group_begin(n_out, wanted, group + 1) - first;
+      context_.nn_gradient().square_sums(context_.exec(), n_rows, n, dy + first, n_out, sums.data());
+      std::vector<float>& weights = of_block[site_index][linear * row_groups_ + static_cast<std::size_t>(group)];
+      for (const float sum : sums.to_host()) {
+        const float mean = sum / static_cast<float>(n);
+        weights.push_back(std::isfinite(mean) ? mean : 0.0F);
+      }
     }
   };
 }
@@ -148,7 +158,7 @@ void TokenWeights::compute(std::span<const ChunkRange> group, std::span<ChunkWei
       const HiddenStates input{states[i].n_sequences, states[i].n_tokens,
                                backend::Array<float>(context_, std::span<const float>(inputs[i]))};
       BlockTokenWeights& of_block = weights[i][static_cast<std::size_t>(layer)];
-      for (const model::SiteSpec& site : sites) of_block.emplace_back(site.linears.size());
+      for (const model::SiteSpec& site : sites) of_block.emplace_back(site.linears.size() * row_groups_);
       transformer_.backward_block(block, input, states[i], nullptr, observer(of_block));
     }
     inputs.clear();

@@ -8,6 +8,7 @@
 
 #include "calib/collector.h"
 #include "calib/footprint.h"
+#include "calib/row_groups.h"
 #include "core/log.h"
 #include "core/types.h"
 #include "model/each_linear.h"
@@ -156,12 +157,13 @@ class Planner {
 
   calib::HessianKind hessian_kind() const {
     const run::Settings& options = request_.options;
-    return {options.hessian == "guided", options.calibration_held_out, options.calibration == "sequential",
-            options.target == "asymmetric", options.calibration_experts == "all"};
+    return {options.hessian == "guided",    options.calibration_held_out,         options.calibration == "sequential",
+            options.target == "asymmetric", options.calibration_experts == "all", options.hessian_groups};
   }
   quant::StoredMoments moments_of(const model::SiteSpec& site) const {
     const calib::HessianKind kind = hessian_kind();
-    return {calib::hessian_bytes(site, kind), kind.guided, kind.held_out_share > 0, kind.cross, request_.cuda};
+    return {calib::hessian_bytes(site, kind), kind.guided, kind.held_out_share > 0, kind.cross, request_.cuda,
+            kind.guided ? kind.row_groups : 1};
   }
 
   double forward_rate() const {
@@ -255,7 +257,9 @@ class Planner {
       if (quant::deciding_rule(parameters_.rules(), linear.name) != nullptr ||
           !quant::check_shape(quick, rows, linear.in_features).empty())
         return;
-      looks += quant::hessian_work(linear.in_features);
+      // Its rows lie in all groups.
+      looks += quant::hessian_work(linear.in_features) *
+               static_cast<double>(calib::n_row_groups(linear.out_features, hessian_kind().row_groups));
       looks += quant::operator_work(quick, rows, linear.in_features).total();
       looks += quant::product_work(rows, linear.in_features, 2);
     });

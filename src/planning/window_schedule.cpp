@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "calib/footprint.h"
+#include "calib/row_groups.h"
 #include "core/error.h"
 #include "quant/metric.h"
 #include "quant/site.h"
@@ -68,11 +69,14 @@ quant::Work preparation_work(const SharedTask& task, const ParametersOfRuns& par
   quant::Work work;
   for (const std::vector<PartLinear>& group : groups) {
     std::set<std::string_view> linears;
-    for (const PartLinear& of_part : group) linears.insert(of_part.linear->name);
+    std::int64_t metrics = 0;
+    for (const PartLinear& of_part : group)
+      if (linears.insert(of_part.linear->name).second)
+        metrics += calib::n_row_groups(of_part.linear->out_features, hessians.row_groups);
     const PartLinear& first = group.front();
     const bool guided =
         hessians.guided && parameters[task.parts[first.part].run]->of(first.linear->name)->guided_metric;
-    work += one(guided) * (guided ? static_cast<double>(linears.size()) : 1.0);
+    work += one(guided) * (guided ? static_cast<double>(metrics) : 1.0);
   }
   return work;
 }

@@ -65,26 +65,18 @@ std::optional<backend::Array<float>> factor(backend::Context& context, const Pre
   return upper;
 }
 
-}  // namespace
+/// In its unit, with dead columns' diagonal set; yet without order and factor.
+struct MendedHessian {
+  PreparedHessian hessian;
+  std::vector<float> diagonal;
+  double mean = 0;  ///< of what was seen; 1 when that is nothing
+};
 
-backend::Array<float> both_triangles(backend::Context& context, std::int64_t n, std::span<const float> lower) {
-  const backend::DeviceView<float> packed(context, lower);
-  backend::Array<float> full(context, n * n);
-  context.hessian().unpack(context.exec(), n, packed.data(), full.data());
-  return full;
-}
-
-PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
-                                bool act_order) {
-  const auto order = core::checked_multiply(n, n + 1);
-  VORONOI_REQUIRE(n > 0 && n <= INT32_MAX && order.has_value(), "a Hessian needs a size, not " + std::to_string(n));
-  VORONOI_REQUIRE(static_cast<std::int64_t>(lower.size()) == *order / 2,
-                  "a packed lower triangle of order " + std::to_string(n) + " has " + std::to_string(*order / 2) +
-                      " values, not " + std::to_string(lower.size()));
-  VORONOI_REQUIRE(damping >= 0 && damping <= kLastDamping, "damping is a share of the mean diagonal in 0..1");
-  PreparedHessian result;
+MendedHessian mend(backend::Context& context, std::int64_t n, std::span<const float> lower, int unit_exponent) {
+  MendedHessian mended;
+  PreparedHessian& result = mended.hessian;
   result.n = n;
-  result.unit_exponent = unit_exponent_of(require_second_moment(n, lower));
+  result.unit_exponent = unit_exponent;
   std::vector<float> scaled;
   if (result.unit_exponent != 0) {
     for (const float value : lower) scaled.push_back(std::ldexp(value, -result.unit_exponent));
@@ -92,8 +84,8 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
   }
   result.h = both_triangles(context, n, lower);
 
-  std::vector<float> diagonal;
-  double mean = 0;
+  std::vector<float>& diagonal = mended.diagonal;
+  double& mean = mended.mean;
   for (std::int64_t i = 0; i < n; ++i) {
     diagonal.push_back(std::max(lower[index(i * (i + 3) / 2)], 0.0F));
     mean += static_cast<double>(diagonal.back());
@@ -106,16 +98,17 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
     value = static_cast<float>(dead_diagonal);
     ++result.dead_columns;
   }
-  const backend::DeviceView<float> mended(context, diagonal);
-  context.hessian().set_diagonal(context.exec(), n, mended.data(), result.h.data());
+  const backend::DeviceView<float> on_device(context, diagonal);
+  context.hessian().set_diagonal(context.exec(), n, on_device.data(), result.h.data());
   if (mean == 0) mean = 1.0;
+  return mended;
+}
 
-  result.perm.resize(index(n));
-  std::iota(result.perm.begin(), result.perm.end(), 0);
-  if (act_order)
-    std::stable_sort(result.perm.begin(), result.perm.end(),
-                     [&](std::int32_t a, std::int32_t b) { return diagonal[index(a)] > diagonal[index(b)]; });
-
+PreparedHessian damped_and_factored(backend::Context& context, MendedHessian mended, double damping) {
+  PreparedHessian result = std::move(mended.hessian);
+  std::vector<float>& diagonal = mended.diagonal;
+  const double mean = mended.mean;
+  const std::int64_t n = result.n;
   for (result.damping = damping;; ++result.damping_steps) {
     if (auto upper = factor(context, result, result.damping * mean)) {
       result.factor = std::move(*upper);
@@ -134,6 +127,59 @@ PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::
           " of its mean diagonal added: it is far from positive semidefinite; calibrate again with more text");
     result.damping = std::min(kLastDamping, result.damping > 0 ? 10 * result.damping : kFirstDamping);
   }
+}
+
+}  // namespace
+
+backend::Array<float> both_triangles(backend::Context& context, std::int64_t n, std::span<const float> lower) {
+  const backend::DeviceView<float> packed(context, lower);
+  backend::Array<float> full(context, n * n);
+  context.hessian().unpack(context.exec(), n, packed.data(), full.data());
+  return full;
+}
+
+PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
+                                bool act_order) {
+  return std::move(prepare_hessians(context, n, {{lower, 1}}, damping, act_order).front());
+}
+
+std::vector<PreparedHessian> prepare_hessians(backend::Context& context, std::int64_t n,
+                                              const std::vector<RowMoment>& moments, double damping, bool act_order) {
+  const auto order = core::checked_multiply(n, n + 1);
+  VORONOI_REQUIRE(n > 0 && n <= INT32_MAX && order.has_value(), "a Hessian needs a size, not " + std::to_string(n));
+  VORONOI_REQUIRE(damping >= 0 && damping <= kLastDamping, "damping is a share of the mean diagonal in 0..1");
+  VORONOI_REQUIRE(!moments.empty(), "a Hessian is wanted");
+  float largest = 0;
+  std::int64_t rows = 0;
+  for (const RowMoment& moment : moments) {
+    VORONOI_REQUIRE(static_cast<std::int64_t>(moment.lower.size()) == *order / 2,
+                    "a packed lower triangle of order " + std::to_string(n) + " has " + std::to_string(*order / 2) +
+                        " values, not " + std::to_string(moment.lower.size()));
+    largest = std::max(largest, require_second_moment(n, moment.lower));
+    rows += moment.rows;
+  }
+  std::vector<MendedHessian> mended;
+  std::vector<float> common;  // diagonal of the mean over the rows; of equal ones it is theirs to the last bit
+  for (const RowMoment& moment : moments) {
+    mended.push_back(mend(context, n, moment.lower, unit_exponent_of(largest)));
+    const std::vector<float>& own = mended.back().diagonal;
+    const std::vector<float>& first = mended.front().diagonal;
+    if (mended.size() == 1) common = own;
+    for (std::size_t i = 0; i < common.size(); ++i)
+      common[i] += static_cast<float>(static_cast<double>(moment.rows) / static_cast<double>(rows) *
+                                      (static_cast<double>(own[i]) - static_cast<double>(first[i])));
+  }
+  std::vector<std::int32_t> perm(index(n));
+  std::iota(perm.begin(), perm.end(), 0);
+  if (act_order)
+    std::stable_sort(perm.begin(), perm.end(),
+                     [&](std::int32_t a, std::int32_t b) { return common[index(a)] > common[index(b)]; });
+  std::vector<PreparedHessian> prepared;
+  for (MendedHessian& one : mended) {
+    one.hessian.perm = perm;
+    prepared.push_back(damped_and_factored(context, std::move(one), damping));
+  }
+  return prepared;
 }
 
 }  // namespace voronoi::quant

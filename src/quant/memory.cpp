@@ -39,14 +39,17 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
   const bool chooses = moments.bytes > (moments.asymmetric ? 6 : 2) * square + 2 * in_features;
   const std::int64_t judge = chooses && (moments.asymmetric || method.judges_held_out()) ? 4 * square : 0;
   const std::int64_t cross = moments.asymmetric ? (chooses ? 8 : 4) * square : 0;
+  // Metrics of one linear's groups of rows, one of which is chosen or factored while the others are there already.
+  const std::int64_t groups = method.takes_row_groups() && parameters.guided_metric ? moments.row_groups : 1,
+                     others = (groups - 1) * ((4 + 4) * square + judge + cross);
   const std::int64_t moments_here = moments.elsewhere ? 0 : moments.bytes - dropped_moments(method, operators, moments);
   MemoryPeak peak;
   // The metric and what judges it, packed, both triangles, fp64 work and the factor that is made from it.
-  peak.consider(moments_here + cross + (2 + 4 + 8 + 4) * square + judge / 2, "factoring the Hessian");
+  peak.consider(moments_here + others + cross + (2 + 4 + 8 + 4) * square + judge / 2, "factoring the Hessian");
   // A candidate and what judges it, packed, its factor, and both triangles that it is made from or a panel of its
   // inverse.
   if (chooses)
-    peak.consider(moments_here + (2 + 2 + 8) * square +
+    peak.consider(moments_here + others / 2 + (2 + 2 + 8) * square +
                       std::max(4 * square, 8 * in_features * std::min(in_features, kInversePanel)),
                   "choosing the metric");
   if (method.changes_site(parameters)) {
@@ -56,12 +59,13 @@ MemoryPeak site_memory(const QuantParameters& parameters, std::int64_t in_featur
                   "preparing the site");
   }
   const std::int64_t prepared =
-      (moments.elsewhere ? 0 : kept_moments(operators, moments)) + (4 + 4) * square + judge + cross;
+      (moments.elsewhere ? 0 : kept_moments(operators, moments)) + others + (4 + 4) * square + judge + cross;
   for (const OperatorShape& shape : operators) {
     const std::int64_t weight = 4 * shape.out_features * in_features;
     const std::int64_t held = prepared + (moments.asymmetric ? 2 : 1) * weight;
     if (moments.asymmetric) peak.consider(held + weight, "the target of " + shape.name);
-    method.consider_memory(parameters, {shape.name, shape.out_features, in_features, n_threads, team_size, held}, peak);
+    method.consider_memory(parameters,
+                           {shape.name, shape.out_features, in_features, n_threads, team_size, held, groups}, peak);
     // Encoding, its arrays, and the file's image twice.
     peak.consider(held + 4 * bytes_stored(parameters, shape.out_features, in_features), "writing " + shape.name);
   }
@@ -81,7 +85,8 @@ std::int64_t host_staging(const QuantParameters& parameters, std::int64_t in_fea
   // A candidate and what judges it, packed, and the cross moments of both kinds of tokens; then the factor, for methods
   // whose loop is the host's.
   const std::int64_t chosen_of = moments.bytes - dropped_moments(method, operators, moments);
-  return std::max(chosen_of + (moments.asymmetric ? 4 + 8 : 4) * square,
+  const std::int64_t groups = method.takes_row_groups() && parameters.guided_metric ? moments.row_groups : 1;
+  return std::max(chosen_of + groups * (moments.asymmetric ? 4 + 8 : 4) * square,
                   kept_moments(operators, moments) + 4 * square + widest);
 }
 

@@ -18,11 +18,12 @@ struct OperatorShape {
 
 /// What calibration stored for a site; on the host until the last metric of its linears is made.
 struct StoredMoments {
-  std::int64_t bytes = 0;   ///< more than a triangle where there is a choice of metrics
-  bool guided = false;      ///< each linear has a metric of its own
-  bool held_out = false;    ///< half of it is of tokens that are kept out
-  bool asymmetric = false;  ///< cross moments among it, so that codes are fitted to another target than the weight
-  bool elsewhere = false;   ///< not in the memory of the computation
+  std::int64_t bytes = 0;       ///< more than a triangle where there is a choice of metrics
+  bool guided = false;          ///< each linear has a metric of its own
+  bool held_out = false;        ///< half of it is of tokens that are kept out
+  bool asymmetric = false;      ///< cross moments among it, so that codes are fitted to another target than the weight
+  bool elsewhere = false;       ///< not in the memory of the computation
+  std::int64_t row_groups = 1;  ///< of a linear, with a guided moment each
 };
 
 /// One rank's peak over a site's task, `team_size` ranks sharing the rows of its operators, on `n_threads` threads. All

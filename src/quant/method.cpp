@@ -56,23 +56,45 @@ PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput
   PreparedSite prepared;
   const Method& method = find_method(parameters.method);
   const std::int64_t n = site.in_features;
-  Metric metric = choose_metric(context, n, site.moments, parameters.damping, method.judges_held_out());
-  site.hessian = std::move(metric.lower);
+  const std::vector<RowGroupMoments>& later = site.moments.later_groups;
+  VORONOI_REQUIRE(later.empty() || (method.takes_row_groups() && site.linears.size() == 1),
+                  "groups of rows are those of one linear, for a method that takes them");
+  const std::int64_t rows = site.linears.empty() ? 1 : std::max<std::int64_t>(1, site.linears.front().out_features);
+  std::vector<Metric> metrics =
+      choose_metrics(context, n, rows, site.moments, parameters.damping, method.judges_held_out());
+  site.hessian = std::move(metrics.front().lower);
   if (method.changes_site(parameters)) prepared.state = method.prepare_site(context, team, site, parameters);
   const InputRotation* rotation = prepared.state ? prepared.state->rotation.get() : nullptr;
-  if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, site.hessian);
-  prepared.hessian = prepare_hessian(context, n, site.hessian, parameters.damping, parameters.act_order);
-  if (parameters.damping > 0) prepared.hessian.added *= std::max(1.0, metric.damping / parameters.damping);
-  prepared.hessian.guided_share = metric.guided_share;
-  if (!metric.held_out.empty()) {
-    if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, metric.held_out);
-    bring_to_unit(prepared.hessian, metric.held_out);
-    backend::Array<float>& held_out = method.judges_held_out() ? prepared.hessian.held_out : prepared.target.held_out;
-    held_out = in_processing_order(context, prepared.hessian, both_triangles(context, n, metric.held_out).data());
+  metrics.front().lower = std::move(site.hessian);
+  std::vector<RowMoment> moments;
+  for (std::size_t g = 0; g < metrics.size(); ++g) {
+    if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, metrics[g].lower);
+    moments.push_back(
+        {metrics[g].lower, (g < later.size() ? later[g].first_row : rows) - (g > 0 ? later[g - 1].first_row : 0)});
   }
-  if (rotation != nullptr) return prepared;
-  prepared.target.cross = processed(context, prepared.hessian, std::move(metric.cross));
-  prepared.target.held_out_cross = processed(context, prepared.hessian, std::move(metric.held_out_cross));
+  std::vector<PreparedHessian> hessians =
+      prepare_hessians(context, n, moments, parameters.damping, parameters.act_order);
+  prepared.later_groups.resize(later.size());
+  for (std::size_t g = 0; g < metrics.size(); ++g) {
+    Metric& metric = metrics[g];
+    PreparedHessian& hessian = g == 0 ? prepared.hessian : prepared.later_groups[g - 1].hessian;
+    TargetMoments& target = g == 0 ? prepared.target : prepared.later_groups[g - 1].target;
+    if (g > 0) prepared.later_groups[g - 1].first_row = later[g - 1].first_row;
+    hessian = std::move(hessians[g]);
+    metric.lower = std::vector<float>();
+    if (parameters.damping > 0) hessian.added *= std::max(1.0, metric.damping / parameters.damping);
+    hessian.guided_share = metric.guided_share;
+    if (!metric.held_out.empty()) {
+      if (rotation != nullptr) rotate_hessian(context.pool(), *rotation, n, metric.held_out);
+      bring_to_unit(hessian, metric.held_out);
+      backend::Array<float>& held_out = method.judges_held_out() ? hessian.held_out : target.held_out;
+      held_out = in_processing_order(context, hessian, both_triangles(context, n, metric.held_out).data());
+      metric.held_out = std::vector<float>();
+    }
+    if (rotation != nullptr) continue;
+    target.cross = processed(context, hessian, std::move(metric.cross));
+    target.held_out_cross = processed(context, hessian, std::move(metric.held_out_cross));
+  }
   return prepared;
 }
 
@@ -86,6 +108,8 @@ QuantResult quantize(backend::Context& context, core::Team& team, const QuantInp
                      const QuantParameters& parameters) {
   return core::with_context<core::NumericError>(input.name, [&] {
     require_sound_weight(input);
+    VORONOI_REQUIRE(input.later_groups.empty() || find_method(parameters.method).takes_row_groups(),
+                    "the method takes groups of rows");
     QuantInput given = input;
     std::vector<float> rotated;
     if (input.site != nullptr && input.site->rotation) {

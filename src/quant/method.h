@@ -58,7 +58,8 @@ struct OperatorOnRank {
   std::string name;
   std::int64_t out_features = 0, in_features = 0;
   int n_threads = 1, team_size = 1;
-  std::int64_t held_bytes = 0;  ///< by the site's task meanwhile: prepared Hessian and dense weight
+  std::int64_t held_bytes = 0;  ///< by the site's task meanwhile: prepared Hessians and dense weight
+  std::int64_t row_groups = 1;  ///< with a Hessian each
 };
 
 /// A method. Stateless; may be used by several threads with own contexts. Shapes and parameters given to it are without
@@ -147,6 +148,8 @@ class Method {
   /// Whether it decides by PreparedHessian::held_out. For a method that does not, the tokens that were kept out are put
   /// back into the Hessian once its metric is chosen.
   virtual bool judges_held_out() const { return false; }
+  /// Whether groups of a linear's rows may have a Hessian each (QuantInput::later_groups).
+  virtual bool takes_row_groups() const { return false; }
   /// Whether prepare_site is to be called with these parameters. Sites that no method changes can be shared by runs.
   virtual bool changes_site(const QuantParameters& /*parameters*/) const { return false; }
   /// Called once a site before its Hessian is factored, by every member of the team with the same input: may change the

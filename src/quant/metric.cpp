@@ -191,4 +191,43 @@ Metric choose_metric(backend::Context& context, std::int64_t n, const InputMomen
   return best;
 }
 
+std::vector<Metric> choose_metrics(backend::Context& context, std::int64_t n, std::int64_t rows,
+                                   const InputMoments& moments, double damping, bool keep_apart) {
+  const std::size_t n_groups = 1 + moments.later_groups.size();
+  std::vector<double> traces, shares;  // of the guided moments, and of the rows
+  std::vector<Metric> metrics;
+  std::int64_t first_row = 0;
+  for (std::size_t g = 0; g < n_groups; ++g) {
+    InputMoments own = moments;
+    own.later_groups.clear();
+    if (g > 0) {
+      const RowGroupMoments& group = moments.later_groups[g - 1];
+      own.guided = group.guided;
+      own.effective_tokens = group.effective_tokens;
+      own.held_out_guided = group.held_out_guided;
+      own.cross_guided = group.cross_guided;
+      own.held_out_cross_guided = group.held_out_cross_guided;
+    }
+    if (g + 1 < n_groups) own.drop_held_out = nullptr;  // those behind it look at them
+    const std::int64_t end = g + 1 < n_groups ? moments.later_groups[g].first_row : rows;
+    VORONOI_REQUIRE(first_row < end && end <= rows, "groups of rows are in order, each with a row");
+    shares.push_back(static_cast<double>(end - first_row) / static_cast<double>(rows));
+    first_row = end;
+    traces.push_back(is_there(n, own.guided) ? trace(n, own.guided) : 0);
+    metrics.push_back(choose_metric(context, n, own, damping, keep_apart));
+  }
+  // By differences to the first: equal traces are their own mean to the last bit.
+  double mean = traces.front();
+  for (std::size_t g = 1; g < n_groups; ++g) mean += shares[g] * (traces[g] - traces.front());
+  if (!is_usable(mean)) return metrics;
+  for (std::size_t g = 0; g < n_groups; ++g) {
+    const double scale = std::max(kLeastGroupScale, traces[g] / mean);
+    if (scale == 1) continue;
+    Metric& metric = metrics[g];
+    for (std::vector<float>* values : {&metric.lower, &metric.held_out, &metric.cross, &metric.held_out_cross})
+      for (float& value : *values) value = static_cast<float>(scale * static_cast<double>(value));
+  }
+  return metrics;
+}
+
 }  // namespace voronoi::quant

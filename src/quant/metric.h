@@ -12,6 +12,15 @@
 
 namespace voronoi::quant {
 
+/// Of a linear whose outputs feel a token's error apart, group by group: what is known of the rows from first_row on,
+/// up to the next group's. As InputMoments' own.
+struct RowGroupMoments {
+  std::int64_t first_row = 0;
+  std::span<const float> guided;
+  double effective_tokens = 0;
+  std::span<const float> held_out_guided, cross_guided, held_out_cross_guided;
+};
+
 /// What calibration knows of a linear's input: packed lower triangles of one order, on the host, which must outlive
 /// this. Empty: there is none.
 struct InputMoments {
@@ -24,8 +33,10 @@ struct InputMoments {
   /// Whole matrices: what belongs to each of the four where the input x is that of a model already changed, E[s (y - x)
   /// x^T] with y the input that the unchanged model has in its place.
   std::span<const float> cross_plain, cross_guided, held_out_cross_plain, held_out_cross_guided;
-  /// Gives the memory of held_out_plain and held_out_guided, once nobody looks at them; null: they stay.
+  /// Gives the memory of all held-out moments but cross ones, once nobody looks at them; null: they stay.
   std::function<void()> drop_held_out;
+  /// Behind the first group of rows, of which the guided moments above are; empty: those are of all rows.
+  std::vector<RowGroupMoments> later_groups;
 };
 
 struct Metric {
@@ -60,6 +71,20 @@ inline constexpr double kGuidedTrust = 0.5;
 /// are put back once it is chosen. Moments without a usable diagonal are left to prepare_hessian.
 Metric choose_metric(backend::Context& context, std::int64_t n, const InputMoments& moments, double damping,
                      bool keep_apart);
+
+/// The least scale of a group of rows, see choose_metrics: rows whose errors nobody feels still have a metric to be
+/// coded in.
+inline constexpr double kLeastGroupScale = 1e-4;
+
+/// choose_metric for each group of the rows of a linear, by its own moments. What they have in common is one objective,
+/// the sum over all rows of d H_g d^T, and where rows share something (codebooks, scales of columns), the groups'
+/// scales decide for whom it is made. A group's metric therefore has the trace of its guided moment over the mean of
+/// all groups, each counted by its rows, in the units of `plain`; its plain part too. Were that part left at one scale
+/// for all, a group with less of the guided moment, for want of tokens, would count more or less than its neighbours
+/// for a reason that is none of its rows'. The trace itself is one number from all tokens: it can be believed where the
+/// n^2 directions cannot. With one group, or equal traces, nothing is scaled. rows: of the linear.
+std::vector<Metric> choose_metrics(backend::Context& context, std::int64_t n, std::int64_t rows,
+                                   const InputMoments& moments, double damping, bool keep_apart);
 
 /// Operations of choose_metric for an input of n: a factor, its inverse and the trace a candidate, n^3 together.
 Work choice_work(std::int64_t n, bool guided, bool held_out);

@@ -17,6 +17,17 @@ constexpr double kRoundedError = 1e-4;  // of the energy: an error below zero by
 
 }  // namespace
 
+std::vector<HessianRows> hessian_rows(const QuantInput& input) {
+  std::vector<HessianRows> ranges{{0, input.out_features, input.hessian}};
+  for (const RowGroup& group : input.later_groups) {
+    VORONOI_REQUIRE(group.first_row > ranges.back().first && group.first_row < input.out_features,
+                    "groups of rows are in order, each with a row");
+    ranges.back().last = group.first_row;
+    ranges.push_back({group.first_row, input.out_features, group.hessian});
+  }
+  return ranges;
+}
+
 HessianEnergies hessian_energies(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
                                  std::span<const float> weight, std::span<const float> quantized,
                                  const backend::Array<float>& h) {

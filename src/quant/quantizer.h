@@ -45,6 +45,17 @@ struct PreparedHessian {
 PreparedHessian prepare_hessian(backend::Context& context, std::int64_t n, std::span<const float> lower, double damping,
                                 bool act_order);
 
+/// A second moment, as prepare_hessian takes it, that so many rows of a linear have to themselves.
+struct RowMoment {
+  std::span<const float> lower;
+  std::int64_t rows = 0;
+};
+/// Of each, in one unit and one processing order: that of their mean's diagonal, each counted by its rows. All rows
+/// share the scales of columns and the books of groups of columns, which stand in that order. Throws as
+/// prepare_hessian.
+std::vector<PreparedHessian> prepare_hessians(backend::Context& context, std::int64_t n,
+                                              const std::vector<RowMoment>& moments, double damping, bool act_order);
+
 /// [n, n] of a packed lower triangle on the host.
 backend::Array<float> both_triangles(backend::Context& context, std::int64_t n, std::span<const float> lower);
 
@@ -57,6 +68,12 @@ inline constexpr std::int64_t kErrorRows = 128;
 
 struct SiteState;
 
+/// Rows from first_row on have a Hessian of their own, up to those of the next group.
+struct RowGroup {
+  std::int64_t first_row = 0;
+  const PreparedHessian* hessian = nullptr;  ///< of the same input, unit and processing order
+};
+
 struct QuantInput {
   std::string name;  ///< full module path; also the stream of the random numbers
   std::int64_t out_features = 0, in_features = 0;
@@ -64,7 +81,16 @@ struct QuantInput {
   const PreparedHessian* hessian = nullptr;     ///< prepared by the context that quantizes
   core::DType stored_dtype = core::DType::f16;  ///< type of codebooks and scales; they are rounded before assignment
   const SiteState* site = nullptr;              ///< what Method::prepare_site returned; null: nothing
+  std::vector<RowGroup> later_groups{};         ///< rows that `hessian` is not of; for methods that take them
 };
+
+/// Rows of one Hessian.
+struct HessianRows {
+  std::int64_t first = 0, last = 0;
+  const PreparedHessian* hessian = nullptr;
+};
+/// Of all groups of an operator, in order; of one that has none all rows.
+std::vector<HessianRows> hessian_rows(const QuantInput& input);
 
 struct QuantResult {
   format::Encoding encoding;

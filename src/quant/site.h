@@ -49,7 +49,8 @@ struct SiteInput {
   std::vector<SiteLinear> whole;
   /// Whether a factor of each input can be moved into what computes the input, with the same model as the result.
   bool input_scale_folds = false;
-  InputMoments moments;        ///< choose_metric makes `hessian` of them
+  /// choose_metric makes `hessian` of them. Of groups of rows: `linears` is one, and the method takes them.
+  InputMoments moments;
   std::vector<float> hessian;  ///< packed lower triangle; what stands here after prepare_site is factored
   std::function<std::vector<float>(const SiteLinear&)> read_weight;  ///< [out_features, in_features]
   core::DType stored_dtype = core::DType::f16;                       ///< as QuantInput's
@@ -63,14 +64,29 @@ struct TargetMoments {
   backend::Array<float> held_out;  ///< empty as well where PreparedHessian has it
 };
 
-/// A site ready for quantize() of its linears.
+/// Of rows of a linear from first_row on.
+struct PreparedRows {
+  std::int64_t first_row = 0;
+  PreparedHessian hessian;
+  TargetMoments target;
+};
+
+/// A site ready for quantize() of its linears, or of the only one that has groups of rows.
 struct PreparedSite {
   PreparedHessian hessian;  ///< of the rotated input where there is a rotation
   TargetMoments target;     ///< empty where there is a rotation
   std::unique_ptr<const SiteState> state;
+  std::vector<PreparedRows> later_groups;  ///< behind the rows that `hessian` and `target` are of; empty: of all
+
+  /// As QuantInput takes them; while this lives.
+  std::vector<RowGroup> row_groups() const {
+    std::vector<RowGroup> groups;
+    for (const PreparedRows& rows : later_groups) groups.push_back({rows.first_row, &rows.hessian});
+    return groups;
+  }
 };
 
-/// The choice of the metric, the method's prepare_site, the rotation of the Hessian, and its factor. Throws
+/// The choice of the metrics, the method's prepare_site, the rotation of the Hessian, and its factor. Throws
 /// NumericError as they do. Collective where the method changes the site.
 PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput site,
                           const QuantParameters& parameters);

@@ -24,17 +24,37 @@ double dot(std::span<const float> a, std::span<const float> b) {
   return sum;
 }
 
+/// Rows [first, last) of a linear, and what they are fitted in.
+struct TargetRows {
+  std::int64_t first = 0, last = 0;
+  const PreparedHessian* hessian = nullptr;
+  const TargetMoments* moments = nullptr;
+};
+
+std::vector<TargetRows> target_rows(const PreparedSite& site, std::int64_t out_features) {
+  std::vector<TargetRows> groups{{0, out_features, &site.hessian, &site.target}};
+  for (const PreparedRows& rows : site.later_groups) {
+    groups.back().last = rows.first_row;
+    groups.push_back({rows.first_row, out_features, &rows.hessian, &rows.target});
+  }
+  return groups;
+}
+
 }  // namespace
 
 Target asymmetric_target(backend::Context& context, std::int64_t out_features, std::span<const float> weight,
                          const PreparedSite& site) {
   Target target;
   if (site.target.cross.empty()) return target;
-  const PreparedHessian& hessian = site.hessian;
-  const std::int64_t n = hessian.n;
+  const std::int64_t n = site.hessian.n;
   VORONOI_REQUIRE(static_cast<std::int64_t>(weight.size()) == out_features * n, "the weight has its shape");
-  const backend::Array<float>& judge = hessian.held_out.empty() ? site.target.held_out : hessian.held_out;
-  const bool is_judged = !judge.empty() && !site.target.held_out_cross.empty();
+  const auto judge_of = [](const TargetRows& group) -> const backend::Array<float>& {
+    return group.hessian->held_out.empty() ? group.moments->held_out : group.hessian->held_out;
+  };
+  const std::vector<TargetRows> groups = target_rows(site, out_features);
+  const bool is_judged = std::all_of(groups.begin(), groups.end(), [&](const TargetRows& group) {
+    return !judge_of(group).empty() && !group.moments->held_out_cross.empty();
+  });
   const auto times = [&](const backend::Array<float>& rows, const backend::Array<float>& matrix, bool transposed) {
     backend::Array<float> product(context, rows.size());
     context.linalg().gemm_f32(context.exec(), false, transposed, rows.size() / n, n, n, 1.0F, rows.data(), n,
@@ -43,8 +63,10 @@ Target asymmetric_target(backend::Context& context, std::int64_t out_features, s
   };
   std::vector<float> correction(weight.size());  // natural order
   double gained = 0, lost = 0, energy = 0;
-  for (std::int64_t first = 0; first < out_features; first += kTargetRows) {
-    const std::int64_t n_rows = std::min(kTargetRows, out_features - first);
+  // One share for the linear, the groups' gains and losses in one scale (choose_metrics).
+  const auto correct = [&](const TargetRows& group, std::int64_t first) {
+    const PreparedHessian& hessian = *group.hessian;
+    const std::int64_t n_rows = std::min(kTargetRows, group.last - first);
     std::vector<float> ordered(index(n_rows * n));
     for (std::int64_t r = 0; r < n_rows; ++r)
       for (std::int64_t p = 0; p < n; ++p)
@@ -52,16 +74,18 @@ Target asymmetric_target(backend::Context& context, std::int64_t out_features, s
     const backend::Array<float> rows(context, std::span<const float>(ordered));
     // (P (H + lambda I) P^T)^-1 = U^T U.
     const backend::Array<float> full =
-        times(times(times(rows, site.target.cross, false), hessian.factor, true), hessian.factor, false);
+        times(times(times(rows, group.moments->cross, false), hessian.factor, true), hessian.factor, false);
     const std::vector<float> values = full.to_host();
     for (std::int64_t r = 0; r < n_rows; ++r)
       for (std::int64_t p = 0; p < n; ++p)
         correction[index((first + r) * n + hessian.perm[index(p)])] = values[index(r * n + p)];
-    if (!is_judged) continue;
-    gained += dot(times(rows, site.target.held_out_cross, false).to_host(), values);
-    lost += dot(times(full, judge, false).to_host(), values);
-    energy += dot(times(rows, judge, false).to_host(), ordered);
-  }
+    if (!is_judged) return;
+    gained += dot(times(rows, group.moments->held_out_cross, false).to_host(), values);
+    lost += dot(times(full, judge_of(group), false).to_host(), values);
+    energy += dot(times(rows, judge_of(group), false).to_host(), ordered);
+  };
+  for (const TargetRows& group : groups)
+    for (std::int64_t first = group.first; first < group.last; first += kTargetRows) correct(group, first);
   if (std::all_of(correction.begin(), correction.end(), [](float value) { return value == 0; })) return target;
   if (!is_judged)
     target.share = kUnjudgedShare;
@@ -84,7 +108,16 @@ double error_against_weight(backend::Context& context, std::int64_t out_features
                             const PreparedSite& site, const format::Encoding& encoding) {
   std::vector<float> decoded(weight.size());
   format::decode(encoding, decoded);
-  return relative_hessian_error(context, out_features, site.hessian.n, weight, decoded, site.hessian.h);
+  const std::int64_t n = site.hessian.n;
+  HessianEnergies sums;
+  for (const TargetRows& group : target_rows(site, out_features)) {
+    const std::size_t first = index(group.first * n), count = index((group.last - group.first) * n);
+    const HessianEnergies own = hessian_energies(context, group.last - group.first, n, weight.subspan(first, count),
+                                                 std::span(decoded).subspan(first, count), group.hessian->h);
+    sums.error += own.error;
+    sums.energy += own.energy;
+  }
+  return relative_error_of(sums.error, sums.energy);
 }
 
 }  // namespace voronoi::quant

@@ -27,7 +27,8 @@ struct Target {
 ///   tr((Q - W*) (H + lambda I) (Q - W*)^T),  W* = W + W C (H + lambda I)^-1:
 /// codes are fitted to W* in the metric as it is. What few tokens say of C does not hold for others: of D = W* - W
 /// kTargetTrust of the share is taken that is best on held-out tokens, tr(W C' D^T) / tr(D H' D^T) with their moments,
-/// in 0..1. A C of nothing but zeros leaves W, and so does a site without `target`. Throws NumericError for a target
+/// in 0..1. Groups of rows have a C and an H each, and one
+/// share. A C of nothing but zeros leaves W, and so does a site without `target`. Throws NumericError for a target
 /// beyond kLargestWeight.
 Target asymmetric_target(backend::Context& context, std::int64_t out_features, std::span<const float> weight,
                          const PreparedSite& site);

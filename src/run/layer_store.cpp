@@ -20,8 +20,9 @@ constexpr std::string_view kLayerKind = "voronoi quantized linear, version 1";
 constexpr std::string_view kTensorKind = "voronoi tensor, version 1";
 constexpr std::string_view kHessianKind = "voronoi hessian, version 1";
 
-/// Around a linear's name, of its guided Hessian.
-constexpr std::string_view kGuided = "guided.", kEffectiveTokens = ".effective_tokens";
+/// Around a linear's name, of its guided Hessian; and what follows the name, with two digits, of a group behind the
+/// first.
+constexpr std::string_view kGuided = "guided.", kEffectiveTokens = ".effective_tokens", kRowGroup = ".rows_";
 /// Ends the name of an array that is a whole matrix.
 constexpr std::string_view kCross = "cross";
 
@@ -57,6 +58,11 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
   const auto found = shard.attributes.find(name);
   if (found == shard.attributes.end()) return 0;
   return number_attribute<std::int64_t>(name, found->second, file);
+}
+
+std::string guided_name(const calib::GuidedHessian& guided) {
+  return std::string(kGuided) + guided.linear +
+         (guided.group == 0 ? "" : fmt::format("{}{:02}", kRowGroup, guided.group));
 }
 
 std::string publish_shard(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
@@ -152,7 +158,7 @@ void write_hessian(const store::Start& start, std::int64_t block, const calib::S
   add_cross("held_out.cross", site.held_out_cross);
   if (site.held_out_tokens > 0) shard.attributes["held_out_tokens"] = std::to_string(site.held_out_tokens);
   for (const calib::GuidedHessian& guided : site.guided) {
-    const std::string name = std::string(kGuided) + guided.linear;
+    const std::string name = guided_name(guided);
     add(name, guided.lower);
     add(name + ".held_out", guided.held_out);
     add_cross(name + ".cross", guided.cross);
@@ -207,6 +213,14 @@ calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block
     const std::string name = attribute.substr(0, attribute.size() - kEffectiveTokens.size());
     calib::GuidedHessian& guided = hessian.guided.emplace_back();
     guided.linear = name.substr(kGuided.size());
+    // In the order of the attributes a linear's groups follow each other.
+    if (hessian.guided.size() > 1) {
+      const calib::GuidedHessian& before = hessian.guided[hessian.guided.size() - 2];
+      calib::GuidedHessian next;
+      next.linear = before.linear;
+      next.group = before.group + 1;
+      if (guided_name(next) == name) guided = std::move(next);
+    }
     guided.lower = take(name);
     guided.held_out = take(name + ".held_out");
     guided.cross = take(name + ".cross");

@@ -66,6 +66,23 @@ std::vector<std::string> check_allocate(const Settings& o) {
   return problems;
 }
 
+std::vector<std::string> check_row_groups(const Settings& o) {
+  if (o.hessian_groups == 1) return {};
+  if (o.hessian != "guided")
+    return {fmt::format("--hessian-groups {}: needs --hessian guided, whose Hessians they are", o.hessian_groups)};
+  std::string able;
+  for (const quant::Method* method : quant::methods())
+    if (method->takes_row_groups()) able += fmt::format("{}{}", able.empty() ? "" : ", ", method->name());
+  return run_parameters(o).problems_of_all([&](const quant::QuantParameters& parameters) {
+    const quant::Method& method = quant::find_method(parameters.method);
+    if (!parameters.guided_metric || method.takes_row_groups()) return quant::Problems();
+    return quant::Problems{
+        fmt::format("--hessian-groups {}: --method {} quantizes all rows of a linear in one metric; leave it out, or "
+                    "--guided-metric false; methods that take groups: {}",
+                    o.hessian_groups, method.name(), able)};
+  });
+}
+
 std::vector<std::string> check_texts(const Settings& o) {
   std::vector<std::string> problems;
   if (!o.calibration_weights.empty() && o.calibration_weights.size() != o.calibration_texts.size())
@@ -120,6 +137,7 @@ std::vector<std::string> check(const Settings& o) {
                        o.parameters.method + " does not make; awq, bitdistiller, gptq or rtn do");
   for (const std::string& problem : check_bits(o)) problems.push_back(problem);
   for (const std::string& problem : check_allocate(o)) problems.push_back(problem);
+  for (const std::string& problem : check_row_groups(o)) problems.push_back(problem);
   for (const std::string& problem : changed.check()) problems.push_back(problem);
   return problems;
 }

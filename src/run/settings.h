@@ -19,6 +19,9 @@ namespace voronoi::run {
 /// course of a descent.
 inline constexpr std::int64_t kTuningContext = 1024, kTuningLooks = 4;
 
+/// Of --hessian-groups: --allocate looks at rows in as many pieces.
+inline constexpr std::int64_t kMostHessianGroups = 16;
+
 struct Settings {
   std::string command{kQuantize};  ///< of voronoi, see StartRecord
   std::string model, run, tokenizer;
@@ -32,6 +35,7 @@ struct Settings {
   std::string calibration = "independent";
   std::string effort = "normal";        ///< quick, normal or best: what stands for options that were not given
   std::string hessian = "plain";        ///< or "guided": rows count as the loss feels them
+  std::int64_t hessian_groups = 1;      ///< of a linear's outputs, each with a guided Hessian of its own
   std::string target = "plain";         ///< or "asymmetric": what makes up for the error of the blocks before
   double calibration_held_out = 0.125;  ///< share of the sequences that enter no Hessian and judge what others made
   std::string device = "auto", dtype = "auto";
@@ -92,6 +96,9 @@ std::vector<std::string> check_bits(const Settings& options);
 
 /// Problems of --allocate.
 std::vector<std::string> check_allocate(const Settings& options);
+
+/// Problems of --hessian-groups with the method and with options that it does not go with.
+std::vector<std::string> check_row_groups(const Settings& options);
 
 /// Problems of calibration's texts with their weights.
 std::vector<std::string> check_texts(const Settings& options);

@@ -30,7 +30,7 @@ std::vector<T> flat_values(const store::Shard& shard, const char* name, core::DT
 
 void write_token_weights(const store::Start& start, std::int64_t chunk, const calib::ChunkWeights& weights,
                          const std::string& calibration) {
-  std::vector<std::int64_t> rows;  // of every linear, in the order of the weights
+  std::vector<std::int64_t> rows;  // of every linear and group, in the order of the weights
   std::vector<float> values;
   for (const calib::BlockTokenWeights& block : weights)
     for (const auto& site : block)
@@ -47,7 +47,8 @@ void write_token_weights(const store::Start& start, std::int64_t chunk, const ca
 }
 
 calib::ChunkWeights read_token_weights(const store::RunPaths& paths, std::int64_t chunk,
-                                       const model::ModelConfig& config, const std::string& calibration) {
+                                       const model::ModelConfig& config, std::int64_t row_groups,
+                                       const std::string& calibration) {
   const std::string file = paths.token_weights(chunk).string();
   store::Shard shard = store::read_shard(file);
   if (shard.attributes["kind"] != kTokenWeightsKind || shard.attributes["calibration"] != calibration ||
@@ -58,16 +59,17 @@ calib::ChunkWeights read_token_weights(const store::RunPaths& paths, std::int64_
   for (const float value : values)
     if (!(value >= 0) || !std::isfinite(value))
       throw core::FormatError(file, fmt::format("a token counts {:g}; a finite number from 0 on is wanted", value));
+  const auto groups = static_cast<std::size_t>(row_groups);
   calib::ChunkWeights weights;
   std::size_t linear_at = 0, value_at = 0;
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     calib::BlockTokenWeights& block = weights.emplace_back();
     for (const model::SiteSpec& site : model::block_sites(config, layer)) {
       auto& of_site = block.emplace_back();
-      for (std::size_t i = 0; i < site.linears.size(); ++i, ++linear_at) {
+      for (std::size_t i = 0; i < site.linears.size() * groups; ++i, ++linear_at) {
         const std::int64_t n = linear_at < rows.size() ? rows[linear_at] : -1;
         if (n < 0 || n > static_cast<std::int64_t>(values.size() - value_at))
-          throw core::FormatError(file, fmt::format("has no {} weights for {}", n, site.linears[i].name));
+          throw core::FormatError(file, fmt::format("has no {} weights for {}", n, site.linears[i / groups].name));
         const auto first = values.begin() + static_cast<std::ptrdiff_t>(value_at);
         of_site.emplace_back(first, first + n);
         value_at += static_cast<std::size_t>(n);

@@ -13,8 +13,10 @@ namespace voronoi::run {
 /// `calibration`: as of write_hessian. Throws StoreError.
 void write_token_weights(const store::Start& start, std::int64_t chunk, const calib::ChunkWeights& weights,
                          const std::string& calibration);
-/// Throws FormatError for a file of another calibration, chunk or model, or of numbers that are no weights; StoreError.
+/// row_groups: as TokenWeights takes it. Throws FormatError for a file of another calibration, chunk or model, or of
+/// numbers that are no weights; StoreError.
 calib::ChunkWeights read_token_weights(const store::RunPaths& paths, std::int64_t chunk,
-                                       const model::ModelConfig& config, const std::string& calibration);
+                                       const model::ModelConfig& config, std::int64_t row_groups,
+                                       const std::string& calibration);
 
 }  // namespace voronoi::run

@@ -7,8 +7,10 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 
+#include "calib/row_groups.h"
 #include "comm/agreement.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -40,16 +42,46 @@ std::string pattern_of(const model::SiteSpec& site, std::string linear) {
   return linear.replace(at, number.size(), ".*.");
 }
 
+constexpr std::int64_t kPieces = planning::kLookRows / kPieceRows;
+
+/// Of a linear of more rows than are looked at.
+std::int64_t piece_begin(std::int64_t out_features, std::int64_t piece) {
+  return (out_features - kPieceRows) * piece / (kPieces - 1);
+}
+
 std::vector<float> sampled_rows(std::vector<float> weight, std::int64_t out_features, std::int64_t in_features) {
   if (out_features <= planning::kLookRows) return weight;
   std::vector<float> rows;
-  constexpr std::int64_t kPieces = planning::kLookRows / kPieceRows;
   for (std::int64_t piece = 0; piece < kPieces; ++piece) {
-    const std::int64_t first = (out_features - kPieceRows) * piece / (kPieces - 1);
-    const auto begin = weight.begin() + first * in_features;
+    const auto begin = weight.begin() + piece_begin(out_features, piece) * in_features;
     rows.insert(rows.end(), begin, begin + kPieceRows * in_features);
   }
   return rows;
+}
+
+/// Rows that stand for a group of rows.
+struct SampledGroup {
+  const calib::GuidedHessian* hessian = nullptr;
+  std::int64_t rows = 0;                ///< of the linear
+  std::int64_t first = 0, sampled = 0;  ///< among those that are looked at
+};
+
+/// Of all groups of which rows are looked at, in order.
+std::vector<SampledGroup> sampled_groups(std::span<const calib::GuidedHessian> guided, std::int64_t out_features,
+                                         std::int64_t row_groups) {
+  const auto row_at = [&](std::int64_t sample) {
+    if (out_features <= planning::kLookRows) return sample;
+    return piece_begin(out_features, sample / kPieceRows) + sample % kPieceRows;
+  };
+  std::vector<SampledGroup> groups;
+  std::int64_t sample = 0;
+  for (const calib::GuidedHessian& hessian : guided) {
+    const std::int64_t begin = calib::row_group_begin(out_features, row_groups, hessian.group),
+                       end = calib::row_group_begin(out_features, row_groups, hessian.group + 1), first = sample;
+    while (sample < std::min(out_features, planning::kLookRows) && row_at(sample) < end) ++sample;
+    if (sample > first) groups.push_back({&hessian, end - begin, first, sample - first});
+  }
+  return groups;
 }
 
 class Allocation {
@@ -135,10 +167,13 @@ class Allocation {
   }
 
   /// What the quick setting adds to the loss by a row that enters the linear, tr(D H D^T) / 2 with the guided H (see
-  /// calib::TokenWeights), of tokens that were held out where there are any. 0 where no row counts.
+  /// calib::TokenWeights), of tokens that were held out where there are any; of groups of its rows the sum, each in its
+  /// own H. 0 where no row counts.
   double loss_rise(const planning::SiteTask& task, const calib::SiteHessian& stored, const model::LinearSpec& linear) {
-    const calib::GuidedHessian* guided = stored.guided_for(linear.name);
-    if (guided == nullptr || guided->lower.empty()) return 0;
+    const std::vector<SampledGroup> groups =
+        sampled_groups(stored.guided_for(linear.name), linear.out_features, work_.inputs.row_groups);
+    if (std::all_of(groups.begin(), groups.end(), [](const SampledGroup& g) { return g.hessian->lower.empty(); }))
+      return 0;
     const std::int64_t n = linear.in_features;
     const std::vector<float> rows =
         sampled_rows(read_weight(work_.inputs, linear.name, linear.out_features, n), linear.out_features, n);
@@ -150,11 +185,15 @@ class Allocation {
       quant::SiteInput input;
       input.name = task.name();
       input.in_features = n;
-      input.linears.push_back({linear.name, linear.out_features});
+      // Groups of rows are told by the rows that are looked at.
+      input.linears.push_back({linear.name, groups.size() > 1 ? n_rows : linear.out_features});
       // Without the tokens that are held out: choosing the metric by them takes as long as the look.
       input.moments.plain = stored.lower;
-      input.moments.guided = guided->lower;
-      input.moments.effective_tokens = guided->effective_tokens;
+      input.moments.guided = groups.front().hessian->lower;
+      input.moments.effective_tokens = groups.front().hessian->effective_tokens;
+      for (const SampledGroup& group : std::span(groups).subspan(1))
+        input.moments.later_groups.push_back(
+            {group.first, group.hessian->lower, group.hessian->effective_tokens, {}, {}, {}});
       input.moments.tokens = stored.n_tokens;
       input.read_weight = [this, n](const quant::SiteLinear& wanted) {
         return read_weight(work_.inputs, wanted.name, wanted.out_features, n);
@@ -166,16 +205,24 @@ class Allocation {
       weight.in_features = n;
       weight.weight = rows;
       weight.hessian = &site.hessian;
+      weight.later_groups = site.row_groups();
       weight.stored_dtype = work_.config().stored_dtype;
       weight.site = site.state.get();
       format::decode(quant::quantize(work_.context, alone, weight, quick_).encoding, decoded);
     }
-    const double error =
-        quant::hessian_energies(
-            work_.context, n_rows, n, rows, decoded,
-            quant::both_triangles(work_.context, n, guided->held_out.empty() ? guided->lower : guided->held_out))
-            .error;
-    return std::max(error, 0.0) * static_cast<double>(linear.out_features) / static_cast<double>(n_rows) / 2;
+    double rise = 0;
+    for (const SampledGroup& group : groups) {
+      const std::vector<float>& judge =
+          group.hessian->held_out.empty() ? group.hessian->lower : group.hessian->held_out;
+      if (judge.empty()) continue;
+      const auto first = static_cast<std::size_t>(group.first * n), count = static_cast<std::size_t>(group.sampled * n);
+      const double error = quant::hessian_energies(
+                               work_.context, group.sampled, n, std::span(rows).subspan(first, count),
+                               std::span(decoded).subspan(first, count), quant::both_triangles(work_.context, n, judge))
+                               .error;
+      rise += std::max(error, 0.0) * static_cast<double>(group.rows) / static_cast<double>(group.sampled) / 2;
+    }
+    return rise;
   }
 
   /// No rule of the options says what it gets.

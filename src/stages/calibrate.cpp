@@ -135,7 +135,7 @@ class Calibration {
     try {
       token_weights_.emplace(
           exact ? *exact : transformer_, work_.context, work_.world, work_.inputs.windows, shelf(),
-          [] { return core::stop_requested(); }, told);
+          [] { return core::stop_requested(); }, told, work_.settings.hessian_groups);
     } catch (const core::StopRequested&) {  // on every rank
       work_.stopped = true;
     }
@@ -151,7 +151,8 @@ class Calibration {
       const std::filesystem::path file = work_.run.paths.token_weights(chunk.id);
       if (!std::filesystem::exists(file)) return {};
       try {
-        return run::read_token_weights(work_.run.paths, chunk.id, work_.config(), work_.inputs.calibration);
+        return run::read_token_weights(work_.run.paths, chunk.id, work_.config(), work_.settings.hessian_groups,
+                                       work_.inputs.calibration);
       } catch (const core::Error& error) {
         core::log_warning("{}; moved to {}, it will be made again", error.what(),
                           work_.run.start->quarantine(file).string());
@@ -288,10 +289,10 @@ class Calibration {
   double block_seconds(std::int64_t block) const {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
-    const calib::BlockWork work =
-        calib::block_work(work_.config(), block, windows.count, windows.context,
-                          {work_.settings.hessian == "guided", 0, work_.sequential(),
-                           work_.settings.target == "asymmetric", work_.settings.calibration_experts == "all"});
+    const calib::BlockWork work = calib::block_work(
+        work_.config(), block, windows.count, windows.context,
+        {work_.settings.hessian == "guided", 0, work_.sequential(), work_.settings.target == "asymmetric",
+         work_.settings.calibration_experts == "all", work_.settings.hessian_groups});
     const double forward = planning::forward_rate(work_.rates, work_.context.device(), work_.settings.dtype);
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }

@@ -38,6 +38,7 @@ core::Json calibration_json(const run::Settings& options, const Inputs& inputs) 
   // Named only where they are not what every run had before there was a choice.
   if (options.calibration_held_out > 0) json["held_out"] = options.calibration_held_out;
   if (options.hessian != "plain") json["hessian"] = options.hessian;
+  if (options.hessian_groups > 1) json["hessian_groups"] = options.hessian_groups;
   if (options.target != "plain") json["target"] = options.target;
   if (options.calibration_experts != "routed") json["experts"] = options.calibration_experts;
   if (std::any_of(inputs.shares.begin(), inputs.shares.end(), [](const auto& gave) { return gave.duplicates > 0; }))
@@ -165,6 +166,7 @@ Inputs open_inputs(const std::vector<run::Settings*>& runs, const backend::Conte
   core::Json decides{{"model", fingerprint}, {"calibration", calibration}};
   if (options.calibration == "sequential") decides["parameters"] = parameters;
   inputs.calibration = core::sha256(decides.dump());
+  inputs.row_groups = options.hessian_groups;
   inputs.identity = {{"format", 1}, {"model", fingerprint}, {"calibration", calibration}, {"quantization", parameters}};
   return inputs;
 }

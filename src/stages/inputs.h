@@ -1,6 +1,7 @@
 // What a quantization run works on: opened and checked before any computing.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct Inputs {
   model::Windows tuning_windows;         ///< empty where nothing is tuned
   tune::Sequences tuning_sequences;
   core::DType dtype = core::DType::f32;  ///< of the forward pass of calibration
+  std::int64_t row_groups = 1;           ///< of a linear, with a guided Hessian each (calib/row_groups.h)
   std::string calibration;               ///< fingerprint of all that decides the Hessians
   core::Json identity;                   ///< for run.json
 };

@@ -1,10 +1,14 @@
 #include "stages/site_task.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <span>
 #include <utility>
 
+#include "calib/row_groups.h"
 #include "core/error.h"
 #include "core/error_context.h"
 #include "core/log.h"
@@ -27,6 +31,21 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 constexpr const char* kUnwritten = "unwritten";
 
 using Group = std::vector<planning::PartLinear>;
+
+/// Of a linear: of the first group of its rows, and of those behind it.
+void take_guided(std::span<const calib::GuidedHessian> groups, const model::LinearSpec& linear, std::int64_t row_groups,
+                 quant::InputMoments& moments) {
+  VORONOI_REQUIRE(std::ssize(groups) == calib::n_row_groups(linear.out_features, row_groups),
+                  linear.name + " has a guided Hessian for each group of its rows");
+  moments.guided = groups[0].lower;
+  moments.effective_tokens = groups[0].effective_tokens;
+  moments.held_out_guided = groups[0].held_out;
+  moments.cross_guided = groups[0].cross;
+  moments.held_out_cross_guided = groups[0].held_out_cross;
+  for (const calib::GuidedHessian& group : groups.subspan(1))
+    moments.later_groups.push_back({calib::row_group_begin(linear.out_features, row_groups, group.group), group.lower,
+                                    group.effective_tokens, group.held_out, group.cross, group.held_out_cross});
+}
 
 /// Those of a group, each once. `only`: the linear that has moments of its own; null: all of them share the plain one.
 /// is_last: nobody else takes what is stored. parameters: of the run that the first of the group belongs to.
@@ -56,14 +75,7 @@ quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, 
   site.moments.held_out_cross_plain = stored.held_out_cross;
   site.moments.tokens = stored.n_tokens;
   site.moments.held_out_tokens = stored.held_out_tokens;
-  if (only != nullptr) {
-    const calib::GuidedHessian& guided = *stored.guided_for(only->name);
-    site.moments.guided = guided.lower;
-    site.moments.effective_tokens = guided.effective_tokens;
-    site.moments.held_out_guided = guided.held_out;
-    site.moments.cross_guided = guided.cross;
-    site.moments.held_out_cross_guided = guided.held_out_cross;
-  }
+  if (only != nullptr) take_guided(stored.guided_for(only->name), *only, inputs.row_groups, site.moments);
   if (is_last) site.moments.drop_held_out = [&stored] { stored.drop_held_out(); };
   site.read_weight = [&inputs, in_features = site.in_features](const quant::SiteLinear& linear) {
     return read_weight(inputs, linear.name, linear.out_features, in_features);
@@ -128,8 +140,9 @@ class SiteWork {
     const bool takes_guided = run_of(first.part).parameters.of(first.linear->name)->guided_metric;
     const std::vector<LinearOfParts> linears = by_linear(group);
     const auto is_guided_linear = [&](const LinearOfParts& one) {
-      const calib::GuidedHessian* guided = stored.guided_for(one.linear->name);
-      return takes_guided && guided != nullptr && !guided->lower.empty();
+      const std::span<const calib::GuidedHessian> guided = stored.guided_for(one.linear->name);
+      return takes_guided && std::any_of(guided.begin(), guided.end(),
+                                         [](const calib::GuidedHessian& of) { return !of.lower.empty(); });
     };
     for (std::size_t n = 0; n < linears.size(); ++n) {
       const LinearOfParts& shared = linears[n];
@@ -153,8 +166,13 @@ class SiteWork {
           layer.left_out_tokens = stored.n_left_out;
           layer.pooled_tokens = stored.pooled_tokens;
           if (is_guided) {
-            layer.statistics["guided_share"] = site->hessian.guided_share;
-            layer.statistics["effective_tokens"] = stored.guided_for(shared.linear->name)->effective_tokens;
+            const std::span<const calib::GuidedHessian> groups = stored.guided_for(shared.linear->name);
+            for (std::size_t g = 0; g < groups.size(); ++g) {
+              const std::string which = g == 0 ? "" : fmt::format("_{}", g);
+              layer.statistics["guided_share" + which] =
+                  (g == 0 ? site->hessian : site->later_groups[g - 1].hessian).guided_share;
+              layer.statistics["effective_tokens" + which] = groups[g].effective_tokens;
+            }
           }
           reports_[i].layers.push_back(run::to_json(layer));
         } catch (const core::NumericError& error) {
@@ -173,9 +191,12 @@ class SiteWork {
     quant::PreparedSite site =
         quant::prepare_site(context_, team_, site_input(task_.site(), group, stored, only, is_last, of_run, inputs_),
                             *of_run.of(first.linear->name));
-    if (site.hessian.damping_steps > 0 && team_.rank() == 0)
+    const quant::PreparedHessian* worst = &site.hessian;
+    for (const quant::PreparedRows& rows : site.later_groups)
+      if (rows.hessian.damping_steps > worst->damping_steps) worst = &rows.hessian;
+    if (worst->damping_steps > 0 && team_.rank() == 0)
       core::log_warning("{}: the Hessian needed a damping of {:g} of its mean diagonal to factor",
-                        only == nullptr ? task_.site().name() : only->name, site.hessian.damping);
+                        only == nullptr ? task_.site().name() : only->name, worst->damping);
     return site;
   }
 
@@ -212,6 +233,7 @@ class SiteWork {
     });
     if (!target.weight.empty()) input.weight = target.weight;
     input.hessian = &site.hessian;
+    input.later_groups = site.row_groups();
     input.site = site.state.get();
     input.stored_dtype = inputs_.model->config().stored_dtype;
     const quant::QuantResult result = quant::quantize(context_, team_, input, *run.parameters.of(linear.name));

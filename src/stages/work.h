@@ -64,8 +64,8 @@ class Work {
   /// Of the members.
   planning::ParametersOfRuns parameters() const;
   calib::HessianKind hessian_kind() const {
-    return {settings.hessian == "guided", settings.calibration_held_out, false, false,
-            settings.calibration_experts == "all"};
+    return {settings.hessian == "guided",          settings.calibration_held_out, false, false,
+            settings.calibration_experts == "all", settings.hessian_groups};
   }
   /// Linears of all members that are quantized, and that there are; rank 0.
   std::int64_t layers_done() const;

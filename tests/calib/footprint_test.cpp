@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "calib/row_groups.h"
+
 namespace voronoi::calib {
 namespace {
 
@@ -42,6 +44,29 @@ TEST(CalibrationFootprint, CountsAllRowsOfAllExperts) {
   // A quarter of the tokens for three sums of gate_up and two of down an expert, or all of them for one of each.
   EXPECT_DOUBLE_EQ(seen.gram - routed.gram, tokens * (4 * (64 * 65 + 32 * 33) - (3 * 64 * 65 + 2 * 32 * 33)));
   EXPECT_DOUBLE_EQ(block_work(config, 1, 3, 32, all).gram, block_work(config, 1, 3, 32, plain).gram);
+}
+
+TEST(CalibrationFootprint, GroupsOfRowsHaveASumEach) {
+  const model::ModelConfig config = small_config();
+  HessianKind one{true}, four{true};
+  four.row_groups = 4;
+  // Of units of 16 rows: q has 4, k and v two groups each; gate and up (96 rows) 4.
+  const std::vector<model::SiteSpec> sites = model::block_sites(config, 0);
+  const std::int64_t triangle = 4 * (64 * 65 / 2);
+  EXPECT_EQ(hessian_bytes(sites[0], one), triangle * (1 + 3));
+  EXPECT_EQ(hessian_bytes(sites[0], four), triangle * (1 + 4 + 2 + 2));
+  EXPECT_EQ(hessian_bytes(sites[2], four), triangle * (1 + 4 + 4));
+  const double tokens = 96;
+  EXPECT_DOUBLE_EQ(block_work(config, 0, 3, 32, four).gram - block_work(config, 0, 3, 32, one).gram,
+                   tokens * ((5 + 3 + 6) * 64 * 65 + 3 * 96 * 97));
+  EXPECT_GT(calibration_memory(config, 64, 128, 2, four).every.bytes,
+            calibration_memory(config, 64, 128, 2, one).every.bytes);
+  EXPECT_EQ(row_group_begin(100, 3, 0), 0);
+  EXPECT_EQ(row_group_begin(100, 3, 1), 32);
+  EXPECT_EQ(row_group_begin(100, 3, 2), 64);
+  EXPECT_EQ(row_group_begin(100, 3, 3), 100);
+  EXPECT_EQ(n_row_groups(20, 16), 2);
+  EXPECT_EQ(n_row_groups(3, 16), 1);
 }
 
 TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerHoldsNoMore) {

@@ -86,6 +86,19 @@ says "one setting for all it is"
 grep -q '"type":"allocated","rules":\[\],"linears":1,' "$work/one/journal.log" || fail "that one setting is kept is not journalled"
 [ "$(layers_done "$work/one")" = "$n_linears" ] || fail "not every linear was quantized"
 
+# With groups of rows each row's error is measured in its group's Hessian: what all add to the loss is of one size with what it is without.
+expect 0 "$VORONOI" quantize --run "$work/groups" "${options[@]}" --hessian-groups 2 --stages calibrate,allocate
+python3 - "$work/run/journal.log" "$work/groups/journal.log" <<'PY' || fail "groups of rows change what errors are said to cost"
+import json, sys
+def rise(path):
+    for line in open(path, "rb"):
+        record = json.loads(line.split(b" ", 2)[2])
+        if record["type"] == "allocated":
+            return record["uniform_loss_rise"]
+one, groups = map(rise, sys.argv[1:])
+assert 0.5 < groups / one < 1.5 and groups != one, (one, groups)
+PY
+
 # The experts of a layer at the same place take one setting.
 character_tokenizer "$work/characters.json"
 expect 0 "$VORONOI" quantize --run "$work/experts" --model "$(tiny_model mixtral)" --tokenizer "$work/characters.json" --calibration-text "$calibration_text" \
@@ -111,6 +124,7 @@ refused() {
 refused "needs --bits" --method voronoi --allocate --hessian guided
 refused "needs --hessian guided" --method voronoi --bits 6 --allocate --hessian plain
 refused "not with sequential" --method voronoi --bits 6 --allocate --hessian guided --calibration sequential
+refused "hessian-groups 2: --method gptq quantizes all rows" --method gptq --bits 6 --hessian guided --hessian-groups 2
 refused "needs the stage allocate" --method voronoi --bits 6 --allocate --hessian guided --stages calibrate,quantize
 refused "allocate needs --allocate" --method voronoi --bits 6 --hessian guided --stages calibrate,allocate,quantize
 refused "without calibrate the Hessians must be there" --method voronoi --bits 6 --allocate --hessian guided --stages allocate

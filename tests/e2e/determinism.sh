@@ -5,7 +5,7 @@
 for method in "vptq --residual-centroids 16 --outlier-percent 4 --outlier-centroids 16" "voronoi --residual-centroids 16" \
   "gptq --bits 3" "rtn --bits 3" "bitdistiller --bits 2" "awq --bits 3 --column-scales all" \
   "afpq --bits 3 --afpq-with gptq --group-grid original" "gptvq --bits 2 --group-weights 2048 --scale-block 16" "quip_sharp --bits 3" "trellis --bits 2 --hessian guided --state-bits 12 --trellis-sweeps 2" "aqlm --code-bits 4 --in-group 4" "voronoi --calibration sequential --centroids 64" \
-  "voronoi --hessian guided --centroids 64" "voronoi --calibration sequential --target asymmetric --hessian guided --centroids 64"; do
+  "voronoi --hessian guided --hessian-groups 2 --centroids 64" "voronoi --calibration sequential --target asymmetric --hessian guided --hessian-groups 2 --centroids 64"; do
   read -ra words <<<"--method $method"
   options=("${common[@]}" "${words[@]}")
   rm -rf "$work"/run*

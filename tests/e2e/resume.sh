@@ -47,7 +47,7 @@ expect 0 ranks 2 quantize --run "$run" "${options[@]}"
 same_layers "$work/reference" "$run"
 
 # What tokens count is on disk chunk by chunk: a start takes what a killed one left, sets aside what is damaged, and leaves nothing behind.
-guided=("${common[@]}" --method voronoi --rounds 1 --hessian guided --hessian-window 2)
+guided=("${common[@]}" --method voronoi --rounds 1 --hessian guided --hessian-groups 2 --hessian-window 2)
 expect 0 ranks 2 quantize --run "$work/guided-reference" "${guided[@]}"
 run=$work/guided
 start_held "rename hessians/ 13" "$work/stderr" "$VORONOI" quantize --run "$run" "${guided[@]}"

@@ -145,7 +145,7 @@ TEST_F(GpuColumnLoop, WhereArithmeticIsExactTheCodesAreTheHosts) {
       const VqRows rows = make_rows(*context, geometry, team, weight, hessian.perm);
       VqState state = make_state(*context, rows, columns);
       state.books = books;
-      run_column_loop(*context, rows, hessian.factor, {.candidates = candidates}, false, state);
+      run_column_loop(*context, rows, {hessian.factor.data()}, {.candidates = candidates}, false, state);
       codes.push_back(state.codes.to_host());
       codes.push_back(state.residual_codes.to_host());
       quantized.push_back(state.quantized.to_host());

@@ -32,6 +32,13 @@ TEST(CompareOptions, EachMethodLooksAtTheHessiansItTakesByItself) {
   EXPECT_TRUE(members[1].parameters.guided_metric);
 }
 
+TEST(CompareOptions, GroupsOfRowsAreForAllAndOthersLookAtPlainHessians) {
+  const auto members = members_of({"--methods", "rtn,voronoi", "--bits", "2", "--hessian-groups", "2"});
+  ASSERT_EQ(members.size(), 2U);
+  for (const run::Settings& settings : members) EXPECT_EQ(settings.hessian_groups, 2);
+  EXPECT_FALSE(members[0].parameters.guided_metric);
+}
+
 TEST(CompareOptions, NobodyPaysForGuidedHessiansThatNobodyTakes) {
   const auto members = members_of({"--methods", "rtn,vptq", "--bits", "2"});
   ASSERT_EQ(members.size(), 2U);

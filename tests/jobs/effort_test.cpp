@@ -121,6 +121,36 @@ TEST(ForeignHessians, BringTheirCalibration) {
   EXPECT_EQ(settings_of({"--hessians-from", donor.path(), "--calibration-sequences", "9"}).calibration_sequences, 9);
 }
 
+TEST(ForeignHessians, BringTheirGroupsOfRows) {
+  const Donor donor(core::Json{{"sequences", 7}, {"context", 96}, {"hessian", "guided"}, {"hessian_groups", 4}});
+  EXPECT_EQ(settings_of({"--hessians-from", donor.path()}).hessian_groups, 4);
+  EXPECT_EQ(settings_of({"--hessians-from", donor.path(), "--hessian-groups", "4"}).hessian_groups, 4);
+  EXPECT_EQ(settings_of({"--hessians-from", donor.path(), "--hessian", "plain"}).hessian_groups, 1);
+  try {
+    settings_of({"--hessians-from", donor.path(), "--hessian-groups", "2"});
+    ADD_FAILURE() << "another number of groups was taken";
+  } catch (const core::ConfigError& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("were made with 4"));
+  }
+}
+
+TEST(HessianGroups, AreForGuidedHessiansAndMethodsThatTakeThem) {
+  const auto problems_of = [](const std::vector<std::string>& arguments) {
+    std::vector<std::string> all{"--hessian-groups", "2"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    return run::check_row_groups(settings_of(all));
+  };
+  EXPECT_THAT(problems_of({}), IsEmpty());
+  EXPECT_THAT(problems_of({"--method", "vptq", "--hessian", "guided"}), IsEmpty());
+  EXPECT_THAT(problems_of({"--hessian", "plain"}),
+              ::testing::ElementsAre(::testing::HasSubstr("needs --hessian guided")));
+  for (const char* method : {"trellis", "gptq"})
+    EXPECT_THAT(problems_of({"--method", method, "--hessian", "guided"}),
+                ::testing::ElementsAre(::testing::HasSubstr("methods that take groups: vptq, voronoi")))
+        << method;
+  EXPECT_THAT(problems_of({"--method", "gptq", "--hessian", "guided", "--guided-metric", "false"}), IsEmpty());
+}
+
 TEST(ForeignHessians, ThatAreOldArePlainAndOfAllWindows) {
   const Donor donor(core::Json{{"sequences", 7}, {"context", 96}});
   EXPECT_EQ(settings_of({"--hessians-from", donor.path()}).hessian, "plain");

@@ -95,6 +95,7 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
       ASSERT_EQ(hessian.guided.size(), other.guided.size()) << name;
       for (std::size_t i = 0; i < hessian.guided.size(); ++i) {
         EXPECT_EQ(hessian.guided[i].linear, other.guided[i].linear);
+        EXPECT_EQ(hessian.guided[i].group, other.guided[i].group);
         EXPECT_EQ(hessian.guided[i].lower, other.guided[i].lower) << hessian.guided[i].linear;
         EXPECT_EQ(hessian.guided[i].held_out, other.guided[i].held_out) << hessian.guided[i].linear;
         EXPECT_EQ(hessian.guided[i].effective_tokens, other.guided[i].effective_tokens) << hessian.guided[i].linear;
@@ -105,14 +106,15 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
   }
 
   TokenWeights weigh(const comm::Communicator& communicator, const model::Windows& windows,
-                     const TokenWeights::Shelf& shelf = {}) {
-    return TokenWeights(*transformer_, context_, communicator, windows, shelf, nullptr,
-                        [](std::int64_t, std::int64_t) {});
+                     const TokenWeights::Shelf& shelf = {}, std::int64_t row_groups = 1) {
+    return TokenWeights(
+        *transformer_, context_, communicator, windows, shelf, nullptr, [](std::int64_t, std::int64_t) {}, row_groups);
   }
 
-  /// Of every linear of blocks 0 and 1: the sum over all rows of s x x^T, packed, s the limited mean(dy^2), by the
-  /// pairs (x, dy) of one backward pass.
-  std::map<std::string, std::vector<double>> guided_sums(const model::Windows& windows) {
+  /// Of every linear of blocks 0 and 1, and group of its outputs: the sum over all rows of s x x^T, packed, s the
+  /// limited mean(dy^2) over the group, by the pairs (x, dy) of one backward pass.
+  using GroupOfLinear = std::pair<std::string, std::int64_t>;
+  std::map<GroupOfLinear, std::vector<double>> guided_sums(const model::Windows& windows, std::int64_t row_groups) {
     const model::ModelConfig& config = source_->config();
     std::vector<model::HiddenStates> entered;
     model::HiddenStates hidden = transformer_->embed(windows.ids, windows.count, windows.context);
@@ -121,18 +123,25 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
       transformer_->run_block(transformer_->load_block(layer), hidden);
     }
     model::HiddenStates gradient = transformer_->cross_entropy(hidden, windows.ids, 1.0F).hidden;
-    std::map<std::string, GuidedRows> rows;
+    std::map<GroupOfLinear, GuidedRows> rows;
     for (std::int64_t layer = config.n_layers - 1; layer >= 0; --layer)
-      transformer_->backward_block(transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient,
-                                   nullptr,
-                                   [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows,
-                                       const float* x, const float* dy) {
-                                     if (layer < 2) add_guided(site, i, n_rows, x, dy, rows[site.linears[i].name]);
-                                   });
-    std::map<std::string, std::vector<double>> sums;
-    for (const auto& [name, of_linear] : rows) sums[name] = sum_of(of_linear);
+      transformer_->backward_block(
+          transformer_->load_block(layer), entered[static_cast<std::size_t>(layer)], gradient, nullptr,
+          [&](const model::SiteSpec& site, std::size_t, std::size_t i, std::int64_t n_rows, const float* x,
+              const float* dy) {
+            // In units of 16 rows, as equal as can be.
+            const std::int64_t units = (site.linears[i].out_features + 15) / 16, groups = std::min(units, row_groups);
+            for (std::int64_t group = 0; layer < 2 && group < groups; ++group)
+              add_guided(site, i, n_rows, x, dy, units * group / groups * 16, units * (group + 1) / groups * 16,
+                         rows[{site.linears[i].name, group}]);
+          });
+    std::map<GroupOfLinear, std::vector<double>> sums;
+    for (const auto& [name, of_group] : rows) sums[name] = sum_of(of_group);
     return sums;
   }
+
+  /// Collected ones against guided_sums.
+  void expect_guided(std::int64_t row_groups);
 
   struct GuidedRows {
     std::int64_t n = 0;
@@ -140,14 +149,15 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
   };
 
   static void add_guided(const model::SiteSpec& site, std::size_t i, std::int64_t n_rows, const float* x,
-                         const float* dy, GuidedRows& rows) {
+                         const float* dy, std::int64_t first, std::int64_t last, GuidedRows& rows) {
     const std::int64_t n_out = site.linears[i].out_features;
+    last = std::min(last, n_out);
     rows.n = site.in_features;
     rows.x.insert(rows.x.end(), x, x + n_rows * rows.n);
     for (std::int64_t row = 0; row < n_rows; ++row) {
       double weight = 0;
-      for (std::int64_t j = 0; j < n_out; ++j) weight += std::pow(static_cast<double>(dy[row * n_out + j]), 2);
-      rows.weights.push_back(static_cast<float>(weight / static_cast<double>(n_out)));
+      for (std::int64_t j = first; j < last; ++j) weight += std::pow(static_cast<double>(dy[row * n_out + j]), 2);
+      rows.weights.push_back(static_cast<float>(weight / static_cast<double>(last - first)));
     }
   }
 
@@ -241,12 +251,16 @@ TEST_P(TinyRandom, HessiansHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
   expect_part_of(collect(world_, many_windows(), 100'000), whole);
 }
 
-TEST_P(TinyRandom, GuidedHessiansWeighEachRowByTheLossesDerivative) {
+TEST_P(TinyRandom, GuidedHessiansWeighEachRowByTheLossesDerivative) { expect_guided(1); }
+
+TEST_P(TinyRandom, GroupsOfOutputsHaveGuidedHessiansOfTheirOwn) { expect_guided(2); }
+
+void TinyRandom::expect_guided(std::int64_t row_groups) {
   const model::Windows windows = many_windows();
-  const TokenWeights weights = weigh(alone(), windows);
+  const TokenWeights weights = weigh(alone(), windows, {}, row_groups);
   Collector::Options options;
   options.token_weights = &weights;
-  const auto direct = guided_sums(windows);
+  const auto direct = guided_sums(windows, row_groups);
   std::size_t n_checked = 0;
   for (const auto& [name, hessian] : collect(alone(), windows, options)) {
     if (hessian.pooled_tokens > 0) {
@@ -255,7 +269,7 @@ TEST_P(TinyRandom, GuidedHessiansWeighEachRowByTheLossesDerivative) {
     }
     for (const GuidedHessian& guided : hessian.guided) {
       ++n_checked;
-      const std::vector<double>& expected = direct.at(guided.linear);
+      const std::vector<double>& expected = direct.at({guided.linear, guided.group});
       double squares = 0, difference = 0;
       for (std::size_t i = 0; i < expected.size(); ++i) {
         const double mean = expected[i] / static_cast<double>(hessian.n_tokens);
@@ -268,16 +282,17 @@ TEST_P(TinyRandom, GuidedHessiansWeighEachRowByTheLossesDerivative) {
       EXPECT_LE(guided.effective_tokens, static_cast<double>(hessian.n_tokens)) << guided.linear;
     }
   }
-  EXPECT_GE(n_checked, 4U);
+  EXPECT_GE(n_checked, 4 * static_cast<std::size_t>(row_groups));
 }
 
 TEST_P(TinyRandom, GuidedHessiansHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
+  constexpr std::int64_t kRowGroups = 2;
   const model::Windows windows = many_windows();
-  const TokenWeights all = weigh(alone(), windows);
+  const TokenWeights all = weigh(alone(), windows, {}, kRowGroups);
   std::map<std::int64_t, ChunkWeights> kept;
   TokenWeights::Shelf shelf;
   shelf.keep = [&](const ChunkRange& chunk, const ChunkWeights& made) { kept[chunk.id] = made; };
-  const TokenWeights mine = weigh(world_, windows, shelf);
+  const TokenWeights mine = weigh(world_, windows, shelf, kRowGroups);
   Collector::Options options;
   options.held_out_share = 0.25;
   options.token_weights = &all;
@@ -297,7 +312,7 @@ TEST_P(TinyRandom, GuidedHessiansHaveTheSameBitsOnAnyNumberOfRanksAndPasses) {
   // Taken from the shelf, nothing is computed.
   shelf.keep = [](const ChunkRange& chunk, const ChunkWeights&) { ADD_FAILURE() << "chunk " << chunk.id << " again"; };
   shelf.take = [&](const ChunkRange& chunk) { return kept.at(chunk.id); };
-  const TokenWeights again = weigh(world_, windows, shelf);
+  const TokenWeights again = weigh(world_, windows, shelf, kRowGroups);
   options.token_weights = &again;
   expect_part_of(collect(world_, windows, options), whole);
 }

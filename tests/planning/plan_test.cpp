@@ -402,6 +402,20 @@ TEST(Bits, RulesOfTheUserWinOverADivision) {
   EXPECT_EQ(bits("b.q_proj"), quant::planned_nominal_bits(options.parameters));
 }
 
+TEST(Plan, CountsTheHessiansOfGroupsOfRows) {
+  PlanRequest request = request_of("llama-2-7b", 4, false);
+  request.options.hessian = "guided";
+  const Plan one = make_plan(request);
+  request.options.hessian_groups = 4;
+  const Plan four = make_plan(request);
+  // A sum a site, and one or four a linear.
+  EXPECT_GT(four.hessian_bytes, 3 * one.hessian_bytes);
+  EXPECT_LT(four.hessian_bytes, 4 * one.hessian_bytes);
+  EXPECT_GT(four.quantizing.bytes, one.quantizing.bytes);
+  EXPECT_GT(four.total_seconds, one.total_seconds);
+  EXPECT_EQ(four.quantized_bits, one.quantized_bits);
+}
+
 TEST(Plan, DividingBitsTakesAllHessiansAndALook) {
   PlanRequest request = request_of("llama-2-7b", 4, false);
   request.options.hessian = "guided";

@@ -67,7 +67,7 @@ Answer run_loop(const Golden& golden, const Way& way) {
   state.books = books;
   const backend::Array<float> factor(context, golden.floats("factor"));
   const backend::Array<float> residual =
-      run_column_loop(context, rows, factor, {1, way.feedback, way.padding_counts}, true, state);
+      run_column_loop(context, rows, {factor.data()}, {1, way.feedback, way.padding_counts}, true, state);
 
   Answer answer;
   answer.quantized.resize(weight.size());
@@ -78,13 +78,13 @@ Answer run_loop(const Golden& golden, const Way& way) {
     const std::int64_t column = perm[static_cast<std::size_t>(p)];
     for (std::int64_t r = 0; r < golden.out; ++r) {
       const auto to = static_cast<std::size_t>(r * golden.in + column),
-                 from = static_cast<std::size_t>(p * rows.slice.width + r);
+                 from = static_cast<std::size_t>(p * rows.pieces[0].slice.width + r);
       answer.quantized[to] = state.quantized.span()[from];
       answer.residual[to] = residual.span()[from];
     }
     for (std::int64_t i = 0; i * geometry.v < golden.out; ++i) {
       const auto to = static_cast<std::size_t>(i * golden.in + column),
-                 from = static_cast<std::size_t>(p * rows.slice.code_stride + i);
+                 from = static_cast<std::size_t>(p * rows.pieces[0].slice.code_stride + i);
       answer.codes[to] = state.codes.span()[from];
       if (second_pass) answer.residual_codes[to] = state.residual_codes.span()[from];
     }

@@ -65,7 +65,7 @@ TEST_F(Stop, EndsAColumnLoop) {
   std::fill(codes.begin(), codes.end(), kUntouched);
   expect_stop([&] {
     std::fill(codes.begin(), codes.end(), kUntouched);
-    run_column_loop(context_, rows, layer_.hessian().factor, {}, false, state);
+    run_column_loop(context_, rows, {layer_.hessian().factor.data()}, {}, false, state);
   });
   EXPECT_NE(codes.front(), kUntouched);
   EXPECT_EQ(codes.back(), kUntouched);

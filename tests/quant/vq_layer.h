@@ -60,11 +60,12 @@ inline QuantParameters parameters_of(std::int64_t v, std::int64_t k, std::int64_
 inline std::vector<float> natural_quantized(const Layer& layer, const VqRows& rows, const VqState& state) {
   std::vector<float> weight(layer.weight.size());
   const std::vector<float> quantized = state.quantized.to_host();
-  for (std::int64_t p = 0; p < layer.in; ++p)
-    for (std::int64_t r = 0; r < rows.slice.rows; ++r)
-      weight[static_cast<std::size_t>((rows.parts.row_begin + r) * layer.in +
-                                      layer.hessian().perm[static_cast<std::size_t>(p)])] =
-          quantized[static_cast<std::size_t>(p * rows.slice.width + r)];
+  for (const VqPiece& piece : rows.pieces)
+    for (std::int64_t p = 0; p < layer.in; ++p)
+      for (std::int64_t r = 0; r < piece.slice.rows; ++r)
+        weight[static_cast<std::size_t>((piece.parts.row_begin + r) * layer.in +
+                                        layer.hessian().perm[static_cast<std::size_t>(p)])] =
+            quantized[static_cast<std::size_t>(piece.first_value + p * piece.slice.width + r)];
   return weight;
 }
 

@@ -81,6 +81,26 @@ TEST_F(HessianFile, IsReadAsItWasWritten) {
   EXPECT_EQ(back.guided[0].effective_tokens, 12.5);
 }
 
+TEST_F(HessianFile, HasAllGroupsOfALinear) {
+  calib::SiteHessian site = some();
+  for (std::int64_t group = 1; group < 12; ++group) {
+    site.guided.push_back({site.guided[0].linear, counting(6, static_cast<float>(group)), {}, 1.0, {}, {}});
+    site.guided.back().group = group;
+  }
+  site.guided[3].lower.clear();  // nobody feels it
+  site.guided.push_back({"model.layers.2.self_attn.z_proj", counting(6, 90), {}, 3.0, {}, {}});
+  write(site);
+  const calib::SiteHessian back = read();
+  const auto groups = back.guided_for(site.guided[0].linear);
+  ASSERT_EQ(groups.size(), 12U);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    EXPECT_EQ(groups[g].group, static_cast<std::int64_t>(g));
+    EXPECT_EQ(groups[g].lower, site.guided[g].lower) << g;
+  }
+  EXPECT_EQ(back.guided_for("model.layers.2.self_attn.z_proj").size(), 1U);
+  EXPECT_TRUE(back.guided_for("model.layers.2.self_attn.q_proj").empty());
+}
+
 TEST_F(HessianFile, ArraysOfAnotherShapeOrNameAreRefused) {
   write(some());
   change([](std::vector<store::ShardArray>& arrays) {

@@ -36,14 +36,18 @@ std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& c
   backend::Context& context = problem.context;
   const VqGeometry& geometry = problem.geometry;
   const VqRows& rows = problem.rows;
-  // Weights relative to the largest: any unit of H fits fp32.
-  std::vector<double> cost(static_cast<std::size_t>(set.count));
+  // Weights of columns, for each group of rows, relative to the largest of all: any unit of H fits fp32, and the groups
+  // count as their Hessians say.
+  const auto count = static_cast<std::size_t>(set.count);
+  std::vector<double> cost;
   double largest = 0;
-  for (std::int64_t j = 0; j < set.count; ++j) {
-    const auto p = static_cast<std::size_t>(set.first + j);
-    const double scale = static_cast<double>(columns.scale[p]);
-    largest = std::max(largest, cost[static_cast<std::size_t>(j)] = problem.importance[p] * scale * scale);
-  }
+  for (const VqMetric& metric : problem.metrics)
+    for (std::int64_t j = 0; j < set.count; ++j) {
+      const auto p = static_cast<std::size_t>(set.first + j);
+      const double scale = static_cast<double>(columns.scale[p]);
+      cost.push_back(metric.importance.empty() ? 0 : metric.importance[p] * scale * scale);
+      largest = std::max(largest, cost.back());
+    }
   std::vector<float> column_weight(cost.size());
   std::transform(cost.begin(), cost.end(), column_weight.begin(),
                  [&](double value) { return static_cast<float>(largest > 0 ? value / largest : 1.0); });
@@ -63,17 +67,20 @@ std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& c
 
   const auto train = [&](std::int64_t stride, std::span<const float> start) {
     std::vector<std::int64_t> chunk_begin{0};
-    for (std::int64_t part = 0; part < rows.slice.n_parts; ++part) {
-      const auto at = static_cast<std::size_t>(part);
-      const std::int64_t vectors = (rows.part_begin[at + 1] - rows.part_begin[at]) / set.dim;
+    for (std::int64_t part = rows.parts.first; part < rows.parts.first + rows.parts.count; ++part) {
+      const std::int64_t vectors = (geometry.row_end(part) - geometry.row_begin(part)) / set.dim;
       chunk_begin.push_back(chunk_begin.back() + core::ceil_div(vectors * set.count, stride));
     }
     backend::Array<float> points(context, chunk_begin.back() * set.dim), weights(context, chunk_begin.back());
     const bool of_weight = set.residual == nullptr;
-    context.slice().gather_training(context.exec(), rows.slice, {set.first, set.count, set.dim, stride},
-                                    of_weight ? rows.weight.data() : set.residual->data(), scale.data(),
-                                    of_weight ? bias.data() : nullptr, device_weight.data(), points.data(),
-                                    weights.data());
+    for (const VqPiece& piece : rows.pieces) {
+      const std::int64_t first = chunk_begin[static_cast<std::size_t>(piece.parts.first - rows.parts.first)];
+      context.slice().gather_training(context.exec(), piece.slice, {set.first, set.count, set.dim, stride},
+                                      piece.values(of_weight ? rows.weight.data() : set.residual->data()), scale.data(),
+                                      of_weight ? bias.data() : nullptr,
+                                      device_weight.data() + static_cast<std::size_t>(piece.row_group) * count,
+                                      points.data() + first * set.dim, weights.data() + first);
+    }
     run.initial = start;
     return kmeans(context, problem.team, geometry.n_parts,
                   {rows.parts.first, chunk_begin, points.data(), weights.data()}, run);

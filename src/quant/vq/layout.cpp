@@ -43,12 +43,13 @@ kernels::VqSlice make_slice(const VqGeometry& geometry, std::int64_t rows) {
 
 }  // namespace
 
-std::int64_t VqGeometry::row_begin(std::int64_t part) const {
-  const std::int64_t units = core::ceil_div(out_features, unit);
-  return std::min(out_features, units * part / n_parts * unit);
+std::int64_t VqGeometry::row_group(std::int64_t part) const {
+  const auto behind = std::upper_bound(row_groups.begin(), row_groups.end(), row_begin(part));
+  return behind - row_groups.begin() - 1;
 }
 
-VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
+VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features,
+                         std::span<const std::int64_t> later_groups) {
   const auto& p = parameters.get<VectorParameters>();
   VqGeometry geometry;
   geometry.out_features = out_features;
@@ -72,7 +73,17 @@ VqGeometry make_geometry(const QuantParameters& parameters, std::int64_t out_fea
   geometry.unit = geometry.outlier_size > 0 ? std::lcm(geometry.v, geometry.v0) : geometry.v;
   const std::int64_t units = core::ceil_div(out_features, geometry.unit),
                      vectors = core::ceil_div(out_features, geometry.v);
-  geometry.n_parts = std::min(units, std::clamp<std::int64_t>(vectors / kVectorsAPart, 1, kMaxParts));
+  const std::int64_t n_parts = std::min(units, std::clamp<std::int64_t>(vectors / kVectorsAPart, 1, kMaxParts));
+  for (std::int64_t part = 0; part <= n_parts; ++part)
+    geometry.cuts.push_back(std::min(out_features, units * part / n_parts * geometry.unit));
+  for (const std::int64_t row : later_groups) {
+    const std::int64_t nearest = (row + geometry.unit / 2) / geometry.unit * geometry.unit;
+    geometry.row_groups.push_back(std::min(nearest, out_features));
+    geometry.cuts.push_back(geometry.row_groups.back());
+  }
+  std::sort(geometry.cuts.begin(), geometry.cuts.end());
+  geometry.cuts.erase(std::unique(geometry.cuts.begin(), geometry.cuts.end()), geometry.cuts.end());
+  geometry.n_parts = std::ssize(geometry.cuts) - 1;
   return geometry;
 }
 
@@ -82,44 +93,85 @@ MemberParts member_parts(const VqGeometry& geometry, std::int64_t rank, std::int
   return {first, last - first, begin, geometry.row_begin(last) - begin};
 }
 
+std::vector<PieceParts> member_pieces(const VqGeometry& geometry, std::int64_t rank, std::int64_t size) {
+  const MemberParts all = member_parts(geometry, rank, size);
+  std::vector<PieceParts> pieces;
+  for (std::int64_t part = all.first; part < all.first + all.count; ++part) {
+    const std::int64_t group = geometry.row_group(part);
+    if (pieces.empty() || pieces.back().row_group != group)
+      pieces.push_back({group, {part, 0, geometry.row_begin(part), 0}});
+    ++pieces.back().parts.count;
+    pieces.back().parts.rows += geometry.row_end(part) - geometry.row_begin(part);
+  }
+  return pieces;
+}
+
 VqRows make_rows(backend::Context& context, const VqGeometry& geometry, const core::Team& team,
                  std::span<const float> weight, std::span<const std::int32_t> perm) {
+  const std::int64_t n = geometry.in_features;
   VqRows rows;
   rows.parts = member_parts(geometry, team.rank(), team.size());
-  for (std::int64_t part = 0; part <= rows.parts.count; ++part)
-    rows.part_begin.push_back(geometry.row_begin(rows.parts.first + part) - rows.parts.row_begin);
-  rows.slice = make_slice(geometry, rows.parts.rows);
-  rows.slice.n_parts = rows.parts.count;
-  rows.slice.part_begin = rows.part_begin.data();
+  for (const PieceParts& of_group : member_pieces(geometry, team.rank(), team.size())) {
+    VqPiece& piece = rows.pieces.emplace_back();
+    piece.row_group = of_group.row_group;
+    piece.parts = of_group.parts;
+    for (std::int64_t part = 0; part <= piece.parts.count; ++part)
+      piece.part_begin.push_back(geometry.row_begin(piece.parts.first + part) - piece.parts.row_begin);
+    piece.slice = make_slice(geometry, piece.parts.rows);
+    piece.slice.n_parts = piece.parts.count;
+    piece.slice.part_begin = piece.part_begin.data();
+    piece.first_value = rows.n_values;
+    piece.first_code = rows.n_codes;
+    rows.n_values += n * piece.slice.width;
+    rows.n_codes += n * piece.slice.code_stride;
+  }
 
-  const std::int64_t n = geometry.in_features;
-  rows.weight = backend::Array<float>(context, n * rows.slice.width);
+  rows.weight = backend::Array<float>(context, rows.n_values);
   const backend::DeviceView<float> source(context, weight.subspan(static_cast<std::size_t>(rows.parts.row_begin * n),
                                                                   static_cast<std::size_t>(rows.parts.rows * n)));
   const backend::DeviceView<std::int32_t> order(context, perm);
-  context.slice().transpose(context.exec(), rows.slice, source.data(), order.data(), rows.weight.data());
+  for (const VqPiece& piece : rows.pieces)
+    context.slice().transpose(context.exec(), piece.slice,
+                              source.data() + (piece.parts.row_begin - rows.parts.row_begin) * n, order.data(),
+                              piece.values(rows.weight.data()));
   return rows;
 }
 
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
                                    std::int64_t my_parts, std::int64_t size,
-                                   const std::function<void(bool combined, double* sums)>& fill) {
+                                   const std::function<void(bool combined, double* sums)>& fill, bool may_combine) {
   team.check_stop();
-  const bool alone = team.size() == 1;
-  backend::Array<double> sums(context, alone ? size : my_parts * size);
-  fill(alone, sums.data());
+  const bool combined = team.size() == 1 && may_combine;
+  backend::Array<double> sums(context, combined ? size : my_parts * size);
+  fill(combined, sums.data());
   std::vector<double> mine = sums.to_host();
-  if (alone) return mine;
+  if (combined) return mine;
   std::vector<double> total(static_cast<std::size_t>(size), 0.0);
   std::int64_t seen = 0;
-  for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine)))) {
-    const auto theirs = core::values_of<double>(bytes);
+  const auto add = [&](std::span<const double> theirs) {
     VORONOI_REQUIRE(theirs.size() % total.size() == 0, "a member sent part of an array");
     for (std::size_t at = 0; at < theirs.size(); at += total.size(), ++seen)
       for (std::size_t i = 0; i < total.size(); ++i) total[i] += theirs[at + i];
-  }
+  };
+  if (team.size() == 1)
+    add(mine);
+  else
+    for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine))))
+      add(core::values_of<double>(bytes));
   VORONOI_REQUIRE(seen == n_parts, "the sums of a part are missing");
   return total;
+}
+
+std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
+                                   const VqRows& rows, std::int64_t size,
+                                   const std::function<void(const VqPiece& piece, bool combined, double* sums)>& fill) {
+  return sum_over_parts(
+      context, team, n_parts, rows.parts.count, size,
+      [&](bool combined, double* sums) {
+        for (const VqPiece& piece : rows.pieces)
+          fill(piece, combined, combined ? sums : sums + (piece.parts.first - rows.parts.first) * size);
+      },
+      rows.pieces.size() == 1);
 }
 
 }  // namespace voronoi::quant

@@ -1,10 +1,12 @@
 #include "quant/vq/problem.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <span>
 
 #include "core/error.h"
+#include "core/index.h"
 
 namespace voronoi::quant {
 namespace {
@@ -24,61 +26,89 @@ VqProblem::VqProblem(backend::Context& the_context, core::Team& the_team, const 
                   "the Hessian is of the operator's input");
   VORONOI_REQUIRE(static_cast<std::int64_t>(input.weight.size()) == input.out_features * input.in_features,
                   "the weight has its shape");
-  const PreparedHessian& prepared = *input.hessian;
-  geometry = make_geometry(parameters, input.out_features, input.in_features);
-  rows = make_rows(context, geometry, team, input.weight, prepared.perm);
-  hessian_ = backend::Array<float>(context, prepared.h.size());
+  const std::vector<HessianRows> ranges = hessian_rows(input);
+  std::vector<std::int64_t> later_groups;
+  for (std::size_t g = 1; g < ranges.size(); ++g) later_groups.push_back(ranges[g].first);
+  geometry = make_geometry(parameters, input.out_features, input.in_features, later_groups);
+  rows = make_rows(context, geometry, team, input.weight, input.hessian->perm);
+  for (std::size_t g = 0; g < ranges.size(); ++g) {
+    const std::int64_t end = g + 1 < ranges.size() ? geometry.row_groups[g + 1] : input.out_features;
+    metrics.push_back({ranges[g].hessian, {}, {}, {}});
+    if (geometry.row_groups[g] < end) fill(metrics.back());
+  }
+  weight_norm = undamped_norm(rows.weight, hessian_norm(rows.weight));
+}
+
+void VqProblem::fill(VqMetric& metric) const {
+  const PreparedHessian& prepared = *metric.prepared;
+  VORONOI_REQUIRE(prepared.perm == input.hessian->perm && prepared.unit_exponent == input.hessian->unit_exponent,
+                  "groups of rows have one unit and one order of columns");
+  metric.hessian = backend::Array<float>(context, prepared.h.size());
   const backend::DeviceView<std::int32_t> perm(context, prepared.perm);
-  context.hessian().permute(context.exec(), prepared.n, prepared.h.data(), perm.data(), hessian_.data());
-  hessian = hessian_.data();
-  const std::vector<float> undamped = diagonal_of(context, prepared.n, hessian);
-  for (const float value : undamped) hessian_diagonal.push_back(value + static_cast<float>(prepared.added));
-  const backend::DeviceView<float> damped(context, hessian_diagonal);
-  context.hessian().set_diagonal(context.exec(), prepared.n, damped.data(), hessian_.data());
+  context.hessian().permute(context.exec(), prepared.n, prepared.h.data(), perm.data(), metric.hessian.data());
+  const std::vector<float> undamped = diagonal_of(context, prepared.n, metric.hessian.data());
+  for (const float value : undamped) metric.diagonal.push_back(value + static_cast<float>(prepared.added));
+  const backend::DeviceView<float> damped(context, metric.diagonal);
+  context.hessian().set_diagonal(context.exec(), prepared.n, damped.data(), metric.hessian.data());
   // An error of a column costs H_nn at once, and 1 / U_nn^2 after the columns behind it have made up for what they can
   // (the loop's own loss). Either alone is worse on real layers: the first counts what is repaired, the second trusts
   // the damping where a few hot columns carry nearly all of H. Their geometric mean gave the least error over the
   // layers of SmolLM2-135M, the hottest one included.
   const std::vector<float> factor_diagonal = diagonal_of(context, prepared.n, prepared.factor.data());
   for (std::size_t p = 0; p < factor_diagonal.size(); ++p)
-    importance.push_back(std::sqrt(static_cast<double>(undamped[p])) / static_cast<double>(factor_diagonal[p]));
-  weight_norm = undamped_norm(rows.weight, hessian_norm(rows.weight));
+    metric.importance.push_back(std::sqrt(static_cast<double>(undamped[p])) / static_cast<double>(factor_diagonal[p]));
 }
 
-void VqProblem::product_with(const float* metric, const backend::Array<float>& x,
-                             backend::Array<float>& product) const {
-  const std::int64_t n = geometry.in_features, width = rows.slice.width;
-  if (width == 0) return;
-  context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F, metric, n, x.data(), width, 0.0F,
-                            product.data(), width);
+bool VqProblem::has_held_out() const {
+  return std::all_of(metrics.begin(), metrics.end(),
+                     [](const VqMetric& metric) { return !metric.prepared->held_out.empty(); });
+}
+
+void VqProblem::product_with(Tokens tokens, const backend::Array<float>& x, backend::Array<float>& product) const {
+  const std::int64_t n = geometry.in_features;
+  for (const VqPiece& piece : rows.pieces) {
+    const VqMetric& metric = metrics[core::index(piece.row_group)];
+    const std::int64_t width = piece.slice.width;
+    context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F,
+                              tokens == Tokens::fitted ? metric.hessian.data() : metric.prepared->held_out.data(), n,
+                              piece.values(x.data()), width, 0.0F, piece.values(product.data()), width);
+  }
 }
 
 void VqProblem::hessian_product(const backend::Array<float>& x, backend::Array<float>& product) const {
-  product_with(hessian, x, product);
+  product_with(Tokens::fitted, x, product);
 }
 
 double VqProblem::dot(const backend::Array<float>& a, const backend::Array<float>& b) const {
-  return sum_over_parts(context, team, geometry.n_parts, rows.parts.count, 1,
-                        [&](bool combined, double* sums) {
-                          context.slice().dots(context.exec(), rows.slice, a.data(), b.data(), combined, sums);
+  return sum_over_parts(context, team, geometry.n_parts, rows, 1,
+                        [&](const VqPiece& piece, bool combined, double* sums) {
+                          context.slice().dots(context.exec(), piece.slice, piece.values(a.data()),
+                                               piece.values(b.data()), combined, sums);
                         })
       .front();
 }
 
-double VqProblem::norm_in(const float* metric, const backend::Array<float>& x) const {
+double VqProblem::norm_in(Tokens tokens, const backend::Array<float>& x) const {
   backend::Array<float> product(context, x.size());
-  product_with(metric, x, product);
+  product_with(tokens, x, product);
   return dot(x, product);
 }
 
-double VqProblem::hessian_norm(const backend::Array<float>& x) const { return norm_in(hessian, x); }
+double VqProblem::hessian_norm(const backend::Array<float>& x) const { return norm_in(Tokens::fitted, x); }
 
 double VqProblem::undamped_norm(const backend::Array<float>& x, double damped) const {
-  return input.hessian->added > 0 ? damped - input.hessian->added * dot(x, x) : damped;
+  const double added = metrics.front().prepared->added;
+  if (std::all_of(metrics.begin(), metrics.end(),
+                  [&](const VqMetric& metric) { return metric.prepared->added == added; }))
+    return added > 0 ? damped - added * dot(x, x) : damped;
+  backend::Array<float> product = x.clone();
+  for (const VqPiece& piece : rows.pieces)
+    context.nn().scale(context.exec(), geometry.in_features * piece.slice.width,
+                       static_cast<float>(metrics[core::index(piece.row_group)].prepared->added),
+                       product.data() + piece.first_value);
+  return damped - dot(x, product);
 }
 
-double VqProblem::held_out_norm(const backend::Array<float>& x) const {
-  return norm_in(input.hessian->held_out.data(), x);
-}
+double VqProblem::held_out_norm(const backend::Array<float>& x) const { return norm_in(Tokens::held_out, x); }
 
 }  // namespace voronoi::quant

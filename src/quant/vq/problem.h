@@ -10,13 +10,22 @@
 
 namespace voronoi::quant {
 
+/// What the rows of a group are quantized in.
+struct VqMetric {
+  const PreparedHessian* prepared = nullptr;
+  backend::Array<float> hessian;  ///< [in, in] processing order, damped
+  std::vector<float> diagonal;    ///< of it, on the host
+  /// [in] What a squared error of a column counts in the training of codebooks.
+  std::vector<double> importance;
+};
+
 /// References must outlive it. Passes take it const; those that exchange sums are collective over its team.
 class VqProblem {
  public:
   VqProblem(backend::Context& context, core::Team& team, const QuantInput& input, const QuantParameters& parameters);
 
-  /// product = H x for x [in, width] of this member's rows; device. H is damped here and below: what few tokens say of
-  /// a direction is not worth a fit.
+  /// product = H x for x [in, width] of this member's rows, each with its group's H; device. H is damped here and
+  /// below: what few tokens say of a direction is not worth a fit.
   void hessian_product(const backend::Array<float>& x, backend::Array<float>& product) const;
   /// sum of a * b over the rows of the whole team. Collective.
   double dot(const backend::Array<float>& a, const backend::Array<float>& b) const;
@@ -28,7 +37,8 @@ class VqProblem {
   double held_out_norm(const backend::Array<float>& x) const;
   /// An error as a share of the weight's norm; 0 where that is 0.
   double relative(double error) const { return weight_norm > 0 ? error / weight_norm : 0; }
-  bool has_held_out() const { return !input.hessian->held_out.empty(); }
+  /// Of all groups.
+  bool has_held_out() const;
 
   backend::Context& context;
   core::Team& team;
@@ -36,17 +46,14 @@ class VqProblem {
   const QuantParameters& parameters;
   VqGeometry geometry;
   VqRows rows;
-  const float* hessian = nullptr;       ///< [in, in] processing order, damped; device
-  std::vector<float> hessian_diagonal;  ///< of it, on the host
-  /// [in] What a squared error of a column counts in the training of codebooks.
-  std::vector<double> importance;
-  double weight_norm = 0;  ///< tr(W H W^T), undamped
+  std::vector<VqMetric> metrics;  ///< by row group of the geometry; of a group without rows: but for `prepared` empty
+  double weight_norm = 0;         ///< tr(W H W^T), undamped
 
  private:
-  void product_with(const float* metric, const backend::Array<float>& x, backend::Array<float>& product) const;
-  double norm_in(const float* metric, const backend::Array<float>& x) const;
-
-  backend::Array<float> hessian_;
+  enum class Tokens { fitted, held_out };
+  void fill(VqMetric& metric) const;
+  void product_with(Tokens tokens, const backend::Array<float>& x, backend::Array<float>& product) const;
+  double norm_in(Tokens tokens, const backend::Array<float>& x) const;
 };
 
 }  // namespace voronoi::quant

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/index.h"
 #include "core/types.h"
 
 namespace voronoi::quant {
@@ -21,9 +22,25 @@ class Unknowns {
   /// d [in, width]: what a change of the unknowns does to the quantized values.
   virtual void expand(const Values& change, backend::Array<float>& d) = 0;
   /// The transpose of expand, as the kernels make sums: what g [in, width] gives to each unknown. g null: the diagonal
-  /// of the normal equations with H taken as its diagonal.
-  virtual void collect(const float* g, bool combined, double* sums) = 0;
+  /// of the normal equations with H taken as its diagonal. Of one piece of the rows.
+  virtual void collect(const VqPiece& piece, const float* g, bool combined, double* sums) = 0;
 };
+
+/// The diagonal of each row group's Hessian, where kernels read it.
+class DeviceDiagonals {
+ public:
+  explicit DeviceDiagonals(const VqProblem& problem) {
+    for (const VqMetric& metric : problem.metrics) views_.emplace_back(problem.context, metric.diagonal);
+  }
+  const float* of(const VqPiece& piece) const { return views_[core::index(piece.row_group)].data(); }
+
+ private:
+  std::vector<backend::DeviceView<float>> views_;
+};
+
+const float* of_piece(const VqPiece& piece, const float* matrix) {
+  return matrix == nullptr ? nullptr : piece.values(matrix);
+}
 
 /// All entries of the codebooks, in the order main, residual, outlier.
 class CodebookUnknowns final : public Unknowns {
@@ -33,7 +50,7 @@ class CodebookUnknowns final : public Unknowns {
         state_(state),
         columns_{state.columns.scale, std::vector<float>(state.columns.bias.size(), 0.0F)},
         scale_(problem.context, columns_.scale),
-        diagonal_(problem.context, problem.hessian_diagonal) {}
+        diagonals_(problem) {}
   std::int64_t size() const override {
     return static_cast<std::int64_t>(state_.books.main.size() + state_.books.residual.size() +
                                      state_.books.outlier.size());
@@ -49,19 +66,21 @@ class CodebookUnknowns final : public Unknowns {
     take(state_.books.residual, direction.residual);
     take(state_.books.outlier, direction.outlier);
     const DeviceBooks books(problem_.context, direction, columns_);
-    problem_.context.slice().decode(problem_.context.exec(), problem_.rows.slice, books.view(), state_.code_view(),
-                                    d.data());
+    for (const VqPiece& piece : problem_.rows.pieces)
+      problem_.context.slice().decode(problem_.context.exec(), piece.slice, books.view(),
+                                      piece.codes(state_.code_view()), piece.values(d.data()));
   }
-  void collect(const float* g, bool combined, double* sums) override {
-    problem_.context.slice().collect_books(problem_.context.exec(), problem_.rows.slice, state_.code_view(),
-                                           scale_.data(), g, diagonal_.data(), combined, sums);
+  void collect(const VqPiece& piece, const float* g, bool combined, double* sums) override {
+    problem_.context.slice().collect_books(problem_.context.exec(), piece.slice, piece.codes(state_.code_view()),
+                                           scale_.data(), of_piece(piece, g), diagonals_.of(piece), combined, sums);
   }
 
  private:
   const VqProblem& problem_;
   VqState& state_;
   ColumnScale columns_;
-  backend::DeviceView<float> scale_, diagonal_;
+  backend::DeviceView<float> scale_;
+  DeviceDiagonals diagonals_;
 };
 
 /// Scale (first `in` values) and bias of every column.
@@ -72,7 +91,7 @@ class ColumnUnknowns final : public Unknowns {
         state_(state),
         n_(problem.geometry.in_features),
         books_(problem.context, state.books, state.columns),
-        diagonal_(problem.context, problem.hessian_diagonal) {}
+        diagonals_(problem) {}
   std::int64_t size() const override { return 2 * n_; }
   void expand(const Values& change, backend::Array<float>& d) override {
     const std::vector<float> values(change.begin(), change.end());
@@ -80,11 +99,14 @@ class ColumnUnknowns final : public Unknowns {
     kernels::VqBooks books = books_.view();
     books.scale = direction.data();
     books.bias = direction.data() + n_;
-    problem_.context.slice().decode(problem_.context.exec(), problem_.rows.slice, books, state_.code_view(), d.data());
+    for (const VqPiece& piece : problem_.rows.pieces)
+      problem_.context.slice().decode(problem_.context.exec(), piece.slice, books, piece.codes(state_.code_view()),
+                                      piece.values(d.data()));
   }
-  void collect(const float* g, bool combined, double* sums) override {
-    problem_.context.slice().collect_columns(problem_.context.exec(), problem_.rows.slice, books_.view(),
-                                             state_.code_view(), g, diagonal_.data(), combined, sums);
+  void collect(const VqPiece& piece, const float* g, bool combined, double* sums) override {
+    problem_.context.slice().collect_columns(problem_.context.exec(), piece.slice, books_.view(),
+                                             piece.codes(state_.code_view()), of_piece(piece, g), diagonals_.of(piece),
+                                             combined, sums);
   }
 
  private:
@@ -92,12 +114,13 @@ class ColumnUnknowns final : public Unknowns {
   VqState& state_;
   std::int64_t n_;
   DeviceBooks books_;
-  backend::DeviceView<float> diagonal_;
+  DeviceDiagonals diagonals_;
 };
 
 Values collected(const VqProblem& problem, Unknowns& unknowns, const float* g) {
-  return sum_over_parts(problem.context, problem.team, problem.geometry.n_parts, problem.rows.parts.count,
-                        unknowns.size(), [&](bool combined, double* sums) { unknowns.collect(g, combined, sums); });
+  return sum_over_parts(
+      problem.context, problem.team, problem.geometry.n_parts, problem.rows, unknowns.size(),
+      [&](const VqPiece& piece, bool combined, double* sums) { unknowns.collect(piece, g, combined, sums); });
 }
 
 double dot(const Values& a, const Values& b) {
@@ -194,8 +217,11 @@ int Refiner::fit_columns(int max_steps) {
 
 double Refiner::sweep(std::int64_t candidates) {
   const DeviceBooks books(problem_.context, state_.books, state_.columns);
-  problem_.context.slice().sweep(problem_.context.exec(), problem_.rows.slice, books.view(), candidates,
-                                 problem_.hessian, gradient_.data(), state_.code_view(), state_.quantized.data());
+  for (const VqPiece& piece : problem_.rows.pieces)
+    problem_.context.slice().sweep(problem_.context.exec(), piece.slice, books.view(), candidates,
+                                   problem_.metrics[core::index(piece.row_group)].hessian.data(),
+                                   piece.values(gradient_.data()), piece.codes(state_.code_view()),
+                                   piece.values(state_.quantized.data()));
   subtract_quantized(problem_, state_, work_);
   return error_ = problem_.dot(work_, gradient_);
 }

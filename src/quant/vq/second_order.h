@@ -6,6 +6,8 @@
 // same as working with D H D on scaled weights (U D^-1 is its factor).
 #pragma once
 
+#include <vector>
+
 #include "backend/tensor.h"
 #include "quant/vq/layout.h"
 #include "quant/vq/state.h"
@@ -13,10 +15,10 @@
 namespace voronoi::quant {
 
 /// Quantizes the columns of this member's rows in order, with the state's books: fills its codes and quantized values.
-/// factor: U [in, in]. keep_residual: returns what each column was when it was quantized less its quantized value,
-/// [in, width]; else nothing.
+/// factors: U [in, in] of each group of rows. keep_residual: returns what each column was when it was quantized less
+/// its quantized value, [in, width]; else nothing.
 backend::Array<float> run_column_loop(backend::Context& context, const VqRows& rows,
-                                      const backend::Array<float>& factor, const kernels::ColumnLoopOptions& options,
-                                      bool keep_residual, VqState& state);
+                                      const std::vector<const float*>& factors,
+                                      const kernels::ColumnLoopOptions& options, bool keep_residual, VqState& state);
 
 }  // namespace voronoi::quant

@@ -1,5 +1,6 @@
 #include "quant/vq/state.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace voronoi::quant {
@@ -16,16 +17,19 @@ VqState make_state(backend::Context& context, const VqRows& rows, ColumnScale co
   state.columns = std::move(columns);
   state.quantized = backend::Array<float>(context, rows.weight.size());
   state.quantized.zero();
-  state.codes = backend::Array<std::int32_t>(context, rows.slice.in_features * rows.slice.code_stride);
+  state.codes = backend::Array<std::int32_t>(context, rows.n_codes);
   state.codes.zero();
-  if (rows.slice.kr > 0) state.residual_codes = state.codes.clone();
+  const bool has_residual =
+      std::any_of(rows.pieces.begin(), rows.pieces.end(), [](const VqPiece& piece) { return piece.slice.kr > 0; });
+  if (has_residual) state.residual_codes = state.codes.clone();
   return state;
 }
 
 void decode_state(const VqProblem& problem, VqState& state) {
   const DeviceBooks books(problem.context, state.books, state.columns);
-  problem.context.slice().decode(problem.context.exec(), problem.rows.slice, books.view(), state.code_view(),
-                                 state.quantized.data());
+  for (const VqPiece& piece : problem.rows.pieces)
+    problem.context.slice().decode(problem.context.exec(), piece.slice, books.view(), piece.codes(state.code_view()),
+                                   piece.values(state.quantized.data()));
 }
 
 void subtract_quantized(const VqProblem& problem, const VqState& state, backend::Array<float>& lost) {

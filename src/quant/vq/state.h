@@ -12,8 +12,9 @@ namespace voronoi::quant {
 struct VqState {
   ColumnScale columns;
   Codebooks books;
-  backend::Array<std::int32_t> codes, residual_codes;  ///< [in, slice.code_stride]; the latter empty without kr
-  backend::Array<float> quantized;  ///< [in, slice.width]: what a pass has decoded them to, exactly as decode() does
+  backend::Array<std::int32_t> codes, residual_codes;  ///< [in, code_stride] of each piece; the latter empty without kr
+  backend::Array<float>
+      quantized;  ///< [in, width] of each piece: what a pass has decoded them to, exactly as decode() does
 
   kernels::VqCodes code_view() { return {codes.data(), residual_codes.data()}; }
   /// A copy to come back to, without `quantized`.

@@ -35,7 +35,7 @@ VectorMemory vector_memory(const VqGeometry& g, const OperatorOnRank& r) {
   memory.codes = 4 * memory.weights / g.v * (g.kr > 0 ? 2 : 1);
   memory.books = 4 * g.v * (g.k + g.kr) * g.groups;
   memory.held = r.held_bytes;
-  memory.held += 4 * r.in_features * r.in_features;  // the Hessian in processing order, damped
+  memory.held += 4 * r.in_features * r.in_features * r.row_groups;  // the Hessians in processing order, damped
   memory.held += 8 * memory.weights + memory.codes + memory.books;
   memory.products =
       8 * r.in_features * std::min(kernels::kCpuStripRows * r.n_threads, core::ceil_div(memory.weights, r.in_features));

@@ -36,6 +36,7 @@ class VectorMethod : public Method {
                     std::int64_t in_features) const override;
   void consider_memory(const QuantParameters& parameters, const OperatorOnRank& on_rank,
                        core::MemoryPeak& peak) const override;
+  bool takes_row_groups() const override { return true; }
 
  protected:
   /// Main candidates in the search with a residual codebook.

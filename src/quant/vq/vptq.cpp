@@ -76,11 +76,10 @@ std::vector<float> train_books(const VqProblem& problem, const ColumnScale& colu
   return books;
 }
 
-/// Each member packs its rows; their words stand one after another.
+/// Each member packs its rows, piece by piece; their words stand one after another.
 void pack(const VqProblem& problem, VqState& state, format::VqEncoding& encoding) {
   const VqGeometry& g = problem.geometry;
   backend::Context& context = problem.context;
-  const VqRows& rows = problem.rows;
   const int bits = core::index_bits(g.k) + core::index_bits(g.kr);
   const std::int64_t vectors = core::ceil_div(g.out_features, g.v), row_words = core::packed_words(g.group_size, bits);
   std::vector<std::int32_t> stored;  // column of each position within its group
@@ -88,24 +87,36 @@ void pack(const VqProblem& problem, VqState& state, format::VqEncoding& encoding
     stored.push_back(encoding.perm.empty() ? problem.input.hessian->perm[index(i)]
                                            : static_cast<std::int32_t>(i % g.group_size));
   const backend::DeviceView<std::int32_t> device_stored(context, stored);
-  backend::Array<std::uint32_t> words(context, g.groups * core::ceil_div(rows.slice.rows, g.v) * row_words);
-  backend::Array<std::uint16_t> outlier_words(
-      context, g.outlier_size > 0 ? core::ceil_div(rows.slice.rows, g.v0) * g.outlier_size : 0);
-  context.slice().pack(context.exec(), rows.slice, state.code_view(), device_stored.data(), words.data(),
-                       outlier_words.data());
+  const auto words_of = [&](const MemberParts& parts) { return core::ceil_div(parts.rows, g.v) * row_words; };
+  std::vector<std::uint32_t> my_words;
+  std::vector<std::uint16_t> my_outliers;
+  for (const VqPiece& piece : problem.rows.pieces) {
+    backend::Array<std::uint32_t> words(context, g.groups * words_of(piece.parts));
+    backend::Array<std::uint16_t> outlier_words(
+        context, g.outlier_size > 0 ? core::ceil_div(piece.parts.rows, g.v0) * g.outlier_size : 0);
+    context.slice().pack(context.exec(), piece.slice, piece.codes(state.code_view()), device_stored.data(),
+                         words.data(), outlier_words.data());
+    const std::vector<std::uint32_t> packed = words.to_host();
+    my_words.insert(my_words.end(), packed.begin(), packed.end());
+    const std::vector<std::uint16_t> packed_outliers = outlier_words.to_host();
+    my_outliers.insert(my_outliers.end(), packed_outliers.begin(), packed_outliers.end());
+  }
 
   encoding.indices.resize(index(g.groups * vectors * row_words));
-  const auto all_words = problem.team.all_gather(std::as_bytes(std::span<const std::uint32_t>(words.to_host())));
-  const auto all_outliers =
-      problem.team.all_gather(std::as_bytes(std::span<const std::uint16_t>(outlier_words.to_host())));
+  const auto all_words = problem.team.all_gather(std::as_bytes(std::span<const std::uint32_t>(my_words)));
+  const auto all_outliers = problem.team.all_gather(std::as_bytes(std::span<const std::uint16_t>(my_outliers)));
   for (std::int64_t rank = 0; rank < problem.team.size(); ++rank) {
     const MemberParts theirs = member_parts(g, rank, problem.team.size());
-    const std::int64_t count = core::ceil_div(theirs.rows, g.v) * row_words;
     const auto some = core::values_of<std::uint32_t>(all_words[index(rank)]);
-    VORONOI_REQUIRE(some.size() == index(g.groups * count), "a member sent part of its codes");
-    for (std::int64_t group = 0; group < g.groups; ++group)
-      std::copy_n(some.begin() + group * count, count,
-                  encoding.indices.begin() + (group * vectors + theirs.row_begin / g.v) * row_words);
+    std::int64_t taken = 0;
+    for (const PieceParts& piece : member_pieces(g, rank, problem.team.size())) {
+      const std::int64_t count = words_of(piece.parts);
+      VORONOI_REQUIRE(taken + g.groups * count <= std::ssize(some), "a member sent part of its codes");
+      for (std::int64_t group = 0; group < g.groups; ++group, taken += count)
+        std::copy_n(some.begin() + taken, count,
+                    encoding.indices.begin() + (group * vectors + piece.parts.row_begin / g.v) * row_words);
+    }
+    VORONOI_REQUIRE(taken == std::ssize(some), "a member sent more than its codes");
     if (g.outlier_size == 0) continue;
     core::append_values(all_outliers[index(rank)], encoding.outlier_indices);
     VORONOI_REQUIRE(
@@ -119,8 +130,10 @@ void pack(const VqProblem& problem, VqState& state, format::VqEncoding& encoding
 std::string vptq_passes(const VqProblem& problem, std::int64_t candidates, VqState& state,
                         std::map<std::string, double>& statistics) {
   const VqGeometry& g = problem.geometry;
+  std::vector<const float*> factors;
+  for (const VqMetric& metric : problem.metrics) factors.push_back(metric.prepared->factor.data());
   const auto loop = [&](const kernels::ColumnLoopOptions& options, bool keep_residual) {
-    return run_column_loop(problem.context, problem.rows, problem.input.hessian->factor, options, keep_residual, state);
+    return run_column_loop(problem.context, problem.rows, factors, options, keep_residual, state);
   };
   const auto relative_error = [&] { return problem.relative(undamped_error(problem, state)); };
   state.books = {};
@@ -177,9 +190,16 @@ QuantResult pack_result(const VqProblem& problem, VqState state, double error,
 
   pack(problem, state, encoding);
   statistics["seed"] = static_cast<double>(problem.parameters.seed);
-  statistics["damping"] = prepared.damping;
-  statistics["damping_steps"] = prepared.damping_steps;
-  statistics["dead_columns"] = static_cast<double>(prepared.dead_columns);
+  // Of groups of rows the largest.
+  double damping = 0, damping_steps = 0, dead_columns = 0;
+  for (const VqMetric& metric : problem.metrics) {
+    damping = std::max(damping, metric.prepared->damping);
+    damping_steps = std::max<double>(damping_steps, metric.prepared->damping_steps);
+    dead_columns = std::max(dead_columns, static_cast<double>(metric.prepared->dead_columns));
+  }
+  statistics["damping"] = damping;
+  statistics["damping_steps"] = damping_steps;
+  statistics["dead_columns"] = dead_columns;
   return {format::to_encoding(encoding), relative_error_of(error, problem.weight_norm), std::move(statistics)};
 }
 
