@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/error.h"
+#include "core/work_counts.h"
 
 namespace voronoi::quant {
 namespace {
@@ -49,6 +50,7 @@ void VqProblem::product_with(const float* metric, const backend::Array<float>& x
                              backend::Array<float>& product) const {
   const std::int64_t n = geometry.in_features, width = rows.slice.width;
   if (width == 0) return;
+  core::count_product(n, width, n);
   context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F, metric, n, x.data(), width, 0.0F,
                             product.data(), width);
 }

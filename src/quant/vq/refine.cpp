@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "core/types.h"
+#include "core/work_counts.h"
+#include "quant/vq/second_order.h"
 
 namespace voronoi::quant {
 namespace {
@@ -194,6 +196,8 @@ int Refiner::fit_columns(int max_steps) {
 
 double Refiner::sweep(std::int64_t candidates) {
   const DeviceBooks books(problem_.context, state_.books, state_.columns);
+  count_search(problem_.rows, state_.books, candidates);
+  core::count_work(core::Counted::gemm_flops, 2 * spreading_flops(problem_.rows));
   problem_.context.slice().sweep(problem_.context.exec(), problem_.rows.slice, books.view(), candidates,
                                  problem_.hessian, gradient_.data(), state_.code_view(), state_.quantized.data());
   subtract_quantized(problem_, state_, work_);

@@ -1,5 +1,7 @@
 #include "quant/vq/second_order.h"
 
+#include "core/work_counts.h"
+
 namespace voronoi::quant {
 
 backend::Array<float> run_column_loop(backend::Context& context, const VqRows& rows,
@@ -7,12 +9,25 @@ backend::Array<float> run_column_loop(backend::Context& context, const VqRows& r
                                       bool keep_residual, VqState& state) {
   backend::Array<float> target = rows.weight.clone();
   const DeviceBooks books(context, state.books, state.columns);
+  count_search(rows, state.books, options.candidates);
+  if (options.feedback) core::count_work(core::Counted::gemm_flops, spreading_flops(rows));
   context.slice().column_loop(context.exec(), rows.slice, books.view(), options, factor.data(), target.data(),
                               state.code_view(), state.quantized.data());
   if (!keep_residual) return {};
   // The target is of no further use: the residual takes its place.
   context.slice().subtract(context.exec(), target.size(), target.data(), state.quantized.data(), target.data());
   return target;
+}
+
+void count_search(const VqRows& rows, const Codebooks& books, std::int64_t candidates) {
+  const double weights = static_cast<double>(rows.slice.rows) * static_cast<double>(rows.slice.in_features);
+  const std::int64_t residual = books.residual.empty() ? 0 : rows.slice.kr * candidates;
+  core::count_work(core::Counted::nearest_flops, 2 * weights * static_cast<double>(rows.slice.k + residual));
+}
+
+double spreading_flops(const VqRows& rows) {
+  const auto in = static_cast<double>(rows.slice.in_features);
+  return static_cast<double>(rows.slice.rows) * in * in;
 }
 
 }  // namespace voronoi::quant
