@@ -104,6 +104,7 @@ core::Json collect_status(const store::RunPaths& paths) {
                     {"layers_done", state.layers.size()},
                     {"bits_true", true_bits(state)},
                     {"stage_seconds", state.stage_seconds},
+                    {"work", state.work},
                     {"scheduling",
                      {{"tasks", state.scheduling.n_tasks},
                       {"task_seconds", state.scheduling.task_seconds},

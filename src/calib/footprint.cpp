@@ -10,6 +10,7 @@
 #include "calib/site_sum.h"
 #include "calib/token_weights.h"
 #include "core/types.h"
+#include "model/attention_flops.h"
 
 namespace voronoi::calib {
 namespace {
@@ -78,11 +79,23 @@ RankNodes rank_nodes(std::int64_t n_sequences, std::int64_t context, int n_ranks
     if (chunks.empty()) continue;
     const std::int64_t first = chunks.front().id;
     nodes.most = std::max(nodes.most, most_nodes(first, std::ssize(chunks), held_out_share).both());
-    const TreeNodes last = run_nodes(first, chunks.back().id + 1, held_out_share);
+    const TreeNodes last = tree_nodes(first, chunks.back().id + 1, held_out_share);
     nodes.last = std::max(nodes.last, last.both());
     nodes.last_of_one = std::max({nodes.last_of_one, last.summed, last.held_out});
   }
   return nodes;
+}
+
+/// Chunks are sequences of their own.
+double attention_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
+                      std::int64_t context) {
+  const auto at = static_cast<std::size_t>(layer);
+  const std::int64_t window = config.window.empty() ? 0 : config.window[at],
+                     wanted = config.chunk.empty() ? 0 : config.chunk[at], chunk = wanted > 0 ? wanted : context;
+  const auto of = [&](std::int64_t n_tokens) {
+    return model::attention_flops(n_tokens, 0, window, config.n_heads * config.head_dim);
+  };
+  return static_cast<double>(n_sequences) * (static_cast<double>(context / chunk) * of(chunk) + of(context % chunk));
 }
 
 /// What a block's sites add up to.
@@ -99,7 +112,7 @@ BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, std
   BlockSizes sizes;
   const std::vector<model::SiteSpec> sites = model::block_sites(config, layer);
   std::vector<std::int64_t> sums;
-  for (const model::SiteSpec& site : sites) sums.push_back(n_sums(site, kind));
+  for (const model::SiteSpec& site : sites) sums.push_back(sums_of_site(site, kind));
   for (const PassSites& pass :
        divide_into_passes(sites, sums, chunks_a_rank, kind.held_out_share > 0, kind.cross, kHessianBytes)) {
     std::int64_t square = 0;
@@ -133,6 +146,24 @@ BlockSizes largest_block(const model::ModelConfig& config, std::int64_t chunks_a
 
 }  // namespace
 
+std::int64_t sums_of_site(const model::SiteSpec& site, HessianKind kind) {
+  const bool is_weighed = site.expert < 0 || (!kind.sequential && !kind.all_experts);
+  return 1 + (kind.guided && is_weighed ? std::ssize(site.linears) : 0);
+}
+
+TreeNodes tree_nodes(std::int64_t first, std::int64_t last, double held_out_share) {
+  TreeNodes nodes;
+  while (first < last) {
+    std::int64_t size = first > 0 ? first & -first : std::int64_t{1} << 62;
+    while (first + size > last) size /= 2;
+    const std::int64_t held_out = n_held_out(first, first + size, held_out_share);
+    nodes.summed += held_out < size ? 1 : 0;
+    nodes.held_out += held_out > 0 ? 1 : 0;
+    first += size;
+  }
+  return nodes;
+}
+
 TreeNodes most_nodes(std::int64_t first_chunk, std::int64_t n_chunks, double held_out_share) {
   TreeNodes most, now;
   for (std::int64_t chunk = first_chunk; chunk < first_chunk + n_chunks; ++chunk) {
@@ -140,7 +171,7 @@ TreeNodes most_nodes(std::int64_t first_chunk, std::int64_t n_chunks, double hel
       most.held_out = std::max(most.held_out, now.held_out + 1);
     else
       most.summed = std::max(most.summed, now.summed + 1);
-    now = run_nodes(first_chunk, chunk + 1, held_out_share);
+    now = tree_nodes(first_chunk, chunk + 1, held_out_share);
   }
   return most;
 }
@@ -155,9 +186,10 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
     const double rows = site.expert < 0 ? tokens
                                         : tokens * static_cast<double>(config.mixture.top_k) /
                                               static_cast<double>(config.mixture.n_experts);
-    const double summed = kind.all_experts ? tokens : rows;
-    work.gram +=
-        static_cast<double>(n_sums(site, kind)) * summed * (n * (n + 1) + (kind.cross ? kCrossWork * 2 * n * n : 0));
+    const double summed = (kind.all_experts ? tokens : rows) * static_cast<double>(sums_of_site(site, kind)),
+                 crossed = kind.cross ? 2 * n * n : 0;
+    work.gram += summed * (n * (n + 1) + kCrossWork * crossed);
+    work.gram_flops += summed * (n * (n + 1) + crossed);
     // All rows go through gate and up besides, for the inputs of down.
     const bool again = kind.all_experts && site.expert >= 0 && site.name.ends_with("gate_up");
     for (const model::LinearSpec& linear : site.linears)
@@ -169,27 +201,33 @@ BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::
     work.gemm +=
         tokens * static_cast<double>(7 * delta.values() * delta.key_dim + 4 * delta.value_heads * config.hidden_size);
   } else {
-    // Scores and weighted values over the keys before each query.
-    const auto q = static_cast<double>(config.n_heads * config.head_dim);
-    const std::int64_t window = config.window.empty() ? 0 : config.window[static_cast<std::size_t>(layer)];
-    const auto keys = static_cast<double>(window > 0 ? std::min(window, context) : context);
-    work.gemm += 4 * tokens * q * keys / 2;
+    work.gemm += attention_work(config, layer, n_sequences, context);
   }
+  if (model::is_mixture(config, layer))  // the router
+    work.gemm += 2 * tokens * static_cast<double>(config.hidden_size * config.mixture.n_experts);
   if (kind.cross) work.gemm *= 2;
   return work;
 }
 
 double weighing_work(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context) {
-  // Forward, forward again with a tape, derivatives by inputs.
-  double forward = 0;
-  for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
-    forward += block_work(config, layer, n_sequences, context).gemm;
-  return 3 * forward;
+  // Forward; again with a tape, but for what nothing asks of: the last linear of a feed-forward half without a norm
+  // behind it; derivatives by inputs.
+  double work = 0;
+  const auto tokens = static_cast<double>(n_sequences) * static_cast<double>(context);
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
+    work += 3 * block_work(config, layer, n_sequences, context).gemm;
+    if (!model::is_delta(config, layer))
+      work += (model::kAttentionBackward - 1) * attention_work(config, layer, n_sequences, context);
+    if (!model::is_mixture(config, layer) && config.norms.feed_forward_out.empty())
+      work -= 2 * tokens * static_cast<double>(config.hidden_size * config.intermediate_size);
+  }
+  return work;
 }
 
 std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind) {
   const std::int64_t n = site.in_features;
-  return (2 * n * (n + 1) + (kind.cross ? 4 * n * n : 0)) * n_sums(site, kind) * (kind.held_out_share > 0 ? 2 : 1);
+  return (2 * n * (n + 1) + (kind.cross ? 4 * n * n : 0)) * sums_of_site(site, kind) *
+         (kind.held_out_share > 0 ? 2 : 1);
 }
 
 double sent_share(std::int64_t n_sequences, std::int64_t context, int n_ranks, HessianKind kind) {

@@ -20,9 +20,20 @@ struct HessianKind {
 
 /// Operations of one block over all calibration tokens; a multiplication and an addition count as two.
 struct BlockWork {
-  double gemm = 0;  ///< linears and attention
-  double gram = 0;  ///< Hessians: one triangle, tokens n (n + 1) a site
+  double gemm = 0;  ///< linears and attention, of one pass of all streams
+  double gram = 0;  ///< Hessians: one triangle, tokens n (n + 1) a site; moments of two streams, which are made in
+                    ///< fp64, count twice
+  double gram_flops = 0;  ///< the same, all counted once
 };
+/// Of rows that enter a triangle, or a whole matrix, of order n.
+inline double triangle_flops(std::int64_t n, std::int64_t rows) {
+  return static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(n + 1);
+}
+inline double cross_flops(std::int64_t n, std::int64_t rows) {
+  return 2 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(n);
+}
+/// Sums of a site's rows: its own, and where they are guided one a linear.
+std::int64_t sums_of_site(const model::SiteSpec& site, HessianKind kind);
 BlockWork block_work(const model::ModelConfig& config, std::int64_t layer, std::int64_t n_sequences,
                      std::int64_t context, HessianKind kind = {});
 /// Operations of the pass that tells what tokens count (calib/token_weights.h), in fp32, the head apart.
@@ -32,6 +43,9 @@ struct TreeNodes {
   std::int64_t summed = 0, held_out = 0;
   std::int64_t both() const { return summed + held_out; }
 };
+/// Nodes with values in the trees over chunks [first, last): the aligned runs of a power of two that the range is made
+/// of, where a chunk of the tree's kind is among them.
+TreeNodes tree_nodes(std::int64_t first, std::int64_t last, double held_out_share);
 /// At most at a time while a run of chunks is added one by one, that at work among them: a tree keeps the memory of
 /// merged nodes for the next ones.
 TreeNodes most_nodes(std::int64_t first_chunk, std::int64_t n_chunks, double held_out_share);

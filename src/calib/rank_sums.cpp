@@ -8,6 +8,7 @@
 #include "core/bytes.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 
 namespace voronoi::calib {
 
@@ -77,6 +78,7 @@ std::vector<float> RankSums::sum(SumTree& tree) {
 }
 
 RankSums::Nodes RankSums::take(SumTree& tree) const {
+  static_assert(sizeof(Header) == kHeaderBytes);
   Nodes nodes;
   std::vector<Header> headers;
   while (tree.n_nodes() > 0) {
@@ -136,6 +138,7 @@ void RankSums::exchange(const Nodes& nodes, const Extent& extent, int to, int fr
       copy(node.values.data() + theirs.begin, theirs.size(), next);
       next += theirs.size();
     }
+    core::count_work(core::Counted::sent_bytes, n_sent * std::int64_t{sizeof(double)});
     context_.collective().exchange_f64(context_.exec(), group_, n_sent, sent.data(), to, n_received, received.data(),
                                        from);
   } else {

@@ -30,6 +30,9 @@ struct Traffic {
 /// All calls but traffic() are collective, with trees of one size, over different chunks; they leave the tree empty.
 class RankSums {
  public:
+  /// What a rank tells of each node before its values go.
+  static constexpr std::int64_t kHeaderBytes = 40;
+
   /// Both must outlive it.
   RankSums(backend::Context& context, const comm::Communicator& communicator);
   ~RankSums();

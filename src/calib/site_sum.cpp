@@ -5,7 +5,9 @@
 #include <memory>
 #include <utility>
 
+#include "calib/footprint.h"
 #include "core/error.h"
+#include "core/work_counts.h"
 
 namespace voronoi::calib {
 namespace {
@@ -83,6 +85,7 @@ void SiteSum::add_rows(const float* x, std::int64_t n_rows, std::span<const floa
   }
   const backend::Array<float> weighted = weights_ ? scaled(x, roots) : backend::Array<float>();
   if (weights_) x = weighted.data();
+  core::count_work(core::Counted::gram_flops, triangle_flops(n_, n_rows));
   context_.linalg().gram_accumulate(context_.exec(), n_rows, n_, x, n_, dtype_, chunk_.data());
   if (pairs != nullptr) add_cross(x, n_rows, roots, *pairs);
 }
@@ -113,6 +116,7 @@ void SiteSum::add_cross(const float* x, std::int64_t n_rows, std::span<const flo
     const std::int64_t rows = std::min(kCrossRows, n_rows - first);
     context_.linalg().widen_f64(context_.exec(), rows * n_, y.data() + first * n_, difference.data());
     context_.linalg().widen_f64(context_.exec(), rows * n_, x + first * n_, input.data());
+    core::count_work(core::Counted::gram_flops, cross_flops(n_, rows));
     context_.linalg().gemm_f64(context_.exec(), true, false, n_, n_, rows, 1.0, difference.data(), n_, input.data(), n_,
                                1.0, cross_chunk_.data(), n_);
   }

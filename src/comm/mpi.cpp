@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/work_counts.h"
 
 namespace voronoi::comm {
 namespace {
@@ -239,14 +240,20 @@ struct Communicator::Handle {
     std::vector<std::byte> bytes;
     MPI_Request request = MPI_REQUEST_NULL;
   };
-  std::deque<Posted> posted;  ///< under way
+  std::deque<Posted> posted;                       ///< under way
+  core::Counted what = core::Counted::sent_bytes;  ///< what its bytes count as
 
   Handle() = default;  ///< without MPI
   bool alone() const { return comm == MPI_COMM_NULL; }
-  Handle(MPI_Comm communicator, bool take) : comm(communicator), owned(take) {
+  Handle(MPI_Comm communicator, bool take, core::Counted bytes = core::Counted::sent_bytes)
+      : comm(communicator), owned(take), what(bytes) {
     check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
     check(MPI_Comm_size(comm, &size), "MPI_Comm_size");
+  }
+  /// `n` bytes of this rank's go to so many others.
+  void count(std::size_t n, int receivers) const {
+    core::count_work(what, static_cast<double>(n) * static_cast<double>(receivers));
   }
 };
 
@@ -259,7 +266,7 @@ Communicator Communicator::duplicate() const {
   barrier();
   MPI_Comm copy = MPI_COMM_NULL;
   check(MPI_Comm_dup(handle_->comm, &copy), "MPI_Comm_dup");
-  return Communicator(new Handle(copy, true));
+  return Communicator(new Handle(copy, true, core::Counted::scheduling_bytes));
 }
 
 Communicator Communicator::subgroup(std::span<const int> ranks, int tag) const {
@@ -276,7 +283,7 @@ Communicator Communicator::subgroup(std::span<const int> ranks, int tag) const {
   MPI_Group_free(&some);
   check(code, "MPI_Comm_create_group");
   VORONOI_REQUIRE(comm != MPI_COMM_NULL, "rank " + std::to_string(handle_->rank) + " is no member of the subgroup");
-  return Communicator(new Handle(comm, true));
+  return Communicator(new Handle(comm, true, core::Counted::team_bytes));
 }
 
 Communicator::~Communicator() {
@@ -306,6 +313,7 @@ void Communicator::barrier() const {
 
 void Communicator::broadcast(std::span<std::byte> bytes, int root) const {
   if (handle_->alone()) return;
+  if (rank() == root) handle_->count(bytes.size(), size() - 1);
   if (bytes.size() > kEagerBytes) barrier();  // afterwards all are there, and the data may be moved without naps
   const auto n = static_cast<std::int64_t>(bytes.size());
   for (std::int64_t begin = 0; begin < n; begin += kPieceBytes) {
@@ -345,12 +353,14 @@ std::vector<std::vector<std::byte>> Communicator::all_gather(std::span<const std
                       sizes[static_cast<std::size_t>(rank())] == static_cast<std::int64_t>(mine.size()),
                   "sizes of an all_gather");
   if (handle_->alone()) return {{mine.begin(), mine.end()}};
+  handle_->count(mine.size(), size() - 1);
   return gather_pieces(handle_->comm, rank(), mine, sizes, kEveryRank, handle_->staging);
 }
 
 std::vector<std::vector<std::byte>> Communicator::gather(std::span<const std::byte> mine, int root) const {
   VORONOI_REQUIRE(root >= 0 && root < size(), "root of a gather");
   if (handle_->alone()) return {{mine.begin(), mine.end()}};
+  if (rank() != root) handle_->count(mine.size(), 1);
   return gather_pieces(handle_->comm, rank(), mine, all_gather_value(static_cast<std::int64_t>(mine.size())), root,
                        handle_->staging);
 }
@@ -367,6 +377,7 @@ std::int64_t Communicator::all_max(std::int64_t value) const {
 void Communicator::send(std::span<const std::byte> bytes, int destination, int tag) const {
   check_tag(tag);
   VORONOI_REQUIRE(!handle_->alone(), "a rank without MPI has nobody to talk to");
+  handle_->count(bytes.size(), 1);
   const auto n = static_cast<std::int64_t>(bytes.size());
   std::int64_t begin = 0, piece = 0;
   do {
@@ -386,6 +397,7 @@ void Communicator::post(std::vector<std::byte> bytes, int destination, int tag) 
     return;
   }
   check_tag(tag);
+  handle_->count(bytes.size(), 1);
   std::deque<Handle::Posted>& posted = handle_->posted;
   for (int done = 1; !posted.empty() && done != 0;) {
     check(MPI_Test(&posted.front().request, &done, MPI_STATUS_IGNORE), "MPI_Test");
@@ -407,6 +419,7 @@ std::vector<std::byte> Communicator::exchange(std::span<const std::byte> mine, i
                                               int tag) const {
   check_tag(tag);
   VORONOI_REQUIRE(!handle_->alone(), "a rank without MPI has nobody to talk to");
+  handle_->count(mine.size(), 1);
   const auto n = static_cast<std::int64_t>(mine.size());
   std::vector<MPI_Request> requests;
   // As send() cuts it: any number of full pieces and one shorter one.

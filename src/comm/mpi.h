@@ -44,7 +44,8 @@ struct LocalRanks {
 /// A communicator handle; duplicated or split ones are freed by the owner. Methods are collective where MPI's are. All
 /// waiting is by polling with sleeps that grow with the time waited (50 us .. 5 ms), so a waiting thread leaves its
 /// core to others. Tags: 0 .. 32767. A message above 64 MiB travels in pieces: while one is under way, one thread a
-/// side uses its (peer, tag).
+/// side uses its (peer, tag). What is sent is counted (core/work_counts.h): that of a duplicate as scheduling, of a
+/// subgroup as a team's.
 class Communicator {
  public:
   static Communicator world();  ///< unmanaged

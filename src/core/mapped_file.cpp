@@ -113,6 +113,13 @@ void MappedFile::require_unchanged() const {
                    "again");
 }
 
+void will_read(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<std::uintptr_t>(bytes.data()), first = address / page * page;
+  ::madvise(reinterpret_cast<void*>(first), address - first + bytes.size(), MADV_WILLNEED);
+}
+
 void report_lost_pages(int rank) {
   if (rank > 0) std::snprintf(line_head.data(), line_head.size(), "rank %d: error: ", rank);
   struct sigaction action {};

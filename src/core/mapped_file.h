@@ -32,6 +32,9 @@ class MappedFile {
   std::unique_ptr<Mapping> mapping_;
 };
 
+/// Tells the system that bytes of a mapped file will soon be read: it may fetch their pages meanwhile. A hint.
+void will_read(std::span<const std::byte> bytes);
+
 /// From now on a page of a mapped file that cannot be read ends the process with a message that names the file, and
 /// ExitCode::node; mpirun then ends the job. `rank` < 0: one process. Call once, after MPI has installed its own
 /// handlers; those get any other SIGBUS.

@@ -60,7 +60,11 @@ StagedBlock BlockPrefetcher::wait_staged() {
 BlockWeights BlockPrefetcher::next() {
   VORONOI_REQUIRE(n_taken_ < layers_.size(), "no block is left to be taken");
   const std::int64_t layer = layers_[n_taken_++];
-  if (context_.on_host()) return transformer_.load_block(layer);
+  if (context_.on_host()) {
+    BlockWeights block = transformer_.load_block(layer);
+    if (n_taken_ < layers_.size()) transformer_.will_load(layers_[n_taken_]);
+    return block;
+  }
   const auto upload = [this] {
     ++n_uploaded_;
     return transformer_.upload_block(wait_staged());

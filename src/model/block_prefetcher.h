@@ -17,8 +17,9 @@ namespace voronoi::model {
 
 /// On a GPU the host's threads read and convert a block to host memory while the GPU computes, and its upload runs
 /// beside the computing of the block before: a step takes as long as the slowest of reading, upload and computing. At
-/// most two blocks are in device memory and one in host memory. On the CPU the cores that would read ahead are those
-/// that compute, and a second block is memory spent for nothing: every block is read when it is asked for.
+/// most two blocks are in device memory and one in host memory. On the CPU the cores that would convert ahead are those
+/// that compute, and a second block is memory spent for nothing: every block is converted when it is asked for, and the
+/// system is told to fetch the pages of the next one meanwhile.
 class BlockPrefetcher {
  public:
   /// `layers` in the order they will be asked for. The references must outlive it.

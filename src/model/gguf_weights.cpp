@@ -13,6 +13,8 @@
 #include "core/hash.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "core/mapped_file.h"
+#include "core/work_counts.h"
 #include "model/gguf.h"
 #include "model/gguf_families.h"
 #include "model/weight_data.h"
@@ -63,6 +65,11 @@ class GgufWeights final : public WeightSource {
     if (family_->paired_rows && spec.name.find(".self_attn.k_proj.") != std::string::npos)
       to_halves(out, config_.n_kv_heads);
     if (bad) throw std::move(*bad);
+  }
+
+  void will_read(const TensorSpec& spec) const override {
+    if (const GgufTensor* tensor = file_.find_tensor(gguf_place(config_, *family_, spec.name).stored))
+      core::will_read(tensor->bytes);
   }
 
   std::string fingerprint() const override {
@@ -147,6 +154,7 @@ class GgufWeights final : public WeightSource {
     const auto block = static_cast<std::size_t>(ggml_block_elements(tensor.type)),
                block_bytes = static_cast<std::size_t>(ggml_block_bytes(tensor.type));
     bool good = true;
+    core::count_work(core::Counted::model_bytes, std::ssize(bytes));
     for (std::size_t begin = 0; begin < out.size(); begin += kChunk) {
       const auto values = out.subspan(begin, std::min(kChunk, out.size() - begin));
       dequantize(tensor.type, bytes.subspan(begin / block * block_bytes, values.size() / block * block_bytes), values);

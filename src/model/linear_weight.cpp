@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/work_counts.h"
 
 namespace voronoi::model {
 
@@ -44,12 +45,15 @@ LinearWeight decoded(backend::Context& context, const format::PackedMatrix& pack
 void multiply(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
               std::int64_t n_in, const float* x, bool accumulate, float* out) {
   if (weight.packed) {
-    if (n_rows <= weight.packed->max_tokens())
+    if (n_rows <= weight.packed->max_tokens()) {
+      core::count_product(n_rows, n_out, n_in);
       weight.packed->multiply(context, n_rows, x, accumulate, out);
-    else
+    } else {
       multiply(context, decoded(context, *weight.packed, weight.dtype), n_rows, n_out, n_in, x, accumulate, out);
+    }
     return;
   }
+  core::count_product(n_rows, n_out, n_in);
   const float beta = accumulate ? 1.0F : 0.0F;
   if (weight.dtype == core::DType::f32)
     context.linalg().gemm_f32(context.exec(), false, true, n_rows, n_out, n_in, 1.0F, x, n_in, weight.wide.data(), n_in,
@@ -68,6 +72,7 @@ void multiply_transposed(backend::Context& context, const LinearWeight& weight, 
   if (weight.dtype == core::DType::bf16)
     return context.linalg().gemm_16_back(context.exec(), n_rows, n_in, n_out, dy, n_out, weight.dtype,
                                          weight.narrow.data(), n_in, beta, dx, n_in);
+  core::count_product(n_rows, n_out, n_in);
   backend::Array<float> widened;
   if (weight.dtype != core::DType::f32) {
     std::vector<std::int32_t> rows(static_cast<std::size_t>(n_out));

@@ -17,6 +17,7 @@ class MendedSource final : public WeightSource {
   explicit MendedSource(const WeightSource& original) : original_(original) {}
   const ModelConfig& config() const override { return original_.config(); }
   void read(const TensorSpec& spec, std::span<float> out) const override;
+  void will_read(const TensorSpec& spec) const override { original_.will_read(spec); }
   PackedTensor packed(const TensorSpec& spec) const override { return original_.packed(spec); }
   std::string fingerprint() const override { return original_.fingerprint(); }
   const std::string& path() const override { return original_.path(); }

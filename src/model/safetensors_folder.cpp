@@ -12,6 +12,8 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "core/mapped_file.h"
+#include "core/work_counts.h"
 #include "model/tensor_names.h"
 #include "model/weight_data.h"
 
@@ -217,6 +219,7 @@ void SafetensorsFolder::read_slice(const TensorSpec& spec, const ExpertSlice& sl
       out[static_cast<std::size_t>(o * n_in + in)] =
           row[static_cast<std::size_t>(slice.first_column + o * slice.column_step)];
   }
+  core::count_work(core::Counted::model_bytes, std::ssize(out) * size);
   stored.file->require_unchanged();
   // A bad value of a neighbour is that one's.
   if (good || all_finite(out)) return;
@@ -238,6 +241,7 @@ void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const
   VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
   if (scales != nullptr) return read_f8(spec, *stored, *scales, out);
   const bool good = convert_finite(*tensor.dtype, tensor.bytes.data(), out);
+  core::count_work(core::Counted::model_bytes, std::ssize(tensor.bytes));
   stored->file->require_unchanged();
   if (good) return;
   throw bad_values(file, stored->name, spec.shape, [&](std::int64_t i) {
@@ -245,6 +249,12 @@ void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const
     core::convert_to_f32(*tensor.dtype, tensor.bytes.data() + i * core::dtype_size(*tensor.dtype), 1, &value);
     return static_cast<double>(value);
   });
+}
+
+void SafetensorsFolder::will_read(const TensorSpec& spec) const {
+  // Of experts in one tensor the neighbours are read with it.
+  const ExpertSlice* slice = find_slice(spec.name);
+  if (const Stored* stored = find(slice == nullptr ? spec.name : slice->stored)) core::will_read(stored->tensor->bytes);
 }
 
 void SafetensorsFolder::require_unchanged() const {

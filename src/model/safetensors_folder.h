@@ -72,6 +72,8 @@ class SafetensorsFolder {
   bool same_values(const Stored& one, const Stored& other) const;
   /// Fills `out` (exactly the elements of spec.shape) row-major as WeightSource::read() does.
   void read(const TensorSpec& spec, std::span<float> out) const;
+  /// As WeightSource::will_read().
+  void will_read(const TensorSpec& spec) const;
 
   /// For tensors that were read through find(): see core::MappedFile.
   void require_unchanged() const;

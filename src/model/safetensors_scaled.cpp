@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/work_counts.h"
 #include "model/safetensors_folder.h"
 #include "model/weight_data.h"
 
@@ -51,6 +52,7 @@ void SafetensorsFolder::read_mxfp4(const TensorSpec& spec, const ExpertSlice& sl
         scales.tensor->bytes.subspan(static_cast<std::size_t>(row * n_scales), static_cast<std::size_t>(n_scales)),
         out.data() + o * n_in);
   }
+  core::count_work(core::Counted::model_bytes, slice.n_out * n_scales * (kF4Bytes + 1));
   blocks.file->require_unchanged();
   scales.file->require_unchanged();
   if (!all_finite(out)) refuse_bad(blocks.file->path(), spec.name, spec.shape, out);
@@ -82,6 +84,7 @@ void SafetensorsFolder::read_f8(const TensorSpec& spec, const Stored& stored, co
         stored.tensor->bytes.subspan(static_cast<std::size_t>(row * columns), static_cast<std::size_t>(columns)),
         factors.data() + (blocks ? row / scaled_.block_rows : row) * n_scales, blocks ? scaled_.block_columns : columns,
         out.data() + row * columns);
+  core::count_work(core::Counted::model_bytes, std::ssize(stored.tensor->bytes) + std::ssize(scales.tensor->bytes));
   stored.file->require_unchanged();
   scales.file->require_unchanged();
   good = all_finite(out) && good;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/work_counts.h"
+#include "model/block_norms.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -90,6 +92,13 @@ BlockWeights Transformer::load_block(std::int64_t layer) const {
   return in_block(layer, [&] { return impl_->load_block(layer, nullptr); });
 }
 
+void Transformer::will_load(std::int64_t layer) const {
+  const std::string prefix = block_prefix(layer);
+  const auto& shapes = impl_->shapes;
+  for (auto at = shapes.lower_bound(prefix); at != shapes.end() && at->first.starts_with(prefix); ++at)
+    impl_->source.will_read({at->first, at->second});
+}
+
 StagedBlock Transformer::stage_block(std::int64_t layer, core::ThreadPool& pool) const {
   return impl_->stage_block(layer, pool);
 }
@@ -122,6 +131,7 @@ void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, c
   impl_->check_hidden(hidden);
   VORONOI_REQUIRE(tape == nullptr || impl_->dtype != core::DType::f16,
                   "the backward pass takes products in f32 or bf16");
+  core::count_work(core::Counted::forward_tokens, hidden.n_sequences * hidden.n_tokens);
   // What is kept of rows that have come so far, at the same place.
   const auto keep = [&](backend::Array<float>& kept, std::int64_t first, std::int64_t n_rows) {
     impl_->context.memory().copy_on_device(impl_->context.exec(), hidden.values.data() + first,
@@ -165,6 +175,7 @@ void Transformer::extend_block(const BlockWeights& weights, HiddenStates& hidden
   VORONOI_REQUIRE(hidden.n_sequences == 1 && cache.n_tokens + hidden.n_tokens <= cache.capacity,
                   "the cache has room for the tokens of one sequence");
   if (hidden.values.empty()) return;
+  core::count_work(core::Counted::forward_tokens, hidden.n_tokens);
   float* rows = hidden.values.data();
   in_block(weights.layer, [&] {
     impl_->attention_half(weights, 1, hidden.n_tokens, rows, nullptr, &cache);

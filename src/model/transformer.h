@@ -122,6 +122,8 @@ class Transformer {
   const ModelConfig& config() const;
   core::DType dtype() const;
   BlockWeights load_block(std::int64_t layer) const;
+  /// Tells the source that the block's tensors will soon be read.
+  void will_load(std::int64_t layer) const;
   /// load_block in two halves: the first touches neither context nor device and may run on any thread, reading tensors
   /// on the threads of `pool`; the second queues uploads, which memory().uploads_join() makes seen.
   StagedBlock stage_block(std::int64_t layer, core::ThreadPool& pool) const;

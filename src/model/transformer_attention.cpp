@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/work_counts.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -183,6 +184,7 @@ void Transformer::Impl::attention_half(const BlockWeights& weights, std::int64_t
   for_each_chunk(shape, chunk_of(weights), [&](kernels::AttentionShape piece, std::int64_t row, std::int64_t key) {
     const float *queries = q + row * shape.ld_q, *keys = k + key * shape.ld_kv, *values = v + key * shape.ld_kv;
     float* out = attended + row * shape.ld_out;
+    core::count_work(core::Counted::gemm_flops, piece_flops(piece));
     const std::int64_t before = std::exchange(piece.n_past, 0);
     if (before == 0)
       nn.attention(context.exec(), piece, queries, keys, values, out);

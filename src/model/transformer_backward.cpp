@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/work_counts.h"
+
 namespace voronoi::model {
 
 void Transformer::Impl::Backward::gated(std::size_t gate_up, std::int64_t n_rows, const float* x, const Floats& tape,
@@ -158,6 +160,7 @@ void Transformer::Impl::Backward::attention(std::int64_t n_sequences, std::int64
   for_each_chunk(shape, model.chunk_of(weights),
                  [&](const kernels::AttentionShape& piece, std::int64_t row, std::int64_t key) {
                    const std::int64_t in_q = row * shape.ld_q, in_out = row * shape.ld_out, in_kv = key * shape.ld_kv;
+                   core::count_work(core::Counted::gemm_flops, kAttentionBackward * piece_flops(piece));
                    kernels.attention(context.exec(), piece, q + in_q, q + parts.k + in_kv, q + parts.v + in_kv,
                                      tape.attended.data() + in_out, d_attended + in_out, dq + in_q, dk + in_kv,
                                      dv + in_kv, d_sinks.empty() ? nullptr : d_sinks.data() + row * config.n_heads);
@@ -307,6 +310,7 @@ void Transformer::backward_block(const BlockWeights& weights, const HiddenStates
   VORONOI_REQUIRE(impl_->dtype != core::DType::f16, "the backward pass takes products in f32 or bf16");
   const Impl::Backward backward{*impl_, weights, gradients, observer};
   const std::int64_t dim = impl_->config.hidden_size;
+  core::count_work(core::Counted::backward_tokens, input.n_sequences * input.n_tokens);
   impl_->for_each_batch(weights.layer, input, [&](std::int64_t n_sequences, std::int64_t first) {
     const std::int64_t n_rows = n_sequences * input.n_tokens, n = product(n_rows, dim);
     const float* entered = input.values.data() + first;
@@ -324,6 +328,7 @@ void Transformer::backward_block(const BlockWeights& weights, const BlockTape& t
   VORONOI_REQUIRE(tape.entered.size() >= gradient.values.size() && tape.middle.size() >= gradient.values.size(),
                   "a tape of hidden states of the gradient's shape");
   const Impl::Backward backward{*impl_, weights, gradients, observer};
+  core::count_work(core::Counted::backward_tokens, gradient.n_sequences * gradient.n_tokens);
   std::size_t n_batches = 0, n_slabs = 0;
   impl_->for_each_batch(weights.layer, gradient, [&](std::int64_t n_sequences, std::int64_t first) {
     backward.batch(n_sequences, gradient.n_tokens, tape.entered.data() + first, tape.middle.data() + first,

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "core/work_counts.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -70,9 +71,12 @@ struct Transformer::Impl::Backward {
   void small_linear(std::int64_t n_rows, std::int64_t n_out, const Floats& weight, const float* normed, const float* dy,
                     Floats BlockGradients::*part, float* d_normed) const {
     const std::int64_t dim = config.hidden_size;
-    if (float* total = sum(part))
+    core::count_product(n_rows, n_out, dim);
+    if (float* total = sum(part)) {
+      core::count_product(n_rows, n_out, dim);
       context.linalg().gemm_f32(context.exec(), true, false, n_out, dim, n_rows, 1.0F, dy, n_out, normed, dim, 1.0F,
                                 total, dim);
+    }
     context.linalg().gemm_f32(context.exec(), false, false, n_rows, dim, n_out, 1.0F, dy, n_out, weight.data(), dim,
                               1.0F, d_normed, dim);
   }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/work_counts.h"
 #include "model/transformer_impl.h"
 #include "model/two_way_divergence.h"
 
@@ -60,9 +61,11 @@ Transformer::LossGradient Transformer::Impl::loss_gradient(const HiddenStates& h
       context.nn_gradient().soft_cap(exec, n * vocab, static_cast<float>(config.logit_softcap), values, logits);
     if (config.logit_scale != 1) context.nn().scale(exec, n * vocab, static_cast<float>(config.logit_scale), logits);
     const float* normed = work_normed.data();
-    if (with_head)
+    if (with_head) {
+      core::count_product(vocab, dim, n);
       context.linalg().gemm_f32(exec, true, false, vocab, dim, n, 1.0F, logits, vocab, normed, dim, 1.0F,
                                 result.head.data(), dim);
+    }
     float* d_normed = grow(context, work_d_normed, product(n, dim));
     multiply_transposed(context, head_table(), n, vocab, dim, logits, false, d_normed);
     norm_gradient(n, dim, work_raw.data(), norm_weight->data(), d_normed, false, d_normed, result.norm.data());

@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "core/work_counts.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -83,6 +84,7 @@ DeltaRows Transformer::Impl::delta_project(const BlockWeights& weights, std::int
   const float* x = half_input(n_rows, hidden, weights.input_norm, normed);
   if (observer) observer(block(weights)[places.qkv], places.qkv, x, n_rows, {});
   linear(weights, places.qkv, 0, n_rows, x, false, work);
+  core::count_product(n_rows, 2 * heads, dim);
   context.linalg().gemm_f32(exec, false, true, n_rows, 2 * heads, dim, 1.0F, x, dim, weights.delta_gates.data(), dim,
                             0.0F, low, 2 * heads);
   rows.low = low;
@@ -99,6 +101,8 @@ void Transformer::Impl::delta_prepare(const BlockWeights& weights, const DeltaRo
   const DeltaConfig& delta = config.delta;
   const auto& exec = context.exec();
   const std::int64_t keys = delta.keys(), dim = delta.key_dim, n_heads = rows.n_rows * delta.key_heads;
+  // Of the rule itself: each value of a state is scaled, read by the key, written and read by the query.
+  core::count_work(core::Counted::gemm_flops, 7 * rows.n_rows * delta.values() * delta.key_dim);
   float* part = rows.convolved;
   for (float* to : {rows.q, rows.k}) {
     context.nn().copy_heads(exec, {rows.n_rows, 1, keys, delta.channels(), 0, keys, 0}, part, to);

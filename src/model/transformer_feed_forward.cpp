@@ -3,6 +3,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/work_counts.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -103,6 +104,7 @@ void Transformer::Impl::mixture(const BlockWeights& weights, std::int64_t n_rows
   const auto& exec = context.exec();
   const auto times = [&](const backend::Array<float>& weight, std::int64_t n_out) {
     backend::Array<float> out(context, product(n_rows, n_out));
+    core::count_product(n_rows, n_out, dim);
     context.linalg().gemm_f32(exec, false, true, n_rows, n_out, dim, 1.0F, normed, dim, weight.data(), dim, 0.0F,
                               out.data(), n_out);
     return out;

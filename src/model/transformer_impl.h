@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/error_context.h"
 #include "core/types.h"
+#include "model/attention_flops.h"
 #include "model/transformer.h"
 
 namespace voronoi::model {
@@ -89,6 +90,12 @@ void for_each_chunk(const kernels::AttentionShape& shape, std::int64_t chunk, co
       body(piece, s * shape.n_tokens + done, s * (shape.n_past + shape.n_tokens) + position - piece.n_past);
       done += piece.n_sequences * piece.n_tokens;
     }
+}
+
+/// Of one call of attention.
+inline double piece_flops(const kernels::AttentionShape& piece) {
+  return static_cast<double>(piece.n_sequences) *
+         attention_flops(piece.n_tokens, piece.n_past, piece.window, piece.n_heads * piece.head_dim);
 }
 
 /// Rows of a layer of the delta rule on their way, in work arrays or a tape.

@@ -3,6 +3,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/work_counts.h"
 #include "model/transformer_impl.h"
 
 namespace voronoi::model {
@@ -141,6 +142,7 @@ void Transformer::Impl::ragged_attention_half(const BlockWeights& weights, Ragge
     }
     for_each_chunk(shape, chunk_of(weights),
                    [&](const kernels::AttentionShape& piece, std::int64_t row, std::int64_t key) {
+                     core::count_work(core::Counted::gemm_flops, piece_flops(piece));
                      nn.attention(exec, piece, q + (group.first_row + row) * parts.ld_q, group_k + key * shape.ld_kv,
                                   group_v + key * shape.ld_kv, normed + (group.first_row + row) * shape.ld_out);
                    });
@@ -150,6 +152,7 @@ void Transformer::Impl::ragged_attention_half(const BlockWeights& weights, Ragge
 }
 
 void Transformer::run_block(const BlockWeights& weights, RaggedStates& states) {
+  core::count_work(core::Counted::forward_tokens, states.values.size() / impl_->config.hidden_size);
   if (states.values.empty()) return;
   in_block(weights.layer, [&] {
     impl_->ragged_attention_half(weights, states);

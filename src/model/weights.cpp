@@ -52,6 +52,7 @@ class DirectoryWeights final : public WeightSource {
   const ModelConfig& config() const override { return config_; }
   const std::string& path() const override { return path_; }
   void read(const TensorSpec& spec, std::span<float> out) const override { folder_.read(spec, out); }
+  void will_read(const TensorSpec& spec) const override { folder_.will_read(spec); }
 
   void visit_beside(const std::function<void(const StoredTensor&)>& visit) const override {
     std::set<std::string, std::less<>> own;

@@ -45,6 +45,8 @@ class WeightSource {
   /// The tensor as it is stored packed, checked; null when it is stored in another way. read() gives the same
   /// numbers decoded.
   virtual PackedTensor packed(const TensorSpec& /*spec*/) const { return nullptr; }
+  /// That a tensor will soon be read, for a source that can fetch it meanwhile; a hint.
+  virtual void will_read(const TensorSpec& /*spec*/) const {}
   /// What a checkpoint has beside the language model, tensor by tensor; nothing by default.
   virtual void visit_beside(const std::function<void(const StoredTensor&)>& /*visit*/) const {}
   /// What a tensor of the language model is called within a wrapper's checkpoint; else its name.

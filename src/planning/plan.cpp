@@ -15,6 +15,7 @@
 #include "model/sentencepiece_tokenizer.h"
 #include "planning/allocation.h"
 #include "planning/linear_summary.h"
+#include "planning/run_work.h"
 #include "planning/window_schedule.h"
 #include "quant/memory.h"
 #include "tune/footprint.h"
@@ -46,19 +47,6 @@ OperatorsBySetting operators_of(const model::SiteSpec& site, const quant::RunPar
   return operators;
 }
 
-/// Sites with linears that are to be quantized, and these.
-std::vector<SiteTask> tasks_of(const model::ModelConfig& config, const quant::RunParameters& parameters,
-                               std::int64_t first, std::int64_t last) {
-  std::vector<SiteTask> tasks;
-  for (std::int64_t block = first; block < last; ++block)
-    for (model::SiteSpec& site : model::block_sites(config, block)) {
-      std::erase_if(site.linears,
-                    [&](const model::LinearSpec& linear) { return parameters.of(linear.name) == nullptr; });
-      if (!site.linears.empty()) tasks.push_back({block, std::move(site)});
-    }
-  return tasks;
-}
-
 class Planner {
  public:
   explicit Planner(const PlanRequest& request)
@@ -71,6 +59,7 @@ class Planner {
     count_bits();
     plan_.windows = simulate(run::hessian_window(request_.options, config_.n_layers));
     suggest_window();
+    widths_ = task_widths(request_, parameters_, plan_.windows.blocks);
     count_stages();
     count_memory();
     return std::move(plan_);
@@ -155,9 +144,7 @@ class Planner {
     }
   }
 
-  calib::HessianKind hessian_kind() const {
-    const run::Settings& options = request_.options;
-    return {options.hessian == "guided",    options.calibration_held_out,         options.calibration == "sequential",
+  calib::HessianKind hessian_kind() const { return run::hessian_kind(request_.options); {options.hessian == "guided",    options.calibration_held_out,         options.calibration == "sequential",
             options.target == "asymmetric", options.calibration_experts == "all", options.hessian_groups};
   }
   quant::StoredMoments moments_of(const model::SiteSpec& site) const {
@@ -180,54 +167,42 @@ class Planner {
     const auto ranks = static_cast<double>(request_.n_ranks);
     const std::int64_t sequences = request_.options.calibration_sequences,
                        context = request_.options.calibration_context;
-    calib::BlockWork forward;
-    quant::Work factor;
-    quant::OperatorWork operators;
-    for (std::int64_t block = 0; block < config_.n_layers; ++block) {
-      const calib::BlockWork one = calib::block_work(config_, block, sequences, context, hessian_kind());
-      forward.gemm += one.gemm;
-      const std::vector<SiteTask> tasks = tasks_of(config_, parameters_, block, block + 1);
-      if (!tasks.empty()) forward.gram += one.gram;
-      for (const SiteTask& task : tasks) {
-        const SharedTask alone{{{0, task}}};
-        factor += preparation_work(alone, {&parameters_}, hessian_kind());
-        for (const model::LinearSpec& linear : task.site.linears) {
-          const quant::OperatorWork work =
-              quant::operator_work(*parameters_.of(linear.name), linear.out_features, linear.in_features);
-          operators.kmeans += work.kmeans;
-          operators.column_loop += work.column_loop;
-          operators.refine += work.refine;
-        }
-      }
-    }
+    const RunWork work = run_work(request_, parameters_, widths_);
+    plan_.work["calibrate"] = work.collecting;
+    plan_.work["calibrate"] += work.weighing;
+    plan_.work["quantize"] = work.quantizing;
+    const quant::OperatorWork& operators = work.operators;
     // The rank with the most chunks sets the pace; every rank loads every block.
     const std::int64_t chunks = calib::calibration_chunks(sequences, context);
     const double pace =
         static_cast<double>(core::ceil_div(chunks, std::int64_t{request_.n_ranks})) / static_cast<double>(chunks);
-    const auto original = static_cast<double>(plan_.original_bytes);
     const auto hessians = static_cast<double>(all_hessian_bytes_);
-    if (hessian_kind().guided) {
-      const double work = calib::weighing_work(config_, sequences, context);
-      add_stage("calibrate: what tokens count", work, 2 * original * ranks,
-                work * pace / rates_.gemm + 2 * original / rates_.disk_bytes);
+    using core::Counted;
+    if (const double flops = work.weighing[Counted::gemm_flops]; flops > 0) {
+      const double read = work.weighing[Counted::model_bytes];
+      add_stage("calibrate: what tokens count", flops, read,
+                flops * pace / rates_.gemm + read / ranks / rates_.disk_bytes);
     }
-    add_stage("calibrate: forward", forward.gemm, original * ranks,
-              forward.gemm * pace / forward_rate() + original / rates_.disk_bytes);
-    // Slices of partial sums go from every rank to every other, the means to their owners and to disk.
-    const double reduced =
-        hessians * calib::sent_share(sequences, context, request_.n_ranks, hessian_kind()) / rates_.link_bytes;
-    add_stage("calibrate: Hessians", forward.gram, hessians,
-              forward.gram * pace / rates_.gram + reduced + hessians / ranks / rates_.disk_bytes);
+    if (const double flops = work.collecting[Counted::gemm_flops]; flops > 0) {
+      const double read = work.collecting[Counted::model_bytes] + work.collecting[Counted::layer_bytes_read];
+      add_stage("calibrate: forward", flops, read, flops * pace / forward_rate() + read / ranks / rates_.disk_bytes);
+      // Slices of partial sums go from every rank to every other, the means to their owners and to disk.
+      const double reduced =
+          hessians * calib::sent_share(sequences, context, request_.n_ranks, hessian_kind()) / rates_.link_bytes;
+      add_stage("calibrate: Hessians", work.collecting[Counted::gram_flops],
+                work.collecting[Counted::hessian_bytes_written],
+                work.gram * pace / rates_.gram + reduced + hessians / ranks / rates_.disk_bytes);
+    }
 
     if (request_.options.allocate) count_allocation();
 
     // The wall time of the tasks, shared out by the work of their parts.
-    const double loading = static_cast<double>(2 * plan_.quantized_weights) + hessians;
-    const double alone_factor = seconds(factor, rates_), alone_kmeans = seconds(operators.kmeans, rates_),
+    const double loading = work.quantizing[Counted::model_bytes] + work.quantizing[Counted::hessian_bytes_read];
+    const double alone_factor = seconds(work.factor, rates_), alone_kmeans = seconds(operators.kmeans, rates_),
                  alone_loop = seconds(operators.column_loop, rates_), alone_refine = seconds(operators.refine, rates_);
     const double alone = alone_factor + alone_kmeans + alone_loop + alone_refine;
     const double wall = alone > 0 ? plan_.windows.seconds / alone : 0;
-    add_stage("quantize: factor Hessians", factor.flops(), loading, alone_factor * wall);
+    add_stage("quantize: factor Hessians", work.factor.flops(), loading, alone_factor * wall);
     if (operators.kmeans.flops() > 0) add_stage("quantize: k-means", operators.kmeans.flops(), 0, alone_kmeans * wall);
     add_stage("quantize: column loop", operators.column_loop.flops(), 0, alone_loop * wall);
     if (operators.refine.flops() > 0)
@@ -398,22 +373,16 @@ class Planner {
       if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
     }
     // Sites of one shape once, at the least width that tasks of that kind have in a whole window.
-    std::map<std::string, int> width;
-    for (const sched::Task& task : window_tasks(tasks_of(config_, parameters_, 0, plan_.windows.blocks), parameters_,
-                                                hessian_kind(), rates_, request_.n_ranks, request_.options.team_size)) {
-      const auto entry = width.try_emplace(task.kind, task.width).first;
-      entry->second = std::min(entry->second, task.width);
-    }
     std::set<std::pair<const quant::QuantParameters*, std::vector<std::int64_t>>> seen;
     for (const SiteTask& site_task : tasks_of(config_, parameters_, 0, config_.n_layers)) {
       const model::SiteSpec& site = site_task.site;
       const quant::StoredMoments moments = moments_of(site);
-      const auto known = width.find(site_task.kind());
+      const auto known = widths_.find(site_task.kind());
       for (const auto& [own, operators] : operators_of(site, parameters_)) {
         std::vector<std::int64_t> shape{site.in_features};
         for (const quant::OperatorShape& one : operators) shape.push_back(one.out_features);
         if (!seen.insert({own, shape}).second) continue;
-        const int team = known == width.end() ? 1 : known->second;
+        const int team = known == widths_.end() ? 1 : known->second;
         const core::MemoryPeak task =
             quant::site_memory(*own, site.in_features, operators, moments, request_.threads, team);
         const std::string where = task.where + " (site " + site.name + ")";
@@ -475,6 +444,7 @@ class Planner {
   const quant::Method& method_ = quant::find_method(parameters_.method());
   const Rates& rates_;
   std::int64_t all_hessian_bytes_ = 0;
+  std::map<std::string, int> widths_;  ///< of tasks by their kind, the least in a whole window
   Plan plan_;
 };
 

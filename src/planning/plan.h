@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "core/json.h"
 #include "core/memory_peak.h"
+#include "core/work_counts.h"
 #include "model/config.h"
 #include "planning/rates.h"
 #include "quant/method.h"
@@ -63,6 +65,9 @@ struct Plan {
   std::int64_t kept_weights = 0;  ///< of linears that are not quantized; in rest_bytes
   double nominal_bits = 0;
   std::vector<PlannedStage> stages;
+  /// What all ranks do together, by stage of the run ("calibrate", "quantize"): what the run will count and journal.
+  /// What coordinator and workers send each other is not told.
+  std::map<std::string, core::WorkCounts> work;
   PlannedWindows windows;
   std::int64_t suggested_window = 0;  ///< blocks a window that would be clearly quicker; 0: none
   core::MemoryPeak tokenizing, calibrating, gathering, quantizing,

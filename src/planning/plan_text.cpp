@@ -190,6 +190,11 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
   for (const PlannedStage& stage : plan.stages)
     stages.push_back(
         {{"stage", stage.name}, {"flops", stage.flops}, {"disk_bytes", stage.bytes}, {"seconds", stage.seconds}});
+  core::Json work = core::Json::object();
+  for (const auto& [stage, counts] : plan.work)
+    for (std::size_t i = 0; i < core::kCounted; ++i)
+      if (const auto what = static_cast<core::Counted>(i); what != core::Counted::scheduling_bytes)
+        work[stage][std::string(core::counted_name(what))] = counts[what];
   const sched::SimulationSummary& window = plan.windows.window;
   return {{"model", request.options.model},
           {"architecture", request.config.model_type},
@@ -210,6 +215,7 @@ core::Json plan_json(const PlanRequest& request, const Plan& plan) {
           {"hessian_bytes_a_block", plan.hessian_bytes},
           {"linears", std::move(linears)},
           {"stages", std::move(stages)},
+          {"work", std::move(work)},
           {"total_seconds", plan.total_seconds},
           {"rates", rates_json(request.rates)},
           {"schedule",

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "quant/metric.h"
 #include "quant/site.h"
+#include "quant/target.h"
 
 namespace voronoi::planning {
 namespace {
@@ -26,11 +27,16 @@ std::pair<std::size_t, bool> try_place(std::map<Key, std::size_t>& places, const
 /// A task so short is not worth forming a team for.
 constexpr double kLeastSharedSeconds = 0.5;
 
-/// The packed Hessian's reading, the choice of its metric and its factoring, which every member of a team does by
-/// itself.
+/// The packed Hessian's reading, the choice of its metric, its factoring and the targets of linears, which every member
+/// of a team does by itself.
 double hessian_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,
                        const Rates& rates) {
-  return seconds(preparation_work(task, parameters, hessians), rates) +
+  quant::Work work = preparation_work(task, parameters, hessians);
+  if (hessians.cross)
+    for (const SharedTask::Part& part : task.parts)
+      for (const model::LinearSpec& linear : part.task.site.linears)
+        work += quant::target_work(linear.out_features, linear.in_features, hessians.held_out_share > 0);
+  return seconds(work, rates) +
          static_cast<double>(calib::hessian_bytes(task.site().site, hessians)) / rates.disk_bytes;
 }
 

@@ -9,6 +9,8 @@
 #include "backend/tensor.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
+#include "quant/cost.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
@@ -58,6 +60,7 @@ std::optional<backend::Array<float>> factor(backend::Context& context, const Pre
   const backend::DeviceView<std::int32_t> perm(context, hessian.perm);
   backend::Array<double> work(context, n * n);
   context.hessian().reverse(context.exec(), n, hessian.h.data(), perm.data(), damping_value, work.data());
+  core::count_work(core::Counted::factor_flops, hessian_work(n).factor);
   if (context.linalg().cholesky_lower_f64(context.exec(), n, work.data(), n) != 0) return std::nullopt;
   if (context.linalg().invert_lower_f64(context.exec(), n, work.data(), n) != 0) return std::nullopt;
   backend::Array<float> upper(context, n * n);

@@ -10,6 +10,7 @@
 #include "backend/tensor.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
@@ -79,6 +80,16 @@ std::vector<float> blend_cross(std::int64_t n, const InputMoments& of, double sh
   return mixed(1 - share, plain, share * unit, guided);
 }
 
+/// A factor, its inverse, and the panels of log_cost_elsewhere: n^3 where n is many panels.
+double trial_flops(std::int64_t n) {
+  double flops = hessian_work(n).factor;
+  for (std::int64_t first = 0; first < n; first += kInversePanel) {
+    const std::int64_t width = std::min(kInversePanel, n - first);
+    flops += 2 * static_cast<double>(first + width) * static_cast<double>(width) * static_cast<double>(n - first);
+  }
+  return flops;
+}
+
 }  // namespace
 
 std::vector<float> plain_moment(std::int64_t n, const InputMoments& moments) {
@@ -99,6 +110,7 @@ std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t
     context.hessian().reverse(context.exec(), n, full.data(), order.data(),
                               damping * trace(n, lower) / static_cast<double>(n), factor.data());
   }
+  core::count_work(core::Counted::factor_flops, trial_flops(n));
   if (linalg.cholesky_lower_f64(context.exec(), n, factor.data(), n) != 0) return std::nullopt;
   backend::Array<double> diagonal(context, n);
   linalg.diagonal_f64(context.exec(), n, factor.data(), diagonal.data());
@@ -136,7 +148,7 @@ Work choice_work(std::int64_t n, bool guided, bool held_out) {
   Work work;
   if (!held_out) return work;
   const double order = static_cast<double>(n), candidates = (guided ? std::size(kGuidedShares) : 1) + kUsualDampings;
-  work.factor = candidates * order * order * order;
+  work.factor = candidates * trial_flops(n);
   work.bytes = candidates * 4 * order * order * (guided ? 3 : 1);
   return work;
 }

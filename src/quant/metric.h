@@ -86,7 +86,8 @@ inline constexpr double kLeastGroupScale = 1e-4;
 std::vector<Metric> choose_metrics(backend::Context& context, std::int64_t n, std::int64_t rows,
                                    const InputMoments& moments, double damping, bool keep_apart);
 
-/// Operations of choose_metric for an input of n: a factor, its inverse and the trace a candidate, n^3 together.
+/// Operations of choose_metric for an input of n: a factor, its inverse and the trace a candidate, n^3 together where n
+/// is large.
 Work choice_work(std::int64_t n, bool guided, bool held_out);
 
 /// log of the cost above, H = lower + damping I; nothing where H is not positive definite.

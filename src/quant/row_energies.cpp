@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 
 namespace voronoi::quant {
 
@@ -24,6 +25,7 @@ std::span<const double> RowEnergies::of(std::span<const float> vectors) {
   VORONOI_REQUIRE(rows <= std::ssize(sums_) && rows * n_ == std::ssize(vectors), "rows of a tile");
   const auto size_bytes = static_cast<std::int64_t>(vectors.size_bytes());
   context_.memory().copy_from_host(context_.exec(), vectors.data(), size_bytes, tile_.data());
+  core::count_product(rows, n_, n_);
   context_.linalg().gemm_f32(context_.exec(), false, false, rows, n_, n_, 1.0F, tile_.data(), n_, h_.data(), n_, 0.0F,
                              product_.data(), n_);
   context_.memory().copy_to_host(context_.exec(), product_.data(), size_bytes, image_.data());

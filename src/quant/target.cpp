@@ -6,6 +6,7 @@
 #include "backend/tensor.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 #include "format/format.h"
 
 namespace voronoi::quant {
@@ -57,6 +58,7 @@ Target asymmetric_target(backend::Context& context, std::int64_t out_features, s
   });
   const auto times = [&](const backend::Array<float>& rows, const backend::Array<float>& matrix, bool transposed) {
     backend::Array<float> product(context, rows.size());
+    core::count_product(rows.size() / n, n, n);
     context.linalg().gemm_f32(context.exec(), false, transposed, rows.size() / n, n, n, 1.0F, rows.data(), n,
                               matrix.data(), n, 0.0F, product.data(), n);
     return product;
@@ -102,6 +104,10 @@ Target asymmetric_target(backend::Context& context, std::int64_t out_features, s
         "the asymmetric target has a value that is not finite or above 65504 (the range of F16); --target plain does "
         "without it, more --damping may help");
   return target;
+}
+
+Work target_work(std::int64_t out_features, std::int64_t in_features, bool judged) {
+  return product_work(out_features, in_features, (judged ? 6 : 3) + 2);
 }
 
 double error_against_weight(backend::Context& context, std::int64_t out_features, std::span<const float> weight,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "quant/cost.h"
 #include "quant/site.h"
 
 namespace voronoi::quant {
@@ -32,6 +33,9 @@ struct Target {
 /// beyond kLargestWeight.
 Target asymmetric_target(backend::Context& context, std::int64_t out_features, std::span<const float> weight,
                          const PreparedSite& site);
+
+/// Operations of both functions here; judged: there are held-out tokens.
+Work target_work(std::int64_t out_features, std::int64_t in_features, bool judged);
 
 /// QuantResult::relative_error of an encoding against the weight itself, where it was fitted to another target.
 double error_against_weight(backend::Context& context, std::int64_t out_features, std::span<const float> weight,

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/work_counts.h"
 #include "model/weight_data.h"
 #include "store/shard.h"
 
@@ -32,9 +33,17 @@ void require_kind(const store::Shard& shard, std::string_view kind, const std::s
     throw core::FormatError(file, fmt::format("is not a file of kind '{}'", kind));
 }
 
+/// Of its arrays.
+std::int64_t array_bytes(const store::Shard& shard) {
+  std::int64_t size_bytes = 0;
+  for (const store::ShardArray& array : shard.arrays) size_bytes += std::ssize(array.bytes);
+  return size_bytes;
+}
+
 /// One file of layers/, of this kind and name.
 store::Shard read_named(const std::string& file, std::string_view kind, const std::string& name) {
   store::Shard shard = store::read_shard(file);
+  core::count_work(core::Counted::layer_bytes_read, array_bytes(shard));
   require_kind(shard, kind, file);
   if (shard.attributes["name"] != name)
     throw core::FormatError(file, fmt::format("holds '{}' instead of '{}'", shard.attributes["name"], name));
@@ -60,19 +69,24 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
   return number_attribute<std::int64_t>(name, found->second, file);
 }
 
-std::string guided_name(const calib::GuidedHessian& guided) {
+/// As the file has it. what: guided_name(const calib::GuidedHessian& guided) {
   return std::string(kGuided) + guided.linear +
          (guided.group == 0 ? "" : fmt::format("{}{:02}", kRowGroup, guided.group));
 }
 
-std::string publish_shard(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
-  std::vector<std::byte> bytes;
+std::string publish_shard(constits arrays count as that.
+std::vector<std::byte> serialized(const std::filesystem::path& path, const store::Shard& shard, core::Counted what) {
+  core::count_work(what, array_bytes(shard));
   try {
-    bytes = store::serialize(shard);
+    return store::serialize(shard);
   } catch (core::Error& error) {
     error.add_context(path.string());
     throw;
   }
+}
+
+std::string publish_layer(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
+  const std::vector<std::byte> bytes = serialized(path, shard, core::Counted::layer_bytes_written);
   start.publish(path, bytes);
   return core::sha256(bytes);
 }
@@ -90,7 +104,7 @@ std::string write_layer(const store::Start& start, const std::string& name, std:
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (const format::NamedArray& array : result.encoding.arrays)
     shard.arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
-  return publish_shard(start, start.paths().layer(name, generation), shard);
+  return publish_layer(start, start.paths().layer(name, generation), shard);
 }
 
 format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation) {
@@ -113,7 +127,7 @@ std::string write_tensor(const store::Start& start, const std::string& name, std
   shard.attributes["kind"] = kTensorKind;
   shard.attributes["name"] = name;
   shard.arrays.push_back(store::make_array<float>("values", core::DType::f32, shape, values));
-  return publish_shard(start, start.paths().layer(name, generation), shard);
+  return publish_layer(start, start.paths().layer(name, generation), shard);
 }
 
 void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
@@ -134,8 +148,8 @@ void require_journalled(const store::RunPaths& paths, const std::string& name, s
         file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
 }
 
-void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
-                   const std::string& calibration) {
+std::vector<std::byte> hessian_file(const std::filesystem::path& path, std::int64_t block,
+                                    const calib::SiteHessian& site, const std::string& calibration) {
   store::Shard shard;
   shard.attributes["kind"] = kHessianKind;
   shard.attributes["calibration"] = calibration;
@@ -165,13 +179,20 @@ void write_hessian(const store::Start& start, std::int64_t block, const calib::S
     add_cross(name + ".held_out.cross", guided.held_out_cross);
     shard.attributes[name + std::string(kEffectiveTokens)] = fmt::format("{:.17g}", guided.effective_tokens);
   }
-  publish_shard(start, start.paths().hessian(block, site.site), shard);
+  return serialized(path, shard, core::Counted::hessian_bytes_written);
+}
+
+void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
+                   const std::string& calibration) {
+  const std::filesystem::path path = start.paths().hessian(block, site.site);
+  start.publish(path, hessian_file(path, block, site, calibration));
 }
 
 calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
                                 std::int64_t n, const std::string& calibration) {
   const std::string file = paths.hessian(block, site).string();
   store::Shard shard = store::read_shard(file);
+  core::count_work(core::Counted::hessian_bytes_read, array_bytes(shard));
   require_kind(shard, kHessianKind, file);
   if (shard.attributes["calibration"] != calibration || shard.attributes["block"] != std::to_string(block) ||
       shard.attributes["site"] != site)
@@ -257,6 +278,10 @@ void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const 
     read_tensor(paths_, spec, tensor->second, out);
   else
     original_.read(spec, out);
+}
+
+void RunSource::will_read(const model::TensorSpec& spec) const {
+  if (!published_.tensors.contains(spec.name)) original_.will_read(spec);
 }
 
 model::PackedTensor RunSource::packed(const model::TensorSpec& spec) const {

@@ -38,6 +38,9 @@ void require_journalled(const store::RunPaths& paths, const std::string& name, s
 /// `calibration`: fingerprint of everything that decides the Hessians; the readers refuse a file of another one.
 void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
                    const std::string& calibration);
+/// The content of that file, which is to be published at `path`.
+std::vector<std::byte> hessian_file(const std::filesystem::path& path, std::int64_t block,
+                                    const calib::SiteHessian& site, const std::string& calibration);
 /// Throws FormatError / StoreError. n: inputs of the site.
 calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
                                 std::int64_t n, const std::string& calibration);
@@ -50,6 +53,7 @@ class RunSource final : public model::WeightSource {
   RunSource(const model::WeightSource& original, store::RunPaths paths, Published published);
   const model::ModelConfig& config() const override { return original_.config(); }
   void read(const model::TensorSpec& spec, std::span<float> out) const override;
+  void will_read(const model::TensorSpec& spec) const override;
   model::PackedTensor packed(const model::TensorSpec& spec) const override;
   std::string fingerprint() const override { return original_.fingerprint(); }
   const std::string& path() const override { return path_; }

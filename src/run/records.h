@@ -320,6 +320,20 @@ struct StageDone {
   }
 };
 
+/// What all ranks of a start did in a stage, by the names of core/work_counts.h; what it did none of is left out.
+struct StageWork {
+  static constexpr std::string_view kType = "work";
+  std::string stage;
+  std::int64_t start = 0;
+  std::map<std::string, double> counts;
+  template <class Self, class Fields>
+  static void each(Self& self, Fields& f) {
+    f("stage", self.stage);
+    f("start", self.start);
+    f("counts", self.counts);
+  }
+};
+
 /// What handing out the tasks of a window took, see sched::PhaseCost.
 struct SchedulingCost {
   static constexpr std::string_view kType = "scheduling";
@@ -430,8 +444,8 @@ struct Finished {
 /// Every type; a new one is its struct, its name here and its part of apply().
 using Record = std::variant<StartRecord, SetRecord, CalibrationTextRecord, ExpertCoverage, LayerRecord, LayerLost,
                             LayerFailed, LeftUnquantized, Allocated, TensorRecord, DamagedTensor, Quarantined, TaskDone,
-                            TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageDone, SchedulingCost, TuningBegun,
-                            TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
+                            TaskFailed, RankLeftOut, TaskOverdue, StageTime, StageWork, StageDone, SchedulingCost,
+                            TuningBegun, TuningPoint, TuningEnded, PeakMemory, Stopped, Finished>;
 
 /// With a member "type" first.
 core::Json to_json(const Record& record);

@@ -93,6 +93,9 @@ struct Applier {
   void operator()(const RankLeftOut&) const {}
   void operator()(const TaskOverdue&) const {}
   void operator()(const StageTime& spent) const { state.stage_seconds[spent.stage] += spent.seconds; }
+  void operator()(const StageWork& did) const {
+    for (const auto& [name, amount] : did.counts) state.work[did.stage][name] += amount;
+  }
   void operator()(const StageDone& done) const { state.stages_done.insert(done.stage); }
   void operator()(const SchedulingCost& cost) const {
     state.scheduling.n_tasks += cost.tasks;

@@ -39,12 +39,13 @@ struct RunState {
   std::map<std::string, DamagedTensor> damaged;      ///< by tensor
   std::vector<std::string> sets;                     ///< --set assignments so far, in order
   std::map<std::string, double> stage_seconds;       ///< wall time a stage, summed over starts
-  std::set<std::string> stages_done;                 ///< that came to their end, and nothing was taken back since
-  std::set<std::string> versions;                    ///< of the program, that made layers which are there
-  std::map<std::string, TuningState> tuning;         ///< by phase
-  sched::PhaseCost scheduling;                       ///< of the quantize stage, summed over starts
-  std::int64_t peak_memory_bytes = 0;                ///< largest resident set of any rank so far
-  bool finished = false;                             ///< the last start came to the end of its stages
+  std::map<std::string, std::map<std::string, double>> work;  ///< of all ranks by stage, as StageWork; summed likewise
+  std::set<std::string> stages_done;          ///< that came to their end, and nothing was taken back since
+  std::set<std::string> versions;             ///< of the program, that made layers which are there
+  std::map<std::string, TuningState> tuning;  ///< by phase
+  sched::PhaseCost scheduling;                ///< of the quantize stage, summed over starts
+  std::int64_t peak_memory_bytes = 0;         ///< largest resident set of any rank so far
+  bool finished = false;                      ///< the last start came to the end of its stages
 };
 
 /// Everything that was given up -> why: tasks, layers, and damaged tensors that are no layer of their own.

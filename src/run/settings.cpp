@@ -26,6 +26,11 @@ bool asks_for_stage(const Settings& options, std::string_view stage) {
   return std::find(list.begin(), list.end(), stage) != list.end();
 }
 
+calib::HessianKind hessian_kind(const Settings& options) {
+  return {options.hessian == "guided", options.calibration_held_out, options.calibration == "sequential",
+          options.target == "asymmetric", options.calibration_experts == "all"};
+}
+
 std::int64_t hessian_window(const Settings& options, std::int64_t n_layers) {
   if (options.calibration == "sequential") return 1;
   return options.allocate ? n_layers : std::min(options.hessian_window, n_layers);

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "calib/footprint.h"
 #include "export/profile.h"
 #include "quant/parameters.h"
 #include "quant/rules.h"
@@ -83,6 +84,9 @@ std::vector<std::string> validate_tasks(const Settings& options);
 
 /// Phases of --tune-phases, in the order in which they run; empty: none.
 std::vector<std::string> tune_phases(const Settings& options);
+
+/// What calibration sums of each block's inputs.
+calib::HessianKind hessian_kind(const Settings& options);
 
 /// Blocks whose Hessians are on disk at a time.
 std::int64_t hessian_window(const Settings& options, std::int64_t n_layers);

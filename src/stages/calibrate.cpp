@@ -18,6 +18,7 @@
 #include "core/stop.h"
 #include "model/block_prefetcher.h"
 #include "model/mended_source.h"
+#include "run/hessian_writer.h"
 #include "run/layer_store.h"
 #include "run/token_weight_store.h"
 #include "stages/stage.h"
@@ -52,6 +53,7 @@ class Calibration {
       options.original = &*original_;
     }
     collector_.emplace(transformer_, work.context, work.world, *stream_, options);
+    writer_.emplace(*work.run.start);
   }
 
   void run(const Window& window) {
@@ -61,6 +63,7 @@ class Calibration {
     } catch (const core::StopRequested&) {  // on every rank; of the block at work nothing is kept
       work_.stopped = true;
     }
+    writer_->finish();
   }
 
  private:
@@ -200,6 +203,7 @@ class Calibration {
       if (work_.world.rank() == 0) work_.tell(kCalibrate, doing(block));
       tell_damage();
     }
+    writer_->finish();
     work_.world.barrier();  // every Hessian of the window is on disk
     tell_speed(std::ssize(blocks), std::chrono::duration<double>(Clock::now() - start).count());
     if (token_weights_ && last_needed_ < window.last && work_.world.rank() == 0) drop_token_weights();
@@ -230,8 +234,7 @@ class Calibration {
     const std::vector<calib::SiteHessian> hessians = collector_->collect(weights, advance);
     original_block_ = weights.layer + 1;
     for (const calib::SiteHessian& site : hessians)
-      if (work_.takes_hessian(weights.layer, site.site))
-        run::write_hessian(*work_.run.start, weights.layer, site, work_.inputs.calibration);
+      if (work_.takes_hessian(weights.layer, site.site)) writer_->write(weights.layer, site, work_.inputs.calibration);
     tell_coverage(weights.layer);
     warn_of_starved(weights.layer, hessians);
     warn_of_left_out(weights.layer, hessians);
@@ -291,7 +294,7 @@ class Calibration {
     const model::Windows& windows = work_.inputs.windows;
     const calib::BlockWork work = calib::block_work(
         work_.config(), block, windows.count, windows.context,
-        {work_.settings.hessian == "guided", 0, work_.sequential(), work_.settings.target == "asymmetric",
+        {work_.settings.hessian == "guided", 0, work_.hessian_kind(), work_.settings.target == "asymmetric",
          work_.settings.calibration_experts == "all", work_.settings.hessian_groups});
     const double forward = planning::forward_rate(work_.rates, work_.context.device(), work_.settings.dtype);
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
@@ -321,6 +324,7 @@ class Calibration {
   std::int64_t original_block_ = 0;                // the block that it stands before
   std::optional<calib::Collector> collector_;
   std::set<std::string> told_;  // on rank 0: damaged tensors that the log has explained
+  std::optional<run::HessianWriter> writer_;
 };
 
 }  // namespace

@@ -2,7 +2,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstring>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "comm/agreement.h"
@@ -10,6 +12,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/whereabouts.h"
+#include "core/work_counts.h"
 #include "export/layout.h"
 #include "stages/stage.h"
 
@@ -65,15 +68,65 @@ std::vector<Window> windows_of(const Work& work, bool by_windows) {
   return windows;
 }
 
-/// Stages that take the windows in turn, or one that does not.
-void run_together(Work& work, const std::vector<const Stage*>& group) {
+/// What this rank did in each stage of a group.
+class StageCounts {
+ public:
+  explicit StageCounts(const std::vector<const Stage*>& group) : group_(group), counts_(group.size()) {}
+
+  /// Whatever `call` does is the stage's.
+  template <class Call>
+  auto of(std::size_t stage, const Call& call) {
+    struct Counting {
+      core::WorkCounts& to;
+      core::WorkCounts before = core::work_done();
+      ~Counting() { to += core::work_done() - before; }
+    } counting{counts_[stage]};
+    return call();
+  }
+
+  /// Of all ranks; collective.
+  void journal(Work& work) const {
+    for (std::size_t i = 0; i < group_.size(); ++i) {
+      const std::vector<std::vector<std::byte>> parts = work.world.gather(std::as_bytes(counts_[i].values()), 0);
+      comm::on_root(work.world, [&] {
+        core::WorkCounts sum;
+        for (const std::vector<std::byte>& part : parts) {
+          core::WorkCounts theirs;
+          VORONOI_REQUIRE(part.size() == theirs.values().size_bytes(), "counts of a rank");
+          std::memcpy(theirs.values().data(), part.data(), part.size());
+          sum += theirs;
+        }
+        run::StageWork record{std::string(group_[i]->name), work.run.state.start, {}};
+        for (std::size_t what = 0; what < core::kCounted; ++what)
+          if (const double amount = sum.values()[what]; amount != 0)
+            record.counts[std::string(core::counted_name(static_cast<core::Counted>(what)))] = amount;
+        if (!record.counts.empty()) work.run.append(record);
+      });
+    }
+  }
+
+ private:
+  const std::vector<const Stage*>& group_;
+  std::vector<core::WorkCounts> counts_;
+};
+
+/// Each stage on one window before any on the next, until a stop.
+void run_windows(Work& work, const std::vector<const Stage*>& group, StageCounts& counts) {
   std::vector<StageRun> runs;
-  for (const Stage* stage : group) runs.push_back(stage->begin(work));
+  for (std::size_t i = 0; i < group.size(); ++i) runs.push_back(counts.of(i, [&] { return group[i]->begin(work); }));
   for (const Window& window : windows_of(work, group.front()->by_windows))
-    for (const StageRun& run : runs) {
-      run(window);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      counts.of(i, [&] { runs[i](window); });
       if (work.stopped) return;
     }
+}
+
+/// Stages that take the windows in turn, or one that does not.
+void run_together(Work& work, const std::vector<const Stage*>& group) {
+  StageCounts counts(group);
+  run_windows(work, group, counts);
+  counts.journal(work);
+  if (work.stopped) return;
   comm::on_root(work.world, [&] {
     for (run::Run* run : work.all_runs())
       for (const Stage* stage : group) run->append(run::StageDone{std::string(stage->name), core::unix_time()});

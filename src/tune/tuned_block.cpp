@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/work_counts.h"
 #include "format/format.h"
 #include "format/uniform_follower.h"
 #include "model/block_norms.h"
@@ -181,6 +182,7 @@ void TunedBlock::backward_from(model::Transformer& transformer, const float* par
       d_weight_ = {};
       d_weight_ = backend::Array<float>(context_, n_out * n_in);
     }
+    core::count_product(n_out, n_in, n_rows);
     context_.linalg().gemm_f32(exec, true, false, n_out, n_in, n_rows, 1.0F, dy, n_out, x, n_in, 0.0F, d_weight_.data(),
                                n_in);
     linear->matrix->add_gradient(context_, parameters + linear->first, d_weight_.data(), sum + linear->first);

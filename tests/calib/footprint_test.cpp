@@ -4,6 +4,8 @@
 
 #include "calib/row_groups.h"
 
+#include "calib/planned_counts.h"
+
 namespace voronoi::calib {
 namespace {
 
@@ -24,10 +26,17 @@ model::ModelConfig small_config() {
 TEST(CalibrationFootprint, CountsTheOperationsOfABlockByHand) {
   const BlockWork work = block_work(small_config(), 0, 3, 32);
   const double tokens = 96, linears = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96;
-  EXPECT_DOUBLE_EQ(work.gemm, 2 * tokens * linears + 4 * tokens * 64 * 32 / 2);
+  // A query looks at 1, 2, ... 32 keys.
+  EXPECT_DOUBLE_EQ(work.gemm, 2 * tokens * linears + 4 * 3 * (32 * 33 / 2) * 64);
   EXPECT_DOUBLE_EQ(work.gram, tokens * (3 * 64 * 65 + 96 * 97));
-  // A window of 8 keys leaves a quarter of the attention.
-  EXPECT_DOUBLE_EQ(block_work(small_config(), 1, 3, 32).gemm, 2 * tokens * linears + 4 * tokens * 64 * 8 / 2);
+  EXPECT_DOUBLE_EQ(work.gram_flops, work.gram);
+  // With a window of 8 keys at 1, 2, ... 8 and then 8.
+  EXPECT_DOUBLE_EQ(block_work(small_config(), 1, 3, 32).gemm, 2 * tokens * linears + 4 * 3 * (36 + 24 * 8) * 64);
+  // A second stream: everything twice, and a whole matrix of fp64 products a site, each as long as two.
+  const BlockWork crossed = block_work(small_config(), 0, 3, 32, {false, 0, true, true});
+  EXPECT_DOUBLE_EQ(crossed.gemm, 2 * work.gemm);
+  EXPECT_DOUBLE_EQ(crossed.gram_flops - work.gram, tokens * 2 * (3 * 64 * 64 + 96 * 96));
+  EXPECT_DOUBLE_EQ(crossed.gram - work.gram, 2 * (crossed.gram_flops - work.gram));
 }
 
 TEST(CalibrationFootprint, CountsAllRowsOfAllExperts) {
@@ -67,6 +76,30 @@ TEST(CalibrationFootprint, GroupsOfRowsHaveASumEach) {
   EXPECT_EQ(row_group_begin(100, 3, 3), 100);
   EXPECT_EQ(n_row_groups(20, 16), 2);
   EXPECT_EQ(n_row_groups(3, 16), 1);
+}
+
+TEST(CalibrationFootprint, CountsTheWorkOfAllRanksByHand) {
+  const model::ModelConfig config = small_config();
+  Calibrated of{config, block_elements(config), 3, 32, 2, {}, 2.0};
+  const double linears = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96, norms = 2 * 64;
+  EXPECT_EQ(of.blocks.at(1).linears, linears);
+  EXPECT_EQ(of.blocks.at(1).others, norms);
+  using core::Counted;
+  core::WorkCounts counts = collecting_counts(of, 0);
+  EXPECT_EQ(counts[Counted::forward_tokens], 96);
+  EXPECT_EQ(counts[Counted::model_bytes], 2 * 2 * (linears + norms));
+  // Rank 0 has chunk 0, rank 1 chunks 1 and 2, which are no neighbours in the tree: three nodes with values go to the
+  // other rank by half, headers of both trees of each site whole; half of each mean goes to its owner.
+  const double triangles = 3 * 64 * 65 / 2 + 96 * 97 / 2;
+  EXPECT_EQ(counts[Counted::sent_bytes],
+            4 * 2 * 3 * 40 + (3 * 8 * (triangles + 4 * 2) + 4 * triangles + 4 * 2 * 8) / 2);
+  EXPECT_EQ(counts[Counted::backward_tokens], 0);
+  counts = weighing_counts(of);
+  EXPECT_EQ(counts[Counted::forward_tokens], 2 * 96);
+  EXPECT_EQ(counts[Counted::backward_tokens], 2 * 96);
+  EXPECT_EQ(embedding_counts(of)[Counted::model_bytes], 2 * 2 * 100 * 64);
+  of.n_ranks = 8;  // more than there are chunks
+  EXPECT_EQ(embedding_counts(of)[Counted::model_bytes], 3 * 2 * 100 * 64);
 }
 
 TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerHoldsNoMore) {

@@ -37,6 +37,25 @@ expected = max(plan["memory"][part]["bytes"] for part in ("host_tokenizing", "ho
 assert 0.9 < expected / peak < 1.1, (expected, peak)
 PY
 
+# What ranks send, read, write and compute, against what they count. counts RANKS "KINDS WITH LOOPS THAT STOP BY THEMSELVES" OPTIONS...
+python3 "$support/random_model.py" "$work/tiny" num_hidden_layers=2 hidden_size=64 intermediate_size=128 num_attention_heads=4 num_key_value_heads=2
+head -c 20000 "$work/calibration.txt" >"$work/tiny.txt"
+counts() {
+  local n=$1 loose=$2 tiny=(--model "$work/tiny" --calibration-text "$work/tiny.txt" --calibration-sequences 16 --calibration-context 64)
+  shift 2
+  expect 0 "$VORONOI" plan "${tiny[@]}" "$@" --ranks "$n" --json
+  cp "$work/stdout" "$work/counts.json"
+  rm -rf "$work/counted"
+  expect 0 ranks "$n" quantize --run "$work/counted" "${tiny[@]}" "$@"
+  # shellcheck disable=SC2086  # several words
+  python3 "$(dirname "$0")/plan_counts.py" "$work/counts.json" "$work/counted/journal.log" $loose || fail "on $n rank(s) the plan is not the run: $*"
+}
+steps=(--vector-length 4 --centroids 16 --kmeans-iterations 3 --kmeans-tolerance 0)
+for n in 1 2 4 16; do counts $n "" --method gptq --bits 3 --hessian plain --calibration-held-out 0; done
+for n in 1 4; do counts $n factor_flops --method voronoi "${steps[@]}" --residual-centroids 4 --rounds 0 --hessian guided; done
+counts 2 "factor_flops gemm_flops nearest_flops" --method voronoi "${steps[@]}" --rounds 1 --hessian plain
+counts 2 factor_flops --method trellis --bits 2 --state-bits 10 --trellis-sweeps 1 --calibration sequential --target asymmetric --hessian guided
+
 # It works from config.json alone, and by name; --bits picks by size and says what.
 mkdir "$work/config" && cp "$work/model/config.json" "$work/config"
 expect 0 "$VORONOI" plan --model "$work/config" "${options[@]}"

@@ -7,7 +7,7 @@ TOP = {"run.json", "journal.log", "lock.json", "layers", "hessians", "staging", 
        "evaluations", "report", "logs", "tuning"}
 MADE = ("layer", "tensor")
 # Of a report: not of the result.
-TIMES = {"scheduling", "stage_seconds", "seconds", "ranks", "starts", "peak_memory_bytes", "sha256", "markdown_sha256", "html_sha256",
+TIMES = {"scheduling", "stage_seconds", "work", "seconds", "ranks", "starts", "peak_memory_bytes", "sha256", "markdown_sha256", "html_sha256",
          "history"}
 
 

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "run/hessian_writer.h"
 #include "run/layer_store.h"
 #include "store/shard.h"
 #include "support/temporary.h"
@@ -62,6 +63,30 @@ class HessianFile : public testing::Test {
   store::RunPaths paths_{folder_ / "run"};
   std::unique_ptr<store::Start> start_;
 };
+
+TEST_F(HessianFile, IsTheSameWrittenBehindTheComputation) {
+  calib::SiteHessian other = some();
+  other.site = "down";
+  write(some());
+  const std::string before = core::read_text_file(paths_.hessian(2, "o"));
+  {
+    HessianWriter writer(*start_);
+    writer.write(2, some(), "calibration");
+    writer.write(2, other, "calibration");
+    writer.finish();
+    writer.finish();
+  }
+  EXPECT_EQ(core::read_text_file(paths_.hessian(2, "o")), before);
+  EXPECT_EQ(read_hessian(paths_, 2, "down", 3, "calibration").lower, other.lower);
+}
+
+TEST_F(HessianFile, AnErrorBehindTheComputationIsToldAtTheNextCall) {
+  std::filesystem::remove_all(paths_.hessian(2, "o").parent_path());
+  HessianWriter writer(*start_);
+  writer.write(2, some(), "calibration");
+  EXPECT_THROW(writer.finish(), core::StoreError);
+  EXPECT_THROW(writer.write(2, some(), "calibration"), core::StoreError);
+}
 
 TEST_F(HessianFile, IsReadAsItWasWritten) {
   const calib::SiteHessian site = some();

@@ -44,6 +44,8 @@ const std::initializer_list<const char*> kJournal{
     R"({"type":"task_done","task":"block 0 qkv","rank":0,"width":1,"seconds":0.5,"end":2.5})",
     R"({"type":"scheduling","tasks":4,"task_seconds":2.0,"waiting_seconds":0.5,"coordinator_cpu_seconds":0.25})",
     R"({"type":"stage","stage":"quantize","seconds":2.5})",
+    R"({"type":"work","stage":"calibrate","start":1,"counts":{"model_bytes":40.0,"forward_tokens":8.0}})",
+    R"({"type":"work","stage":"calibrate","start":2,"counts":{"model_bytes":2.5}})",
     R"({"type":"memory","peak_bytes":1000})",
     R"({"type":"finished","time":3.5})",
     R"({"type":"start","number":2,"ranks":1,"host":"h","pid":8,"time":4.5,"model":"/m2","tokenizer":"/t"})",
@@ -65,6 +67,8 @@ TEST(Records, AddUpToAState) {
   EXPECT_THAT(state.sets, ElementsAre("damping=0.02"));
   EXPECT_THAT(state.stage_seconds, ElementsAre(Pair("calibrate", 1.5), Pair("quantize", 2.5)));
   EXPECT_EQ(state.scheduling.n_tasks, 4);
+  EXPECT_THAT(state.work,
+              ElementsAre(Pair("calibrate", ElementsAre(Pair("forward_tokens", 8.0), Pair("model_bytes", 42.5)))));
   EXPECT_EQ(state.peak_memory_bytes, 1000);
   EXPECT_EQ(state.damaged.at("model.norm.weight").values, 3);
   EXPECT_FALSE(state.finished);
@@ -95,7 +99,8 @@ TEST(Records, EveryTypeComesBackAsItWas) {
         Record(LayerFailed{"a", "t", "e"}), Record(TensorRecord{"n", "00", 1, 3, ""}),
         Record(DamagedTensor{"n", 2, "e"}), Record(Quarantined{"t", "e"}), Record(TaskDone{"t", 1, 2, 0.5, 1.5}),
         Record(TaskFailed{"t", "e", 1, 2}), Record(StageTime{"s", 0.5, 1.5}), Record(StageDone{"s", 0.5}),
-        Record(SchedulingCost{1, 2, 3, 4}), Record(PeakMemory{5}), Record(Stopped{1}), Record(Finished{1})}) {
+        Record(StageWork{"s", 2, {{"sent_bytes", 8.0}}}), Record(SchedulingCost{1, 2, 3, 4}), Record(PeakMemory{5}),
+        Record(Stopped{1}), Record(Finished{1})}) {
     const core::Json json = to_json(record);
     const Record again = record_from_json(core::parse_json(json.dump(), "test"), "test", 1);
     EXPECT_EQ(again.index(), record.index()) << json;

@@ -7,6 +7,7 @@
 #include "core/bytes.h"
 #include "core/index.h"
 #include "core/types.h"
+#include "core/work_counts.h"
 
 namespace voronoi::quant {
 
@@ -42,6 +43,7 @@ AdditiveRows::AdditiveRows(core::ThreadPool& pool, core::Team& team, const Quant
 void AdditiveRows::multiply(std::span<const float> metric) {
   const std::int64_t n = e_.in_features;
   if (rows() == 0) return;
+  core::count_product(rows(), n, n);
   kernels::cpu().linalg.gemm_f32({&pool_, nullptr}, false, false, rows(), n, n, 1.0F, matrix_.data(), n, metric.data(),
                                  n, 0.0F, product_.data(), n);
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -284,9 +285,9 @@ class Aqlm final : public Method {
                  centroids = std::exp2(static_cast<double>(p.code_bits)), books = static_cast<double>(p.codebooks),
                  rounds = std::min<double>(p.rounds, kUsualRounds), fits = p.published() ? kPublishedSteps : kUsualFits;
     OperatorWork work;
-    work.kmeans =
-        training_work(weights / static_cast<double>(p.in_group), p.in_group, std::int64_t{1} << p.code_bits, false) *
-        books;
+    work.kmeans = training_work(weights / static_cast<double>(p.in_group), p.in_group, std::int64_t{1} << p.code_bits,
+                                false, std::numeric_limits<std::int64_t>::max()) *
+                  books;
     // A fit ends with the product that judges it; the search has half of one for what it moves, and one for its judge.
     // The first search has a metric of its own.
     const double searches = rounds + (p.published() ? 0 : 1);

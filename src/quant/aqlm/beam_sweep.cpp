@@ -6,6 +6,7 @@
 
 #include "backend/device.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 
 namespace voronoi::quant {
 
@@ -98,6 +99,7 @@ class SweepTile {
       }
       if (end == s_.n) break;
       if (beam_ > 1) follow_origins(end);
+      core::count_product(s_.n - end, stride_, end - begin);
       // The host's gemm whatever the device is: tiles are dealt to the pool's threads.
       kernels::cpu().linalg.gemm_f32({&rows_.pool(), nullptr}, true, false, s_.n - end, stride_, end - begin, 1.0F,
                                      s_.block(begin, end), s_.n, change_.data(), stride_, 1.0F,

@@ -8,6 +8,7 @@
 #include "backend/device.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 #include "quant/baselines/gptq.h"
 #include "quant/baselines/rtn_loop.h"
 #include "quant/baselines/uniform.h"
@@ -131,6 +132,9 @@ typename Grids::Codes gptq_codes(backend::Context& context, const QuantInput& in
   VORONOI_REQUIRE(range.begin % kRowTile == 0, "rows of a team member start at a tile");
   const std::int64_t rows = range.end - range.begin;
   typename Grids::Codes codes(rows, input.in_features, groups.size);
+  // What each column owes those behind it.
+  core::count_work(core::Counted::gemm_flops,
+                   static_cast<double>(rows * input.in_features) * static_cast<double>(input.in_features - 1));
   const kernels::Exec host{&context.pool(), nullptr};
   const backend::HostView<float> factor(context, input.hessian->factor.data(), input.hessian->factor.size());
   for_tiles(context.pool(), rows, [&](std::int64_t row, std::int64_t n) {

@@ -7,6 +7,7 @@
 #include "backend/device.h"
 #include "core/index.h"
 #include "core/types.h"
+#include "core/work_counts.h"
 
 namespace voronoi::quant {
 
@@ -94,6 +95,7 @@ class GroupBundle {
   }
   void multiply() {
     const std::int64_t n = e_.in_features;
+    core::count_product(rows_, n, n);
     kernels::cpu().linalg.gemm_f32({&pool_, nullptr}, false, false, rows_, n, n, 1.0F, difference_.data(), n,
                                    hessian_.data(), n, 0.0F, product_.data(), n);
   }

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/index.h"
 #include "core/types.h"
+#include "core/work_counts.h"
 #include "quant/baselines/uniform.h"
 
 namespace voronoi::quant {
@@ -127,6 +128,7 @@ class LatticeTile {
   void add_product(const float* matrix, std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t end,
                    float by, const float* values) {
     if (begin >= end) return;
+    core::count_product(end - begin, lanes_, count);
     kernels::cpu().linalg.gemm_f32(exec_, true, false, end - begin, lanes_, count, by, matrix + first * n_ + begin, n_,
                                    values, lanes_, 1.0F, at(work_, begin * lanes_), lanes_);
   }

@@ -1,12 +1,14 @@
 #include "quant/trellis/trellis_codes.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "backend/tensor.h"
 #include "core/bytes.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 
 namespace voronoi::quant {
 
@@ -35,6 +37,7 @@ class ColumnSearch {
     if (n_ == 0) return;
     search_.keep_seam = keep_seam;
     search_.from_middle = from_middle;
+    count_states(keep_seam);
     const auto& search = context_.trellis().search;
     if (context_.on_host())
       return search(context_.exec(), search_, part_.n_tiles, part_.begin.data(), part_.n_rows, target, symbols, value);
@@ -48,6 +51,16 @@ class ColumnSearch {
   }
 
  private:
+  void count_states(bool keep_seam) const {
+    std::int64_t weights = 0;
+    for (std::size_t tile = 0; tile + 1 < part_.begin.size(); ++tile) {
+      const std::int64_t n = part_.begin[tile + 1] - part_.begin[tile];
+      weights += n + (keep_seam ? 0 : std::min(n, kLeadWeights));
+    }
+    core::count_work(core::Counted::nearest_flops,
+                     kStateFlops * std::ldexp(static_cast<double>(weights), search_.state_bits));
+  }
+
   backend::Context& context_;
   const TrellisPart& part_;
   std::int64_t n_;
@@ -97,6 +110,7 @@ class TrellisLoop {
         search_.run(false, false, wanted, symbols_.data() + c * lanes_, chosen);
         for (std::int64_t lane = 0; lane < lanes_; ++lane)
           error[lane] = (wanted[lane] - chosen[lane]) / upper[c * (n_ + 1)];
+        core::count_product(end - c - 1, lanes_, 1);
         for (std::int64_t later = c + 1; later < end; ++later) subtract(upper[c * n_ + later], error, at(work_, later));
       }
       subtract_product(upper, begin, end - begin, end, n_);
@@ -156,6 +170,7 @@ class TrellisLoop {
   void subtract_product(const float* matrix, std::int64_t first, std::int64_t count, std::int64_t begin,
                         std::int64_t end) {
     if (begin >= end || lanes_ == 0) return;
+    core::count_product(end - begin, lanes_, count);
     kernels::cpu().linalg.gemm_f32(host_, true, false, end - begin, lanes_, count, -1.0F, matrix + first * n_ + begin,
                                    n_, spread_.data(), lanes_, 1.0F, at(work_, begin), lanes_);
   }
@@ -175,6 +190,7 @@ class TrellisLoop {
   /// image = matrix (W - What)^T.
   void multiply_error(const std::vector<float>& matrix, std::vector<float>& image) {
     if (lanes_ == 0) return;
+    core::count_product(n_, lanes_, n_);
     std::vector<float> difference(weight_.size());
     for (std::size_t i = 0; i < difference.size(); ++i) difference[i] = weight_[i] - chosen_[i];
     for (std::int64_t c = 0; c < n_; ++c)  // what fills up the last unit
@@ -227,6 +243,7 @@ class TrellisLoop {
         search_.run(true, from_middle, target_.data(), found_.data(), value_.data());
         float* step = at(spread_, c - begin);
         take_steps(c, own[c], step);
+        core::count_product(end - begin, lanes_, 1);
         for (std::int64_t other = begin; other < end; ++other) subtract(own[other], step, at(work_, other));
       }
       subtract_product(h_.data(), begin, end - begin, 0, begin);

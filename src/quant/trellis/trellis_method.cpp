@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 #include "format/trellis.h"
 #include "quant/baselines/uniform.h"
 #include "quant/baselines/uniform_method.h"
@@ -137,12 +138,14 @@ class Trellis final : public Method {
     const double a_tile = static_cast<double>(out_features) / static_cast<double>(tiles);
     const double a_pass = kStateFlops * std::ldexp(weights, settings.state_bits);
     OperatorWork work;
-    work.column_loop = product_work(out_features, in_features, 1);
+    // The feedback, and the error with the energy it is a share of.
+    work.column_loop = product_work(out_features, in_features, 0.5 + 2);
     // The search for the bits that pass a string's end, and that of the rest.
-    work.column_loop.nearest = a_pass * (1 + std::min(1.0, kLeadWeights / a_tile));
+    work.column_loop.nearest = a_pass * (1 + std::min(1.0, static_cast<double>(kLeadWeights) / a_tile));
     work.column_loop.gemm += turning_flops(out_features, in_features) * weights;
     work.column_loop.bytes += 100 * weights;
-    work.refine = product_work(out_features, in_features, 2 * sweeps);
+    // The gradient before and behind each sweep, and the sweep itself.
+    if (sweeps > 0) work.refine = product_work(out_features, in_features, 1 + 2 * sweeps);
     work.refine.nearest = a_pass * sweeps;
     work.exchange_bytes = weights * settings.bits / 8;
     work.row_pieces = tiles;
@@ -191,6 +194,8 @@ class Trellis final : public Method {
     encoding.dtype = input.stored_dtype;
 
     QuantResult result;
+    core::count_work(core::Counted::gemm_flops,
+                     turning_flops(input.out_features, in) * static_cast<double>(input.out_features * in));
     {
       TurnedWeight weight(context, input, parameters.seed);
       encoding.in_signs = weight.in_signs();
@@ -212,9 +217,6 @@ class Trellis final : public Method {
   }
 
  private:
-  /// In whose time a state is weighed, as centroids are: 2.3 us for 2^16 of them on a core.
-  static constexpr double kStateFlops = 7;
-  static constexpr double kLeadWeights = 128;
   /// Of a weight: itself, what is chosen, target or gradient, symbols; in sweeps differences, their images, and what is
   /// kept to be restored. Columns whose errors are spread at once.
   static constexpr std::int64_t kRowBytes = 14, kSweepBytes = 14, kSpreadColumns = 128;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "core/error.h"
@@ -29,6 +30,20 @@ kernels::VqBooks DeviceBooks::view() const {
 
 void round_to_stored(core::DType dtype, std::span<float> values) {
   for (float& value : values) value = core::round_to(dtype, value);
+}
+
+std::int64_t coarse_stride(const VqGeometry& geometry, std::int64_t dim, std::int64_t wanted) {
+  const auto sees_all_rows = [&](std::int64_t stride) {
+    for (std::int64_t part = 0; part < geometry.n_parts; ++part)
+      if (const std::int64_t vectors = (geometry.row_end(part) - geometry.row_begin(part)) / dim;
+          vectors > 0 && std::gcd(stride, vectors) > 1)
+        return false;
+    return true;
+  };
+  for (std::int64_t by = 0; by <= wanted / 2; ++by)
+    for (const std::int64_t stride : {wanted - by, wanted + by})
+      if (stride > 1 && sees_all_rows(stride)) return stride;
+  return std::max<std::int64_t>(wanted, 1);
 }
 
 std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& columns, const TrainingSet& set,
@@ -91,7 +106,7 @@ std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& c
     // weights.
     return std::vector<float>(static_cast<std::size_t>(k * set.dim), 0.0F);
   }
-  const std::int64_t stride = n_points / (kCoarsePointsACentroid * k);
+  const std::int64_t stride = coarse_stride(geometry, set.dim, n_points / (kCoarsePointsACentroid * k));
   int coarse_iterations = 0;
   std::vector<float> start;
   if (stride > 1) {

@@ -43,6 +43,11 @@ struct TrainingSet {
   const backend::Array<float>* residual = nullptr;  ///< [in, width] what a column loop left; null: of the weights
 };
 
+/// Every so many-th vector of the parts is what a codebook is trained on first: the number closest to `wanted`, by half
+/// of it at most, that has no factor in common with the vectors a column of any part, else `wanted`. With one it sees
+/// only some of the rows: 3 of 24 at a stride of 8. 1: all of them.
+std::int64_t coarse_stride(const VqGeometry& geometry, std::int64_t dim, std::int64_t wanted);
+
 /// Weighted k-means over the whole vectors of a training set (tail vectors are left out); the columns' scales are
 /// folded into the problem's importance. Collective. Figures go to `statistics` under the codebook's name.
 std::vector<float> train_codebook(const VqProblem& problem, const ColumnScale& columns, const TrainingSet& set,

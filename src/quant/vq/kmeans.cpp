@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/index.h"
 #include "core/types.h"
+#include "core/work_counts.h"
 #include "quant/vq/kmeans_start.h"
 #include "quant/vq/layout.h"
 
@@ -40,6 +41,7 @@ class Lloyd {
   /// Assigns every point and makes the sums of every cluster; returns the objective.
   double assign(const std::vector<float>& centroids) {
     const backend::DeviceView<float> book(context_, centroids);
+    core::count_work(core::Counted::nearest_flops, 2 * static_cast<double>(mine_.n()) * static_cast<double>(k_ * dim_));
     if (assigned_)
       context_.vq().nearest_from(context_.exec(), mine_.n(), dim_, mine_.points, k_, book.data(), index_.data(),
                                  distance2_.data());
@@ -75,10 +77,10 @@ class Lloyd {
     const std::int64_t wanted = static_cast<std::int64_t>(empty.size());
     const backend::HostView<float> weights(context_, mine_.weights, mine_.n()),
         distances(context_, distance2_.data(), mine_.n());
-    std::vector<std::int32_t> ids;
-    std::vector<double> errors;
-    for (std::int64_t c = 0; c < mine_.n_chunks(); ++c) {
-      std::vector<std::pair<double, std::int32_t>> worst;  // (-error, i): rising order is falling error, then rising i
+    // Of each chunk (-error, i): rising order is falling error, then rising i.
+    std::vector<std::vector<std::pair<double, std::int32_t>>> worst_of(index(mine_.n_chunks()));
+    context_.pool().parallel_for(mine_.n_chunks(), [&](std::int64_t c) {
+      std::vector<std::pair<double, std::int32_t>>& worst = worst_of[index(c)];
       for (std::int64_t i = mine_.chunk_begin[index(c)]; i < mine_.chunk_begin[index(c + 1)]; ++i) {
         const double error =
             static_cast<double>(weights.values()[index(i)]) * static_cast<double>(distances.values()[index(i)]);
@@ -86,11 +88,15 @@ class Lloyd {
       }
       const auto kept = worst.begin() + std::min(wanted, static_cast<std::int64_t>(worst.size()));
       std::partial_sort(worst.begin(), kept, worst.end());
-      for (auto it = worst.begin(); it != kept; ++it) {
-        errors.push_back(-it->first);
-        ids.push_back(it->second);
+      worst.erase(kept, worst.end());
+    });
+    std::vector<std::int32_t> ids;
+    std::vector<double> errors;
+    for (const auto& worst : worst_of)
+      for (const auto& [error, i] : worst) {
+        errors.push_back(-error);
+        ids.push_back(i);
       }
-    }
     std::vector<float> points = backend::gather_rows(context_, mine_.points, dim_, ids).to_host();
     const auto all_errors = team_.all_gather(std::as_bytes(std::span(errors)));
     const auto all_points = team_.all_gather(std::as_bytes(std::span(points)));

@@ -9,6 +9,7 @@
 #include "core/index.h"
 #include "core/random.h"
 #include "core/types.h"
+#include "core/work_counts.h"
 
 namespace voronoi::quant {
 
@@ -25,6 +26,15 @@ struct Draw {
   std::vector<std::int32_t> ids;
   std::vector<float> weights;
 };
+
+Draw joined(const std::vector<Draw>& draws) {
+  Draw all;
+  for (const Draw& draw : draws) {
+    all.ids.insert(all.ids.end(), draw.ids.begin(), draw.ids.end());
+    all.weights.insert(all.weights.end(), draw.weights.begin(), draw.weights.end());
+  }
+  return all;
+}
 
 // Every member's draw, in order of chunk.
 KmeansSample gather_draws(backend::Context& context, core::Team& team, const KmeansPoints& mine, std::int64_t dim,
@@ -68,6 +78,7 @@ class Potential {
   /// One more seed.
   void add(const float* seed) {
     const backend::DeviceView<float> view(context_, {seed, index(dim_)});
+    count_potentials(1);
     context_.vq().potentials(context_.exec(), n_, dim_, columns_.data(), weights_.data(), distance2_.data(), 1,
                              view.data(), true, device_sums_.data());
     take_sums();
@@ -76,6 +87,7 @@ class Potential {
   /// Which of `count` candidates [count, dim] would leave the least potential; ties to the first.
   std::int64_t best_of(const std::vector<float>& candidates, std::int64_t count) {
     const backend::DeviceView<float> view(context_, candidates);
+    count_potentials(count);
     if (candidate_sums_.size() != device_sums_.size() * count)
       candidate_sums_ = backend::Array<double>(context_, device_sums_.size() * count);
     context_.vq().potentials(context_.exec(), n_, dim_, columns_.data(), weights_.data(), distance2_.data(), count,
@@ -89,6 +101,8 @@ class Potential {
   /// Many more seeds.
   void add(const std::vector<float>& seeds) {
     const backend::DeviceView<float> view(context_, seeds);
+    core::count_work(core::Counted::nearest_flops,
+                     2 * static_cast<double>(n_) * static_cast<double>(std::ssize(seeds)));
     context_.vq().nearest(context_.exec(), n_, dim_, points_.data(), static_cast<std::int64_t>(seeds.size()) / dim_,
                           view.data(), nullptr, nearest_.data(), scratch_.data());
     context_.vq().lower_potentials(context_.exec(), n_, weights_.data(), scratch_.data(), distance2_.data(),
@@ -124,6 +138,11 @@ class Potential {
   }
 
  private:
+  void count_potentials(std::int64_t candidates) const {
+    core::count_work(core::Counted::seeding_flops,
+                     3 * static_cast<double>(n_ * dim_) * static_cast<double>(candidates));
+  }
+
   void take_sums() {
     block_sums_ = device_sums_.to_host();
     total_ = 0;
@@ -163,23 +182,28 @@ KmeansSample draw_sample(backend::Context& context, core::Team& team, std::span<
   const std::int64_t dim = parameters.dim, target = sample_size(parameters.k);
   double total = 0;
   for (const double weight : chunk_weights) total += weight;
-  Draw draw;
-  const auto take = [&draw](std::int64_t i, float weight) {
-    draw.ids.push_back(static_cast<std::int32_t>(i));
-    draw.weights.push_back(weight);
+  // Of each chunk, which knows what the chunks before weigh.
+  std::vector<Draw> draws(index(mine.n_chunks()));
+  const auto each_chunk = [&](const auto& draw) {
+    context.pool().parallel_for(mine.n_chunks(), [&](std::int64_t c) {
+      draw(c, [&of = draws[index(c)]](std::int64_t i, float weight) {
+        of.ids.push_back(static_cast<std::int32_t>(i));
+        of.weights.push_back(weight);
+      });
+    });
   };
   if (n_total <= target || !(total > 0)) {
     // Everything; of weightless points the first of each chunk are as good as any.
     const std::int64_t share =
         total > 0 ? n_total : core::ceil_div(target, static_cast<std::int64_t>(chunk_weights.size()));
-    for (std::int64_t c = 0; c < mine.n_chunks(); ++c) {
+    each_chunk([&](std::int64_t c, const auto& take) {
       const std::int64_t begin = mine.chunk_begin[index(c)], end = mine.chunk_begin[index(c + 1)];
       for (std::int64_t i = begin; i < std::min(end, begin + share); ++i) {
         if (total > 0 && !(weights[index(i)] > 0)) continue;
         take(i, total > 0 ? weights[index(i)] : 1.0F);
       }
-    }
-    KmeansSample sample = gather_draws(context, team, mine, dim, draw);
+    });
+    KmeansSample sample = gather_draws(context, team, mine, dim, joined(draws));
     sample.complete = true;
     return sample;
   }
@@ -187,7 +211,7 @@ KmeansSample draw_sample(backend::Context& context, core::Team& team, std::span<
   // point hit several times counts as often.
   const core::CounterRandom random(parameters.seed ^ kSamplePurpose, parameters.stream);
   const double width = total / static_cast<double>(target);
-  for (std::int64_t c = 0; c < mine.n_chunks(); ++c) {
+  each_chunk([&](std::int64_t c, const auto& take) {
     double start = 0;
     for (std::int64_t id = 0; id < mine.first_chunk + c; ++id) start += chunk_weights[index(id)];
     const double stop = start + chunk_weights[index(mine.first_chunk + c)];
@@ -205,8 +229,8 @@ KmeansSample draw_sample(backend::Context& context, core::Team& team, std::span<
       for (; stratum < target && place() < running; ++stratum) ++hits;
       if (hits > 0) take(i, static_cast<float>(hits));
     }
-  }
-  return gather_draws(context, team, mine, dim, draw);
+  });
+  return gather_draws(context, team, mine, dim, joined(draws));
 }
 
 std::vector<float> seed_centroids(backend::Context& context, const KmeansSample& sample,

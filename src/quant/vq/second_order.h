@@ -21,4 +21,9 @@ backend::Array<float> run_column_loop(backend::Context& context, const VqRows& r
                                       const std::vector<const float*>& factors,
                                       const kernels::ColumnLoopOptions& options, bool keep_residual, VqState& state);
 
+/// What a search for the codes of all columns, and spreading each column's error over those behind it, count as
+/// (core/work_counts.h).
+void count_search(const VqRows& rows, const Codebooks& books, std::int64_t candidates);
+double spreading_flops(const VqRows& rows);
+
 }  // namespace voronoi::quant

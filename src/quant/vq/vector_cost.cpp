@@ -26,7 +26,8 @@ Work seeding(double points, double dim, std::int64_t k) {
   Work work;
   const auto seeds = static_cast<double>(k);
   if (k <= kGreedySeeds) {
-    work.seeding = 3 * points * dim * seeds * static_cast<double>(seed_candidates(k) + 1);
+    // The first seed, then candidates and the best of them.
+    work.seeding = 3 * points * dim * (1 + (seeds - 1) * static_cast<double>(seed_candidates(k) + 1));
   } else {
     work.nearest = 2 * points * seeds * dim;
   }
@@ -35,15 +36,16 @@ Work seeding(double points, double dim, std::int64_t k) {
 
 }  // namespace
 
-Work training_work(double points, std::int64_t v, std::int64_t codebook, bool with_coarse) {
+Work training_work(double points, std::int64_t v, std::int64_t codebook, bool with_coarse, std::int64_t most_steps) {
+  const auto most = static_cast<double>(most_steps);
   const auto dim = static_cast<double>(v), k = static_cast<double>(codebook);
   const double stride = with_coarse ? std::floor(points / (static_cast<double>(kCoarsePointsACentroid) * k)) : 1;
   const double coarse = stride > 1 ? points / stride : points;
   const auto sample = static_cast<double>(sample_size(codebook));
   Work work = seeding(std::min(coarse, sample), dim, codebook);
-  if (coarse > sample) work += lloyd(sample, dim, k, kSampleSteps);
-  if (stride > 1) work += lloyd(coarse, dim, k, kCoarseSteps);
-  return work + lloyd(points, dim, k, kSteps);
+  if (coarse > sample) work += lloyd(sample, dim, k, std::min(most, kSampleSteps));
+  if (stride > 1) work += lloyd(coarse, dim, k, std::min(most, kCoarseSteps));
+  return work + lloyd(points, dim, k, std::min(most, kSteps));
 }
 
 Work search_work(const VqGeometry& g, std::int64_t candidates, bool with_residual) {
@@ -63,9 +65,10 @@ OperatorWork VectorMethod::work(const QuantParameters& parameters, std::int64_t 
   const bool residual = g.kr > 0;
   const double vectors =
       std::floor(static_cast<double>(out_features) / static_cast<double>(g.v)) * static_cast<double>(g.group_size);
+  const std::int64_t most_steps = parameters.get<VectorParameters>().kmeans_iterations;
   OperatorWork work;
-  work.kmeans = training_work(vectors, g.v, g.k, true) * static_cast<double>(g.groups);
-  if (residual) work.kmeans += training_work(vectors, g.v, g.kr, true) * static_cast<double>(g.groups);
+  work.kmeans = training_work(vectors, g.v, g.k, true, most_steps) * static_cast<double>(g.groups);
+  if (residual) work.kmeans += training_work(vectors, g.v, g.kr, true, most_steps) * static_cast<double>(g.groups);
   // Without feedback, with it, and with the residual codebook; the true error after each, and of the weight itself.
   work.column_loop = search_work(g, 1, false) * 2 + product_work(out_features, in_features, 0.5 + 3);
   if (residual)

@@ -42,7 +42,7 @@ class Voronoi final : public VectorMethod {
     const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
     OperatorWork work = VectorMethod::work(parameters, out_features, in_features);
     work.refine = product_work(out_features, in_features, 1);
-    Work round = product_work(out_features, in_features, 2 * kUsualFitSteps + 3 + kUsualSweeps) +
+    Work round = product_work(out_features, in_features, 2 * kUsualFitSteps + 4 + kUsualSweeps) +
                  search_work(g, candidates(parameters), g.kr > 0) * kUsualSweeps;
     round.scattered += 2 * weights * (g.kr > 0 ? 2 : 1) * kUsualFitSteps;
     const auto rounds = static_cast<double>(parameters.get<VoronoiParameters>().rounds);
