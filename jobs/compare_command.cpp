@@ -19,6 +19,7 @@
 #include "jobs/compare_options.h"
 #include "jobs/presets.h"
 #include "jobs/quantize_options.h"
+#include "model/corpus.h"
 #include "run/resume.h"
 #include "run/run.h"
 #include "stages/inputs.h"
@@ -85,6 +86,8 @@ class CompareJob {
       context = backend::make_context(o_.shared.device, o_.shared.threads, world_);
       std::vector<run::Settings*> settings;
       for (run::Settings& member : members_) settings.push_back(&member);
+      for (const auto* texts : {&o_.shared.calibration_texts, &o_.eval.text.texts})
+        model::require_files(*texts, world_.size());
       inputs = stages::open_inputs(settings, *context);
       validation::check_texts(o_.eval.text, *inputs.tokenizer, *inputs.chat);
       validation::check_tasks(questions_of(o_.eval).questions);

@@ -13,6 +13,7 @@
 #include "core/output.h"
 #include "jobs/commands.h"
 #include "jobs/eval_options.h"
+#include "model/corpus.h"
 #include "run/subject.h"
 #include "validation/evaluation.h"
 #include "validation/question_evaluation.h"
@@ -95,6 +96,7 @@ int eval_main(const comm::Communicator& world, const Arguments& arguments) {
       problems.emplace_back("--text: is missing; give at least one text file, or --tasks");
     for (std::string& problem : evaluation_problems(options)) problems.push_back(std::move(problem));
     if (!problems.empty()) throw core::ConfigError(problems);
+    model::require_files(options.text.texts, world.size());
     context = backend::make_context(options.device, options.threads, world);
     for (const std::string& path : options.models) {
       run::Subject& subject = subjects.emplace_back(run::open_subject(path, options.original));

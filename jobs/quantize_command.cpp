@@ -21,6 +21,7 @@
 #include "jobs/commands.h"
 #include "jobs/plan_options.h"
 #include "jobs/quantize_options.h"
+#include "model/corpus.h"
 #include "planning/plan.h"
 #include "planning/request.h"
 #include "run/resume.h"
@@ -129,6 +130,8 @@ int quantize_main(const comm::Communicator& world, const Arguments& arguments) {
   stages::Inputs inputs;
   comm::together(world, [&] {
     context = backend::make_context(settings.device, settings.threads, world);
+    for (const auto* texts : {&settings.calibration_texts, &settings.tune_texts, &settings.validate_texts})
+      model::require_files(*texts, world.size());
     inputs = stages::open_inputs(settings, *context);
   });
   const std::vector<std::string> phases = run::tune_phases(settings);

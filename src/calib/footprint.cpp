@@ -11,6 +11,7 @@
 #include "calib/token_weights.h"
 #include "core/types.h"
 #include "model/attention_flops.h"
+#include "model/block_prefetcher.h"
 
 namespace voronoi::calib {
 namespace {
@@ -144,6 +145,13 @@ BlockSizes largest_block(const model::ModelConfig& config, std::int64_t chunks_a
   return largest;
 }
 
+std::int64_t largest_tape(const model::ModelConfig& config, std::int64_t n_rows) {
+  std::int64_t largest = 0;
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
+    largest = std::max(largest, model::tape_bytes(config, layer, n_rows));
+  return largest;
+}
+
 }  // namespace
 
 std::int64_t sums_of_site(const model::SiteSpec& site, HessianKind kind) {
@@ -239,7 +247,7 @@ double sent_share(std::int64_t n_sequences, std::int64_t context, int n_ranks, H
 }
 
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
-                                     int n_ranks, HessianKind kind) {
+                                     int n_ranks, HessianKind kind, core::DType device_dtype) {
   const std::int64_t chunks = calibration_chunks(n_sequences, context),
                      mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
@@ -293,15 +301,20 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
     const std::int64_t group = std::min(mine, guided_group(config, chunk_tokens));
     const std::int64_t streams = 4 * group * chunk_tokens * config.hidden_size * (config.n_layers + 1);
     weighing_on_host = streams + embedding;
-    weighing_on_device = memory.lasting - stream - embedding + block.weights + 2 * work_array_bytes(config, context) +
-                         model::tape_bytes(config, 0, context * model::host_batch(context));
-    memory.weighing.consider(weighing_on_host + weighing_on_device, "what tokens count");
+    const std::int64_t weighing = memory.lasting - stream - embedding + 2 * work_array_bytes(config, context) +
+                                  largest_tape(config, context * model::host_batch(context));
+    memory.weighing.consider(weighing_on_host + weighing + block.weights, "what tokens count");
+    // Weighed in fp32, with blocks read ahead.
+    const model::PrefetchMemory blocks = model::prefetch_memory(config, core::DType::f32);
+    weighing_on_device = weighing + blocks.device;
+    weighing_on_host += blocks.host;
   }
+  const model::PrefetchMemory blocks = model::prefetch_memory(config, device_dtype);
   memory.on_device =
-      std::max(weighing_on_device, memory.lasting + block.weights +
+      std::max(weighing_on_device, memory.lasting + blocks.device +
                                        std::max(trees + copied_chunk + crossing, node_bytes * nodes.last + slices));
-  memory.every_on_host = std::max(weighing_on_host, slices + embedding);
-  memory.owner_on_host = std::max(memory.every_on_host, slices + embedding + means);
+  memory.every_on_host = std::max(weighing_on_host, slices + embedding + blocks.host);
+  memory.owner_on_host = std::max(memory.every_on_host, slices + embedding + blocks.host + means);
   return memory;
 }
 

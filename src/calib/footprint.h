@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/memory_peak.h"
+#include "core/types.h"
 #include "model/config.h"
 
 namespace voronoi::calib {
@@ -65,8 +66,9 @@ struct CalibrationMemory {
   std::int64_t on_device = 0;  ///< of it all, with a device of its own memory: weights, stream, sums and their trees
   std::int64_t every_on_host = 0, owner_on_host = 0;  ///< and what is left on the host then
 };
-/// `n_ranks` share the windows; the rank with the most of them.
+/// `n_ranks` share the windows; the rank with the most of them. device_dtype: of products on a device of its own
+/// memory, where the blocks that a BlockPrefetcher has read ahead count too.
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
-                                     int n_ranks, HessianKind kind = {});
+                                     int n_ranks, HessianKind kind = {}, core::DType device_dtype = core::DType::bf16);
 
 }  // namespace voronoi::calib

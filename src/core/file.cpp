@@ -1,6 +1,7 @@
 #include "core/file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/stop.h"
 #include "core/whereabouts.h"
 
 namespace voronoi::core {
@@ -176,6 +178,32 @@ std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t 
 
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes) {
   return read_whole<std::string>(path.string(), max_bytes);
+}
+
+std::string read_pipe(const std::filesystem::path& path, std::size_t max_bytes) {
+  constexpr int kLookMilliseconds = 200;
+  constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+  const std::string name = path.string();
+  const Descriptor pipe(name, O_RDONLY | O_NONBLOCK, 0, "open");
+  std::string text;
+  std::size_t size = 0;
+  for (;;) {
+    if (stop_requested()) throw StopRequested();
+    // Without a writer so far there is nothing to read, and no end either.
+    pollfd wanted{pipe.get(), POLLIN, 0};
+    const int ready = ::poll(&wanted, 1, kLookMilliseconds);
+    if (ready < 0 && errno != EINTR) fail(name, "read", errno);
+    if (ready <= 0) continue;
+    text.resize(size + kPieceBytes);
+    const ssize_t n = ::read(pipe.get(), text.data() + size, kPieceBytes);
+    if (n < 0 && errno != EINTR && errno != EAGAIN) fail(name, "read", errno);
+    if (n == 0) break;
+    if (n > 0) size += static_cast<std::size_t>(n);
+    if (size > max_bytes)
+      throw FormatError(name, "gives more than the " + std::to_string(max_bytes) + " bytes that are read");
+  }
+  text.resize(size);
+  return text;
 }
 
 void publish_file(const std::filesystem::path& path, std::span<const std::byte> bytes,

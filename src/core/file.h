@@ -35,6 +35,9 @@ std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t 
 /// Whole file as text; throws StoreError, or FormatError above `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 33);
 
+/// All that a pipe gives, to its end; waits for who writes to it. Throws StopRequested besides.
+std::string read_pipe(const std::filesystem::path& path, std::size_t max_bytes);
+
 /// Publishes `bytes` at `path`: written to "<path>.tmp-<tag>", synced, renamed over `path`, directory synced. Throws
 /// StoreError (naming path and cause) and leaves no temporary file behind. `tag` tells writers apart (the start's
 /// id).

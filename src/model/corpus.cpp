@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <mutex>
 #include <utility>
 
 #include "core/error.h"
@@ -88,7 +90,29 @@ void warn_of_carriage_returns(std::string_view text, const std::string& path) {
                     core::quote_for_shell(path));
 }
 
+bool is_pipe(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::is_fifo(path, ignored);
+}
+
+/// What a pipe gives it gives once, and a text is asked for more than once: before the work, and by it.
+std::string read_once(const std::string& path) {
+  static std::mutex mutex;
+  static std::map<std::string, std::string> given;
+  const std::lock_guard lock(mutex);
+  const auto found = given.find(path);
+  return found != given.end() ? found->second : given[path] = core::read_pipe(path, kMaxTextBytes);
+}
+
 }  // namespace
+
+void require_files(std::span<const std::string> texts, int n_ranks) {
+  for (const std::string& path : texts)
+    if (n_ranks > 1 && is_pipe(path))
+      throw FormatError(path, "is a pipe, of which each of " + std::to_string(n_ranks) +
+                                  " ranks would get a part; write it to a file (what gzip or Zstandard packed is read "
+                                  "as it is), or start one rank");
+}
 
 std::optional<Join> join_from_name(std::string_view name) {
   for (const Join join : {Join::raw, Join::wikitext, Join::jsonl})
@@ -116,13 +140,7 @@ std::optional<BosRule> bos_rule_from_name(std::string_view name) {
 }
 
 Text load_text(const std::string& path, std::optional<Join> join, ModelChat* chat) {
-  std::error_code ignored;
-  if (std::filesystem::is_fifo(path, ignored))
-    throw FormatError(
-        path,
-        "is a pipe, and texts are read more than once and by every rank; write it to a file (what gzip or "
-        "Zstandard packed is read as it is)");
-  std::string bytes = core::read_text_file(path, kMaxTextBytes);
+  std::string bytes = is_pipe(path) ? read_once(path) : core::read_text_file(path, kMaxTextBytes);
   Text text{.path = path, .sha256 = core::sha256(bytes), .join = Join::raw, .content = {}};
   refuse_containers(bytes, path);
   if (packing_of(bytes) != TextPacking::none) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +38,10 @@ struct Text {
 /// Conversations ("messages") among the documents become text by `chat`, one behind the other without "\n\n"; null:
 /// they are refused.
 Text load_text(const std::string& path, std::optional<Join> join = std::nullopt, ModelChat* chat = nullptr);
+
+/// Throws FormatError for a pipe among the texts where several ranks would read it. One rank reads a pipe to its end,
+/// once, and keeps what it gave.
+void require_files(std::span<const std::string> texts, int n_ranks);
 
 enum class BosRule { automatic, always, never };
 

@@ -107,6 +107,10 @@ BlockWeights Transformer::upload_block(StagedBlock block) const {
   return in_block(block.layer, [&] { return impl_->load_block(block.layer, &block); });
 }
 
+BlockWeights Transformer::load_in_parts(std::int64_t layer, core::ThreadPool& pool) const {
+  return in_block(layer, [&] { return impl_->load_block(layer, nullptr, &pool); });
+}
+
 Array<float> Transformer::Impl::embed(std::span<const std::int32_t> ids) {
   check_ids(ids);
   const auto n_rows = static_cast<std::int64_t>(ids.size());

@@ -42,6 +42,10 @@ struct StagedBlock {
   std::map<std::string, HostTensor> tensors;
 };
 
+/// As fp32, of tensors that are read at the same time on their way to a device, however many threads read: what the
+/// host holds beside a StagedBlock.
+inline constexpr std::int64_t kStagedPartBytes = std::int64_t{2} << 30;
+
 /// The type of the linears' products unless one is asked for: f32 on the CPU, the model's own 16-bit type on a GPU.
 core::DType default_dtype(const backend::Context& context, const ModelConfig& config);
 
@@ -128,6 +132,9 @@ class Transformer {
   /// on the threads of `pool`; the second queues uploads, which memory().uploads_join() makes seen.
   StagedBlock stage_block(std::int64_t layer, core::ThreadPool& pool) const;
   BlockWeights upload_block(StagedBlock block) const;
+  /// The same for a block too large to lie in host memory as well: its linears are read on the threads of `pool` and
+  /// queued for upload a part at a time, kStagedPartBytes of them or one.
+  BlockWeights load_in_parts(std::int64_t layer, core::ThreadPool& pool) const;
   /// ids [n_sequences, n_tokens]; throws FormatError for an id outside the vocabulary.
   HiddenStates embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens);
   /// In place: hidden leaves as the residual stream after the block. Workspace is bounded: sequences run a few at a

@@ -132,8 +132,17 @@ struct Transformer::Impl {
   LinearWeight load_matrix(const std::string& name, StagedBlock* staged = nullptr) const;
   /// What a norm multiplies by: its weight, or one more than it.
   backend::Array<float> load_norm(const std::string& name, StagedBlock* staged = nullptr) const;
-  BlockWeights load_block(std::int64_t layer, StagedBlock* staged) const;
+  /// parts: linears are staged on these threads, a part of the block at a time; null: none are.
+  BlockWeights load_block(std::int64_t layer, StagedBlock* staged, core::ThreadPool* parts = nullptr) const;
   StagedBlock stage_block(std::int64_t layer, core::ThreadPool& pool) const;
+  struct Wanted {
+    std::string name;
+    core::DType dtype = core::DType::f32;
+    bool is_linear = false;
+  };
+  /// Reads tensors from `first` on, at most kStagedPartBytes of them but one at least; the place behind them.
+  std::size_t stage_part(std::span<const Wanted> tensors, std::size_t first, core::ThreadPool& pool,
+                         StagedBlock& staged) const;
 
   /// A work array of at least n elements that lives on for the next call.
   static float* grow(backend::Context& context, backend::Array<float>& array, std::int64_t n);

@@ -124,7 +124,7 @@ Array<float> Transformer::Impl::load_norm(const std::string& name, StagedBlock* 
   return place(weight.wide, staged);
 }
 
-BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* staged) const {
+BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* staged, core::ThreadPool* parts) const {
   VORONOI_REQUIRE(layer >= 0 && layer < config.n_layers, "no such block");
   BlockWeights weights;
   weights.layer = layer;
@@ -138,11 +138,22 @@ BlockWeights Transformer::Impl::load_block(std::int64_t layer, StagedBlock* stag
     weights.q_norm = place(plain, nullptr);
     weights.k_norm = place(plain, nullptr);
   }
+  std::vector<Wanted> matrices;
+  if (parts != nullptr)
+    for (const SiteSpec& site : sites[static_cast<std::size_t>(layer)])
+      for (const LinearSpec& linear : site.linears) matrices.push_back({linear.name + ".weight", dtype, true});
+  StagedBlock part;
+  std::size_t n_staged = 0;
+  const auto load_linear = [&](const std::string& name) {
+    if (parts == nullptr) return load_matrix(name, staged);
+    if (!part.tensors.contains(name)) n_staged = stage_part(matrices, n_staged, *parts, part);
+    return load_matrix(name, &part);
+  };
   for (const SiteSpec& site : sites[static_cast<std::size_t>(layer)]) {
     auto& linears = weights.linears.emplace_back();
     auto& biases = weights.biases.emplace_back();
     for (const LinearSpec& linear : site.linears) {
-      linears.push_back(load_matrix(linear.name + ".weight", staged));
+      linears.push_back(load_linear(linear.name + ".weight"));
       biases.push_back(linear.has_bias ? load(linear.name + ".bias", staged) : Array<float>());
     }
   }
@@ -161,17 +172,29 @@ StagedBlock Transformer::Impl::stage_block(std::int64_t layer, core::ThreadPool&
   const std::string prefix = block_prefix(layer);
   for (auto at = shapes.lower_bound(prefix); at != shapes.end() && at->first.starts_with(prefix); ++at)
     types.emplace(at->first, core::DType::f32);
-  const std::vector<std::pair<std::string, core::DType>> names(types.begin(), types.end());
-  std::vector<HostTensor> tensors(names.size());
-  pool.parallel_for(static_cast<std::int64_t>(names.size()), [&](std::int64_t i) {
-    const auto& [name, type] = names[static_cast<std::size_t>(i)];
-    tensors[static_cast<std::size_t>(i)] =
-        linears.contains(name) ? take_matrix(name, nullptr) : take(name, type, nullptr);
-  });
+  std::vector<Wanted> wanted;
+  for (const auto& [name, type] : types) wanted.push_back({name, type, linears.contains(name)});
   StagedBlock block;
   block.layer = layer;
-  for (std::size_t i = 0; i < names.size(); ++i) block.tensors.emplace(names[i].first, std::move(tensors[i]));
+  for (std::size_t next = 0; next < wanted.size();) next = stage_part(wanted, next, pool, block);
   return block;
+}
+
+std::size_t Transformer::Impl::stage_part(std::span<const Wanted> tensors, std::size_t first, core::ThreadPool& pool,
+                                          StagedBlock& staged) const {
+  std::size_t last = first;
+  for (std::int64_t bytes = 0; last < tensors.size(); ++last) {
+    bytes += core::element_count(shapes.at(tensors[last].name)).value_or(0) * std::int64_t{sizeof(float)};
+    if (last > first && bytes > kStagedPartBytes) break;
+  }
+  std::vector<HostTensor> read(last - first);
+  pool.parallel_for(static_cast<std::int64_t>(read.size()), [&](std::int64_t i) {
+    const Wanted& tensor = tensors[first + static_cast<std::size_t>(i)];
+    read[static_cast<std::size_t>(i)] =
+        tensor.is_linear ? take_matrix(tensor.name, nullptr) : take(tensor.name, tensor.dtype, nullptr);
+  });
+  for (std::size_t i = 0; i < read.size(); ++i) staged.tensors.emplace(tensors[first + i].name, std::move(read[i]));
+  return last;
 }
 
 float* Transformer::Impl::grow(backend::Context& context, Array<float>& array, std::int64_t n) {

@@ -351,7 +351,8 @@ class Planner {
   void count_memory() {
     const calib::CalibrationMemory calibration =
         calib::calibration_memory(config_, request_.options.calibration_sequences, request_.options.calibration_context,
-                                  request_.n_ranks, hessian_kind());
+                                  request_.n_ranks, hessian_kind(),
+                                  request_.options.dtype == "f32" ? core::DType::f32 : config_.stored_dtype);
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece

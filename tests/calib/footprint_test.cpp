@@ -115,5 +115,15 @@ TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerHoldsNoMore) {
   EXPECT_LT(one.on_device, one.every.bytes);
 }
 
+TEST(CalibrationFootprint, ADeviceHoldsTheBlocksInTheTypeOfTheirProducts) {
+  const model::ModelConfig config = small_config();
+  const std::int64_t block = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 96;
+  const auto on_device = [&](core::DType dtype) {
+    return calibration_memory(config, 64, 128, 4, {}, dtype).on_device;
+  };
+  EXPECT_EQ(on_device(core::DType::f32) - on_device(core::DType::bf16), 2 * 2 * block);
+  EXPECT_EQ(on_device(core::DType::f16), on_device(core::DType::bf16));
+}
+
 }  // namespace
 }  // namespace voronoi::calib

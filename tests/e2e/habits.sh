@@ -24,8 +24,12 @@ for text in b.json c d.json e.json.gz f.txt g.ndjson; do
   evaluate --model "$work/model" --text "$work/texts/$text"
   [ "$(field join) $(field value)" = "jsonl $figure" ] || fail "$text is read as another text"
 done
-expect 3 "$VORONOI" eval --model "$work/model" --text <(cat "$work/texts/a.jsonl")
-says "is a pipe"
+# A pipe is read to its end by one rank; several would get a part each.
+evaluate --model "$work/model" --text <(gzip -c "$work/texts/a.jsonl")
+[ "$(field join) $(field value)" = "jsonl $figure" ] || fail "a pipe is read as another text"
+mkfifo "$work/texts/fifo"
+expect 3 ranks 2 eval --model "$work/model" --text "$work/texts/fifo"
+says "is a pipe, of which each of 2 ranks"
 head -c 3000 /dev/urandom >"$work/texts/noise"
 expect 3 "$VORONOI" quantize "${common[@]}" --calibration-text "$work/texts/noise" --run "$work/none"
 says "texts/noise"

@@ -42,6 +42,7 @@ void run(std::string_view input) {
 }  // namespace voronoi::fuzz
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  voronoi::fuzz::quiet();
   voronoi::fuzz::run(voronoi::fuzz::text_of(data, size));
   return 0;
 }

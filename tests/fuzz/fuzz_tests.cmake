@@ -17,6 +17,7 @@ if(VORONOI_FUZZ)
     voronoi_share_headers(fuzz_${name} fuzz)
     add_dependencies(fuzz fuzz_${name})
   endforeach()
+  target_link_libraries(fuzz_lists PRIVATE voronoi_planning)
 else()
   # A fixed seed and a fixed number of executions: the same work everywhere.
   set(run ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/run)

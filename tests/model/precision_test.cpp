@@ -86,5 +86,37 @@ TEST(BlockPrefetcher, GivesTheBlocksOfItsList) {
   EXPECT_THROW(blocks.next(), core::InternalError);
 }
 
+TEST(BlockPrefetcher, TellsWhatBlocksTake) {
+  ModelConfig config;
+  config.model_type = "llama";
+  config.hidden_size = 64;
+  config.intermediate_size = 96;
+  config.n_layers = 3;
+  config.n_heads = 4;
+  config.n_kv_heads = 2;
+  config.head_dim = 16;
+  config.vocab_size = 100;
+  const std::int64_t block = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 96;
+  // Two on the device; one on the host, and its values as they are read.
+  EXPECT_EQ(prefetch_memory(config, core::DType::bf16).device, 2 * 2 * block);
+  EXPECT_EQ(prefetch_memory(config, core::DType::bf16).host, (2 + 4) * block);
+  EXPECT_EQ(prefetch_memory(config, core::DType::f32).device, 2 * 4 * block);
+  EXPECT_EQ(prefetch_memory(config, core::DType::f32).host, 4 * block);
+  config.n_layers = 1;
+  EXPECT_EQ(prefetch_memory(config, core::DType::bf16).device, 2 * block);
+
+  // 128 experts of 3 x 8192 x 5120 weights, 30 GiB in bf16, between blocks of 96 inputs: read in parts of 2 GiB as fp32.
+  config.n_layers = 3;
+  config.hidden_size = 5120;
+  config.mixture.n_experts = 128;
+  config.mixture.expert_size = 8192;
+  config.mixture.layers = {false, true, false};
+  const std::int64_t attention = 5120 * (64 + 64 + 32 + 32), dense = attention + 3 * 5120 * 96,
+                     experts = attention + 128 * 3 * 8192 * std::int64_t{5120};
+  EXPECT_EQ(prefetch_memory(config, core::DType::bf16).device, 2 * (experts + dense));
+  EXPECT_EQ(prefetch_memory(config, core::DType::bf16).host, 2 * dense + (std::int64_t{3} << 30));
+  EXPECT_EQ(prefetch_memory(config, core::DType::f32).host, 4 * dense + (std::int64_t{2} << 30));
+}
+
 }  // namespace
 }  // namespace voronoi::model

@@ -550,6 +550,28 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyRandom,
 INSTANTIATE_TEST_SUITE_P(MoreModels, TinyRandom,
                          ::testing::Values("cohere2", "gpt-oss", "llama4-scout", "deepseek-v3-noqlora", "qwen3-next"));
 
+/// Of the others one look, at what is summed in one go.
+class TinyOther : public TinyRandom {};
+
+TEST_P(TinyOther, PlainAndGuidedHessiansHaveTheSameBitsOnAnyNumberOfRanks) {
+  const model::Windows windows = many_windows();
+  const TokenWeights all = weigh(alone(), windows), mine = weigh(world_, windows);
+  Collector::Options options;
+  options.token_weights = &all;
+  const auto whole = collect(alone(), windows, options);
+  EXPECT_EQ(whole.size(),
+            model::block_sites(source_->config(), 0).size() + model::block_sites(source_->config(), 1).size());
+  EXPECT_TRUE(std::any_of(whole.begin(), whole.end(), [](const auto& site) { return !site.second.guided.empty(); }));
+  options.token_weights = &mine;
+  expect_part_of(collect(world_, windows, options), whole);
+}
+
+INSTANTIATE_TEST_SUITE_P(OtherModels, TinyOther,
+                         ::testing::Values("granite", "olmo2", "llama-dynamic", "phi3-longrope", "phi4-mini", "glm4",
+                                           "gemma3", "gemma3-vision", "qwen3-vl", "glm4-moe", "llama4-maverick",
+                                           "deepseek-v3", "llama-fp8-block", "llama-fp8-block128", "llama-fp8-channel",
+                                           "deepseek-v3-fp8", "gpt-oss-mxfp4"));
+
 INSTANTIATE_TEST_SUITE_P(Models, TinyMixture, ::testing::Values("mixtral", "qwen2-moe", "qwen3-moe"));
 
 }  // namespace
