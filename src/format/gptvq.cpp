@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <memory>
+#include <vector>
 
 #include "core/packing.h"
 #include "format/checks.h"
@@ -16,9 +18,48 @@ constexpr double kByteSteps = 127, kLargestByte = 128;
 // A block scale above F16's range makes no weight that can be used.
 constexpr float kLargestBlockScale = core::kLargestF16;
 
-/// put(array) gives the address where the kernels are to read it.
+/// visit(book, factors as decoded [r]) for every codebook of a basis.
+template <class Visit>
+void for_each_factors(const GptvqView& e, const Visit& visit) {
+  const std::int64_t rank = e.rank();
+  std::vector<float> factors(static_cast<std::size_t>(rank));
+  for (std::int64_t book = 0; book < e.row_groups() * e.strips(); ++book) {
+    const auto at = [&](std::int64_t i) { return static_cast<std::size_t>(book * rank + i); };
+    const float step =
+        e.codebook8.empty()
+            ? 0
+            : core::from_bits16(e.dtype, e.codebook_scale[static_cast<std::size_t>(book)]) * kernels::kByteStep;
+    for (std::int64_t i = 0; i < rank; ++i)
+      factors[static_cast<std::size_t>(i)] =
+          e.codebook8.empty() ? core::from_bits16(e.dtype, e.codebook[at(i)])
+                              : step * static_cast<float>(static_cast<std::int8_t>(e.codebook8[at(i)]));
+    visit(book, std::span<const float>(factors));
+  }
+}
+
+std::vector<float> widened(core::DType dtype, std::span<const std::uint16_t> bits) {
+  std::vector<float> values;
+  values.reserve(bits.size());
+  for (const std::uint16_t value : bits) values.push_back(core::from_bits16(dtype, value));
+  return values;
+}
+
+/// Codebooks of a basis as they would be stored without: [row_groups, strips, k] bits of dtype.
+std::vector<std::uint16_t> whole_books(const GptvqView& e) {
+  if (e.rank() == 0) return {};
+  const std::vector<float> basis = widened(e.dtype, e.codebook_basis);
+  std::vector<std::uint16_t> books;
+  std::vector<float> centroids(static_cast<std::size_t>(e.centroids));
+  for_each_factors(e, [&](std::int64_t, std::span<const float> factors) {
+    expand_book(e.dtype, factors, basis, centroids);
+    for (const float value : centroids) books.push_back(core::to_bits16(e.dtype, value));
+  });
+  return books;
+}
+
+/// put(array) gives the address where the kernels are to read it. Kernels know no basis: whole has its codebooks.
 template <class Put>
-kernels::PackedGptvq packed_view(const GptvqView& e, const Put& put) {
+kernels::PackedGptvq packed_view(const GptvqView& e, std::span<const std::uint16_t> whole, const Put& put) {
   kernels::PackedGptvq packed;
   packed.out_features = e.out_features;
   packed.in_features = e.in_features;
@@ -29,9 +70,13 @@ kernels::PackedGptvq packed_view(const GptvqView& e, const Put& put) {
   packed.scale_block = e.scale_block;
   packed.dtype = e.dtype;
   packed.indices = put(e.indices);
-  packed.codebook = put(e.codebook);
-  packed.codebook8 = reinterpret_cast<const std::int8_t*>(put(e.codebook8));
-  packed.codebook_scale = put(e.codebook_scale);
+  if (whole.empty()) {
+    packed.codebook = put(e.codebook);
+    packed.codebook8 = reinterpret_cast<const std::int8_t*>(put(e.codebook8));
+    packed.codebook_scale = put(e.codebook_scale);
+  } else {
+    packed.codebook = put(whole);
+  }
   packed.block_codes = put(e.block_codes);
   packed.block_grid = put(e.block_grid);
   packed.perm = put(e.perm);
@@ -42,7 +87,8 @@ class GptvqMatrix final : public PackedMatrix {
  public:
   GptvqMatrix(backend::Context& context, const Encoding& encoding)
       : PackedMatrix(encoding),
-        packed_(packed_view(gptvq_view(encoding), [&](const auto& array) { return arrays_.add(context, array); })) {}
+        packed_(packed_view(gptvq_view(encoding), whole_books(gptvq_view(encoding)),
+                            [&](const auto& array) { return arrays_.add(context, array); })) {}
 
   std::int64_t size_bytes() const override { return arrays_.size_bytes(); }
   std::int64_t max_tokens() const override { return kernels::kMaxGptvqTokens; }
@@ -79,6 +125,7 @@ class GptvqFormat final : public Format {
         byte = std::max(byte, value < kLargestByte ? value : 2 * kLargestByte - value);
       largest = largest_magnitude(e.dtype, e.codebook_scale) * byte / kByteSteps;
     }
+    if (e.rank() > 0) largest = largest_magnitude(e.dtype, whole_books(e));
     double scale = e.block_grid.empty() ? 1 : 0;
     for (std::size_t i = 0; i + 1 < e.block_grid.size(); i += 2) {
       const float base = core::from_bits16(e.dtype, e.block_grid[i]),
@@ -90,7 +137,9 @@ class GptvqFormat final : public Format {
   }
   void decode(const Encoding& encoding, std::span<float> weight) const override {
     core::ThreadPool alone(1);
-    kernels::cpu().gptvq.decode_f32({&alone, nullptr}, packed_view(gptvq_view(encoding), in_place), weight.data());
+    const GptvqView view = gptvq_view(encoding);
+    const std::vector<std::uint16_t> whole = whole_books(view);
+    kernels::cpu().gptvq.decode_f32({&alone, nullptr}, packed_view(view, whole, in_place), weight.data());
   }
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<GptvqMatrix>(context, encoding);
@@ -113,7 +162,47 @@ std::string grid_problem(const GptvqView& e) {
   return {};
 }
 
+/// A basis is of few centroids, of single columns, smaller than what it stands for, and makes no centroid beyond F16's
+/// range. The arrays' sizes are those due.
+std::string basis_problem(const GptvqView& e) {
+  if (e.codebook_basis.empty()) return {};
+  std::string problem;
+  const std::vector<float> basis = widened(e.dtype, e.codebook_basis);
+  std::vector<float> centroids(static_cast<std::size_t>(e.centroids));
+  for_each_factors(e, [&](std::int64_t book, std::span<const float> factors) {
+    if (!problem.empty()) return;
+    expand_book(e.dtype, factors, basis, centroids);
+    for (const float value : centroids)
+      if (!(std::fabs(value) <= core::kLargestF16))
+        problem = "codebook " + std::to_string(book) + " has centroids that are not within 0..65504";
+  });
+  return problem;
+}
+
+/// What is wrong with the basis's own size.
+std::string rank_problem(const GptvqView& e) {
+  if (e.codebook_basis.empty()) return {};
+  if (e.vector_columns != 1 || e.centroids > kMostBasisCentroids)
+    return "codebook_basis is for at most " + std::to_string(kMostBasisCentroids) +
+           " centroids of single columns, here are " + std::to_string(e.centroids) + " of " +
+           std::to_string(e.vector_columns);
+  if (e.rank() >= e.centroids)
+    return "codebook_basis has " + std::to_string(e.codebook_basis.size()) + " values, as many as whole codebooks of " +
+           std::to_string(e.centroids) + " centroids or more";
+  return {};
+}
+
 }  // namespace
+
+void expand_book(core::DType dtype, std::span<const float> factors, std::span<const float> basis,
+                 std::span<float> centroids) {
+  const std::size_t k = centroids.size();
+  for (std::size_t c = 0; c < k; ++c) {
+    float sum = factors[0] * basis[c];
+    for (std::size_t i = 1; i < factors.size(); ++i) sum += factors[i] * basis[i * k + c];
+    centroids[c] = core::from_bits16(dtype, core::to_bits16(dtype, sum));
+  }
+}
 
 int GptvqExtents::index_bits() const { return core::index_bits(centroids); }
 
@@ -159,17 +248,21 @@ std::string find_extent_problem(const GptvqExtents& e) {
 
 std::string find_problem(const GptvqView& e) {
   if (auto problem = find_extent_problem(e); !problem.empty()) return problem;
-  const GptvqElements due = elements_due(e, !e.perm.empty());
+  if (auto problem = rank_problem(e); !problem.empty()) return problem;
+  const GptvqElements due = elements_due(e, !e.perm.empty(), e.rank());
   for (const std::string& problem :
        {size_problem("indices", e.indices.size(), due.indices),
         size_problem("codebook", e.codebook.size(), due.codebook),
         size_problem("codebook8", e.codebook8.size(), due.codebook8),
         size_problem("codebook_scale", e.codebook_scale.size(), due.codebook_scale),
+        size_problem("codebook_basis", e.codebook_basis.size(), due.codebook_basis),
         size_problem("block_codes", e.block_codes.size(), due.block_codes),
         size_problem("block_grid", e.block_grid.size(), due.block_grid), perm_problem(e.perm, e.in_features),
         finite_problem("codebook", e.dtype, e.codebook), finite_problem("codebook_scale", e.dtype, e.codebook_scale),
+        finite_problem("codebook_basis", e.dtype, e.codebook_basis),
         finite_problem("block_grid", e.dtype, e.block_grid)})
     if (!problem.empty()) return problem;
+  if (auto problem = basis_problem(e); !problem.empty()) return problem;
   return grid_problem(e);
 }
 
@@ -177,16 +270,17 @@ double nominal_bits(const GptvqExtents& e) {
   return static_cast<double>(e.index_bits()) / static_cast<double>(e.vector_columns);
 }
 
-GptvqElements elements_due(const GptvqExtents& e, bool with_perm) {
+GptvqElements elements_due(const GptvqExtents& e, bool with_perm, std::int64_t rank) {
   const std::int64_t books = e.row_groups() * e.strips();
   GptvqElements due;
   due.indices = e.out_features * core::packed_words(e.vectors(), e.index_bits());
   if (e.codebook_bits == 16)
-    due.codebook = books * e.book_size();
+    due.codebook = books * e.stored_size(rank);
   else {
-    due.codebook8 = books * e.book_size();
+    due.codebook8 = books * e.stored_size(rank);
     due.codebook_scale = books;
   }
+  due.codebook_basis = rank * e.centroids;
   if (e.scale_block > 0) {
     due.block_codes = e.out_features * core::packed_words(e.blocks(), kernels::kBlockScaleBits);
     due.block_grid = 2 * e.blocks();

@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
-# The same bytes on 1, 2, 3 ranks, with rows shared by a team, with other thread counts, and with either calibration.
+# The same bytes of every method on 1, 2, 3 ranks, with rows shared by a team, with other thread counts, with either calibration, and when three
+# ranks take up what a killed start of another number left.
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 for method in "vptq --residual-centroids 16 --outlier-percent 4 --outlier-centroids 16" "voronoi --residual-centroids 16" \
   "gptq --bits 3" "rtn --bits 3" "bitdistiller --bits 2" "awq --bits 3 --column-scales all" \
-  "afpq --bits 3 --afpq-with gptq --group-grid original" "gptvq --bits 2 --group-weights 2048 --scale-block 16" "quip_sharp --bits 3" "trellis --bits 2 --hessian guided --state-bits 12 --trellis-sweeps 2" "aqlm --code-bits 4 --in-group 4" "voronoi --calibration sequential --centroids 64" \
+  "afpq --bits 3 --afpq-with gptq --group-grid original" "gptvq --bits 2 --group-weights 2048 --scale-block 16" \
+  "gptvq --bits 3 --vector-columns 1 --codebook-rank 4" "quip_sharp --bits 3" "trellis --bits 2 --hessian guided --state-bits 12 --trellis-sweeps 2" "aqlm --code-bits 4 --in-group 4" "voronoi --calibration sequential --centroids 64" \
   "voronoi --hessian guided --hessian-groups 2 --centroids 64" "voronoi --calibration sequential --target asymmetric --hessian guided --hessian-groups 2 --centroids 64"; do
   read -ra words <<<"--method $method"
   options=("${common[@]}" "${words[@]}")
   rm -rf "$work"/run*
   expect 0 ranks 1 quantize --run "$work/run1" "${options[@]}" --threads 1
   expect 0 ranks 2 quantize --run "$work/run2" "${options[@]}"
+  start_held "rename layers/ 3" "$work/stderr" "$VORONOI" quantize --run "$work/run3" "${options[@]}" --hessian-window 2
+  kill -9 $pid
+  go_on
+  wait $pid || true
   expect 0 ranks 3 quantize --run "$work/run3" "${options[@]}" --team-size 3 --hessian-window 2
   same_layers "$work/run1" "$work/run2"
   same_layers "$work/run1" "$work/run3"

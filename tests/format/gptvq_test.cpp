@@ -21,7 +21,9 @@ using testing::IsEmpty;
 TEST(Gptvq, DecodesToTheCentroidsOfItsGroups) {
   for (const test::GptvqShape& shape :
        {test::GptvqShape{7, 22, 2, 3, 3, 8, 16}, test::GptvqShape{7, 22, 1, 2, 3, 9, 8, 0, true},
-        test::GptvqShape{10, 40, 4, 5, 4, 16, 8, 8, true, core::DType::bf16}}) {
+        test::GptvqShape{10, 40, 4, 5, 4, 16, 8, 8, true, core::DType::bf16},
+        test::GptvqShape{7, 22, 1, 3, 3, 9, 8, 4, true, core::DType::f16, 3},
+        test::GptvqShape{9, 24, 1, 2, 2, 8, 16, 0, false, core::DType::bf16, 1}}) {
     const Encoding encoding = test::random_packed(shape);
     ASSERT_EQ(find_problem(encoding), "");
     const GptvqEncoding e = test::gptvq_of(encoding);
@@ -37,20 +39,32 @@ TEST(Gptvq, DecodesToTheCentroidsOfItsGroups) {
       for (std::int64_t c = 0; c < shape.in_features; ++c) {
         const std::int64_t book = row / shape.group_rows * e.strips() + c / shape.group_columns;
         const std::int64_t place = (book * e.centroids + codes[at(c / shape.d)]) * shape.d + c % shape.d;
-        double value = 0;
-        if (shape.codebook_bits == 16)
-          value = static_cast<double>(core::from_bits16(shape.dtype, e.codebook[at(place)]));
-        else
-          value = static_cast<double>(core::from_bits16(shape.dtype, e.codebook_scale[at(book)])) / 127 *
-                  static_cast<double>(static_cast<std::int8_t>(e.codebook8[at(place)]));
+        const auto stored = [&](std::int64_t i) {
+          if (shape.codebook_bits == 16) return static_cast<double>(core::from_bits16(shape.dtype, e.codebook[at(i)]));
+          return static_cast<double>(core::from_bits16(shape.dtype, e.codebook_scale[at(book)])) / 127 *
+                 static_cast<double>(static_cast<std::int8_t>(e.codebook8[at(i)]));
+        };
+        double value = shape.rank == 0 ? stored(place) : 0, rounding = 0;
+        for (std::int64_t i = 0; i < shape.rank; ++i) {
+          const double product =
+              stored(book * shape.rank + i) *
+              static_cast<double>(core::from_bits16(shape.dtype, e.codebook_basis[at(i * e.centroids + codes[at(c)])]));
+          value += product;
+          rounding += std::abs(product) * 1e-6;
+        }
+        if (shape.rank > 0) rounding += std::abs(value) * (shape.dtype == core::DType::f16 ? 0x1p-11 : 0x1p-8);
         if (e.scale_block > 0) {
           const std::int64_t block = c / e.scale_block;
-          value *= static_cast<double>(core::from_bits16(shape.dtype, e.block_grid[at(2 * block)])) *
-                   std::pow(static_cast<double>(core::from_bits16(shape.dtype, e.block_grid[at(2 * block + 1)])),
-                            blocks[at(block)]);
+          const double scale =
+              static_cast<double>(core::from_bits16(shape.dtype, e.block_grid[at(2 * block)])) *
+              std::pow(static_cast<double>(core::from_bits16(shape.dtype, e.block_grid[at(2 * block + 1)])),
+                       blocks[at(block)]);
+          value *= scale;
+          rounding *= scale;
         }
         const std::int64_t column = e.perm.empty() ? c : e.perm[at(c)];
-        ASSERT_NEAR(static_cast<double>(weight[at(row * shape.in_features + column)]), value, 2e-6 * std::abs(value))
+        ASSERT_NEAR(static_cast<double>(weight[at(row * shape.in_features + column)]), value,
+                    2e-6 * std::abs(value) + rounding)
             << row << ", " << c;
       }
     }
@@ -58,36 +72,45 @@ TEST(Gptvq, DecodesToTheCentroidsOfItsGroups) {
 }
 
 TEST(Gptvq, TheProductIsThatOfTheDecodedWeightAtAnyNumberOfThreads) {
-  const Encoding encoding = test::random_packed(test::GptvqShape{37, 132, 4, 8, 20, 64, 8, 32, true});
-  const std::vector<float> weight = test::decoded(encoding);
-  std::vector<float> x;
-  for (int i = 0; i < 5 * 132; ++i) x.push_back(static_cast<float>((i * 37) % 101) / 101 - 0.5F);
-  std::vector<float> first;
-  for (const int threads : {1, 3}) {
-    backend::Context context(backend::Device::cpu, threads);
-    const std::unique_ptr<PackedMatrix> matrix = encoding.format->upload(context, encoding);
-    EXPECT_EQ(8 * matrix->size_bytes(), stored_bits(encoding));
-    std::vector<float> out(std::size_t{5} * 37, 0.5F);
-    matrix->multiply(context, 5, x.data(), true, out.data());
-    if (first.empty()) first = out;
-    EXPECT_EQ(out, first);
-    for (std::size_t t = 0; t < 5; ++t)
-      for (std::size_t row = 0; row < 37; ++row) {
-        double sum = 0.5;
-        for (std::size_t c = 0; c < 132; ++c)
-          sum += static_cast<double>(weight[row * 132 + c]) * static_cast<double>(x[t * 132 + c]);
-        ASSERT_NEAR(static_cast<double>(out[t * 37 + row]), sum, 1e-4) << t << ", " << row;
+  for (const test::GptvqShape& shape : {test::GptvqShape{37, 132, 4, 8, 20, 64, 8, 32, true},
+                                        test::GptvqShape{37, 132, 1, 4, 20, 44, 8, 32, true, core::DType::f16, 5}}) {
+    const Encoding encoding = test::random_packed(shape);
+    const std::vector<float> weight = test::decoded(encoding);
+    std::vector<float> x;
+    for (int i = 0; i < 5 * 132; ++i) x.push_back(static_cast<float>((i * 37) % 101) / 101 - 0.5F);
+    std::vector<float> first;
+    for (const int threads : {1, 3}) {
+      backend::Context context(backend::Device::cpu, threads);
+      const std::unique_ptr<PackedMatrix> matrix = encoding.format->upload(context, encoding);
+      // A basis is multiplied out in memory.
+      if (shape.rank == 0) {
+        EXPECT_EQ(8 * matrix->size_bytes(), stored_bits(encoding));
       }
-    std::vector<std::uint16_t> narrow(weight.size());
-    matrix->decode_16(context, narrow.data());
-    for (std::size_t i = 0; i < weight.size(); ++i) ASSERT_EQ(narrow[i], core::to_bits16(encoding.dtype, weight[i]));
+      std::vector<float> out(std::size_t{5} * 37, 0.5F);
+      matrix->multiply(context, 5, x.data(), true, out.data());
+      if (first.empty()) first = out;
+      EXPECT_EQ(out, first);
+      for (std::size_t t = 0; t < 5; ++t)
+        for (std::size_t row = 0; row < 37; ++row) {
+          double sum = 0.5;
+          for (std::size_t c = 0; c < 132; ++c)
+            sum += static_cast<double>(weight[row * 132 + c]) * static_cast<double>(x[t * 132 + c]);
+          ASSERT_NEAR(static_cast<double>(out[t * 37 + row]), sum, 1e-4) << t << ", " << row;
+        }
+      std::vector<std::uint16_t> narrow(weight.size());
+      matrix->decode_16(context, narrow.data());
+      for (std::size_t i = 0; i < weight.size(); ++i) ASSERT_EQ(narrow[i], core::to_bits16(encoding.dtype, weight[i]));
+    }
   }
 }
 
 TEST(Gptvq, NoDecodedWeightIsAboveTheBound) {
   for (const std::int64_t scale_block : {0, 8})
-    for (const std::int64_t codebook_bits : {8, 16}) {
-      const Encoding encoding = test::random_packed(test::GptvqShape{8, 96, 2, 8, 4, 32, codebook_bits, scale_block});
+    for (const std::int64_t codebook_bits : {8, 16, 17}) {
+      const Encoding encoding = test::random_packed(
+          codebook_bits == 17
+              ? test::GptvqShape{8, 96, 1, 3, 4, 32, 8, scale_block, false, core::DType::f16, 2}
+              : test::GptvqShape{8, 96, 2, 8, 4, 32, codebook_bits, scale_block, false, core::DType::f16});
       double largest = 0;
       for (const float value : test::decoded(encoding))
         largest = std::max(largest, std::fabs(static_cast<double>(value)));
@@ -150,6 +173,28 @@ TEST(Gptvq, HostileArraysAreNamed) {
   EXPECT_THAT(problem([](auto& e) { e.block_grid[3] = 0xBC00; }), HasSubstr("block_grid[1]"));
   EXPECT_THAT(problem([](auto& e) { e.block_grid[1] = core::float_to_half(1000); }), HasSubstr("block_grid[0]"));
   EXPECT_THAT(problem([](auto& e) { e.perm[0] = e.perm[1]; }), HasSubstr("perm"));
+}
+
+TEST(Gptvq, HostileBasesAreNamed) {
+  const Encoding sound = test::random_packed(test::GptvqShape{6, 32, 1, 3, 3, 16, 8, 0, true, core::DType::f16, 2});
+  const auto problem = [&](const std::function<void(GptvqEncoding&)>& change) {
+    GptvqEncoding e = test::gptvq_of(sound);
+    change(e);
+    return find_problem(e.view());
+  };
+  EXPECT_THAT(problem([](auto&) {}), IsEmpty());
+  EXPECT_THAT(problem([](auto& e) { e.codebook_basis.pop_back(); }), HasSubstr("codebook8 has"));
+  EXPECT_THAT(problem([](auto& e) { e.codebook_basis.resize(7); }), HasSubstr("codebook8 has"));
+  EXPECT_THAT(problem([](auto& e) { e.codebook_basis.push_back(0); }), HasSubstr("codebook_basis"));
+  EXPECT_THAT(problem([](auto& e) { e.codebook_basis.resize(64); }), HasSubstr("codebook_basis"));
+  EXPECT_THAT(problem([](auto& e) { e.codebook_basis[3] = 0x7C00; }), HasSubstr("codebook_basis[3] is not finite"));
+  EXPECT_THAT(problem([](auto& e) { e.vector_columns = 2; }), HasSubstr("codebook_basis is for"));
+  EXPECT_THAT(problem([](auto& e) { e.centroids = 512; }), HasSubstr("codebook_basis"));
+  EXPECT_THAT(problem([](auto& e) {
+                e.codebook_scale[1] = e.codebook_basis[9] = 0x7BFF;
+                for (std::size_t i = 2; i < 4; ++i) e.codebook8[i] = 127;
+              }),
+              HasSubstr("codebook 1 has centroids"));
 }
 
 }  // namespace

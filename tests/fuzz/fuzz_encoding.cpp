@@ -184,9 +184,11 @@ store::Shard make_gptvq(Source& source) {
                       {"codebook_bits", std::to_string(e.codebook_bits)},
                       {"scale_block", std::to_string(e.scale_block)}};
   if (!format::find_extent_problem(e).empty()) return shard;
-  const format::GptvqElements due = format::elements_due(e, true);
-  const std::int64_t out = e.out_features;
-  const core::Shape books{e.row_groups(), e.strips(), e.centroids, e.vector_columns};
+  const std::int64_t out = e.out_features, rank = e.vector_columns == 1 && e.group_rows % 2 == 0 ? 1 : 0;
+  const format::GptvqElements due = format::elements_due(e, true, rank);
+  const core::Shape books = rank > 0 ? core::Shape{e.row_groups(), e.strips(), rank}
+                                     : core::Shape{e.row_groups(), e.strips(), e.centroids, e.vector_columns};
+  if (rank > 0) add(shard, source, "codebook_basis", e.dtype, {rank, e.centroids});
   add(shard, source, "indices", core::DType::u32, {out, due.indices / out});
   if (e.codebook_bits == 16)
     add(shard, source, "codebook", e.dtype, books);

@@ -68,6 +68,8 @@ TEST(Footprint, PlannedBitsAreThoseOfRealEncodings) {
           own.codebook_update = false;
           own.strip_passes = 1;
           expect_as_planned(p, 33, 52);
+          own.codebook_rank = d == 1 ? 2 : 0;
+          if (own.codebook_rank > 0 && bits > 1) expect_as_planned(p, 33, 52);
         }
   for (const char* levels : {"normal", "floating"})
     for (const char* with : {"none", "gptq", "awq"})

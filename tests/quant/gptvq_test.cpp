@@ -266,9 +266,10 @@ TEST(Gptvq, TeamsAndThreadsGiveTheSameBytes) {
   backend::Context context(backend::Device::cpu, 1);
   SoloTeam solo;
   const test::Layer layer = test::make_layer(context, 90, 64, 4, true);
-  for (const std::int64_t scale_block : {0, 16}) {
-    QuantParameters p = gptvq_parameters(2, 2, 18 * 64);  // five groups
-    p.get<GptvqParameters>().scale_block = scale_block;
+  for (const std::int64_t variant : {0, 16, 1}) {
+    QuantParameters p = gptvq_parameters(2, variant == 1 ? 1 : 2, 18 * 64);  // five groups
+    p.get<GptvqParameters>().scale_block = variant == 16 ? 16 : 0;
+    p.get<GptvqParameters>().codebook_rank = variant == 1 ? 2 : 0;
     const QuantResult alone = gptvq_method().quantize(context, solo, layer.input(), p);
     ASSERT_EQ(format::gptvq_view(alone.encoding).row_groups(), 5);
     for (const int members : {2, 3, 6}) {
@@ -425,6 +426,17 @@ TEST(Gptvq, WhatCannotBeIsRefused) {
             }),
             1U);
   EXPECT_EQ(problems([](auto&, auto& own) { own.rule = "published"; }), 2U);
+  EXPECT_EQ(problems([](auto&, auto& own) { own.codebook_rank = 2; }), 1U);
+  EXPECT_EQ(problems([](auto&, auto& own) {
+              own.codebook_rank = 4;
+              own.vector_columns = 1;
+            }),
+            1U);
+  EXPECT_EQ(problems([](auto&, auto& own) {
+              own.codebook_rank = 3;
+              own.vector_columns = 1;
+            }),
+            0U);
   EXPECT_FALSE(check_shape(gptvq_parameters(2, 4), 8, 50).empty());
   EXPECT_TRUE(check_shape(gptvq_parameters(2, 2), 8, 50).empty());
 }

@@ -53,6 +53,7 @@ struct GptvqShape {
   std::int64_t group_rows = 1, group_columns = 0, codebook_bits = 8, scale_block = 0;
   bool permuted = false;
   core::DType dtype = core::DType::f16;
+  std::int64_t rank = 0;  ///< of a basis
 };
 
 struct AqlmShape {
@@ -197,12 +198,13 @@ inline format::Encoding random_packed(const GptvqShape& s) {
   const std::int64_t books = e.row_groups() * e.strips();
   e.indices = random.codes(s.out_features, e.vectors(), s.index_bits);
   if (s.codebook_bits == 16)
-    e.codebook = random.values(books * e.book_size(), 0.1F, 1.0F);
+    e.codebook = random.values(books * e.stored_size(s.rank), 0.1F, 1.0F);
   else {
-    for (const std::uint16_t value : random.below(books * e.book_size(), 256))
+    for (const std::uint16_t value : random.below(books * e.stored_size(s.rank), 256))
       e.codebook8.push_back(static_cast<std::uint8_t>(value));
     e.codebook_scale = random.values(books, 1.0F, 0.2F);
   }
+  e.codebook_basis = random.values(s.rank * e.centroids, 0.0F, 0.5F);
   if (s.scale_block > 0) {
     e.block_codes = random.codes(s.out_features, e.blocks(), 4);
     for (std::int64_t block = 0; block < e.blocks(); ++block) {

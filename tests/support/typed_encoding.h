@@ -45,6 +45,7 @@ inline format::GptvqEncoding gptvq_of(const format::Encoding& encoding) {
           owned(view.codebook),
           owned(view.codebook8),
           owned(view.codebook_scale),
+          owned(view.codebook_basis),
           owned(view.block_codes),
           owned(view.block_grid),
           owned(view.perm)};

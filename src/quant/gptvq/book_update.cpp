@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "backend/device.h"
 #include "core/index.h"
@@ -43,16 +44,16 @@ class GroupBundle {
         rows_(std::min(codes.groups.rows, end * e_.group_rows) - first_row_),
         difference_(index(rows_ * e_.in_features)),
         product_(difference_.size()),
-        start_(stored_values()) {
+        start_(stored_unknowns()) {
     for (std::int64_t g = 0; g < n_groups_; ++g)
       kept_.push_back(codes_.keep(codes_.book(first_ + g, 0), codes_.book(first_ + g + 1, 0)));
   }
 
   void run(bool published, UpdateFigures& figures) {
-    const Values before = losses_of(start_);
+    const Values before = losses_of(decoded());
     std::vector<Values> fitted = published ? descend(before, figures) : conjugate_gradients(before, figures);
     for (std::int64_t g = 0; g < n_groups_; ++g) store(g, fitted[index(g)]);
-    Values after = losses_of(stored_values());
+    Values after = losses_of(decoded());
     for (std::int64_t g = 0; g < n_groups_ && !published; ++g)
       if (!(after[index(g)] < before[index(g)])) {
         codes_.restore(codes_.book(first_ + g, 0), kept_[index(g)]);
@@ -63,11 +64,13 @@ class GroupBundle {
   }
 
  private:
-  std::int64_t unknowns() const { return e_.strips() * e_.book_size(); }  ///< of a group
+  std::int64_t unknowns() const { return e_.strips() * e_.stored_size(codes_.rank()); }  ///< of a group
+  std::int64_t values() const { return e_.strips() * e_.book_size(); }                   ///< of its codebooks
   std::int64_t row_begin(std::int64_t g) const { return g * e_.group_rows; }
   std::int64_t row_end(std::int64_t g) const { return std::min(rows_, (g + 1) * e_.group_rows); }
 
-  /// visit(place among the group's unknowns, natural column, block scale) for all weights of a row, by stored column.
+  /// visit(place among the values of the group's codebooks, natural column, block scale) for all weights of a row, by
+  /// stored column.
   template <class Visit>
   void visit_row(std::int64_t row, std::int64_t first_vector, std::int64_t end_vector, const Visit& visit) const {
     const std::int64_t d = e_.vector_columns, member_row = first_row_ + row;
@@ -81,10 +84,39 @@ class GroupBundle {
     }
   }
 
-  /// difference_ = what the unknowns [groups, unknowns] are decoded to; with the weight: the weight less that.
-  void expand(const std::vector<Values>& unknown, bool from_weight) {
+  /// Codebooks of unknowns: themselves, or what the basis makes of factors.
+  std::vector<Values> books_of(const std::vector<Values>& unknown) const {
+    const std::size_t rank = index(codes_.rank()), k = index(e_.centroids);
+    if (rank == 0) return unknown;
+    std::vector<Values> books;
+    for (const Values& factors : unknown) {
+      Values& book = books.emplace_back(index(values()), 0.0);
+      for (std::size_t i = 0; i < factors.size(); ++i)
+        for (std::size_t c = 0; c < k; ++c)
+          book[i / rank * k + c] += factors[i] * static_cast<double>(codes_.basis_values[i % rank * k + c]);
+    }
+    return books;
+  }
+  /// Derivatives by unknowns of those by the values of codebooks; squared: of curvatures, the basis squared.
+  std::vector<Values> by_unknown(std::vector<Values> by_value, bool squared) const {
+    const std::size_t rank = index(codes_.rank()), k = index(e_.centroids);
+    if (rank == 0) return by_value;
+    std::vector<Values> sums;
+    for (const Values& values : by_value) {
+      Values& sum = sums.emplace_back(index(unknowns()), 0.0);
+      for (std::size_t i = 0; i < sum.size(); ++i)
+        for (std::size_t c = 0; c < k; ++c) {
+          const auto factor = static_cast<double>(codes_.basis_values[i % rank * k + c]);
+          sum[i] += values[i / rank * k + c] * (squared ? factor * factor : factor);
+        }
+    }
+    return sums;
+  }
+
+  /// difference_ = what codebooks [groups, values] are decoded to; with the weight: the weight less that.
+  void expand(const std::vector<Values>& books, bool from_weight) {
     pool_.parallel_for(rows_, [&](std::int64_t row) {
-      const Values& values = unknown[index(row / e_.group_rows)];
+      const Values& values = books[index(row / e_.group_rows)];
       float* target = difference_.data() + row * e_.in_features;
       const float* weight = input_.weight.data() + (codes_.groups.row_begin + first_row_ + row) * e_.in_features;
       visit_row(row, 0, e_.vectors(), [&](std::int64_t place, std::int32_t column, float scale) {
@@ -111,25 +143,33 @@ class GroupBundle {
     for (std::int64_t row = 0; row < rows_; ++row) sums[index(row / e_.group_rows)] += by_row[index(row)];
     return sums;
   }
-  /// What the codebooks hold, by group [strips, k, d].
-  std::vector<Values> stored_values() const {
-    std::vector<Values> stored(index(n_groups_));
+  /// of(book) of a group's books one behind the other, for each group.
+  template <class Of>
+  std::vector<Values> by_group(const Of& of) const {
+    std::vector<Values> all(index(n_groups_));
     for (std::int64_t g = 0; g < n_groups_; ++g)
       for (std::int64_t strip = 0; strip < e_.strips(); ++strip) {
-        const auto values = codes_.values(codes_.book(first_ + g, strip));
-        stored[index(g)].insert(stored[index(g)].end(), values.begin(), values.end());
+        const auto values = of(codes_.book(first_ + g, strip));
+        all[index(g)].insert(all[index(g)].end(), values.begin(), values.end());
       }
-    return stored;
+    return all;
   }
-  Values losses_of(const std::vector<Values>& unknown) {
-    expand(unknown, true);
+  /// What the codebooks hold, by group [strips, k, d].
+  std::vector<Values> decoded() const {
+    return by_group([&](std::int64_t book) { return codes_.values(book); });
+  }
+  std::vector<Values> stored_unknowns() const {
+    return by_group([&](std::int64_t book) { return codes_.stored_values(book); });
+  }
+  Values losses_of(const std::vector<Values>& books) {
+    expand(books, true);
     multiply();
     return losses();
   }
   /// What product_ gives to each unknown; diagonal: the same of the Hessian's diagonal, for the unknowns' own
   /// curvature.
   std::vector<Values> collect(bool diagonal) {
-    std::vector<Values> sums(index(n_groups_), Values(index(unknowns()), 0.0));
+    std::vector<Values> sums(index(n_groups_), Values(index(values()), 0.0));
     const std::int64_t strips = e_.strips(), strip_vectors = e_.group_columns / e_.vector_columns, n = e_.in_features;
     pool_.parallel_for(n_groups_ * strips, [&](std::int64_t task) {
       const std::int64_t g = task / strips, first = task % strips * strip_vectors;
@@ -142,7 +182,7 @@ class GroupBundle {
                     sum[index(place)] += static_cast<double>(value) * static_cast<double>(scale);
                   });
     });
-    return sums;
+    return by_unknown(std::move(sums), diagonal);
   }
 
   /// By conjugate gradients with the diagonal as preconditioner, each group for itself.
@@ -181,7 +221,7 @@ class GroupBundle {
         directions[g] = group.direction;
       }
       if (done) break;
-      expand(directions, false);
+      expand(books_of(directions), false);
       multiply();
       const std::vector<Values> curved = collect(false);
       for (std::size_t g = 0; g < groups.size(); ++g) {
@@ -219,7 +259,7 @@ class GroupBundle {
     std::vector<Values> at = start_;
     for (;;) {
       if (std::all_of(groups.begin(), groups.end(), [](const Group& group) { return group.step == kAdamSteps; })) break;
-      const Values losses_now = losses_of(at);
+      const Values losses_now = losses_of(books_of(at));
       const std::vector<Values> slope = collect(false);
       for (std::size_t g = 0; g < groups.size(); ++g) {
         Group& group = groups[g];
@@ -246,7 +286,7 @@ class GroupBundle {
 
   void store(std::int64_t g, const Values& fitted) {
     const std::vector<float> values(fitted.begin(), fitted.end());
-    const std::size_t size = index(e_.book_size());
+    const std::size_t size = index(e_.stored_size(codes_.rank()));
     for (std::int64_t strip = 0; strip < e_.strips(); ++strip) {
       const auto book = std::span(values).subspan(index(strip) * size, size);
       if (std::all_of(book.begin(), book.end(), [](float value) { return std::isfinite(value); }))
@@ -261,7 +301,7 @@ class GroupBundle {
   const format::GptvqExtents& e_;
   std::int64_t first_, n_groups_, first_row_, rows_;
   std::vector<float> difference_, product_;  // [rows, in], natural columns
-  std::vector<Values> start_;                // stored_values() at the start
+  std::vector<Values> start_;                // stored_unknowns() at the start
   std::vector<GptvqCodes::Books> kept_;      // likewise, as they are stored
 };
 

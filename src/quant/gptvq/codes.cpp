@@ -42,29 +42,58 @@ GptvqCodes::GptvqCodes(const format::GptvqExtents& of_operator, const GptvqGroup
 }
 
 void GptvqCodes::store(std::int64_t book, std::span<const float> fitted) {
-  const std::size_t first = index(book * extents.book_size());
+  const std::size_t first = index(book * extents.stored_size(rank()));
   // No weight is larger; what the errors of others have grown beyond it is cut off.
   const auto bounded = [](float value) { return std::clamp(value, -core::kLargestF16, core::kLargestF16); };
-  if (extents.codebook_bits == 16) {
-    for (std::size_t i = 0; i < fitted.size(); ++i) {
+  if (extents.codebook_bits == 16)
+    for (std::size_t i = 0; i < fitted.size(); ++i)
       codebook[first + i] = core::to_bits16(extents.dtype, bounded(fitted[i]));
-      book_values[first + i] = core::from_bits16(extents.dtype, codebook[first + i]);
+  else {
+    float largest = 0;
+    for (const float value : fitted) largest = std::max(largest, std::fabs(bounded(value)));
+    const std::uint16_t scale = bits_above(extents.dtype, largest);
+    book_scales[index(book)] = scale;
+    const float step = core::from_bits16(extents.dtype, scale) * kernels::kByteStep;
+    for (std::size_t i = 0; i < fitted.size(); ++i) {
+      float steps = step > 0 ? std::rint(bounded(fitted[i]) / step) : 0.0F;
+      if (!(std::fabs(steps) <= kByteSteps)) steps = std::copysign(kByteSteps, steps);
+      if (std::fabs(step * steps) > core::kLargestF16) steps -= std::copysign(1.0F, steps);
+      codebook8[first + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(steps));
     }
-    return;
   }
-  float largest = 0;
-  for (const float value : fitted) largest = std::max(largest, std::fabs(bounded(value)));
-  const std::uint16_t scale = bits_above(extents.dtype, largest);
-  book_scales[index(book)] = scale;
-  const float step = core::from_bits16(extents.dtype, scale) * kernels::kByteStep;
-  for (std::size_t i = 0; i < fitted.size(); ++i) {
-    float steps = step > 0 ? std::rint(bounded(fitted[i]) / step) : 0.0F;
-    if (!(std::fabs(steps) <= kByteSteps)) steps = std::copysign(kByteSteps, steps);
-    if (std::fabs(step * steps) > core::kLargestF16) steps -= std::copysign(1.0F, steps);
-    const auto byte = static_cast<std::int8_t>(steps);
-    codebook8[first + i] = static_cast<std::uint8_t>(byte);
-    book_values[first + i] = step * static_cast<float>(byte);
+  const std::vector<float> stored = stored_values(book);
+  const auto values = std::span(book_values).subspan(index(book * extents.book_size()), index(extents.book_size()));
+  if (basis.empty())
+    std::copy(stored.begin(), stored.end(), values.begin());
+  else
+    format::expand_book(extents.dtype, stored, basis_values, values);
+}
+
+std::vector<float> GptvqCodes::stored_values(std::int64_t book) const {
+  std::vector<float> stored(index(extents.stored_size(rank())));
+  const std::size_t first = index(book) * stored.size();
+  if (extents.codebook_bits == 16) {
+    for (std::size_t i = 0; i < stored.size(); ++i) stored[i] = core::from_bits16(extents.dtype, codebook[first + i]);
+    return stored;
   }
+  const float step = core::from_bits16(extents.dtype, book_scales[index(book)]) * kernels::kByteStep;
+  for (std::size_t i = 0; i < stored.size(); ++i)
+    stored[i] = step * static_cast<float>(static_cast<std::int8_t>(codebook8[first + i]));
+  return stored;
+}
+
+void GptvqCodes::compress(std::span<const float> new_basis, std::int64_t codebook_bits) {
+  basis.clear();
+  basis_values.clear();
+  for (const float value : new_basis) {
+    basis.push_back(core::to_bits16(extents.dtype, value));
+    basis_values.push_back(core::from_bits16(extents.dtype, basis.back()));
+  }
+  extents.codebook_bits = codebook_bits;
+  const std::size_t books = index(groups.count * extents.strips()), values = books * index(rank());
+  codebook.assign(codebook_bits == 16 ? values : 0, 0);
+  codebook8.assign(codebook_bits == 16 ? 0 : values, 0);
+  book_scales.assign(codebook_bits == 16 ? 0 : books, 0);
 }
 
 GptvqCodes::Books GptvqCodes::keep(std::int64_t first, std::int64_t end) const {
@@ -72,19 +101,20 @@ GptvqCodes::Books GptvqCodes::keep(std::int64_t first, std::int64_t end) const {
     if (all.empty()) return all;
     return std::remove_cvref_t<decltype(all)>(all.begin() + first * size, all.begin() + end * size);
   };
-  const std::int64_t size = extents.book_size();
-  return {part(book_values, size), part(codebook, size), part(book_scales, 1), part(codebook8, size)};
+  const std::int64_t stored = extents.stored_size(rank());
+  return {part(book_values, extents.book_size()), part(codebook, stored), part(book_scales, 1),
+          part(codebook8, stored)};
 }
 
 void GptvqCodes::restore(std::int64_t first, const Books& kept) {
   const auto put = [&](const auto& part, std::int64_t size, auto& all) {
     if (!part.empty()) std::copy(part.begin(), part.end(), all.begin() + first * size);
   };
-  const std::int64_t size = extents.book_size();
-  put(kept.values, size, book_values);
-  put(kept.codebook, size, codebook);
+  const std::int64_t stored = extents.stored_size(rank());
+  put(kept.values, extents.book_size(), book_values);
+  put(kept.codebook, stored, codebook);
   put(kept.scales, 1, book_scales);
-  put(kept.codebook8, size, codebook8);
+  put(kept.codebook8, stored, codebook8);
 }
 
 std::vector<std::uint16_t> block_grid_of(const format::GptvqExtents& extents, std::span<const float> weight,

@@ -19,8 +19,16 @@ struct GptvqCodes {
     return std::span(book_values)
         .subspan(static_cast<std::size_t>(book * extents.book_size()), static_cast<std::size_t>(extents.book_size()));
   }
-  /// Rounds fitted centroids [k, d] to what is stored, from which values() follow as decoders make them.
+  /// r of the basis; 0: codebooks are whole.
+  std::int64_t rank() const { return static_cast<std::int64_t>(basis.size()) / extents.centroids; }
+  /// Rounds fitted centroids [k, d], or with a basis factors [r], to what is stored, from which values() follow as
+  /// decoders make them.
   void store(std::int64_t book, std::span<const float> fitted);
+  /// What is stored of a codebook as decoded: centroids [k, d] or factors [r].
+  std::vector<float> stored_values(std::int64_t book) const;
+  /// From now on codebooks are factors, of codebook_bits each, of the basis [r, k] that is stored so; what they were is
+  /// lost, values() as well until each is stored again.
+  void compress(std::span<const float> new_basis, std::int64_t codebook_bits);
   /// The codebooks [first, end) as they are stored, to come back to.
   struct Books {
     std::vector<float> values;
@@ -39,8 +47,10 @@ struct GptvqCodes {
   GptvqGroups groups;
   std::vector<std::uint16_t> indices;      ///< [rows, vectors]
   std::vector<float> book_values;          ///< [groups, strips, k, d], as decoded
-  std::vector<std::uint16_t> codebook;     ///< the same in 16 bits; empty with bytes
+  std::vector<std::uint16_t> codebook;     ///< what is stored of them, in 16 bits; empty with bytes
   std::vector<std::uint8_t> codebook8;     ///< the same as bytes
+  std::vector<std::uint16_t> basis;        ///< [r, k] bits of the extents' dtype; empty: codebooks are whole
+  std::vector<float> basis_values;         ///< the same, as decoded
   std::vector<std::uint16_t> book_scales;  ///< [groups, strips], with bytes
   std::vector<std::uint16_t> block_codes;  ///< [rows, blocks]; empty without block scales
   std::vector<float> block_scales;         ///< the same, as decoded

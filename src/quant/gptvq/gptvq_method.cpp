@@ -13,6 +13,7 @@
 #include "core/types.h"
 #include "quant/baselines/uniform.h"
 #include "quant/baselines/uniform_method.h"
+#include "quant/gptvq/book_basis.h"
 #include "quant/gptvq/book_update.h"
 #include "quant/gptvq/strip_loop.h"
 #include "quant/vq/vector_parameters.h"
@@ -56,7 +57,7 @@ format::GptvqEncoding gather_codes(core::Team& team, const GptvqCodes& mine, Mem
   for (std::int64_t rank = 0; rank < team.size(); ++rank) {
     const GptvqGroups theirs = gptvq_groups(e, rank, team.size());
     std::span<const std::byte> rest = gathered[index(rank)];
-    const std::int64_t books = theirs.count * e.strips(), values = books * e.book_size();
+    const std::int64_t books = theirs.count * e.strips(), values = books * e.stored_size(mine.rank());
     core::take_values(rest, index(theirs.rows * core::packed_words(e.vectors(), e.index_bits())), all.indices);
     if (e.codebook_bits == 16)
       core::take_values(rest, index(values), all.codebook);
@@ -77,6 +78,7 @@ format::GptvqEncoding gather_codes(core::Team& team, const GptvqCodes& mine, Mem
     sum.update.steps += their_counts[2];
   }
   all.block_grid = mine.block_grid;
+  all.codebook_basis = mine.basis;
   figures = std::move(sum);
   return all;
 }
@@ -102,6 +104,9 @@ class Gptvq final : public Method {
         integer_parameter("group-columns", "most columns of a group; its rows follow", &P::group_columns,
                           std::int64_t{4}, std::int64_t{256}),
         integer_parameter("codebook-bits", "8: codebooks of bytes with a scale each; 16", &P::codebook_bits, 8, 16),
+        integer_parameter("codebook-rank",
+                          "codebooks of single columns in so many factors each of a basis that all share; 0: whole",
+                          &P::codebook_rank, std::int64_t{0}, format::kMostBasisCentroids - 1),
         integer_parameter("scale-block", "columns of a row that share a scale of 4 bits: 16, 32 or 64; 0 for none",
                           &P::scale_block, std::int64_t{0}, std::int64_t{64}),
         integer_parameter("kmeans-iterations", "at most so many k-means steps", &VectorParameters::kmeans_iterations, 1,
@@ -131,6 +136,11 @@ class Gptvq final : public Method {
     if (d * bits > kMostIndexBits)
       problems.push_back(fmt::format("--bits {} with --vector-columns {}: an index of {} bits; at most {} are fitted",
                                      bits, d, d * bits, kMostIndexBits));
+    if (p.codebook_rank > 0 && (d != 1 || p.codebook_rank >> bits != 0))
+      problems.push_back(
+          fmt::format("--codebook-rank {}: a basis is for vectors of 1 column and of less rank than codebooks have "
+                      "centroids; here are vectors of {} with --bits {}",
+                      p.codebook_rank, d, bits));
     const std::int64_t unit = std::max(d, p.scale_block);
     if (problems.size() == before && p.group_columns % unit != 0)
       problems.push_back(fmt::format("--group-columns {}: no multiple of the {} columns of a {}", p.group_columns, unit,
@@ -158,6 +168,7 @@ class Gptvq final : public Method {
     const std::int64_t d = gptvq_vector_columns(parameters), bits = parameters.get<UniformParameters>().bits;
     std::string text = fmt::format("{} bits, vectors of {}, groups of {}", bits, d, gptvq_group_weights(parameters));
     if (p.codebook_bits == 16) text += ", 16-bit codebooks";
+    if (p.codebook_rank > 0) text += fmt::format(", rank {}", p.codebook_rank);
     if (p.scale_block > 0) text += fmt::format(", scales for {}", p.scale_block);
     if (p.published()) text += ", as published";
     return text;
@@ -166,10 +177,11 @@ class Gptvq final : public Method {
   StoredBits stored_bits(const QuantParameters& parameters, std::int64_t out_features,
                          std::int64_t in_features) const override {
     const format::GptvqElements due =
-        elements_due(gptvq_extents(parameters, out_features, in_features), parameters.act_order);
+        elements_due(gptvq_extents(parameters, out_features, in_features), parameters.act_order,
+                     parameters.get<GptvqParameters>().codebook_rank);
     StoredBits stored;
     stored.indices = 32 * due.indices;
-    stored.codebooks = 16 * (due.codebook + due.codebook_scale) + 8 * due.codebook8;
+    stored.codebooks = 16 * (due.codebook + due.codebook_scale + due.codebook_basis) + 8 * due.codebook8;
     stored.scales = 32 * due.block_codes + 16 * due.block_grid;
     stored.permutation = 16 * due.perm;
     return stored;
@@ -257,6 +269,12 @@ void Gptvq::consider_memory(const QuantParameters& parameters, const OperatorOnR
   const std::int64_t stored = stored_bits(parameters, r.out_features, r.in_features).total() / 8;
   const std::int64_t my_groups = core::ceil_div(e.row_groups(), std::int64_t{r.team_size});
   const std::int64_t rows = std::min(r.out_features, my_groups * e.group_rows), n = r.in_features;
+  // Compression sees everybody's codebooks, twice while they are gathered.
+  if (p.codebook_rank > 0)
+    peak.consider(r.held_bytes + 8 * rows * e.vectors() +
+                      4 * (2 * e.row_groups() + 2 * my_groups) * e.strips() * e.book_size() +
+                      16 * e.centroids * e.centroids,
+                  "basis of the codebooks of " + r.name);
   // Indices, codebooks as they are decoded and as they are stored, block scales.
   const std::int64_t codes =
       2 * rows * e.vectors() + 6 * my_groups * e.strips() * e.book_size() + 6 * rows * e.blocks();
@@ -287,6 +305,8 @@ QuantResult Gptvq::quantize(backend::Context& context, core::Team& team, const Q
   const auto& steps = parameters.get<VectorParameters>();
   format::GptvqExtents extents = gptvq_extents(parameters, input.out_features, input.in_features);
   extents.dtype = input.stored_dtype;
+  // What is compressed in the end is fitted and looked up in whole.
+  if (p.codebook_rank > 0) extents.codebook_bits = 16;
   GptvqCodes codes(extents, gptvq_groups(extents, team.rank(), team.size()));
   if (extents.scale_block > 0) codes.block_grid = block_grid_of(extents, input.weight, input.hessian->perm);
   MemberFigures figures;
@@ -298,6 +318,7 @@ QuantResult Gptvq::quantize(backend::Context& context, core::Team& team, const Q
         {steps.kmeans_iterations, steps.kmeans_tolerance, p.published()}, p.strip_passes, p.published()};
     figures.strips = run_strips(context.pool(), input, factor.values(), metric, rule, codes);
   }
+  if (p.codebook_rank > 0) compress_books(team, p.codebook_rank, p.codebook_bits, p.published(), codes);
   team.check_stop();
   if (p.codebook_update) {
     const backend::HostView<float> hessian(context, input.hessian->h.data(), input.hessian->h.size());

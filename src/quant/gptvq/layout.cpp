@@ -20,7 +20,7 @@ std::int64_t gptvq_group_weights(const QuantParameters& parameters) {
   const auto& p = parameters.get<GptvqParameters>();
   if (p.group_weights > 0) return p.group_weights;
   const std::int64_t d = gptvq_vector_columns(parameters), bits = parameters.get<UniformParameters>().bits;
-  const std::int64_t book_bits = (d << (d * bits)) * p.codebook_bits;
+  const std::int64_t book_bits = (p.codebook_rank > 0 ? p.codebook_rank : d << (d * bits)) * p.codebook_bits;
   return book_bits * kWeightsABit * (p.scale_block > 0 ? 2 : 1);
 }
 

@@ -16,6 +16,7 @@ struct GptvqParameters {
   std::int64_t group_weights = 0;   ///< l; 0: as many as make the codebooks 1/8 bit a weight, 1/16 beside block scales
   std::int64_t group_columns = 256;
   int codebook_bits = 8;
+  std::int64_t codebook_rank = 0;  ///< of the basis that codebooks of single columns share; 0: they are whole
   std::int64_t scale_block = 0;
   int strip_passes = 2;
   bool codebook_update = true;
