@@ -66,7 +66,7 @@ TEST(Effort, IsNothingToMethodsThatArePublished) {
   }
 }
 
-TEST(Effort, OfTrellisCodesIsStatesMetricAndDividedBits) {
+TEST(Effort, OfTrellisCodesIsStatesMetricDividedBitsAndTuning) {
   const auto state_bits = [](const run::Settings& settings) {
     return settings.parameters.get<quant::TrellisParameters>().state_bits;
   };
@@ -79,7 +79,8 @@ TEST(Effort, OfTrellisCodesIsStatesMetricAndDividedBits) {
   EXPECT_EQ(normal.hessian, "guided");
   EXPECT_FALSE(normal.allocate);
   EXPECT_TRUE(best.allocate);
-  EXPECT_EQ(best.tune, "none");
+  EXPECT_EQ(normal.tune, "none");
+  EXPECT_EQ(best.tune, "end-to-end");
 }
 
 TEST(Effort, TuningOfAMethodWithoutNumbersIsRefusedBeforeAnyWork) {
