@@ -21,6 +21,7 @@ namespace {
 using test::AqlmShape;
 using test::case_of;
 using test::E8pShape;
+using test::GptvqShape;
 using test::PackedShape;
 using test::SignedShape;
 using test::TrellisShape;
@@ -143,6 +144,32 @@ Sums plain_gradient(const AqlmEncoding& e, const std::vector<float>& parameters,
   return sums;
 }
 
+Sums plain_gradient(const GptvqEncoding& e, const std::vector<float>& parameters, const std::vector<float>& d_weight) {
+  const std::int64_t n = e.in_features, d = e.vector_columns;
+  Sums sums(parameters.size());
+  for (std::int64_t row = 0; row < e.out_features; ++row)
+    for (std::int64_t stored = 0; stored < n; ++stored) {
+      const std::size_t column = e.perm.empty() ? index(stored) : e.perm[index(stored)];
+      double term = static_cast<double>(d_weight[index(row * n) + column]);
+      if (e.scale_block > 0) {
+        const std::size_t block = index(stored / e.scale_block);
+        const auto of = [&](std::size_t i) { return static_cast<double>(core::from_bits16(e.dtype, e.block_grid[i])); };
+        term *= of(2 * block) * std::pow(of(2 * block + 1),
+                                         code_at(e.block_codes, row, e.blocks(), 4, static_cast<std::int64_t>(block)));
+      }
+      const std::size_t book = index(row / e.group_rows * e.strips() + stored / e.group_columns),
+                        at = index((static_cast<std::int64_t>(book) * e.centroids +
+                                    code_at(e.indices, row, e.vectors(), e.index_bits(), stored / d)) *
+                                       d +
+                                   stored % d);
+      if (e.codebook8.empty())
+        sums.add(at, term);
+      else
+        sums.add(book, term * static_cast<std::int8_t>(e.codebook8[at]) / 127);
+    }
+  return sums;
+}
+
 /// W without the factors is what the encoding decodes to without them.
 Sums factor_gradient(Encoding encoding, const std::vector<float>& parameters, const std::vector<float>& d_weight) {
   const std::int64_t n = encoding.in_features;
@@ -165,6 +192,7 @@ Sums plain_gradient(const Encoding& encoding, const std::vector<float>& paramete
   if (encoding.format == &vptq_format()) return plain_gradient(test::vq_of(encoding), parameters, d_weight);
   if (encoding.format == &uniform_format()) return plain_gradient(test::uniform_of(encoding), parameters, d_weight);
   if (encoding.format == &aqlm_format()) return plain_gradient(test::aqlm_of(encoding), parameters, d_weight);
+  if (encoding.format == &gptvq_format()) return plain_gradient(test::gptvq_of(encoding), parameters, d_weight);
   if (encoding.format == &signed_levels_format())
     return plain_gradient(test::signed_levels_of(encoding), parameters, d_weight);
   return factor_gradient(encoding, parameters, d_weight);
@@ -373,6 +401,13 @@ INSTANTIATE_TEST_SUITE_P(Aqlm, Tuned,
                          ::testing::Values(case_of(AqlmShape{24, 64}), case_of(AqlmShape{301, 96, 3, 3, 16}),
                                            case_of(AqlmShape{37, 120, 2, 9, 4, core::DType::bf16}),
                                            case_of(AqlmShape{1, 1, 1, 1, 1})));
+
+// Both kinds of codebooks, with blocks and a column order and without, short groups and strips.
+INSTANTIATE_TEST_SUITE_P(Gptvq, Tuned,
+                         ::testing::Values(case_of(GptvqShape{24, 64, 2, 4, 8, 32}),
+                                           case_of(GptvqShape{37, 102, 2, 6, 10, 40, 16}),
+                                           case_of(GptvqShape{34, 72, 4, 8, 34, 24, 8, 16, true, core::DType::bf16}),
+                                           case_of(GptvqShape{5, 300, 1, 3, 2, 256, 16, 64, true, core::DType::bf16})));
 
 // Both sides turned, and none; several parts of the rows and one; a tail of codes.
 INSTANTIATE_TEST_SUITE_P(Trellis, Tuned,

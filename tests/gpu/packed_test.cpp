@@ -186,6 +186,7 @@ INSTANTIATE_TEST_SUITE_P(Aqlm, GpuPacked, aqlm_cases());
 INSTANTIATE_TEST_SUITE_P(Aqlm, GpuTuned, aqlm_cases());
 INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked, uniform_cases());
 INSTANTIATE_TEST_SUITE_P(Gptvq, GpuPacked, gptvq_cases());
+INSTANTIATE_TEST_SUITE_P(Gptvq, GpuTuned, gptvq_cases());
 INSTANTIATE_TEST_SUITE_P(Vptq, GpuTuned, vptq_cases());
 INSTANTIATE_TEST_SUITE_P(Uniform, GpuTuned, uniform_cases());
 

@@ -83,11 +83,14 @@ TEST(Effort, OfTrellisCodesIsStatesMetricDividedBitsAndTuning) {
   EXPECT_EQ(best.tune, "end-to-end");
 }
 
-TEST(Effort, TuningOfAMethodWithoutNumbersIsRefusedBeforeAnyWork) {
-  run::Settings settings = settings_of({"--method", "gptvq", "--tune-phases", "end-to-end"});
-  EXPECT_THAT(run::check(settings), ::testing::Contains(::testing::HasSubstr("gptvq have no numbers to tune")));
+TEST(Effort, MovingCodesThatStayIsRefusedBeforeAnyWork) {
+  run::Settings settings = settings_of({"--method", "gptvq", "--tune-phases", "end-to-end,codes"});
+  EXPECT_THAT(run::check(settings), ::testing::Contains(::testing::HasSubstr("codes of --method gptvq stay")));
+  settings.tune = "end-to-end";
+  EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("--tune-phases"))));
   settings.parameters.method = "gptq";
-  EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("to tune"))));
+  settings.tune = "end-to-end,codes";
+  EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("--tune-phases"))));
 }
 
 TEST(Effort, LeavesSequentialCalibrationPlain) {
