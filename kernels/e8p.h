@@ -11,8 +11,8 @@
 
 namespace voronoi::kernels {
 
-/// W = out^T Q in, Q [out, in] = scale * (E8P codewords, with their residuals' where there are any), a code for each 8
-/// columns; coordinates past the last column do not count.
+/// W = out^T Q in, times the factors of its sides; Q [out, in] = scale * (E8P codewords, with their residuals' where
+/// there are any), a code for each 8 columns; coordinates past the last column do not count.
 struct PackedE8p {
   std::int64_t out_features = 0, in_features = 0;
   core::DType dtype = core::DType::f16;  ///< that decode_16 rounds to: f16 or bf16
@@ -21,6 +21,7 @@ struct PackedE8p {
   const std::uint8_t* e8_residual = nullptr;    ///< the same shape: E81B codes, at kE8Step; null: none
   const std::uint16_t* e8p_residual = nullptr;  ///< the same shape: E8P codes, at kE8pStep; null: none
   Rotation in, out;                             ///< of n = 0: none
+  SideFactors factors;
 };
 
 inline constexpr std::int64_t kMaxE8pTokens = 16;

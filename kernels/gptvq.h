@@ -26,6 +26,13 @@ struct PackedGptvq {
   const std::uint32_t* block_codes = nullptr;      ///< [out, packed_words(blocks, 4)]; null: no block scales
   const std::uint16_t* block_grid = nullptr;       ///< [blocks, 2]: base and ratio, the scale of code a is base ratio^a
   const std::uint16_t* perm = nullptr;             ///< [in] stored column -> natural column; null: identity
+  /// Numbers in fp32 that are being tuned, in the place of the stored ones: scales of the codebooks where those are
+  /// bytes, else the codebooks; null: there are none.
+  const float* tuned = nullptr;
+
+  std::int64_t row_groups() const { return core::ceil_div(out_features, group_rows); }
+  std::int64_t strips() const { return core::ceil_div(in_features, group_columns); }
+  std::int64_t book_size() const { return d << index_bits; }
 };
 
 inline constexpr std::int64_t kMaxGptvqTokens = 16;
@@ -52,6 +59,10 @@ struct GptvqKernels {
   /// kMaxGptvqTokens; W as decoded, fp32 x and sums in a fixed order.
   void (*fused_matmul)(const Exec&, const PackedGptvq&, std::int64_t n_tokens, const float* x, bool accumulate,
                        float* out);
+  /// Adds what d_weight [out, in], the loss's derivative by `weight`, decode_f32's result, means for the tuned numbers:
+  /// a scale of bytes gets the sum over its codebook's weights of d_weight times weight / scale, nothing where it is 0;
+  /// a centroid that of d_weight times the block scale. The same bits at each call and thread count.
+  void (*gradient)(const Exec&, const PackedGptvq&, const float* weight, const float* d_weight, float* d_tuned);
 };
 
 }  // namespace voronoi::kernels

@@ -17,6 +17,13 @@ struct Rotation {
   const std::uint32_t* signs = nullptr;   ///< D [ceil(n / 32)]: bits likewise
 };
 
+/// What a matrix between rotations is multiplied by outside of them once it has been tuned: W = diag(out) (T_out^T Q
+/// T_in) diag(in), the signs of both sides relaxed to real numbers (QuIP#, arXiv 2402.04396, section 5).
+struct SideFactors {
+  const float* in = nullptr;   ///< [in]; null: ones
+  const float* out = nullptr;  ///< [out]; null: ones
+};
+
 /// Every element of the result is found by the same additions in the same order on any device: first S by halves of
 /// doubling distance, then H by sums over its columns, kGemmDepth at a time, then the norm.
 struct RotationKernels {
@@ -24,6 +31,11 @@ struct RotationKernels {
   void (*turn_rows)(const Exec&, const Rotation&, bool inverse, std::int64_t n_rows, float* x);
   /// Each column of x [n, n_columns] likewise.
   void (*turn_columns)(const Exec&, const Rotation&, bool inverse, std::int64_t n_columns, float* x);
+  /// Adds what d_weight [n_out, n_in], the loss's derivative by weight [n_out, n_in], means for the factors that the
+  /// weight holds, neither side's null: d_in[j] += (sum over i of d_weight[i, j] weight[i, j]) / in[j], d_out[i]
+  /// likewise. A factor of 0 gets nothing. Sums in a fixed order: the same bits at each call and thread count.
+  void (*factor_gradient)(const Exec&, std::int64_t n_out, std::int64_t n_in, const SideFactors&, const float* weight,
+                          const float* d_weight, float* d_in, float* d_out);
 };
 
 }  // namespace voronoi::kernels

@@ -48,7 +48,7 @@ constexpr std::int64_t tile_of(std::int64_t units, std::int64_t unit) {
   return (trellis_tiles(units) * (unit + 1) - 1) / units;
 }
 
-/// W = out^T Q in, Q [out, in] = scale * (values of the states).
+/// W = out^T Q in, times the factors of its sides; Q [out, in] = scale * (values of the states).
 struct PackedTrellis {
   std::int64_t out_features = 0, in_features = 0;
   core::DType dtype = core::DType::f16;  ///< that decode_16 rounds to: f16 or bf16
@@ -59,6 +59,7 @@ struct PackedTrellis {
   /// word. Rows past the last fill up the last unit.
   const std::uint16_t* codes = nullptr;
   Rotation in, out;  ///< of n = 0: none
+  SideFactors factors;
 };
 
 inline constexpr std::int64_t kMaxTrellisTokens = 16;

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "kernels/cpu/packed.h"
+#include "kernels/cpu/rotated.h"
 #include "kernels/cpu/rotation.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
@@ -111,7 +112,7 @@ void decode_unturned_rows(const Exec& exec, const PackedE8p& p, float* weight) {
 
 void decode_f32(const Exec& exec, const PackedE8p& p, float* weight) {
   decode_unturned_rows(exec, p, weight);
-  if (p.out.n > 0) cpu().rotation.turn_columns(exec, p.out, true, p.in_features, weight);
+  rotation::finish_decoding(exec, p, weight);
 }
 
 void decode_16(const Exec& exec, const PackedE8p& p, std::uint16_t* weight) {
@@ -125,21 +126,18 @@ void fused_matmul(const Exec& exec, const PackedE8p& p, std::int64_t n_tokens, c
   VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxE8pTokens, "a fused product has 1 to 16 tokens");
   constexpr std::int64_t kRowsATask = 16;
   const std::int64_t in = p.in_features, n_out = p.out_features;
-  std::vector<float> turned(x, x + n_tokens * in), products(index(n_tokens * n_out));
-  if (p.in.n > 0) cpu().rotation.turn_rows(exec, p.in, false, n_tokens, turned.data());
   const Tables& t = tables();
-  exec.pool->parallel_for(core::ceil_div(n_out, kRowsATask), [&](std::int64_t task) {
-    std::vector<float> values(index(groups_of(p) * kDim));
-    const std::int64_t end = std::min(n_out, (task + 1) * kRowsATask);
-    for (std::int64_t row = task * kRowsATask; row < end; ++row) {
-      decode_row(t, p, row, values.data());
-      for (std::int64_t token = 0; token < n_tokens; ++token)
-        products[index(token * n_out + row)] = p.scale * packed::dot(in, values.data(), turned.data() + token * in);
-    }
+  rotation::multiply_turned(exec, p, n_tokens, x, accumulate, out, [&](const float* tokens, float* products) {
+    exec.pool->parallel_for(core::ceil_div(n_out, kRowsATask), [&](std::int64_t task) {
+      std::vector<float> values(index(groups_of(p) * kDim));
+      const std::int64_t end = std::min(n_out, (task + 1) * kRowsATask);
+      for (std::int64_t row = task * kRowsATask; row < end; ++row) {
+        decode_row(t, p, row, values.data());
+        for (std::int64_t token = 0; token < n_tokens; ++token)
+          products[token * n_out + row] = p.scale * packed::dot(in, values.data(), tokens + token * in);
+      }
+    });
   });
-  if (p.out.n > 0) cpu().rotation.turn_rows(exec, p.out, true, n_tokens, products.data());
-  for (std::int64_t i = 0; i < n_tokens * n_out; ++i)
-    out[i] = accumulate ? out[i] + products[index(i)] : products[index(i)];
 }
 
 }  // namespace

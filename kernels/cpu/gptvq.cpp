@@ -45,11 +45,17 @@ class Decoder {
     if (group == group_) return;
     group_ = group;
     const std::int64_t first = group * n_strips_ * book_size_;
+    if (p_.codebook8 == nullptr && p_.tuned != nullptr) {
+      books_.assign(p_.tuned + first, p_.tuned + first + n_strips_ * book_size_);
+      return;
+    }
     if (p_.codebook8 == nullptr) {
       books_ = packed::widen(p_.dtype, p_.codebook + first, n_strips_ * book_size_);
       return;
     }
-    const std::vector<float> scales = packed::widen(p_.dtype, p_.codebook_scale + group * n_strips_, n_strips_);
+    const std::int64_t at = group * n_strips_;
+    const std::vector<float> scales = p_.tuned != nullptr ? std::vector<float>(p_.tuned + at, p_.tuned + at + n_strips_)
+                                                          : packed::widen(p_.dtype, p_.codebook_scale + at, n_strips_);
     for (std::int64_t strip = 0; strip < n_strips_; ++strip) {
       const float step = scales[index(strip)] * kByteStep;
       const std::int8_t* bytes = p_.codebook8 + first + strip * book_size_;
@@ -148,10 +154,55 @@ void fused_matmul(const Exec& exec, const PackedGptvq& packed, std::int64_t n_to
   });
 }
 
+/// Number j of a packed row.
+std::uint32_t code_of(const std::uint32_t* words, std::int64_t j, int bits) {
+  const std::int64_t first = j * bits, word = first / 32;
+  const int shift = static_cast<int>(first % 32);
+  std::uint64_t window = words[word];
+  if (shift + bits > 32) window |= static_cast<std::uint64_t>(words[word + 1]) << 32;
+  return static_cast<std::uint32_t>(window >> shift) & ((1U << bits) - 1U);
+}
+
+/// A codebook at a time: no other has its weights.
+void gradient(const Exec& exec, const PackedGptvq& p, const float* weight, const float* d_weight, float* d_tuned) {
+  const std::int64_t in = p.in_features, n_vectors = in / p.d, n_strips = p.strips(), book_size = p.book_size();
+  const std::int64_t n_blocks = p.block_codes == nullptr ? 0 : core::ceil_div(in, p.scale_block);
+  const std::int64_t words = core::packed_words(n_vectors, p.index_bits),
+                     block_words = core::packed_words(n_blocks, kBlockScaleBits);
+  const std::vector<float> grid = packed::widen(p.dtype, p.block_grid, 2 * n_blocks);
+  exec.pool->parallel_for(p.row_groups() * n_strips, [&](std::int64_t book) {
+    const std::int64_t first_row = book / n_strips * p.group_rows, strip = book % n_strips;
+    const std::int64_t end_row = std::min(p.out_features, first_row + p.group_rows);
+    const std::int64_t first = strip * p.group_columns, end = std::min(in, first + p.group_columns);
+    std::vector<double> sums(index(p.codebook8 != nullptr ? 1 : book_size));
+    for (std::int64_t row = first_row; row < end_row; ++row)
+      for (std::int64_t stored = first; stored < end; ++stored) {
+        const std::int64_t at = row * in + (p.perm == nullptr ? stored : p.perm[stored]);
+        if (p.codebook8 != nullptr) {
+          sums[0] += static_cast<double>(d_weight[at]) * static_cast<double>(weight[at]);
+          continue;
+        }
+        float scale = 1;
+        if (n_blocks > 0) {
+          const std::int64_t block = stored / p.scale_block;
+          scale = block_scale(grid[index(2 * block)], grid[index(2 * block + 1)],
+                              code_of(p.block_codes + row * block_words, block, kBlockScaleBits));
+        }
+        const std::int64_t code = code_of(p.indices + row * words, stored / p.d, p.index_bits);
+        sums[index(code * p.d + stored % p.d)] += static_cast<double>(d_weight[at] * scale);
+      }
+    if (p.codebook8 != nullptr) {
+      if (p.tuned[book] != 0) d_tuned[book] += static_cast<float>(sums[0] / static_cast<double>(p.tuned[book]));
+      return;
+    }
+    for (std::int64_t i = 0; i < book_size; ++i) d_tuned[book * book_size + i] += static_cast<float>(sums[index(i)]);
+  });
+}
+
 }  // namespace
 
 GptvqKernels cpu_gptvq_kernels() {
-  return {.decode_f32 = decode_f32, .decode_16 = decode_16, .fused_matmul = fused_matmul};
+  return {.decode_f32 = decode_f32, .decode_16 = decode_16, .fused_matmul = fused_matmul, .gradient = gradient};
 }
 
 }  // namespace voronoi::kernels

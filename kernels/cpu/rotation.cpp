@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "core/types.h"
+#include "kernels/cpu/packed.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/kernels.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
@@ -142,11 +144,36 @@ void turn_columns(const Exec& exec, const Rotation& rotation, bool inverse, std:
   });
 }
 
+void factor_gradient(const Exec& exec, std::int64_t n_out, std::int64_t n_in, const SideFactors& factors,
+                     const float* weight, const float* d_weight, float* d_in, float* d_out) {
+  constexpr std::int64_t kPartRows = 32;  // rows with sums of their own
+  const std::int64_t n_parts = core::ceil_div(n_out, kPartRows);
+  const auto share = [](float sum, float factor) { return factor != 0 ? sum / factor : 0.0F; };
+  std::vector<float> sums(static_cast<std::size_t>(n_parts * n_in));
+  exec.pool->parallel_for(n_parts, [&](std::int64_t part) {
+    float* mine = sums.data() + part * n_in;
+    for (std::int64_t row = part * kPartRows; row < std::min(n_out, (part + 1) * kPartRows); ++row) {
+      const float *w = weight + row * n_in, *d = d_weight + row * n_in;
+      d_out[row] += share(packed::dot(n_in, d, w), factors.out[row]);
+      for (std::int64_t c = 0; c < n_in; ++c) mine[c] += d[c] * w[c];
+    }
+  });
+  for_row_chunks(exec, n_in, n_parts, [&](std::int64_t first, std::int64_t count) {
+    for (std::int64_t c = first; c < first + count; ++c) {
+      float sum = 0;
+      for (std::int64_t part = 0; part < n_parts; ++part) sum += sums[static_cast<std::size_t>(part * n_in + c)];
+      d_in[c] += share(sum, factors.in[c]);
+    }
+  });
+}
+
 }  // namespace
 }  // namespace rotation
 
 RotationKernels cpu_rotation_kernels() {
-  return {.turn_rows = rotation::turn_rows, .turn_columns = rotation::turn_columns};
+  return {.turn_rows = rotation::turn_rows,
+          .turn_columns = rotation::turn_columns,
+          .factor_gradient = rotation::factor_gradient};
 }
 
 }  // namespace voronoi::kernels

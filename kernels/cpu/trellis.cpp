@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/types.h"
 #include "kernels/cpu/packed.h"
+#include "kernels/cpu/rotated.h"
 #include "kernels/cpu/rotation.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/trellis_values.h"
@@ -90,7 +91,7 @@ void decode_unturned(const Exec& exec, const PackedTrellis& p, float* weight) {
 
 void decode_f32(const Exec& exec, const PackedTrellis& p, float* weight) {
   decode_unturned(exec, p, weight);
-  if (p.out.n > 0) cpu().rotation.turn_columns(exec, p.out, true, p.in_features, weight);
+  rotation::finish_decoding(exec, p, weight);
 }
 
 void decode_16(const Exec& exec, const PackedTrellis& p, std::uint16_t* weight) {
@@ -99,14 +100,12 @@ void decode_16(const Exec& exec, const PackedTrellis& p, std::uint16_t* weight) 
   packed::narrow_rows(exec, p.out_features, p.in_features, p.dtype, wide.data(), weight);
 }
 
-void fused_matmul(const Exec& exec, const PackedTrellis& p, std::int64_t n_tokens, const float* x, bool accumulate,
-                  float* out) {
-  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxTrellisTokens, "a fused product has 1 to 16 tokens");
+/// products [n_tokens, out] = tokens [n_tokens, in] Q^T.
+void multiply_states(const Exec& exec, const PackedTrellis& p, std::int64_t n_tokens, const float* tokens,
+                     float* products) {
   constexpr std::int64_t kChains = 4;  // sums of neighbouring columns, added in the end
   using Sums = std::array<std::array<std::array<float, kTrellisUnit>, kChains>, kMaxTrellisTokens>;
   const std::int64_t in = p.in_features, n_out = p.out_features;
-  std::vector<float> turned(x, x + n_tokens * in), products(index(n_tokens * n_out));
-  if (p.in.n > 0) cpu().rotation.turn_rows(exec, p.in, false, n_tokens, turned.data());
   exec.pool->parallel_for(trellis_units(n_out), [&](std::int64_t unit) {
     const std::int64_t first = unit * kTrellisUnit, count = std::min(kTrellisUnit, n_out - first);
     const UnitDecoder decode(p, unit);
@@ -115,7 +114,7 @@ void fused_matmul(const Exec& exec, const PackedTrellis& p, std::int64_t n_token
       std::array<float, kTrellisUnit> values;
       decode(column, values.data());
       for (std::int64_t token = 0; token < n_tokens; ++token) {
-        const float by = turned[index(token * in + column)];
+        const float by = tokens[token * in + column];
         auto& chain = sums[index(token)][index(column % kChains)];
         for (std::size_t lane = 0; lane < chain.size(); ++lane) chain[lane] += values[lane] * by;
       }
@@ -124,14 +123,19 @@ void fused_matmul(const Exec& exec, const PackedTrellis& p, std::int64_t n_token
       const auto& chains = sums[index(token)];
       for (std::int64_t lane = 0; lane < count; ++lane) {
         const auto at = index(lane);
-        products[index(token * n_out + first + lane)] =
+        products[token * n_out + first + lane] =
             p.scale * ((chains[0][at] + chains[1][at]) + (chains[2][at] + chains[3][at]));
       }
     }
   });
-  if (p.out.n > 0) cpu().rotation.turn_rows(exec, p.out, true, n_tokens, products.data());
-  for (std::int64_t i = 0; i < n_tokens * n_out; ++i)
-    out[i] = accumulate ? out[i] + products[index(i)] : products[index(i)];
+}
+
+void fused_matmul(const Exec& exec, const PackedTrellis& p, std::int64_t n_tokens, const float* x, bool accumulate,
+                  float* out) {
+  VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxTrellisTokens, "a fused product has 1 to 16 tokens");
+  rotation::multiply_turned(exec, p, n_tokens, x, accumulate, out, [&](const float* tokens, float* products) {
+    multiply_states(exec, p, n_tokens, tokens, products);
+  });
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/packing.h"
 #include "kernels/cuda/families.h"
+#include "kernels/cuda/fixed_sums.cuh"
 #include "kernels/cuda/native.h"
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/product_parts.cuh"
@@ -59,6 +60,15 @@ __device__ __forceinline__ float scale_of_block(float base, float ratio, std::ui
   return scale;
 }
 
+/// The block scale of a stored column; there are some.
+template <bool kBf16>
+__device__ __forceinline__ float scale_at(const PackedGptvq& p, const RowLayout& layout, std::int64_t row,
+                                          std::uint32_t stored) {
+  const std::uint32_t block = stored / layout.scale_block;
+  return scale_of_block(widen16<kBf16>(p.block_grid[2 * block]), widen16<kBf16>(p.block_grid[2 * block + 1]),
+                        packed_value(p.block_codes + row * layout.block_words, block, kBlockScaleBits));
+}
+
 /// The kD weights of a row's vector j, with the roundings of the CPU twin. first_book: of the row's group; columns are
 /// fewer than 2^28, so that their divisions are those of 32 bits.
 template <int kD, bool kBf16>
@@ -68,18 +78,16 @@ __device__ __forceinline__ void load_vector(const PackedGptvq& p, const RowLayou
   const std::int64_t code = packed_value(p.indices + row * layout.words, j, p.index_bits);
   const std::int64_t first = ((book << p.index_bits) + code) * kD;
   if (p.codebook8 != nullptr) {
-    const float step = widen16<kBf16>(p.codebook_scale[book]) * kByteStep;
+    const float step = (p.tuned != nullptr ? p.tuned[book] : widen16<kBf16>(p.codebook_scale[book])) * kByteStep;
 #pragma unroll
     for (int i = 0; i < kD; ++i) values[i] = step * static_cast<float>(p.codebook8[first + i]);
   } else {
 #pragma unroll
-    for (int i = 0; i < kD; ++i) values[i] = widen16<kBf16>(p.codebook[first + i]);
+    for (int i = 0; i < kD; ++i)
+      values[i] = p.tuned != nullptr ? p.tuned[first + i] : widen16<kBf16>(p.codebook[first + i]);
   }
   if (layout.n_blocks == 0) return;
-  const std::uint32_t block = j * kD / layout.scale_block;
-  const float scale =
-      scale_of_block(widen16<kBf16>(p.block_grid[2 * block]), widen16<kBf16>(p.block_grid[2 * block + 1]),
-                     packed_value(p.block_codes + row * layout.block_words, block, kBlockScaleBits));
+  const float scale = scale_at<kBf16>(p, layout, row, j * kD);
 #pragma unroll
   for (int i = 0; i < kD; ++i) values[i] = values[i] * scale;
 }
@@ -192,11 +200,102 @@ void fused_matmul(const Exec& exec, const PackedGptvq& packed, std::int64_t n_to
              out + first * packed.out_features);
 }
 
+__device__ __forceinline__ std::int64_t place_of(const PackedGptvq& p, std::int64_t row, std::int64_t stored) {
+  return row * p.in_features + (p.perm != nullptr ? p.perm[stored] : stored);
+}
+
+/// Block (strip, row group): the sum of its codebook's weights.
+__global__ void __launch_bounds__(kThreads)
+    scale_gradient_kernel(PackedGptvq p, const float* weight, const float* d_weight, float* d_scale) {
+  __shared__ float partial[kWarpSize];
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * p.group_columns;
+  const std::int64_t end = first + p.group_columns < p.in_features ? first + p.group_columns : p.in_features;
+  const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.y) * p.group_rows;
+  const std::int64_t end_row = first_row + p.group_rows < p.out_features ? first_row + p.group_rows : p.out_features;
+  float sum = 0;
+  for (std::int64_t row = first_row; row < end_row; ++row)
+    for (std::int64_t stored = first + threadIdx.x; stored < end; stored += kThreads) {
+      const std::int64_t at = place_of(p, row, stored);
+      sum = fmaf(d_weight[at], weight[at], sum);
+    }
+  const float total = block_sum(sum, partial);
+  const std::int64_t book = static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+  if (threadIdx.x == 0 && p.tuned[book] != 0) d_scale[book] += total / p.tuned[book];
+}
+
+/// use(place of a weight's number in the codebooks, d_weight times the block scale) for the weights of a thread.
+template <bool kBf16, class Use>
+__device__ __forceinline__ void visit_terms(const PackedGptvq& p, const RowLayout& layout, const float* d_weight,
+                                            const Use& use) {
+  for (std::int64_t at = global_thread(); at < p.out_features * p.in_features; at += global_threads()) {
+    const std::int64_t row = at / p.in_features;
+    const auto stored = static_cast<std::uint32_t>(at % p.in_features), d = static_cast<std::uint32_t>(p.d);
+    const std::int64_t book = row / p.group_rows * layout.n_strips + stored / layout.group_columns;
+    const std::int64_t code = packed_value(p.indices + row * layout.words, stored / d, p.index_bits);
+    const float scale = layout.n_blocks > 0 ? scale_at<kBf16>(p, layout, row, stored) : 1.0F;
+    use(((book << p.index_bits) + code) * p.d + stored % d, d_weight[place_of(p, row, stored)] * scale);
+  }
+}
+
+template <bool kBf16>
+__global__ void __launch_bounds__(kThreads)
+    largest_term_kernel(PackedGptvq p, RowLayout layout, const float* d_weight, int* largest) {
+  __shared__ int block_largest;
+  if (threadIdx.x == 0) block_largest = 0;
+  sync_threads();
+  std::uint32_t most = 0;
+  visit_terms<kBf16>(p, layout, d_weight, [&](std::int64_t, float term) { most = larger_magnitude(most, term); });
+  atomic_max(&block_largest, static_cast<int>(most));
+  sync_threads();
+  if (threadIdx.x == 0) atomic_max(largest, block_largest);
+}
+
+template <bool kBf16>
+__global__ void __launch_bounds__(kThreads)
+    centroid_terms_kernel(PackedGptvq p, RowLayout layout, FixedPoint point, const float* d_weight, const int* largest,
+                          Fixed* sums) {
+  if (!FixedPoint::finite(*largest)) return;
+  const double factor = point.factor(*largest);
+  visit_terms<kBf16>(p, layout, d_weight,
+                     [&](std::int64_t place, float term) { add_fixed(term, factor, sums + place); });
+}
+
+__global__ void __launch_bounds__(kThreads)
+    add_centroids_kernel(std::int64_t n, FixedPoint point, const Fixed* sums, const int* largest, float* d_codebook) {
+  for (std::int64_t i = global_thread(); i < n; i += global_threads()) d_codebook[i] += point.value(sums[i], *largest);
+}
+
+void gradient(const Exec& exec, const PackedGptvq& p, const float* weight, const float* d_weight, float* d_tuned) {
+  Native& gpu = native(exec);
+  if (p.codebook8 != nullptr) {
+    launch(gpu, scale_gradient_kernel, grid_of(p.strips(), p.row_groups()), dim3(kThreads), 0, p, weight, d_weight,
+           d_tuned);
+    return;
+  }
+  const RowLayout layout = layout_of(p);
+  const std::int64_t n = p.out_features * p.in_features, n_sums = p.row_groups() * p.strips() * p.book_size();
+  const FixedPoint point = fixed_point(n);
+  const Scratch<Fixed> sums(gpu, n_sums);
+  const Scratch<int> largest(gpu, 1);
+  VORONOI_CUDA_CHECK(cudaMemsetAsync(largest.data(), 0, sizeof(int), gpu.stream));
+  VORONOI_CUDA_CHECK(cudaMemsetAsync(sums.data(), 0, static_cast<std::size_t>(n_sums) * sizeof(Fixed), gpu.stream));
+  const bool bf16 = p.dtype == core::DType::bf16;
+  launch(gpu, bf16 ? largest_term_kernel<true> : largest_term_kernel<false>, grid_for(gpu, n, kThreads), dim3(kThreads),
+         0, p, layout, d_weight, largest.data());
+  launch(gpu, bf16 ? centroid_terms_kernel<true> : centroid_terms_kernel<false>, grid_for(gpu, n, kThreads),
+         dim3(kThreads), 0, p, layout, point, d_weight, largest.data(), sums.data());
+  launch(gpu, add_centroids_kernel, grid_for(gpu, n_sums, kThreads), dim3(kThreads), 0, n_sums, point, sums.data(),
+         largest.data(), d_tuned);
+}
+
 }  // namespace
 }  // namespace gpu
 
 GptvqKernels cuda_gptvq_kernels() {
-  return {.decode_f32 = gpu::decode<float>, .decode_16 = gpu::decode<std::uint16_t>, .fused_matmul = gpu::fused_matmul};
+  return {.decode_f32 = gpu::decode<float>,
+          .decode_16 = gpu::decode<std::uint16_t>,
+          .fused_matmul = gpu::fused_matmul,
+          .gradient = gpu::gradient};
 }
 
 }  // namespace voronoi::kernels

@@ -36,21 +36,35 @@ struct Narrow {
 };
 struct Take {
   const float* values;
+  const float* factors;  ///< of the columns; null: ones
   float* out;
   std::int64_t n_columns;
   bool accumulate;
   __device__ void operator()(std::int64_t row, std::int64_t column) const {
     const std::int64_t at = row * n_columns + column;
-    out[at] = accumulate ? out[at] + values[at] : values[at];
+    const float value = factors != nullptr ? values[at] * factors[column] : values[at];
+    out[at] = accumulate ? out[at] + value : value;
+  }
+};
+struct TimesFactors {
+  SideFactors factors;
+  float* values;
+  std::int64_t n_columns;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    float& value = values[row * n_columns + column];
+    if (factors.out != nullptr) value *= factors.out[row];
+    if (factors.in != nullptr) value *= factors.in[column];
   }
 };
 
-/// Q [out, in] becomes W = out^T Q in.
+/// Q [out, in] becomes W = out^T Q in, times the factors of its sides.
 template <class Packed>
 void turn_back(const Exec& exec, const Packed& p, float* weight) {
   const RotationKernels rotation = cuda_rotation_kernels();
   if (p.in.n > 0) rotation.turn_rows(exec, p.in, true, p.out_features, weight);
   if (p.out.n > 0) rotation.turn_columns(exec, p.out, true, p.in_features, weight);
+  if (p.factors.in != nullptr || p.factors.out != nullptr)
+    for_rows(exec, p.out_features, p.in_features, TimesFactors{p.factors, weight, p.in_features});
 }
 
 /// decode_16 by a decode_f32.
@@ -70,18 +84,19 @@ void multiply_turned(const Exec& exec, const Packed& p, std::int64_t n_tokens, c
                      void (*multiply)(Native&, const Packed&, std::int64_t, const float*, float*)) {
   Native& gpu = native(exec);
   const RotationKernels rotation = cuda_rotation_kernels();
-  const Scratch<float> turned(gpu, p.in.n > 0 ? n_tokens * p.in_features : 0), sums(gpu, n_tokens * p.out_features);
+  const bool changes = p.in.n > 0 || p.factors.in != nullptr;
+  const Scratch<float> turned(gpu, changes ? n_tokens * p.in_features : 0), sums(gpu, n_tokens * p.out_features);
   const float* tokens = x;
-  if (p.in.n > 0) {
-    for_rows(exec, n_tokens, p.in_features, Take{x, turned.data(), p.in_features, false});
-    rotation.turn_rows(exec, p.in, false, n_tokens, turned.data());
+  if (changes) {
+    for_rows(exec, n_tokens, p.in_features, Take{x, p.factors.in, turned.data(), p.in_features, false});
+    if (p.in.n > 0) rotation.turn_rows(exec, p.in, false, n_tokens, turned.data());
     tokens = turned.data();
   }
   for (std::int64_t first = 0; first < n_tokens; first += tokens_a_pass)
     multiply(gpu, p, std::min(tokens_a_pass, n_tokens - first), tokens + first * p.in_features,
              sums.data() + first * p.out_features);
   if (p.out.n > 0) rotation.turn_rows(exec, p.out, true, n_tokens, sums.data());
-  for_rows(exec, n_tokens, p.out_features, Take{sums.data(), out, p.out_features, accumulate});
+  for_rows(exec, n_tokens, p.out_features, Take{sums.data(), p.factors.out, out, p.out_features, accumulate});
 }
 
 }  // namespace voronoi::kernels::gpu

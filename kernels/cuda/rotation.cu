@@ -161,9 +161,63 @@ void turn_columns(const Exec& exec, const Rotation& rotation, bool inverse, std:
   turn(exec, rotation, inverse, rotation.n * n_columns, n_columns, x);
 }
 
+constexpr std::int64_t kPartRows = 32;  // rows with sums of their own
+
+__device__ __forceinline__ float share_of(float sum, float factor) { return factor != 0 ? sum / factor : 0.0F; }
+
+/// Block row.
+__global__ void __launch_bounds__(kThreads)
+    row_gradient_kernel(std::int64_t n_in, const float* factors, const float* weight, const float* d_weight,
+                        float* d_out) {
+  __shared__ float partial[kWarpSize];
+  const std::int64_t row = blockIdx.x;
+  float sum = 0;
+  for (std::int64_t c = threadIdx.x; c < n_in; c += kThreads)
+    sum = fmaf(d_weight[row * n_in + c], weight[row * n_in + c], sum);
+  const float total = block_sum(sum, partial);
+  if (threadIdx.x == 0) d_out[row] += share_of(total, factors[row]);
+}
+
+/// Block (columns, part): sums [parts, n_in] over kPartRows rows.
+__global__ void __launch_bounds__(kThreads)
+    column_parts_kernel(std::int64_t n_out, std::int64_t n_in, const float* weight, const float* d_weight,
+                        float* sums) {
+  const std::int64_t column = global_thread(), first = static_cast<std::int64_t>(blockIdx.y) * kPartRows;
+  const std::int64_t end = first + kPartRows < n_out ? first + kPartRows : n_out;
+  if (column >= n_in) return;
+  float sum = 0;
+  for (std::int64_t row = first; row < end; ++row)
+    sum = fmaf(d_weight[row * n_in + column], weight[row * n_in + column], sum);
+  sums[static_cast<std::int64_t>(blockIdx.y) * n_in + column] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    add_columns_kernel(std::int64_t n_parts, std::int64_t n_in, const float* factors, const float* sums, float* d_in) {
+  for (std::int64_t column = global_thread(); column < n_in; column += global_threads()) {
+    float sum = 0;
+    for (std::int64_t part = 0; part < n_parts; ++part) sum += sums[part * n_in + column];
+    d_in[column] += share_of(sum, factors[column]);
+  }
+}
+
+/// Bound by memory: both matrices are read twice.
+void factor_gradient(const Exec& exec, std::int64_t n_out, std::int64_t n_in, const SideFactors& factors,
+                     const float* weight, const float* d_weight, float* d_in, float* d_out) {
+  Native& gpu = native(exec);
+  const std::int64_t n_parts = core::ceil_div(n_out, kPartRows);
+  const Scratch<float> sums(gpu, n_parts * n_in);
+  launch(gpu, row_gradient_kernel, grid_of(n_out), dim3(kThreads), 0, n_in, factors.out, weight, d_weight, d_out);
+  launch(gpu, column_parts_kernel, grid_of(core::ceil_div(n_in, std::int64_t{kThreads}), n_parts), dim3(kThreads), 0,
+         n_out, n_in, weight, d_weight, sums.data());
+  launch(gpu, add_columns_kernel, grid_for(gpu, n_in, kThreads), dim3(kThreads), 0, n_parts, n_in, factors.in,
+         sums.data(), d_in);
+}
+
 }  // namespace
 }  // namespace gpu
 
-RotationKernels cuda_rotation_kernels() { return {.turn_rows = gpu::turn_rows, .turn_columns = gpu::turn_columns}; }
+RotationKernels cuda_rotation_kernels() {
+  return {.turn_rows = gpu::turn_rows, .turn_columns = gpu::turn_columns, .factor_gradient = gpu::factor_gradient};
+}
 
 }  // namespace voronoi::kernels

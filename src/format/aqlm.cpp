@@ -72,7 +72,7 @@ class TunedAqlmMatrix final : public TunedArrays {
   void decode(backend::Context& context, const float* parameters, float* weight) const override {
     context.aqlm().decode_tuned(context.exec(), numbers(parameters), weight);
   }
-  void add_gradient(backend::Context& context, const float* parameters, const float* d_weight,
+  void add_gradient(backend::Context& context, const float* parameters, const float* /*weight*/, const float* d_weight,
                     float* gradient) const override {
     context.aqlm().gradient(context.exec(), numbers(parameters), d_weight, part_of(gradient, "codebook"),
                             part_of(gradient, "scale"));

@@ -10,6 +10,7 @@
 #include "format/device_arrays.h"
 #include "format/hadamard.h"
 #include "format/rotated.h"
+#include "format/tuned_rotated.h"
 
 namespace voronoi::format {
 namespace {
@@ -38,12 +39,11 @@ class E8pMatrix final : public PackedMatrix {
   E8pMatrix(backend::Context& context, const Encoding& encoding)
       : PackedMatrix(encoding),
         packed_(packed_e8p(e8p_view(encoding), [&](const auto& array) { return arrays_.add(context, array); })) {
-    for (kernels::Rotation* rotation : {&packed_.in, &packed_.out})
-      rotation->factor = factors_.add<std::uint32_t>(context, hadamard_factor(rotation->order));
+    RotatedParts(e8p_view(encoding)).place(packed_, [&](const auto& values) { return parts_.add(context, values); });
   }
 
   std::int64_t size_bytes() const override {
-    return arrays_.size_bytes() + factors_.size_bytes() + std::int64_t{sizeof packed_.scale};
+    return arrays_.size_bytes() + parts_.size_bytes() + std::int64_t{sizeof packed_.scale};
   }
   std::int64_t max_tokens() const override { return kernels::kMaxE8pTokens; }
   void multiply(backend::Context& context, std::int64_t n_tokens, const float* x, bool accumulate,
@@ -58,8 +58,22 @@ class E8pMatrix final : public PackedMatrix {
   }
 
  private:
-  DeviceArrays arrays_, factors_;
+  DeviceArrays arrays_, parts_;
   kernels::PackedE8p packed_;
+};
+
+/// Of TunedRotated.
+struct E8pForm {
+  using Extents = E8pExtents;
+  using View = E8pView;
+  static View view(const Encoding& encoding) { return e8p_view(encoding); }
+  template <class Put>
+  static kernels::PackedE8p packed(const View& e, const Put& put) {
+    return packed_e8p(e, put);
+  }
+  static void decode(backend::Context& context, const kernels::PackedE8p& packed, float* weight) {
+    context.e8p().decode_f32(context.exec(), packed, weight);
+  }
 };
 
 class E8pFormat final : public Format {
@@ -68,30 +82,29 @@ class E8pFormat final : public Format {
   FieldNames fields() const override { return field_names<E8pView>(); }
   std::string find_problem(const Encoding& encoding) const override { return find_encoding_problem<E8pView>(encoding); }
   double nominal_bits(const Encoding& encoding) const override { return static_cast<double>(e8p_view(encoding).bits); }
-  /// The norm of all of Q: no turn makes an element larger.
+  /// The norm of all of Q, times the largest factors: no turn makes an element larger.
   double decoded_bound(const Encoding& encoding) const override {
     const E8pView e = e8p_view(encoding);
     double norm = kE8pNorm;
     if (e.bits == 3) norm += kE8Norm * static_cast<double>(kernels::e8p::kE8Step);
     if (e.bits == 4) norm += kE8pNorm * static_cast<double>(kernels::e8p::kE8pStep);
-    return norm * static_cast<double>(e.scale.front()) *
+    return norm * static_cast<double>(e.scale.front()) * largest_factor(e.in_factor) * largest_factor(e.out_factor) *
            std::sqrt(static_cast<double>(e.out_features) * static_cast<double>(e.n_groups()));
   }
   void decode(const Encoding& encoding, std::span<float> weight) const override {
     const E8pView e = e8p_view(encoding);
     kernels::PackedE8p packed = packed_e8p(e, in_place);
-    std::vector<std::vector<std::uint32_t>> factors;
-    for (kernels::Rotation* rotation : {&packed.in, &packed.out})
-      rotation->factor = in_place(factors.emplace_back(hadamard_factor(rotation->order)));
+    const RotatedParts parts(e);
+    parts.place(packed, in_place);
     core::ThreadPool alone(1);
     kernels::cpu().e8p.decode_f32({&alone, nullptr}, packed, weight.data());
   }
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<E8pMatrix>(context, encoding);
   }
-  /// The codebook is fixed, and one scale is not worth a phase.
-  std::unique_ptr<TunedMatrix> tuned(backend::Context& /*context*/, const Encoding& /*encoding*/) const override {
-    return nullptr;
+  std::unique_ptr<TunedMatrix> tuned(backend::Context& context, const Encoding& encoding) const override {
+    return std::make_unique<TunedRotated<E8pForm>>(
+        context, encoding, std::initializer_list<std::string_view>{"codes", "e8_residual", "e8p_residual"});
   }
 };
 

@@ -9,6 +9,7 @@
 #include "core/packing.h"
 #include "format/checks.h"
 #include "format/device_arrays.h"
+#include "format/tuned_arrays.h"
 
 namespace voronoi::format {
 namespace {
@@ -57,9 +58,8 @@ std::vector<std::uint16_t> whole_books(const GptvqView& e) {
   return books;
 }
 
-/// put(array) gives the address where the kernels are to read it. Kernels know no basis: whole has its codebooks.
-template <class Put>
-kernels::PackedGptvq packed_view(const GptvqView& e, std::span<const std::uint16_t> whole, const Put& put) {
+/// put(array) gives the address where the kernels areWithout arrays. Kernels know no basis: whole has its codebooks.
+kernels::PackedGptvq packed_extents(const GptvqExtents& e, std::span<const std::uint16_t> whole, const Put& put) {
   kernels::PackedGptvq packed;
   packed.out_features = e.out_features;
   packed.in_features = e.in_features;
@@ -69,6 +69,13 @@ kernels::PackedGptvq packed_view(const GptvqView& e, std::span<const std::uint16
   packed.group_columns = e.group_columns;
   packed.scale_block = e.scale_block;
   packed.dtype = e.dtype;
+  return packed;
+}
+
+/// put(array) gives the address where the kernels are to read it.
+template <class Put>
+kernels::PackedGptvq packed_view(const GptvqView& e, const Put& put) {
+  kernels::PackedGptvq packed = packed_extents(e);
   packed.indices = put(e.indices);
   if (whole.empty()) {
     packed.codebook = put(e.codebook);
@@ -108,6 +115,43 @@ class GptvqMatrix final : public PackedMatrix {
   kernels::PackedGptvq packed_;
 };
 
+/// Codebooks of 16 bits, or the scales of those of bytes.
+class TunedGptvqMatrix final : public TunedArrays {
+ public:
+  TunedGptvqMatrix(backend::Context& context, const Encoding& encoding)
+      : TunedArrays(context, encoding,
+                    {{"codebook", ParameterKind::codebook}, {"codebook_scale", ParameterKind::scale}},
+                    {"indices", "codebook8"}),
+        extents_(packed_extents(gptvq_view(encoding))) {}
+
+  void decode(backend::Context& context, const float* parameters, float* weight) const override {
+    context.gptvq().decode_f32(context.exec(), numbers(parameters), weight);
+  }
+  void add_gradient(backend::Context& context, const float* parameters, const float* weight, const float* d_weight,
+                    float* gradient) const override {
+    context.gptvq().gradient(context.exec(), numbers(parameters), weight, d_weight, gradient);
+  }
+  bool can_recode() const override { return false; }
+  std::int64_t recode(backend::Context& /*context*/, std::span<const float> /*parameters*/,
+                      std::span<const float> /*target*/, double /*share*/) override {
+    throw core::InternalError("GPTVQ's codes are not moved");
+  }
+
+ private:
+  kernels::PackedGptvq numbers(const float* parameters) const {
+    kernels::PackedGptvq packed = extents_;
+    packed.indices = fixed<std::uint32_t>("indices");
+    packed.codebook8 = fixed<std::int8_t>("codebook8");
+    packed.block_codes = fixed<std::uint32_t>("block_codes");
+    packed.block_grid = fixed<std::uint16_t>("block_grid");
+    packed.perm = fixed<std::uint16_t>("perm");
+    packed.tuned = parameters;
+    return packed;
+  }
+
+  kernels::PackedGptvq extents_;  ///< without arrays
+};
+
 class GptvqFormat final : public Format {
  public:
   std::string_view name() const override { return "gptvq"; }
@@ -144,8 +188,8 @@ class GptvqFormat final : public Format {
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<GptvqMatrix>(context, encoding);
   }
-  std::unique_ptr<TunedMatrix> tuned(backend::Context& /*context*/, const Encoding& /*encoding*/) const override {
-    return nullptr;
+  std::unique_ptr<TunedMatrix> tuned(backend::Context& context, const Encoding& encoding) const override {
+    return std::make_unique<TunedGptvqMatrix>(context, encoding);
   }
 };
 

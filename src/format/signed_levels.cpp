@@ -101,8 +101,8 @@ class TunedSignedLevels final : public TunedArrays {
   void decode(backend::Context& context, const float* parameters, float* weight) const override {
     context.signed_levels().decode_tuned(context.exec(), packed(), parameters, weight);
   }
-  void add_gradient(backend::Context& context, const float* /*parameters*/, const float* d_weight,
-                    float* gradient) const override {
+  void add_gradient(backend::Context& context, const float* /*parameters*/, const float* /*weight*/,
+                    const float* d_weight, float* gradient) const override {
     context.signed_levels().gradient(context.exec(), packed(), d_weight, gradient);
   }
   std::int64_t recode(backend::Context& context, std::span<const float> parameters, std::span<const float> target,

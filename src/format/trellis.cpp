@@ -10,6 +10,7 @@
 #include "format/device_arrays.h"
 #include "format/hadamard.h"
 #include "format/rotated.h"
+#include "format/tuned_rotated.h"
 
 namespace voronoi::format {
 namespace {
@@ -40,12 +41,13 @@ class TrellisMatrix final : public PackedMatrix {
       : PackedMatrix(encoding),
         packed_(
             packed_trellis(trellis_view(encoding), [&](const auto& array) { return arrays_.add(context, array); })) {
-    for (kernels::Rotation* rotation : {&packed_.in, &packed_.out})
-      rotation->factor = factors_.add<std::uint32_t>(context, hadamard_factor(rotation->order));
+    RotatedParts(trellis_view(encoding)).place(packed_, [&](const auto& values) {
+      return parts_.add(context, values);
+    });
   }
 
   std::int64_t size_bytes() const override {
-    return arrays_.size_bytes() + factors_.size_bytes() + std::int64_t{sizeof packed_.scale};
+    return arrays_.size_bytes() + parts_.size_bytes() + std::int64_t{sizeof packed_.scale};
   }
   std::int64_t max_tokens() const override { return kernels::kMaxTrellisTokens; }
   void multiply(backend::Context& context, std::int64_t n_tokens, const float* x, bool accumulate,
@@ -60,8 +62,22 @@ class TrellisMatrix final : public PackedMatrix {
   }
 
  private:
-  DeviceArrays arrays_, factors_;
+  DeviceArrays arrays_, parts_;
   kernels::PackedTrellis packed_;
+};
+
+/// Of TunedRotated.
+struct TrellisForm {
+  using Extents = TrellisExtents;
+  using View = TrellisView;
+  static View view(const Encoding& encoding) { return trellis_view(encoding); }
+  template <class Put>
+  static kernels::PackedTrellis packed(const View& e, const Put& put) {
+    return packed_trellis(e, put);
+  }
+  static void decode(backend::Context& context, const kernels::PackedTrellis& packed, float* weight) {
+    context.trellis().decode_f32(context.exec(), packed, weight);
+  }
 };
 
 class TrellisFormat final : public Format {
@@ -74,27 +90,27 @@ class TrellisFormat final : public Format {
   double nominal_bits(const Encoding& encoding) const override {
     return static_cast<double>(trellis_view(encoding).bits);
   }
-  /// The norm of all of Q: no turn makes an element larger.
+  /// The norm of all of Q, times the largest factors: no turn makes an element larger.
   double decoded_bound(const Encoding& encoding) const override {
     const TrellisView e = trellis_view(encoding);
-    return kLargestState * static_cast<double>(e.scale.front()) *
+    return kLargestState * static_cast<double>(e.scale.front()) * largest_factor(e.in_factor) *
+           largest_factor(e.out_factor) *
            std::sqrt(static_cast<double>(e.out_features) * static_cast<double>(e.in_features));
   }
   void decode(const Encoding& encoding, std::span<float> weight) const override {
     const TrellisView e = trellis_view(encoding);
     kernels::PackedTrellis packed = packed_trellis(e, in_place);
-    std::vector<std::vector<std::uint32_t>> factors;
-    for (kernels::Rotation* rotation : {&packed.in, &packed.out})
-      rotation->factor = in_place(factors.emplace_back(hadamard_factor(rotation->order)));
+    const RotatedParts parts(e);
+    parts.place(packed, in_place);
     core::ThreadPool alone(1);
     kernels::cpu().trellis.decode_f32({&alone, nullptr}, packed, weight.data());
   }
   std::unique_ptr<PackedMatrix> upload(backend::Context& context, const Encoding& encoding) const override {
     return std::make_unique<TrellisMatrix>(context, encoding);
   }
-  /// The code is computed, and one scale is not worth a phase.
-  std::unique_ptr<TunedMatrix> tuned(backend::Context& /*context*/, const Encoding& /*encoding*/) const override {
-    return nullptr;
+  std::unique_ptr<TunedMatrix> tuned(backend::Context& context, const Encoding& encoding) const override {
+    return std::make_unique<TunedRotated<TrellisForm>>(context, encoding,
+                                                       std::initializer_list<std::string_view>{"codes"});
   }
 };
 
@@ -127,6 +143,8 @@ std::string find_problem(const TrellisView& e) {
   const TrellisElements due = elements_due(e);
   for (const std::string& problem :
        {size_problem("codes", e.codes.size(), due.codes), size_problem("scale", e.scale.size(), due.scale),
+        factor_problem("in_factor", e.in_features, e.in_factor),
+        factor_problem("out_factor", e.out_features, e.out_factor),
         signs_problem("in_signs", e.in_features, e.in_signs), signs_problem("out_signs", e.out_features, e.out_signs)})
     if (!problem.empty()) return problem;
   return scale_problem(e.scale.front());

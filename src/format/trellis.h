@@ -29,6 +29,9 @@ struct TrellisFields : TrellisExtents {
   /// coordinate are 0.
   Array<std::uint32_t> in_signs, out_signs;
   Array<float> scale;  ///< [1]
+  /// F16, [in] and [out]: what the columns and the rows of T_out^T Q T_in are multiplied by; empty: ones, until they
+  /// are tuned.
+  Array<std::uint16_t> in_factor, out_factor;
   bool operator==(const TrellisFields&) const = default;
 
   static void for_each_attribute(auto& e, const auto& visit) {
@@ -43,6 +46,8 @@ struct TrellisFields : TrellisExtents {
     visit("in_signs", e.in_signs, DType::u32, [&e] { return Shape{std::ssize(e.in_signs)}; });
     visit("out_signs", e.out_signs, DType::u32, [&e] { return Shape{std::ssize(e.out_signs)}; });
     visit("scale", e.scale, DType::f32, [] { return Shape{1}; });
+    visit("in_factor", e.in_factor, DType::f16, [&e] { return Shape{e.in_features}; });
+    visit("out_factor", e.out_factor, DType::f16, [&e] { return Shape{e.out_features}; });
   }
 };
 

@@ -8,18 +8,20 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "core/types.h"
 #include "format/encoding.h"
 
 namespace voronoi::format {
 
 /// What a run of parameters is: tuning gives each kind a learning rate of its own.
-enum class ParameterKind { codebook, scale, bias };
+enum class ParameterKind { codebook, scale, bias, factor };
 
 /// Parameters [first, first + size) of a matrix are one array of its encoding.
 struct ParameterRun {
   std::string_view array;  ///< its name there
   ParameterKind kind = ParameterKind::codebook;
   std::int64_t first = 0, size = 0;
+  core::DType dtype = core::DType::f16;  ///< that it is stored in, of 16 bits
 };
 
 /// A linear [out, in]; all parameters of it are one fp32 vector, kept by the caller. Made by Format::tuned.
@@ -45,12 +47,15 @@ class TunedMatrix {
   /// weight [out, in] row-major, of parameters [n_parameters()]; device memory, as below.
   virtual void decode(backend::Context& context, const float* parameters, float* weight) const = 0;
   /// gradient [n_parameters()] += the loss's derivative by the parameters, d_weight [out, in] being that by the weight.
-  virtual void add_gradient(backend::Context& context, const float* parameters, const float* d_weight,
-                            float* gradient) const = 0;
-  /// The linear with these parameters, rounded to the encoding's 16-bit type. Throws NumericError, naming the array,
-  /// for one that the type cannot hold or that is not finite.
+  /// weight: what decode() made of the parameters.
+  virtual void add_gradient(backend::Context& context, const float* parameters, const float* weight,
+                            const float* d_weight, float* gradient) const = 0;
+  /// The linear with these parameters, each rounded to the 16-bit type of its run. Throws NumericError, naming the
+  /// array, for one that the type cannot hold or that is not finite.
   virtual Encoding rounded(std::span<const float> parameters) const = 0;
 
+  /// Whether recode() can be called.
+  virtual bool can_recode() const { return true; }
   /// All codes as bytes, of a size that stays; host memory, as below.
   virtual std::vector<std::byte> codes() const = 0;
   /// codes: as this matrix, or one made of the same encoding, gave them.

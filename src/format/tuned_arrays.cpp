@@ -42,7 +42,7 @@ TunedArrays::TunedArrays(backend::Context& context, const Encoding& encoding,
     const NamedArray* array = find_array(encoding_, parameter.first);
     if (array == nullptr) continue;
     const auto size = static_cast<std::int64_t>(array->bytes.size() / kNumberBytes);
-    runs_.push_back({parameter.first, parameter.second, first, size});
+    runs_.push_back({parameter.first, parameter.second, first, size, array->dtype});
     first += size;
   }
   for (const std::string_view name : codes)
@@ -112,10 +112,10 @@ Encoding TunedArrays::rounded(std::span<const float> parameters) const {
     NamedArray& array = *find_array(encoding, run.array);
     for (std::int64_t i = 0; i < run.size; ++i) {
       const float value = parameters[static_cast<std::size_t>(run.first + i)];
-      const std::uint16_t bits = core::to_bits16(encoding.dtype, value);
-      if (!std::isfinite(core::from_bits16(encoding.dtype, bits)))
+      const std::uint16_t bits = core::to_bits16(run.dtype, value);
+      if (!std::isfinite(core::from_bits16(run.dtype, bits)))
         throw core::NumericError("the tuned " + std::string(run.array) + "[" + std::to_string(i) + "] is " +
-                                 std::to_string(value) + ", which " + std::string(core::dtype_name(encoding.dtype)) +
+                                 std::to_string(value) + ", which " + std::string(core::dtype_name(run.dtype)) +
                                  " cannot hold; a lower learning rate keeps it in range");
       std::memcpy(array.bytes.data() + static_cast<std::size_t>(i) * kNumberBytes, &bits, kNumberBytes);
     }

@@ -24,7 +24,7 @@ class TunedArrays : public TunedMatrix {
   std::int64_t size_bytes() const final;
   void leave_device() final;
   void enter_device(bool stay) final;
-  Encoding rounded(std::span<const float> parameters) const final;
+  Encoding rounded(std::span<const float> parameters) const override;
   std::vector<std::byte> codes() const final;
   void set_codes(std::span<const std::byte> codes) final;
 
@@ -40,6 +40,13 @@ class TunedArrays : public TunedMatrix {
   const T* fixed(const std::string& name) const {
     const auto found = fixed_.find(name);
     return found == fixed_.end() ? nullptr : reinterpret_cast<const T*>(found->second.device.data());
+  }
+  /// The same with its number of values.
+  template <class T>
+  std::span<const T> fixed_values(const std::string& name) const {
+    const auto found = fixed_.find(name);
+    if (found == fixed_.end()) return {};
+    return {fixed<T>(name), static_cast<std::size_t>(found->second.size()) / sizeof(T)};
   }
   /// An array that stays, in host memory; empty: the encoding lacks it.
   template <class T>

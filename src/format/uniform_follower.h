@@ -35,7 +35,7 @@ class UniformFollower final : public TunedArrays {
 
   void decode(backend::Context& context, const float* parameters, float* weight) const override;
   /// Its derivative by the weight is the weight's own, straight through the rounding: there is nothing to add to.
-  void add_gradient(backend::Context&, const float*, const float*, float*) const override {}
+  void add_gradient(backend::Context&, const float*, const float*, const float*, float*) const override {}
   /// Codes move with the weight alone.
   std::int64_t recode(backend::Context&, std::span<const float>, std::span<const float>, double) override { return 0; }
 

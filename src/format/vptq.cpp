@@ -91,7 +91,7 @@ class TunedVptqMatrix final : public TunedArrays {
   void decode(backend::Context& context, const float* parameters, float* weight) const override {
     context.vptq().decode_tuned(context.exec(), numbers(parameters), weight);
   }
-  void add_gradient(backend::Context& context, const float* parameters, const float* d_weight,
+  void add_gradient(backend::Context& context, const float* parameters, const float* /*weight*/, const float* d_weight,
                     float* gradient) const override {
     context.vptq().gradient(
         context.exec(), numbers(parameters), d_weight,

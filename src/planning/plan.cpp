@@ -71,7 +71,9 @@ class Planner {
     PlannedLinear planned{role,           site.name, linear.name, linear.out_features, linear.in_features, 0,
                           own != nullptr, setting,   {}};
     if (own != nullptr)
-      planned.stored = quant::planned_bits(*own, linear.out_features, linear.in_features);
+      planned.stored = run::tune_phases(request_.options).empty()
+                           ? quant::planned_bits(*own, linear.out_features, linear.in_features)
+                           : quant::planned_tuned_bits(*own, linear.out_features, linear.in_features);
     else
       planned.stored.indices = 16 * planned.weights();
     return planned;

@@ -123,6 +123,12 @@ QuantResult quantize(backend::Context& context, core::Team& team, const QuantInp
   });
 }
 
+StoredBits planned_tuned_bits(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
+  StoredBits stored = planned_bits(parameters, out_features, in_features);
+  stored.scales += find_method(parameters.method).bits_of_tuning(out_features, in_features);
+  return stored;
+}
+
 StoredBits planned_bits(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {
   return find_method(parameters.method).stored_bits(parameters, out_features, in_features);
 }

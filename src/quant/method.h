@@ -104,6 +104,10 @@ class Method {
 
   /// Whether tuning may move numbers of the layers it makes: their format has some (format/tuned.h).
   virtual bool can_be_tuned() const { return true; }
+  /// Whether tuning may move their codes too (format::TunedMatrix::can_recode).
+  virtual bool codes_can_move() const { return can_be_tuned(); }
+  /// Bits of the numbers that a layer has beside stored_bits once it is tuned.
+  virtual std::int64_t bits_of_tuning(std::int64_t /*out_features*/, std::int64_t /*in_features*/) const { return 0; }
 
   /// Names of the parameters that --bits chooses for the size of the model. Empty: --bits is a parameter of the
   /// method's own, or none.
@@ -194,6 +198,8 @@ class MethodRegistration {
 
 /// Method::stored_bits, nominal_bits of the parameters' method.
 StoredBits planned_bits(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
+/// The same with bits_of_tuning among the scales.
+StoredBits planned_tuned_bits(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);
 double planned_nominal_bits(const QuantParameters& parameters);
 
 }  // namespace voronoi::quant

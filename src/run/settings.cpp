@@ -137,6 +137,10 @@ std::vector<std::string> check(const Settings& o) {
   if (!phases.empty() && !method.can_be_tuned())
     problems.push_back("--tune-phases: layers of --method " + o.parameters.method +
                        " have no numbers to tune; leave it out");
+  if (std::find(phases.begin(), phases.end(), "codes") != phases.end() && method.can_be_tuned() &&
+      !method.codes_can_move())
+    problems.push_back("--tune-phases codes: codes of --method " + o.parameters.method +
+                       " stay as they are; block and end-to-end move its numbers");
   if (std::find(phases.begin(), phases.end(), "weights") != phases.end() && !method.uniform_layout(o.parameters))
     problems.push_back("--tune-phases weights: trains the weights behind uniform codes, which --method " +
                        o.parameters.method + " does not make; awq, bitdistiller, gptq or rtn do");

@@ -235,6 +235,12 @@ class Allocation {
     return looks_.at(linear) * method_.expected_error(setting) / method_.expected_error(quick_);
   }
 
+  /// Once it is tuned, where it will be.
+  std::int64_t stored_bits(const quant::QuantParameters& setting, const model::LinearSpec& linear) const {
+    const auto planned = run::tune_phases(work_.settings).empty() ? quant::planned_bits : quant::planned_tuned_bits;
+    return planned(setting, linear.out_features, linear.in_features).total();
+  }
+
   /// Of a shape, each with the bits that it stores.
   using Settings = std::vector<std::pair<quant::QuantParameters, std::int64_t>>;
   Settings settings_of(const model::LinearSpec& linear) const {
@@ -242,7 +248,7 @@ class Allocation {
     const quant::LayerCount layer{linear.out_features, linear.in_features, 1};
     const auto weights = static_cast<double>(linear.out_features * linear.in_features);
     for (quant::QuantParameters& setting : method_.settings(base_, {&layer, 1})) {
-      const std::int64_t bits = quant::planned_bits(setting, linear.out_features, linear.in_features).total();
+      const std::int64_t bits = stored_bits(setting, linear);
       if (static_cast<double>(bits) >= kLeastShare * *work_.settings.bits * weights)
         settings.emplace_back(std::move(setting), bits);
     }
@@ -276,19 +282,21 @@ class Allocation {
       }
       ++record.linears;
       record.weights += linear.out_features * linear.in_features;
-      record.uniform_bits += quant::planned_bits(base_, linear.out_features, linear.in_features).total();
+      record.uniform_bits += stored_bits(base_, linear);
       record.uniform_loss_rise += predicted(linear.name, base_);
     });
     const double wanted = *work_.settings.bits;
-    const auto chosen =
-        planning::allocate(shares, static_cast<std::int64_t>(wanted * static_cast<double>(record.weights)));
+    const auto budget = static_cast<std::int64_t>(wanted * static_cast<double>(record.weights));
+    const auto chosen = planning::allocate(shares, budget);
     if (!chosen)
       throw core::ConfigError(
           fmt::format("--allocate: --bits {:g}: even the least settings of {} take more", wanted, base_.method));
     record.stored_bits = chosen->stored_bits;
     record.loss_rise = chosen->loss_rise;
     std::string tables;
-    if (record.loss_rise < record.uniform_loss_rise)
+    const bool fits =
+        static_cast<double>(record.uniform_bits) <= (1 + quant::kBitsMargin) * static_cast<double>(budget);
+    if (record.loss_rise < record.uniform_loss_rise || !fits)
       for (std::size_t s = 0; s < shares.size(); ++s) {
         const auto& [setting, bits] = (*settings[s])[chosen->choice[s]];
         quant::Rule rule{shares[s].name, true, {}, planning::chosen_values(setting), ""};

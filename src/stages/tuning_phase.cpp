@@ -179,6 +179,7 @@ void TuningPhase::publish(std::int64_t layer, const tune::BlockResult& result, d
     if (!lacks_layer(name)) continue;
     const run::NextGeneration next = run::next_layer_generation(work_.run.state, name);
     run::LayerRecord record = work_.run.state.layers.at(name);
+    record.stored_bits = format::stored_bits(encoding);
     record.parent = next.parent;
     record.generation = next.generation;
     record.start = work_.run.state.start;

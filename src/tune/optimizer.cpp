@@ -25,6 +25,7 @@ double relative_rate(Kind kind, double learning_rate) {
   switch (kind) {
     case Kind::codebook:
     case Kind::bias:
+    case Kind::factor:
     case Kind::weight:
       return learning_rate;
     case Kind::scale:

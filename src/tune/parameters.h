@@ -8,7 +8,7 @@
 namespace voronoi::tune {
 
 /// Each kind of number moves at a rate of its own.
-enum class Kind { codebook, scale, bias, norm, weight };
+enum class Kind { codebook, scale, bias, factor, norm, weight };
 
 /// Numbers [first, first + size) of a vector of parameters: one array of a packed linear, or a norm.
 struct Segment {

@@ -22,6 +22,8 @@ Kind kind_of(format::ParameterKind kind) {
       return Kind::scale;
     case format::ParameterKind::bias:
       return Kind::bias;
+    case format::ParameterKind::factor:
+      return Kind::factor;
   }
   throw core::InternalError("kind of a parameter");
 }
@@ -185,7 +187,8 @@ void TunedBlock::backward_from(model::Transformer& transformer, const float* par
     core::count_product(n_out, n_in, n_rows);
     context_.linalg().gemm_f32(exec, true, false, n_out, n_in, n_rows, 1.0F, dy, n_out, x, n_in, 0.0F, d_weight_.data(),
                                n_in);
-    linear->matrix->add_gradient(context_, parameters + linear->first, d_weight_.data(), sum + linear->first);
+    linear->matrix->add_gradient(context_, parameters + linear->first, dense(*linear).data(), d_weight_.data(),
+                                 sum + linear->first);
     if (observer) observer(static_cast<std::size_t>(linear - linears_.begin()), d_weight_.data());
   };
   model::BlockGradients gradients = transformer.make_gradients(weights_);
@@ -200,11 +203,12 @@ void TunedBlock::backward_from(model::Transformer& transformer, const float* par
 std::vector<float> TunedBlock::rounded(std::span<const float> parameters) const {
   VORONOI_REQUIRE(static_cast<std::int64_t>(parameters.size()) == n_parameters_, "parameters of another block");
   std::vector<float> values(parameters.begin(), parameters.end());
-  for (const Linear& linear : linears_) {
-    const auto own = std::span(values).subspan(static_cast<std::size_t>(linear.first),
-                                               static_cast<std::size_t>(linear.matrix->n_parameters()));
-    for (float& value : own) value = core::round_to(linear.dtype, value);
-  }
+  for (const Linear& linear : linears_)
+    for (const format::ParameterRun& run : linear.matrix->runs()) {
+      const auto own = std::span(values).subspan(static_cast<std::size_t>(linear.first + run.first),
+                                                 static_cast<std::size_t>(run.size));
+      for (float& value : own) value = core::round_to(run.dtype, value);
+    }
   for (const Segment& segment : segments_)
     if (segment.kind == Kind::norm)
       for (float& value : part(std::span(values), segment)) value = rounded_norm(config_, value);

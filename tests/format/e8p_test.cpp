@@ -28,7 +28,9 @@ E8pEncoding fields_of(const Encoding& encoding) {
           owned(view.e8p_residual),
           owned(view.in_signs),
           owned(view.out_signs),
-          owned(view.scale)};
+          owned(view.scale),
+          owned(view.in_factor),
+          owned(view.out_factor)};
 }
 
 TEST(E8pFormat, DecodesToCodewordsTurnedBackOnBothSides) {
@@ -84,7 +86,7 @@ TEST(E8pFormat, SidesThatAreNotTurnedStayAsTheyAre) {
 TEST(E8pFormat, TheProductIsThatOfTheDecodedWeightAtAnyNumberOfThreads) {
   for (const int bits : {2, 3, 4}) {
     const std::int64_t out = 36, in = 90;
-    const Encoding encoding = test::random_packed(test::E8pShape{out, in, bits});
+    const Encoding encoding = test::random_packed(test::E8pShape{out, in, bits, true, core::DType::f16, bits == 3});
     const std::vector<float> weight = test::decoded(encoding);
     std::vector<float> x(5 * static_cast<std::size_t>(in));
     for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 19) / 19 - 0.5F;
@@ -117,8 +119,10 @@ TEST(E8pFormat, CountsEveryBitAndHasABound) {
   float largest = 0;
   for (const float value : test::decoded(encoding)) largest = std::max(largest, std::fabs(value));
   EXPECT_LE(static_cast<double>(largest), encoding.format->decoded_bound(encoding));
-  backend::Context context(backend::Device::cpu, 1);
-  EXPECT_EQ(encoding.format->tuned(context, encoding), nullptr);
+  const Encoding tuned = test::random_packed(test::E8pShape{40, 96, 3, true, core::DType::f16, true});
+  EXPECT_EQ(stored_bits(tuned), stored_bits(encoding) + 16 * (40 + 96));
+  for (const float value : test::decoded(tuned))
+    ASSERT_LE(static_cast<double>(std::fabs(value)), tuned.format->decoded_bound(tuned));
 }
 
 TEST(E8pFormat, WhatDoesNotFitIsNamed) {

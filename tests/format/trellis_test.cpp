@@ -51,7 +51,8 @@ std::vector<double> states_of(const TrellisView& e) {
 TEST(TrellisFormat, DecodesToStatesTurnedBackOnBothSides) {
   for (const test::TrellisShape& shape :
        {test::TrellisShape{24, 40, 2}, test::TrellisShape{300, 12, 3, 14, 1}, test::TrellisShape{27, 20, 1, 12, 2},
-        test::TrellisShape{40, 27, 4}, test::TrellisShape{16, 8, 5, 15}}) {
+        test::TrellisShape{40, 27, 4}, test::TrellisShape{16, 8, 5, 15},
+        test::TrellisShape{24, 12, 2, 16, 0, true, core::DType::bf16, true}}) {
     const std::int64_t out = shape.out_features, in = shape.in_features;
     const Encoding encoding = test::random_packed(shape);
     ASSERT_EQ(find_problem(encoding), "");
@@ -69,6 +70,9 @@ TEST(TrellisFormat, DecodesToStatesTurnedBackOnBothSides) {
       for (std::int64_t c = 0; c < in; ++c) {
         double value = 0;
         for (std::int64_t j = 0; j < out; ++j) value += t_out[place(j * out + row)] * half[place(j * in + c)];
+        if (shape.factors)
+          value *= static_cast<double>(core::from_bits16(core::DType::f16, e.out_factor[place(row)])) *
+                   static_cast<double>(core::from_bits16(core::DType::f16, e.in_factor[place(c)]));
         ASSERT_NEAR(static_cast<double>(weight[place(row * in + c)]), value, 1e-6) << out << " x " << in;
       }
   }
@@ -93,7 +97,8 @@ TEST(TrellisFormat, SidesThatAreNotTurnedStayAsTheyAre) {
 TEST(TrellisFormat, TheProductIsThatOfTheDecodedWeightAtAnyNumberOfThreads) {
   for (const int bits : {1, 2, 3, 4, 5}) {
     const std::int64_t out = 36, in = 90;
-    const Encoding encoding = test::random_packed(test::TrellisShape{out, in, bits});
+    const Encoding encoding =
+        test::random_packed(test::TrellisShape{out, in, bits, 16, 0, true, core::DType::f16, bits % 2 == 0});
     const std::vector<float> weight = test::decoded(encoding);
     std::vector<float> x(5 * place(in));
     for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 19) / 19 - 0.5F;
@@ -125,8 +130,10 @@ TEST(TrellisFormat, CountsEveryBitAndHasABound) {
   float largest = 0;
   for (const float value : test::decoded(encoding)) largest = std::max(largest, std::fabs(value));
   EXPECT_LE(static_cast<double>(largest), encoding.format->decoded_bound(encoding));
-  backend::Context context(backend::Device::cpu, 1);
-  EXPECT_EQ(encoding.format->tuned(context, encoding), nullptr);
+  const Encoding tuned = test::random_packed(test::TrellisShape{48, 96, 3, 16, 0, true, core::DType::f16, true});
+  EXPECT_EQ(stored_bits(tuned), stored_bits(encoding) + 16 * (48 + 96));
+  for (const float value : test::decoded(tuned))
+    ASSERT_LE(static_cast<double>(std::fabs(value)), tuned.format->decoded_bound(tuned));
 }
 
 TEST(TrellisFormat, WhatDoesNotFitIsNamed) {
@@ -148,6 +155,19 @@ TEST(TrellisFormat, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(problem([&](Encoding& e) { array(e, "out_signs").bytes[7] = std::byte{0x80}; }),
               HasSubstr("out_signs has bits past the last of 33"));
   EXPECT_THAT(problem([&](Encoding& e) { array(e, "scale").bytes[3] = std::byte{0xBD}; }), StartsWith("scale is -"));
+  const auto with_factor = [&](const char* name, std::int64_t n, std::uint16_t last) {
+    return problem([&](Encoding& e) {
+      std::vector<std::uint16_t> values(place(n), 0x3C00);
+      values.back() = last;
+      const auto bytes = std::as_bytes(std::span(values));
+      e.arrays.push_back({name, core::DType::f16, {n}, {bytes.begin(), bytes.end()}});
+    });
+  };
+  EXPECT_EQ(with_factor("in_factor", 20, 0xFBFF), "");  // -65504: bounded by the sum of all, not here
+  EXPECT_EQ(with_factor("out_factor", 33, 0), "");
+  EXPECT_THAT(with_factor("in_factor", 20, 0x7E00), StartsWith("in_factor[19] is not finite"));
+  EXPECT_THAT(with_factor("out_factor", 33, 0xFC00), StartsWith("out_factor[32] is not finite"));
+  EXPECT_THAT(with_factor("out_factor", 32, 0), StartsWith("out_factor has 32 elements where 33"));
 }
 
 }  // namespace

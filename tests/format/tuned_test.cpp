@@ -20,8 +20,11 @@ namespace {
 
 using test::AqlmShape;
 using test::case_of;
+using test::E8pShape;
+using test::GptvqShape;
 using test::PackedShape;
 using test::SignedShape;
+using test::TrellisShape;
 using test::UniformShape;
 using testing::HasSubstr;
 
@@ -141,12 +144,58 @@ Sums plain_gradient(const AqlmEncoding& e, const std::vector<float>& parameters,
   return sums;
 }
 
+Sums plain_gradient(const GptvqEncoding& e, const std::vector<float>& parameters, const std::vector<float>& d_weight) {
+  const std::int64_t n = e.in_features, d = e.vector_columns;
+  Sums sums(parameters.size());
+  for (std::int64_t row = 0; row < e.out_features; ++row)
+    for (std::int64_t stored = 0; stored < n; ++stored) {
+      const std::size_t column = e.perm.empty() ? index(stored) : e.perm[index(stored)];
+      double term = static_cast<double>(d_weight[index(row * n) + column]);
+      if (e.scale_block > 0) {
+        const std::size_t block = index(stored / e.scale_block);
+        const auto of = [&](std::size_t i) { return static_cast<double>(core::from_bits16(e.dtype, e.block_grid[i])); };
+        term *= of(2 * block) * std::pow(of(2 * block + 1),
+                                         code_at(e.block_codes, row, e.blocks(), 4, static_cast<std::int64_t>(block)));
+      }
+      const std::size_t book = index(row / e.group_rows * e.strips() + stored / e.group_columns),
+                        at = index((static_cast<std::int64_t>(book) * e.centroids +
+                                    code_at(e.indices, row, e.vectors(), e.index_bits(), stored / d)) *
+                                       d +
+                                   stored % d);
+      if (e.codebook8.empty())
+        sums.add(at, term);
+      else
+        sums.add(book, term * static_cast<std::int8_t>(e.codebook8[at]) / 127);
+    }
+  return sums;
+}
+
+/// W without the factors is what the encoding decodes to without them.
+Sums factor_gradient(Encoding encoding, const std::vector<float>& parameters, const std::vector<float>& d_weight) {
+  const std::int64_t n = encoding.in_features;
+  std::erase_if(encoding.arrays,
+                [](const NamedArray& array) { return array.name == "in_factor" || array.name == "out_factor"; });
+  const std::vector<float> weight = test::decoded(encoding);
+  Sums sums(parameters.size());
+  for (std::int64_t row = 0; row < encoding.out_features; ++row)
+    for (std::int64_t c = 0; c < n; ++c) {
+      const std::size_t at = index(row * n + c), of_row = index(n + row);
+      const double term = static_cast<double>(d_weight[at]) * static_cast<double>(weight[at]);
+      sums.add(index(c), term * static_cast<double>(parameters[of_row]));
+      sums.add(of_row, term * static_cast<double>(parameters[index(c)]));
+    }
+  return sums;
+}
+
 Sums plain_gradient(const Encoding& encoding, const std::vector<float>& parameters,
                     const std::vector<float>& d_weight) {
   if (encoding.format == &vptq_format()) return plain_gradient(test::vq_of(encoding), parameters, d_weight);
   if (encoding.format == &uniform_format()) return plain_gradient(test::uniform_of(encoding), parameters, d_weight);
   if (encoding.format == &aqlm_format()) return plain_gradient(test::aqlm_of(encoding), parameters, d_weight);
-  return plain_gradient(test::signed_levels_of(encoding), parameters, d_weight);
+  if (encoding.format == &gptvq_format()) return plain_gradient(test::gptvq_of(encoding), parameters, d_weight);
+  if (encoding.format == &signed_levels_format())
+    return plain_gradient(test::signed_levels_of(encoding), parameters, d_weight);
+  return factor_gradient(encoding, parameters, d_weight);
 }
 
 /// An encoding, its tuned matrix, and parameters away from the stored ones.
@@ -167,6 +216,9 @@ class Tuned : public ::testing::TestWithParam<test::PackedCase> {
     matrix_->decode(context_, parameters.data(), weight.data());
     return weight;
   }
+  void add_gradient(backend::Context& context, std::vector<float>& gradient) {
+    matrix_->add_gradient(context, moved_.data(), decoded(moved_).data(), d_weight_.data(), gradient.data());
+  }
 
   backend::Context context_{backend::Device::cpu, 2};
   std::unique_ptr<TunedMatrix> matrix_;
@@ -183,8 +235,9 @@ TEST_P(Tuned, MovedNumbersAreRoundedToTheStoredTypeAndTheCodesStay) {
   EXPECT_EQ(find_problem(rounded), "");
   const auto again = rounded.format->tuned(context_, rounded);
   const std::vector<float> values = again->initial();
-  for (std::size_t i = 0; i < moved_.size(); ++i)
-    ASSERT_EQ(values[i], core::round_to(encoding().dtype, moved_[i])) << i;
+  for (const ParameterRun& run : matrix_->runs())
+    for (std::size_t i = index(run.first); i < index(run.first + run.size); ++i)
+      ASSERT_EQ(values[i], core::round_to(run.dtype, moved_[i])) << i;
   for (std::size_t a = 0; a < rounded.arrays.size(); ++a) {
     const bool tuned = std::any_of(matrix_->runs().begin(), matrix_->runs().end(),
                                    [&](const ParameterRun& run) { return run.array == rounded.arrays[a].name; });
@@ -221,7 +274,7 @@ TEST_P(Tuned, CodesComeBackAsTheyLeft) {
 TEST_P(Tuned, TheGradientIsThatOfItsDefinition) {
   const Sums expected = plain_gradient(encoding(), moved_, d_weight_);
   std::vector<float> gradient(moved_.size(), 0.25F);
-  matrix_->add_gradient(context_, moved_.data(), d_weight_.data(), gradient.data());
+  add_gradient(context_, gradient);
   ASSERT_EQ(expected.total.size(), gradient.size());
   for (std::size_t i = 0; i < gradient.size(); ++i)
     ASSERT_NEAR(static_cast<double>(gradient[i]) - 0.25, expected.total[i], 1e-6 * expected.size[i] + 1e-6) << i;
@@ -229,7 +282,7 @@ TEST_P(Tuned, TheGradientIsThatOfItsDefinition) {
 
 TEST_P(Tuned, TheGradientSaysHowTheDecodedWeightMoves) {
   std::vector<float> gradient(moved_.size());
-  matrix_->add_gradient(context_, moved_.data(), d_weight_.data(), gradient.data());
+  add_gradient(context_, gradient);
   const auto loss = [&](const std::vector<float>& parameters) {
     const std::vector<float> weight = decoded(parameters);
     double sum = 0;
@@ -258,7 +311,7 @@ TEST_P(Tuned, AnyNumberOfThreadsGivesTheSameBits) {
   for (const int threads : {1, 2, 3}) {
     backend::Context context(backend::Device::cpu, threads);
     std::vector<float> gradient(moved_.size(), 0.5F);
-    matrix_->add_gradient(context, moved_.data(), d_weight_.data(), gradient.data());
+    add_gradient(context, gradient);
     if (first.empty()) first = gradient;
     EXPECT_EQ(gradient, first) << threads;
   }
@@ -267,7 +320,7 @@ TEST_P(Tuned, AnyNumberOfThreadsGivesTheSameBits) {
 TEST_P(Tuned, WhatTheStoredTypeCannotHoldIsRefusedWithTheArray) {
   for (const ParameterRun& run : matrix_->runs())
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity(),
-                            encoding().dtype == core::DType::f16 ? 65520.0F : 3.4e38F}) {
+                            run.dtype == core::DType::f16 ? 65520.0F : 3.4e38F}) {
       std::vector<float> parameters = matrix_->initial();
       parameters[index(run.first + run.size - 1)] = bad;
       decoded(parameters);  // of no meaning, but nothing is read out of bounds
@@ -281,6 +334,47 @@ TEST_P(Tuned, WhatTheStoredTypeCannotHoldIsRefusedWithTheArray) {
   std::vector<float> short_one = matrix_->initial();
   short_one.pop_back();
   EXPECT_THROW((void)matrix_->rounded(short_one), core::InternalError);
+}
+
+/// Formats whose factors come with tuning.
+TEST(TunedFactors, ComeWithTheFirstThatMovesAndAreOnesBefore) {
+  for (const Encoding& plain : {test::random_packed(TrellisShape{40, 24, 2, 16, 0, true, core::DType::bf16}),
+                                test::random_packed(E8pShape{40, 24, 3})}) {
+    backend::Context context(backend::Device::cpu, 1);
+    const auto matrix = plain.format->tuned(context, plain);
+    ASSERT_EQ(matrix->n_parameters(), 24 + 40);
+    EXPECT_FALSE(matrix->can_recode());
+    EXPECT_THROW(matrix->recode(context, {}, {}, 0.1), core::InternalError);
+    std::vector<float> values = matrix->initial();
+    EXPECT_EQ(values, std::vector<float>(24 + 40, 1.0F));
+    EXPECT_TRUE(matrix->rounded(values) == plain);
+    std::vector<float> weight(40 * 24);
+    matrix->decode(context, values.data(), weight.data());
+    EXPECT_EQ(weight, test::decoded(plain));
+    // One that rounds to 1 in F16 has not moved.
+    values[3] = 1 + 0x1p-12F;
+    EXPECT_TRUE(matrix->rounded(values) == plain);
+
+    values[24 + 2] = -0.75F;
+    values[24 + 3] = 0;
+    const Encoding moved = matrix->rounded(values);
+    EXPECT_EQ(find_problem(moved), "");
+    EXPECT_EQ(stored_bits(moved), stored_bits(plain) + 16 * 40);
+    std::vector<float> expected = weight;
+    for (std::size_t c = 0; c < 24; ++c) {
+      expected[2 * 24 + c] *= -0.75F;
+      expected[3 * 24 + c] *= 0;
+    }
+    EXPECT_EQ(test::decoded(moved), expected);
+    // What is multiplied by 0 has no derivative that the weight could tell: it stays.
+    const auto again = moved.format->tuned(context, moved);
+    values = again->initial();
+    std::vector<float> gradient(values.size());
+    again->add_gradient(context, values.data(), expected.data(), weight.data(), gradient.data());
+    EXPECT_EQ(gradient[24 + 3], 0);
+    EXPECT_NE(gradient[24 + 2], 0);
+    EXPECT_TRUE(again->rounded(values) == moved);
+  }
 }
 
 // Vectors that end with the matrix and such that do not, with and without residual, outliers, groups and a column
@@ -307,6 +401,23 @@ INSTANTIATE_TEST_SUITE_P(Aqlm, Tuned,
                          ::testing::Values(case_of(AqlmShape{24, 64}), case_of(AqlmShape{301, 96, 3, 3, 16}),
                                            case_of(AqlmShape{37, 120, 2, 9, 4, core::DType::bf16}),
                                            case_of(AqlmShape{1, 1, 1, 1, 1})));
+
+// Both kinds of codebooks, with blocks and a column order and without, short groups and strips.
+INSTANTIATE_TEST_SUITE_P(Gptvq, Tuned,
+                         ::testing::Values(case_of(GptvqShape{24, 64, 2, 4, 8, 32}),
+                                           case_of(GptvqShape{37, 102, 2, 6, 10, 40, 16}),
+                                           case_of(GptvqShape{34, 72, 4, 8, 34, 24, 8, 16, true, core::DType::bf16}),
+                                           case_of(GptvqShape{5, 300, 1, 3, 2, 256, 16, 64, true, core::DType::bf16})));
+
+// Both sides turned, and none; several parts of the rows and one; a tail of codes.
+INSTANTIATE_TEST_SUITE_P(Trellis, Tuned,
+                         ::testing::Values(case_of(TrellisShape{24, 64, 2, 16, 0, true, core::DType::f16, true}),
+                                           case_of(TrellisShape{101, 36, 3, 14, 1, true, core::DType::bf16, true}),
+                                           case_of(TrellisShape{33, 20, 1, 12, 2, false, core::DType::f16, true})));
+INSTANTIATE_TEST_SUITE_P(E8p, Tuned,
+                         ::testing::Values(case_of(E8pShape{24, 64, 2, true, core::DType::f16, true}),
+                                           case_of(E8pShape{70, 36, 3, true, core::DType::bf16, true}),
+                                           case_of(E8pShape{37, 101, 4, false, core::DType::f16, true})));
 
 // Columns with scales, in both forms of codes of single weights.
 INSTANTIATE_TEST_SUITE_P(Scaled, Tuned,

@@ -108,10 +108,10 @@ TEST_P(GpuTuned, NumbersDecodeTheSameBitsAndHaveTheSameGradient) {
 
   const std::vector<float> before = normal_values(here->n_parameters(), 5);
   std::vector<float> gradient = before, size(before.size());
-  here->add_gradient(cpu(), parameters.data(), d_weight.data(), gradient.data());
+  here->add_gradient(cpu(), parameters.data(), expected.data(), d_weight.data(), gradient.data());
   backend::Array<float> ours = on_gpu(before), again = on_gpu(before);
-  there->add_gradient(gpu(), gpu_parameters.data(), gpu_d_weight.data(), ours.data());
-  there->add_gradient(gpu(), gpu_parameters.data(), gpu_d_weight.data(), again.data());
+  there->add_gradient(gpu(), gpu_parameters.data(), weight.data(), gpu_d_weight.data(), ours.data());
+  there->add_gradient(gpu(), gpu_parameters.data(), weight.data(), gpu_d_weight.data(), again.data());
   const std::vector<float> got = ours.to_host();
   EXPECT_EQ(again.to_host(), got);
   // Roundings of sums of up to a column's terms of size about one, or a group's of some steps.
@@ -130,9 +130,10 @@ TEST_P(GpuTuned, AGradientThatIsNotFiniteIsNotHidden) {
   std::vector<float> d_weight(static_cast<std::size_t>(encoding().out_features * encoding().in_features), 1.0F);
   d_weight.back() = std::numeric_limits<float>::quiet_NaN();
   const backend::Array<float> parameters = on_gpu(there->initial()), gpu_d_weight = on_gpu(d_weight);
-  backend::Array<float> gradient(gpu(), there->n_parameters());
+  backend::Array<float> gradient(gpu(), there->n_parameters()), weight(gpu(), gpu_d_weight.size());
   gradient.zero();
-  there->add_gradient(gpu(), parameters.data(), gpu_d_weight.data(), gradient.data());
+  there->decode(gpu(), parameters.data(), weight.data());
+  there->add_gradient(gpu(), parameters.data(), weight.data(), gpu_d_weight.data(), gradient.data());
   const std::vector<float> values = gradient.to_host();
   for (const format::ParameterRun& run : there->runs()) {
     bool found = false;
@@ -185,22 +186,30 @@ INSTANTIATE_TEST_SUITE_P(Aqlm, GpuPacked, aqlm_cases());
 INSTANTIATE_TEST_SUITE_P(Aqlm, GpuTuned, aqlm_cases());
 INSTANTIATE_TEST_SUITE_P(Uniform, GpuPacked, uniform_cases());
 INSTANTIATE_TEST_SUITE_P(Gptvq, GpuPacked, gptvq_cases());
+INSTANTIATE_TEST_SUITE_P(Gptvq, GpuTuned, gptvq_cases());
 INSTANTIATE_TEST_SUITE_P(Vptq, GpuTuned, vptq_cases());
 INSTANTIATE_TEST_SUITE_P(Uniform, GpuTuned, uniform_cases());
 
 // Sizes with a factor, without one, and without any matrix; rows of codes with a tail; more codes than a warp's step.
-INSTANTIATE_TEST_SUITE_P(E8p, GpuPacked,
-                         ::testing::Values(case_of(E8pShape{24, 64, 2}), case_of(E8pShape{20, 36, 3}),
-                                           case_of(E8pShape{37, 101, 4, true, core::DType::bf16}),
-                                           case_of(E8pShape{9, 1100, 2}), case_of(E8pShape{12, 128, 3, false}),
-                                           case_of(E8pShape{1, 1, 4})));
-
-INSTANTIATE_TEST_SUITE_P(Trellis, GpuPacked,
-                         ::testing::Values(case_of(TrellisShape{24, 64, 2}), case_of(TrellisShape{276, 20, 3, 14}),
-                                           case_of(TrellisShape{37, 101, 4, 16, 1, true, core::DType::bf16}),
-                                           case_of(TrellisShape{9, 1100, 1, 12, 2}),
-                                           case_of(TrellisShape{272, 20, 5, 16, 0, false}),
-                                           case_of(TrellisShape{1, 1, 2})));
+auto e8p_cases() {
+  return ::testing::Values(case_of(E8pShape{24, 64, 2}), case_of(E8pShape{20, 36, 3}),
+                           case_of(E8pShape{37, 101, 4, true, core::DType::bf16}), case_of(E8pShape{9, 1100, 2}),
+                           case_of(E8pShape{12, 128, 3, false}), case_of(E8pShape{1, 1, 4}),
+                           case_of(E8pShape{70, 36, 2, true, core::DType::bf16, true}),
+                           case_of(E8pShape{12, 300, 3, false, core::DType::f16, true}));
+}
+auto trellis_cases() {
+  return ::testing::Values(case_of(TrellisShape{24, 64, 2}), case_of(TrellisShape{276, 20, 3, 14}),
+                           case_of(TrellisShape{37, 101, 4, 16, 1, true, core::DType::bf16}),
+                           case_of(TrellisShape{9, 1100, 1, 12, 2}), case_of(TrellisShape{272, 20, 5, 16, 0, false}),
+                           case_of(TrellisShape{1, 1, 2}),
+                           case_of(TrellisShape{70, 36, 2, 16, 0, true, core::DType::bf16, true}),
+                           case_of(TrellisShape{12, 300, 3, 16, 0, false, core::DType::f16, true}));
+}
+INSTANTIATE_TEST_SUITE_P(E8p, GpuPacked, e8p_cases());
+INSTANTIATE_TEST_SUITE_P(E8p, GpuTuned, e8p_cases());
+INSTANTIATE_TEST_SUITE_P(Trellis, GpuPacked, trellis_cases());
+INSTANTIATE_TEST_SUITE_P(Trellis, GpuTuned, trellis_cases());
 
 // Columns with scales, in both forms of codes of single weights.
 INSTANTIATE_TEST_SUITE_P(Scaled, GpuPacked,

@@ -128,17 +128,17 @@ TEST(Bits, AdditiveCodesPayForTheirCodebooks) {
   }
 }
 
-TEST(Bits, LatticeCodesAreNotTunedAndHaveTheirOwnTarget) {
+TEST(Bits, LatticeCodesStayWhereTheyAreTunedAndHaveTheirOwnTarget) {
   run::Settings options;
   options.parameters.method = "quip_sharp";
   options.calibration = "sequential";
   options.target = "asymmetric";
-  options.tune = "end-to-end";
+  options.tune = "end-to-end,codes";
   EXPECT_THAT(run::check(options),
               ::testing::AllOf(Contains(HasSubstr("--target asymmetric: not with --method quip_sharp")),
-                               Contains(HasSubstr("--method quip_sharp have no numbers to tune"))));
+                               Contains(HasSubstr("--tune-phases codes: codes of --method quip_sharp stay"))));
   options.target = "plain";
-  options.tune = "none";
+  options.tune = "block,end-to-end";
   EXPECT_THAT(run::check(options), ::testing::Not(Contains(HasSubstr("quip_sharp"))));
 }
 

@@ -66,7 +66,7 @@ TEST(Effort, IsNothingToMethodsThatArePublished) {
   }
 }
 
-TEST(Effort, OfTrellisCodesIsStatesMetricAndDividedBits) {
+TEST(Effort, OfTrellisCodesIsStatesMetricDividedBitsAndTuning) {
   const auto state_bits = [](const run::Settings& settings) {
     return settings.parameters.get<quant::TrellisParameters>().state_bits;
   };
@@ -79,14 +79,18 @@ TEST(Effort, OfTrellisCodesIsStatesMetricAndDividedBits) {
   EXPECT_EQ(normal.hessian, "guided");
   EXPECT_FALSE(normal.allocate);
   EXPECT_TRUE(best.allocate);
-  EXPECT_EQ(best.tune, "none");
+  EXPECT_EQ(normal.tune, "none");
+  EXPECT_EQ(best.tune, "end-to-end");
 }
 
-TEST(Effort, TuningOfAMethodWithoutNumbersIsRefusedBeforeAnyWork) {
-  run::Settings settings = settings_of({"--method", "gptvq", "--tune-phases", "end-to-end"});
-  EXPECT_THAT(run::check(settings), ::testing::Contains(::testing::HasSubstr("gptvq have no numbers to tune")));
+TEST(Effort, MovingCodesThatStayIsRefusedBeforeAnyWork) {
+  run::Settings settings = settings_of({"--method", "gptvq", "--tune-phases", "end-to-end,codes"});
+  EXPECT_THAT(run::check(settings), ::testing::Contains(::testing::HasSubstr("codes of --method gptvq stay")));
+  settings.tune = "end-to-end";
+  EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("--tune-phases"))));
   settings.parameters.method = "gptq";
-  EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("to tune"))));
+  settings.tune = "end-to-end,codes";
+  EXPECT_THAT(run::check(settings), Not(::testing::Contains(::testing::HasSubstr("--tune-phases"))));
 }
 
 TEST(Effort, LeavesSequentialCalibrationPlain) {

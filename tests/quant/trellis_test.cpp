@@ -223,6 +223,9 @@ TEST(Trellis, StoresWhatWasPlannedAtAnyShape) {
       backend::Context context(backend::Device::cpu, 1);
       const QuantResult result = quantize(context, alone, site.input(), p);
       EXPECT_EQ(planned_bits(p, out, in).total(), stored_bits(result.encoding));
+      const auto tuned = result.encoding.format->tuned(context, result.encoding);
+      const std::vector<float> moved(static_cast<std::size_t>(tuned->n_parameters()), 0.5F);
+      EXPECT_EQ(planned_tuned_bits(p, out, in).total(), stored_bits(tuned->rounded(moved)));
       EXPECT_EQ(planned_nominal_bits(p), nominal_bits(result.encoding));
     }
   EXPECT_EQ(planned_bits(trellis_parameters(2), 576, 1536).total(), 2 * 576 * 1536 + 576 + 1536 + 32);

@@ -66,6 +66,7 @@ struct E8pShape {
   int bits = 2;
   bool turned = true;
   core::DType dtype = core::DType::f16;
+  bool factors = false;
 };
 
 struct TrellisShape {
@@ -73,6 +74,7 @@ struct TrellisShape {
   int bits = 2, state_bits = 16, code = 0;
   bool turned = true;
   core::DType dtype = core::DType::f16;
+  bool factors = false;
 };
 
 class RandomFields {
@@ -216,6 +218,13 @@ inline format::Encoding random_packed(const GptvqShape& s) {
   return format::to_encoding(e);
 }
 
+/// Factors of both sides, F16 whatever the weights are.
+void add_factors(auto& e) {
+  RandomFields random(e.out_features, e.in_features, core::DType::f16);
+  e.in_factor = random.values(e.in_features, 1, 0.2F);
+  e.out_factor = random.values(e.out_features, 1, 0.2F);
+}
+
 inline format::Encoding random_packed(const E8pShape& s) {
   RandomFields random(s.out_features, s.in_features, s.dtype);
   format::E8pEncoding e;
@@ -233,6 +242,7 @@ inline format::Encoding random_packed(const E8pShape& s) {
     e.out_signs = random.codes(1, s.out_features, 1);
   }
   e.scale = {0.03F};
+  if (s.factors) add_factors(e);
   return format::to_encoding(e);
 }
 
@@ -251,6 +261,7 @@ inline format::Encoding random_packed(const TrellisShape& s) {
     e.out_signs = random.codes(1, s.out_features, 1);
   }
   e.scale = {0.03F};
+  if (s.factors) add_factors(e);
   return format::to_encoding(e);
 }
 
@@ -326,14 +337,15 @@ inline PackedCase case_of(const SignedShape& s) {
 
 inline PackedCase case_of(const E8pShape& s) {
   return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", lattice, bits " +
-              std::to_string(s.bits) + (s.turned ? "" : ", not turned") + shape_ending(false, s.dtype),
+              std::to_string(s.bits) + (s.turned ? "" : ", not turned") + (s.factors ? ", factors" : "") +
+              shape_ending(false, s.dtype),
           random_packed(s)};
 }
 
 inline PackedCase case_of(const TrellisShape& s) {
   return {std::to_string(s.out_features) + " x " + std::to_string(s.in_features) + ", trellis, bits " +
               std::to_string(s.bits) + " of " + std::to_string(s.state_bits) + ", code " + std::to_string(s.code) +
-              (s.turned ? "" : ", not turned") + shape_ending(false, s.dtype),
+              (s.turned ? "" : ", not turned") + (s.factors ? ", factors" : "") + shape_ending(false, s.dtype),
           random_packed(s)};
 }
 

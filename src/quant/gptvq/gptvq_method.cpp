@@ -186,7 +186,7 @@ class Gptvq final : public Method {
     stored.permutation = 16 * due.perm;
     return stored;
   }
-  bool can_be_tuned() const override { return false; }
+  bool codes_can_move() const override { return false; }
   double nominal_bits(const QuantParameters& parameters) const override {
     return parameters.get<UniformParameters>().bits;
   }

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/index.h"
 #include "format/e8p.h"
+#include "format/rotated.h"
 #include "quant/baselines/uniform.h"
 #include "quant/baselines/uniform_method.h"
 #include "quant/quip/lattice_codes.h"
@@ -125,8 +126,10 @@ class QuipSharp final : public Method {
     return 8 * out_features * in_features + (4 + 8 + 4) * in_features * in_features;
   }
 
-  /// The codebook is fixed, and one scale is not worth a phase.
-  bool can_be_tuned() const override { return false; }
+  bool codes_can_move() const override { return false; }
+  std::int64_t bits_of_tuning(std::int64_t out_features, std::int64_t in_features) const override {
+    return format::factor_bits(out_features, in_features);
+  }
 
   bool changes_site(const QuantParameters& /*parameters*/) const override { return true; }
   std::unique_ptr<SiteState> prepare_site(backend::Context& /*context*/, core::Team& /*team*/, SiteInput& site,

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/index.h"
 #include "core/work_counts.h"
+#include "format/rotated.h"
 #include "format/trellis.h"
 #include "quant/baselines/uniform.h"
 #include "quant/baselines/uniform_method.h"
@@ -124,7 +125,7 @@ class Trellis final : public Method {
       case Effort::normal:
         return {{"hessian", "guided"}};
       case Effort::best:
-        return {{"hessian", "guided"}, {"allocate", "true"}};
+        return {{"hessian", "guided"}, {"allocate", "true"}, {"tune-phases", "end-to-end"}};
     }
     return {};
   }
@@ -174,7 +175,10 @@ class Trellis final : public Method {
     return (8 + kRowBytes + kSweepBytes) * out_features * in_features + 12 * in_features * in_features;
   }
 
-  bool can_be_tuned() const override { return false; }
+  bool codes_can_move() const override { return false; }
+  std::int64_t bits_of_tuning(std::int64_t out_features, std::int64_t in_features) const override {
+    return format::factor_bits(out_features, in_features);
+  }
   bool judges_held_out() const override { return true; }
   bool changes_site(const QuantParameters& /*parameters*/) const override { return true; }
   std::unique_ptr<SiteState> prepare_site(backend::Context& /*context*/, core::Team& /*team*/, SiteInput& site,
