@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -31,9 +32,21 @@ void require_kind(const store::Shard& shard, std::string_view kind, const std::s
     throw core::FormatError(file, fmt::format("is not a file of kind '{}'", kind));
 }
 
-/// One file of layers/, of this kind and name.
-store::Shard read_named(const std::string& file, std::string_view kind, const std::string& name) {
-  store::Shard shard = store::read_shard(file);
+[[noreturn]] void refuse_unjournalled(const std::string& file) {
+  throw core::FormatError(
+      file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+}
+
+store::Shard read_journalled(const std::string& file, const std::string& sha256) {
+  std::optional<store::Shard> shard = store::read_shard_if(file, sha256);
+  if (!shard) refuse_unjournalled(file);
+  return std::move(*shard);
+}
+
+/// One file of layers/, of this kind and name. sha256: empty, or what was journalled of it.
+store::Shard read_named(const std::string& file, std::string_view kind, const std::string& name,
+                        const std::string& sha256 = "") {
+  store::Shard shard = sha256.empty() ? store::read_shard(file, store::Sums::file) : read_journalled(file, sha256);
   require_kind(shard, kind, file);
   if (shard.attributes["name"] != name)
     throw core::FormatError(file, fmt::format("holds '{}' instead of '{}'", shard.attributes["name"], name));
@@ -59,7 +72,8 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
   return number_attribute<std::int64_t>(name, found->second, file);
 }
 
-std::string publish_shard(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
+std::vector<std::byte> publish_shard(const store::Start& start, const std::filesystem::path& path,
+                                     const store::Shard& shard) {
   std::vector<std::byte> bytes;
   try {
     bytes = store::serialize(shard);
@@ -68,7 +82,7 @@ std::string publish_shard(const store::Start& start, const std::filesystem::path
     throw;
   }
   start.publish(path, bytes);
-  return core::sha256(bytes);
+  return bytes;
 }
 
 }  // namespace
@@ -84,12 +98,13 @@ std::string write_layer(const store::Start& start, const std::string& name, std:
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (const format::NamedArray& array : result.encoding.arrays)
     shard.arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
-  return publish_shard(start, start.paths().layer(name, generation), shard);
+  return core::sha256(publish_shard(start, start.paths().layer(name, generation), shard));
 }
 
-format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation) {
+format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
+                            const std::string& sha256) {
   const std::string file = paths.layer(name, generation).string();
-  store::Shard shard = read_named(file, kLayerKind, name);
+  store::Shard shard = read_named(file, kLayerKind, name, sha256);
   std::vector<format::NamedArray> arrays;
   for (store::ShardArray& array : shard.arrays)
     arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
@@ -107,7 +122,7 @@ std::string write_tensor(const store::Start& start, const std::string& name, std
   shard.attributes["kind"] = kTensorKind;
   shard.attributes["name"] = name;
   shard.arrays.push_back(store::make_array<float>("values", core::DType::f32, shape, values));
-  return publish_shard(start, start.paths().layer(name, generation), shard);
+  return core::sha256(publish_shard(start, start.paths().layer(name, generation), shard));
 }
 
 void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
@@ -123,9 +138,7 @@ void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, st
 void require_journalled(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
                         const std::string& sha256) {
   const std::string file = paths.layer(name, generation).string();
-  if (core::sha256_of_file(file) != sha256)
-    throw core::FormatError(
-        file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+  if (core::sha256_of_file(file) != sha256) refuse_unjournalled(file);
 }
 
 void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
@@ -165,7 +178,7 @@ void write_hessian(const store::Start& start, std::int64_t block, const calib::S
 calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
                                 std::int64_t n, const std::string& calibration) {
   const std::string file = paths.hessian(block, site).string();
-  store::Shard shard = store::read_shard(file);
+  store::Shard shard = store::read_shard(file, store::Sums::file);
   require_kind(shard, kHessianKind, file);
   if (shard.attributes["calibration"] != calibration || shard.attributes["block"] != std::to_string(block) ||
       shard.attributes["site"] != site)
