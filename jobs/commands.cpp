@@ -23,7 +23,7 @@ const std::vector<Command>& commands() {
       {"generate", "continue a text with a model, a run or a VPTQ checkpoint", Ranks::one, generate_main},
       {"status", "progress of a live or dead run, or of many", Ranks::one, status_main},
       {"inspect", "describe any file or directory that voronoi reads or writes", Ranks::one, inspect_main},
-      {"export", "write a run as a checkpoint in VPTQ's public format", Ranks::one, export_main},
+      {"export", "write a run as a checkpoint in VPTQ's public format", Ranks::as_launched, export_main},
       {"verify", "read a run or a checkpoint again, check every sum, decode every layer", Ranks::as_launched,
        verify_main},
       {"report", "figures and pictures of one or many runs on a page, with Markdown and JSON", Ranks::one, report_main},

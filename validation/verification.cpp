@@ -93,8 +93,7 @@ void verify_parents(const store::RunPaths& paths, const T& newest,
 
 std::string verify_layer(const store::RunPaths& paths, const run::LayerRecord& layer) {
   const std::string file = paths.layer(layer.name, layer.generation).string();
-  run::require_journalled(paths, layer.name, layer.generation, layer.sha256);
-  const format::Encoding encoding = run::read_layer(paths, layer.name, layer.generation);
+  const format::Encoding encoding = run::read_layer(paths, layer.name, layer.generation, layer.sha256);
   if (format::stored_bits(encoding) != layer.stored_bits)
     throw core::FormatError(file, "holds another number of bits than journalled");
   if (encoding.out_features * encoding.in_features != layer.weights)
@@ -104,6 +103,15 @@ std::string verify_layer(const store::RunPaths& paths, const run::LayerRecord& l
 
 void add_problems(const std::vector<std::string>& problems, Verification& result) {
   result.problems.insert(result.problems.end(), problems.begin(), problems.end());
+}
+
+/// Each file by one rank; collective.
+std::vector<std::string> check_exported(const comm::Communicator& world, const std::filesystem::path& directory,
+                                        const exporting::Manifest& manifest) {
+  std::vector<std::string> problems = comm::divided(
+      world, manifest.files.size(), [&](std::size_t i) { return exporting::check_file(directory, manifest.files[i]); });
+  std::erase(problems, "");
+  return problems;
 }
 
 /// Hessians of the window in work, or all that --keep-hessians left.
@@ -227,9 +235,10 @@ Verification verify_run(const comm::Communicator& world, const std::string& path
   result.kind = "run directory";
   result.n_layers = state.layers.size();
   checks.run(world, result);
+  std::optional<exporting::Manifest> manifest;
+  comm::together(world, [&] { manifest = exporting::read_manifest(paths.exported()); });
+  if (manifest) add_problems(check_exported(world, paths.exported(), *manifest), result);
   comm::on_root(world, [&] {
-    if (const auto manifest = exporting::read_manifest(paths.exported()))
-      add_problems(exporting::check_files(paths.exported(), *manifest), result);
     add_problems(check_run_report(paths.report()), result);
     stored_evaluations(paths);
   });
@@ -252,7 +261,7 @@ Verification verify_checkpoint(const comm::Communicator& world, const std::strin
   });
   result.kind = exporting::kind_of(*checkpoint);
   if (manifest) {
-    comm::on_root(world, [&] { result.problems = exporting::check_files(path, *manifest); });
+    result.problems = check_exported(world, path, *manifest);
     result.notes.push_back(fmt::format("{} files summed", manifest->files.size()));
     result.notes.push_back((run ? "compared with the run " : "the run is not at hand: ") + manifest->run);
   } else {

@@ -36,11 +36,16 @@ Shape scales_shape(const AqlmExtents& e) { return {e.out_features, 1, 1, 1}; }
 
 class AqlmWriter final : public LayerWriter {
  public:
-  std::vector<std::string> add(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) override {
-    if (encoding.format != &format::aqlm_format())
-      return {"export: a layer that is none of additive codes: AQLM's layout holds no others"};
+  std::vector<std::string> check(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) const override {
+    if (encoding.format == &format::aqlm_format()) return {};
+    return {"export: a layer that is none of additive codes: AQLM's layout holds no others"};
+  }
+  Json facts(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) const override {
     const format::AqlmView e = format::aqlm_view(encoding);
-    const AdditiveLayout setting{e.codebooks, e.code_bits, e.in_group};
+    return {{"codebooks", e.codebooks}, {"code_bits", e.code_bits}, {"in_group", e.in_group}};
+  }
+  std::vector<std::string> take(const model::LinearSpec& /*linear*/, const Json& facts) override {
+    const AdditiveLayout setting{facts.at("codebooks"), facts.at("code_bits"), facts.at("in_group")};
     if (setting_.codebooks == 0) setting_ = setting;
     if (setting_ == setting) return {};
     return {
@@ -155,7 +160,7 @@ class AqlmLayout final : public Layout {
     return {fmt::format("export: --method {}: AQLM's layout holds additive codes only", parameters.method)};
   }
   std::vector<std::string> check(const format::Encoding& encoding, Profile /*profile*/) const override {
-    return AqlmWriter().add({}, encoding);
+    return AqlmWriter().check({}, encoding);
   }
   bool one_setting() const override { return true; }
   std::unique_ptr<LayerWriter> writer(Profile /*profile*/) const override { return std::make_unique<AqlmWriter>(); }

@@ -59,10 +59,20 @@ class PackedWriter final : public LayerWriter {
  public:
   explicit PackedWriter(const Layout& layout) : layout_(layout) {}
 
-  std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding) override {
-    std::vector<std::string> reasons = layout_.check(encoding, Profile::safe);
-    if (reasons.empty()) linears_[scheme_of(encoding)].push_back(linear.name);
-    return reasons;
+  std::vector<std::string> check(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) const override {
+    return layout_.check(encoding, Profile::safe);
+  }
+  Json facts(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) const override {
+    const Scheme scheme = scheme_of(encoding);
+    return {{"bits", scheme.bits},
+            {"group_size", scheme.group_size},
+            {"symmetric", scheme.symmetric},
+            {"ordered", scheme.ordered}};
+  }
+  std::vector<std::string> take(const model::LinearSpec& linear, const Json& facts) override {
+    linears_[{facts.at("bits"), facts.at("group_size"), facts.at("symmetric"), facts.at("ordered")}].push_back(
+        linear.name);
+    return {};
   }
 
   std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const override {

@@ -18,6 +18,7 @@ using core::Json;
 
 /// Codes a word, or in three words at 3 bits: the sizes of a layer are multiples.
 constexpr std::int64_t kMultiple = 32;
+constexpr const char* kHasZeroOfZero = "has_zero_of_zero";
 
 constexpr GroupedArrays kGptqArrays{
     [](const IntShape& layer) {
@@ -40,11 +41,14 @@ class GptqWriter final : public GroupedWriter {
   }
 
  protected:
-  void note(const format::UniformView& e) override {
-    // Less one, a zero of 0 would be none of so many bits.
+  void add_facts(const format::UniformView& e, Json& facts) const override {
     const std::vector<std::uint8_t> zeros =
         unpack_rows(e.zeros, e.out_features, core::ceil_div(e.in_features, e.group_size), static_cast<int>(e.bits));
-    zeros_as_they_are_ = zeros_as_they_are_ || std::ranges::count(zeros, 0) > 0;
+    facts[kHasZeroOfZero] = std::ranges::count(zeros, 0) > 0;
+  }
+  void note(const Json& facts) override {
+    // Less one, a zero of 0 would be none of so many bits.
+    zeros_as_they_are_ = zeros_as_they_are_ || facts.at(kHasZeroOfZero).get<bool>();
   }
   std::vector<std::uint32_t> packed_codes(const IntLayer& layer) const override {
     const std::int64_t out = layer.out_features, n_words = core::packed_words(layer.in_features, layer.bits);

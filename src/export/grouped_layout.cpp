@@ -37,29 +37,40 @@ std::vector<IntTensor> grouped_tensors(const GroupedArrays& arrays, const std::s
   return tensors;
 }
 
-std::vector<std::string> GroupedWriter::add(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) {
+std::vector<std::string> GroupedWriter::check(const model::LinearSpec& /*linear*/,
+                                              const format::Encoding& encoding) const {
   std::vector<std::string> reasons = layout_.check(encoding, Profile::safe);
   if (!reasons.empty()) return reasons;
   const format::UniformView e = format::uniform_view(encoding);
-  const std::int64_t group_size = e.group_size >= e.in_features ? 0 : e.group_size;
-  if (bits_ == 0) {
-    bits_ = e.bits;
-    group_size_ = group_size;
-  }
-  if (bits_ != e.bits || group_size_ != group_size)
-    reasons.push_back(
-        fmt::format("export: linears of {} bits in groups of {} beside others of {} and {}: {} has one "
-                    "setting for all",
-                    bits_, group_size_, e.bits, group_size, layout_.title()));
   if (e.out_features % row_multiple_ != 0 || e.in_features % column_multiple_ != 0)
     reasons.push_back(fmt::format("export: a layer of {} x {}: {} wants multiples of {} x {} at {} bits",
                                   e.out_features, e.in_features, layout_.title(), row_multiple_, column_multiple_,
                                   e.bits));
-  if (reasons.empty()) {
-    ordered_ = ordered_ || !e.perm.empty();
-    note(e);
-  }
   return reasons;
+}
+
+core::Json GroupedWriter::facts(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) const {
+  const format::UniformView e = format::uniform_view(encoding);
+  core::Json facts{
+      {"bits", e.bits}, {"group_size", e.group_size >= e.in_features ? 0 : e.group_size}, {"ordered", !e.perm.empty()}};
+  add_facts(e, facts);
+  return facts;
+}
+
+std::vector<std::string> GroupedWriter::take(const model::LinearSpec& /*linear*/, const core::Json& facts) {
+  const std::int64_t bits = facts.at("bits"), group_size = facts.at("group_size");
+  if (bits_ == 0) {
+    bits_ = bits;
+    group_size_ = group_size;
+  }
+  if (bits_ != bits || group_size_ != group_size)
+    return {
+        fmt::format("export: linears of {} bits in groups of {} beside others of {} and {}: {} has one setting for "
+                    "all",
+                    bits_, group_size_, bits, group_size, layout_.title())};
+  ordered_ = ordered_ || facts.at("ordered").get<bool>();
+  note(facts);
+  return {};
 }
 
 std::vector<TensorPlan> GroupedWriter::plan(const std::string& linear, const format::Encoding& encoding) const {

@@ -28,16 +28,19 @@ class GroupedWriter : public LayerWriter {
   GroupedWriter(const Layout& layout, const GroupedArrays& arrays, std::int64_t row_multiple,
                 std::int64_t column_multiple)
       : layout_(layout), arrays_(arrays), row_multiple_(row_multiple), column_multiple_(column_multiple) {}
-  std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding) override;
+  std::vector<std::string> check(const model::LinearSpec& linear, const format::Encoding& encoding) const override;
+  core::Json facts(const model::LinearSpec& linear, const format::Encoding& encoding) const override;
+  std::vector<std::string> take(const model::LinearSpec& linear, const core::Json& facts) override;
   std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const override;
   std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const override;
 
  protected:
-  /// Told of each linear that is fine so far.
-  virtual void note(const format::UniformView& /*fields*/) {}
+  /// Further facts of a linear, and what is made of them once it is fine.
+  virtual void add_facts(const format::UniformView& /*fields*/, core::Json& /*facts*/) const {}
+  virtual void note(const core::Json& /*facts*/) {}
   virtual std::vector<std::uint32_t> packed_codes(const IntLayer& layer) const = 0;
   virtual std::vector<std::uint32_t> packed_zeros(const IntLayer& layer) const = 0;
-  /// 0: whole rows. Of the linears that were added.
+  /// 0: whole rows. Of the linears that were taken.
   std::int64_t bits() const { return bits_; }
   std::int64_t group_size() const { return group_size_; }
   bool ordered() const { return ordered_; }

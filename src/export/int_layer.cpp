@@ -27,7 +27,7 @@ std::vector<TensorPlan> planned(const std::vector<IntTensor>& tensors, core::DTy
   for (const IntTensor& tensor : tensors) {
     const std::string_view type = tensor.dtypes.size() > 1 ? core::dtype_name(dtype) : tensor.dtypes.front();
     const std::int64_t width = type == kInt64.front() ? 8 : type == kInt32.front() ? 4 : 2;
-    plan.push_back({tensor.name, type, tensor.shape, width * core::element_count(tensor.shape).value()});
+    plan.push_back({tensor.name, std::string(type), tensor.shape, width * core::element_count(tensor.shape).value()});
   }
   return plan;
 }

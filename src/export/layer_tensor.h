@@ -16,15 +16,15 @@ namespace voronoi::exporting {
 /// What a tensor will be, before there is data.
 struct TensorPlan {
   std::string name;
-  std::string_view dtype;  ///< as safetensors spells it: "I32", "BF16", "F8_E4M3"
+  std::string dtype;  ///< as safetensors spells it: "I32", "BF16", "F8_E4M3"
   core::Shape shape;
   std::int64_t size_bytes = 0;
 };
 
 /// A tensor of a quantized linear.
 struct LayerTensor {
-  std::string name;        ///< whole
-  std::string_view dtype;  ///< as safetensors spells it
+  std::string name;   ///< whole
+  std::string dtype;  ///< as safetensors spells it
   core::Shape shape;
   std::span<const std::byte> bytes;  ///< of the encoding, which must outlive it, or of `made`
   std::vector<std::byte> made;

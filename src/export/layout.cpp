@@ -16,10 +16,15 @@
 
 namespace voronoi::exporting {
 
+std::vector<std::string> LayerWriter::add(const model::LinearSpec& linear, const format::Encoding& encoding) {
+  std::vector<std::string> reasons = check(linear, encoding);
+  return reasons.empty() ? take(linear, facts(linear, encoding)) : reasons;
+}
+
 std::vector<TensorPlan> LayerWriter::plan(const std::string& linear, const format::Encoding& encoding) const {
   std::vector<TensorPlan> plan;
   for (const LayerTensor& tensor : tensors(linear, encoding))
-    plan.push_back({tensor.name, tensor.dtype, tensor.shape, std::ssize(tensor.bytes)});
+    plan.push_back({tensor.name, std::string(tensor.dtype), tensor.shape, std::ssize(tensor.bytes)});
   return plan;
 }
 

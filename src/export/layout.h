@@ -22,18 +22,25 @@
 
 namespace voronoi::exporting {
 
-/// The linears of one checkpoint on their way into a layout.
+/// The linears of one checkpoint on their way into a layout, all without scales of columns (export/scale_folding.h). A
+/// linear is looked at by itself, anywhere: check() and facts(); what was found is taken by every writer of the
+/// checkpoint.
 class LayerWriter {
  public:
   virtual ~LayerWriter() = default;
-  /// Every linear is added before the first tensors() call, in the order of the model, without scales of columns
-  /// (export/scale_folding.h); says what the layout cannot hold of it, in the names of the command line. Empty:
-  /// nothing.
-  virtual std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding) = 0;
+  /// What the layout cannot hold of a linear by itself, in the names of the command line. Empty: nothing.
+  virtual std::vector<std::string> check(const model::LinearSpec& linear, const format::Encoding& encoding) const = 0;
+  /// What the checkpoint as a whole has to know of a linear that check() has nothing against.
+  virtual core::Json facts(const model::LinearSpec& linear, const format::Encoding& encoding) const = 0;
+  /// The facts of every linear, before the first tensors() call, in the order of the model; says why it cannot stand
+  /// beside those before it.
+  virtual std::vector<std::string> take(const model::LinearSpec& linear, const core::Json& facts) = 0;
+  /// All three.
+  std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding);
   /// Names, types, shapes and sizes of its tensors, in their order. Of tensors() here; a layout whose tensors take
   /// work says it without.
   virtual std::vector<TensorPlan> plan(const std::string& linear, const format::Encoding& encoding) const;
-  /// Of a linear that was added without a problem, once all are.
+  /// Of a linear that was taken without a problem, once all are.
   virtual std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const = 0;
   /// config.json's "quantization_config". `plain`: modules of the model that stay as they are, in its order.
   virtual core::Json quantization_config(const std::vector<std::string>& plain) = 0;

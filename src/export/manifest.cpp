@@ -28,16 +28,10 @@ bool is_plain_name(std::string_view name) {
 
 }  // namespace
 
-void write_manifest(const fs::path& directory, Manifest manifest) {
-  std::vector<fs::path> paths;
-  for (const auto& entry : fs::recursive_directory_iterator(directory))
-    if (!entry.is_directory()) paths.push_back(entry.path());
-  std::sort(paths.begin(), paths.end());
+std::string manifest_text(const Manifest& manifest) {
   core::Json files = core::Json::array(), layers = core::Json::array();
-  for (const fs::path& path : paths)
-    files.push_back({{"name", path.lexically_relative(directory).generic_string()},
-                     {"bytes", fs::file_size(path)},
-                     {"sha256", core::sha256_of_file(path)}});
+  for (const Manifest::File& file : manifest.files)
+    files.push_back({{"name", file.name}, {"bytes", file.size_bytes}, {"sha256", file.sha256}});
   for (const auto& [name, sum] : manifest.layers) layers.push_back({{"name", name}, {"shard_sha256", sum}});
   core::Json json{{"format", kFormat},
                   {"version", 1},
@@ -48,7 +42,19 @@ void write_manifest(const fs::path& directory, Manifest manifest) {
                   {"layers", std::move(layers)}};
   // Named only where it is not the one that every export had before there was a choice.
   if (manifest.layout != "vptq") json["layout"] = manifest.layout;
-  core::write_file_atomic(directory / kManifestName, core::seal_json(std::move(json)).dump(1) + "\n", "export");
+  return core::seal_json(std::move(json)).dump(1) + "\n";
+}
+
+void write_manifest(const fs::path& directory, Manifest manifest) {
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::recursive_directory_iterator(directory))
+    if (!entry.is_directory() && entry.path() != directory / kManifestName) paths.push_back(entry.path());
+  std::sort(paths.begin(), paths.end());
+  manifest.files.clear();
+  for (const fs::path& path : paths)
+    manifest.files.push_back({path.lexically_relative(directory).generic_string(), core::sha256_of_file(path),
+                              static_cast<std::int64_t>(fs::file_size(path))});
+  core::write_file_atomic(directory / kManifestName, manifest_text(manifest), "export");
 }
 
 std::optional<Manifest> read_manifest(const fs::path& directory) {
@@ -79,19 +85,22 @@ std::optional<Manifest> read_manifest(const fs::path& directory) {
   return manifest;
 }
 
+std::string check_file(const fs::path& directory, const Manifest::File& file) {
+  const fs::path path = directory / file.name;
+  std::error_code error;
+  const auto size = fs::file_size(path, error);
+  if (error) return path.string() + ": is missing";
+  if (std::cmp_not_equal(size, file.size_bytes))
+    return fmt::format("{}: has {} bytes, {} were exported", path.string(), size, file.size_bytes);
+  if (core::sha256_of_file(path) != file.sha256)
+    return path.string() + ": is not the file that was exported (checksum)";
+  return {};
+}
+
 std::vector<std::string> check_files(const fs::path& directory, const Manifest& manifest) {
   std::vector<std::string> problems;
-  for (const Manifest::File& file : manifest.files) {
-    const fs::path path = directory / file.name;
-    std::error_code error;
-    const auto size = fs::file_size(path, error);
-    if (error)
-      problems.push_back(path.string() + ": is missing");
-    else if (std::cmp_not_equal(size, file.size_bytes))
-      problems.push_back(fmt::format("{}: has {} bytes, {} were exported", path.string(), size, file.size_bytes));
-    else if (core::sha256_of_file(path) != file.sha256)
-      problems.push_back(path.string() + ": is not the file that was exported (checksum)");
-  }
+  for (const Manifest::File& file : manifest.files)
+    if (std::string problem = check_file(directory, file); !problem.empty()) problems.push_back(std::move(problem));
   return problems;
 }
 

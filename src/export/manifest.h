@@ -28,14 +28,18 @@ struct Manifest {
   std::map<std::string, std::string> layers;
 };
 
-/// Sums every file of the directory (there are no folders in it), adds them to `manifest` and writes it.
+/// The file's text.
+std::string manifest_text(const Manifest& manifest);
+/// Sums every file of the directory, takes them for those of `manifest` and writes it.
 void write_manifest(const std::filesystem::path& directory, Manifest manifest);
 
 /// Nothing when the directory has no manifest. Throws FormatError when it is damaged or names files outside.
 std::optional<Manifest> read_manifest(const std::filesystem::path& directory);
 
-/// What differs between the directory's files and the manifest: missing, of another size or checksum. Reads
-/// them as a whole.
+/// What differs between a file of the directory and the manifest: missing, of another size or checksum; empty: nothing.
+/// Reads it as a whole.
+std::string check_file(const std::filesystem::path& directory, const Manifest::File& file);
+/// The same of all files, one after the other.
 std::vector<std::string> check_files(const std::filesystem::path& directory, const Manifest& manifest);
 
 }  // namespace voronoi::exporting

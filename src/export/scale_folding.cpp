@@ -20,16 +20,6 @@ std::string without(const std::string& name, std::string_view ending) {
   return name.substr(0, name.size() - ending.size());
 }
 
-/// Of natural columns; empty: none, or all 1.
-std::vector<float> scales_of(const format::Encoding& encoding) {
-  std::vector<float> scales;
-  if (encoding.format != &format::uniform_format()) return scales;
-  const format::UniformView e = format::uniform_view(encoding);
-  for (const std::uint16_t bits : e.column_scale) scales.push_back(core::from_bits16(e.dtype, bits));
-  if (std::all_of(scales.begin(), scales.end(), [](float scale) { return scale == 1; })) scales.clear();
-  return scales;
-}
-
 format::UniformEncoding own(const format::UniformView& e) {
   format::UniformEncoding copy;
   static_cast<format::UniformExtents&>(copy) = e;
@@ -62,13 +52,22 @@ ScaleFolding::ScaleFolding(const model::ModelConfig& config, std::set<std::strin
   }
 }
 
-void ScaleFolding::note(const std::string& linear, const format::Encoding& encoding) {
-  columns_[linear] = scales_of(encoding);
+std::vector<float> ScaleFolding::column_scales(const format::Encoding& encoding) {
+  std::vector<float> scales;  // of natural columns
+  if (encoding.format != &format::uniform_format()) return scales;
+  const format::UniformView e = format::uniform_view(encoding);
+  for (const std::uint16_t bits : e.column_scale) scales.push_back(core::from_bits16(e.dtype, bits));
+  if (std::all_of(scales.begin(), scales.end(), [](float scale) { return scale == 1; })) scales.clear();
+  return scales;
+}
+
+void ScaleFolding::note(const std::string& linear, std::vector<float> column_scales) {
+  columns_[linear] = std::move(column_scales);
 }
 
 const std::vector<float>& ScaleFolding::columns_of(const std::string& linear) {
   const auto found = columns_.find(linear);
-  return found != columns_.end() ? found->second : columns_[linear] = scales_of(read_(linear));
+  return found != columns_.end() ? found->second : columns_[linear] = column_scales(read_(linear));
 }
 
 std::string ScaleFolding::problem_of(const Site& site) {

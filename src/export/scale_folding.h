@@ -32,8 +32,10 @@ class ScaleFolding {
   /// unquantized: linears that stay as they are. `read` is called for layers that note() did not bring before.
   ScaleFolding(const model::ModelConfig& config, std::set<std::string> unquantized, ReadLayer read);
 
-  /// Keeps what is to be known of a layer.
-  void note(const std::string& linear, const format::Encoding& encoding);
+  /// What is to be known of a layer: the scales of its columns; empty: none, or 1 throughout.
+  static std::vector<float> column_scales(const format::Encoding& encoding);
+  void note(const std::string& linear, std::vector<float> column_scales);
+  void note(const std::string& linear, const format::Encoding& encoding) { note(linear, column_scales(encoding)); }
 
   /// A linear, and why its scales have no place in a checkpoint, in the names of the command line. Of those that were
   /// noted.

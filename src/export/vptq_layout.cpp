@@ -23,13 +23,16 @@ class VptqWriter final : public LayerWriter {
  public:
   explicit VptqWriter(Profile profile) : profile_(profile) {}
 
-  std::vector<std::string> add(const model::LinearSpec& linear, const format::Encoding& encoding) override {
-    std::vector<std::string> reasons = check_exportable(encoding, profile_);
-    if (reasons.empty())
-      entries_.push_back(
-          Json::object_t::value_type(linear.name, layer_entry(format::vq_view(encoding), linear.has_bias)));
+  std::vector<std::string> check(const model::LinearSpec& /*linear*/, const format::Encoding& encoding) const override {
+    return check_exportable(encoding, profile_);
+  }
+  Json facts(const model::LinearSpec& linear, const format::Encoding& encoding) const override {
+    return layer_entry(format::vq_view(encoding), linear.has_bias);
+  }
+  std::vector<std::string> take(const model::LinearSpec& linear, const Json& facts) override {
+    entries_.push_back(Json::object_t::value_type(linear.name, facts));
     if (linear.in_features <= kFusedProductColumns) ++n_narrow_;
-    return reasons;
+    return {};
   }
   std::vector<LayerTensor> tensors(const std::string& linear, const format::Encoding& encoding) const override {
     return layer_tensors(linear, format::vq_view(encoding));

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -33,6 +34,17 @@ void require_kind(const store::Shard& shard, std::string_view kind, const std::s
     throw core::FormatError(file, fmt::format("is not a file of kind '{}'", kind));
 }
 
+[[noreturn]] void refuse_unjournalled(const std::string& file) {
+  throw core::FormatError(
+      file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+}
+
+store::Shard read_journalled(const std::string& file, const std::string& sha256) {
+  std::optional<store::Shard> shard = store::read_shard_if(file, sha256);
+  if (!shard) refuse_unjournalled(file);
+  return std::move(*shard);
+}
+
 /// Of its arrays.
 std::int64_t array_bytes(const store::Shard& shard) {
   std::int64_t size_bytes = 0;
@@ -40,9 +52,10 @@ std::int64_t array_bytes(const store::Shard& shard) {
   return size_bytes;
 }
 
-/// One file of layers/, of this kind and name.
-store::Shard read_named(const std::string& file, std::string_view kind, const std::string& name) {
-  store::Shard shard = store::read_shard(file);
+/// One file of layers/, of this kind and name. sha256: empty, or what was journalled of it.
+store::Shard read_named(const std::string& file, std::string_view kind, const std::string& name,
+                        const std::string& sha256 = "") {
+  store::Shard shard = sha256.empty() ? store::read_shard(file, store::Sums::file) : read_journalled(file, sha256);
   core::count_work(core::Counted::layer_bytes_read, array_bytes(shard));
   require_kind(shard, kind, file);
   if (shard.attributes["name"] != name)
@@ -70,12 +83,13 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
 }
 
 /// As the file has it. what: guided_name(const calib::GuidedHessian& guided) {
-  return std::string(kGuided) + guided.linear +
+  return std::string(kGuided)vector<std::byte> + guided.linear +
          (guided.group == 0 ? "" : fmt::format("{}{:02}", kRowGroup, guided.group));
 }
 
 std::string publish_shard(constits arrays count as that.
-std::vector<std::byte> serialized(const std::filesystem::path& path, const store::Shard& shard, core::Counted what) {
+std::vector<std::byte> serialized(const std::filesystem::path& path,
+                                     const store::Shard& shard, core::Counted what) {
   core::count_work(what, array_bytes(shard));
   try {
     return store::serialize(shard);
@@ -88,7 +102,7 @@ std::vector<std::byte> serialized(const std::filesystem::path& path, const store
 std::string publish_layer(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
   const std::vector<std::byte> bytes = serialized(path, shard, core::Counted::layer_bytes_written);
   start.publish(path, bytes);
-  return core::sha256(bytes);
+  return bytes;
 }
 
 }  // namespace
@@ -104,12 +118,13 @@ std::string write_layer(const store::Start& start, const std::string& name, std:
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (const format::NamedArray& array : result.encoding.arrays)
     shard.arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
-  return publish_layer(start, start.paths().layer(name, generation), shard);
+  return publish_layercore::sha256(publish_shard(start, start.paths().layer(name, generation), shard));
 }
 
-format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation) {
+format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
+                            const std::string& sha256) {
   const std::string file = paths.layer(name, generation).string();
-  store::Shard shard = read_named(file, kLayerKind, name);
+  store::Shard shard = read_named(file, kLayerKind, name, sha256);
   std::vector<format::NamedArray> arrays;
   for (store::ShardArray& array : shard.arrays)
     arrays.push_back({std::move(array.name), array.dtype, std::move(array.shape), std::move(array.bytes)});
@@ -127,7 +142,7 @@ std::string write_tensor(const store::Start& start, const std::string& name, std
   shard.attributes["kind"] = kTensorKind;
   shard.attributes["name"] = name;
   shard.arrays.push_back(store::make_array<float>("values", core::DType::f32, shape, values));
-  return publish_layer(start, start.paths().layer(name, generation), shard);
+  return publish_layercore::sha256(publish_shard(start, start.paths().layer(name, generation), shard));
 }
 
 void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,
@@ -143,9 +158,7 @@ void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, st
 void require_journalled(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
                         const std::string& sha256) {
   const std::string file = paths.layer(name, generation).string();
-  if (core::sha256_of_file(file) != sha256)
-    throw core::FormatError(
-        file, "is not the file that was journalled (checksum); run the quantize command again, it will be made again");
+  if (core::sha256_of_file(file) != sha256) refuse_unjournalled(file);
 }
 
 std::vector<std::byte> hessian_file(const std::filesystem::path& path, std::int64_t block,
@@ -191,7 +204,7 @@ void write_hessian(const store::Start& start, std::int64_t block, const calib::S
 calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block, const std::string& site,
                                 std::int64_t n, const std::string& calibration) {
   const std::string file = paths.hessian(block, site).string();
-  store::Shard shard = store::read_shard(file);
+  store::Shard shard = store::read_shard(file, store::Sums::file);
   core::count_work(core::Counted::hessian_bytes_read, array_bytes(shard));
   require_kind(shard, kHessianKind, file);
   if (shard.attributes["calibration"] != calibration || shard.attributes["block"] != std::to_string(block) ||

@@ -20,8 +20,10 @@ namespace voronoi::run {
 /// content goes in.
 std::string write_layer(const store::Start& start, const std::string& name, std::int64_t generation,
                         const quant::QuantResult& result);
-/// Reads it back with every check; throws FormatError.
-format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation);
+/// Reads it back with every check; throws FormatError. sha256: what was journalled of the file, which must be that,
+/// with the remedy in the message; it is summed once, by that or by its own.
+format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
+                            const std::string& sha256 = "");
 
 /// Publishes a generation, from 1 on, of a tensor that is no quantized linear; returns the SHA-256 of the file. Throws
 /// NumericError for a value that 16 bits cannot hold.

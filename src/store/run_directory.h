@@ -36,6 +36,8 @@ struct RunPaths {
   std::filesystem::path evaluations() const { return root / "evaluations"; }
   std::filesystem::path allocation() const { return root / "allocation.cfg"; }
   std::filesystem::path exported() const { return root / "export"; }
+  /// What will be `exported()`.
+  std::filesystem::path unfinished_export() const { return root / "export.unfinished"; }
   std::filesystem::path report() const { return root / "report"; }
   std::filesystem::path logs() const { return root / "logs"; }
 };

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -40,8 +42,14 @@ struct Shard {
 /// The file's bytes, built in memory; the same content always gives the same bytes (no times inside). Every dataset
 /// carries the SHA-256 of its bytes as an attribute, the root one over all of attributes and dataset checksums.
 std::vector<std::byte> serialize(const Shard& shard);
-/// Reads and verifies all checksums; throws FormatError naming file and dataset. Sizes are checked before allocation.
-Shard read_shard(const std::filesystem::path& path);
+/// What of a shard is summed as it is read. file: the digest in its header, which is over all the rest of it; all:
+/// those of its datasets too, which tell what of it is damaged, at the price of a second pass.
+enum class Sums { file, all };
+/// Reads and verifies; throws FormatError naming file and dataset. Sizes are checked before allocation.
+Shard read_shard(const std::filesystem::path& path, Sums sums = Sums::all);
+/// The same of a file whose digest is known to be this one, which is all that is summed then; nothing where it is
+/// another.
+std::optional<Shard> read_shard_if(const std::filesystem::path& path, std::string_view sha256);
 /// Version of the HDF5 library in use, "1.10.8".
 std::string library_version();
 

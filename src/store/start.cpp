@@ -116,6 +116,17 @@ fs::path Start::take(const fs::path& path) const {
   throw core::system_error(path, "take away", error);
 }
 
+void Start::rename(const fs::path& from, const fs::path& to) const {
+  const fs::path taken = take(from);
+  if (taken.empty()) throw core::system_error(from, "rename to " + to.string(), ENOENT);
+  if (::rename(taken.c_str(), to.c_str()) != 0) {
+    const int error = errno;
+    require_current();
+    throw core::system_error(from, "rename to " + to.string(), error);
+  }
+  core::sync_directory(to.parent_path());
+}
+
 void Start::remove(const fs::path& path) const {
   std::error_code ignored;
   if (const fs::path taken = take(path); !taken.empty()) fs::remove_all(taken, ignored);

@@ -44,6 +44,9 @@ class Start {
   /// Written, synced, renamed to `path`, directory synced. Throws Superseded, StoreError.
   void publish(const std::filesystem::path& path, std::span<const std::byte> bytes) const;
   void publish(const std::filesystem::path& path, std::string_view text) const;
+  /// Renames a file or directory of the run that was made under another name, by way of the staging directory. Throws
+  /// Superseded, StoreError.
+  void rename(const std::filesystem::path& from, const std::filesystem::path& to) const;
   /// Removes a file or directory if it is there. Throws Superseded, StoreError.
   void remove(const std::filesystem::path& path) const;
   /// Moves a damaged file to quarantine/<name>.<n> and returns the new path. Throws Superseded, StoreError.

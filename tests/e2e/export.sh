@@ -44,9 +44,15 @@ PYTHON
 options=("${common[@]}" --method voronoi --residual-centroids 16 --rounds 1)
 expect 0 ranks 2 quantize --run "$work/run" "${options[@]}"
 [ -f "$work/run/export/config.json" ] || fail "the default stages did not export"
-[ -z "$(ls -d "$work"/run/*.tmp-* 2>/dev/null || true)" ] || fail "a temporary directory was left behind"
+[ ! -e "$work/run/export.unfinished" ] || fail "an unfinished export was left behind"
 expect 0 "$VORONOI" export "$work/run" --out "$work/out/"
 diff -r "$work/run/export" "$work/out" || fail "two exports differ"
+expect 0 ranks 3 export "$work/run" --out "$work/by3"
+diff -r "$work/run/export" "$work/by3" || fail "three ranks export other bytes than one"
+# What one rank finds is told once, and nothing of it stays.
+expect 2 ranks 2 export "$work/run" --out "$work/by2" --format awq
+[ "$(grep -c "error: " "$work/stderr")" = 1 ] || { cat "$work/stderr"; fail "an error of all ranks is not told once"; }
+[ -z "$(ls -d "$work"/by2* 2>/dev/null)" ] || fail "a refused export left something"
 expect 0 ranks 1 quantize --run "$work/run" "${options[@]}"
 says "is there already"
 expect 2 "$VORONOI" export "$work/run" --out "$work/out"
@@ -119,7 +125,9 @@ expect 3 "$VORONOI" verify "$work/other"
 says "is not the file that was exported"
 expect 3 "$VORONOI" export "$work/run" --out "$work/third"
 says "$victim"
-[ ! -e "$work/third" ] || fail "a damaged run was exported"
+[ -z "$(ls -d "$work"/third* 2>/dev/null)" ] || fail "a damaged run was exported"
+expect 3 ranks 2 export "$work/run" --out "$work/third"
+says "$victim"
 
 # What the format cannot hold is refused before any work, all at once; the default stages leave export out.
 expect 2 "$VORONOI" quantize --run "$work/no" "${common[@]}" --stages calibrate,quantize,export,report --method vptq --vector-length 5 --centroids 128 \

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <map>
+#include <memory>
 #include <sstream>
 
 #include "core/error.h"
@@ -133,29 +135,98 @@ TEST(Writer, NothingIsLeftBehindWhenItFails) {
   EXPECT_THAT(refused, HasSubstr("is there already"));
 }
 
-TEST(Writer, WhatAKilledProcessLeftIsRemovedAndNothingElse) {
+/// Whatever is in a directory: name -> content.
+std::map<std::string, std::string> contents(const std::filesystem::path& directory) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory))
+    if (entry.is_regular_file())
+      files[entry.path().lexically_relative(directory).string()] = test::read_bytes(entry.path());
+  return files;
+}
+
+TEST(Writer, AnyDivisionOfTheWorkGivesTheSameBytes) {
   SmallExport small(kSafeKinds);
-  const auto prefix = small.folder("out.tmp-node1.");
-  const auto own = prefix.string() + "77", abandoned = prefix.string() + "12";
-  for (const std::string& name : {abandoned, small.folder("out.tmp-node1.x1").string(), small.folder("out").string()}) {
-    std::filesystem::create_directories(name);
-    if (name != small.folder("out")) test::write_bytes(name + "/model.safetensors", "x");
-  }
-  test::write_bytes(prefix.string() + "3", "a file");
-  bool told = false;
-  small.request.progress = [&](const std::string&, std::size_t, std::size_t) {
-    // Another process that begins meanwhile.
-    remove_abandoned(prefix);
-    told = true;
-    EXPECT_TRUE(std::filesystem::exists(own));
+  small.request.max_file_bytes = 100000;
+  const auto expected = contents(small.write());
+  const UnfinishedExport place(small.folder("shared"));
+  // As two ranks would: each looks at every other layer, the files go to the other one.
+  std::vector<std::unique_ptr<CheckpointWriter>> ranks;
+  for (int rank = 0; rank < 2; ++rank) ranks.push_back(std::make_unique<CheckpointWriter>(small.request, place));
+  std::vector<std::string> looks, written;
+  while (looks.size() < ranks[0]->n_layers()) looks.push_back(ranks[looks.size() % 2]->look_at(looks.size()));
+  for (const auto& rank : ranks) rank->plan(looks);
+  ASSERT_GT(ranks[0]->n_files(), 2U);
+  ranks[0]->begin();
+  while (written.size() < ranks[0]->n_files())
+    written.push_back(ranks[(written.size() + 1) % 2]->write_file(written.size()));
+  EXPECT_FALSE(std::filesystem::exists(place.directory() / "config.json")) << "visibly unfinished";
+  ranks[0]->finish(written);
+  EXPECT_EQ(contents(place.directory()), expected);
+}
+
+TEST(Writer, WholeFilesOfAKilledProcessAreNotWrittenAgain) {
+  SmallExport small(kSafeKinds);
+  small.request.max_file_bytes = 100000;
+  const auto expected = contents(small.write());
+  const UnfinishedExport place(small.folder("out2.making"));
+  std::size_t n_files = 0;
+  const auto killed = [&] {  // with two files whole, and a third begun
+    CheckpointWriter writer(small.request, place);
+    std::vector<std::string> looks;
+    while (looks.size() < writer.n_layers()) looks.push_back(writer.look_at(looks.size()));
+    writer.plan(looks);
+    n_files = writer.n_files();
+    writer.begin();
+    writer.write_file(0);
+    writer.write_file(1);
+    test::write_bytes(place.directory() / "model-00003.part", "x");
   };
-  write_checkpoint(small.request, small.folder("out"), own);
-  EXPECT_TRUE(told);
-  EXPECT_FALSE(std::filesystem::exists(abandoned));
-  EXPECT_FALSE(std::filesystem::exists(own));
-  EXPECT_TRUE(std::filesystem::exists(small.folder("out.tmp-node1.x1/model.safetensors")));
-  EXPECT_TRUE(std::filesystem::exists(prefix.string() + "3"));
-  EXPECT_EQ(Checkpoint(small.folder("out").string()).linears().size(), small.encodings.size());
+  const auto file = [&](int number) {
+    return place.directory() /
+           ("model-0000" + std::to_string(number) + "-of-0000" + std::to_string(n_files) + ".safetensors");
+  };
+  std::size_t n = 0, n_read = 0;
+  small.request.progress = [&](const std::string& stage, std::size_t, std::size_t) {
+    n += stage == "writing" ? 1U : 0U;
+  };
+  small.request.encoding = [&](const std::string& name) {
+    ++n_read;
+    return small.encodings.at(name);
+  };
+  const auto layers_written = [&] {
+    n = n_read = 0;
+    small.write("out2");
+    EXPECT_EQ(n, small.encodings.size()) << "told of every layer, whoever wrote it";
+    EXPECT_EQ(contents(small.folder("out2")), expected);
+    EXPECT_FALSE(std::filesystem::exists(place.directory()));
+    std::filesystem::remove_all(small.folder("out2"));
+    return n_read - small.encodings.size();  // each was looked at once
+  };
+  const std::size_t all = layers_written();
+  killed();
+  ASSERT_LT(n_files, 10U);
+  const std::size_t rest = layers_written();
+  EXPECT_LT(rest, all);
+  // One of them is damaged, one is of other layers.
+  killed();
+  std::string bytes = test::read_bytes(file(1));
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  test::write_bytes(file(1), bytes);
+  const std::size_t with_first = layers_written();
+  EXPECT_GT(with_first, rest);
+  EXPECT_LT(with_first, all);
+  killed();
+  small.request.origin.layers.begin()->second = std::string(64, 'b');
+  const auto other = contents(small.write("other"));
+  small.write("out2");
+  EXPECT_EQ(contents(small.folder("out2")), other);
+}
+
+TEST(Writer, OneProcessAtATimeMakesAnExport) {
+  const test::TemporaryFolder folder;
+  const DirectoryLock lock(folder / "making");
+  EXPECT_THAT(test::message_of<core::StoreError>([&] { const DirectoryLock other(folder / "making"); }),
+              HasSubstr("another process"));
 }
 
 TEST(Writer, AFullDiskLeavesNothing) {

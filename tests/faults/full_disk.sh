@@ -31,7 +31,7 @@ umount "$run"
 rmdir "$run"
 
 # Every kind of file in turn, once and for good. Auxiliary files do not end a run.
-for file in block_ model.layers journal.log run.json lock.json .write-check export.0/model export.0/config export.0/voronoi report/report; do
+for file in block_ model.layers journal.log run.json lock.json .write-check model.safetensors.0 config.json.0 voronoi_export.json.0 report/report; do
   for error in ENOSPC EDQUOT; do
     nth=$((RANDOM % 2 + 1))
     if [ $file = .write-check ]; then nth=1; fi

@@ -1,10 +1,12 @@
 // A run whose later stage published better versions of a linear, a norm and a bias: all who read it take the newest.
 #include <gmock/gmock.h>
 
+#include <exception>
 #include <limits>
 #include <memory>
 
 #include "backend/device.h"
+#include "comm/agreement.h"
 #include "core/error.h"
 #include "export/checkpoint.h"
 #include "export/checkpoints.h"
@@ -173,10 +175,16 @@ TEST_F(Generations, AnExportTakesNoOtherFileThanTheJournalled) {
   better();
   std::filesystem::copy_file(file(kNorm, 1), file(kNorm, 2), std::filesystem::copy_options::overwrite_existing);
   EXPECT_THAT(test::message_of<core::FormatError>([&] {
-                export_run({run_.paths, run_.state, *inputs_.model, settings_.tokenizer, "vptq"}, exporting::Target{},
-                           folder_ / "out", folder_ / "making", nullptr);
+                try {
+                  export_run(comm::Communicator::alone(),
+                             {run_.paths, run_.state, *inputs_.model, settings_.tokenizer, "vptq"}, exporting::Target{},
+                             exporting::UnfinishedExport(folder_ / "making"), nullptr);
+                } catch (const comm::AgreedError& agreed) {
+                  std::rethrow_exception(agreed.error);
+                }
               }),
               HasSubstr(file(kNorm, 2)));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "making"));
   EXPECT_THAT(validation::verify_run(comm::Communicator::alone(), run_.paths.root).problems,
               ElementsAre(HasSubstr(file(kNorm, 2))));
 }
