@@ -58,8 +58,8 @@ std::vector<std::uint16_t> whole_books(const GptvqView& e) {
   return books;
 }
 
-/// put(array) gives the address where the kernels areWithout arrays. Kernels know no basis: whole has its codebooks.
-kernels::PackedGptvq packed_extents(const GptvqExtents& e, std::span<const std::uint16_t> whole, const Put& put) {
+/// Without arrays.
+kernels::PackedGptvq packed_extents(const GptvqExtents& e) {
   kernels::PackedGptvq packed;
   packed.out_features = e.out_features;
   packed.in_features = e.in_features;
@@ -72,9 +72,9 @@ kernels::PackedGptvq packed_extents(const GptvqExtents& e, std::span<const std::
   return packed;
 }
 
-/// put(array) gives the address where the kernels are to read it.
+/// put(array) gives the address where the kernels are to read it. Kernels know no basis: whole has its codebooks.
 template <class Put>
-kernels::PackedGptvq packed_view(const GptvqView& e, const Put& put) {
+kernels::PackedGptvq packed_view(const GptvqView& e, std::span<const std::uint16_t> whole, const Put& put) {
   kernels::PackedGptvq packed = packed_extents(e);
   packed.indices = put(e.indices);
   if (whole.empty()) {

@@ -29,9 +29,9 @@ PrefetchMemory prefetch_memory(const ModelConfig& config, core::DType dtype);
 /// On a GPU the host's threads read and convert a block to host memory while the GPU computes, and its upload runs
 /// beside the computing of the block before: a step takes as long as the slowest of reading, upload and computing. At
 /// most two blocks are in device memory and one in host memory. One of more than kReadAheadBytes is read when it is
-/// asked for, in parts. On the CPU the cores that would convert ahead are those
-/// that compute, and a second block is memory spent for nothing: every block is converted when it is asked for, and the
-/// system is told to fetch the pages of the next one meanwhile.
+/// asked for, in parts. On the CPU the cores that would convert ahead are those that compute, and a second block is
+/// memory spent for nothing: every block is converted when it is asked for, and the system is told to fetch the pages
+/// of the next one meanwhile.
 class BlockPrefetcher {
  public:
   /// `layers` in the order they will be asked for. The references must outlive it.
@@ -55,7 +55,7 @@ class BlockPrefetcher {
   const std::int64_t read_ahead_bytes_;
   std::size_t n_taken_ = 0;
   std::optional<BlockWeights> uploaded_;  ///< the next one
-  core::ThreadPool pool_;  ///< of the reader
+  core::ThreadPool pool_;                 ///< of the reader
 
   std::mutex mutex_;
   std::condition_variable changed_;

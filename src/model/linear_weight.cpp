@@ -68,11 +68,11 @@ void multiply_transposed(backend::Context& context, const LinearWeight& weight, 
   if (weight.packed)
     return multiply_transposed(context, decoded(context, *weight.packed, core::DType::f32), n_rows, n_out, n_in, dy,
                                accumulate, dx);
+  core::count_product(n_rows, n_out, n_in);
   const float beta = accumulate ? 1.0F : 0.0F;
   if (weight.dtype == core::DType::bf16)
     return context.linalg().gemm_16_back(context.exec(), n_rows, n_in, n_out, dy, n_out, weight.dtype,
                                          weight.narrow.data(), n_in, beta, dx, n_in);
-  core::count_product(n_rows, n_out, n_in);
   backend::Array<float> widened;
   if (weight.dtype != core::DType::f32) {
     std::vector<std::int32_t> rows(static_cast<std::size_t>(n_out));

@@ -146,9 +146,7 @@ class Planner {
     }
   }
 
-  calib::HessianKind hessian_kind() const { return run::hessian_kind(request_.options); {options.hessian == "guided",    options.calibration_held_out,         options.calibration == "sequential",
-            options.target == "asymmetric", options.calibration_experts == "all", options.hessian_groups};
-  }
+  calib::HessianKind hessian_kind() const { return run::hessian_kind(request_.options); }
   quant::StoredMoments moments_of(const model::SiteSpec& site) const {
     const calib::HessianKind kind = hessian_kind();
     return {calib::hessian_bytes(site, kind), kind.guided, kind.held_out_share > 0, kind.cross, request_.cuda,
@@ -351,10 +349,9 @@ class Planner {
   }
 
   void count_memory() {
-    const calib::CalibrationMemory calibration =
-        calib::calibration_memory(config_, request_.options.calibration_sequences, request_.options.calibration_context,
-                                  request_.n_ranks, hessian_kind(),
-                                  request_.options.dtype == "f32" ? core::DType::f32 : config_.stored_dtype);
+    const calib::CalibrationMemory calibration = calib::calibration_memory(
+        config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks,
+        hessian_kind(), request_.options.dtype == "f32" ? core::DType::f32 : config_.stored_dtype);
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece

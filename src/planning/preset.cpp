@@ -57,11 +57,13 @@ void take_text(const core::Json& text, const PresetList& list, run::Settings& se
   settings.calibration_texts.push_back((found == places.end() ? places.front() : *found).string());
   if (found == places.end()) {
     std::string looked;
-    for (const fs::path& place : places) looked += (looked.empty() ? "" : ", ") + core::printable(place.string(), kShownBytes);
+    for (const fs::path& place : places)
+      looked += (looked.empty() ? "" : ", ") + core::printable(place.string(), kShownBytes);
     settings.missing_texts.push_back(fmt::format(
         "--calibration-preset {}: {} is not there{}; it may lie in a folder "
         "that --calibration-data or VORONOI_DATA names",
-        settings.calibration_preset, looked, text.contains("get") ? ": " + core::printable(text.at("get").get<std::string>(), kShownBytes) : ""));
+        settings.calibration_preset, looked,
+        text.contains("get") ? ": " + core::printable(text.at("get").get<std::string>(), kShownBytes) : ""));
   }
   std::vector<std::int64_t> weight;
   const std::string given = text.contains("weight") ? text.at("weight").dump() : "1";

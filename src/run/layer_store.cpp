@@ -82,14 +82,13 @@ std::int64_t count_attribute(const store::Shard& shard, const std::string& name,
   return number_attribute<std::int64_t>(name, found->second, file);
 }
 
-/// As the file has it. what: guided_name(const calib::GuidedHessian& guided) {
-  return std::string(kGuided)vector<std::byte> + guided.linear +
+std::string guided_name(const calib::GuidedHessian& guided) {
+  return std::string(kGuided) + guided.linear +
          (guided.group == 0 ? "" : fmt::format("{}{:02}", kRowGroup, guided.group));
 }
 
-std::string publish_shard(constits arrays count as that.
-std::vector<std::byte> serialized(const std::filesystem::path& path,
-                                     const store::Shard& shard, core::Counted what) {
+/// As the file has it. what: its arrays count as that.
+std::vector<std::byte> serialized(const std::filesystem::path& path, const store::Shard& shard, core::Counted what) {
   core::count_work(what, array_bytes(shard));
   try {
     return store::serialize(shard);
@@ -102,7 +101,7 @@ std::vector<std::byte> serialized(const std::filesystem::path& path,
 std::string publish_layer(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
   const std::vector<std::byte> bytes = serialized(path, shard, core::Counted::layer_bytes_written);
   start.publish(path, bytes);
-  return bytes;
+  return core::sha256(bytes);
 }
 
 }  // namespace
@@ -118,7 +117,7 @@ std::string write_layer(const store::Start& start, const std::string& name, std:
     shard.attributes["statistics." + key] = fmt::format("{:.17g}", value);
   for (const format::NamedArray& array : result.encoding.arrays)
     shard.arrays.push_back({array.name, array.dtype, array.shape, array.bytes});
-  return publish_layercore::sha256(publish_shard(start, start.paths().layer(name, generation), shard));
+  return publish_layer(start, start.paths().layer(name, generation), shard);
 }
 
 format::Encoding read_layer(const store::RunPaths& paths, const std::string& name, std::int64_t generation,
@@ -142,7 +141,7 @@ std::string write_tensor(const store::Start& start, const std::string& name, std
   shard.attributes["kind"] = kTensorKind;
   shard.attributes["name"] = name;
   shard.arrays.push_back(store::make_array<float>("values", core::DType::f32, shape, values));
-  return publish_layercore::sha256(publish_shard(start, start.paths().layer(name, generation), shard));
+  return publish_layer(start, start.paths().layer(name, generation), shard);
 }
 
 void read_tensor(const store::RunPaths& paths, const model::TensorSpec& spec, std::int64_t generation,

@@ -27,8 +27,8 @@ bool asks_for_stage(const Settings& options, std::string_view stage) {
 }
 
 calib::HessianKind hessian_kind(const Settings& options) {
-  return {options.hessian == "guided", options.calibration_held_out, options.calibration == "sequential",
-          options.target == "asymmetric", options.calibration_experts == "all"};
+  return {options.hessian == "guided",    options.calibration_held_out,         options.calibration == "sequential",
+          options.target == "asymmetric", options.calibration_experts == "all", options.hessian_groups};
 }
 
 std::int64_t hessian_window(const Settings& options, std::int64_t n_layers) {

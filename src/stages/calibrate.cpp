@@ -292,10 +292,8 @@ class Calibration {
   double block_seconds(std::int64_t block) const {
     if (work_.sequential() && !is_needed(block)) return 0;
     const model::Windows& windows = work_.inputs.windows;
-    const calib::BlockWork work = calib::block_work(
-        work_.config(), block, windows.count, windows.context,
-        {work_.settings.hessian == "guided", 0, work_.hessian_kind(), work_.settings.target == "asymmetric",
-         work_.settings.calibration_experts == "all", work_.settings.hessian_groups});
+    const calib::BlockWork work =
+        calib::block_work(work_.config(), block, windows.count, windows.context, work_.hessian_kind());
     const double forward = planning::forward_rate(work_.rates, work_.context.device(), work_.settings.dtype);
     return (work.gemm / forward + (is_needed(block) ? work.gram / work_.rates.gram : 0)) / work_.world.size();
   }

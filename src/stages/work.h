@@ -63,7 +63,7 @@ class Work {
 
   /// Of the members.
   planning::ParametersOfRuns parameters() const;
-  calib::HessianKind hessian_kind() const { "guided",          settings.calibration_held_out, false,return run::hessian_kind(settings.calibration_experts == "all", settings.hessian_groups}); }
+  calib::HessianKind hessian_kind() const { return run::hessian_kind(settings); }
   /// Linears of all members that are quantized, and that there are; rank 0.
   std::int64_t layers_done() const;
   std::int64_t layers_wanted() const { return std::accumulate(n_layers.begin(), n_layers.end(), std::int64_t{0}); }

@@ -2,9 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "calib/row_groups.h"
-
 #include "calib/planned_counts.h"
+#include "calib/row_groups.h"
 
 namespace voronoi::calib {
 namespace {
@@ -118,9 +117,7 @@ TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerHoldsNoMore) {
 TEST(CalibrationFootprint, ADeviceHoldsTheBlocksInTheTypeOfTheirProducts) {
   const model::ModelConfig config = small_config();
   const std::int64_t block = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 96;
-  const auto on_device = [&](core::DType dtype) {
-    return calibration_memory(config, 64, 128, 4, {}, dtype).on_device;
-  };
+  const auto on_device = [&](core::DType dtype) { return calibration_memory(config, 64, 128, 4, {}, dtype).on_device; };
   EXPECT_EQ(on_device(core::DType::f32) - on_device(core::DType::bf16), 2 * 2 * block);
   EXPECT_EQ(on_device(core::DType::f16), on_device(core::DType::bf16));
 }

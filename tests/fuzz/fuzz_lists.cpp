@@ -15,9 +15,9 @@ void run(std::string_view input) {
   settings.calibration_data = folder.path();
   accepts([&] {
     planning::take_preset(settings);
-    require(!settings.calibration_texts.empty() &&
-                settings.calibration_texts.size() == settings.calibration_weights.size(),
-            "a weight for every text is wanted");
+    require(
+        !settings.calibration_texts.empty() && settings.calibration_texts.size() == settings.calibration_weights.size(),
+        "a weight for every text is wanted");
     for (const std::string& missing : settings.missing_texts) check_message(missing);
   });
   accepts([&] {

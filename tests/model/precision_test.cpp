@@ -105,7 +105,8 @@ TEST(BlockPrefetcher, TellsWhatBlocksTake) {
   config.n_layers = 1;
   EXPECT_EQ(prefetch_memory(config, core::DType::bf16).device, 2 * block);
 
-  // 128 experts of 3 x 8192 x 5120 weights, 30 GiB in bf16, between blocks of 96 inputs: read in parts of 2 GiB as fp32.
+  // 128 experts of 3 x 8192 x 5120 weights, 30 GiB in bf16, between blocks of 96 inputs: read in parts of 2 GiB as
+  // fp32.
   config.n_layers = 3;
   config.hidden_size = 5120;
   config.mixture.n_experts = 128;

@@ -70,9 +70,8 @@ void VqProblem::product_with(Tokens tokens, const backend::Array<float>& x, back
   for (const VqPiece& piece : rows.pieces) {
     const VqMetric& metric = metrics[core::index(piece.row_group)];
     const std::int64_t width = piece.slice.width;
-    
-  core::count_product(n, width, n);
-  context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F,
+    core::count_product(n, width, n);
+    context.linalg().gemm_f32(context.exec(), false, false, n, width, n, 1.0F,
                               tokens == Tokens::fitted ? metric.hessian.data() : metric.prepared->held_out.data(), n,
                               piece.values(x.data()), width, 0.0F, piece.values(product.data()), width);
   }

@@ -219,10 +219,10 @@ int Refiner::fit_columns(int max_steps) {
 
 double Refiner::sweep(std::int64_t candidates) {
   const DeviceBooks books(problem_.context, state_.books, state_.columns);
-  for (const VqPiece& piece : problem_.rows.pieces)
-    count_search(problem_.rows, state_.books, candidates);
+  count_search(problem_.rows, state_.books, candidates);
   core::count_work(core::Counted::gemm_flops, 2 * spreading_flops(problem_.rows));
-  problem_.context.slice().sweep(problem_.context.exec(), piece.slice, books.view(), candidates,
+  for (const VqPiece& piece : problem_.rows.pieces)
+    problem_.context.slice().sweep(problem_.context.exec(), piece.slice, books.view(), candidates,
                                    problem_.metrics[core::index(piece.row_group)].hessian.data(),
                                    piece.values(gradient_.data()), piece.codes(state_.code_view()),
                                    piece.values(state_.quantized.data()));

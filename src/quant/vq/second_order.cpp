@@ -1,7 +1,6 @@
 #include "quant/vq/second_order.h"
 
 #include "core/index.h"
-
 #include "core/work_counts.h"
 
 namespace voronoi::quant {
@@ -11,10 +10,10 @@ backend::Array<float> run_column_loop(backend::Context& context, const VqRows& r
                                       const kernels::ColumnLoopOptions& options, bool keep_residual, VqState& state) {
   backend::Array<float> target = rows.weight.clone();
   const DeviceBooks books(context, state.books, state.columns);
-  for (const VqPiece& piece : rows.pieces)
-    count_search(rows, state.books, options.candidates);
+  count_search(rows, state.books, options.candidates);
   if (options.feedback) core::count_work(core::Counted::gemm_flops, spreading_flops(rows));
-  context.slice().column_loop(context.exec(), piece.slice, books.view(), options,
+  for (const VqPiece& piece : rows.pieces)
+    context.slice().column_loop(context.exec(), piece.slice, books.view(), options,
                                 factors[core::index(piece.row_group)], piece.values(target.data()),
                                 piece.codes(state.code_view()), piece.values(state.quantized.data()));
   if (!keep_residual) return {};
