@@ -45,30 +45,6 @@ std::int64_t work_array_bytes(const model::ModelConfig& config, std::int64_t con
   return 4 * (normed + wide + kept + low + gates + delta_rows + context * config.head_dim);
 }
 
-/// Sums of a site's rows.
-std::int64_t n_sums(const model::SiteSpec& site, HessianKind kind) {
-  const bool is_weighed = site.expert < 0 || (!kind.sequential && !kind.all_experts);
-  std::int64_t n = 1;
-  if (kind.guided && is_weighed)
-    for (const model::LinearSpec& linear : site.linears) n += n_row_groups(linear.out_features, kind.row_groups);
-  return n;
-}
-
-/// Nodes with values in the trees over chunks [first, last): the aligned runs of a power of two that the range is made
-/// of, where a chunk of the tree's kind is among them.
-TreeNodes run_nodes(std::int64_t first, std::int64_t last, double held_out_share) {
-  TreeNodes nodes;
-  while (first < last) {
-    std::int64_t size = first > 0 ? first & -first : std::int64_t{1} << 62;
-    while (first + size > last) size /= 2;
-    const std::int64_t held_out = n_held_out(first, first + size, held_out_share);
-    nodes.summed += held_out < size ? 1 : 0;
-    nodes.held_out += held_out > 0 ? 1 : 0;
-    first += size;
-  }
-  return nodes;
-}
-
 /// Of any rank: at most at a time in both trees, and when all chunks are there, in both and in the one that has more.
 struct RankNodes {
   std::int64_t most = 0, last = 0, last_of_one = 0;
@@ -156,7 +132,10 @@ std::int64_t largest_tape(const model::ModelConfig& config, std::int64_t n_rows)
 
 std::int64_t sums_of_site(const model::SiteSpec& site, HessianKind kind) {
   const bool is_weighed = site.expert < 0 || (!kind.sequential && !kind.all_experts);
-  return 1 + (kind.guided && is_weighed ? std::ssize(site.linears) : 0);
+  std::int64_t n = 1;
+  if (kind.guided && is_weighed)
+    for (const model::LinearSpec& linear : site.linears) n += n_row_groups(linear.out_features, kind.row_groups);
+  return n;
 }
 
 TreeNodes tree_nodes(std::int64_t first, std::int64_t last, double held_out_share) {

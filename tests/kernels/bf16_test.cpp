@@ -21,7 +21,7 @@ namespace {
 
 constexpr float kNormal = 0x1p-126F;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::size_t bf16_at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 float without_subnormal(float value) { return std::fabs(value) < kNormal ? std::copysign(0.0F, value) : value; }
 
@@ -60,7 +60,7 @@ constexpr std::array<Kind, 3> kKinds{Kind::normal, Kind::any_bits, Kind::small};
 std::vector<float> values_of(Kind kind, std::int64_t n, std::uint32_t seed) {
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal;
-  std::vector<float> values(at(n));
+  std::vector<float> values(bf16_at(n));
   for (float& value : values) {
     const auto bits = static_cast<std::uint32_t>(engine());
     if (kind == Kind::normal)
@@ -117,13 +117,13 @@ TEST_F(Bf16, EveryUnitKeepsTheOrder) {
       const std::vector<float> a = values_of(kind, m * lda, 1), w = rounded(values_of(kind, n * ldw, 2)),
                                before = values_of(Kind::normal, m * ldc, 3), rounded_a = rounded(a);
       const std::vector<std::uint16_t> bits = bits_of(w);
-      std::vector<std::uint16_t> across(at(k * n));
+      std::vector<std::uint16_t> across(bf16_at(k * n));
       for (std::int64_t j = 0; j < n; ++j)
-        for (std::int64_t p = 0; p < k; ++p) across[at(p * n + j)] = bits[at(j * ldw + p)];
+        for (std::int64_t p = 0; p < k; ++p) across[bf16_at(p * n + j)] = bits[bf16_at(j * ldw + p)];
       std::vector<float> expected = before;
       for (std::int64_t i = 0; i < m; ++i)
         for (std::int64_t j = 0; j < n; ++j)
-          expected[at(i * ldc + j)] = element(k, rounded_a.data() + i * lda, w.data() + j * ldw);
+          expected[bf16_at(i * ldc + j)] = element(k, rounded_a.data() + i * lda, w.data() + j * ldw);
       for (const Bf16Unit unit : units())
         at_each_width([&] {
           for (const bool along_k : {true, false})
@@ -134,11 +134,12 @@ TEST_F(Bf16, EveryUnitKeepsTheOrder) {
                                {m, n, k, {a.data(), nullptr, lda, true}, b, beta, c.data(), ldc}, unit);
               for (std::int64_t i = 0; i < m; ++i)
                 for (std::int64_t j = 0; j < ldc; ++j) {
-                  const float old = before[at(i * ldc + j)], sum = expected[at(i * ldc + j)];
+                  const float old = before[bf16_at(i * ldc + j)], sum = expected[bf16_at(i * ldc + j)];
                   const float wanted = j >= n || beta == 0.0F ? sum : old + sum;
-                  ASSERT_TRUE(same(c[at(i * ldc + j)], wanted))
+                  ASSERT_TRUE(same(c[bf16_at(i * ldc + j)], wanted))
                       << "unit " << static_cast<int>(unit) << ", kind " << static_cast<int>(kind) << ", " << m << "x"
-                      << n << "x" << k << " at " << i << "," << j << ": " << c[at(i * ldc + j)] << " not " << wanted;
+                      << n << "x" << k << " at " << i << "," << j << ": " << c[bf16_at(i * ldc + j)] << " not "
+                      << wanted;
                 }
             }
         });
@@ -151,14 +152,14 @@ TEST_F(Bf16, SubnormalResultsAreFlushedOnceTheyAreRounded) {
   for (const Bf16Unit unit : units())
     for (const std::int64_t m : {1, 5})
       for (int s = 1; s <= 8; ++s) {
-        std::vector<float> a(at(m * 32)), w(64 * 32);
+        std::vector<float> a(bf16_at(m * 32)), w(64 * 32);
         for (std::int64_t i = 0; i < m; ++i) {
-          a[at(i * 32)] = 0x1p-63F;
-          a[at(i * 32 + 2)] = -static_cast<float>(s) * 0x1p-76F;
+          a[bf16_at(i * 32)] = 0x1p-63F;
+          a[bf16_at(i * 32 + 2)] = -static_cast<float>(s) * 0x1p-76F;
         }
         for (std::size_t j = 0; j < 64; ++j) w[j * 32] = 0x1p-63F, w[j * 32 + 2] = 0x1p-76F;
         const std::vector<std::uint16_t> bits = bits_of(w);
-        std::vector<float> c(at(m * 64), 7.0F);
+        std::vector<float> c(bf16_at(m * 64), 7.0F);
         cpu_bf16_product(
             exec_, {m, 64, 32, {a.data(), nullptr, 32, true}, {nullptr, bits.data(), 32, true}, 0, c.data(), 64}, unit);
         for (const float value : c) ASSERT_EQ(value, s < 3 ? kNormal : 0.0F) << static_cast<int>(unit) << " " << s;
@@ -186,16 +187,16 @@ TEST_F(Bf16, RowsDoNotDependOnTheRowsBesideThem) {
 TEST_F(Bf16, ColumnsBeyondOneSlabAreRight) {
   // More of B than is packed at a time; B is a shift by one, so that the answer is exact, and so is it the other way.
   const std::int64_t n = 2100, k = 2100, m = 6;
-  std::vector<std::uint16_t> shift(at(n * k));
-  for (std::int64_t i = 0; i < k; ++i) shift[at(i * n + (i + 1) % n)] = core::float_to_bfloat(1);
+  std::vector<std::uint16_t> shift(bf16_at(n * k));
+  for (std::int64_t i = 0; i < k; ++i) shift[bf16_at(i * n + (i + 1) % n)] = core::float_to_bfloat(1);
   const std::vector<float> a = rounded(values_of(Kind::normal, m * k, 7));
-  std::vector<float> c(at(m * n)), back(c.size());
+  std::vector<float> c(bf16_at(m * n)), back(c.size());
   cpu().linalg.gemm_16_back(exec_, m, n, k, a.data(), k, core::DType::bf16, shift.data(), n, 0.0F, c.data(), n);
   cpu().linalg.gemm_16(exec_, m, n, k, a.data(), k, core::DType::bf16, shift.data(), n, 0.0F, back.data(), n);
   for (std::int64_t r = 0; r < m; ++r)
     for (std::int64_t i = 0; i < k; ++i) {
-      ASSERT_EQ(c[at(r * n + (i + 1) % n)], a[at(r * k + i)]);
-      ASSERT_EQ(back[at(r * n + i)], a[at(r * k + (i + 1) % n)]);
+      ASSERT_EQ(c[bf16_at(r * n + (i + 1) % n)], a[bf16_at(r * k + i)]);
+      ASSERT_EQ(back[bf16_at(r * n + i)], a[bf16_at(r * k + (i + 1) % n)]);
     }
 }
 
@@ -203,7 +204,7 @@ TEST_F(Bf16, ProductsWithoutDepthAreZero) {
   const std::uint16_t nothing = 0;
   for (const Bf16Unit unit : units())
     for (const std::int64_t m : {1, 6}) {
-      std::vector<float> c(at(m * 40), 3.0F), kept = c;
+      std::vector<float> c(bf16_at(m * 40), 3.0F), kept = c;
       const Bf16Operand a{c.data(), nullptr, 0, true}, b{nullptr, &nothing, 0, true};
       cpu_bf16_product(exec_, {m, 40, 0, a, b, 1, kept.data(), 40}, unit);
       EXPECT_EQ(kept, c);
@@ -217,18 +218,18 @@ TEST_F(Bf16, GramSumsBlocksOfRowsInThatOrder) {
     for (const auto& [n_rows, n] : {std::array<std::int64_t, 2>{1, 1}, {7, 33}, {300, 70}, {2049, 20}, {40, 300}}) {
       const std::int64_t ldx = n + 2;
       const std::vector<float> x = values_of(kind, n_rows * ldx, 8);
-      std::vector<double> expected(at(n * (n + 1) / 2), kind == Kind::normal ? 3.0 : 0.0);
+      std::vector<double> expected(bf16_at(n * (n + 1) / 2), kind == Kind::normal ? 3.0 : 0.0);
       const std::vector<double> before = expected;
       for (std::int64_t first = 0; first < n_rows; first += kCpuGramRows) {
         const std::int64_t rows = std::min(kCpuGramRows, n_rows - first);
-        std::vector<std::vector<float>> columns(at(n), std::vector<float>(at(rows)));
+        std::vector<std::vector<float>> columns(bf16_at(n), std::vector<float>(bf16_at(rows)));
         for (std::int64_t i = 0; i < n; ++i)
           for (std::int64_t r = 0; r < rows; ++r)
-            columns[at(i)][at(r)] = core::round_to(core::DType::bf16, x[at((first + r) * ldx + i)]);
+            columns[bf16_at(i)][bf16_at(r)] = core::round_to(core::DType::bf16, x[bf16_at((first + r) * ldx + i)]);
         for (std::int64_t i = 0; i < n; ++i)
           for (std::int64_t j = 0; j <= i; ++j)
-            expected[at(i * (i + 1) / 2 + j)] +=
-                static_cast<double>(element(rows, columns[at(i)].data(), columns[at(j)].data()));
+            expected[bf16_at(i * (i + 1) / 2 + j)] +=
+                static_cast<double>(element(rows, columns[bf16_at(i)].data(), columns[bf16_at(j)].data()));
       }
       for (const Bf16Unit unit : units()) {
         std::vector<double> sum = before, alone = before;

@@ -23,14 +23,20 @@ backend::Array<float> run_column_loop(backend::Context& context, const VqRows& r
 }
 
 void count_search(const VqRows& rows, const Codebooks& books, std::int64_t candidates) {
-  const double weights = static_cast<double>(rows.slice.rows) * static_cast<double>(rows.slice.in_features);
-  const std::int64_t residual = books.residual.empty() ? 0 : rows.slice.kr * candidates;
-  core::count_work(core::Counted::nearest_flops, 2 * weights * static_cast<double>(rows.slice.k + residual));
+  for (const VqPiece& piece : rows.pieces) {
+    const double weights = static_cast<double>(piece.slice.rows) * static_cast<double>(piece.slice.in_features);
+    const std::int64_t residual = books.residual.empty() ? 0 : piece.slice.kr * candidates;
+    core::count_work(core::Counted::nearest_flops, 2 * weights * static_cast<double>(piece.slice.k + residual));
+  }
 }
 
 double spreading_flops(const VqRows& rows) {
-  const auto in = static_cast<double>(rows.slice.in_features);
-  return static_cast<double>(rows.slice.rows) * in * in;
+  double flops = 0;
+  for (const VqPiece& piece : rows.pieces) {
+    const auto in = static_cast<double>(piece.slice.in_features);
+    flops += static_cast<double>(piece.slice.rows) * in * in;
+  }
+  return flops;
 }
 
 }  // namespace voronoi::quant
