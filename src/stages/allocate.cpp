@@ -335,6 +335,7 @@ class Allocation {
         "# {}.\n# For other runs: voronoi quantize --config FILE --model MODEL --run RUN --calibration-text FILE\n"
         "hessian = {}\nmethod = {}\n",
         summary(record), work_.settings.hessian, base_.method);
+    if (work_.settings.hessian_groups > 1) text += fmt::format("hessian-groups = {}\n", work_.settings.hessian_groups);
     for (const quant::Parameter* parameter : quant::parameters_of(base_))
       text += fmt::format("{} = {}\n", parameter->name, quant::parameter_text(parameter->value(base_)));
     return text;

@@ -154,6 +154,43 @@ TEST_F(TargetTest, OfTheSameInputIsTheWeight) {
   EXPECT_TRUE(target(prepare()).weight.empty());
 }
 
+TEST_F(TargetTest, RowsOfAGroupAreThoseOfALinearWithItsMoments) {
+  constexpr std::int64_t kFirstRow = 4;
+  train_on(streams(300, 1, 0.1));
+  const Streams first = streams(200, 11, 0.2), second = streams(250, 12, 0.3);
+  const std::vector<float> moments[] = {moment(first), moment(second)}, crosses[] = {cross(first), cross(second)};
+  QuantParameters parameters;
+  parameters.method = "voronoi";
+  const auto prepared = [&](std::size_t of_first, bool both) {
+    SiteInput site;
+    site.name = "site";
+    site.in_features = kInputs;
+    site.linears.push_back({"linear", kOutputs});
+    site.moments.plain = plain_;
+    site.moments.cross_plain = cross_;
+    site.moments.tokens = 100;
+    site.moments.guided = moments[of_first];
+    site.moments.cross_guided = crosses[of_first];
+    site.moments.effective_tokens = 1e9;
+    if (both) site.moments.later_groups.push_back({kFirstRow, moments[1], 1e9, {}, crosses[1], {}});
+    core::SoloTeam alone;
+    return prepare_site(context_, alone, site, parameters);
+  };
+  const Target groups = target(prepared(0, true));
+  EXPECT_EQ(groups.share, kUnjudgedShare);
+  for (const std::size_t group : {0U, 1U}) {
+    const Target alone = target(prepared(group, false));
+    double difference = 0, change = 0;
+    for (std::int64_t o = group == 0 ? 0 : kFirstRow; o < (group == 0 ? kFirstRow : kOutputs); ++o)
+      for (std::int64_t i = 0; i < kInputs; ++i) {
+        difference += std::pow(groups.weight[at(o, i)] - alone.weight[at(o, i)], 2);
+        change += std::pow(alone.weight[at(o, i)] - weight_[at(o, i)], 2);
+      }
+    EXPECT_LT(difference, 1e-6 * change) << group;
+    EXPECT_GT(change, 0) << group;
+  }
+}
+
 TEST_F(TargetTest, TakesTheChangeOfTheInputIntoTheWeight) {
   // For any Q: the loss of Q on both streams, with the damping, is its distance from the target but for a constant.
   const Streams rows = streams(300, 1, 0.1);
