@@ -8,7 +8,6 @@
 
 #include "backend/device.h"
 #include "core/team.h"
-#include "kernels/trellis.h"
 #include "quant/quantizer.h"
 
 namespace voronoi::quant {
