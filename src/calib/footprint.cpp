@@ -77,11 +77,12 @@ double attention_work(const model::ModelConfig& config, std::int64_t layer, std:
 
 /// What a block's sites add up to.
 struct BlockSizes {
-  std::int64_t weights = 0;  ///< bytes of the linears in fp32
-  std::int64_t square = 0;   ///< elements of the Hessians of one pass, those of linears among them
-  std::int64_t inputs = 0;   ///< values that enter its sites, a token; what enters several experts once
-  std::int64_t widest = 0;   ///< inputs of the widest site
-  std::string site;          ///< its name
+  std::int64_t weights = 0;      ///< bytes of the linears in fp32
+  std::int64_t square = 0;       ///< elements of the Hessians of one pass, those of linears among them
+  std::int64_t inputs = 0;       ///< values that enter its sites, a token; what enters several experts once
+  std::int64_t widest = 0;       ///< inputs of the widest site
+  std::string site;              ///< its name
+  std::int64_t widest_sums = 1;  ///< of its rows
 };
 
 BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, std::int64_t chunks_a_rank,
@@ -104,6 +105,7 @@ BlockSizes block_sizes(const model::ModelConfig& config, std::int64_t layer, std
     if (site.expert < 0) sizes.inputs += site.in_features;
     if (site.in_features > sizes.widest) {
       sizes.widest = site.in_features;
+      sizes.widest_sums = sums_of_site(site, kind);
       sizes.site = site.name;
     }
     for (const model::LinearSpec& linear : site.linears) sizes.weights += 4 * linear.out_features * linear.in_features;
@@ -275,6 +277,12 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   memory.owner = memory.every;
   memory.owner.consider(memory.lasting + block.weights + node_bytes * nodes.last + slices + means,
                         "summing the Hessian of " + block.site + " over all ranks");
+  // A site's file is made while the one before is written, when the trees are gone; the last is still under way when
+  // the next block's first chunk is summed.
+  const std::int64_t file = (kind.cross ? 6 : 2) * widest * (kind.held_out_share > 0 ? 2 : 1) * block.widest_sums;
+  memory.owner.consider(memory.lasting + block.weights + means + 2 * file, "writing the Hessian of " + block.site);
+  memory.owner.consider(memory.lasting + block.weights + node_bytes + copied_chunk + packed + crossing + file,
+                        "the Hessian of " + block.site + " on its way to disk");
   std::int64_t weighing_on_host = 0, weighing_on_device = 0;
   if (kind.guided) {
     const std::int64_t group = std::min(mine, guided_group(config, chunk_tokens));
@@ -293,7 +301,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
       std::max(weighing_on_device, memory.lasting + blocks.device +
                                        std::max(trees + copied_chunk + crossing, node_bytes * nodes.last + slices));
   memory.every_on_host = std::max(weighing_on_host, slices + embedding + blocks.host);
-  memory.owner_on_host = std::max(memory.every_on_host, slices + embedding + blocks.host + means);
+  memory.owner_on_host = std::max(memory.every_on_host, embedding + means + blocks.host + meansstd::max(slices, 2 * file));
   return memory;
 }
 
