@@ -295,7 +295,7 @@ void run(std::string_view input) {
                                                              : make_uniform(source);
   if (kind >= 254) shard.attributes["encoding"] = "other";
   use_layer(shard);
-  if (kind % 16 > 1) return;  // the file costs much more time than the rest
+  if (kind % 64 > 1) return;  // the file costs much more time than the rest
 
   static const Folder folder;
   std::vector<std::byte> bytes = store::serialize(shard);
