@@ -5,7 +5,6 @@
 #include <numeric>
 #include <utility>
 
-#include "core/bytes.h"
 #include "core/error.h"
 #include "core/types.h"
 #include "quant/vq/vector_parameters.h"
@@ -108,18 +107,8 @@ std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, 
   const bool alone = team.size() == 1;
   backend::Array<double> sums(context, alone ? size : my_parts * size);
   fill(alone, sums.data());
-  std::vector<double> mine = sums.to_host();
-  if (alone) return mine;
-  std::vector<double> total(static_cast<std::size_t>(size), 0.0);
-  std::int64_t seen = 0;
-  for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine)))) {
-    const auto theirs = core::values_of<double>(bytes);
-    VORONOI_REQUIRE(theirs.size() % total.size() == 0, "a member sent part of an array");
-    for (std::size_t at = 0; at < theirs.size(); at += total.size(), ++seen)
-      for (std::size_t i = 0; i < total.size(); ++i) total[i] += theirs[at + i];
-  }
-  VORONOI_REQUIRE(seen == n_parts, "the sums of a part are missing");
-  return total;
+  const std::vector<double> mine = sums.to_host();
+  return alone ? mine : team.sum(mine, size, n_parts);
 }
 
 }  // namespace voronoi::quant
