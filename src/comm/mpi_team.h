@@ -1,6 +1,8 @@
 // A core::Team of MPI ranks in which a member's failure reaches all others.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +33,17 @@ class MpiTeam final : public core::Team {
   int size() const override { return communicator_.size(); }
   /// Throws the error of the member that failed (StopRequested when it was that), naming its rank.
   std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override;
+  /// Throws likewise. Every member sums a slice of the values over all arrays, then the slices are gathered: of P
+  /// arrays over N members it receives P / N + 1 arrays, not P. Few values are gathered whole.
+  std::vector<double> sum(std::span<const double> mine, std::int64_t size, std::int64_t n_arrays) override;
+  /// Throws likewise.
+  void broadcast(std::span<std::byte> bytes, int root) override;
+
+  /// Of this member, by all calls so far: what it sends to others, once each (a broadcast once in all), and receives.
+  struct Traffic {
+    std::int64_t sent = 0, received = 0;
+  };
+  const Traffic& traffic() const { return traffic_; }
 
   /// This member did its part; throws when another failed.
   void finish();
@@ -40,12 +53,16 @@ class MpiTeam final : public core::Team {
 
  private:
   std::vector<std::int64_t> exchange(std::int64_t word, core::ExitCode code, const std::string& text);
+  /// Every member's number of bytes; throws the verdict when there is one.
+  std::vector<std::int64_t> exchange_sizes(std::size_t mine);
+  std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine, std::span<const std::int64_t> sizes);
   [[noreturn]] void throw_verdict() const;
 
   std::vector<int> ranks_;
   Communicator communicator_;
   bool over_ = false;
   TeamVerdict verdict_;
+  Traffic traffic_;
 };
 
 }  // namespace voronoi::comm

@@ -22,9 +22,9 @@ class Team {
   virtual int size() const = 0;
   /// Every member's bytes in order of rank.
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
-  /// The sum, element by element, of all arrays of `size` values that the members give, any number of them each, one
-  /// behind the other: from 0 on in the order of the members, the same bits as by one member alone.
-  virtual std::vector<double> sum(std::span<const double> mine, std::int64_t size);
+  /// The sum, element by element, of n_arrays arrays of `size` values: those that the members give, any number of them
+  /// each, one behind the other. From 0 on in the order of the members, the same bits as by one member alone.
+  virtual std::vector<double> sum(std::span<const double> mine, std::int64_t size, std::int64_t n_arrays);
   /// The bytes of `root` in the place of everybody's, of the same number.
   virtual void broadcast(std::span<std::byte> bytes, int root);
 

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <thread>
 
@@ -230,6 +231,61 @@ TEST(MpiTeam, GathersBytesAndEndsWell) {
   team.finish();
   EXPECT_TRUE(team.verdict().ok);
   EXPECT_THROW(team.all_gather({}), core::Error);
+}
+
+/// Of an array that a member gives: sums of such values depend on their order.
+std::vector<double> array_of(std::int64_t array, std::int64_t size) {
+  std::vector<double> values;
+  for (std::int64_t i = 0; i < size; ++i)
+    values.push_back(std::ldexp(std::sin(static_cast<double>(7 * array + i)), static_cast<int>((array + i) % 60)));
+  return values;
+}
+
+TEST(MpiTeam, SumsHaveTheBitsOfOneMember) {
+  const auto world = Communicator::world();
+  MpiTeam team(world, all_ranks(world), 5);
+  const std::int64_t n = world.size();
+  for (const std::int64_t n_arrays : {std::int64_t{1}, n, 3 * n + 1})
+    for (const std::int64_t size : {1, 2, 1000, 70001}) {
+      const std::int64_t first = n_arrays * world.rank() / n, last = n_arrays * (world.rank() + 1) / n;
+      std::vector<double> mine, expected(static_cast<std::size_t>(size), 0.0);
+      for (std::int64_t array = 0; array < n_arrays; ++array) {
+        const std::vector<double> values = array_of(array, size);
+        if (array >= first && array < last) mine.insert(mine.end(), values.begin(), values.end());
+        for (std::size_t i = 0; i < values.size(); ++i) expected[i] += values[i];
+      }
+      EXPECT_EQ(team.sum(mine, size, n_arrays), expected) << n_arrays << " arrays of " << size;
+    }
+  team.finish();
+}
+
+TEST(MpiTeam, OfASumEveryMemberCarriesASlice) {
+  const auto world = Communicator::world();
+  MpiTeam team(world, all_ranks(world), 6);
+  const std::int64_t n = world.size(), of_each = 8;
+  constexpr std::int64_t kSize = 20000;
+  team.sum(std::vector<double>(static_cast<std::size_t>(of_each * kSize), 1.0), kSize, of_each * n);
+  team.finish();
+  // Slices of its arrays to the others, and its slice of the sum; whole arrays would be of_each * (n - 1).
+  const double arrays = static_cast<double>(n - 1) / static_cast<double>(n) * static_cast<double>(of_each + 1);
+  for (const std::int64_t bytes : {team.traffic().sent, team.traffic().received})
+    EXPECT_NEAR(static_cast<double>(bytes), 8.0 * kSize * arrays, 8.0 * static_cast<double>(n * (of_each + 1)));
+}
+
+TEST(MpiTeam, BroadcastsOfAnyMemberReachTheOthers) {
+  const auto world = Communicator::world();
+  MpiTeam team(world, all_ranks(world), 7);
+  for (int root = 0; root < world.size(); ++root) {
+    std::vector<std::byte> bytes = world.rank() == root ? pattern(100001, root) : std::vector<std::byte>(100001);
+    team.broadcast(bytes, root);
+    EXPECT_EQ(bytes, pattern(100001, root));
+  }
+  if (world.size() > 1 && world.rank() == 1) {
+    team.fail(core::ExitCode::data, "no pivot");
+  } else if (world.size() > 1) {
+    std::vector<double> one(1);
+    EXPECT_THROW(team.sum(one, 1, world.size()), core::Error);
+  }
 }
 
 /// The rank `failing` fails after `calls` collectives, the others go on for five and finish.

@@ -110,18 +110,7 @@ std::vector<double> AdditiveRows::collect(bool diagonal) const {
       });
     }
   });
-  std::vector<double> total(index(unknowns()), 0.0);
-  const auto add = [&](std::span<const double> pieces) {
-    for (std::size_t first = 0; first < pieces.size(); first += total.size())
-      for (std::size_t i = 0; i < total.size(); ++i) total[i] += pieces[first + i];
-  };
-  if (team_.size() == 1) {
-    add(sums);
-    return total;
-  }
-  const std::vector<std::vector<std::byte>> gathered = team_.all_gather(std::as_bytes(std::span(sums)));
-  for (const std::vector<std::byte>& part : gathered) add(core::values_of<double>(part));
-  return total;
+  return team_.sum(sums, unknowns(), pieces_.count);
 }
 
 void AdditiveRows::round_numbers() {

@@ -5,7 +5,6 @@
 #include <numeric>
 #include <utility>
 
-#include "core/bytes.h"
 #include "core/error.h"
 #include "core/types.h"
 #include "quant/vq/vector_parameters.h"
@@ -144,13 +143,12 @@ std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, 
   const bool combined = team.size() == 1 && may_combine;
   backend::Array<double> sums(context, combined ? size : my_parts * size);
   fill(combined, sums.data());
-  std::vector<double> mine = sums.to_host();
-  if (combined) return mine;
+  const std::vector<double> mine = sums.to_host();
+  return (combined)alone ? mine;
   std::vector<double> total(static_cast<std::size_t>(size), 0.0);
   std::int64_t seen = 0;
   const auto add = [&](std::span<const double> theirs) {
-    VORONOI_REQUIRE(theirs.size() % total.size() == 0, "a member sent part of an array");
-    for (std::size_t at = 0; at < theirs.size(); at += total.size(), ++seen)
+    VORONOI_REQUIRE(theirs.size() % total.size() == 0team.sum(mine, size, ++seen)
       for (std::size_t i = 0; i < total.size(); ++i) total[i] += theirs[at + i];
   };
   if (team.size() == 1)
@@ -158,8 +156,7 @@ std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, 
   else
     for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine))))
       add(core::values_of<double>(bytes));
-  VORONOI_REQUIRE(seen == n_parts, "the sums of a part are missing");
-  return total;
+  VORONOI_REQUIRE(seen == n_parts);
 }
 
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
