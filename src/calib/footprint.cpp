@@ -301,7 +301,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
       std::max(weighing_on_device, memory.lasting + blocks.device +
                                        std::max(trees + copied_chunk + crossing, node_bytes * nodes.last + slices));
   memory.every_on_host = std::max(weighing_on_host, slices + embedding + blocks.host);
-  memory.owner_on_host = std::max(memory.every_on_host, embedding + means + blocks.host + meansstd::max(slices, 2 * file));
+  memory.owner_on_host = std::max(memory.every_on_host, embedding + means + blocks.host + std::max(slices, 2 * file));
   return memory;
 }
 

@@ -144,19 +144,7 @@ std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, 
   backend::Array<double> sums(context, combined ? size : my_parts * size);
   fill(combined, sums.data());
   const std::vector<double> mine = sums.to_host();
-  return (combined)alone ? mine;
-  std::vector<double> total(static_cast<std::size_t>(size), 0.0);
-  std::int64_t seen = 0;
-  const auto add = [&](std::span<const double> theirs) {
-    VORONOI_REQUIRE(theirs.size() % total.size() == 0team.sum(mine, size, ++seen)
-      for (std::size_t i = 0; i < total.size(); ++i) total[i] += theirs[at + i];
-  };
-  if (team.size() == 1)
-    add(mine);
-  else
-    for (const std::vector<std::byte>& bytes : team.all_gather(std::as_bytes(std::span<const double>(mine))))
-      add(core::values_of<double>(bytes));
-  VORONOI_REQUIRE(seen == n_parts);
+  return combined ? mine : team.sum(mine, size, n_parts);
 }
 
 std::vector<double> sum_over_parts(backend::Context& context, core::Team& team, std::int64_t n_parts,
