@@ -95,6 +95,52 @@ inline void cap_row(float* scores, std::int64_t width, float cap) {
     hn::Store(hn::Mul(hn::Tanh(d, hn::Div(hn::Load(d, scores + i), factor)), factor), d, scores + i);
 }
 
+/// What a row has seen so far: output = accumulator / sum.
+struct RowState {
+  float maximum = kMasked, sum = 0;
+};
+
+/// scores [0, width) become exp(score - maximum) inside [begin, end) and zero outside. Returns the factor that the
+/// row's earlier accumulator has to be multiplied by.
+HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t begin, std::int64_t end, RowState& state) {
+  const FloatTag d;
+  const FloatVector first = hn::Set(d, static_cast<float>(begin)), last = hn::Set(d, static_cast<float>(end));
+  const FloatVector masked = hn::Set(d, kMasked);
+  const bool whole = begin == 0 && end == width;
+  const auto inside = [&](std::int64_t i) HWY_ATTR {
+    const FloatVector index = hn::Iota(d, static_cast<float>(i));
+    return hn::And(hn::Ge(index, first), hn::Lt(index, last));
+  };
+  if (begin >= end) {
+    std::fill(scores, scores + width, 0.0F);
+    return 1.0F;
+  }
+  FloatVector maxima = masked;
+  if (whole) {
+    for (std::int64_t i = 0; i < width; i += kWidth) maxima = hn::Max(maxima, hn::Load(d, scores + i));
+  } else {
+    for (std::int64_t i = 0; i < width; i += kWidth)
+      maxima = hn::Max(maxima, hn::IfThenElse(inside(i), hn::Load(d, scores + i), masked));
+  }
+  const float maximum = std::max(state.maximum, hn::GetLane(hn::MaxOfLanes(d, maxima)));
+  const float correction =
+      maximum == state.maximum ? 1.0F : hn::GetLane(hn::Exp(d, hn::Set(d, std::max(kMasked, state.maximum - maximum))));
+  const FloatVector shift = hn::Set(d, maximum);
+  FloatVector sums[kParts];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  for (std::int64_t i = 0; i < width; i += kLanes)
+    for (std::int64_t part = 0; part < kParts; ++part) {
+      float* at = scores + i + part * kWidth;
+      FloatVector value = hn::Exp(d, hn::Sub(hn::Load(d, at), shift));
+      if (!whole) value = hn::IfThenElseZero(inside(i + part * kWidth), value);
+      sums[part] = hn::Add(sums[part], value);
+      hn::Store(value, d, at);
+    }
+  state.maximum = maximum;
+  state.sum = state.sum * correction + sum_lanes(sums);
+  return correction;
+}
+
 }  // namespace voronoi::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // VORONOI_KERNELS_CPU_ATTENTION_INL_H_

@@ -11,6 +11,7 @@
 
 #include "core/types.h"
 #include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/attention_bf16.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
 
@@ -22,52 +23,6 @@ constexpr std::int64_t kQueries = kMicroRows * (56 / kMicroRows);
 
 /// A head's keys, packed for their transpose, and values.
 std::int64_t head_size(const Layout& layout) { return layout.transposed_size() + layout.blocks_size(); }
-
-/// What a row has seen so far: output = accumulator / sum.
-struct RowState {
-  float maximum = kMasked, sum = 0;
-};
-
-/// scores [0, width) become exp(score - maximum) inside [begin, end) and zero outside. Returns the factor that the
-/// row's earlier accumulator has to be multiplied by.
-HWY_INLINE float softmax_row(float* scores, std::int64_t width, std::int64_t begin, std::int64_t end, RowState& state) {
-  const FloatTag d;
-  const FloatVector first = hn::Set(d, static_cast<float>(begin)), last = hn::Set(d, static_cast<float>(end));
-  const FloatVector masked = hn::Set(d, kMasked);
-  const bool whole = begin == 0 && end == width;
-  const auto inside = [&](std::int64_t i) HWY_ATTR {
-    const FloatVector index = hn::Iota(d, static_cast<float>(i));
-    return hn::And(hn::Ge(index, first), hn::Lt(index, last));
-  };
-  if (begin >= end) {
-    std::fill(scores, scores + width, 0.0F);
-    return 1.0F;
-  }
-  FloatVector maxima = masked;
-  if (whole) {
-    for (std::int64_t i = 0; i < width; i += kWidth) maxima = hn::Max(maxima, hn::Load(d, scores + i));
-  } else {
-    for (std::int64_t i = 0; i < width; i += kWidth)
-      maxima = hn::Max(maxima, hn::IfThenElse(inside(i), hn::Load(d, scores + i), masked));
-  }
-  const float maximum = std::max(state.maximum, hn::GetLane(hn::MaxOfLanes(d, maxima)));
-  const float correction =
-      maximum == state.maximum ? 1.0F : hn::GetLane(hn::Exp(d, hn::Set(d, std::max(kMasked, state.maximum - maximum))));
-  const FloatVector shift = hn::Set(d, maximum);
-  FloatVector sums[kParts];
-  for (auto& sum : sums) sum = hn::Zero(d);
-  for (std::int64_t i = 0; i < width; i += kLanes)
-    for (std::int64_t part = 0; part < kParts; ++part) {
-      float* at = scores + i + part * kWidth;
-      FloatVector value = hn::Exp(d, hn::Sub(hn::Load(d, at), shift));
-      if (!whole) value = hn::IfThenElseZero(inside(i + part * kWidth), value);
-      sums[part] = hn::Add(sums[part], value);
-      hn::Store(value, d, at);
-    }
-  state.maximum = maximum;
-  state.sum = state.sum * correction + sum_lanes(sums);
-  return correction;
-}
 
 /// Queries [first, first + kQueries) of one head against the packed keys and values. start: what a row has seen before
 /// its first key.
@@ -177,6 +132,7 @@ void cpu_attention(const Exec& exec, const AttentionShape& shape, const float* q
   VORONOI_REQUIRE(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
                   "query heads must be a multiple of key heads");
   if (shape.compute == core::DType::f32) return HWY_DYNAMIC_DISPATCH(attention)(exec, shape, q, k, v, out);
+  if (shape.compute == core::DType::bf16) return cpu_bf16_attention(exec, shape, q, k, v, out);
   const std::int64_t n_rows = shape.n_sequences * shape.n_tokens,
                      n_keys = shape.n_sequences * (shape.n_past + shape.n_tokens);
   AttentionShape packed = shape;

@@ -5,14 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "core/error.h"
-#include "kernels/cpu/bf16_panels.h"
-#include "kernels/cpu/bf16_tiles.h"
+#include "kernels/cpu/bf16_multiplier.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/linalg.h"
 
@@ -24,7 +22,7 @@ constexpr std::array<std::pair<std::string_view, Bf16Unit>, 3> kUnits{
 
 // Values of B packed at a time, panels of a task's block (of its rows, and at most of its columns), steps of k at a
 // time.
-constexpr std::int64_t kSlabValues = 4 << 20, kBlockPanels = 16, kTileSteps = 32, kVectorSteps = 16;
+constexpr std::int64_t kSlabValues = 4 << 20, kBlockPanels = 32, kPartSteps = 16;
 
 Bf16Unit choose_unit() {
   if (const char* wanted = std::getenv("VORONOI_BF16_UNIT"); wanted != nullptr && *wanted != '\0') {
@@ -38,77 +36,23 @@ Bf16Unit choose_unit() {
   return Bf16Unit::portable;
 }
 
-/// A block's sums, [row panel][column panel][16][16], and what makes them.
-class Block {
- public:
-  Block(Bf16Unit unit, std::int64_t row_panels, std::int64_t column_panels)
-      : unit_(unit),
-        row_panels_(row_panels),
-        column_panels_(column_panels),
-        sums_(row_panels * column_panels * kBf16Tile),
-        wide_(unit == Bf16Unit::tiles ? 0 : kVectorSteps * kBf16StepValues) {}
-
-  /// sums = the product; a, b: the first panels, `steps` deep. Tiles wholly right of the diagonal (column - row =
-  /// diagonal) are left out.
-  void multiply(std::int64_t steps, const std::uint16_t* a, const std::uint16_t* b, std::int64_t diagonal) {
-    if (unit_ == Bf16Unit::tiles && steps > 0)
-      by_tiles(steps, a, b, diagonal);
-    else
-      by_vectors(steps, a, b, diagonal);
-  }
-
-  /// kBf16Panel sums of a row, from column `column_panel` * kBf16Panel on.
-  const float* row(std::int64_t row, std::int64_t column_panel) const {
-    return sums_.data() + (row / kBf16Panel * column_panels_ + column_panel) * kBf16Tile +
-           row % kBf16Panel * kBf16Panel;
-  }
-
- private:
-  void by_tiles(std::int64_t steps, const std::uint16_t* a, const std::uint16_t* b, std::int64_t diagonal) {
-    const std::int64_t panel = steps * kBf16StepValues;
-    const TileScope scope;
-    for (std::int64_t s = 0; s < steps; s += kTileSteps)
-      for (std::int64_t j = 0; j < column_panels_; j += 2)
-        for (std::int64_t i = 0; i < row_panels_; i += 2) {
-          if (j * kBf16Panel > (i + 2) * kBf16Panel - 1 + diagonal) continue;
-          multiply_tiles(row_panels_ - i, column_panels_ - j, std::min(kTileSteps, steps - s), s == 0,
-                         a + i * panel + s * kBf16StepValues, panel, b + j * panel + s * kBf16StepValues, panel,
-                         sums_.data() + (i * column_panels_ + j) * kBf16Tile, column_panels_ * kBf16Tile);
-        }
-  }
-
-  void by_vectors(std::int64_t steps, const std::uint16_t* a, const std::uint16_t* b, std::int64_t diagonal) {
-    std::fill_n(sums_.data(), row_panels_ * column_panels_ * kBf16Tile, 0.0F);
-    const bool flush = unit_ == Bf16Unit::portable;
-    std::optional<FlushScope> scope;
-    if (!flush) scope.emplace();
-    for (std::int64_t i = 0; i < row_panels_; ++i)
-      for (std::int64_t s = 0; s < steps; s += kVectorSteps) {
-        const std::int64_t part = std::min(kVectorSteps, steps - s);
-        widen_bf16_rows(part, flush, a + (i * steps + s) * kBf16StepValues, wide_.data());
-        for (std::int64_t j = 0; j < column_panels_ && j * kBf16Panel <= (i + 1) * kBf16Panel - 1 + diagonal; ++j)
-          multiply_bf16_vectors(part, flush, wide_.data(), b + (j * steps + s) * kBf16StepValues,
-                                sums_.data() + (i * column_panels_ + j) * kBf16Tile);
-      }
-  }
-
-  Bf16Unit unit_;
-  std::int64_t row_panels_, column_panels_;
-  Scratch<float> sums_, wide_;
-};
+/// Panels of the blocks that n panels are divided into, `most` at most: nearly equal, and even since tiles go in pairs.
+std::int64_t block_panels(std::int64_t n, std::int64_t most) {
+  const std::int64_t blocks = core::ceil_div(n, most);
+  return core::ceil_div(core::ceil_div(n, blocks), 2) * 2;
+}
 
 /// finish(row, column, count, values): `count` sums of a row, from a column on. Part::lower: sums right of the diagonal
 /// are not made and may be told.
 template <class Finish>
 void multiply(const Exec& exec, const Bf16Product& x, Part part, Bf16Unit unit, const Finish& finish) {
-  VORONOI_REQUIRE(has_bf16_unit(unit), "a unit that is not there");
   const std::int64_t steps = core::ceil_div(x.k, kBf16Depth), panel = steps * kBf16StepValues;
   const std::int64_t row_panels = core::ceil_div(x.m, kBf16Panel), column_panels = core::ceil_div(x.n, kBf16Panel);
   Scratch<std::uint16_t> rows(row_panels * panel);
   exec.pool->parallel_for(
       row_panels, [&](std::int64_t i) { pack_bf16_rows(x.a, x.m, x.k, i * kBf16Panel, rows.data() + i * panel); });
   const std::int64_t slab = std::clamp<std::int64_t>(kSlabValues / std::max<std::int64_t>(panel, 1), 1, column_panels);
-  const std::int64_t blocks = core::ceil_div(row_panels, kBlockPanels);
+  const std::int64_t height = block_panels(row_panels, kBlockPanels), blocks = core::ceil_div(row_panels, height);
   Scratch<std::uint16_t> columns(slab * panel);
   for (std::int64_t first = 0; first < column_panels; first += slab) {
     const std::int64_t here = std::min(slab, column_panels - first);
@@ -116,22 +60,30 @@ void multiply(const Exec& exec, const Bf16Product& x, Part part, Bf16Unit unit, 
       pack_bf16_columns(x.b, x.n, x.k, (first + j) * kBf16Panel, columns.data() + j * panel);
     });
     // Narrower blocks where there would be few for the threads: the bits do not depend on it.
-    std::int64_t width = kBlockPanels;
+    std::int64_t width = block_panels(here, kBlockPanels);
     while (width > 2 && blocks * core::ceil_div(here, width) < 4 * exec.pool->size() && exec.pool->size() > 1)
-      width /= 2;
+      width = block_panels(width, width / 2);
     const std::int64_t chunks = core::ceil_div(here, width);
     exec.pool->parallel_for(blocks * chunks, [&](std::int64_t task) {
       // Lower blocks of rows have the most columns when only the lower part is wanted: first.
-      const std::int64_t i = (blocks - 1 - task / chunks) * kBlockPanels, j = task % chunks * width;
-      const std::int64_t in_rows = std::min(kBlockPanels, row_panels - i), in_columns = std::min(width, here - j);
+      const std::int64_t i = (blocks - 1 - task / chunks) * height, j = task % chunks * width;
+      const std::int64_t in_rows = std::min(height, row_panels - i), in_columns = std::min(width, here - j);
       const std::int64_t diagonal = part == Part::lower ? (i - first - j) * kBf16Panel : in_columns * kBf16Panel;
       if (diagonal + in_rows * kBf16Panel <= 0) return;
-      Block block(unit, in_rows, in_columns);
-      block.multiply(steps, rows.data() + i * panel, columns.data() + j * panel, diagonal);
+      const std::int64_t ld_sums = in_columns * kBf16Tile;
+      Scratch<float> sums(in_rows * ld_sums);  // [row panel][column panel][16][16]
+      if (steps == 0) std::fill_n(sums.data(), in_rows * ld_sums, 0.0F);
+      Bf16Multiplier multiplier(unit, kPartSteps);
+      for (std::int64_t s = 0; s < steps; s += kPartSteps)
+        multiplier.multiply(
+            {in_rows, in_columns, std::min(kPartSteps, steps - s), rows.data() + i * panel + s * kBf16StepValues, panel,
+             columns.data() + j * panel + s * kBf16StepValues, panel, sums.data(), ld_sums},
+            s == 0, diagonal);
       for (std::int64_t r = 0; r < std::min(in_rows * kBf16Panel, x.m - i * kBf16Panel); ++r)
         for (std::int64_t c = 0; c < in_columns; ++c) {
           const std::int64_t column = (first + j + c) * kBf16Panel;
-          finish(i * kBf16Panel + r, column, std::min(kBf16Panel, x.n - column), block.row(r, c));
+          finish(i * kBf16Panel + r, column, std::min(kBf16Panel, x.n - column),
+                 sums.data() + r / kBf16Panel * ld_sums + c * kBf16Tile + r % kBf16Panel * kBf16Panel);
         }
     });
   }
