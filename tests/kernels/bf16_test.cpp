@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/thread_pool.h"
+#include "kernels/cpu/attention_bf16.h"
 #include "kernels/kernels.h"
 #include "support/skip.h"
 
@@ -239,6 +240,50 @@ TEST_F(Bf16, GramSumsBlocksOfRowsInThatOrder) {
         EXPECT_EQ(alone, expected);
       }
     }
+}
+
+TEST_F(Bf16, AttentionIsThatOfRoundedValuesByEveryUnit) {
+  // Sequences longer than a block of keys, windows, heads that fill panels or do not, a cap and sinks.
+  struct Case {
+    std::int64_t n_sequences, n_tokens, n_heads, n_kv_heads, head_dim, window, n_past;
+    float softcap;
+    bool sinks;
+  };
+  for (const Case& of : {Case{1, 300, 2, 1, 64, 0, 0, 0, false}, Case{2, 37, 4, 2, 22, 0, 0, 2.5F, false},
+                         Case{1, 290, 2, 2, 40, 100, 0, 0, true}, Case{1, 70, 2, 1, 32, 0, 230, 0, false}}) {
+    const std::int64_t q_dim = of.n_heads * of.head_dim, kv_dim = of.n_kv_heads * of.head_dim,
+                       n_keys = of.n_past + of.n_tokens;
+    const std::vector<float> q = values_of(Kind::normal, of.n_sequences * of.n_tokens * q_dim, 9),
+                             k = values_of(Kind::normal, of.n_sequences * n_keys * kv_dim, 10),
+                             v = values_of(Kind::normal, of.n_sequences * n_keys * kv_dim, 11), sinks{0.5F, -1.0F};
+    AttentionShape shape{of.n_sequences, of.n_tokens, of.n_heads, of.n_kv_heads, of.head_dim, of.window,
+                         0.15F,          q_dim,       kv_dim,     q_dim,         of.softcap};
+    shape.n_past = of.n_past;
+    if (of.sinks) shape.sinks = sinks.data();
+    const std::vector<float> rounded_q = rounded(q), rounded_k = rounded(k), rounded_v = rounded(v);
+    std::vector<float> expected(q.size());
+    cpu().nn.attention(exec_, shape, rounded_q.data(), rounded_k.data(), rounded_v.data(), expected.data());
+    shape.compute = core::DType::bf16;
+    std::vector<float> first;
+    for (const Bf16Unit unit : units())
+      at_each_width([&] {
+        std::vector<float> out(q.size());
+        cpu_bf16_attention(exec_, shape, q.data(), k.data(), v.data(), out.data(), unit);
+        // A numerator is off by 2^-9 of itself, and outputs are means of values of order 1.
+        for (std::size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], 0.012) << i;
+        if (first.empty()) first = out;
+        ASSERT_EQ(out, first) << static_cast<int>(unit);
+      });
+    // The last queries alone: tiles and tasks begin elsewhere.
+    if (of.n_sequences > 1) continue;
+    AttentionShape last = shape;
+    last.n_tokens = 21;
+    last.n_past = n_keys - last.n_tokens;
+    std::vector<float> of_last(static_cast<std::size_t>(last.n_tokens * q_dim));
+    cpu().nn.attention(exec_, last, q.data() + (of.n_tokens - last.n_tokens) * q_dim, k.data(), v.data(),
+                       of_last.data());
+    EXPECT_TRUE(std::equal(of_last.begin(), of_last.end(), first.end() - last.n_tokens * q_dim));
+  }
 }
 
 TEST_F(Bf16, ThisMachinesTilesAreUsed) {
