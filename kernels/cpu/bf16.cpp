@@ -118,7 +118,9 @@ void cpu_bf16_product(const Exec& exec, const Bf16Product& product, Bf16Unit uni
   multiply(exec, rest, Part::all, unit,
            [&rest](std::int64_t row, std::int64_t column, std::int64_t count, const float* values) {
              float* target = rest.c + row * rest.ldc + column;
-             if (rest.beta == 0.0F)
+             if (rest.beta == 0.0F && count == kBf16Panel)
+               std::copy_n(values, kBf16Panel, target);  // of a size that the compiler knows: no call
+             else if (rest.beta == 0.0F)
                std::copy_n(values, count, target);
              else
                for (std::int64_t c = 0; c < count; ++c) target[c] += values[c];
