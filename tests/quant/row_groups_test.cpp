@@ -194,14 +194,17 @@ TEST(RowGroups, RowsAreFittedInTheMetricOfTheirGroup) {
   }
 }
 
-// The loss feels next to nothing of the second group: the codebook is then the first one's.
+// The loss feels next to nothing of the second group, whose weights are larger: the codebook is then the first one's.
 TEST(RowGroups, ACodebookIsMadeForThoseWhoseErrorsAreFelt) {
   const std::vector<float> lower = lower_of(3);
   TwoGroups even(lower, lower), uneven(lower, scaled_by(lower, 1e-4F));
+  for (TwoGroups* layer : {&even, &uneven})
+    std::for_each(layer->made.weight.begin() + kHalf * kColumnsOf, layer->made.weight.end(),
+                  [](float& value) { value *= 4; });
   const QuantParameters parameters = parameters_of(4, 16);
   const std::vector<float> shared = test::decoded(quantized_in_groups(even.input(), parameters).encoding),
                            favoured = test::decoded(quantized_in_groups(uneven.input(), parameters).encoding);
-  EXPECT_LT(even.energies(0, favoured).error, 0.97 * even.energies(0, shared).error);
+  EXPECT_LT(even.energies(0, favoured).error, 0.8 * even.energies(0, shared).error);
   EXPECT_GT(even.energies(1, favoured).error, even.energies(1, shared).error);
 }
 
