@@ -108,7 +108,9 @@ void add_task(const model::ModelConfig& config, const SiteTask& task, const quan
     quant::OperatorWork one = quant::operator_work(own, linear.out_features, linear.in_features);
     // Every member makes the target.
     if (kind.cross)
-      one.column_loop += quant::target_work(linear.out_features, linear.in_features, kind.held_out_share > 0) * members;
+      one.column_loop +=
+          quant::target_work(linear.out_features, linear.in_features, kind.held_out_share > 0, task.block > 0) *
+          members;
     work.operators.kmeans += one.kmeans;
     work.operators.column_loop += one.column_loop;
     work.operators.refine += one.refine;

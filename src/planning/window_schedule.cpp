@@ -35,7 +35,8 @@ double hessian_seconds(const SharedTask& task, const ParametersOfRuns& parameter
   if (hessians.cross)
     for (const SharedTask::Part& part : task.parts)
       for (const model::LinearSpec& linear : part.task.site.linears)
-        work += quant::target_work(linear.out_features, linear.in_features, hessians.held_out_share > 0);
+        work += quant::target_work(linear.out_features, linear.in_features, hessians.held_out_share > 0,
+                                   part.task.block > 0);
   return seconds(work, rates) +
          static_cast<double>(calib::hessian_bytes(task.site().site, hessians)) / rates.disk_bytes;
 }

@@ -106,8 +106,8 @@ Target asymmetric_target(backend::Context& context, std::int64_t out_features, s
   return target;
 }
 
-Work target_work(std::int64_t out_features, std::int64_t in_features, bool judged) {
-  return product_work(out_features, in_features, (judged ? 6 : 3) + 2);
+Work target_work(std::int64_t out_features, std::int64_t in_features, bool judged, bool corrected) {
+  return product_work(out_features, in_features, (judged ? 6 : 3) + (corrected ? 2 : 0));
 }
 
 double error_against_weight(backend::Context& context, std::int64_t out_features, std::span<const float> weight,

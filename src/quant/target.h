@@ -34,8 +34,9 @@ struct Target {
 Target asymmetric_target(backend::Context& context, std::int64_t out_features, std::span<const float> weight,
                          const PreparedSite& site);
 
-/// Operations of both functions here; judged: there are held-out tokens.
-Work target_work(std::int64_t out_features, std::int64_t in_features, bool judged);
+/// Operations of both functions here; judged: there are held-out tokens; corrected: the target is another than the
+/// weight, which it is not where nothing before was quantized.
+Work target_work(std::int64_t out_features, std::int64_t in_features, bool judged, bool corrected);
 
 /// QuantResult::relative_error of an encoding against the weight itself, where it was fitted to another target.
 double error_against_weight(backend::Context& context, std::int64_t out_features, std::span<const float> weight,

@@ -286,7 +286,7 @@ class Aqlm final : public Method {
                  rounds = std::min<double>(p.rounds, kUsualRounds), fits = p.published() ? kPublishedSteps : kUsualFits;
     OperatorWork work;
     work.kmeans = training_work(weights / static_cast<double>(p.in_group), p.in_group, std::int64_t{1} << p.code_bits,
-                                false, std::numeric_limits<std::int64_t>::max()) *
+                                1, std::numeric_limits<std::int64_t>::max()) *
                   books;
     // A fit ends with the product that judges it; the search has half of one for what it moves, and one for its judge.
     // The first search has a metric of its own.

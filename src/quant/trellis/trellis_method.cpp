@@ -145,8 +145,8 @@ class Trellis final : public Method {
     work.column_loop.nearest = a_pass * (1 + std::min(1.0, static_cast<double>(kLeadWeights) / a_tile));
     work.column_loop.gemm += turning_flops(out_features, in_features) * weights;
     work.column_loop.bytes += 100 * weights;
-    // The gradient before and behind each sweep, and the sweep itself.
-    if (sweeps > 0) work.refine = product_work(out_features, in_features, 1 + 2 * sweeps);
+    // Gradient and error of held-out tokens before and behind each sweep, and the sweep itself.
+    if (sweeps > 0) work.refine = product_work(out_features, in_features, 2 + 3 * sweeps);
     work.refine.nearest = a_pass * sweeps;
     work.exchange_bytes = weights * settings.bits / 8;
     work.row_pieces = tiles;

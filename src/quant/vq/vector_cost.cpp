@@ -36,11 +36,10 @@ Work seeding(double points, double dim, std::int64_t k) {
 
 }  // namespace
 
-Work training_work(double points, std::int64_t v, std::int64_t codebook, bool with_coarse, std::int64_t most_steps) {
+Work training_work(double points, std::int64_t v, std::int64_t codebook, std::int64_t stride, std::int64_t most_steps) {
   const auto most = static_cast<double>(most_steps);
   const auto dim = static_cast<double>(v), k = static_cast<double>(codebook);
-  const double stride = with_coarse ? std::floor(points / (static_cast<double>(kCoarsePointsACentroid) * k)) : 1;
-  const double coarse = stride > 1 ? points / stride : points;
+  const double coarse = points / static_cast<double>(stride);
   const auto sample = static_cast<double>(sample_size(codebook));
   Work work = seeding(std::min(coarse, sample), dim, codebook);
   if (coarse > sample) work += lloyd(sample, dim, k, std::min(most, kSampleSteps));
@@ -67,8 +66,12 @@ OperatorWork VectorMethod::work(const QuantParameters& parameters, std::int64_t 
       std::floor(static_cast<double>(out_features) / static_cast<double>(g.v)) * static_cast<double>(g.group_size);
   const std::int64_t most_steps = parameters.get<VectorParameters>().kmeans_iterations;
   OperatorWork work;
-  work.kmeans = training_work(vectors, g.v, g.k, true, most_steps) * static_cast<double>(g.groups);
-  if (residual) work.kmeans += training_work(vectors, g.v, g.kr, true, most_steps) * static_cast<double>(g.groups);
+  const auto training = [&](std::int64_t k) {
+    const auto wanted = static_cast<std::int64_t>(vectors) / (kCoarsePointsACentroid * k);
+    return training_work(vectors, g.v, k, coarse_stride(g, g.v, wanted), most_steps) * static_cast<double>(g.groups);
+  };
+  work.kmeans = training(g.k);
+  if (residual) work.kmeans += training(g.kr);
   // Without feedback, with it, and with the residual codebook; the true error after each, and of the weight itself.
   work.column_loop = search_work(g, 1, false) * 2 + product_work(out_features, in_features, 0.5 + 3);
   if (residual)

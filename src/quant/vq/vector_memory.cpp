@@ -54,7 +54,8 @@ void VectorMethod::consider_memory(const QuantParameters& parameters, const Oper
   const VectorMemory memory = vector_memory(g, r);
   const std::int64_t points = memory.weights / g.groups / g.v;
   const auto training_bytes = [&](std::int64_t k) {
-    return kmeans_bytes(points, memory.mine, g.v, k, r.team_size, points * r.team_size / (kCoarsePointsACentroid * k));
+    return kmeans_bytes(points, memory.mine, g.v, k, r.team_size,
+                        coarse_stride(g, g.v, points * r.team_size / (kCoarsePointsACentroid * k)));
   };
   peak.consider(memory.held + memory.products, "products with the Hessian of " + r.name);
   peak.consider(memory.held + training_bytes(g.k), "k-means of " + r.name);
