@@ -283,23 +283,22 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   memory.owner.consider(memory.lasting + block.weights + means + 2 * file, "writing the Hessian of " + block.site);
   memory.owner.consider(memory.lasting + block.weights + node_bytes + copied_chunk + packed + crossing + file,
                         "the Hessian of " + block.site + " on its way to disk");
-  std::int64_t weighing_on_host = 0, weighing_on_device = 0;
+  const model::PrefetchMemory blocks = model::prefetch_memory(config, device_dtype);
+  memory.on_device = {
+      memory.lasting + blocks.device + std::max(trees + copied_chunk + crossing, node_bytes * nodes.last + slices),
+      memory.every.where};
+  std::int64_t weighing_on_host = 0;
   if (kind.guided) {
     const std::int64_t group = std::min(mine, guided_group(config, chunk_tokens));
     const std::int64_t streams = 4 * group * chunk_tokens * config.hidden_size * (config.n_layers + 1);
-    weighing_on_host = streams + embedding;
     const std::int64_t weighing = memory.lasting - stream - embedding + 2 * work_array_bytes(config, context) +
                                   largest_tape(config, context * model::host_batch(context));
-    memory.weighing.consider(weighing_on_host + weighing + block.weights, "what tokens count");
-    // Weighed in fp32, with blocks read ahead.
-    const model::PrefetchMemory blocks = model::prefetch_memory(config, core::DType::f32);
-    weighing_on_device = weighing + blocks.device;
-    weighing_on_host += blocks.host;
+    memory.weighing.consider(streams + embedding + weighing + block.weights, "what tokens count");
+    // In fp32, whatever the products of the Hessians are in.
+    const model::PrefetchMemory wide = model::prefetch_memory(config, core::DType::f32);
+    memory.on_device.consider(weighing + wide.device, "what tokens count");
+    weighing_on_host = streams + embedding + wide.host;
   }
-  const model::PrefetchMemory blocks = model::prefetch_memory(config, device_dtype);
-  memory.on_device =
-      std::max(weighing_on_device, memory.lasting + blocks.device +
-                                       std::max(trees + copied_chunk + crossing, node_bytes * nodes.last + slices));
   memory.every_on_host = std::max(weighing_on_host, slices + embedding + blocks.host);
   memory.owner_on_host = std::max(memory.every_on_host, embedding + means + blocks.host + std::max(slices, 2 * file));
   return memory;

@@ -63,7 +63,7 @@ struct CalibrationMemory {
   core::MemoryPeak owner;      ///< the rank that owns the widest site
   core::MemoryPeak weighing;   ///< any rank, while it learns what tokens count; empty without
   std::int64_t lasting = 0;    ///< what stays for the whole run: embedding, residual stream, work arrays
-  std::int64_t on_device = 0;  ///< of it all, with a device of its own memory: weights, stream, sums and their trees
+  core::MemoryPeak on_device;  ///< of it all, with a device of its own memory: weights, stream, sums and their trees
   std::int64_t every_on_host = 0, owner_on_host = 0;  ///< and what is left on the host then
 };
 /// `n_ranks` share the windows; the rank with the most of them. device_dtype: of products on a device of its own

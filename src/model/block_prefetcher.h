@@ -15,9 +15,10 @@
 
 namespace voronoi::model {
 
-/// Largest block, in the type of its linears' products, that is read ahead: of one with many experts a second one on
-/// the device, and one in the memory of the host for every GPU, would take more than its time is worth.
-inline constexpr std::int64_t kReadAheadBytes = std::int64_t{8} << 30;
+/// Largest block, in the type of its linears' products, that is read ahead: beyond it (Llama-3.1-405B has 6 GiB in 16
+/// bits, DeepSeek-V3 21) a second one on the device, and one in the memory of the host for every GPU, would take more
+/// than its time is worth.
+inline constexpr std::int64_t kReadAheadBytes = std::int64_t{4} << 30;
 
 /// What blocks take at most while a prefetcher gives neighbours in turn, forward or backward; linears alone.
 struct PrefetchMemory {

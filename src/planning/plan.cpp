@@ -370,7 +370,7 @@ class Planner {
                            calibration.every.where};
       if (!cuda) plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
-      if (cuda) plan_.device.consider(calibration.on_device, calibration.every.where);
+      if (cuda) plan_.device.consider(calibration.on_device.bytes, calibration.on_device.where);
     }
     // Sites of one shape once, at the least width that tasks of that kind have in a whole window.
     std::set<std::pair<const quant::QuantParameters*, std::vector<std::int64_t>>> seen;

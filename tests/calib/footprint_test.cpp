@@ -111,13 +111,15 @@ TEST(CalibrationFootprint, MemoryFallsWithTheRanksAndTheOwnerHoldsNoMore) {
   EXPECT_NE(one.every.where.find("down"), std::string::npos);
   const CalibrationMemory many = calibration_memory(config, 64, 128, 64);
   EXPECT_EQ(many.owner.bytes, many.every.bytes);  // it gets one node at a time, when the chunks' sums are gone
-  EXPECT_LT(one.on_device, one.every.bytes);
+  EXPECT_LT(one.on_device.bytes, one.every.bytes);
 }
 
 TEST(CalibrationFootprint, ADeviceHoldsTheBlocksInTheTypeOfTheirProducts) {
   const model::ModelConfig config = small_config();
   const std::int64_t block = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 96;
-  const auto on_device = [&](core::DType dtype) { return calibration_memory(config, 64, 128, 4, {}, dtype).on_device; };
+  const auto on_device = [&](core::DType dtype) {
+    return calibration_memory(config, 64, 128, 4, {}, dtype).on_device.bytes;
+  };
   EXPECT_EQ(on_device(core::DType::f32) - on_device(core::DType::bf16), 2 * 2 * block);
   EXPECT_EQ(on_device(core::DType::f16), on_device(core::DType::bf16));
 }
