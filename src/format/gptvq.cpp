@@ -189,6 +189,8 @@ class GptvqFormat final : public Format {
     return std::make_unique<GptvqMatrix>(context, encoding);
   }
   std::unique_ptr<TunedMatrix> tuned(backend::Context& context, const Encoding& encoding) const override {
+    // Factors and basis are no numbers that the kernels' gradient knows.
+    if (gptvq_view(encoding).rank() > 0) return nullptr;
     return std::make_unique<TunedGptvqMatrix>(context, encoding);
   }
 };

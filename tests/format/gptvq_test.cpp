@@ -175,6 +175,14 @@ TEST(Gptvq, HostileArraysAreNamed) {
   EXPECT_THAT(problem([](auto& e) { e.perm[0] = e.perm[1]; }), HasSubstr("perm"));
 }
 
+TEST(Gptvq, NothingIsTunedBehindABasis) {
+  backend::Context context(backend::Device::cpu, 1);
+  const Encoding with = test::random_packed(test::GptvqShape{6, 32, 1, 3, 3, 16, 8, 0, true, core::DType::f16, 2}),
+                 without = test::random_packed(test::GptvqShape{6, 32, 1, 3, 3, 16, 8});
+  EXPECT_EQ(with.format->tuned(context, with), nullptr);
+  EXPECT_NE(without.format->tuned(context, without), nullptr);
+}
+
 TEST(Gptvq, HostileBasesAreNamed) {
   const Encoding sound = test::random_packed(test::GptvqShape{6, 32, 1, 3, 3, 16, 8, 0, true, core::DType::f16, 2});
   const auto problem = [&](const std::function<void(GptvqEncoding&)>& change) {

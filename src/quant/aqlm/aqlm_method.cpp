@@ -119,6 +119,8 @@ RoundFigures run_rounds(AdditiveRows& rows, const AqlmParameters& p, std::uint64
   for (figures.rounds = 0; figures.rounds < p.rounds && last > 0; ++figures.rounds) {
     losses = p.published() ? descent.run(rows, kPublishedSteps) : fit_numbers(rows, losses, figures.fit_steps);
     rows.team().check_stop();
+    // k-means knows no errors that others make up for: once the codebooks do, the first search finds more.
+    if (!p.published() && figures.rounds == 0) losses = search_with_feedback(rows, std::move(losses), p.beam);
     const std::vector<std::uint16_t> codes = rows.numbers.codes;
     sweep_codes(rows, rows.hessian(),
                 group_order(rows.extents().groups(), p.published(), seed,
