@@ -11,8 +11,6 @@ namespace {
 // Words of the exchange before every collective; 0 and above is the size of the member's bytes.
 constexpr std::int64_t kFinished = -1, kFailed = -2;
 constexpr int kSumTag = 1;
-/// Of all members together: what is gathered sooner than it is summed in slices.
-constexpr std::int64_t kFewBytes = std::int64_t{1} << 17;
 constexpr std::int64_t kDoubleBytes = sizeof(double);
 
 void add(std::span<const std::byte> arrays, std::vector<double>& total) {
@@ -89,7 +87,7 @@ std::vector<double> MpiTeam::sum(std::span<const double> mine, std::int64_t size
   const std::int64_t all_bytes = std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
   VORONOI_REQUIRE(all_bytes == n_arrays * size * kDoubleBytes, "arrays of a sum are missing");
   std::vector<double> total;
-  if (all_bytes <= kFewBytes) {
+  if (all_bytes <= kGatheredBytes) {
     total.assign(n, 0.0);
     for (const std::vector<std::byte>& arrays : gather(std::as_bytes(mine), bytes)) add(arrays, total);
     return total;

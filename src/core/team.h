@@ -17,6 +17,9 @@ namespace voronoi::core {
 /// then throw as well: nobody waits for ever.
 class Team {
  public:
+  /// Of all arrays of a sum together: what is gathered whole sooner than it is summed in slices.
+  static constexpr std::int64_t kGatheredBytes = std::int64_t{1} << 17;
+
   virtual ~Team() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;

@@ -41,7 +41,7 @@ std::optional<UnfinishedExport::Record> read_record(const fs::path& path, std::s
   try {
     const core::Json json = core::read_sealed_json(path.string(), "it is made again");
     if (json.at("made_of") != made_of) return std::nullopt;
-    return UnfinishedExport::Record{json.at("sha256").get<std::string>(), core::whole_number(json.at("bytes")),
+    return UnfinishedExport::Record{json.at("file_sha256").get<std::string>(), core::whole_number(json.at("bytes")),
                                     core::whole_number(json.at("rounded"))};
   } catch (const core::FormatError& error) {
     core::log_warning("{}", error.what());
@@ -116,12 +116,12 @@ void UnfinishedExport::publish_whole(const std::string& file, std::string_view m
   if (error)
     throw core::StoreError(fmt::format("{}: cannot rename to {}: {}", made.string(), path.string(), error.message()));
   core::sync_directory(directory_);
-  publish(
-      file + std::string(kRecordEnding),
-      core::seal_json(
-          {{"made_of", made_of}, {"sha256", record.sha256}, {"bytes", record.size_bytes}, {"rounded", record.rounded}})
-              .dump() +
-          "\n");
+  publish(file + std::string(kRecordEnding), core::seal_json({{"made_of", made_of},
+                                                              {"file_sha256", record.sha256},
+                                                              {"bytes", record.size_bytes},
+                                                              {"rounded", record.rounded}})
+                                                     .dump() +
+                                                 "\n");
 }
 
 void UnfinishedExport::publish(const std::string& file, std::string_view content) const {

@@ -100,9 +100,10 @@ void add_task(const model::ModelConfig& config, const SiteTask& task, const quan
   work.factor += factor;
   const double members = width;
   core::WorkCounts& counts = work.quantizing;
-  counts[Counted::factor_flops] += members * factor.factor;
-  counts[Counted::hessian_bytes_read] +=
-      members * static_cast<double>(calib::hessian_bytes(whole_site(config, task), kind));
+  // One member prepares the site for all.
+  counts[Counted::factor_flops] += factor.factor;
+  counts[Counted::hessian_bytes_read] += static_cast<double>(calib::hessian_bytes(whole_site(config, task), kind));
+  counts[Counted::team_bytes] += (members - 1) * preparation_bytes(alone, {&parameters}, kind);
   for (const model::LinearSpec& linear : task.site.linears) {
     const quant::QuantParameters& own = *parameters.of(linear.name);
     quant::OperatorWork one = quant::operator_work(own, linear.out_features, linear.in_features);
@@ -119,7 +120,7 @@ void add_task(const model::ModelConfig& config, const SiteTask& task, const quan
     counts[Counted::nearest_flops] += total.nearest;
     counts[Counted::seeding_flops] += total.seeding;
     counts[Counted::factor_flops] += total.factor;
-    counts[Counted::team_bytes] += (members - 1) * one.exchange_bytes;
+    counts[Counted::team_bytes] += members * quant::received_bytes(one, width);
     counts[Counted::model_bytes] +=
         members * bytes_a_weight * static_cast<double>(linear.out_features * linear.in_features);
     counts[Counted::layer_bytes_written] += layers.of(own, linear);

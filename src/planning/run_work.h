@@ -30,7 +30,7 @@ struct RunWork {
   core::WorkCounts weighing, collecting;  ///< both of the stage calibrate
   core::WorkCounts quantizing;
   double gram = 0;                ///< as calib::BlockWork
-  quant::Work factor;             ///< of one member of each team
+  quant::Work factor;             ///< by one member of each team
   quant::OperatorWork operators;  ///< of all of them
 };
 RunWork run_work(const PlanRequest& request, const quant::RunParameters& parameters,

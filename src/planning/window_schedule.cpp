@@ -10,7 +10,9 @@
 #include "calib/footprint.h"
 #include "calib/row_groups.h"
 #include "core/error.h"
+#include "quant/method.h"
 #include "quant/metric.h"
+#include "quant/shared_site.h"
 #include "quant/site.h"
 #include "quant/target.h"
 
@@ -27,8 +29,31 @@ std::pair<std::size_t, bool> try_place(std::map<Key, std::size_t>& places, const
 /// A task so short is not worth forming a team for.
 constexpr double kLeastSharedSeconds = 0.5;
 
-/// The packed Hessian's reading, the choice of its metric, its factoring and the targets of linears, which every member
-/// of a team does by itself.
+/// Metrics of one kind that are prepared for a task, each with a factor of its own.
+struct PreparedAs {
+  bool guided = false, judges_held_out = false;
+  std::int64_t count = 0;
+};
+
+std::vector<PreparedAs> preparations(const SharedTask& task, const ParametersOfRuns& parameters,
+                                     calib::HessianKind hessians) {
+  std::vector<PreparedAs> all;
+  for (const std::vector<PartLinear>& group : alike_linears(task, parameters)) {
+    std::set<std::string_view> linears;
+    std::int64_t metrics = 0;
+    for (const PartLinear& of_part : group)
+      if (linears.insert(of_part.linear->name).second)
+        metrics += calib::n_row_groups(of_part.linear->out_features, hessians.row_groups);
+    const PartLinear& first = group.front();
+    const quant::QuantParameters& own = *parameters[task.parts[first.part].run]->of(first.linear->name);
+    const bool guided = hessians.guided && own.guided_metric;
+    all.push_back({guided, quant::find_method(own.method).judges_held_out(), guided ? metrics : 1});
+  }
+  return all;
+}
+
+/// The packed Hessian's reading, the choice of its metric and its factoring, which one member of a team does while the
+/// others wait, and the targets of linears, which every member does by itself.
 double hessian_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,
                        const Rates& rates) {
   quant::Work work = preparation_work(task, parameters, hessians);
@@ -71,21 +96,21 @@ quant::Work preparation_work(const SharedTask& task, const ParametersOfRuns& par
   const auto one = [&](bool guided) {
     return quant::hessian_work(n) + quant::choice_work(n, guided, hessians.held_out_share > 0);
   };
-  const std::vector<std::vector<PartLinear>> groups = alike_linears(task, parameters);
-  if (groups.empty()) return one(hessians.guided);
+  const std::vector<PreparedAs> all = preparations(task, parameters, hessians);
+  if (all.empty()) return one(hessians.guided);
   quant::Work work;
-  for (const std::vector<PartLinear>& group : groups) {
-    std::set<std::string_view> linears;
-    std::int64_t metrics = 0;
-    for (const PartLinear& of_part : group)
-      if (linears.insert(of_part.linear->name).second)
-        metrics += calib::n_row_groups(of_part.linear->out_features, hessians.row_groups);
-    const PartLinear& first = group.front();
-    const bool guided =
-        hessians.guided && parameters[task.parts[first.part].run]->of(first.linear->name)->guided_metric;
-    work += one(guided) * (guided ? static_cast<double>(metrics) : 1.0);
-  }
+  for (const PreparedAs& as : all) work += one(as.guided) * static_cast<double>(as.count);
   return work;
+}
+
+double preparation_bytes(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians) {
+  double bytes = 0;
+  for (const PreparedAs& as : preparations(task, parameters, hessians)) {
+    const bool held_out = hessians.held_out_share > 0 && (hessians.cross || as.judges_held_out);
+    const int n_cross = !hessians.cross ? 0 : hessians.held_out_share > 0 ? 2 : 1;
+    bytes += static_cast<double>(as.count) * quant::shared_bytes(task.site().site.in_features, held_out, n_cross);
+  }
+  return bytes;
 }
 
 double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,
@@ -109,13 +134,16 @@ std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_task
     task.predicted_seconds = task_seconds(shared, parameters, hessians, rates);
     task.serial_seconds = hessian_seconds(shared, parameters, hessians, rates);
     task.pieces = 1;
+    if (task.predicted_seconds >= kLeastSharedSeconds)
+      task.team_seconds = preparation_bytes(shared, parameters, hessians) / rates.link_bytes;
     for (const SharedTask::Part& part : shared.parts)
       for (const model::LinearSpec& linear : part.task.site.linears) {
         const quant::OperatorWork work = work_of(part, linear, parameters);
         task.serial_seconds += work.total().steps / rates.steps;
         if (task.predicted_seconds < kLeastSharedSeconds) continue;
         task.pieces = std::max(task.pieces, work.row_pieces);
-        task.team_seconds += work.exchange_bytes / rates.link_bytes;
+        // Of a team of two: larger ones receive less of sums, and not twice as much of all else.
+        task.team_seconds += 2 * quant::received_bytes(work, 2) / rates.link_bytes;
       }
     tasks.push_back(std::move(task));
   }

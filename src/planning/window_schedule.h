@@ -60,7 +60,9 @@ std::vector<sched::Task> window_tasks(std::vector<SiteTask> site_tasks, const qu
 double task_seconds(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians,
                     const Rates& rates);
 
-/// Of choosing the metrics of a task and factoring them, which every member of a team does by itself.
+/// Of choosing the metrics of a task and factoring them, which one member of a team does for all.
 quant::Work preparation_work(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians);
+/// What each other member of a team receives of that.
+double preparation_bytes(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians);
 
 }  // namespace voronoi::planning

@@ -1,5 +1,6 @@
 #include "quant/cost.h"
 
+#include "core/team.h"
 #include "quant/method.h"
 
 namespace voronoi::quant {
@@ -36,6 +37,16 @@ Work product_work(std::int64_t out_features, std::int64_t in_features, double co
   work.gemm = 2 * rows * columns * columns * count;
   work.bytes = 12 * rows * columns * count;
   return work;
+}
+
+double received_bytes(const OperatorWork& work, int members) {
+  const auto n = static_cast<double>(members);
+  double bytes = work.exchange_bytes;
+  for (const SumWork& sum : work.sums) {
+    const double array = sizeof(double) * sum.values, all = array * static_cast<double>(work.row_pieces);
+    bytes += sum.count * (all <= static_cast<double>(core::Team::kGatheredBytes) ? all : all / n + array);
+  }
+  return bytes * (n - 1) / n;
 }
 
 OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "quant/parameters.h"
 
@@ -25,24 +26,31 @@ struct Work {
   double flops() const { return gemm + nearest + factor + seeding + scattered; }
 };
 
-/// Reading and factoring one Hessian. Every member of a team does it.
+/// Reading and factoring one Hessian. One member of a team does it, the others wait for it.
 Work hessian_work(std::int64_t n);
 
 /// `count` products of an operator with a matrix as large as its Hessian, and the passes over its weights.
 Work product_work(std::int64_t out_features, std::int64_t in_features, double count);
 
+/// Sums of so many numbers each over all row pieces, by a team (core/team.h).
+struct SumWork {
+  double values = 0, count = 0;
+};
+
 /// Work of one operator, which the rows of a team share. Steps that stop by themselves are counted as often as they
 /// were seen to run on real layers.
 struct OperatorWork {
-  Work kmeans;       ///< training of all codebooks
-  Work column_loop;  ///< passes with error feedback, or rounding alone
-  Work refine;       ///< refits and sweeps behind them
-  /// What each member of a team receives from the others: sums of all row pieces, a step of k-means and of a refit
-  /// each, and the codes.
-  double exchange_bytes = 0;
+  Work kmeans;                  ///< training of all codebooks
+  Work column_loop;             ///< passes with error feedback, or rounding alone
+  Work refine;                  ///< refits and sweeps behind them
+  double exchange_bytes = 0;    ///< that the members of a team gather whole: codes, figures of rows
+  std::vector<SumWork> sums;    ///< that they exchange, a step of k-means and of a refit each
   std::int64_t row_pieces = 1;  ///< that the rows are cut into: a larger team has members without work
   Work total() const { return kmeans + column_loop + refine; }
 };
+
+/// What each member of a team receives from the others.
+double received_bytes(const OperatorWork& work, int members);
 
 /// Of the parameters' method, for parameters and a shape without problems.
 OperatorWork operator_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error_context.h"
+#include "quant/shared_site.h"
 #include "quant/soundness.h"
 
 namespace voronoi::quant {
@@ -49,21 +50,16 @@ backend::Array<float> processed(backend::Context& context, const PreparedHessian
   return in_processing_order(context, hessian, matrix.data());
 }
 
-}  // namespace
+std::int64_t rows_of(const SiteInput& site) {
+  return site.linears.empty() ? 1 : std::max<std::int64_t>(1, site.linears.front().out_features);
+}
 
-PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput site,
-                          const QuantParameters& parameters) {
-  PreparedSite prepared;
+/// All of a prepared site but its state, which is there. metrics: taken.
+void prepare_moments(backend::Context& context, SiteInput& site, const QuantParameters& parameters,
+                     std::vector<Metric>& metrics, PreparedSite& prepared) {
   const Method& method = find_method(parameters.method);
-  const std::int64_t n = site.in_features;
+  const std::int64_t n = site.in_features, rows = rows_of(site);
   const std::vector<RowGroupMoments>& later = site.moments.later_groups;
-  VORONOI_REQUIRE(later.empty() || (method.takes_row_groups() && site.linears.size() == 1),
-                  "groups of rows are those of one linear, for a method that takes them");
-  const std::int64_t rows = site.linears.empty() ? 1 : std::max<std::int64_t>(1, site.linears.front().out_features);
-  std::vector<Metric> metrics =
-      choose_metrics(context, n, rows, site.moments, parameters.damping, method.judges_held_out());
-  site.hessian = std::move(metrics.front().lower);
-  if (method.changes_site(parameters)) prepared.state = method.prepare_site(context, team, site, parameters);
   const InputRotation* rotation = prepared.state ? prepared.state->rotation.get() : nullptr;
   metrics.front().lower = std::move(site.hessian);
   std::vector<RowMoment> moments;
@@ -95,6 +91,29 @@ PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput
     target.cross = processed(context, hessian, std::move(metric.cross));
     target.held_out_cross = processed(context, hessian, std::move(metric.held_out_cross));
   }
+}
+
+}  // namespace
+
+PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput site,
+                          const QuantParameters& parameters) {
+  PreparedSite prepared;
+  const Method& method = find_method(parameters.method);
+  const std::int64_t n = site.in_features;
+  VORONOI_REQUIRE(site.moments.later_groups.empty() || (method.takes_row_groups() && site.linears.size() == 1),
+                  "groups of rows are those of one linear, for a method that takes them");
+  std::vector<Metric> metrics;
+  on_first_member(team, [&] {
+    metrics = choose_metrics(context, n, rows_of(site), site.moments, parameters.damping, method.judges_held_out());
+    site.hessian = std::move(metrics.front().lower);
+  });
+  if (team.size() > 1)
+    site.read_plain_moment = [&] {
+      return of_first_member(team, team.rank() == 0 ? plain_moment(n, site.moments) : std::vector<float>());
+    };
+  if (method.changes_site(parameters)) prepared.state = method.prepare_site(context, team, site, parameters);
+  on_first_member(team, [&] { prepare_moments(context, site, parameters, metrics, prepared); });
+  share_prepared(context, team, n, prepared);
   return prepared;
 }
 

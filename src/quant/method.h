@@ -156,9 +156,10 @@ class Method {
   virtual bool takes_row_groups() const { return false; }
   /// Whether prepare_site is to be called with these parameters. Sites that no method changes can be shared by runs.
   virtual bool changes_site(const QuantParameters& /*parameters*/) const { return false; }
-  /// Called once a site before its Hessian is factored, by every member of the team with the same input: may change the
-  /// Hessian, and returns what the method wants to keep for the site's linears (QuantInput::site) and the rotation of
-  /// their input, if any, the same for every member. Throws NumericError when the site cannot be quantized.
+  /// Called once a site before its Hessian is factored, by every member of the team with the same input but for moments
+  /// and Hessian, which member 0 has: may change the Hessian there, and returns what the method wants to keep for the
+  /// site's linears (QuantInput::site) and the rotation of their input, if any, the same for every member. Throws
+  /// NumericError when the site cannot be quantized.
   virtual std::unique_ptr<SiteState> prepare_site(backend::Context& /*context*/, core::Team& /*team*/,
                                                   SiteInput& /*site*/, const QuantParameters& /*parameters*/) const {
     return nullptr;

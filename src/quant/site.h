@@ -38,7 +38,8 @@ struct SiteLinear {
   const QuantParameters* parameters = nullptr;
 };
 
-/// What Method::prepare_site sees, in the units of the model.
+/// What Method::prepare_site sees, in the units of the model. Moments and Hessian are those of the team's member 0,
+/// which alone prepares them (quant/shared_site.h); nobody looks at the others'.
 struct SiteInput {
   std::string name;
   std::int64_t in_features = 0;
@@ -52,6 +53,8 @@ struct SiteInput {
   /// choose_metric makes `hessian` of them. Of groups of rows: `linears` is one, and the method takes them.
   InputMoments moments;
   std::vector<float> hessian;  ///< packed lower triangle; what stands here after prepare_site is factored
+  /// plain_moment() of them, on every member; collective. Null: by the moments here.
+  std::function<std::vector<float>()> read_plain_moment;
   std::function<std::vector<float>(const SiteLinear&)> read_weight;  ///< [out_features, in_features]
   core::DType stored_dtype = core::DType::f16;                       ///< as QuantInput's
 };
@@ -87,7 +90,8 @@ struct PreparedSite {
 };
 
 /// The choice of the metrics, the method's prepare_site, the rotation of the Hessian, and its factor. Throws
-/// NumericError as they do. Collective where the method changes the site.
+/// NumericError as they do, on every member alike. Collective; every member has the same, whole site, of member 0's
+/// moments.
 PreparedSite prepare_site(backend::Context& context, core::Team& team, SiteInput site,
                           const QuantParameters& parameters);
 

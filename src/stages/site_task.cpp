@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "core/log.h"
 #include "model/input_scale.h"
 #include "planning/window_schedule.h"
+#include "quant/shared_site.h"
 #include "quant/site.h"
 #include "quant/soundness.h"
 #include "quant/target.h"
@@ -47,8 +49,37 @@ void take_guided(std::span<const calib::GuidedHessian> groups, const model::Line
                                     group.effective_tokens, group.held_out, group.cross, group.held_out_cross});
 }
 
+/// All but the matrices of member 0's Hessian, on the others too. Returns the linears with a guided moment that any row
+/// counts in.
+std::set<std::string> share_facts(core::Team& team, calib::SiteHessian& stored) {
+  core::Json json{{"fault", stored.fault},
+                  {"tokens", {stored.n_tokens, stored.held_out_tokens, stored.n_left_out, stored.pooled_tokens}},
+                  {"guided", core::Json::array()}};
+  for (const calib::GuidedHessian& guided : stored.guided)
+    json["guided"].push_back({guided.linear, guided.group, guided.effective_tokens, !guided.lower.empty()});
+  json = core::parse_json(quant::of_first_member(team, json.dump()), "what is known of a site");
+  std::set<std::string> counted;
+  for (const core::Json& guided : json.at("guided"))
+    if (guided.at(3).get<bool>()) counted.insert(guided.at(0).get<std::string>());
+  if (team.rank() == 0) return counted;
+  stored.fault = json.at("fault").get<std::string>();
+  const core::Json& tokens = json.at("tokens");
+  stored.n_tokens = core::whole_number(tokens.at(0));
+  stored.held_out_tokens = core::whole_number(tokens.at(1));
+  stored.n_left_out = core::whole_number(tokens.at(2));
+  stored.pooled_tokens = core::whole_number(tokens.at(3));
+  for (const core::Json& entry : json.at("guided")) {
+    calib::GuidedHessian& guided = stored.guided.emplace_back();
+    guided.linear = entry.at(0).get<std::string>();
+    guided.group = core::whole_number(entry.at(1));
+    guided.effective_tokens = entry.at(2).get<double>();
+  }
+  return counted;
+}
+
 /// Those of a group, each once. `only`: the linear that has moments of its own; null: all of them share the plain one.
-/// is_last: nobody else takes what is stored. parameters: of the run that the first of the group belongs to.
+/// stored: without matrices but on member 0. is_last: nobody else takes what is stored. parameters: of the run that the
+/// first of the group belongs to.
 quant::SiteInput site_input(const planning::SiteTask& task, const Group& group, calib::SiteHessian& stored,
                             const model::LinearSpec* only, bool is_last, const quant::RunParameters& parameters,
                             const Inputs& inputs) {
@@ -96,7 +127,9 @@ class SiteWork {
            const std::vector<run::Run*>& runs)
       : task_(task), context_(context), team_(team), inputs_(inputs), runs_(runs), reports_(task.parts.size()) {}
 
+  /// stored: member 0's.
   void run(calib::SiteHessian stored) {
+    guided_linears_ = share_facts(team_, stored);
     const std::vector<Group> groups = planning::alike_linears(task_, parameters_of(runs_));
     for (const Group& group : groups) {
       try {
@@ -140,9 +173,7 @@ class SiteWork {
     const bool takes_guided = run_of(first.part).parameters.of(first.linear->name)->guided_metric;
     const std::vector<LinearOfParts> linears = by_linear(group);
     const auto is_guided_linear = [&](const LinearOfParts& one) {
-      const std::span<const calib::GuidedHessian> guided = stored.guided_for(one.linear->name);
-      return takes_guided && std::any_of(guided.begin(), guided.end(),
-                                         [](const calib::GuidedHessian& of) { return !of.lower.empty(); });
+      return takes_guided && guided_linears_.contains(one.linear->name);
     };
     for (std::size_t n = 0; n < linears.size(); ++n) {
       const LinearOfParts& shared = linears[n];
@@ -272,6 +303,7 @@ class SiteWork {
   core::Team& team_;
   const Inputs& inputs_;
   const std::vector<run::Run*>& runs_;
+  std::set<std::string> guided_linears_;
   std::vector<PartReport> reports_;
   std::optional<core::StoreError> unwritten_;  ///< when a result cannot be published
 };
@@ -291,7 +323,10 @@ std::string run_site_task(const planning::SharedTask& task, backend::Context& co
   try {
     const core::StopScope leaves(context.pool(), [&] { return team.stop_requested(); });
     SiteWork work(task, context, team, inputs, runs);
-    work.run(run::read_hessian(hessians, site.block, site.site.name, site.site.in_features, inputs.calibration));
+    calib::SiteHessian stored;
+    if (team.rank() == 0)
+      stored = run::read_hessian(hessians, site.block, site.site.name, site.site.in_features, inputs.calibration);
+    work.run(std::move(stored));
     return work.report();
   } catch (const store::Superseded& error) {
     // No other rank could do better, and the coordinator may be out of reach.

@@ -16,8 +16,8 @@
 
 namespace voronoi::stages {
 
-/// Reads the Hessian, quantizes the linears of each of `runs` that lacks them and publishes their shards there (the
-/// team's rank 0 does). Returns a SiteReport as JSON. What a linear's own numbers forbid (weights that cannot be used,
+/// Reads the Hessian and publishes shards (the team's rank 0 does both), quantizes the linears of each of `runs` that
+/// lacks them. Returns a SiteReport as JSON. What a linear's own numbers forbid (weights that cannot be used,
 /// a Hessian without a row, codes that its type cannot hold) gives up that linear alone, and is no failure of the task:
 /// another rank would see the same. Nor is a shard that cannot be written: no other rank would fare better, and
 /// read_report() throws it. A superseded start ends here, with all its ranks. `hessians`: the run directory that holds

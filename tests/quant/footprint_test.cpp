@@ -140,7 +140,18 @@ TEST(Footprint, WorkGrowsWithWhatItCounts) {
   EXPECT_EQ(operator_work(p, 512, 512).refine.flops(), 0);
   EXPECT_DOUBLE_EQ(hessian_work(300).factor, 2.0 / 3.0 * 300 * 300 * 300);
   EXPECT_EQ(operator_work(p, 4096, 512).row_pieces, 42);  // 1024 vectors, at least 24 a piece
-  EXPECT_GT(operator_work(p, 512, 512).exchange_bytes, 4 * 512 * 512 / 4);
+  EXPECT_GT(received_bytes(operator_work(p, 512, 512), 2), 4 * 512 * 512 / 4 / 2);
+}
+
+TEST(Footprint, OfASumAMemberReceivesSlices) {
+  OperatorWork work;
+  work.exchange_bytes = 100;
+  work.row_pieces = 64;
+  work.sums = {{1000, 2}};  // 64 arrays of 8000 bytes: a quarter of each array's pieces, and the sum
+  EXPECT_DOUBLE_EQ(received_bytes(work, 4), 0.75 * (100 + 2 * (16 * 8000 + 8000)));
+  work.sums = {{10, 1}};  // few: all arrays
+  EXPECT_DOUBLE_EQ(received_bytes(work, 4), 0.75 * (100 + 64 * 80));
+  EXPECT_EQ(received_bytes(work, 1), 0);
 }
 
 TEST(Footprint, MemoryIsAtLeastWhatMustBeThere) {

@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 #include "core/team.h"
 #include "quant/memory.h"
+#include "quant/shared_site.h"
 #include "quant/vq/vector_parameters.h"
 #include "support/synthetic_layer.h"
 #include "support/temporary.h"
@@ -179,6 +181,72 @@ TEST(Site, OtherMethodsSeeItsHessianAsItIs) {
     EXPECT_TRUE(std::ranges::equal(prepared.hessian.factor.span(), plain.factor.span()));
     EXPECT_EQ(prepared.state, nullptr);
     EXPECT_THAT(site.read, IsEmpty());
+  }
+}
+
+std::vector<float> values_of(const backend::Array<float>& matrix) { return matrix.to_host(); }
+
+void expect_same(const PreparedSite& site, const PreparedSite& expected) {
+  EXPECT_EQ(site.hessian.n, expected.hessian.n);
+  EXPECT_EQ(site.hessian.perm, expected.hessian.perm);
+  EXPECT_EQ(site.hessian.damping, expected.hessian.damping);
+  EXPECT_EQ(site.hessian.added, expected.hessian.added);
+  EXPECT_EQ(site.hessian.guided_share, expected.hessian.guided_share);
+  EXPECT_EQ(site.hessian.dead_columns, expected.hessian.dead_columns);
+  EXPECT_EQ(values_of(site.hessian.h), values_of(expected.hessian.h));
+  EXPECT_EQ(values_of(site.hessian.factor), values_of(expected.hessian.factor));
+  EXPECT_EQ(values_of(site.hessian.held_out), values_of(expected.hessian.held_out));
+  EXPECT_EQ(values_of(site.target.held_out), values_of(expected.target.held_out));
+  EXPECT_EQ(values_of(site.target.cross), values_of(expected.target.cross));
+}
+
+TEST(Site, IsPreparedByOneMemberForAll) {
+  constexpr std::int64_t n = 16;
+  backend::Context context(backend::Device::cpu, 1);
+  core::SoloTeam alone;
+  for (const std::string& name : method_names()) {
+    Site site(n);
+    // A column that is never met, other tokens to judge by, and an input that was different before.
+    for (std::int64_t j = 0; j < n; ++j)
+      for (std::int64_t i = j; i < n; ++i)
+        if (i == 3 || j == 3) site.layer.lower[static_cast<std::size_t>(i * (i + 1) / 2 + j)] = 0;
+    std::vector<float> held_out = site.layer.lower, cross(n * n);
+    for (std::size_t i = 0; i < n; ++i) held_out[i * (i + 3) / 2] *= 1.25F;
+    for (std::size_t i = 0; i < cross.size(); ++i) cross[i] = static_cast<float>(i % 7) / 64;
+    site.input.moments.tokens = site.input.moments.held_out_tokens = 100;
+    site.input.moments.held_out_plain = held_out;
+    site.input.moments.cross_plain = site.input.moments.held_out_cross_plain = cross;
+    QuantParameters parameters;
+    parameters.method = name;
+    site.input.read_weight = [&](const SiteLinear&) { return site.layer.weight; };
+    SiteInput nothing = site.input;
+    nothing.moments = {};
+    const PreparedSite expected = prepare_site(context, alone, site.input, parameters);
+    const bool is_turned = expected.state != nullptr && expected.state->rotation != nullptr;
+    EXPECT_EQ(expected.hessian.dead_columns, is_turned ? 0 : 1) << name;
+    for (const std::int64_t piece : {std::int64_t{100}, kSharedPiece})
+      test::run_as_team(3, [&](core::Team& team) {
+        backend::Context own(backend::Device::cpu, 1);
+        PreparedSite mine;
+        if (team.rank() == 0) mine = prepare_site(own, alone, site.input, parameters);
+        share_prepared(own, team, n, mine, piece);
+        expect_same(mine, expected);
+      });
+    test::run_as_team(2, [&](core::Team& team) {
+      backend::Context own(backend::Device::cpu, 1);
+      SCOPED_TRACE(name);
+      expect_same(prepare_site(own, team, team.rank() == 0 ? site.input : nothing, parameters), expected);
+    });
+    // What forbids its numbers is thrown by all of them, and none waits.
+    site.layer.lower.front() = std::numeric_limits<float>::quiet_NaN();
+    const std::string told =
+        test::message_of<core::NumericError>([&] { prepare_site(context, alone, site.input, parameters); });
+    test::run_as_team(3, [&](core::Team& team) {
+      backend::Context own(backend::Device::cpu, 1);
+      EXPECT_EQ(test::message_of<core::NumericError>(
+                    [&] { prepare_site(own, team, team.rank() == 0 ? site.input : nothing, parameters); }),
+                told);
+    });
   }
 }
 

@@ -96,7 +96,7 @@ class Toy : public quant::Method {
       state->sums.push_back(0);
       for (const float weight : site.read_weight(linear)) state->sums.back() += weight;
     }
-    for (std::int64_t i = 0; i < site.in_features; ++i)
+    for (std::int64_t i = 0; i < site.in_features && !site.hessian.empty(); ++i)
       site.hessian[static_cast<std::size_t>(i * (i + 3) / 2)] += static_cast<float>(toy(p).ridge);
     state->rotation = std::make_unique<Turn>();
     return state;

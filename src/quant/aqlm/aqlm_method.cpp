@@ -300,8 +300,8 @@ class Aqlm final : public Method {
     work.refine.bytes += 40 * weights * books * rounds;
     work.row_pieces = row_pieces(out_features);
     const double unknowns = books * centroids * static_cast<double>(p.in_group);
-    work.exchange_bytes = 8 * static_cast<double>(work.row_pieces) * unknowns * (rounds + 1) * (fits + 2) +
-                          weights * nominal_bits(parameters) / 8;
+    work.exchange_bytes = weights * nominal_bits(parameters) / 8;
+    work.sums.push_back({unknowns, (rounds + 1) * (fits + 2)});
     return work;
   }
 
@@ -319,7 +319,7 @@ class Aqlm final : public Method {
     peak.consider(held + 4 * rows * n + 8 * rows * e.groups() +
                       kmeans_bytes(rows * e.groups(), my_pieces, g, e.centroids(), r.team_size, 1),
                   "k-means of " + r.name);
-    const std::int64_t exchanged = r.team_size > 1 ? 2 * pieces : 0;
+    const std::int64_t exchanged = r.team_size > 1 ? 2 * my_pieces + 3 : 0;
     peak.consider(held + 8 * unknowns * (my_pieces + exchanged + 8), "fit of the codebooks of " + r.name);
     const std::int64_t tiles = std::min<std::int64_t>(r.n_threads, core::ceil_div(rows, std::int64_t{128}));
     const std::int64_t table = 4 * e.codebooks * (g + 1) * e.centroids();

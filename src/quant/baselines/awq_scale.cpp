@@ -100,7 +100,7 @@ class LinearLosses {
 InputScale find_input_scale(backend::Context& context, core::Team& team, const SiteInput& site,
                             const std::function<RoundRow(const SiteLinear&)>& round_of) {
   const std::int64_t n = site.in_features;
-  std::vector<float> lower = plain_moment(n, site.moments);
+  std::vector<float> lower = site.read_plain_moment ? site.read_plain_moment() : plain_moment(n, site.moments);
   VORONOI_REQUIRE(std::ssize(lower) == n * (n + 1) / 2, "a site has moments");
   std::vector<float> size(index(n));
   for (std::int64_t j = 0; j < n; ++j) size[index(j)] = std::sqrt(std::max(lower[index(j * (j + 3) / 2)], 0.0F));

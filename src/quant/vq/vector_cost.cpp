@@ -78,11 +78,12 @@ OperatorWork VectorMethod::work(const QuantParameters& parameters, std::int64_t 
     work.column_loop += search_work(g, candidates(parameters), true) + product_work(out_features, in_features, 0.5 + 1);
 
   const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
-  const auto pieces = static_cast<double>(g.n_parts), v = static_cast<double>(g.v),
-             entries = static_cast<double>(g.k + g.kr), groups = static_cast<double>(g.groups);
-  const double codes = 4 * weights / v * (residual ? 2 : 1);
-  const double sums = 8 * pieces * entries * (v + 1) * groups * (kCoarseSteps + kSteps + 2);
-  work.exchange_bytes = codes + sums;
+  work.exchange_bytes = 4 * weights / static_cast<double>(g.v) * (residual ? 2 : 1);
+  for (const std::int64_t entries : {g.k, g.kr})
+    if (entries > 0)
+      work.sums.push_back({static_cast<double>(entries * (g.v + 1) + 1),
+                           static_cast<double>(g.groups) * (std::min(static_cast<double>(most_steps), kCoarseSteps) +
+                                                            std::min(static_cast<double>(most_steps), kSteps) + 2)});
   work.row_pieces = g.n_parts;
   return work;
 }

@@ -14,8 +14,8 @@ std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64
     const std::int64_t pieces = chunks * kernels::cpu_sum_pieces(n / chunks, k);
     const std::int64_t sums = 8 * (k * (dim + 1) + 1);
     // Each point's centroid, twice while it changes, its distance, and its place in the order of the cells. A team
-    // exchanges the sums of all chunks: what is sent, what arrives, and its numbers.
-    return 16 * n + sums * (pieces + (team_size > 1 ? chunks * (1 + 2 * team_size) : 0));
+    // exchanges the sums of all chunks in slices: its own, what arrives, what is sent, and the sum.
+    return 16 * n + sums * (pieces + (team_size > 1 ? 3 * chunks + 3 : 0));
   };
   const std::int64_t coarse = stride > 1 ? points / stride : points;
   const std::int64_t sample = std::min(coarse * team_size, sample_size(k));

@@ -47,8 +47,8 @@ class Voronoi final : public VectorMethod {
     round.scattered += 2 * weights * (g.kr > 0 ? 2 : 1) * kUsualFitSteps;
     const auto rounds = static_cast<double>(parameters.get<VoronoiParameters>().rounds);
     work.refine += round * rounds;
-    const auto unknowns = static_cast<double>((g.k + g.kr) * g.v * g.groups + 2 * in_features);
-    work.exchange_bytes += rounds * 8 * static_cast<double>(g.n_parts) * (kUsualFitSteps + 2) * unknowns;
+    for (const std::int64_t unknowns : {(g.k + g.kr) * g.v * g.groups, 2 * in_features})
+      work.sums.push_back({static_cast<double>(unknowns), rounds * (kUsualFitSteps + 2)});
     return work;
   }
 
@@ -59,7 +59,7 @@ class Voronoi final : public VectorMethod {
     const VectorMemory memory = vector_memory(g, r);
     const std::int64_t unknowns = 8 * g.v * (g.k + g.kr) * g.groups, gradients = 4 * memory.weights,
                        snapshot = memory.codes + memory.books,
-                       exchanged = r.team_size > 1 ? unknowns * g.n_parts * 2 : 0;
+                       exchanged = r.team_size > 1 ? unknowns * (2 * memory.mine + 3) : 0;
     peak.consider(memory.held + gradients + snapshot + memory.products + unknowns * (memory.mine + 6) + exchanged,
                   "refits of " + r.name);
     consider_packing(g, memory, stored_bits(parameters, r.out_features, r.in_features).total() / 8, gradients, r, peak);
