@@ -269,6 +269,25 @@ TEST(Gradients, ProductsWith16BitWeightsAreOfTheirWidenedValues) {  // bf16: wit
     }
 }
 
+TEST(Gradients, InBf16AreNearThoseInF32) {
+  const GeneratedSource source(core::Json::object());
+  DifferentiableModel exact(source, 2), rounded(source, 2, core::DType::bf16), alone(source, 1, core::DType::bf16);
+  const std::vector<std::int32_t> ids = some_ids(40, 37);
+  const ModelGradients wanted = exact.gradients(ids, 2, 1.0F), got = rounded.gradients(ids, 2, 1.0F);
+  // Each product's operands are off by 2^-9 of themselves.
+  for (std::size_t block = 0; block < wanted.input.size(); ++block) {
+    double difference = 0, size = 0;
+    for (std::size_t i = 0; i < wanted.input[block].size(); ++i) {
+      const double value = static_cast<double>(wanted.input[block][i]);
+      difference += std::pow(static_cast<double>(got.input[block][i]) - value, 2);
+      size += value * value;
+    }
+    EXPECT_GT(difference, 0) << block;
+    EXPECT_LT(std::sqrt(difference / size), 0.02) << block;
+  }
+  EXPECT_EQ(alone.gradients(ids, 2, 1.0F, nullptr, true).bits, got.bits);
+}
+
 TEST(Gradients, AreRefusedForOtherShapesAndTypes) {
   const GeneratedSource source(core::Json::object());
   DifferentiableModel model(source, 1);

@@ -37,8 +37,8 @@ struct ModelGradients {
 /// A model with all its blocks loaded.
 class DifferentiableModel {
  public:
-  DifferentiableModel(const model::WeightSource& source, int n_threads)
-      : context(backend::Device::cpu, n_threads), transformer(source, context) {
+  DifferentiableModel(const model::WeightSource& source, int n_threads, core::DType dtype = core::DType::f32)
+      : context(backend::Device::cpu, n_threads), transformer(source, context, dtype) {
     for (std::int64_t layer = 0; layer < transformer.config().n_layers; ++layer)
       blocks.push_back(transformer.load_block(layer));
   }
