@@ -94,7 +94,7 @@ core::WorkCounts weighing_counts(const Calibrated& of) {
     const BlockElements& block = of.blocks[static_cast<std::size_t>(layer)];
     elements += 2 * groups * (block.linears + block.others);
     for (const model::SiteSpec& site : model::block_sites(config, layer))
-      linears += static_cast<double>(site.linears.size());
+      linears += static_cast<double>(std::ssize(site.linears) * std::max<std::int64_t>(1, of.kind.row_groups));
   }
   elements += working_ranks(of) * (static_cast<double>(config.hidden_size) + (config.tied_embeddings ? 0 : head));
   counts[Counted::model_bytes] = of.bytes_a_weight * elements;
