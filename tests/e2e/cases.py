@@ -242,7 +242,7 @@ def case15(out):
 
 def case17(out):
     got = {line.split()[0]: line for line in make("17", out, VORONOI).splitlines()}
-    check(" 512.0000 " in got["head-differs"] and "warning" in got["head-differs"], f"17: {got['head-differs']}")
+    check(" 512.0000 " in got["head-differs"] and "it is used" in got["head-differs"], f"17: {got['head-differs']}")
     for name in ("head-too", "only-the-head", "shards", "norm-in-f64"):
         check(got[name].split()[1] == "6.7854" and "warning" not in got[name], f"17: {got[name]}")
 
