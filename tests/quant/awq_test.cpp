@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -102,7 +103,7 @@ TEST(Awq, TakesTheExponentOfLeastErrorOfAllLinearsOfTheSite) {
   backend::Context context(backend::Device::cpu, 2);
   core::SoloTeam team;
   // Past one tile of rows, the last group short, bits of their own.
-  AwqInputs inputs(n, {{"a", 140}, {"b", 30}});
+  AwqInputs inputs(n, {{"q_a", 140}, {"k_b", 30}});
   const QuantParameters p = awq_parameters(3, 16), other = awq_parameters(2, 16);
   inputs.site.linears[1].parameters = &other;
   const std::unique_ptr<SiteState> state = awq_method().prepare_site(context, team, inputs.site, p);
@@ -110,8 +111,8 @@ TEST(Awq, TakesTheExponentOfLeastErrorOfAllLinearsOfTheSite) {
   std::vector<double> expected;
   for (int i = 0; i < 20; ++i) {
     const std::vector<float> factor = plain_factor(inputs.lower, n, i, DType::f16);
-    expected.push_back(plain_loss(inputs.weights["a"], inputs.lower, n, 3, 16, factor) +
-                       plain_loss(inputs.weights["b"], inputs.lower, n, 2, 16, factor));
+    expected.push_back(plain_loss(inputs.weights["q_a"], inputs.lower, n, 3, 16, factor) +
+                       plain_loss(inputs.weights["k_b"], inputs.lower, n, 2, 16, factor));
   }
   for (std::size_t i = 0; i < 20; ++i)  // in one unit
     EXPECT_NEAR(found.losses[i] / found.losses[0], expected[i] / expected[0], 0.01 * expected[i] / expected[0]) << i;
@@ -121,6 +122,28 @@ TEST(Awq, TakesTheExponentOfLeastErrorOfAllLinearsOfTheSite) {
   const std::vector<float> factor = plain_factor(inputs.lower, n, found.exponent, DType::f16);
   for (std::size_t c = 0; c < factor.size(); ++c)
     EXPECT_NEAR(core::half_to_float(found.factor[c]), factor[c], 1e-3F * factor[c]) << c;
+}
+
+TEST(Awq, ScalesAreJudgedByWhatClipsLeave) {
+  constexpr std::int64_t n = 48;
+  backend::Context context(backend::Device::cpu, 1);
+  core::SoloTeam team;
+  const QuantParameters p = awq_parameters(3, 16);
+  std::map<bool, std::array<double, kExponents>> losses;
+  for (const bool clipped : {false, true}) {
+    const std::string name = clipped ? "v_a" : "q_a";
+    AwqInputs inputs(n, {{name, 60}});
+    inputs.weights[name] = test::make_synthetic_layer(60, n, 77, {0.4, 0.3, 1.2}).weight;
+    const std::unique_ptr<SiteState> state = awq_method().prepare_site(context, team, inputs.site, p);
+    losses[clipped] = dynamic_cast<const AwqSite&>(*state).scale.losses;
+  }
+  // Clips are chosen by the diagonal alone, which is most of it.
+  int better = 0;
+  for (std::size_t i = 0; i < kExponents; ++i) {
+    EXPECT_LT(losses[true][i], 1.02 * losses[false][i]) << i;
+    better += losses[true][i] < 0.97 * losses[false][i] ? 1 : 0;
+  }
+  EXPECT_GE(better, kExponents / 2);
 }
 
 TEST(Awq, WithoutScaleAndClipItIsRtn) {

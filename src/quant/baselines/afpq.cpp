@@ -99,8 +99,8 @@ class Afpq final : public UniformMethod {
                                           const QuantParameters& parameters) const override {
     return prepare_awq_site(context, team, site, parameters, [&](const SiteLinear& linear) {
       const QuantParameters& own = linear.parameters != nullptr ? *linear.parameters : parameters;
-      return row_rounding(grids(own, site.stored_dtype),
-                          effective_group_size(own.get<UniformParameters>().group_size, site.in_features));
+      return rounding_of(grids(own, site.stored_dtype),
+                         effective_group_size(own.get<UniformParameters>().group_size, site.in_features), linear.name);
     });
   }
   std::int64_t preparation_bytes(const QuantParameters& /*parameters*/, std::int64_t out_features,

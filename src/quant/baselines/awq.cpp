@@ -64,7 +64,7 @@ class Awq final : public UniformMethod {
                                           const QuantParameters& parameters) const override {
     return prepare_awq_site(context, team, site, parameters, [&](const SiteLinear& linear) {
       return uniform_rounding(linear.parameters != nullptr ? *linear.parameters : parameters, site.in_features,
-                              site.stored_dtype);
+                              site.stored_dtype, linear.name);
     });
   }
   std::int64_t preparation_bytes(const QuantParameters& /*parameters*/, std::int64_t out_features,

@@ -4,9 +4,11 @@
 // clipped. It sees activations, we H = E[x x^T]: see find_input_scale.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,20 +36,24 @@ struct InputScale {
   std::array<double, kExponents> losses{};  ///< of all candidates, in one unit
 };
 
-/// Rounds a row of a linear's scaled weights [in] to grids, in place.
-using RoundRow = std::function<void(std::span<float> row)>;
+/// Rounds a row of a linear's scaled weights [in] to grids, in place; importance [in]: what the square of an error of
+/// each counts.
+using RoundRow = std::function<void(std::span<float> row, std::span<const float> importance)>;
 
 /// The scale s = max(m^r, 1e-4) / sqrt(max s * min s) of the columns, m_j = sqrt(H_jj) and r = i / 20, whose error
 /// tr(D H D^T), D = W - round(W s) / s, summed over the linears of the site, is the least; of equal ones the first. 1 /
-/// s is rounded to the stored type before. The program has the mean of |x_j| for m_j and the error of a module's output
+/// s is rounded to the stored type before. Groups of linears that are clipped (is_clipped) have in round() the clip
+/// whose own errors cost the least by H's diagonal: a scale that spreads a group is judged by what the clip leaves of
+/// that. The program judges without clips; it has the mean of |x_j| for m_j and the error of a module's output
 /// (attention, the feed-forward part) on the calibration tokens; H has the second moments alone, and of a module no
 /// more than its linears. H is the plain moment of all tokens whatever metric each linear has, so that all linears find
 /// the same. round_of: of a linear of the site. Rows are shared by the team; collective.
 InputScale find_input_scale(backend::Context& context, core::Team& team, const SiteInput& site,
                             const std::function<RoundRow(const SiteLinear&)>& round_of);
 
-/// Rows of uniform codes: a RoundRow for these parameters.
-RoundRow uniform_rounding(const QuantParameters& parameters, std::int64_t in_features, core::DType dtype);
+/// Rows of uniform codes: a RoundRow for these parameters and this linear.
+RoundRow uniform_rounding(const QuantParameters& parameters, std::int64_t in_features, core::DType dtype,
+                          std::string_view linear);
 
 /// "column-scales".
 Parameter column_scales_parameter();
@@ -80,6 +86,41 @@ struct ClipsOfMagnitude {
 };
 /// The program leaves queries and keys unclipped, whose errors meet in a product.
 bool is_clipped(std::string_view linear);
+
+/// How rows of a linear are rounded while its site's scale is sought: in the groups' grids, which are clipped where the
+/// linear's will be.
+template <class Grids>
+RoundRow rounding_of(const Grids& grids, std::int64_t group_size, std::string_view linear) {
+  if (!is_clipped(linear))
+    return [round = row_rounding(grids, group_size)](std::span<float> row, std::span<const float> /*importance*/) {
+      round(row);
+    };
+  return [grids, group_size](std::span<float> row, std::span<const float> importance) {
+    std::vector<float> clamped(core::index(group_size)), values(clamped.size()), best(clamped.size());
+    for (std::size_t begin = 0; begin < row.size(); begin += clamped.size()) {
+      float* w = row.data() + begin;
+      const std::int64_t n = std::min(group_size, static_cast<std::int64_t>(row.size() - begin));
+      const auto [low, high] = std::minmax_element(w, w + n);
+      const GroupEnds group{*low, *high};
+      double least = std::numeric_limits<double>::infinity();
+      for (int clip = 0; clip < ClipsOfMagnitude::kCount; ++clip) {
+        const GroupEnds ends = ClipsOfMagnitude::ends(group, clip);
+        std::transform(w, w + n, clamped.begin(),
+                       [&](float value) { return std::min(std::max(value, ends.low), ends.high); });
+        grids.values(grids.fit(ends.low, ends.high), clamped.data(), n, values.data());
+        float cost = 0;
+        for (std::int64_t c = 0; c < n; ++c) {
+          const float error = w[c] - values[core::index(c)];
+          cost += importance[begin + core::index(c)] * (error * error);
+        }
+        if (clip > 0 && !(static_cast<double>(cost) < least)) continue;
+        least = static_cast<double>(cost);
+        best.swap(values);
+      }
+      std::copy_n(best.begin(), n, w);
+    }
+  };
+}
 
 /// Codes of the scaled weight, clipped or not, and the figures "scale_exponent" and "clip" of them. Collective.
 template <class Grids>

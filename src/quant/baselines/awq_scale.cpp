@@ -49,9 +49,11 @@ void bring_near_one(std::int64_t n, std::vector<float>& lower) {
 /// The losses of one linear, all candidates.
 class LinearLosses {
  public:
+  /// candidates: 1 / s; importance: for each of them the Hessian's diagonal as errors of scaled weights meet it.
   LinearLosses(backend::Context& context, core::Team& team, std::int64_t n,
-               std::span<const std::vector<float>> candidates, RowEnergies& energies)
-      : context_(context), team_(team), n_(n), candidates_(candidates), energies_(energies) {}
+               std::span<const std::vector<float>> candidates, std::span<const std::vector<float>> importance,
+               RowEnergies& energies)
+      : context_(context), team_(team), n_(n), candidates_(candidates), importance_(importance), energies_(energies) {}
 
   void add(std::span<const float> weight, const RoundRow& round, std::span<double> losses) {
     const std::int64_t out = std::ssize(weight) / n_;
@@ -60,8 +62,8 @@ class LinearLosses {
     for (std::int64_t first = range.begin; first < range.end; first += kRowTile) {
       team_.check_stop();
       const std::int64_t rows = std::min(kRowTile, range.end - first);
-      for (const std::vector<float>& factor : candidates_)
-        mine.push_back(tile_loss(weight.subspan(index(first * n_), index(rows * n_)), factor, round));
+      for (std::size_t i = 0; i < candidates_.size(); ++i)
+        mine.push_back(tile_loss(weight.subspan(index(first * n_), index(rows * n_)), i, round));
     }
     std::vector<std::byte> bytes;
     core::append_bytes<double>(mine, bytes);
@@ -73,13 +75,14 @@ class LinearLosses {
   }
 
  private:
-  double tile_loss(std::span<const float> weight, std::span<const float> factor, const RoundRow& round) {
+  double tile_loss(std::span<const float> weight, std::size_t candidate, const RoundRow& round) {
+    const std::span<const float> factor = candidates_[candidate];
     error_.resize(weight.size());
     context_.pool().parallel_for(std::ssize(weight) / n_, [&](std::int64_t row) {
       const std::span<float> values = std::span(error_).subspan(index(row * n_), index(n_));
       const std::span<const float> w = weight.subspan(index(row * n_), index(n_));
       for (std::size_t c = 0; c < w.size(); ++c) values[c] = w[c] / factor[c];
-      round(values);
+      round(values, importance_[candidate]);
       for (std::size_t c = 0; c < w.size(); ++c) values[c] = w[c] - values[c] * factor[c];
     });
     double loss = 0;
@@ -90,7 +93,7 @@ class LinearLosses {
   backend::Context& context_;
   core::Team& team_;
   std::int64_t n_;
-  std::span<const std::vector<float>> candidates_;
+  std::span<const std::vector<float>> candidates_, importance_;
   RowEnergies& energies_;
   std::vector<float> error_;
 };
@@ -106,19 +109,24 @@ InputScale find_input_scale(backend::Context& context, core::Team& team, const S
   for (std::int64_t j = 0; j < n; ++j) size[index(j)] = std::sqrt(std::max(lower[index(j * (j + 3) / 2)], 0.0F));
   bring_near_one(n, lower);
   const backend::Array<float> h = both_triangles(context, n, lower);
+  std::vector<float> diagonal(index(n));
+  for (std::int64_t j = 0; j < n; ++j) diagonal[index(j)] = std::max(lower[index(j * (j + 3) / 2)], 0.0F);
   lower = {};
 
   std::vector<std::vector<std::uint16_t>> bits;
-  std::vector<std::vector<float>> factors;
+  std::vector<std::vector<float>> factors, importance;
   for (int i = 0; i < kExponents; ++i) {
     bits.push_back(inverse_scale(size, i, site.stored_dtype));
     factors.emplace_back(index(n));
     std::transform(bits.back().begin(), bits.back().end(), factors.back().begin(),
                    [&](std::uint16_t value) { return core::from_bits16(site.stored_dtype, value); });
+    importance.emplace_back(index(n));
+    std::transform(diagonal.begin(), diagonal.end(), factors.back().begin(), importance.back().begin(),
+                   [](float h_jj, float factor) { return h_jj * factor * factor; });
   }
   InputScale found;
   RowEnergies energies(context, kRowTile, n, h);
-  LinearLosses losses(context, team, n, factors, energies);
+  LinearLosses losses(context, team, n, factors, importance, energies);
   for (const SiteLinear& linear : site.whole.empty() ? site.linears : site.whole) {
     const std::vector<float> weight = site.read_weight(linear);
     losses.add(weight, round_of(linear), found.losses);
@@ -133,9 +141,10 @@ InputScale find_input_scale(backend::Context& context, core::Team& team, const S
   return found;
 }
 
-RoundRow uniform_rounding(const QuantParameters& parameters, std::int64_t in_features, core::DType dtype) {
+RoundRow uniform_rounding(const QuantParameters& parameters, std::int64_t in_features, core::DType dtype,
+                          std::string_view linear) {
   const auto& p = parameters.get<UniformParameters>();
-  return row_rounding(UniformGrids(p.bits, dtype), effective_group_size(p.group_size, in_features));
+  return rounding_of(UniformGrids(p.bits, dtype), effective_group_size(p.group_size, in_features), linear);
 }
 
 std::int64_t scale_search_bytes(std::int64_t out_features, std::int64_t in_features) {
@@ -146,7 +155,8 @@ std::int64_t scale_search_bytes(std::int64_t out_features, std::int64_t in_featu
 }
 
 Work scale_search_work(std::int64_t out_features, std::int64_t in_features) {
-  constexpr double kScaledRoundingBytes = 16;  // of memory traffic in whose time a weight is scaled and rounded
+  // Of memory traffic in whose time a weight is scaled and rounded with every clip.
+  constexpr double kScaledRoundingBytes = 16 + 4 * (ClipsOfMagnitude::kCount - 1);
   Work work = product_work(out_features, in_features, kExponents);
   work.bytes +=
       kScaledRoundingBytes * kExponents * static_cast<double>(out_features) * static_cast<double>(in_features);
