@@ -18,7 +18,7 @@ struct AttentionShape {
   std::int64_t ld_q, ld_kv, ld_out;  ///< elements between token rows
   float softcap = 0;                 ///< c > 0: a score s = scale * q.k counts as c tanh(s / c); 0: as it is
   /// f32: products in fp32. f16, bf16: q, k and v are rounded to it, products are exact and summed in fp32; tensor
-  /// cores round the softmax's numerators to it as well.
+  /// cores, and the CPU in bf16, round the softmax's numerators to it as well.
   core::DType compute = core::DType::f32;
   std::int64_t n_past = 0;
   /// [n_heads], device memory: one more score of each head's softmax, with no value behind it (OpenAI 2025, gpt-oss);
