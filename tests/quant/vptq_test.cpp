@@ -90,14 +90,16 @@ TEST(Vptq, TheCoarseStageSeesEveryRow) {
   VqGeometry geometry;
   geometry.v = geometry.unit = 4;
   geometry.n_parts = 2;
-  geometry.out_features = 2 * 24 * 4;  // 24 vectors a column of each part
+  geometry.cuts = {0, 96, 192};  // 24 vectors a column of each part
+  geometry.out_features = geometry.cuts.back();
   EXPECT_EQ(coarse_stride(geometry, 4, 1), 1);
   EXPECT_EQ(coarse_stride(geometry, 4, 7), 7);
   EXPECT_EQ(coarse_stride(geometry, 4, 8), 7);
   EXPECT_EQ(coarse_stride(geometry, 4, 6), 5);
   EXPECT_EQ(coarse_stride(geometry, 4, 2), 2);  // none is near
   EXPECT_EQ(coarse_stride(geometry, 4, 24), 23);
-  geometry.out_features += 4;  // and one of 25
+  geometry.cuts.back() += 4;  // and one of 25
+  geometry.out_features = geometry.cuts.back();
   EXPECT_EQ(coarse_stride(geometry, 4, 5), 7);
   EXPECT_EQ(coarse_stride(geometry, 400, 8), 8);  // no whole vector
 }
