@@ -113,7 +113,8 @@ TEST_F(Bf16, EveryUnitKeepsTheOrder) {
   const std::vector<std::array<std::int64_t, 3>> sizes{{1, 70, 40},   {3, 33, 1},    {4, 65, 64},  {5, 17, 31},
                                                        {37, 50, 100}, {20, 40, 600}, {290, 18, 33}};
   for (const Kind kind : kKinds)
-    for (const auto& [m, n, k] : sizes) {
+    for (const auto& size : sizes) {
+      const std::int64_t m = size[0], n = size[1], k = size[2];
       const std::int64_t lda = k + 3, ldw = k + 1, ldc = n + 2;
       const std::vector<float> a = values_of(kind, m * lda, 1), w = rounded(values_of(kind, n * ldw, 2)),
                                before = values_of(Kind::normal, m * ldc, 3), rounded_a = rounded(a);
