@@ -280,7 +280,8 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   // A site's file is made while the one before is written, when the trees are gone; the last is still under way when
   // the next block's first chunk is summed.
   const std::int64_t file = (kind.cross ? 6 : 2) * widest * (kind.held_out_share > 0 ? 2 : 1) * block.widest_sums;
-  memory.owner.consider(memory.lasting + block.weights + means + 2 * file, "writing the Hessian of " + block.site);
+  const std::int64_t files = file + std::min(file, kFileBesideBytes);
+  memory.owner.consider(memory.lasting + block.weights + means + files, "writing the Hessian of " + block.site);
   memory.owner.consider(memory.lasting + block.weights + node_bytes + copied_chunk + packed + crossing + file,
                         "the Hessian of " + block.site + " on its way to disk");
   const model::PrefetchMemory blocks = model::prefetch_memory(config, device_dtype);
@@ -300,7 +301,7 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
     weighing_on_host = streams + embedding + wide.host;
   }
   memory.every_on_host = std::max(weighing_on_host, slices + embedding + blocks.host);
-  memory.owner_on_host = std::max(memory.every_on_host, embedding + means + blocks.host + std::max(slices, 2 * file));
+  memory.owner_on_host = std::max(memory.every_on_host, embedding + means + blocks.host + std::max(slices, files));
   return memory;
 }
 

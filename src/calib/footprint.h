@@ -51,6 +51,9 @@ TreeNodes tree_nodes(std::int64_t first, std::int64_t last, double held_out_shar
 /// merged nodes for the next ones.
 TreeNodes most_nodes(std::int64_t first_chunk, std::int64_t n_chunks, double held_out_share);
 
+/// The largest file of a site that may still be on its way to disk while the next one is made.
+inline constexpr std::int64_t kFileBesideBytes = std::int64_t{4} << 30;
+
 /// Bytes of a site's file.
 std::int64_t hessian_bytes(const model::SiteSpec& site, HessianKind kind);
 /// What the rank with the most partial sums sends to others for a site, by the bytes of the site's file.

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "calib/footprint.h"
 #include "run/layer_store.h"
 
 namespace voronoi::run {
@@ -43,9 +44,12 @@ void HessianWriter::settle(std::unique_lock<std::mutex>& lock) {
 }
 
 void HessianWriter::write(std::int64_t block, const calib::SiteHessian& site, const std::string& calibration) {
+  std::unique_lock lock(mutex_);
+  if (file_ && std::ssize(file_->bytes) > calib::kFileBesideBytes) settle(lock);
+  lock.unlock();
   File file{start_.paths().hessian(block, site.site), {}};
   file.bytes = hessian_file(file.path, block, site, calibration);
-  std::unique_lock lock(mutex_);
+  lock.lock();
   settle(lock);
   file_ = std::move(file);
   changed_.notify_all();

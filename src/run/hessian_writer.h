@@ -29,7 +29,8 @@ class HessianWriter {
   HessianWriter(const HessianWriter&) = delete;
   HessianWriter& operator=(const HessianWriter&) = delete;
 
-  /// As write_hessian. Makes the file here, waits until the one before is published, and leaves this one to the thread.
+  /// As write_hessian. Makes the file here (behind one of more than calib::kFileBesideBytes, once that is published),
+  /// waits until the one before is published, and leaves this one to the thread.
   /// Throws what publishing the one before threw; then nothing more is published.
   void write(std::int64_t block, const calib::SiteHessian& site, const std::string& calibration);
   /// All that was given is on disk, or the error that kept it from there is thrown.
