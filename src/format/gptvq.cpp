@@ -39,9 +39,8 @@ void for_each_factors(const GptvqView& e, const Visit& visit) {
 }
 
 std::vector<float> widened(core::DType dtype, std::span<const std::uint16_t> bits) {
-  std::vector<float> values;
-  values.reserve(bits.size());
-  for (const std::uint16_t value : bits) values.push_back(core::from_bits16(dtype, value));
+  std::vector<float> values(bits.size());
+  core::convert_to_f32(dtype, bits.data(), std::ssize(bits), values.data());
   return values;
 }
 
