@@ -246,6 +246,9 @@ CommandSpec quantize_command(run::Settings& o) {
       core::integer_option("tune-passes", "how often to go over them", o.tune_passes, 1, 1000),
       core::number_option("tune-held-out", "share of the sequences that only tells whether tuning helps",
                           o.tune_held_out, 0.001, 0.5),
+      core::choice_option("tune-dtype",
+                          "operands of tuning's matrix products; numbers, their steps and all sums are fp32 in both",
+                          o.tune_dtype, {"f32", "bf16"}),
       core::number_option(
           "tune-learning-rate",
           "largest step of a centroid, as a share of its codebook's root mean square, or of a weight, as one "

@@ -29,6 +29,12 @@ struct LinalgKernels {
   void (*gemm_16_back)(const Exec&, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
                        core::DType dtype, const std::uint16_t* w, std::int64_t ldw, float beta, float* c,
                        std::int64_t ldc);
+  /// C [m, n] = A^T B for A [k, m] and B [k, n], both rounded to `dtype` (f16 or bf16): what gemm_16 means for its
+  /// weight, A being the derivative by the product and B its input.
+  void (*gemm_16_outer)(const Exec&, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
+                        const float* b, std::int64_t ldb, core::DType dtype, float* c, std::int64_t ldc);
+  /// bits [n] = x [n] rounded to `dtype` (f16 or bf16).
+  void (*round_16)(const Exec&, std::int64_t n, const float* x, core::DType dtype, std::uint16_t* bits);
   /// sum += the lower triangle (row >= column) of X^T X, row by row [n (n + 1) / 2], for X [n_rows, n] rounded to
   /// `dtype` (f32: as it is; f16 or bf16: the values that the layer's product sees): products in fp32 over a bounded
   /// number of rows (a constant of the device) at a time, merged in fp64.

@@ -55,6 +55,33 @@ void cpu_gemm_16_back(const Exec& exec, std::int64_t m, std::int64_t n, std::int
   gemm_16(exec, false, m, n, k, a, lda, dtype, w, ldw, beta, c, ldc);
 }
 
+void cpu_gemm_16_outer(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
+                       std::int64_t lda, const float* b, std::int64_t ldb, core::DType dtype, float* c,
+                       std::int64_t ldc) {
+  VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
+  require_half(dtype);
+  if (dtype == core::DType::bf16)
+    return cpu_bf16_product(exec, {m, n, k, {a, nullptr, lda, false}, {b, nullptr, ldb, false}, 0.0F, c, ldc});
+  Scratch<float> left(k * m), right(k * n);
+  const auto rounded = [dtype](float value) { return core::round_to(dtype, value); };
+  convert_rows(exec, k, m, a, lda, left.data(), rounded);
+  convert_rows(exec, k, n, b, ldb, right.data(), rounded);
+  cpu_gemm(exec, MatrixProduct<float>{true, false, m, n, k, 1.0F, left.data(), m, right.data(), n, 0.0F, c, ldc});
+}
+
+void cpu_round_16(const Exec& exec, std::int64_t n, const float* x, core::DType dtype, std::uint16_t* bits) {
+  require_half(dtype);
+  constexpr std::int64_t kPiece = 1 << 14;
+  exec.pool->parallel_for(core::ceil_div(n, kPiece), [&](std::int64_t piece) {
+    const float *first = x + piece * kPiece, *last = x + std::min(n, (piece + 1) * kPiece);
+    // One conversion a loop, as the compiler makes vectors of it.
+    if (dtype == core::DType::bf16)
+      std::transform(first, last, bits + piece * kPiece, core::float_to_bfloat);
+    else
+      std::transform(first, last, bits + piece * kPiece, core::float_to_half);
+  });
+}
+
 void cpu_gram_accumulate_rounded(const Exec& exec, std::int64_t n_rows, std::int64_t n, const float* x,
                                  std::int64_t ldx, core::DType dtype, double* sum) {
   if (dtype == core::DType::f32) return cpu_gram_accumulate(exec, n_rows, n, x, ldx, sum);

@@ -148,6 +148,8 @@ LinalgKernels cpu_linalg_kernels() {
           .gemm_f64 = gemm<double>,
           .gemm_16 = cpu_gemm_16,
           .gemm_16_back = cpu_gemm_16_back,
+          .gemm_16_outer = cpu_gemm_16_outer,
+          .round_16 = cpu_round_16,
           .gram_accumulate = cpu_gram_accumulate_rounded,
           .cholesky_lower_f64 = cholesky_lower,
           .invert_lower_f64 = invert_lower,

@@ -165,6 +165,22 @@ void gemm_16(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, c
   native.blas->gemm_16(dtype, false, kTransposeW, m, n, k, rounded.data(), padded(k), w, ldw, beta, c, ldc);
 }
 
+void gemm_16_outer(const Exec& exec, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
+                   const float* b, std::int64_t ldb, core::DType dtype, float* c, std::int64_t ldc) {
+  VORONOI_REQUIRE(m >= 0 && n >= 0 && k >= 0, "a matrix extent is negative");
+  Native& native = gpu::native(exec);
+  if (m == 0 || n == 0) return;
+  if (k == 0) return launch(native, scale_rows<float>, grid_over(m, n), kThreads, 0, m, n, 0.0F, c, ldc);
+  const Scratch<std::uint16_t> left(native, k * padded(m)), right(native, k * padded(n));
+  round_to_16(native, dtype, k, m, a, lda, left.data(), padded(m));
+  round_to_16(native, dtype, k, n, b, ldb, right.data(), padded(n));
+  native.blas->gemm_16(dtype, true, false, m, n, k, left.data(), padded(m), right.data(), padded(n), 0.0F, c, ldc);
+}
+
+void round_16(const Exec& exec, std::int64_t n, const float* x, core::DType dtype, std::uint16_t* bits) {
+  if (n > 0) round_to_16(gpu::native(exec), dtype, 1, n, x, n, bits, n);
+}
+
 // Rows of X summed in fp32 before they meet the fp64 sum: on an H100 the bf16 products of 4096 rows then cost about as
 // long as merging them (n^2 / 2 values, 20 bytes each), and 4096 / 16 roundings of the tensor cores stay below 2^-15.
 constexpr std::int64_t kGramRows = 4096;
@@ -216,6 +232,8 @@ LinalgKernels cuda_linalg_kernels() {
           .gemm_f64 = gemm<double>,
           .gemm_16 = gemm_16<true>,
           .gemm_16_back = gemm_16<false>,
+          .gemm_16_outer = gemm_16_outer,
+          .round_16 = round_16,
           .gram_accumulate = gram_accumulate,
           .cholesky_lower_f64 = cholesky_lower,
           .invert_lower_f64 = invert_lower,

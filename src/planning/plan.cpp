@@ -153,9 +153,8 @@ class Planner {
             kind.guided ? kind.row_groups : 1};
   }
 
-  double forward_rate() const {
-    return planning::forward_rate(rates_, request_.cuda ? backend::Device::cuda : backend::Device::cpu,
-                                  request_.options.dtype);
+  double forward_rate(const std::string& dtype) const {
+    return planning::forward_rate(rates_, request_.cuda ? backend::Device::cuda : backend::Device::cpu, dtype);
   }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
@@ -185,7 +184,8 @@ class Planner {
     }
     if (const double flops = work.collecting[Counted::gemm_flops]; flops > 0) {
       const double read = work.collecting[Counted::model_bytes] + work.collecting[Counted::layer_bytes_read];
-      add_stage("calibrate: forward", flops, read, flops * pace / forward_rate() + read / ranks / rates_.disk_bytes);
+      add_stage("calibrate: forward", flops, read,
+                flops * pace / forward_rate(request_.options.dtype) + read / ranks / rates_.disk_bytes);
       // Slices of partial sums go from every rank to every other, the means to their owners and to disk.
       const double reduced =
           hessians * calib::sent_share(sequences, context, request_.n_ranks, hessian_kind()) / rates_.link_bytes;
@@ -218,7 +218,8 @@ class Planner {
     evaluation *= kEvaluationTokens / static_cast<double>(context);
     evaluation += 2 * kEvaluationTokens * static_cast<double>(config_.hidden_size * config_.vocab_size);
     add_stage("decode, evaluate", evaluation, output,
-              evaluation / ranks / forward_rate() + seconds(decoding, rates_) + output / rates_.disk_bytes);
+              evaluation / ranks / forward_rate(request_.options.dtype) + seconds(decoding, rates_) +
+                  output / rates_.disk_bytes);
   }
 
   quant::QuantParameters quick_setting() const { return method_.quick_setting(parameters_.of_run()); }
@@ -261,12 +262,13 @@ class Planner {
     const auto looked_at = static_cast<double>(sequences.held_out.size()) * (run::kTuningLooks + 1);
     const auto add = [&](const char* name, const tune::TuneWork& work, double codes_from_host) {
       const double flops = work.teacher + work.step * steps * of_step + work.held_out * looked_at;
+      const double rate = forward_rate(request_.options.tune_dtype);
       // Codes come beside the computing, to and fro through the blocks in a step: the slower of both sets the pace.
-      const double a_step = std::max(work.step / rates_.gemm, 2 * codes_from_host / kUploadBytes),
-                   a_look = std::max(work.held_out / rates_.gemm, codes_from_host / kUploadBytes);
+      const double a_step = std::max(work.step / rate, 2 * codes_from_host / kUploadBytes),
+                   a_look = std::max(work.held_out / rate, codes_from_host / kUploadBytes);
       add_stage(name, flops, 0,
                 a_step * steps * of_step / ranks +
-                    (work.teacher / rates_.gemm + a_look * looked_at) / static_cast<double>(request_.n_ranks));
+                    (work.teacher / rate + a_look * looked_at) / static_cast<double>(request_.n_ranks));
     };
     for (const std::string& phase : run::tune_phases(request_.options)) {
       if (phase != "block") {
@@ -321,6 +323,7 @@ class Planner {
       number_bits += linear.count * (linear.stored.codebooks + linear.stored.scales);
     // What is not quantized lies beside the codes, in fp32.
     sizes.code_bytes = (plan_.quantized_bits - number_bits) / 8 + 4 * plan_.kept_weights;
+    sizes.dtype = request_.options.tune_dtype == "bf16" ? core::DType::bf16 : core::DType::f32;
     sizes.n_parameters = number_bits / 16 + (2 * config_.n_layers + 1) * config_.hidden_size;
     return sizes;
   }

@@ -34,7 +34,7 @@ class WholeModelPhase final : public TuningPhase {
     const model::Windows& windows = work_.inputs.tuning_windows;
     const auto ranks = static_cast<double>(work_.world.size());
     const double held_out = static_cast<double>(sequences.held_out.size());
-    model::Transformer student(*source_, work_.context, core::DType::f32);
+    model::Transformer student(*source_, work_.context, dtype());
     // The student's own final norm stays the model's, which the teacher's states go through.
     std::vector<float> norm;
     if (norm_base_ > 0) {
@@ -60,7 +60,7 @@ class WholeModelPhase final : public TuningPhase {
     tune::DescentEnd end = tune::DescentEnd::finished;
     if (state.step < plan_.n_steps || state.looked_at < state.step) {
       {
-        model::Transformer teacher(*work_.inputs.model, work_.context, core::DType::f32);
+        model::Transformer teacher(*work_.inputs.model, work_.context, dtype());
         distillation.teach(teacher, [&](std::int64_t done, std::int64_t all) {
           show(fmt::format("the unquantized model, {}/{}", done, all), teaching,
                std::chrono::duration<double>(Clock::now() - start).count(),

@@ -118,6 +118,7 @@ core::Json TuningPhase::settings_json() const {
                          {"learning_rate", fmt::format("{:.17g}", plan_.learning_rate)},
                          {"seed", seed()},
                          {"layers", digest_of_generation(work_.run.state, base_)}};
+  if (dtype() != core::DType::f32) settings["dtype"] = work_.settings.tune_dtype;
   if (name_ == kCodesPhase) {
     settings["buffer_rate"] = fmt::format("{:.17g}", tune::buffer_rate(nominal_bits_, config().hidden_size));
     settings["recoded_share"] = tune::kRecodedShare;

@@ -56,7 +56,11 @@ class TuningPhase {
   void publish_norm(const std::string& name, std::int64_t generation, std::span<const float> values);
   void journal_end(std::int64_t block, tune::DescentEnd end, const tune::DescentState& state, double seconds);
   void show(const std::string& doing, double predicted, double elapsed, double share);
-  double seconds_of(double operations) const { return operations / work_.rates.gemm; }
+  /// Of products.
+  core::DType dtype() const { return work_.settings.tune_dtype == "bf16" ? core::DType::bf16 : core::DType::f32; }
+  double seconds_of(double operations) const {
+    return operations / planning::forward_rate(work_.rates, work_.context.device(), work_.settings.tune_dtype);
+  }
 
   Work& work_;
   std::string name_;

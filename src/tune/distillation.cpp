@@ -50,6 +50,7 @@ Distillation::Distillation(backend::Context& context, const comm::Communicator& 
   const Segment segment{kFinalNorm, {}, Kind::norm, 0, norm_.size(), std::sqrt(mean_square(norm))};
   take({&segment, 1}, norm);
   sizes.n_parameters = std::ssize(initial_);
+  sizes.dtype = student.dtype();
   residence_ = residence
                    ? *residence
                    : choose_residence(student.config(), sizes, windows.context, sequences, world.size(), device_bytes);

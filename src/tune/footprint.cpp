@@ -84,6 +84,9 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
     tape = std::max(tape, its_tape);
     if (layer >= config.n_layers - residence.n_taped) tapes += its_tape;
   }
+  // The student's block with what products take of it, a 16-bit copy or itself; the teacher's.
+  const std::int64_t loaded = sizes.dtype == core::DType::f32 ? dense : dense / 2;
+  const std::int64_t assembled = sizes.dtype == core::DType::f32 ? dense : dense + loaded;
   const std::int64_t untaped = config.n_layers - residence.n_taped;
   // Kept by the forward pass of a block and made by the backward one: streams, norms, heads, and the gated parts.
   const model::DeltaConfig& delta = config.delta;
@@ -100,7 +103,8 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   const std::int64_t taped_work =
       4 * n_tokens * (6 * config.hidden_size + 2 * (q + 2 * kv) + 4 * inner) + attention_work;
   const std::int64_t stride = stream_stride(untaped, n_tokens, config.hidden_size);
-  const std::int64_t head = 4 * config.vocab_size * config.hidden_size * (config.tied_embeddings ? 1 : 2);
+  const std::int64_t head =
+      core::dtype_size(sizes.dtype) * config.vocab_size * config.hidden_size * (config.tied_embeddings ? 1 : 2);
   // Two models' logits of a slab of rows.
   const std::int64_t logits = 3 * 4 * config.vocab_size *
                               std::min<std::int64_t>(512, std::max<std::int64_t>(1, (24 << 20) / config.vocab_size));
@@ -115,12 +119,12 @@ TuneMemory tune_memory(const model::ModelConfig& config, const TunedSizes& sizes
   memory.end_to_end.host = numbers.host + mine * stream + stream * ((untaped + stride - 1) / stride) +
                            (residence.codes_on_host ? sizes.code_bytes : 0);
   const std::int64_t stepping =
-      dense + largest + stride * stream + tapes + std::max(untaped > 0 ? block_work : taped_work, logits);
+      assembled + largest + stride * stream + tapes + std::max(untaped > 0 ? block_work : taped_work, logits);
   memory.end_to_end.device = head + codes + numbers.device + stepping;
-  memory.teaching = head + codes + 8 * sizes.n_parameters + 2 * dense + std::min(mine * stream, kTeacherBytes);
+  memory.teaching = head + codes + 8 * sizes.n_parameters + 2 * loaded + std::min(mine * stream, kTeacherBytes);
   memory.block.host = numbers.host / n_layers + 2 * mine * stream;
-  memory.block.device =
-      head + (numbers.device + sizes.code_bytes) / n_layers + 2 * dense + largest + 3 * stream + tape + taped_work;
+  memory.block.device = head + (numbers.device + sizes.code_bytes) / n_layers + assembled + loaded + largest +
+                        3 * stream + tape + taped_work;
   // Buffers and means of the blocks whose stripes a rank has, a block's derivatives, and its largest linear decoded,
   // with two copies of its distances. Codes: the best, both copied, in a shard, and in its file as that grows.
   std::vector<std::int64_t> buffers(static_cast<std::size_t>(n_ranks));

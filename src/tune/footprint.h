@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/types.h"
 #include "model/config.h"
 #include "tune/residence.h"
 #include "tune/sequences.h"
@@ -36,8 +37,9 @@ TuneWork block_work(const model::ModelConfig& config, std::int64_t layer, std::i
 
 /// What is tuned, for predictions of memory.
 struct TunedSizes {
-  std::int64_t code_bytes = 0;    ///< of all packed linears without the numbers that are tuned
-  std::int64_t n_parameters = 0;  ///< of the whole model
+  std::int64_t code_bytes = 0;           ///< of all packed linears without the numbers that are tuned
+  std::int64_t n_parameters = 0;         ///< of the whole model
+  core::DType dtype = core::DType::f32;  ///< of products: f32, bf16
 };
 
 /// Bytes of one rank, the program apart; where the device is the host both are one memory.

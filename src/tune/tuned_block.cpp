@@ -55,7 +55,11 @@ std::vector<float> loaded_norm(const model::ModelConfig& config, std::span<const
 
 TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& transformer, std::int64_t layer,
                        const LayerReader& read_layer, PackedParts parts)
-    : context_(context), config_(transformer.config()), weights_(transformer.load_block(layer)) {
+    : context_(context),
+      config_(transformer.config()),
+      dtype_(transformer.dtype()),
+      weights_(transformer.load_block(layer)) {
+  VORONOI_REQUIRE(dtype_ != core::DType::f16, "derivatives go beyond the range of f16");
   const std::vector<model::SiteSpec> sites = model::block_sites(config_, layer);
   for (std::size_t s = 0; s < sites.size(); ++s)
     for (std::size_t i = 0; i < sites[s].linears.size(); ++i) {
@@ -64,6 +68,7 @@ TunedBlock::TunedBlock(backend::Context& context, const model::Transformer& tran
       if (!stored) continue;
       const format::Encoding& encoding = *stored;
       weights_.linears[s][i] = model::LinearWeight{};
+      weights_.linears[s][i].dtype = dtype_;
       Linear linear{s,
                     i,
                     spec.name,
@@ -121,19 +126,26 @@ void TunedBlock::add_norms() {
   });
 }
 
+template <class T>
+void TunedBlock::fit(backend::Array<T>& array, std::int64_t n) {
+  if (array.size() == n) return;
+  array = {};  // before the new one is there
+  array = backend::Array<T>(context_, n);
+}
+
 const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
   if (codes_on_host_) {
     fetch();
     context_.memory().uploads_join(context_.exec());
   }
   for (const Linear& linear : linears_) {
-    backend::Array<float>& weight = dense(linear);
+    model::LinearWeight& weight = dense(linear);
     const std::int64_t n = linear.out_features * linear.in_features;
-    if (weight.size() != n) {
-      weight = {};
-      weight = backend::Array<float>(context_, n);
-    }
-    linear.matrix->decode(context_, parameters + linear.first, weight.data());
+    fit(weight.wide, n);
+    linear.matrix->decode(context_, parameters + linear.first, weight.wide.data());
+    if (dtype_ == core::DType::f32) continue;
+    fit(weight.narrow, n);
+    context_.linalg().round_16(context_.exec(), n, weight.wide.data(), dtype_, weight.narrow.data());
   }
   auto segment = segments_.begin() + first_norm_;
   model::for_each_norm(config_, weights_.layer, weights_, [&](const std::string&, auto& norm) {
@@ -146,7 +158,8 @@ const model::BlockWeights& TunedBlock::assemble(const float* parameters) {
 
 void TunedBlock::drop() {
   for (const Linear& linear : linears_) {
-    dense(linear) = {};
+    dense(linear).wide = {};
+    dense(linear).narrow = {};
     if (codes_on_host_) linear.matrix->leave_device();
   }
   d_weight_ = {};
@@ -180,14 +193,14 @@ void TunedBlock::backward_from(model::Transformer& transformer, const float* par
     });
     if (linear == linears_.end()) return;  // it is not quantized
     const std::int64_t n_out = linear->out_features, n_in = linear->in_features;
-    if (d_weight_.size() < n_out * n_in) {
-      d_weight_ = {};
-      d_weight_ = backend::Array<float>(context_, n_out * n_in);
-    }
+    if (d_weight_.size() < n_out * n_in) fit(d_weight_, n_out * n_in);
     core::count_product(n_out, n_in, n_rows);
-    context_.linalg().gemm_f32(exec, true, false, n_out, n_in, n_rows, 1.0F, dy, n_out, x, n_in, 0.0F, d_weight_.data(),
-                               n_in);
-    linear->matrix->add_gradient(context_, parameters + linear->first, dense(*linear).data(), d_weight_.data(),
+    if (dtype_ == core::DType::f32)
+      context_.linalg().gemm_f32(exec, true, false, n_out, n_in, n_rows, 1.0F, dy, n_out, x, n_in, 0.0F,
+                                 d_weight_.data(), n_in);
+    else
+      context_.linalg().gemm_16_outer(exec, n_out, n_in, n_rows, dy, n_out, x, n_in, dtype_, d_weight_.data(), n_in);
+    linear->matrix->add_gradient(context_, parameters + linear->first, dense(*linear).wide.data(), d_weight_.data(),
                                  sum + linear->first);
     if (observer) observer(static_cast<std::size_t>(linear - linears_.begin()), d_weight_.data());
   };

@@ -89,7 +89,10 @@ class TunedBlock {
   BlockResult result(std::span<const float> parameters) const;
 
  private:
-  backend::Array<float>& dense(const Linear& linear) { return weights_.linears[linear.site][linear.index].wide; }
+  model::LinearWeight& dense(const Linear& linear) { return weights_.linears[linear.site][linear.index]; }
+  /// Anew where it has another size.
+  template <class T>
+  void fit(backend::Array<T>& array, std::int64_t n);
   void add_norms();
   /// Input: HiddenStates or BlockTape.
   template <class Input>
@@ -98,6 +101,7 @@ class TunedBlock {
 
   backend::Context& context_;
   const model::ModelConfig& config_;
+  core::DType dtype_;  ///< of products: f32, or bf16, where a dense linear is there in both
   model::BlockWeights weights_;
   std::vector<Linear> linears_;
   std::vector<Segment> segments_;

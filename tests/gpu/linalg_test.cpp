@@ -190,6 +190,35 @@ TEST_F(LinalgTest, Gemm16RoundsOneOperandAndSumsInSinglePrecision) {
       }
 }
 
+TEST_F(LinalgTest, Gemm16OuterRoundsBothOperands) {
+  for (const core::DType dtype : {core::DType::f16, core::DType::bf16})
+    for (const auto& size : std::vector<std::vector<std::int64_t>>{{1, 1, 1}, {3, 70, 33}, {65, 31, 200}, {4, 5, 0}}) {
+      const std::int64_t m = size[0], n = size[1], k = size[2], lda = m + 1, ldb = n + 2, ldc = n + 3;
+      const std::vector<float> a = test::normal_values(k * lda, 16), b = test::normal_values(k * ldb, 17);
+      std::vector<float> rounded_a = a, rounded_b = b;
+      std::vector<std::uint16_t> bits;
+      for (float& value : rounded_a) value = core::round_to(dtype, value);
+      for (float& value : rounded_b) {
+        bits.push_back(core::to_bits16(dtype, value));
+        value = core::round_to(dtype, value);
+      }
+      const auto da = on_gpu(a), db = on_gpu(b);
+      backend::Array<std::uint16_t> narrow(gpu(), std::ssize(b));
+      gpu().linalg().round_16(gpu().exec(), std::ssize(b), db.data(), dtype, narrow.data());
+      EXPECT_EQ(narrow.to_host(), bits);
+      auto dc = on_gpu(std::vector<float>(at(m * ldc), 3.0F));
+      gpu().linalg().gemm_16_outer(gpu().exec(), m, n, k, da.data(), lda, db.data(), ldb, dtype, dc.data(), ldc);
+      const std::vector<float> c = dc.to_host();
+      const Exact exact = product(true, false, m, n, k, rounded_a, lda, rounded_b, ldb);
+      for (std::int64_t i = 0; i < m; ++i)
+        for (std::int64_t j = 0; j < ldc; ++j) {
+          const double expected = j < n ? exact.value[at(i * n + j)] : 3.0;
+          const double bound = j < n ? static_cast<double>(k + 2) * 0x1p-23 * exact.size[at(i * n + j)] : 0.0;
+          ASSERT_LE(std::abs(static_cast<double>(c[at(i * ldc + j)]) - expected), bound) << m << "x" << n << "x" << k;
+        }
+    }
+}
+
 TEST_F(LinalgTest, GramAddsToTheLowerTriangle) {
   for (const core::DType dtype : {core::DType::f32, core::DType::f16, core::DType::bf16})
     for (const auto& [n_rows, n] :

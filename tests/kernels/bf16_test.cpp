@@ -202,6 +202,26 @@ TEST_F(Bf16, ColumnsBeyondOneSlabAreRight) {
     }
 }
 
+TEST_F(Bf16, OuterProductsAreThoseOfTurnedOperands) {
+  for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{1, 1, 1}, {7, 33, 40}, {70, 50, 300}}) {
+    const std::int64_t lda = m + 1, ldb = n + 2, ldc = n + 3;
+    const std::vector<float> a = values_of(Kind::normal, k * lda, 10), b = values_of(Kind::normal, k * ldb, 11);
+    std::vector<float> turned_a(bf16_at(m * k)), turned_b(bf16_at(n * k));
+    for (std::int64_t p = 0; p < k; ++p) {
+      for (std::int64_t i = 0; i < m; ++i) turned_a[bf16_at(i * k + p)] = a[bf16_at(p * lda + i)];
+      for (std::int64_t j = 0; j < n; ++j) turned_b[bf16_at(j * k + p)] = b[bf16_at(p * ldb + j)];
+    }
+    std::vector<std::uint16_t> bits(turned_b.size());
+    cpu().linalg.round_16(exec_, std::ssize(bits), turned_b.data(), core::DType::bf16, bits.data());
+    EXPECT_EQ(bits, bits_of(turned_b));
+    std::vector<float> got(bf16_at(m * ldc), 7.0F), expected = got;
+    cpu().linalg.gemm_16_outer(exec_, m, n, k, a.data(), lda, b.data(), ldb, core::DType::bf16, got.data(), ldc);
+    cpu().linalg.gemm_16(exec_, m, n, k, turned_a.data(), k, core::DType::bf16, bits.data(), k, 0.0F, expected.data(),
+                         ldc);
+    EXPECT_EQ(got, expected) << m << "x" << n << "x" << k;
+  }
+}
+
 TEST_F(Bf16, ProductsWithoutDepthAreZero) {
   const std::uint16_t nothing = 0;
   for (const Bf16Unit unit : units())

@@ -85,6 +85,18 @@ TEST_F(FootprintTest, TrainedWeightsAreDividedOverTheRanksTheirDerivativesAreNot
   EXPECT_EQ(two_each.weights.host - two_each.end_to_end.host, (3 * 126 + 3 * 16) * block);
 }
 
+TEST_F(FootprintTest, Bf16HalvesHeadAndTeacherAndCopiesABlock) {
+  const std::int64_t block = 4 * (2 * 16384 * 16384 + 2 * 16384 * 1024 + 3 * 16384 * 53248L),
+                     head = 2 * 4 * 128256L * 16384;
+  const TuneMemory wide = memory({0, false});
+  sizes_.dtype = core::DType::bf16;
+  const TuneMemory narrow = memory({0, false});
+  EXPECT_EQ(narrow.end_to_end.device - wide.end_to_end.device, block / 2 - head / 2);
+  EXPECT_EQ(wide.teaching - narrow.teaching, block + head / 2);
+  EXPECT_EQ(wide.block.device - narrow.block.device, head / 2);
+  EXPECT_EQ(wide.end_to_end.host, narrow.end_to_end.host);
+}
+
 TEST_F(FootprintTest, ATapeSavesRunningTheBlockAgain) {
   const TuneWork none = end_to_end_work(config_, kTokens, sequences_, {0, false}),
                  all = end_to_end_work(config_, kTokens, sequences_, {config_.n_layers, false});
