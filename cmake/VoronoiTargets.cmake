@@ -29,6 +29,9 @@ set(voronoi_ordering_rooms comm export jobs planning run sched stages store vali
 # Rooms that read files which somebody else may have written. They tell the fuzzer which code an input reaches, also in the unit tests, which
 # share them; in those that compute this would cost more than the sanitizers.
 set(voronoi_fuzzed_rooms core format model export store run validation)
+if(VORONOI_FUZZ STREQUAL "OPTIMISED")
+  set(voronoi_fuzzed_options -O2)
+endif()
 
 # What is compiled several files at a time, in half of the time, since their headers cost more than they do: OFF, tests (eight at a time), all
 # (whole rooms as well, for who only wants the program or a build with sanitizers: of four parts of a room each would compile again what is in
@@ -92,7 +95,7 @@ function(voronoi_add_room name)
     target_compile_options(voronoi_${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   endif()
   if(VORONOI_FUZZ AND name IN_LIST voronoi_fuzzed_rooms)
-    target_compile_options(voronoi_${name} PRIVATE -fsanitize=fuzzer-no-link)
+    target_compile_options(voronoi_${name} PRIVATE -fsanitize=fuzzer-no-link ${voronoi_fuzzed_options})
   endif()
   # core and kernels are linked into the modules as well.
   set_target_properties(voronoi_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)

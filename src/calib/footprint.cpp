@@ -17,8 +17,11 @@ namespace voronoi::calib {
 namespace {
 
 // What the allocator holds beyond what is asked for: holes that freed blocks and triangles leave. Seen with
-// two blocks of hidden size 768 and six of 512: 4 to 30 % of one rank's, less on two. Whole matrices leave none.
+// two blocks of hidden size 768 and six of 512: 4 to 30 % of one rank's, less on two. Whole matrices leave none. Arrays
+// of more than half a MiB have pages of their own (kernels/cpu/large_blocks.h): with 64 experts of hidden size 1024,
+// 1.6 GiB a block, nothing of this was seen.
 constexpr double kHeapSlack = 0.2;
+constexpr std::int64_t kMostHeapSlack = std::int64_t{24} << 20;
 // An operation of a product in fp64, in those of fp32.
 constexpr double kCrossWork = 2;
 
@@ -262,8 +265,9 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   // The panels that the sums of x x^T are packed into.
   const std::int64_t packed =
       4 * std::min(kernels::kCpuGramValues, std::min(kernels::kCpuGramRows, context) * block.widest);
-  const auto slack =
-      static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + 4 * block.square * nodes.most));
+  const auto slack = std::min(
+      kMostHeapSlack,
+      static_cast<std::int64_t>(kHeapSlack * static_cast<double>(block.weights + 4 * block.square * nodes.most)));
   memory.every.consider(memory.lasting + block.weights + trees + copied_chunk + packed + crossing + slack,
                         "Hessians of a block (widest input: " + block.site + ")");
   // Summing over ranks: all chunks are in their trees; what is left of every site's tree, slices of the widest one

@@ -14,6 +14,12 @@ std::string printable(std::string_view text, std::size_t max_bytes) {
   std::string out;
   out.reserve(text.size());
   while (!text.empty()) {
+    // Most of a message needs no second look.
+    const auto plain = static_cast<std::size_t>(
+        std::find_if(text.begin(), text.end(), [](char c) { return c < 0x20 || c >= 0x7F; }) - text.begin());
+    out += text.substr(0, plain);
+    text.remove_prefix(plain);
+    if (text.empty()) break;
     const auto byte = static_cast<unsigned char>(text.front());
     const std::size_t length = utf8_length(text, 0);
     if (length == 0 || byte < 0x20 || byte == 0x7F)

@@ -108,7 +108,7 @@ std::vector<std::string> check_exportable(const model::ModelConfig& config, std:
   std::vector<std::string> problems;
   if (config.mixture.n_experts > 0 && config.mixture.storage != model::ExpertStorage::linears)
     problems.push_back(fmt::format(
-        "export: the experts of {} are one parameter a layer, where VPTQ's client looks for linears; the run itself, "
+        "export: the experts of {} are one parameter a layer, where public clients look for linears; the run itself, "
         "eval and generate serve it",
         config.model_type));
   if (!config.wrapper.empty() && layout == "gptq")

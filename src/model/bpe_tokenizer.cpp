@@ -55,7 +55,7 @@ std::size_t next_word(std::string_view text, std::size_t at) {
 /// Ids of the words met so far.
 class WordCache {
  public:
-  WordCache() : slots_(1024) {}
+  WordCache() : slots_(64) {}
 
   /// The word's slot: with its ids, or to be given to add().
   std::size_t find(std::string_view word, std::uint64_t hash, bool& known) const {

@@ -109,8 +109,9 @@ std::optional<ChatTemplate> find_in_gguf(const std::string& path) {
 
 }  // namespace
 
-ChatTemplate::ChatTemplate(std::string_view source, std::string file, std::map<std::string, std::string> tokens)
-    : file_(std::move(file)), tokens_(std::move(tokens)) {
+ChatTemplate::ChatTemplate(std::string_view source, std::string file, std::map<std::string, std::string> tokens,
+                           const jinja::Limits& limits)
+    : file_(std::move(file)), tokens_(std::move(tokens)), limits_(limits) {
   syntax_ = std::make_unique<jinja::Syntax>(jinja::parse(source, file_));
 }
 
@@ -127,7 +128,7 @@ std::string ChatTemplate::render(const Json& document, const std::string& place)
     variables.emplace_back("documents", jinja::Value());
     variables.emplace_back("add_generation_prompt", jinja::Value::boolean(false));
     for (const auto& [name, text] : tokens_) variables.emplace_back(name, jinja::Value::text(text));
-    return jinja::render(*syntax_, file_, variables);
+    return jinja::render(*syntax_, file_, variables, limits_);
   } catch (const jinja::Fault& fault) {
     throw FormatError(place, fault.message());
   } catch (const jinja::Refusal& refusal) {

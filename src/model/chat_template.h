@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/json.h"
+#include "model/jinja/limits.h"
 
 namespace voronoi::model {
 
@@ -21,7 +22,8 @@ struct Syntax;
 class ChatTemplate {
  public:
   /// `file`: where it stands, for messages. Throws FormatError.
-  ChatTemplate(std::string_view source, std::string file, std::map<std::string, std::string> tokens);
+  ChatTemplate(std::string_view source, std::string file, std::map<std::string, std::string> tokens,
+               const jinja::Limits& limits = {});
   ~ChatTemplate();
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
@@ -35,6 +37,7 @@ class ChatTemplate {
   std::unique_ptr<jinja::Syntax> syntax_;
   std::string file_;
   std::map<std::string, std::string> tokens_;
+  jinja::Limits limits_;
 };
 
 /// The template of a tokenizer, as open_tokenizer takes its path: chat_template.jinja, "chat_template" of

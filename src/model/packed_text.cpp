@@ -20,7 +20,8 @@ constexpr std::string_view kGzip = "\x1F\x8B"sv, kZstd = "\x28\xB5\x2F\xFD"sv;
 /// What follows the first byte, 0x50 to 0x5F, of a frame without content, which some programs write first.
 constexpr std::string_view kZstdSkipped = "\x2A\x4D\x18"sv;
 constexpr std::size_t kMagicBytes = 4;
-constexpr std::size_t kLeastRoom = std::size_t{1} << 20, kMostPiece = std::size_t{1} << 30;
+constexpr std::size_t kLeastRoom = std::size_t{1} << 14, kMostPiece = std::size_t{1} << 30;
+constexpr std::size_t kUsualRatio = 4;  ///< of a text to what it is packed in
 
 [[noreturn]] void fail_cut(const std::string& file, std::size_t size) {
   throw core::FormatError(file, size, "ends in the middle of its packed text; get the whole file");
@@ -34,11 +35,13 @@ constexpr std::size_t kLeastRoom = std::size_t{1} << 20, kMostPiece = std::size_
 class Unpacked {
  public:
   Unpacked(std::size_t packed_bytes, const std::string& file)
-      : most_(packed_bytes * kMostUnpackedRatio + kAlwaysUnpackedBytes), file_(file) {}
+      : least_(std::max(kLeastRoom, packed_bytes * kUsualRatio)),
+        most_(packed_bytes * kMostUnpackedRatio + kAlwaysUnpackedBytes),
+        file_(file) {}
 
   /// At least one byte: beyond the bound, so that what ends there is told from what goes on.
   std::span<char> room() {
-    if (used_ == bytes_.size()) bytes_.resize(std::min(used_ + std::max(kLeastRoom, used_ / 2), most_ + 1));
+    if (used_ == bytes_.size()) bytes_.resize(std::min(std::max(least_, used_ + used_ / 2), most_ + 1));
     return std::span(bytes_).subspan(used_);
   }
   /// So much of the room was filled.
@@ -56,7 +59,7 @@ class Unpacked {
   }
 
  private:
-  std::size_t most_;
+  std::size_t least_, most_;  ///< bytes at first, and in all
   const std::string& file_;
   std::string bytes_;
   std::size_t used_ = 0;

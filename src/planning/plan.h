@@ -27,7 +27,7 @@ struct PlanRequest {
   bool cuda = false;
   std::int64_t gpu_memory = 0;       ///< bytes a GPU, 0: not told
   std::int64_t node_memory = 0;      ///< bytes a node, 0: not told
-  std::int64_t file_bytes = 0;       ///< of the model's weights on disk, 0: not there
+  std::int64_t file_bytes = 0;       ///< of the model's weights on disk that are read, 0: not there
   std::int64_t program_bytes = 0;    ///< resident memory of a rank that has done nothing
   std::int64_t tokenizer_bytes = 0;  ///< an allowance for vocabulary and merges
   std::int64_t text_bytes = 0;       ///< of the calibration texts that are there

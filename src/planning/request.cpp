@@ -1,5 +1,6 @@
 #include "planning/request.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "backend/device.h"
 #include "core/error.h"
+#include "core/types.h"
 #include "model/packed_text.h"
 
 namespace voronoi::planning {
@@ -28,6 +30,21 @@ std::int64_t weight_file_bytes(const std::string& model) {
     if (std::error_code ignored; entry->path().extension() == ".safetensors" && entry->is_regular_file(ignored))
       total += static_cast<std::int64_t>(entry->file_size(ignored));
   return total;
+}
+
+/// Of the bytes of all weights those of the model without its layers for multi-token prediction, which nobody reads:
+/// each is as large as the last of the others, and joins its two inputs by a matrix.
+std::int64_t read_bytes(std::int64_t file_bytes, const model::ModelConfig& config) {
+  const std::string last_layer = fmt::format("model.layers.{}.", config.n_layers - 1);
+  double read = 0, last = 0;
+  for (const model::TensorSpec& tensor : model::expected_tensors(config)) {
+    const auto elements = static_cast<double>(core::element_count(tensor.shape).value_or(0));
+    read += elements;
+    if (tensor.name.starts_with(last_layer)) last += elements;
+  }
+  const auto hidden = static_cast<double>(config.hidden_size);
+  const double further = static_cast<double>(config.n_extra_layers) * (last + 2 * hidden * hidden);
+  return static_cast<std::int64_t>(static_cast<double>(file_bytes) * read / (read + further));
 }
 
 /// Vocabulary with merges as the tokenizers keep them, and the heap's slack: seen with vocabularies of 512 to 49152.
@@ -71,7 +88,7 @@ PlanRequest make_request(const run::Settings& options, std::vector<run::GivenOpt
     throw core::ConfigError("--probe: times the kernels of a CPU only; a plan for GPUs goes by the table of rates");
   if (resources.probe && !resources.rates_file.empty()) throw core::ConfigError("--rates: not together with --probe");
   request.program_bytes = resources.program_bytes;
-  request.file_bytes = weight_file_bytes(options.model);
+  request.file_bytes = read_bytes(weight_file_bytes(options.model), config);
   request.tokenizer_bytes = tokenizer_allowance(config);
   request.text_bytes = text_bytes(options.calibration_texts);
   request.sentencepiece = has_sentencepiece(options);

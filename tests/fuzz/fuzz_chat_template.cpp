@@ -5,10 +5,13 @@
 namespace voronoi::fuzz {
 namespace {
 
+/// Loops of seconds say no more than those of milliseconds.
+constexpr model::jinja::Limits kLimits{10'000, std::size_t{1} << 20};
+
 void run(std::string_view input) {
   const std::string_view source = take_text(input);
   accepts([&] {
-    const model::ChatTemplate chat(source, "t.jinja", {{"bos_token", "<s>"}, {"eos_token", "</s>"}});
+    const model::ChatTemplate chat(source, "t.jinja", {{"bos_token", "<s>"}, {"eos_token", "</s>"}}, kLimits);
     const core::Json plain{{"messages",
                             {{{"role", "system"}, {"content", "S"}},
                              {{"role", "user"}, {"content", " q\n"}},

@@ -127,6 +127,19 @@ TEST(ChatTemplate, WhatATemplateMayTakeIsBounded) {
   EXPECT_THAT(made_of(std::string(jinja::kMostTemplateBytes + 1, ' ')), HasSubstr("bytes, more than"));
 }
 
+TEST(ChatTemplate, LimitsAreThoseItIsGiven) {
+  const auto made = [&](const jinja::Limits& limits) {
+    try {
+      return ChatTemplate("{% for i in range(3) %}ab{% endfor %}", "t", {}, limits).render(conversation(), "d");
+    } catch (const core::FormatError& error) {
+      return std::string(error.what());
+    }
+  };
+  EXPECT_EQ(made({}), "ababab");
+  EXPECT_THAT(made({2, 100}), HasSubstr("more than 2 steps"));
+  EXPECT_THAT(made({100, 5}), HasSubstr("more than 5 bytes of text"));
+}
+
 class TemplateFiles : public ::testing::Test {
  protected:
   /// "text", or the refusal.

@@ -10,11 +10,11 @@
 
 namespace voronoi::test {
 
-/// One member of a gzip file.
-inline std::string gzip(std::string_view text, int level = 6) {
-  constexpr int kGzipWindow = 15 + 16, kMemory = 8;
+/// One member of a gzip file, packed with a window of 2^window bytes and 2^(memory + 9) bytes beside it.
+inline std::string gzip(std::string_view text, int level = 6, int window = 15, int memory = 8) {
+  constexpr int kGzip = 16;
   z_stream stream{};
-  if (::deflateInit2(&stream, level, Z_DEFLATED, kGzipWindow, kMemory, Z_DEFAULT_STRATEGY) != Z_OK)
+  if (::deflateInit2(&stream, level, Z_DEFLATED, window + kGzip, memory, Z_DEFAULT_STRATEGY) != Z_OK)
     throw std::runtime_error("zlib");
   std::string packed(::deflateBound(&stream, text.size()), '\0');
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));

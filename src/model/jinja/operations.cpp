@@ -12,8 +12,7 @@
 namespace voronoi::model::jinja {
 namespace {
 
-constexpr std::int64_t kMostSteps = 4'000'000;
-constexpr std::size_t kMostBytes = std::size_t{1} << 28;
+constexpr std::int64_t kMostRepeated = std::int64_t{1} << 28;  // bytes or elements: no overflow before they are counted
 
 bool is_number(const Value& value) {
   std::int64_t storage = 0;
@@ -72,7 +71,7 @@ Value repeated(const Value& value, std::int64_t times, Budget& budget) {
   times = std::max<std::int64_t>(times, 0);
   const auto of =
       static_cast<std::int64_t>(value.string() != nullptr ? value.string()->size() : value.items()->items.size());
-  if (of > 0 && times > static_cast<std::int64_t>(kMostBytes) / of) throw Fault("a repetition of too much");
+  if (of > 0 && times > kMostRepeated / of) throw Fault("a repetition of too much");
   if (const std::string* text = value.string()) {
     budget.grow(static_cast<std::size_t>(of * times));
     std::string out;
@@ -135,12 +134,12 @@ std::int64_t bound(const Value& value, std::int64_t n, std::int64_t otherwise, s
 
 void Budget::spend(std::int64_t steps) {
   steps_ += steps;
-  if (steps_ > kMostSteps) throw Fault(fmt::format("takes more than {} steps", kMostSteps));
+  if (steps_ > limits_.steps) throw Fault(fmt::format("takes more than {} steps", limits_.steps));
 }
 
 void Budget::grow(std::size_t bytes) {
   bytes_ += bytes;
-  if (bytes_ > kMostBytes) throw Fault(fmt::format("makes more than {} bytes of text", kMostBytes));
+  if (bytes_ > limits_.bytes) throw Fault(fmt::format("makes more than {} bytes of text", limits_.bytes));
 }
 
 const Value* Arguments::find(std::size_t i, std::string_view name) const {

@@ -8,19 +8,22 @@
 #include <utility>
 #include <vector>
 
+#include "model/jinja/limits.h"
 #include "model/jinja/value.h"
 
 namespace voronoi::model::jinja {
 
-/// What a rendering may take: a template is a file that somebody else has written.
+/// What is left of a rendering's limits.
 class Budget {
  public:
+  explicit Budget(const Limits& limits) : limits_(limits) {}
   /// So many more steps. Throws Fault beyond the limit, as the other does.
   void spend(std::int64_t steps = 1);
   /// A string of so many more bytes is made.
   void grow(std::size_t bytes);
 
  private:
+  Limits limits_;
   std::int64_t steps_ = 0;
   std::size_t bytes_ = 0;
 };

@@ -36,8 +36,8 @@ std::tm fixed_day() {
 
 class Renderer {
  public:
-  Renderer(const Syntax& syntax, const std::string& file, const Scope& variables)
-      : syntax_(syntax), file_(file), scopes_(2) {
+  Renderer(const Syntax& syntax, const std::string& file, const Scope& variables, const Limits& limits)
+      : syntax_(syntax), file_(file), scopes_(2), budget_(limits) {
     scopes_.front() = variables;
     for (const auto& [name, function] :
          {std::pair("range", Function::range), std::pair("namespace", Function::make_namespace),
@@ -390,10 +390,10 @@ class Renderer {
     std::vector<Value> items;
     for (std::int64_t i = first; step > 0 ? i < last : i > last;) {
       if (std::ssize(items) >= kMostRange) throw Fault(fmt::format("range() of more than {} numbers", kMostRange));
+      budget_.spend();
       items.push_back(Value::integer(i));
       if (__builtin_add_overflow(i, step, &i)) break;
     }
-    budget_.spend(std::ssize(items));
     return Value::list(std::move(items));
   }
 
@@ -445,8 +445,8 @@ class Renderer {
 }  // namespace
 
 std::string render(const Syntax& syntax, const std::string& file,
-                   const std::vector<std::pair<std::string, Value>>& variables) {
-  return Renderer(syntax, file, variables).run();
+                   const std::vector<std::pair<std::string, Value>>& variables, const Limits& limits) {
+  return Renderer(syntax, file, variables, limits).run();
 }
 
 }  // namespace voronoi::model::jinja

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/jinja/limits.h"
 #include "model/jinja/syntax.h"
 #include "model/jinja/value.h"
 
@@ -26,6 +27,6 @@ class Refusal {
 /// The template's text with these variables; strftime_now() tells always the same day, 26 July 2024. Throws Refusal,
 /// and FormatError naming `file` and line for what cannot be evaluated or takes more than a rendering may.
 std::string render(const Syntax& syntax, const std::string& file,
-                   const std::vector<std::pair<std::string, Value>>& variables);
+                   const std::vector<std::pair<std::string, Value>>& variables, const Limits& limits = {});
 
 }  // namespace voronoi::model::jinja
