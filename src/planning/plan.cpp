@@ -351,7 +351,8 @@ class Planner {
   void count_memory() {
     const calib::CalibrationMemory calibration = calib::calibration_memory(
         config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks,
-        hessian_kind(), request_.options.dtype == "f32" ? core::DType::f32 : config_.stored_dtype);
+        hessian_kind(), request_.options.dtype == "f32" ? core::DType::f32 : config_.stored_dtype,
+        stored_bytes_a_weight(request_) < 4 ? 2 : 4);
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece
@@ -368,7 +369,9 @@ class Planner {
       const bool cuda = request_.cuda;
       plan_.calibrating = {base + (cuda ? calibration.every_on_host : calibration.every.bytes),
                            calibration.every.where};
-      if (!cuda) plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
+      plan_.collecting = plan_.calibrating;
+      plan_.calibrating.consider(base + (cuda ? calibration.weighing_on_host : calibration.weighing.bytes),
+                                 calibration.weighing.where);
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
       if (cuda) plan_.device.consider(calibration.on_device.bytes, calibration.on_device.where);
     }
@@ -454,7 +457,7 @@ core::MemoryPeak Plan::node(int ranks) const {
   core::MemoryPeak peak;
   peak.consider(tokenizing.bytes * ranks, tokenizing.where);
   peak.consider(calibrating.bytes * ranks, calibrating.where);
-  peak.consider(gathering.bytes + calibrating.bytes * (ranks - 1), gathering.where);
+  peak.consider(gathering.bytes + collecting.bytes * (ranks - 1), gathering.where);
   peak.consider(quantizing.bytes * ranks, quantizing.where);
   peak.consider(tuning.bytes * ranks, tuning.where);
   return peak;

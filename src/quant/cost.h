@@ -29,6 +29,9 @@ struct Work {
 /// Reading and factoring one Hessian. One member of a team does it, the others wait for it.
 Work hessian_work(std::int64_t n);
 
+/// Gathered of each row for hessian_energies: its share of error and energy.
+inline double energy_bytes(std::int64_t out_features) { return 16 * static_cast<double>(out_features); }
+
 /// `count` products of an operator with a matrix as large as its Hessian, and the passes over its weights.
 Work product_work(std::int64_t out_features, std::int64_t in_features, double count);
 

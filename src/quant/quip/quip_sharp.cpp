@@ -102,7 +102,7 @@ class QuipSharp final : public Method {
     work.column_loop.bytes += 100 * weights;
     work.refine = product_work(out_features, in_features, sweeps);
     work.refine.nearest = (kSearchFlops * searches + kStepFlops) * sweeps * weights;
-    work.exchange_bytes = weights * bits_of(parameters) / 8;
+    work.exchange_bytes = weights * bits_of(parameters) / 8 + energy_bytes(out_features);
     work.row_pieces = core::ceil_div(out_features, kRowTile);
     return work;
   }
@@ -163,7 +163,7 @@ class QuipSharp final : public Method {
       weight.add_statistics(result.statistics);
     }
     result.encoding = format::to_encoding(encoding);
-    result.relative_error = turned_error(context, input, result.encoding);
+    result.relative_error = turned_error(context, team, input, result.encoding);
     return result;
   }
 

@@ -148,7 +148,7 @@ class Trellis final : public Method {
     // Gradient and error of held-out tokens before and behind each sweep, and the sweep itself.
     if (sweeps > 0) work.refine = product_work(out_features, in_features, 2 + 3 * sweeps);
     work.refine.nearest = a_pass * sweeps;
-    work.exchange_bytes = weights * settings.bits / 8;
+    work.exchange_bytes = weights * settings.bits / 8 + energy_bytes(out_features);
     work.row_pieces = tiles;
     return work;
   }
@@ -216,7 +216,7 @@ class Trellis final : public Method {
       }
     }
     result.encoding = format::to_encoding(encoding);
-    result.relative_error = turned_error(context, input, result.encoding);
+    result.relative_error = turned_error(context, team, input, result.encoding);
     return result;
   }
 
