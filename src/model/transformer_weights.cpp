@@ -230,10 +230,10 @@ LinearWeight Transformer::Impl::load_table(const std::string& name, bool is_gath
     }
     if (table.dtype != core::DType::f32) {
       const std::vector<std::uint16_t> bits = host_tensor(table.dtype, part).narrow;
-      const bool holds = table.dtype == dtype || std::equal(part.begin(), part.end(), bits.begin(),
-                                                            [&](float value, std::uint16_t stored) {
-                                                              return value == core::from_bits16(table.dtype, stored);
-                                                            });
+      const bool holds = table.dtype == dtype ||
+                         std::equal(part.begin(), part.end(), bits.begin(), [&](float value, std::uint16_t stored) {
+                           return value == core::from_bits16(table.dtype, stored);
+                         });
       if (holds) {
         put(bits, table.narrow, first);
         continue;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -34,6 +35,8 @@ constexpr double kWorthAWindow = 0.05;
 constexpr std::int64_t kAssumedGpuMemory = std::int64_t{80} << 30;
 // From host memory through pinned staging, which a thread fills.
 constexpr double kUploadBytes = 8e9;
+// SHA-256 by the instructions of a core that has them.
+constexpr double kSumBytes = 1.5e9;
 // Looks at each codebook of additive codes when a vector is coded anew.
 constexpr std::int64_t kRecodingPasses = 5;
 
@@ -210,6 +213,7 @@ class Planner {
     const double output = static_cast<double>(plan_.quantized_bits) / 8;
     add_stage("write layers", 0, output, output / ranks / rates_.disk_bytes);
     count_tuning();
+    count_export(output);
     quant::Work decoding;
     decoding.bytes = output + 4 * static_cast<double>(plan_.quantized_weights);
     double evaluation = 0;
@@ -219,6 +223,18 @@ class Planner {
     evaluation += 2 * kEvaluationTokens * static_cast<double>(config_.hidden_size * config_.vocab_size);
     add_stage("decode, evaluate", evaluation, output,
               evaluation / ranks / forward_rate() + seconds(decoding, rates_) + output / rates_.disk_bytes);
+  }
+
+  /// Layers are looked at, then a file of the checkpoint is written by one rank, and read again for its sum; layers are
+  /// summed as they are read.
+  void count_export(double layers) {
+    const bool asked = run::asks_for_stage(request_.options, "export");
+    if (!asked && !(request_.options.stages.empty() && run::export_problems(request_.options).empty())) return;
+    const double written = layers + static_cast<double>(plan_.rest_bytes),
+                 files = std::ceil(written / static_cast<double>(exporting::kMaxFileBytes)),
+                 summed = 2 * layers + written, ranks = request_.n_ranks;
+    add_stage("export", 0, 2 * layers + static_cast<double>(plan_.rest_bytes) + written,
+              written / rates_.disk_bytes / std::min(ranks, files) + summed / kSumBytes / std::min(ranks, files));
   }
 
   quant::QuantParameters quick_setting() const { return method_.quick_setting(parameters_.of_run()); }

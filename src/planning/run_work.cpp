@@ -102,7 +102,7 @@ void add_task(const model::ModelConfig& config, const SiteTask& task, const quan
     work.operators.kmeans += one.kmeans;
     work.operators.column_loop += one.column_loop;
     work.operators.refine += one.refine;
-    const quant::Work total = one.total();
+    const quant::Work total = one.total() + one.repeated * (members - 1);
     counts[Counted::gemm_flops] += total.gemm;
     counts[Counted::nearest_flops] += total.nearest;
     counts[Counted::seeding_flops] += total.seeding;

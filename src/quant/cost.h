@@ -46,6 +46,7 @@ struct OperatorWork {
   Work kmeans;                  ///< training of all codebooks
   Work column_loop;             ///< passes with error feedback, or rounding alone
   Work refine;                  ///< refits and sweeps behind them
+  Work repeated;                ///< of all of it, what every member of a team does by itself; its steps are not told
   double exchange_bytes = 0;    ///< that the members of a team gather whole: codes, figures of rows
   std::vector<SumWork> sums;    ///< that they exchange, a step of k-means and of a refit each
   std::int64_t row_pieces = 1;  ///< that the rows are cut into: a larger team has members without work

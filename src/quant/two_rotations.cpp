@@ -80,7 +80,7 @@ void TurnedWeight::add_statistics(std::map<std::string, double>& statistics) con
 }
 
 double turned_error(backend::Context& context, core::Team& team, const QuantInput& input,
-                      const format::Encoding& encoding) {
+                    const format::Encoding& encoding) {
   std::vector<float> decoded;
   {
     backend::Array<float> weight(context, input.out_features * input.in_features);

@@ -57,7 +57,7 @@ class TurnedWeight {
 
 /// Collective: relative_hessian_error on the turned input, as the Hessian is.
 double turned_error(backend::Context& context, core::Team& team, const QuantInput& input,
-                      const format::Encoding& encoding);
+                    const format::Encoding& encoding);
 
 /// Operations of turning both sides there and back, a weight.
 double turning_flops(std::int64_t out_features, std::int64_t in_features);

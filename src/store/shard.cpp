@@ -188,7 +188,8 @@ std::vector<std::byte> build_file(const Shard& shard, Sums sums) {
   check(H5Pset_attr_phase_change(creation.get(), kMaxLinks, 0), "H5Pset_attr_phase_change");
   const Handle file(H5Fcreate("shard", H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose, "H5Fcreate");
   for (const auto& [name, value] : shard.attributes) write_attribute(file.get(), name, value);
-  for (std::size_t i = 0; i < shard.arrays.size(); ++i) write_array(file.get(), shard.arrays[i], sums == Sums::all ? digests[i] : "");
+  for (std::size_t i = 0; i < shard.arrays.size(); ++i)
+    write_array(file.get(), shard.arrays[i], sums == Sums::all ? digests[i] : "");
   write_attribute(file.get(), kFormatAttribute, kFormat);
   if (sums == Sums::all) write_attribute(file.get(), kDigestAttribute, root_digest(shard, digests));
   check(H5Fflush(file.get(), H5F_SCOPE_GLOBAL), "H5Fflush");

@@ -192,7 +192,8 @@ TEST(Directory, RowsAreThoseOfTheWhole) {
     const Json config = small_config();
     std::vector<FileTensor> tensors = tensors_of(parse_config(config, "c"), dtype);
     const TensorSpec spec{"model.embed_tokens.weight", {10, 8}};
-    const auto struck = std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.name == spec.name; });
+    const auto struck =
+        std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.name == spec.name; });
     std::vector<float> values = values_of(spec, 1);
     values.at(8 * 4 + 3) = values.at(8 * 7) = std::nanf("");
     struck->bytes = test::encode(dtype, values);

@@ -258,8 +258,8 @@ OperatorWork Gptvq::work(const QuantParameters& parameters, std::int64_t out_fea
   work.column_loop.nearest = 2 * weights * k * passes;
   work.column_loop.bytes += 60 * weights;
   work.refine = product_work(out_features, in_features, 2 + (p.codebook_update ? kUsualUpdates + 2 : 0));
-  work.exchange_bytes = static_cast<double>(stored_bits(parameters, out_features, in_features).total()) / 8 +
-                        energy_bytes(out_features);
+  work.exchange_bytes =
+      static_cast<double>(stored_bits(parameters, out_features, in_features).total()) / 8 + energy_bytes(out_features);
   work.row_pieces = e.row_groups();
   return work;
 }

@@ -12,6 +12,7 @@
 #include "core/bytes.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 #include "format/e8p.h"
 #include "format/rotated.h"
 #include "quant/baselines/uniform.h"
@@ -98,7 +99,9 @@ class QuipSharp final : public Method {
     work.column_loop.factor = std::pow(static_cast<double>(in_features), 3) / 3;
     work.column_loop.nearest = kSearchFlops * searches * weights;
     // Both sides there and back, and what decodes for the error.
-    work.column_loop.gemm += turning_flops(out_features, in_features) * weights;
+    work.repeated.gemm = turning_flops(out_features, in_features) * weights;
+    work.repeated.factor = work.column_loop.factor;
+    work.column_loop.gemm += work.repeated.gemm;
     work.column_loop.bytes += 100 * weights;
     work.refine = product_work(out_features, in_features, sweeps);
     work.refine.nearest = (kSearchFlops * searches + kStepFlops) * sweeps * weights;
@@ -152,6 +155,7 @@ class QuipSharp final : public Method {
 
     QuantResult result;
     {
+      core::count_work(core::Counted::gemm_flops, turning_flops(out, in) * static_cast<double>(out * in));
       TurnedWeight weight(context, input, parameters.seed);
       encoding.in_signs = weight.in_signs();
       encoding.out_signs = weight.out_signs();
