@@ -231,7 +231,8 @@ double sent_share(std::int64_t n_sequences, std::int64_t context, int n_ranks, H
 }
 
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
-                                     int n_ranks, HessianKind kind, core::DType device_dtype) {
+                                     int n_ranks, HessianKind kind, core::DType device_dtype,
+                                     std::int64_t stored_size) {
   const std::int64_t chunks = calibration_chunks(n_sequences, context),
                      mine = core::ceil_div(chunks, std::int64_t{n_ranks});
   const std::int64_t chunk_tokens = core::ceil_div(n_sequences, chunks) * context;
@@ -241,13 +242,18 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const std::int64_t node_bytes = (kind.cross ? 12 : 4) * block.square, trees = node_bytes * nodes.most,
                      widest = block.widest * block.widest;
   CalibrationMemory memory;
-  const std::int64_t embedding = 4 * config.vocab_size * config.hidden_size;
+  // The embedding, in as many bits as it is stored in, and what of it is on its way; the head of guided Hessians, in
+  // whose place is a tied one too.
+  const std::int64_t values = config.vocab_size * config.hidden_size, embedding = stored_size * values,
+                     on_its_way = std::min(model::kTablePartBytes, 4 * values) / 2 * 3, both = embedding + 4 * values,
+                     tables = config.tied_embeddings ? 4 * values : both;
   const std::int64_t stream =
       (kind.cross ? 8 : 4) * std::min(n_sequences * context, mine * chunk_tokens) * config.hidden_size;
   // When the stream does not leave the block; and what the other one gives to its sites, kept while this one follows.
   const std::int64_t copied_chunk =
       4 * chunk_tokens * (config.hidden_size + (kind.cross ? config.hidden_size + block.inputs : 0));
-  memory.lasting = embedding + stream + work_array_bytes(config, context);
+  memory.lasting = stream + work_array_bytes(config, context);
+  std::int64_t token_weights = 0;
   if (kind.guided) {  // a number a row, linear and group
     std::int64_t linears = 0;
     for (std::int64_t layer = 0; layer < config.n_layers; ++layer)
@@ -256,8 +262,11 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
           for (const model::LinearSpec& linear : site.linears)
             linears += n_row_groups(linear.out_features, kind.row_groups);
     linears += config.mixture.top_k * 3 * config.n_layers * kind.row_groups;
-    memory.lasting += 4 * mine * chunk_tokens * linears;
+    token_weights = 4 * mine * chunk_tokens * linears;
+    memory.lasting += token_weights;
   }
+  memory.every.consider(stream + token_weights + (kind.guided ? tables : embedding) + on_its_way,
+                        "embedding the calibration windows");
   // Counterparts of rows, and both as the product of their sum takes them.
   const std::int64_t rows = context * model::host_batch(context);
   const std::int64_t crossing =
@@ -291,21 +300,23 @@ CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int6
   const model::PrefetchMemory blocks = model::prefetch_memory(config, device_dtype);
   memory.on_device = {
       memory.lasting + blocks.device + std::max(trees + copied_chunk + crossing, node_bytes * nodes.last + slices),
-      memory.every.where};
-  std::int64_t weighing_on_host = 0;
+      "Hessians of a block (widest input: " + block.site + ")"};
+  memory.on_device.consider(stream + token_weights + std::min(embedding, core::dtype_size(device_dtype) * values),
+                            "embedding the calibration windows");
   if (kind.guided) {
     const std::int64_t group = std::min(mine, guided_group(config, chunk_tokens));
-    const std::int64_t streams = 4 * group * chunk_tokens * config.hidden_size * (config.n_layers + 1);
-    const std::int64_t weighing = memory.lasting - stream - embedding + 2 * work_array_bytes(config, context) +
+    const std::int64_t states = 4 * group * chunk_tokens * config.hidden_size, streams = states * (config.n_layers + 1);
+    const std::int64_t weighing = memory.lasting - stream + 2 * work_array_bytes(config, context) +
                                   largest_tape(config, context * model::host_batch(context));
-    memory.weighing.consider(streams + embedding + weighing + block.weights, "what tokens count");
+    memory.weighing.consider(streams + tables + weighing + block.weights, "what tokens count");
+    memory.weighing.consider(streams + both, "what tokens count");
     // In fp32, whatever the products of the Hessians are in.
     const model::PrefetchMemory wide = model::prefetch_memory(config, core::DType::f32);
-    memory.on_device.consider(weighing + wide.device, "what tokens count");
-    weighing_on_host = streams + embedding + wide.host;
+    memory.on_device.consider(states + tables + weighing + wide.device, "what tokens count");
+    memory.weighing_on_host = streams + std::max(wide.host, on_its_way);
   }
-  memory.every_on_host = std::max(weighing_on_host, slices + embedding + blocks.host);
-  memory.owner_on_host = std::max(memory.every_on_host, embedding + means + blocks.host + std::max(slices, files));
+  memory.every_on_host = std::max(on_its_way, slices + blocks.host);
+  memory.owner_on_host = std::max(memory.every_on_host, means + blocks.host + std::max(slices, files));
   return memory;
 }
 

@@ -65,13 +65,15 @@ struct CalibrationMemory {
   core::MemoryPeak every;      ///< any rank, while it runs the block; all of it with a CPU context
   core::MemoryPeak owner;      ///< the rank that owns the widest site
   core::MemoryPeak weighing;   ///< any rank, while it learns what tokens count; empty without
-  std::int64_t lasting = 0;    ///< what stays for the whole run: embedding, residual stream, work arrays
+  std::int64_t lasting = 0;    ///< what stays for the whole run: residual stream, work arrays
   core::MemoryPeak on_device;  ///< of it all, with a device of its own memory: weights, stream, sums and their trees
-  std::int64_t every_on_host = 0, owner_on_host = 0;  ///< and what is left on the host then
+  std::int64_t every_on_host = 0, owner_on_host = 0, weighing_on_host = 0;  ///< and what is left on the host then
 };
 /// `n_ranks` share the windows; the rank with the most of them. device_dtype: of products on a device of its own
-/// memory, where the blocks that a BlockPrefetcher has read ahead count too.
+/// memory, where the blocks that a BlockPrefetcher has read ahead count too. stored_size: bytes of a value of the
+/// embedding as the model stores it, 2 or 4.
 CalibrationMemory calibration_memory(const model::ModelConfig& config, std::int64_t n_sequences, std::int64_t context,
-                                     int n_ranks, HessianKind kind = {}, core::DType device_dtype = core::DType::bf16);
+                                     int n_ranks, HessianKind kind = {}, core::DType device_dtype = core::DType::bf16,
+                                     std::int64_t stored_size = 2);
 
 }  // namespace voronoi::calib

@@ -107,14 +107,19 @@ format::Encoding Checkpoint::encoding(const std::string& linear) const {
 
 Json Checkpoint::description(const std::string& linear) const { return reader_->description(linear); }
 
-std::optional<format::Encoding> Checkpoint::stored(const model::TensorSpec& spec) const {
+std::optional<std::string> Checkpoint::quantized_linear(const model::TensorSpec& spec) const {
   if (!spec.name.ends_with(kWeight)) return std::nullopt;
-  const std::string linear = spec.name.substr(0, spec.name.size() - kWeight.size());
-  if (!quantized_.contains(linear)) return std::nullopt;
-  format::Encoding encoded = reader_->read(linear);
+  std::string linear = spec.name.substr(0, spec.name.size() - kWeight.size());
+  return quantized_.contains(linear) ? std::optional(std::move(linear)) : std::nullopt;
+}
+
+std::optional<format::Encoding> Checkpoint::stored(const model::TensorSpec& spec) const {
+  const auto linear = quantized_linear(spec);
+  if (!linear) return std::nullopt;
+  format::Encoding encoded = reader_->read(*linear);
   const core::Shape shape{encoded.out_features, encoded.in_features};
   if (shape != spec.shape)
-    throw FormatError(folder_.name(), fmt::format("{}: has shape {}, the model wants {}", linear,
+    throw FormatError(folder_.name(), fmt::format("{}: has shape {}, the model wants {}", *linear,
                                                   core::to_string(shape), core::to_string(spec.shape)));
   return encoded;
 }
@@ -126,6 +131,10 @@ void Checkpoint::read(const model::TensorSpec& spec, std::span<float> out) const
   if (!model::all_finite(out))
     throw model::bad_values(folder_.name(), spec.name + " (decoded)", spec.shape,
                             [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
+}
+
+bool Checkpoint::read_rows(const model::TensorSpec& spec, std::int64_t first_row, std::span<float> out) const {
+  return !quantized_linear(spec) && folder_.read_rows(spec, first_row, out);
 }
 
 model::PackedTensor Checkpoint::packed(const model::TensorSpec& spec) const {

@@ -25,6 +25,7 @@ class Checkpoint final : public model::WeightSource {
 
   const model::ModelConfig& config() const override { return config_; }
   void read(const model::TensorSpec& spec, std::span<float> out) const override;
+  bool read_rows(const model::TensorSpec& spec, std::int64_t first_row, std::span<float> out) const override;
   std::string fingerprint() const override;
   const std::string& path() const override { return path_; }
 
@@ -48,6 +49,8 @@ class Checkpoint final : public model::WeightSource {
  private:
   /// The packed layer behind a tensor, of its shape; nothing when it is none of the quantized linears.
   std::optional<format::Encoding> stored(const model::TensorSpec& spec) const;
+  /// The name of that linear.
+  std::optional<std::string> quantized_linear(const model::TensorSpec& spec) const;
   void open_layers();
 
   std::string path_, config_file_, config_text_;

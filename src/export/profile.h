@@ -15,6 +15,9 @@
 
 namespace voronoi::exporting {
 
+/// Largest file of a checkpoint, one tensor excepted that is larger by itself.
+inline constexpr std::int64_t kMaxFileBytes = 5'000'000'000;
+
 /// safe: one codebook a layer, natural column order, no outliers: every known loader and port reads it. full: column
 /// groups and outlier columns too, as far as the client's kernels compute them; needs a stored column order.
 enum class Profile { safe, full };

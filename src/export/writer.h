@@ -13,13 +13,12 @@
 #include "export/layout.h"
 #include "export/manifest.h"
 #include "export/model_card.h"
+#include "export/profile.h"
 #include "export/unfinished.h"
 #include "format/encoding.h"
 #include "model/weights.h"
 
 namespace voronoi::exporting {
-
-inline constexpr std::int64_t kMaxFileBytes = 5'000'000'000;
 
 struct ExportRequest {
   const model::WeightSource* original = nullptr;

@@ -67,6 +67,30 @@ class GgufWeights final : public WeightSource {
     if (bad) throw std::move(*bad);
   }
 
+  /// Whole blocks, as every row is.
+  bool read_rows(const TensorSpec& spec, std::int64_t first_row, std::span<float> out) const override {
+    const GgufPlace place = gguf_place(config_, *family_, spec.name);
+    const GgufTensor* tensor = file_.find_tensor(place.stored);
+    // What is read otherwise than as it lies there.
+    if (tensor == nullptr || place.expert >= 0 || spec.shape.size() != 2 || tensor->shape != spec.shape ||
+        (family_->paired_rows && spec.name.find(".self_attn.") != std::string::npos))
+      return false;
+    const std::int64_t width = spec.shape.back(), n_rows = std::ssize(out) / width;
+    VORONOI_REQUIRE(std::ssize(out) % width == 0 && first_row >= 0 && first_row + n_rows <= spec.shape.front(),
+                    spec.name);
+    const std::size_t row_bytes = tensor->bytes.size() / static_cast<std::size_t>(spec.shape.front());
+    const bool good = decode(*tensor,
+                             tensor->bytes.subspan(static_cast<std::size_t>(first_row) * row_bytes,
+                                                   static_cast<std::size_t>(n_rows) * row_bytes),
+                             0, out);
+    file_.require_unchanged();
+    if (good) return true;
+    throw bad_values(path_, spec.name + " (" + tensor->name + ")", spec.shape, [&](std::int64_t i) {
+      const std::int64_t before = first_row * width;
+      return i < before ? 0 : static_cast<double>(out[static_cast<std::size_t>(i - before)]);
+    });
+  }
+
   void will_read(const TensorSpec& spec) const override {
     if (const GgufTensor* tensor = file_.find_tensor(gguf_place(config_, *family_, spec.name).stored))
       core::will_read(tensor->bytes);

@@ -74,15 +74,19 @@ void multiply_transposed(backend::Context& context, const LinearWeight& weight, 
     return context.linalg().gemm_16_back(context.exec(), n_rows, n_in, n_out, dy, n_out, weight.dtype,
                                          weight.narrow.data(), n_in, beta, dx, n_in);
   backend::Array<float> widened;
-  if (weight.dtype != core::DType::f32) {
-    std::vector<std::int32_t> rows(static_cast<std::size_t>(n_out));
-    std::iota(rows.begin(), rows.end(), 0);
-    const backend::Array<std::int32_t> ids(context, std::span<const std::int32_t>(rows));
-    widened = backend::Array<float>(context, n_out * n_in);
-    gather_rows(context, weight, ids.data(), n_out, n_in, widened.data());
-  }
+  if (weight.dtype != core::DType::f32) widened = widened_rows(context, weight, n_out, n_in);
   context.linalg().gemm_f32(context.exec(), false, false, n_rows, n_in, n_out, 1.0F, dy, n_out,
                             widened.empty() ? weight.wide.data() : widened.data(), n_in, beta, dx, n_in);
+}
+
+backend::Array<float> widened_rows(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows,
+                                   std::int64_t n_in) {
+  std::vector<std::int32_t> rows(static_cast<std::size_t>(n_rows));
+  std::iota(rows.begin(), rows.end(), 0);
+  const backend::Array<std::int32_t> ids(context, std::span<const std::int32_t>(rows));
+  backend::Array<float> wide(context, n_rows * n_in);
+  gather_rows(context, weight, ids.data(), n_rows, n_in, wide.data());
+  return wide;
 }
 
 void gather_rows(backend::Context& context, const LinearWeight& weight, const std::int32_t* ids, std::int64_t n_ids,

@@ -51,6 +51,10 @@ void multiply(backend::Context& context, const LinearWeight& weight, std::int64_
 void multiply_transposed(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows, std::int64_t n_out,
                          std::int64_t n_in, const float* dy, bool accumulate, float* dx);
 
+/// The first n_rows rows of a matrix that is not packed, in fp32.
+backend::Array<float> widened_rows(backend::Context& context, const LinearWeight& weight, std::int64_t n_rows,
+                                   std::int64_t n_in);
+
 /// out [n_ids, n_in] = rows `ids` (device memory) of the matrix.
 void gather_rows(backend::Context& context, const LinearWeight& weight, const std::int32_t* ids, std::int64_t n_ids,
                  std::int64_t n_in, float* out);

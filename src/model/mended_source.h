@@ -17,6 +17,7 @@ class MendedSource final : public WeightSource {
   explicit MendedSource(const WeightSource& original) : original_(original) {}
   const ModelConfig& config() const override { return original_.config(); }
   void read(const TensorSpec& spec, std::span<float> out) const override;
+  bool read_rows(const TensorSpec& spec, std::int64_t first_row, std::span<float> out) const override;
   void will_read(const TensorSpec& spec) const override { original_.will_read(spec); }
   PackedTensor packed(const TensorSpec& spec) const override { return original_.packed(spec); }
   std::string fingerprint() const override { return original_.fingerprint(); }
@@ -30,9 +31,12 @@ class MendedSource final : public WeightSource {
   std::map<std::string, Damage> damage() const;
 
  private:
+  /// Of the tensor's part that begins at that row.
+  void mend(const TensorSpec& spec, std::int64_t first_row, const BadValues& bad, std::span<float> out) const;
+
   const WeightSource& original_;
   mutable std::mutex mutex_;
-  mutable std::map<std::string, Damage> damage_;
+  mutable std::map<std::string, std::map<std::int64_t, Damage>> damage_;  ///< tensor, first row of a part
 };
 
 }  // namespace voronoi::model

@@ -227,26 +227,47 @@ void SafetensorsFolder::read_slice(const TensorSpec& spec, const ExpertSlice& sl
                    [&](std::int64_t i) { return static_cast<double>(out[static_cast<std::size_t>(i)]); });
 }
 
-void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const {
-  if (const ExpertSlice* slice = find_slice(spec.name)) return read_slice(spec, *slice, out);
+const SafetensorsFolder::Stored& SafetensorsFolder::stored_as(const TensorSpec& spec) const {
   const Stored* stored = find(spec.name);
   if (stored == nullptr) throw FormatError(name_, "tensor " + spec.name + ": is missing");
-  const Stored* scales = scales_of(spec.name, *stored);
-  if (scales == nullptr) require_float(*stored);
-  const SafetensorsTensor& tensor = *stored->tensor;
-  const std::string& file = stored->file->path();
-  if (tensor.shape != spec.shape)
-    throw FormatError(file, fmt::format("tensor {}: has shape {}; {} is wanted", stored->name,
-                                        core::to_string(tensor.shape), core::to_string(spec.shape)));
+  if (scales_of(spec.name, *stored) == nullptr) require_float(*stored);
+  if (stored->tensor->shape != spec.shape)
+    throw FormatError(stored->file->path(),
+                      fmt::format("tensor {}: has shape {}; {} is wanted", stored->name,
+                                  core::to_string(stored->tensor->shape), core::to_string(spec.shape)));
+  return *stored;
+}
+
+void SafetensorsFolder::read(const TensorSpec& spec, std::span<float> out) const {
+  if (const ExpertSlice* slice = find_slice(spec.name)) return read_slice(spec, *slice, out);
+  const Stored& stored = stored_as(spec);
   VORONOI_REQUIRE(std::cmp_equal(core::element_count(spec.shape).value_or(-1), out.size()), spec.name);
-  if (scales != nullptr) return read_f8(spec, *stored, *scales, out);
-  const bool good = convert_finite(*tensor.dtype, tensor.bytes.data(), out);
-  core::count_work(core::Counted::model_bytes, std::ssize(tensor.bytes));
-  stored->file->require_unchanged();
+  if (const Stored* scales = scales_of(spec.name, stored)) return read_f8(spec, stored, *scales, out);
+  read_plain(stored, 0, out);
+}
+
+bool SafetensorsFolder::read_rows(const TensorSpec& spec, std::int64_t first_row, std::span<float> out) const {
+  if (find_slice(spec.name) != nullptr) return false;
+  const Stored& stored = stored_as(spec);
+  if (scales_of(spec.name, stored) != nullptr) return false;
+  const std::int64_t width = spec.shape.back();
+  VORONOI_REQUIRE(spec.shape.size() == 2 && first_row >= 0 && std::ssize(out) % width == 0 &&
+                      first_row + std::ssize(out) / width <= spec.shape.front(),
+                  spec.name);
+  read_plain(stored, first_row * width, out);
+  return true;
+}
+
+void SafetensorsFolder::read_plain(const Stored& stored, std::int64_t first, std::span<float> out) const {
+  const SafetensorsTensor& tensor = *stored.tensor;
+  const std::int64_t size = core::dtype_size(*tensor.dtype);
+  const bool good = convert_finite(*tensor.dtype, tensor.bytes.data() + first * size, out);
+  core::count_work(core::Counted::model_bytes, std::ssize(out) * size);
+  stored.file->require_unchanged();
   if (good) return;
-  throw bad_values(file, stored->name, spec.shape, [&](std::int64_t i) {
+  throw bad_values(stored.file->path(), stored.name, tensor.shape, [&](std::int64_t i) {
     float value;
-    core::convert_to_f32(*tensor.dtype, tensor.bytes.data() + i * core::dtype_size(*tensor.dtype), 1, &value);
+    core::convert_to_f32(*tensor.dtype, tensor.bytes.data() + i * size, 1, &value);
     return static_cast<double>(value);
   });
 }

@@ -72,6 +72,8 @@ class SafetensorsFolder {
   bool same_values(const Stored& one, const Stored& other) const;
   /// Fills `out` (exactly the elements of spec.shape) row-major as WeightSource::read() does.
   void read(const TensorSpec& spec, std::span<float> out) const;
+  /// As WeightSource::read_rows(): where the tensor is stored by itself, in a float type.
+  bool read_rows(const TensorSpec& spec, std::int64_t first_row, std::span<float> out) const;
   /// As WeightSource::will_read().
   void will_read(const TensorSpec& spec) const;
 
@@ -98,6 +100,10 @@ class SafetensorsFolder {
   const ExpertSlice* find_slice(const std::string& name) const;
   void read_slice(const TensorSpec& spec, const ExpertSlice& slice, std::span<float> out) const;
   void read_mxfp4(const TensorSpec& spec, const ExpertSlice& slice, std::span<float> out) const;
+  /// The tensor as stored, of the shape that is wanted and a type that is read.
+  const Stored& stored_as(const TensorSpec& spec) const;
+  /// Elements from `first` on of a tensor of a float type.
+  void read_plain(const Stored& stored, std::int64_t first, std::span<float> out) const;
   /// The scales of a tensor in FP8; null: it is not, or has none of the right shape.
   const Stored* scales_of(const std::string& name, const Stored& stored) const;
   void read_f8(const TensorSpec& spec, const Stored& stored, const Stored& scales, std::span<float> out) const;

@@ -128,6 +128,12 @@ HiddenStates Transformer::embed(std::span<const std::int32_t> ids, std::int64_t 
   return {n_sequences, n_tokens, impl_->embed(ids)};
 }
 
+void Transformer::release_tables() {
+  impl_->embedding = {};
+  impl_->head = {};
+  impl_->final_norm = {};
+}
+
 void Transformer::observe_all_experts(bool all) { impl_->all_experts = all; }
 
 void Transformer::run_block(const BlockWeights& weights, HiddenStates& hidden, const SiteObserver& observer,

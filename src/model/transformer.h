@@ -46,6 +46,10 @@ struct StagedBlock {
 /// host holds beside a StagedBlock.
 inline constexpr std::int64_t kStagedPartBytes = std::int64_t{2} << 30;
 
+/// Embedding and head reach their place in parts of about so many bytes as fp32, where the source gives rows: what the
+/// host holds of one on its way.
+inline constexpr std::int64_t kTablePartBytes = std::int64_t{16} << 20;
+
 /// The type of the linears' products unless one is asked for: f32 on the CPU, the model's own 16-bit type on a GPU.
 core::DType default_dtype(const backend::Context& context, const ModelConfig& config);
 
@@ -118,7 +122,8 @@ enum class PackedLinears { decode, keep };
 class Transformer {
  public:
   /// Keeps references: source and context must outlive it. dtype (f32, f16, bf16): of the products of linears, head and
-  /// attention and of the embedding table; the residual stream, norms, biases, routers and all sums are fp32.
+  /// attention, and of the embedding table, which stays in the 16 bits that it is stored in where products are in f32
+  /// and nothing is lost by it; the residual stream, norms, biases, routers and all sums are fp32.
   Transformer(const WeightSource& source, backend::Context& context, std::optional<core::DType> dtype = std::nullopt,
               PackedLinears packed = PackedLinears::decode);
   ~Transformer();
@@ -135,6 +140,8 @@ class Transformer {
   /// The same for a block too large to lie in host memory as well: its linears are read on the threads of `pool` and
   /// queued for upload a part at a time, kStagedPartBytes of them or one.
   BlockWeights load_in_parts(std::int64_t layer, core::ThreadPool& pool) const;
+  /// Embedding, head and final norm give their memory back; they are read again where they are asked for.
+  void release_tables();
   /// ids [n_sequences, n_tokens]; throws FormatError for an id outside the vocabulary.
   HiddenStates embed(std::span<const std::int32_t> ids, std::int64_t n_sequences, std::int64_t n_tokens);
   /// In place: hidden leaves as the residual stream after the block. Workspace is bounded: sequences run a few at a

@@ -130,6 +130,9 @@ struct Transformer::Impl {
   backend::Array<float> load(const std::string& name, StagedBlock* staged = nullptr) const;
   /// In the type of the products.
   LinearWeight load_matrix(const std::string& name, StagedBlock* staged = nullptr) const;
+  /// Embedding or head, in the type of the products. is_gathered: rows are looked up alone, so that 16 bits do where
+  /// they hold every value.
+  LinearWeight load_table(const std::string& name, bool is_gathered) const;
   /// What a norm multiplies by: its weight, or one more than it.
   backend::Array<float> load_norm(const std::string& name, StagedBlock* staged = nullptr) const;
   /// parts: linears are staged on these threads, a part of the block at a time; null: none are.

@@ -205,14 +205,68 @@ float* Transformer::Impl::grow(backend::Context& context, Array<float>& array, s
   return array.data();
 }
 
+LinearWeight Transformer::Impl::load_table(const std::string& name, bool is_gathered) const {
+  if (!is_gathered && dtype == core::DType::f32 && context.on_host()) return load_matrix(name);  // in its place at once
+  const TensorSpec spec = spec_of(name);
+  const std::int64_t n_rows = spec.shape.front(), width = spec.shape.back(),
+                     n_part = std::min(n_rows, std::max<std::int64_t>(1, kTablePartBytes / (4 * width)));
+  std::vector<float> part(static_cast<std::size_t>(n_part * width));
+  if (packed(name) || !source.read_rows(spec, 0, part)) return load_matrix(name);
+  LinearWeight table;
+  table.dtype = is_gathered && dtype == core::DType::f32 ? config.stored_dtype : dtype;
+  if (table.dtype == core::DType::f32)
+    table.wide = Array<float>(context, product(n_rows, width));
+  else
+    table.narrow = Array<std::uint16_t>(context, product(n_rows, width));
+  const auto put = [&](const auto& values, auto& array, std::int64_t first) {
+    context.memory().copy_from_host(context.exec(), values.data(),
+                                    static_cast<std::int64_t>(values.size() * sizeof(values[0])),
+                                    array.data() + first * width);
+  };
+  for (std::int64_t first = 0; first < n_rows; first += n_part) {
+    if (first > 0) {
+      part.resize(static_cast<std::size_t>(std::min(n_part, n_rows - first) * width));
+      source.read_rows(spec, first, part);
+    }
+    if (table.dtype != core::DType::f32) {
+      const std::vector<std::uint16_t> bits = host_tensor(table.dtype, part).narrow;
+      const bool holds = table.dtype == dtype ||
+                         std::equal(part.begin(), part.end(), bits.begin(), [&](float value, std::uint16_t stored) {
+                           return value == core::from_bits16(table.dtype, stored);
+                         });
+      if (holds) {
+        put(bits, table.narrow, first);
+        continue;
+      }
+      // Of more than 16 bits after all: what has been read is widened again.
+      Array<float> wide(context, product(n_rows, width));
+      if (first > 0) {
+        const Array<float> before = widened_rows(context, table, first, width);
+        context.memory().copy_on_device(context.exec(), before.data(), 4 * before.size(), wide.data());
+      }
+      table = {core::DType::f32, std::move(wide), {}, nullptr};
+    }
+    put(part, table.wide, first);
+  }
+  return table;
+}
+
 const LinearWeight& Transformer::Impl::embedding_table() {
-  if (embedding.empty()) embedding = load_matrix("model.embed_tokens.weight");
+  if (config.tied_embeddings && !head.empty()) return head;
+  if (embedding.empty()) embedding = load_table("model.embed_tokens.weight", true);
   return embedding;
 }
 
 const LinearWeight& Transformer::Impl::head_table() {
-  if (config.tied_embeddings) return embedding_table();
-  if (head.empty()) head = load_matrix("lm_head.weight");
+  if (!head.empty()) return head;
+  if (!config.tied_embeddings) {
+    head = load_table("lm_head.weight", false);
+    return head;
+  }
+  const LinearWeight& table = embedding_table();
+  if (table.packed || table.dtype == dtype) return table;
+  head.wide = widened_rows(context, table, config.vocab_size, config.hidden_size);
+  embedding = {};
   return head;
 }
 

@@ -52,6 +52,9 @@ class DirectoryWeights final : public WeightSource {
   const ModelConfig& config() const override { return config_; }
   const std::string& path() const override { return path_; }
   void read(const TensorSpec& spec, std::span<float> out) const override { folder_.read(spec, out); }
+  bool read_rows(const TensorSpec& spec, std::int64_t first_row, std::span<float> out) const override {
+    return folder_.read_rows(spec, first_row, out);
+  }
   void will_read(const TensorSpec& spec) const override { folder_.will_read(spec); }
 
   void visit_beside(const std::function<void(const StoredTensor&)>& visit) const override {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -42,6 +43,11 @@ class WeightSource {
   /// missing or of another shape or type; BadValues when a value is bad: `out` is filled then too, bad values as what
   /// is not finite or above 65504.
   virtual void read(const TensorSpec& spec, std::span<float> out) const = 0;
+  /// The same of a matrix's rows from first_row on, as many as `out` has room for; what read() throws, of these rows.
+  /// False, and nothing done, where the source reads a tensor only as a whole.
+  virtual bool read_rows(const TensorSpec& /*spec*/, std::int64_t /*first_row*/, std::span<float> /*out*/) const {
+    return false;
+  }
   /// The tensor as it is stored packed, checked; null when it is stored in another way. read() gives the same
   /// numbers decoded.
   virtual PackedTensor packed(const TensorSpec& /*spec*/) const { return nullptr; }

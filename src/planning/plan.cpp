@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -34,6 +35,8 @@ constexpr double kWorthAWindow = 0.05;
 constexpr std::int64_t kAssumedGpuMemory = std::int64_t{80} << 30;
 // From host memory through pinned staging, which a thread fills.
 constexpr double kUploadBytes = 8e9;
+// SHA-256 by the instructions of a core that has them.
+constexpr double kSumBytes = 1.5e9;
 // Looks at each codebook of additive codes when a vector is coded anew.
 constexpr std::int64_t kRecodingPasses = 5;
 
@@ -210,6 +213,7 @@ class Planner {
     const double output = static_cast<double>(plan_.quantized_bits) / 8;
     add_stage("write layers", 0, output, output / ranks / rates_.disk_bytes);
     count_tuning();
+    count_export(output);
     quant::Work decoding;
     decoding.bytes = output + 4 * static_cast<double>(plan_.quantized_weights);
     double evaluation = 0;
@@ -220,6 +224,18 @@ class Planner {
     add_stage("decode, evaluate", evaluation, output,
               evaluation / ranks / forward_rate(request_.options.dtype) + seconds(decoding, rates_) +
                   output / rates_.disk_bytes);
+  }
+
+  /// Layers are looked at, then a file of the checkpoint is written by one rank, and read again for its sum; layers are
+  /// summed as they are read.
+  void count_export(double layers) {
+    const bool asked = run::asks_for_stage(request_.options, "export");
+    if (!asked && !(request_.options.stages.empty() && run::export_problems(request_.options).empty())) return;
+    const double written = layers + static_cast<double>(plan_.rest_bytes),
+                 files = std::ceil(written / static_cast<double>(exporting::kMaxFileBytes)),
+                 summed = 2 * layers + written, ranks = request_.n_ranks;
+    add_stage("export", 0, 2 * layers + static_cast<double>(plan_.rest_bytes) + written,
+              written / rates_.disk_bytes / std::min(ranks, files) + summed / kSumBytes / std::min(ranks, files));
   }
 
   quant::QuantParameters quick_setting() const { return method_.quick_setting(parameters_.of_run()); }
@@ -354,7 +370,8 @@ class Planner {
   void count_memory() {
     const calib::CalibrationMemory calibration = calib::calibration_memory(
         config_, request_.options.calibration_sequences, request_.options.calibration_context, request_.n_ranks,
-        hessian_kind(), request_.options.dtype == "f32" ? core::DType::f32 : config_.stored_dtype);
+        hessian_kind(), request_.options.dtype == "f32" ? core::DType::f32 : config_.stored_dtype,
+        stored_bytes_a_weight(request_) < 4 ? 2 : 4);
     const std::int64_t program = request_.program_bytes + request_.tokenizer_bytes;
     const std::int64_t part =
         request_.sentencepiece
@@ -371,7 +388,9 @@ class Planner {
       const bool cuda = request_.cuda;
       plan_.calibrating = {base + (cuda ? calibration.every_on_host : calibration.every.bytes),
                            calibration.every.where};
-      if (!cuda) plan_.calibrating.consider(base + calibration.weighing.bytes, calibration.weighing.where);
+      plan_.collecting = plan_.calibrating;
+      plan_.calibrating.consider(base + (cuda ? calibration.weighing_on_host : calibration.weighing.bytes),
+                                 calibration.weighing.where);
       plan_.gathering = {base + (cuda ? calibration.owner_on_host : calibration.owner.bytes), calibration.owner.where};
       if (cuda) plan_.device.consider(calibration.on_device.bytes, calibration.on_device.where);
     }
@@ -457,7 +476,7 @@ core::MemoryPeak Plan::node(int ranks) const {
   core::MemoryPeak peak;
   peak.consider(tokenizing.bytes * ranks, tokenizing.where);
   peak.consider(calibrating.bytes * ranks, calibrating.where);
-  peak.consider(gathering.bytes + calibrating.bytes * (ranks - 1), gathering.where);
+  peak.consider(gathering.bytes + collecting.bytes * (ranks - 1), gathering.where);
   peak.consider(quantizing.bytes * ranks, quantizing.where);
   peak.consider(tuning.bytes * ranks, tuning.where);
   return peak;

@@ -72,6 +72,7 @@ struct Plan {
   std::int64_t suggested_window = 0;  ///< blocks a window that would be clearly quicker; 0: none
   core::MemoryPeak tokenizing, calibrating, gathering, quantizing,
       tuning;                     ///< a rank, on the host; gathering: one rank at a time; tuning: where it is asked for
+  core::MemoryPeak collecting;    ///< of calibrating what others do while one rank gathers
   core::MemoryPeak device;        ///< a rank's GPU; empty on a CPU
   std::int64_t mapped_bytes = 0;  ///< of the model's file, which the system keeps while memory is free
   double total_seconds = 0;

@@ -15,19 +15,6 @@ namespace {
 
 using core::Counted;
 
-/// Bytes of a weight in the model's files. Headers add a little to files of one type.
-double stored_bytes_a_weight(const PlanRequest& request) {
-  constexpr double kHeaders = 1.1;
-  double elements = 0;
-  for (const model::TensorSpec& tensor : model::expected_tensors(request.config))
-    elements += static_cast<double>(core::element_count(tensor.shape).value_or(0));
-  if (request.file_bytes <= 0) return 2;
-  const double bytes = static_cast<double>(request.file_bytes) / elements;
-  for (const double whole : {1.0, 2.0, 4.0, 8.0})
-    if (bytes >= whole && bytes < whole * kHeaders) return whole;
-  return bytes;
-}
-
 /// Of a linear's codes, codebooks and scales. Shapes come again and again.
 class LayerBytes {
  public:
@@ -115,7 +102,7 @@ void add_task(const model::ModelConfig& config, const SiteTask& task, const quan
     work.operators.kmeans += one.kmeans;
     work.operators.column_loop += one.column_loop;
     work.operators.refine += one.refine;
-    const quant::Work total = one.total();
+    const quant::Work total = one.total() + one.repeated * (members - 1);
     counts[Counted::gemm_flops] += total.gemm;
     counts[Counted::nearest_flops] += total.nearest;
     counts[Counted::seeding_flops] += total.seeding;
@@ -128,6 +115,18 @@ void add_task(const model::ModelConfig& config, const SiteTask& task, const quan
 }
 
 }  // namespace
+
+double stored_bytes_a_weight(const PlanRequest& request) {
+  constexpr double kHeaders = 1.1;
+  double elements = 0;
+  for (const model::TensorSpec& tensor : model::expected_tensors(request.config))
+    elements += static_cast<double>(core::element_count(tensor.shape).value_or(0));
+  if (request.file_bytes <= 0) return 2;
+  const double bytes = static_cast<double>(request.file_bytes) / elements;
+  for (const double whole : {1.0, 2.0, 4.0, 8.0})
+    if (bytes >= whole && bytes < whole * kHeaders) return whole;
+  return bytes;
+}
 
 std::vector<SiteTask> tasks_of(const model::ModelConfig& config, const quant::RunParameters& parameters,
                                std::int64_t first, std::int64_t last) {

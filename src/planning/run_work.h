@@ -16,6 +16,9 @@
 
 namespace voronoi::planning {
 
+/// Bytes of a weight in the model's files, 2 where they are not there. Headers add a little to files of one type.
+double stored_bytes_a_weight(const PlanRequest& request);
+
 /// Sites with linears that are to be quantized, and these.
 std::vector<SiteTask> tasks_of(const model::ModelConfig& config, const quant::RunParameters& parameters,
                                std::int64_t first, std::int64_t last);

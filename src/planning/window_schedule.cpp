@@ -139,7 +139,9 @@ std::vector<sched::Task> window_tasks(const std::vector<SharedTask>& shared_task
     for (const SharedTask::Part& part : shared.parts)
       for (const model::LinearSpec& linear : part.task.site.linears) {
         const quant::OperatorWork work = work_of(part, linear, parameters);
-        task.serial_seconds += work.total().steps / rates.steps;
+        quant::Work alone = work.repeated;
+        alone.steps = work.total().steps;
+        task.serial_seconds += seconds(alone, rates);
         if (task.predicted_seconds < kLeastSharedSeconds) continue;
         task.pieces = std::max(task.pieces, work.row_pieces);
         // Of a team of two: larger ones receive less of sums, and not twice as much of all else.

@@ -29,6 +29,9 @@ struct Work {
 /// Reading and factoring one Hessian. One member of a team does it, the others wait for it.
 Work hessian_work(std::int64_t n);
 
+/// Gathered of each row for hessian_energies: its share of error and energy.
+inline double energy_bytes(std::int64_t out_features) { return 16 * static_cast<double>(out_features); }
+
 /// `count` products of an operator with a matrix as large as its Hessian, and the passes over its weights.
 Work product_work(std::int64_t out_features, std::int64_t in_features, double count);
 
@@ -43,6 +46,7 @@ struct OperatorWork {
   Work kmeans;                  ///< training of all codebooks
   Work column_loop;             ///< passes with error feedback, or rounding alone
   Work refine;                  ///< refits and sweeps behind them
+  Work repeated;                ///< of all of it, what every member of a team does by itself; its steps are not told
   double exchange_bytes = 0;    ///< that the members of a team gather whole: codes, figures of rows
   std::vector<SumWork> sums;    ///< that they exchange, a step of k-means and of a refit each
   std::int64_t row_pieces = 1;  ///< that the rows are cut into: a larger team has members without work

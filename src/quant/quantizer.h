@@ -117,12 +117,19 @@ double relative_error_of(double error, double energy);
 struct HessianEnergies {
   double error = 0, energy = 0;
 };
+/// Collective: the members, who have the same matrices, share the rows; the same bits as by one alone.
+HessianEnergies hessian_energies(backend::Context& context, core::Team& team, std::int64_t out_features,
+                                 std::int64_t in_features, std::span<const float> weight,
+                                 std::span<const float> quantized, const backend::Array<float>& h);
 HessianEnergies hessian_energies(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
                                  std::span<const float> weight, std::span<const float> quantized,
                                  const backend::Array<float>& h);
 
-/// The same of given matrices. weight and quantized on the host, h [n, n] in the
+/// relative_error_of both. weight and quantized on the host, h [n, n] in the
 /// context's memory.
+double relative_hessian_error(backend::Context& context, core::Team& team, std::int64_t out_features,
+                              std::int64_t in_features, std::span<const float> weight, std::span<const float> quantized,
+                              const backend::Array<float>& h);
 double relative_hessian_error(backend::Context& context, std::int64_t out_features, std::int64_t in_features,
                               std::span<const float> weight, std::span<const float> quantized,
                               const backend::Array<float>& h);

@@ -110,16 +110,17 @@ Work target_work(std::int64_t out_features, std::int64_t in_features, bool judge
   return product_work(out_features, in_features, (judged ? 6 : 3) + (corrected ? 2 : 0));
 }
 
-double error_against_weight(backend::Context& context, std::int64_t out_features, std::span<const float> weight,
-                            const PreparedSite& site, const format::Encoding& encoding) {
+double error_against_weight(backend::Context& context, core::Team& team, std::int64_t out_features,
+                            std::span<const float> weight, const PreparedSite& site, const format::Encoding& encoding) {
   std::vector<float> decoded(weight.size());
   format::decode(encoding, decoded);
   const std::int64_t n = site.hessian.n;
   HessianEnergies sums;
   for (const TargetRows& group : target_rows(site, out_features)) {
     const std::size_t first = index(group.first * n), count = index((group.last - group.first) * n);
-    const HessianEnergies own = hessian_energies(context, group.last - group.first, n, weight.subspan(first, count),
-                                                 std::span(decoded).subspan(first, count), group.hessian->h);
+    const HessianEnergies own =
+        hessian_energies(context, team, group.last - group.first, n, weight.subspan(first, count),
+                         std::span(decoded).subspan(first, count), group.hessian->h);
     sums.error += own.error;
     sums.energy += own.energy;
   }

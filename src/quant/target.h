@@ -38,8 +38,9 @@ Target asymmetric_target(backend::Context& context, std::int64_t out_features, s
 /// weight, which it is not where nothing before was quantized.
 Work target_work(std::int64_t out_features, std::int64_t in_features, bool judged, bool corrected);
 
-/// QuantResult::relative_error of an encoding against the weight itself, where it was fitted to another target.
-double error_against_weight(backend::Context& context, std::int64_t out_features, std::span<const float> weight,
-                            const PreparedSite& site, const format::Encoding& encoding);
+/// Collective: QuantResult::relative_error of an encoding against the weight itself, where it was fitted to another
+/// target.
+double error_against_weight(backend::Context& context, core::Team& team, std::int64_t out_features,
+                            std::span<const float> weight, const PreparedSite& site, const format::Encoding& encoding);
 
 }  // namespace voronoi::quant

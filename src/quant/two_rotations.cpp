@@ -79,7 +79,8 @@ void TurnedWeight::add_statistics(std::map<std::string, double>& statistics) con
   statistics["rotation_parts_out"] = static_cast<double>(format::hadamard_plan(input_.out_features).copies);
 }
 
-double turned_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding) {
+double turned_error(backend::Context& context, core::Team& team, const QuantInput& input,
+                    const format::Encoding& encoding) {
   std::vector<float> decoded;
   {
     backend::Array<float> weight(context, input.out_features * input.in_features);
@@ -88,7 +89,7 @@ double turned_error(backend::Context& context, const QuantInput& input, const fo
   }
   if (input.site != nullptr && input.site->rotation)
     input.site->rotation->apply(context.pool(), input.out_features, decoded);
-  return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded,
+  return relative_hessian_error(context, team, input.out_features, input.in_features, input.weight, decoded,
                                 input.hessian->h);
 }
 

@@ -55,8 +55,9 @@ class TurnedWeight {
   std::vector<float> weight_;
 };
 
-/// relative_hessian_error on the turned input, as the Hessian is.
-double turned_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding);
+/// Collective: relative_hessian_error on the turned input, as the Hessian is.
+double turned_error(backend::Context& context, core::Team& team, const QuantInput& input,
+                    const format::Encoding& encoding);
 
 /// Operations of turning both sides there and back, a weight.
 double turning_flops(std::int64_t out_features, std::int64_t in_features);

@@ -88,10 +88,11 @@ std::string guided_name(const calib::GuidedHessian& guided) {
 }
 
 /// As the file has it. what: its arrays count as that.
-std::vector<std::byte> serialized(const std::filesystem::path& path, const store::Shard& shard, core::Counted what) {
+std::vector<std::byte> serialized(const std::filesystem::path& path, const store::Shard& shard, core::Counted what,
+                                  store::Sums sums) {
   core::count_work(what, array_bytes(shard));
   try {
-    return store::serialize(shard);
+    return store::serialize(shard, sums);
   } catch (core::Error& error) {
     error.add_context(path.string());
     throw;
@@ -99,7 +100,7 @@ std::vector<std::byte> serialized(const std::filesystem::path& path, const store
 }
 
 std::string publish_layer(const store::Start& start, const std::filesystem::path& path, const store::Shard& shard) {
-  const std::vector<std::byte> bytes = serialized(path, shard, core::Counted::layer_bytes_written);
+  const std::vector<std::byte> bytes = serialized(path, shard, core::Counted::layer_bytes_written, store::Sums::all);
   start.publish(path, bytes);
   return core::sha256(bytes);
 }
@@ -191,7 +192,8 @@ std::vector<std::byte> hessian_file(const std::filesystem::path& path, std::int6
     add_cross(name + ".held_out.cross", guided.held_out_cross);
     shard.attributes[name + std::string(kEffectiveTokens)] = fmt::format("{:.17g}", guided.effective_tokens);
   }
-  return serialized(path, shard, core::Counted::hessian_bytes_written);
+  // Large, and gone with the run: summed once.
+  return serialized(path, shard, core::Counted::hessian_bytes_written, store::Sums::file);
 }
 
 void write_hessian(const store::Start& start, std::int64_t block, const calib::SiteHessian& site,
@@ -268,17 +270,31 @@ calib::SiteHessian read_hessian(const store::RunPaths& paths, std::int64_t block
 RunSource::RunSource(const model::WeightSource& original, store::RunPaths paths, Published published)
     : original_(original), paths_(std::move(paths)), published_(std::move(published)), path_(paths_.root.string()) {}
 
+namespace {
+
+constexpr std::string_view kWeightSuffix = ".weight";
+
+std::string linear_of(const model::TensorSpec& spec) {
+  return spec.name.substr(0, spec.name.size() - kWeightSuffix.size());
+}
+
+}  // namespace
+
+std::optional<std::int64_t> RunSource::generation(const model::TensorSpec& spec) const {
+  if (!spec.name.ends_with(kWeightSuffix)) return std::nullopt;
+  const auto found = published_.linears.find(linear_of(spec));
+  return found == published_.linears.end() ? std::nullopt : std::optional<std::int64_t>(found->second);
+}
+
 std::optional<format::Encoding> RunSource::stored(const model::TensorSpec& spec) const {
-  constexpr std::string_view kSuffix = ".weight";
-  if (!spec.name.ends_with(kSuffix)) return std::nullopt;
-  const std::string linear = spec.name.substr(0, spec.name.size() - kSuffix.size());
-  const auto found = published_.linears.find(linear);
-  if (found == published_.linears.end()) return std::nullopt;
-  format::Encoding encoding = read_layer(paths_, linear, found->second);
+  const auto found = generation(spec);
+  if (!found) return std::nullopt;
+  const std::string linear = linear_of(spec);
+  format::Encoding encoding = read_layer(paths_, linear, *found);
   const core::Shape shape{encoding.out_features, encoding.in_features};
   if (shape != spec.shape)
     throw core::FormatError(
-        paths_.layer(linear, found->second).string(),
+        paths_.layer(linear, *found).string(),
         fmt::format("has shape {}, the model wants {}", core::to_string(shape), core::to_string(spec.shape)));
   return encoding;
 }
@@ -290,6 +306,11 @@ void RunSource::read(const model::TensorSpec& spec, std::span<float> out) const 
     read_tensor(paths_, spec, tensor->second, out);
   else
     original_.read(spec, out);
+}
+
+bool RunSource::read_rows(const model::TensorSpec& spec, std::int64_t first_row, std::span<float> out) const {
+  if (generation(spec) || published_.tensors.contains(spec.name)) return false;
+  return original_.read_rows(spec, first_row, out);
 }
 
 void RunSource::will_read(const model::TensorSpec& spec) const {

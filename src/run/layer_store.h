@@ -55,6 +55,7 @@ class RunSource final : public model::WeightSource {
   RunSource(const model::WeightSource& original, store::RunPaths paths, Published published);
   const model::ModelConfig& config() const override { return original_.config(); }
   void read(const model::TensorSpec& spec, std::span<float> out) const override;
+  bool read_rows(const model::TensorSpec& spec, std::int64_t first_row, std::span<float> out) const override;
   void will_read(const model::TensorSpec& spec) const override;
   model::PackedTensor packed(const model::TensorSpec& spec) const override;
   std::string fingerprint() const override { return original_.fingerprint(); }
@@ -63,6 +64,8 @@ class RunSource final : public model::WeightSource {
  private:
   /// The stored layer behind a tensor, of its shape; nothing when it is none of the quantized linears.
   std::optional<format::Encoding> stored(const model::TensorSpec& spec) const;
+  /// Its generation; nothing when it is none.
+  std::optional<std::int64_t> generation(const model::TensorSpec& spec) const;
 
   const model::WeightSource& original_;
   store::RunPaths paths_;

@@ -158,4 +158,14 @@ exporting::Target export_target(const Settings& settings) {
   return target;
 }
 
+std::vector<std::string> export_problems(const Settings& settings) {
+  const exporting::Target target = export_target(settings);
+  return run_parameters(settings).problems_of_all([&](const quant::QuantParameters& parameters) {
+    std::vector<std::string> problems = exporting::check_exportable(parameters, {}, target);
+    for (std::string& problem : exporting::check_together(settings.parameters, parameters, settings.allocate, target))
+      problems.push_back(std::move(problem));
+    return problems;
+  });
+}
+
 }  // namespace voronoi::run

@@ -74,6 +74,8 @@ struct Settings {
 /// What the run's own parameters and options ask of its export; its layout is "auto" only where none holds what the
 /// method makes.
 exporting::Target export_target(const Settings& settings);
+/// Why settings cannot be exported, all reasons at once.
+std::vector<std::string> export_problems(const Settings& settings);
 
 /// Those of --stages, in the order given.
 std::vector<std::string> stage_list(const Settings& options);

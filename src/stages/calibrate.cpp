@@ -52,6 +52,7 @@ class Calibration {
                         [] { return core::stop_requested(); });
       options.original = &*original_;
     }
+    transformer_.release_tables();  // all windows are embedded
     collector_.emplace(transformer_, work.context, work.world, *stream_, options);
     writer_.emplace(*work.run.start);
   }

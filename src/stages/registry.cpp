@@ -13,7 +13,6 @@
 #include "core/log.h"
 #include "core/whereabouts.h"
 #include "core/work_counts.h"
-#include "export/layout.h"
 #include "stages/stage.h"
 
 namespace voronoi::stages {
@@ -34,16 +33,6 @@ std::vector<std::string> nothing_to_tune(const run::Settings& settings) {
 std::vector<std::string> nothing_to_validate(const run::Settings& settings) {
   if (!settings.validate_texts.empty() || !settings.validate_tasks.empty()) return {};
   return {"--stages: validate needs --validate-text or --validate-tasks"};
-}
-
-std::vector<std::string> not_exportable(const run::Settings& settings) {
-  const exporting::Target target = run::export_target(settings);
-  return run::run_parameters(settings).problems_of_all([&](const quant::QuantParameters& parameters) {
-    std::vector<std::string> problems = exporting::check_exportable(parameters, {}, target);
-    for (std::string& problem : exporting::check_together(settings.parameters, parameters, settings.allocate, target))
-      problems.push_back(std::move(problem));
-    return problems;
-  });
 }
 
 const Stage* find(std::string_view name) {
@@ -143,7 +132,7 @@ const std::vector<Stage>& stages() {
       {"tune", {"quantize"}, false, nothing_to_tune, begin_tune, true},
       // Before the export, whose README.md has its figures.
       {"validate", {"quantize"}, false, nothing_to_validate, begin_validate, true},
-      {"export", {"quantize"}, false, not_exportable, begin_export},
+      {"export", {"quantize"}, false, run::export_problems, begin_export},
       {"report", {}, false, nothing, begin_report},
   };
   return list;

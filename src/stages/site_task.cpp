@@ -283,7 +283,7 @@ class SiteWork {
       layer.statistics["error_against_weight"] =
           target.weight.empty()
               ? result.relative_error
-              : quant::error_against_weight(context_, linear.out_features, weight, site, result.encoding);
+              : quant::error_against_weight(context_, team_, linear.out_features, weight, site, result.encoding);
     }
     if (team_.rank() == 0) {
       try {

@@ -33,6 +33,7 @@ constexpr std::size_t kUserBlock = 512;
 constexpr std::string_view kMagic = "voronoi shard 1\n";
 constexpr const char* kFormatAttribute = "shard_format";
 constexpr const char* kDigestAttribute = "shard_sha256";
+constexpr const char* kArrayDigest = "sha256";
 constexpr std::string_view kFormat = "1";
 constexpr int kMaxRank = 32;
 constexpr unsigned kMaxLinks = 65535;
@@ -67,8 +68,10 @@ void require_valid(const Shard& shard) {
   }
 }
 
-std::vector<std::string> digests_of(const Shard& shard) {
+/// Of each array; none where only the file is summed.
+std::vector<std::string> digests_of(const Shard& shard, Sums sums) {
   std::vector<std::string> digests;
+  if (sums == Sums::file) return digests;
   for (const ShardArray& array : shard.arrays) digests.push_back(core::sha256(array.bytes));
   return digests;
 }
@@ -162,11 +165,12 @@ void write_array(hid_t file, const ShardArray& array, const std::string& digest)
   if (!array.bytes.empty())
     check(H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, array.bytes.data()), "H5Dwrite");
   write_attribute(dataset.get(), "dtype", core::dtype_name(array.dtype));
-  write_attribute(dataset.get(), "sha256", digest);
+  if (!digest.empty()) write_attribute(dataset.get(), kArrayDigest, digest);
 }
 
 /// User block (zeros) and image.
-std::vector<std::byte> build_file(const Shard& shard, const std::vector<std::string>& digests) {
+std::vector<std::byte> build_file(const Shard& shard, Sums sums) {
+  const std::vector<std::string> digests = digests_of(shard, sums);
   std::size_t total = std::size_t{1} << 16;
   for (const ShardArray& array : shard.arrays) total += array.bytes.size();
   const hdf5::Session session;
@@ -184,9 +188,10 @@ std::vector<std::byte> build_file(const Shard& shard, const std::vector<std::str
   check(H5Pset_attr_phase_change(creation.get(), kMaxLinks, 0), "H5Pset_attr_phase_change");
   const Handle file(H5Fcreate("shard", H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose, "H5Fcreate");
   for (const auto& [name, value] : shard.attributes) write_attribute(file.get(), name, value);
-  for (std::size_t i = 0; i < shard.arrays.size(); ++i) write_array(file.get(), shard.arrays[i], digests[i]);
+  for (std::size_t i = 0; i < shard.arrays.size(); ++i)
+    write_array(file.get(), shard.arrays[i], sums == Sums::all ? digests[i] : "");
   write_attribute(file.get(), kFormatAttribute, kFormat);
-  write_attribute(file.get(), kDigestAttribute, root_digest(shard, digests));
+  if (sums == Sums::all) write_attribute(file.get(), kDigestAttribute, root_digest(shard, digests));
   check(H5Fflush(file.get(), H5F_SCOPE_GLOBAL), "H5Fflush");
   const ssize_t size = check(H5Fget_file_image(file.get(), nullptr, 0), "H5Fget_file_image");
   std::vector<std::byte> bytes(kUserBlock + static_cast<std::size_t>(size));
@@ -265,11 +270,13 @@ class Reader {
     for (hsize_t i = 0; i < group.nlinks; ++i) read_link(file.get(), i);
     const auto digest = own_.find(kDigestAttribute);
     const auto format = own_.find(kFormatAttribute);
-    if (digest == own_.end() || format == own_.end())
+    if ((digest == own_.end() && !digests_.empty()) || format == own_.end())
       throw std::runtime_error("is not a shard: its own attributes are missing");
     if (format->second != kFormat)
       throw std::runtime_error("shard format " + format->second + ": this version reads format 1");
-    if (root_digest(shard_, digests_) != digest->second)
+    // Without digests of its own what the file holds is known by the one in its header alone.
+    if (digest == own_.end()) return std::move(shard_);
+    if (digests_.size() != shard_.arrays.size() || root_digest(shard_, digests_) != digest->second)
       throw std::runtime_error("checksum of attributes and arrays does not match");
     return std::move(shard_);
   }
@@ -364,9 +371,11 @@ class Reader {
       array.bytes.assign(bytes.begin(), bytes.end());
     }
     total_ += static_cast<std::size_t>(*size);
-    digests_.push_back(text("sha256"));
-    if (sums_arrays_ && digests_.back() != core::sha256(array.bytes))
-      throw std::runtime_error("checksum does not match");
+    if (check(H5Aexists(dataset, kArrayDigest), "H5Aexists") != 0) {
+      digests_.push_back(text(kArrayDigest));
+      if (sums_arrays_ && digests_.back() != core::sha256(array.bytes))
+        throw std::runtime_error("checksum does not match");
+    }
     shard_.arrays.push_back(std::move(array));
   }
 
@@ -407,12 +416,11 @@ Shard shard_of(const std::string& file, std::span<std::byte> bytes, bool is_know
 
 }  // namespace
 
-std::vector<std::byte> serialize(const Shard& shard) {
+std::vector<std::byte> serialize(const Shard& shard, Sums sums) {
   require_valid(shard);
-  const std::vector<std::string> digests = digests_of(shard);
   std::vector<std::byte> bytes;
   try {
-    bytes = build_file(shard, digests);
+    bytes = build_file(shard, sums);
   } catch (const hdf5::Failure& error) {
     throw StoreError(std::string("cannot build a shard in memory: ") + error.what());
   }

@@ -39,13 +39,13 @@ struct Shard {
   std::vector<ShardArray> arrays;
 };
 
-/// The file's bytes, built in memory; the same content always gives the same bytes (no times inside). Every dataset
-/// carries the SHA-256 of its bytes as an attribute, the root one over all of attributes and dataset checksums.
-std::vector<std::byte> serialize(const Shard& shard);
-/// What of a shard is summed as it is read. file: the digest in its header, which is over all the rest of it; all:
-/// those of its datasets too, which tell what of it is damaged, at the price of a second pass.
+/// What of a shard is summed as it is written or read. file: the digest in its header, which is over all the rest of
+/// it; all: those of its datasets too, which tell what of it is damaged, at the price of a second pass.
 enum class Sums { file, all };
-/// Reads and verifies; throws FormatError naming file and dataset. Sizes are checked before allocation.
+/// The file's bytes, built in memory; the same content always gives the same bytes (no times inside). all: every
+/// dataset carries the SHA-256 of its bytes as an attribute, the root one over all of attributes and dataset checksums.
+std::vector<std::byte> serialize(const Shard& shard, Sums sums = Sums::all);
+/// Reads and verifies what was summed; throws FormatError naming file and dataset. Sizes are checked before allocation.
 Shard read_shard(const std::filesystem::path& path, Sums sums = Sums::all);
 /// The same of a file whose digest is known to be this one, which is all that is summed then; nothing where it is
 /// another.

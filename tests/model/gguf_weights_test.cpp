@@ -254,6 +254,17 @@ TEST_F(GgufModel, AMendedTensorHasTheGoodOnesWithZerosForBadValues) {
   EXPECT_THAT(mended.damage().at(name).error, AllOf(HasSubstr("bad.gguf"), HasSubstr("attn_q"), HasSubstr("[1, 2]")));
 }
 
+TEST_F(GgufModel, RowsAreThoseOfTheWhole) {
+  const auto source = open_model(folder_.write("m.gguf", SmallModel{}.bytes()));
+  const std::string name = "model.embed_tokens.weight";
+  const std::vector<float> whole = read(*source, name);
+  std::vector<float> rows(2 * kHidden);
+  ASSERT_TRUE(source->read_rows({name, {std::ssize(whole) / kHidden, kHidden}}, 3, rows));
+  EXPECT_TRUE(std::equal(rows.begin(), rows.end(), whole.begin() + 3 * kHidden));
+  // Rows that lie in another order are read as a whole.
+  EXPECT_FALSE(source->read_rows({"model.layers.1.self_attn.q_proj.weight", {kHeads * kHeadDim, kHidden}}, 0, rows));
+}
+
 TEST_F(GgufModel, ReadsRopeScalingFromMetadata) {
   const auto scaled = [&](const std::string& type) {
     return open({.more =

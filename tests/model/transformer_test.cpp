@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -19,6 +20,7 @@
 #include "model/tokenizer.h"
 #include "model/weights.h"
 #include "support/data.h"
+#include "support/generated_source.h"
 #include "support/tiny_models.h"
 
 namespace voronoi::model {
@@ -62,6 +64,24 @@ double mean(const std::vector<double>& values) {
   for (const double value : values) sum += value;
   return sum / static_cast<double>(values.size());
 }
+
+/// A generated model that gives rows.
+class RowsSource final : public WeightSource {
+ public:
+  explicit RowsSource(const test::GeneratedSource& whole) : whole_(whole) {}
+  const ModelConfig& config() const override { return whole_.config(); }
+  void read(const TensorSpec& spec, std::span<float> out) const override { whole_.read(spec, out); }
+  bool read_rows(const TensorSpec& spec, std::int64_t first_row, std::span<float> out) const override {
+    const std::vector<float>& values = whole_.tensors.at(spec.name);
+    std::copy_n(values.begin() + first_row * spec.shape.back(), out.size(), out.begin());
+    return true;
+  }
+  std::string fingerprint() const override { return {}; }
+  const std::string& path() const override { return whole_.path(); }
+
+ private:
+  const test::GeneratedSource& whole_;
+};
 
 class TinyRandom : public ::testing::TestWithParam<const char*> {
  protected:
@@ -229,6 +249,46 @@ TEST(Transformer, ResultsDependOnNeitherThreadsNorBatches) {
                                    together.values.span().subspan(static_cast<std::size_t>(s * 110 * 64), 110 * 64)));
     const std::vector<double> own = one.transformer.next_token_nll(alone, sequence);
     EXPECT_TRUE(std::equal(own.begin(), own.end(), nll.begin() + s * 109));
+  }
+}
+
+/// The embedding is kept as it is stored, and looked up with the same bits; a tied head has them in fp32.
+TEST(Transformer, TablesOf16BitsAreWidenedExactly) {
+  for (const bool tied : {false, true})
+    for (const auto& [stated, lower_bits] :
+         {std::pair{"bfloat16", 0U}, std::pair{"float16", 0U}, std::pair{"bfloat16", 1U}}) {
+      test::GeneratedSource plain({{"dtype", stated}, {"tie_word_embeddings", tied}});
+      std::vector<float>& table = plain.tensors.at("model.embed_tokens.weight");
+      for (float& value : table) value = core::round_to(plain.config().stored_dtype, value);
+      table.back() = std::bit_cast<float>(std::bit_cast<std::uint32_t>(table.back()) | lower_bits);
+      const RowsSource source(plain);
+      backend::Context context(backend::Device::cpu, 1);
+      Transformer by_rows(source, context), whole(plain, context);
+      const std::vector<std::int32_t> ids{36, 0, 5, 36};
+      const std::vector<std::int64_t> last{3};
+      for (int again = 0; again < 2; ++again) {
+        const HiddenStates hidden = by_rows.embed(ids, 1, 4), expected = whole.embed(ids, 1, 4);
+        EXPECT_EQ(hidden.values.to_host(), expected.values.to_host()) << stated << lower_bits;
+        EXPECT_EQ(by_rows.logits(hidden, last), whole.logits(expected, last)) << stated << lower_bits << tied;
+        if (again == 0) by_rows.release_tables();
+      }
+    }
+  // A table of two parts, the last value of which needs more bits than its type has.
+  test::GeneratedSource plain({{"dtype", "bfloat16"},
+                               {"tie_word_embeddings", true},
+                               {"hidden_size", 1024},
+                               {"vocab_size", 4500},
+                               {"num_hidden_layers", 1}});
+  std::vector<float>& table = plain.tensors.at("model.embed_tokens.weight");
+  ASSERT_GT(4 * std::ssize(table), kTablePartBytes);
+  for (float& value : table) value = core::round_to(core::DType::bf16, value);
+  for (const float last : {table.back(), std::nextafter(table.back(), 0.0F)}) {
+    table.back() = last;
+    const RowsSource source(plain);
+    backend::Context context(backend::Device::cpu, 1);
+    Transformer by_rows(source, context), whole(plain, context);
+    const std::vector<std::int32_t> ids{0, 4095, 4096, 4499};
+    EXPECT_EQ(by_rows.embed(ids, 1, 4).values.to_host(), whole.embed(ids, 1, 4).values.to_host()) << last;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -182,6 +183,39 @@ TEST(MendedSource, TakesZeroForWhatIsRefusedAndRemembersIt) {
     EXPECT_THAT(mended.damage().at(spec.name).error, AllOf(HasSubstr("model.safetensors"), HasSubstr(spec.name)));
     // What is not there at all is no matter of values.
     EXPECT_THROW(read(mended, {"model.layers.9.mlp.up_proj.weight", {12, 8}}), core::FormatError);
+  }
+}
+
+TEST(Directory, RowsAreThoseOfTheWhole) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const test::TemporaryFolder folder;
+    const Json config = small_config();
+    std::vector<FileTensor> tensors = tensors_of(parse_config(config, "c"), dtype);
+    const TensorSpec spec{"model.embed_tokens.weight", {10, 8}};
+    const auto struck =
+        std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.name == spec.name; });
+    std::vector<float> values = values_of(spec, 1);
+    values.at(8 * 4 + 3) = values.at(8 * 7) = std::nanf("");
+    struck->bytes = test::encode(dtype, values);
+    folder.write("config.json", config.dump());
+    folder.write("model.safetensors", test::safetensors_bytes(tensors));
+    const auto source = open_model(folder.path());
+    std::vector<float> rows(3 * 8);
+    ASSERT_TRUE(source->read_rows(spec, 1, rows));
+    EXPECT_EQ(rows, std::vector<float>(values.begin() + 8, values.begin() + 4 * 8));
+    EXPECT_THROW(source->read_rows(spec, 5, rows), BadValues);
+    EXPECT_THROW(source->read_rows(spec, 8, rows), core::InternalError);
+    EXPECT_THROW(source->read_rows({spec.name, {10, 4}}, 0, rows), core::FormatError);
+    // Damage of parts adds up, and a part that is read again counts once.
+    const MendedSource mended(*source);
+    std::vector<float> part(5 * 8);
+    for (int again = 0; again < 2; ++again)
+      for (const std::int64_t first : {0, 5}) {
+        ASSERT_TRUE(mended.read_rows(spec, first, part));
+        EXPECT_EQ(part.at(first == 0 ? 8 * 4 + 3 : 8 * 2), 0);
+      }
+    EXPECT_EQ(mended.damage().at(spec.name).n_values, 2);
+    EXPECT_THAT(mended.damage().at(spec.name).error, HasSubstr("[4, 3]"));
   }
 }
 

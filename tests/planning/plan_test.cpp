@@ -200,6 +200,19 @@ TEST(Plan, RefusesWhatCannotFitAndSaysWhere) {
   EXPECT_TRUE(make_plan(request).refusals.empty());
 }
 
+TEST(Plan, TheLargestDenseModelLeavesRoomOnANodeOf256GB) {
+  PlanRequest request = request_of("llama-3.1-405b", 64, true);
+  request.ranks_per_node = 8;
+  request.gpu_memory = std::int64_t{80} << 30;
+  request.node_memory = 256'000'000'000;
+  request.options.hessian = "guided";
+  EXPECT_THAT(make_plan(request).refusals, ::testing::IsEmpty());
+  // One window more a rank is beside the streams that enter all blocks.
+  const Plan plan = make_plan(request);
+  EXPECT_LT(plan.calibrating.bytes, std::int64_t{20} << 30);
+  EXPECT_GT(plan.calibrating.bytes, 127LL * 2048 * 16384 * 4);
+}
+
 TEST(Plan, TextAndJsonSayTheSame) {
   PlanRequest request = request_of("mistral-7b", 16, true);
   request.given = {{"vector-length", "6"}, {"centroids", "4096"}, {"keep-hessians", ""}, {"tokenizer", "it's here"}};

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
+#include "core/work_counts.h"
 #include "quant/vq/refine.h"
 #include "quant/vq/vector_parameters.h"
 #include "quant/vq/voronoi_method.h"
@@ -91,6 +94,33 @@ TEST(Voronoi, EveryRoundKeptLowersTheError) {
   }
   EXPECT_EQ(result.relative_error, before);
   EXPECT_NEAR(result.relative_error, decoded_error(layer, result), 1e-4 * result.relative_error);
+}
+
+/// Once it is known how often loops ran that stop by themselves, the plan's law is what was counted, on any team.
+TEST(Voronoi, WorkIsWhatIsCounted) {
+  const Layer layer = layer_of(192, 128);
+  for (const std::int64_t residual : {0, 16})
+    for (const int members : {1, 2}) {
+      QuantParameters parameters = parameters_of(4, 64, residual);
+      parameters.get<VectorParameters>().kmeans_iterations = 3;
+      parameters.get<VectorParameters>().kmeans_tolerance = 0;
+      parameters.get<VoronoiParameters>().rounds = 1;
+      std::vector<QuantResult> results(static_cast<std::size_t>(members));
+      const core::WorkCounts before = core::work_done();
+      test::run_as_team(members, [&](core::Team& team) {
+        backend::Context context(backend::Device::cpu, 1);
+        results[static_cast<std::size_t>(team.rank())] =
+            voronoi_method().quantize(context, team, layer.input(), parameters);
+      });
+      const core::WorkCounts did = core::work_done() - before;
+      const std::map<std::string, double>& ran = results.front().statistics;
+      const OperatorWork law = voronoi_method().work(parameters, layer.out, layer.in);
+      const Work work = law.kmeans + law.column_loop + law.repeated * (members - 1) +
+                        refine_work(parameters, layer.out, layer.in, {1, ran.at("fit_steps"), ran.at("sweeps"), false});
+      EXPECT_NEAR(did[core::Counted::gemm_flops], work.gemm, 0.01 * work.gemm);
+      EXPECT_NEAR(did[core::Counted::nearest_flops], work.nearest, 0.02 * work.nearest);
+      EXPECT_NEAR(did[core::Counted::seeding_flops], work.seeding, 0.02 * work.seeding);
+    }
 }
 
 class VoronoiDeterminism : public ::testing::TestWithParam<QuantParameters> {};

@@ -147,6 +147,23 @@ TEST(Shard, EveryTypeAndShapeComesBackAsItWas) {
   EXPECT_EQ(test::entries(folder.path()), 1);
 }
 
+TEST(Shard, WhatIsSummedOnceHasOneDigest) {
+  const TemporaryFolder folder;
+  const std::string path = (folder / "a.h5").string(), bytes = text_of(serialize(sample(), Sums::file));
+  test::write_bytes(path, bytes);
+  for (const Sums sums : {Sums::file, Sums::all}) EXPECT_TRUE(same(read_shard(path, sums), sample()));
+  EXPECT_EQ(bytes.find("sha256", 512), std::string::npos);
+  std::string struck = bytes;
+  struck.back() = static_cast<char>(struck.back() ^ 1);
+  test::write_bytes(path, struck);
+  EXPECT_THAT(message_of<FormatError>([&] { read_shard(path, Sums::file); }), HasSubstr("is damaged"));
+  // Digests of some arrays alone are those of no file that was written here.
+  const std::string whole = text_of(serialize(sample()));
+  std::string renamed = whole.substr(512);
+  renamed.replace(renamed.find("shard_sha256"), 12, "other_sha256");
+  error_of_content(folder, renamed);
+}
+
 TEST(Shard, NothingAtAllComesBackToo) {
   const TemporaryFolder folder;
   write_shard(folder / "a.h5", {}, "1");

@@ -300,7 +300,7 @@ class Aqlm final : public Method {
     work.refine.bytes += 40 * weights * books * rounds;
     work.row_pieces = row_pieces(out_features);
     const double unknowns = books * centroids * static_cast<double>(p.in_group);
-    work.exchange_bytes = weights * nominal_bits(parameters) / 8;
+    work.exchange_bytes = weights * nominal_bits(parameters) / 8 + energy_bytes(out_features);
     work.sums.push_back({unknowns, (rounds + 1) * (fits + 2)});
     return work;
   }
@@ -352,7 +352,7 @@ class Aqlm final : public Method {
       if (!p.published())
         result.statistics["fit_steps"] = static_cast<double>(figures.fit_steps) / std::max(1, figures.rounds + 1);
     }
-    result.relative_error = encoding_error(context, input, result.encoding);
+    result.relative_error = encoding_error(context, team, input, result.encoding);
     result.statistics["damping"] = input.hessian->damping;
     result.statistics["damping_steps"] = input.hessian->damping_steps;
     result.statistics["dead_columns"] = static_cast<double>(input.hessian->dead_columns);

@@ -132,7 +132,7 @@ class Afpq final : public UniformMethod {
       return awq_codes(context, team, input, e.group_size, family, column_scale_values(input, scale), result);
     }();
     result.encoding = format::to_encoding(gather_encoding(team, input, e, perm, scale, codes));
-    result.relative_error = encoding_error(context, input, result.encoding);
+    result.relative_error = encoding_error(context, team, input, result.encoding);
     return result;
   }
 

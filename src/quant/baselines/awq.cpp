@@ -85,7 +85,7 @@ class Awq final : public UniformMethod {
     const UniformCodes codes = awq_codes(context, team, input, group_size, UniformGrids(p.bits, input.stored_dtype),
                                          column_scale_values(input, scale), result);
     result.encoding = format::to_encoding(gather_encoding(team, input, p.bits, group_size, {}, codes, scale));
-    result.relative_error = encoding_error(context, input, result.encoding);
+    result.relative_error = encoding_error(context, team, input, result.encoding);
     return result;
   }
 

@@ -47,7 +47,7 @@ class BitDistiller final : public UniformMethod {
         clipped_codes<ClipsOfBothEnds>(context, team, input, group_size, UniformGrids(p.bits, input.stored_dtype), {});
     QuantResult result;
     result.encoding = format::to_encoding(gather_encoding(team, input, p.bits, group_size, {}, codes));
-    result.relative_error = encoding_error(context, input, result.encoding);
+    result.relative_error = encoding_error(context, team, input, result.encoding);
     // Means of the factors of all groups, at both ends.
     double low = 0, high = 0, n_grids = 0;
     for (int clip = 0; clip < ClipsOfBothEnds::kCount; ++clip) {

@@ -53,7 +53,7 @@ class Gptq final : public UniformMethod {
     QuantResult result;
     result.encoding =
         format::to_encoding(gather_encoding(team, input, settings.bits, settings.group_size, stored_perm, codes));
-    result.relative_error = encoding_error(context, input, result.encoding);
+    result.relative_error = encoding_error(context, team, input, result.encoding);
     add_damping_figures(input, result);
     return result;
   }

@@ -20,7 +20,7 @@ class Rtn final : public UniformMethod {
                                              UniformGrids(p.bits, input.stored_dtype), {});
     QuantResult result;
     result.encoding = format::to_encoding(gather_encoding(team, input, p.bits, group_size, {}, codes));
-    result.relative_error = encoding_error(context, input, result.encoding);
+    result.relative_error = encoding_error(context, team, input, result.encoding);
     return result;
   }
 

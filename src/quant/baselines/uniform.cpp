@@ -86,10 +86,11 @@ format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& inpu
   return encoding;
 }
 
-double encoding_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding) {
+double encoding_error(backend::Context& context, core::Team& team, const QuantInput& input,
+                      const format::Encoding& encoding) {
   std::vector<float> decoded(input.weight.size());
   format::decode(encoding, decoded);
-  return relative_hessian_error(context, input.out_features, input.in_features, input.weight, decoded,
+  return relative_hessian_error(context, team, input.out_features, input.in_features, input.weight, decoded,
                                 input.hessian->h);
 }
 

@@ -52,8 +52,9 @@ format::UniformEncoding gather_encoding(core::Team& team, const QuantInput& inpu
                                         const std::vector<std::uint16_t>& perm, const UniformCodes& mine,
                                         const std::vector<std::uint16_t>& column_scale = {});
 
-/// relative_hessian_error of the decoded encoding.
-double encoding_error(backend::Context& context, const QuantInput& input, const format::Encoding& encoding);
+/// Collective: relative_hessian_error of the decoded encoding.
+double encoding_error(backend::Context& context, core::Team& team, const QuantInput& input,
+                      const format::Encoding& encoding);
 
 /// Throws InternalError unless extents, weight and Hessian of the input fit each other.
 void check_input(const QuantInput& input);

@@ -96,7 +96,7 @@ OperatorWork UniformMethod::work(const QuantParameters& parameters, std::int64_t
   work.column_loop = product_work(out_features, in_features, products());
   // Rounding, packing and decoding pass over the weights.
   work.column_loop.bytes += 60 * weights;
-  work.exchange_bytes = weights * parameters.get<UniformParameters>().bits / 8;
+  work.exchange_bytes = weights * parameters.get<UniformParameters>().bits / 8 + energy_bytes(out_features);
   work.row_pieces = core::ceil_div(out_features, kRowTile);
   return work;
 }

@@ -258,7 +258,8 @@ OperatorWork Gptvq::work(const QuantParameters& parameters, std::int64_t out_fea
   work.column_loop.nearest = 2 * weights * k * passes;
   work.column_loop.bytes += 60 * weights;
   work.refine = product_work(out_features, in_features, 2 + (p.codebook_update ? kUsualUpdates + 2 : 0));
-  work.exchange_bytes = static_cast<double>(stored_bits(parameters, out_features, in_features).total()) / 8;
+  work.exchange_bytes =
+      static_cast<double>(stored_bits(parameters, out_features, in_features).total()) / 8 + energy_bytes(out_features);
   work.row_pieces = e.row_groups();
   return work;
 }
@@ -333,7 +334,7 @@ QuantResult Gptvq::quantize(backend::Context& context, core::Team& team, const Q
   }
   QuantResult result;
   result.encoding = format::to_encoding(encoding);
-  result.relative_error = encoding_error(context, input, result.encoding);
+  result.relative_error = encoding_error(context, team, input, result.encoding);
   const auto books = static_cast<double>(extents.row_groups() * extents.strips());
   result.statistics["damping"] = input.hessian->damping;
   result.statistics["damping_steps"] = input.hessian->damping_steps;

@@ -12,6 +12,7 @@
 #include "core/bytes.h"
 #include "core/error.h"
 #include "core/index.h"
+#include "core/work_counts.h"
 #include "format/e8p.h"
 #include "format/rotated.h"
 #include "quant/baselines/uniform.h"
@@ -98,11 +99,13 @@ class QuipSharp final : public Method {
     work.column_loop.factor = std::pow(static_cast<double>(in_features), 3) / 3;
     work.column_loop.nearest = kSearchFlops * searches * weights;
     // Both sides there and back, and what decodes for the error.
-    work.column_loop.gemm += turning_flops(out_features, in_features) * weights;
+    work.repeated.gemm = turning_flops(out_features, in_features) * weights;
+    work.repeated.factor = work.column_loop.factor;
+    work.column_loop.gemm += work.repeated.gemm;
     work.column_loop.bytes += 100 * weights;
     work.refine = product_work(out_features, in_features, sweeps);
     work.refine.nearest = (kSearchFlops * searches + kStepFlops) * sweeps * weights;
-    work.exchange_bytes = weights * bits_of(parameters) / 8;
+    work.exchange_bytes = weights * bits_of(parameters) / 8 + energy_bytes(out_features);
     work.row_pieces = core::ceil_div(out_features, kRowTile);
     return work;
   }
@@ -152,6 +155,7 @@ class QuipSharp final : public Method {
 
     QuantResult result;
     {
+      core::count_work(core::Counted::gemm_flops, turning_flops(out, in) * static_cast<double>(out * in));
       TurnedWeight weight(context, input, parameters.seed);
       encoding.in_signs = weight.in_signs();
       encoding.out_signs = weight.out_signs();
@@ -163,7 +167,7 @@ class QuipSharp final : public Method {
       weight.add_statistics(result.statistics);
     }
     result.encoding = format::to_encoding(encoding);
-    result.relative_error = turned_error(context, input, result.encoding);
+    result.relative_error = turned_error(context, team, input, result.encoding);
     return result;
   }
 

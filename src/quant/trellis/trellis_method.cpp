@@ -143,12 +143,13 @@ class Trellis final : public Method {
     work.column_loop = product_work(out_features, in_features, 0.5 + 2);
     // The search for the bits that pass a string's end, and that of the rest.
     work.column_loop.nearest = a_pass * (1 + std::min(1.0, static_cast<double>(kLeadWeights) / a_tile));
-    work.column_loop.gemm += turning_flops(out_features, in_features) * weights;
+    work.repeated.gemm = turning_flops(out_features, in_features) * weights;
+    work.column_loop.gemm += work.repeated.gemm;
     work.column_loop.bytes += 100 * weights;
     // Gradient and error of held-out tokens before and behind each sweep, and the sweep itself.
     if (sweeps > 0) work.refine = product_work(out_features, in_features, 2 + 3 * sweeps);
     work.refine.nearest = a_pass * sweeps;
-    work.exchange_bytes = weights * settings.bits / 8;
+    work.exchange_bytes = weights * settings.bits / 8 + energy_bytes(out_features);
     work.row_pieces = tiles;
     return work;
   }
@@ -216,7 +217,7 @@ class Trellis final : public Method {
       }
     }
     result.encoding = format::to_encoding(encoding);
-    result.relative_error = turned_error(context, input, result.encoding);
+    result.relative_error = turned_error(context, team, input, result.encoding);
     return result;
   }
 

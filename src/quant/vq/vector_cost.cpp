@@ -36,13 +36,21 @@ Work seeding(double points, double dim, std::int64_t k) {
 
 }  // namespace
 
+Work start_work(double points, std::int64_t v, std::int64_t codebook, std::int64_t stride, std::int64_t most_steps) {
+  const auto dim = static_cast<double>(v);
+  const double coarse = points / static_cast<double>(stride);
+  const auto sample = static_cast<double>(sample_size(codebook));
+  Work work = seeding(std::min(coarse, sample), dim, codebook);
+  if (coarse > sample)
+    work += lloyd(sample, dim, static_cast<double>(codebook), std::min(static_cast<double>(most_steps), kSampleSteps));
+  return work;
+}
+
 Work training_work(double points, std::int64_t v, std::int64_t codebook, std::int64_t stride, std::int64_t most_steps) {
   const auto most = static_cast<double>(most_steps);
   const auto dim = static_cast<double>(v), k = static_cast<double>(codebook);
   const double coarse = points / static_cast<double>(stride);
-  const auto sample = static_cast<double>(sample_size(codebook));
-  Work work = seeding(std::min(coarse, sample), dim, codebook);
-  if (coarse > sample) work += lloyd(sample, dim, k, std::min(most, kSampleSteps));
+  Work work = start_work(points, v, codebook, stride, most_steps);
   if (stride > 1) work += lloyd(coarse, dim, k, std::min(most, kCoarseSteps));
   return work + lloyd(points, dim, k, std::min(most, kSteps));
 }
@@ -68,7 +76,9 @@ OperatorWork VectorMethod::work(const QuantParameters& parameters, std::int64_t 
   OperatorWork work;
   const auto training = [&](std::int64_t k) {
     const auto wanted = static_cast<std::int64_t>(vectors) / (kCoarsePointsACentroid * k);
-    return training_work(vectors, g.v, k, coarse_stride(g, g.v, wanted), most_steps) * static_cast<double>(g.groups);
+    const std::int64_t stride = coarse_stride(g, g.v, wanted);
+    work.repeated += start_work(vectors, g.v, k, stride, most_steps) * static_cast<double>(g.groups);
+    return training_work(vectors, g.v, k, stride, most_steps) * static_cast<double>(g.groups);
   };
   work.kmeans = training(g.k);
   if (residual) work.kmeans += training(g.kr);

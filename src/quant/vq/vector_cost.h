@@ -15,6 +15,7 @@ Work search_work(const VqGeometry& geometry, std::int64_t candidates, bool with_
 
 /// Of a codebook of k over so many vectors of dim values, at most so many Lloyd steps. stride: above 1, trained on
 /// every so many-th of them first.
+Work start_work(double points, std::int64_t dim, std::int64_t k, std::int64_t stride, std::int64_t most_steps);
 Work training_work(double points, std::int64_t dim, std::int64_t k, std::int64_t stride, std::int64_t most_steps);
 /// What k-means over `points` vectors in n_chunks chunks holds on a rank, and before it over one in `stride` of them.
 std::int64_t kmeans_bytes(std::int64_t points, std::int64_t n_chunks, std::int64_t dim, std::int64_t k,

@@ -39,14 +39,10 @@ class Voronoi final : public VectorMethod {
   OperatorWork work(const QuantParameters& parameters, std::int64_t out_features,
                     std::int64_t in_features) const override {
     const VqGeometry g = make_geometry(parameters, out_features, in_features);
-    const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
     OperatorWork work = VectorMethod::work(parameters, out_features, in_features);
-    work.refine = product_work(out_features, in_features, 1);
-    Work round = product_work(out_features, in_features, 2 * kUsualFitSteps + 4 + kUsualSweeps) +
-                 search_work(g, candidates(parameters), g.kr > 0) * kUsualSweeps;
-    round.scattered += 2 * weights * (g.kr > 0 ? 2 : 1) * kUsualFitSteps;
     const auto rounds = static_cast<double>(parameters.get<VoronoiParameters>().rounds);
-    work.refine += round * rounds;
+    work.refine = refine_work(parameters, out_features, in_features,
+                              {rounds, 2 * kUsualFitSteps * rounds, kUsualSweeps * rounds, true});
     for (const std::int64_t unknowns : {(g.k + g.kr) * g.v * g.groups, 2 * in_features})
       work.sums.push_back({static_cast<double>(unknowns), rounds * (kUsualFitSteps + 2)});
     return work;
@@ -90,6 +86,20 @@ class Voronoi final : public VectorMethod {
 };
 
 }  // namespace
+
+Work refine_work(const QuantParameters& parameters, std::int64_t out_features, std::int64_t in_features,
+                 const RefineSteps& steps) {
+  const VqGeometry g = make_geometry(parameters, out_features, in_features);
+  const double weights = static_cast<double>(out_features) * static_cast<double>(in_features);
+  // A product with the Hessian each: steps and sweeps; of a round the errors behind both fits and the last sweep; of
+  // held-out tokens one before all rounds, where the passes have told the other, and one a round.
+  const double judged = steps.is_judged ? 1 + steps.rounds : 0,
+               products = steps.fits + steps.sweeps + 3 * steps.rounds + judged;
+  Work work = product_work(out_features, in_features, products) +
+              search_work(g, parameters.get<VoronoiParameters>().candidates, g.kr > 0) * steps.sweeps;
+  work.scattered += weights * (g.kr > 0 ? 2 : 1) * steps.fits;
+  return work;
+}
 
 const Method& voronoi_method() {
   static const Voronoi method;
