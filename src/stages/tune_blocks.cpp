@@ -31,8 +31,8 @@ class BlockPhase final : public TuningPhase {
     const std::int64_t last = *pending_.rbegin();
     for (std::int64_t layer = 0; layer <= last; ++layer) work_.clock.expect(kTuneStage, predicted(layer));
     const std::unique_ptr<run::RunSource> tuned = make_source(base_ + 1);
-    model::Transformer teacher(*work_.inputs.model, work_.context, dtype()),
-        student(*source_, work_.context, dtype()), finished(*tuned, work_.context, dtype());
+    model::Transformer teacher(*work_.inputs.model, work_.context, dtype()), student(*source_, work_.context, dtype()),
+        finished(*tuned, work_.context, dtype());
     tune::BlockTuning tuning(work_.context, work_.world, teacher, windows, sequences, seed());
     for (std::int64_t layer = 0; layer <= last; ++layer) {
       if (work_.stop_agreed()) return;
