@@ -108,8 +108,9 @@ class TunedGradients : public ::testing::TestWithParam<const char*> {
     return result;
   }
 
-  /// All of them by a student whose products take operands of that type; errors in the norm, relative.
-  void meet_the_client(core::DType dtype, double loss_tolerance, double tolerance);
+  /// All of them by a student whose products take operands of that type; errors in the norm, relative: of each, and
+  /// their mean.
+  void meet_the_client(core::DType dtype, double loss_tolerance, double tolerance, double mean_tolerance);
 
   backend::Context context_{backend::Device::cpu, 2};
   std::unique_ptr<exporting::Checkpoint> source_;
@@ -117,7 +118,8 @@ class TunedGradients : public ::testing::TestWithParam<const char*> {
   std::vector<std::unique_ptr<tune::TunedBlock>> blocks_;
 };
 
-void TunedGradients::meet_the_client(core::DType dtype, double loss_tolerance, double tolerance) {
+void TunedGradients::meet_the_client(core::DType dtype, double loss_tolerance, double tolerance,
+                                     double mean_tolerance) {
   make_student(dtype);
   const core::Json facts = core::read_json_file(test::data_path(golden() + ".json"));
   const auto ids = facts.at("ids").get<std::vector<std::int32_t>>();
@@ -135,11 +137,12 @@ void TunedGradients::meet_the_client(core::DType dtype, double loss_tolerance, d
 
   const test::SafetensorsLite expected(test::data_path(golden() + ".safetensors"));
   std::int64_t n_met = 0;
-  double worst = 0;
+  double worst = 0, all = 0;
   const auto meet = [&](const std::string& tensor, std::span<const float> gradient) {
     const double apart = test::relative_distance(gradient, expected.f32(tensor));
     EXPECT_LT(apart, tolerance) << tensor;
     worst = std::max(worst, apart);
+    all += apart;
     ++n_met;
   };
   meet("model.norm.weight", last.norm);
@@ -156,6 +159,7 @@ void TunedGradients::meet_the_client(core::DType dtype, double loss_tolerance, d
           std::span(gradient).subspan(static_cast<std::size_t>(segment.first), static_cast<std::size_t>(segment.size)));
   }
   RecordProperty("worst", std::to_string(worst));
+  EXPECT_LT(all / static_cast<double>(n_met), mean_tolerance);
   // All but the loss and the linears' own biases, which are not tuned.
   std::int64_t n_wanted = 0;
   for (const std::string& name : expected.names())
@@ -163,10 +167,11 @@ void TunedGradients::meet_the_client(core::DType dtype, double loss_tolerance, d
   EXPECT_EQ(n_met, n_wanted);
 }
 
-TEST_P(TunedGradients, AreThoseOfThePublicClient) { meet_the_client(core::DType::f32, 1e-5, 1e-4); }
+TEST_P(TunedGradients, AreThoseOfThePublicClient) { meet_the_client(core::DType::f32, 1e-5, 1e-4, 1e-4); }
 
-// Of operands with 8 bits of mantissa; a derivative that misses a factor is off by 1.
-TEST_P(TunedGradients, OfBf16ProductsAreNear) { meet_the_client(core::DType::bf16, 2e-2, 0.1); }
+// Operands have 8 bits of mantissa, and what the student's own loss is made of is a difference of two models' rounded
+// predictions; a derivative of which a product is missing is off by 1.
+TEST_P(TunedGradients, OfBf16ProductsAreNear) { meet_the_client(core::DType::bf16, 2e-2, 0.4, 0.07); }
 
 INSTANTIATE_TEST_SUITE_P(Variants, TunedGradients,
                          ::testing::Values("v4k256", "v4k256-bf16", "v4k256-16", "v8k16-16", "v6k256", "perm", "group2",
