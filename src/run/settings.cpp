@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "calib/residual_stream.h"
 #include "core/error.h"
 #include "core/words.h"
 #include "export/layout.h"
@@ -27,8 +28,13 @@ bool asks_for_stage(const Settings& options, std::string_view stage) {
 }
 
 calib::HessianKind hessian_kind(const Settings& options) {
-  return {options.hessian == "guided",    options.calibration_held_out,         options.calibration == "sequential",
-          options.target == "asymmetric", options.calibration_experts == "all", options.hessian_groups};
+  const std::int64_t chunks = calib::calibration_chunks(options.calibration_sequences, options.calibration_context);
+  // Of few windows none is kept out.
+  const double held_out =
+      calib::n_held_out(0, chunks, options.calibration_held_out) > 0 ? options.calibration_held_out : 0;
+  return {options.hessian == "guided",          held_out,
+          options.calibration == "sequential",  options.target == "asymmetric",
+          options.calibration_experts == "all", options.hessian_groups};
 }
 
 std::int64_t hessian_window(const Settings& options, std::int64_t n_layers) {

@@ -200,6 +200,18 @@ TEST(Plan, RefusesWhatCannotFitAndSaysWhere) {
   EXPECT_TRUE(make_plan(request).refusals.empty());
 }
 
+TEST(Plan, OfFewWindowsNoneIsKeptOut) {
+  PlanRequest request = request_of("llama-2-7b", 1, false);
+  request.options.calibration_held_out = 0.125;
+  request.options.calibration_sequences = 8;
+  const double judged = make_plan(request).work.at("quantize")[core::Counted::factor_flops];
+  request.options.calibration_sequences = 7;
+  const double alone = make_plan(request).work.at("quantize")[core::Counted::factor_flops];
+  EXPECT_GT(judged, 2 * alone);
+  request.options.calibration_held_out = 0;
+  EXPECT_EQ(make_plan(request).work.at("quantize")[core::Counted::factor_flops], alone);
+}
+
 TEST(Plan, TheLargestDenseModelLeavesRoomOnANodeOf256GB) {
   PlanRequest request = request_of("llama-3.1-405b", 64, true);
   request.ranks_per_node = 8;
