@@ -30,7 +30,6 @@ const Names kOfOneRun{"run",
                       "method",
                       "bits",
                       "allocate",
-                      "effort",
                       "calibration",
                       "target",
                       "set",
@@ -127,29 +126,29 @@ std::vector<MemberSpec> member_specs(const CompareOptions& o, const Names& given
 }
 
 /// Whether quantize by itself would take guided Hessians for this method.
-bool takes_guided(const std::string& method) {
-  for (const auto& [option, value] : quant::find_method(method).effort(quant::Effort::normal))
+bool takes_guided(const std::string& method, const std::string& effort) {
+  for (const auto& [option, value] : effort_options(effort, method))
     if (option == "hessian") return value == "guided";
   return false;
 }
 
 /// Calibration makes guided Hessians where one of the methods takes them; the others look at the plain ones beside
-/// them. Each member then is what quantize by itself would make of it, unless the job in `directory` has begun
+/// them. Each member then is what quantize by itself would make of it, unless the job's directory has begun
 /// otherwise. metric_given: the job's own options say which ones they look at.
-void choose_hessians(const std::string& directory, std::vector<MemberSpec>& specs, bool metric_given,
+void choose_hessians(const run::Settings& job, std::vector<MemberSpec>& specs, bool metric_given,
                      std::vector<std::string>& of_all) {
   bool some = false;
   std::vector<MemberSpec*> plain;
   for (MemberSpec& spec : specs) {
     run::Settings settings;
     const ParseResult parsed = parse(quantize_command(settings), spec.arguments, true);
-    const bool guided = takes_guided(settings.parameters.method);
+    const bool guided = takes_guided(settings.parameters.method, job.effort);
     some = some || guided;
     if (!guided && std::none_of(parsed.given.begin(), parsed.given.end(),
                                 [](const run::GivenOption& option) { return option.name == kGuidedMetric; }))
       plain.push_back(&spec);
   }
-  for (const auto& [option, value] : calibration_options(directory))
+  for (const auto& [option, value] : calibration_options(job.run))
     if (option == "hessian") some = value == "guided";
   of_all.emplace_back(some ? "--hessian=guided" : "--hessian=plain");
   if (some && !metric_given)
@@ -237,11 +236,15 @@ std::vector<run::Settings> member_settings(const CompareOptions& o, const std::v
   not_shared.insert(kOfTheJob.begin(), kOfTheJob.end());
   std::vector<std::string> of_all = arguments_of(quantize_command(scratch), given, not_shared);
   for (const run::GivenOption& option : given) shared.insert(option.name);
+  if (o.shared.effort == "best")
+    problems.emplace_back(
+        "--effort: best divides the bits of a run by Hessians of all its blocks, and runs are compared block by "
+        "block; compare at normal, or give the allocation.cfg that a run made as a --member");
   std::vector<MemberSpec> specs = member_specs(o, shared, problems);
   for (const auto& [option, value] : calibration_options(o.shared.run))
     if (option == "calibration-duplicates" && shared.insert(option).second)
       of_all.push_back(fmt::format("--{}={}", option, value));
-  if (shared.insert("hessian").second) choose_hessians(o.shared.run, specs, shared.contains(kGuidedMetric), of_all);
+  if (shared.insert("hessian").second) choose_hessians(o.shared, specs, shared.contains(kGuidedMetric), of_all);
   std::vector<std::pair<std::string, std::vector<std::string>>> found;  // problem -> names of the runs that have it
   const auto add = [&](const std::string& name, const std::string& problem) {
     const auto known =

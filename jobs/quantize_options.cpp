@@ -159,10 +159,14 @@ void complete(const std::vector<run::GivenOption>& given, run::Settings& setting
   if (!settings.bits || (settled.contains("hessian") && settings.hessian != "guided")) settled.insert("allocate");
   for (const auto& [stage, option] : {std::pair("tune", "tune-phases"), std::pair("allocate", "allocate")})
     if (!settings.stages.empty() && !run::asks_for_stage(settings, stage)) settled.insert(option);
-  for (const auto& [name, effort] : kEfforts)
-    if (name == settings.effort)
-      for (const auto& [option, value] : quant::find_method(settings.parameters.method).effort(effort))
-        settle(option, value);
+  for (const auto& [option, value] : effort_options(settings.effort, settings.parameters.method)) settle(option, value);
+}
+
+std::vector<std::pair<std::string_view, std::string_view>> effort_options(const std::string& effort,
+                                                                          std::string_view method) {
+  for (const auto& [name, value] : kEfforts)
+    if (name == effort) return quant::find_method(method).effort(value);
+  return {};
 }
 
 CommandSpec quantize_command(run::Settings& o) {

@@ -20,6 +20,10 @@ CommandSpec quantize_command(run::Settings& options);
 /// without a problem.
 void complete(const std::vector<run::GivenOption>& given, run::Settings& settings);
 
+/// Options, with their values, that --effort stands for with a method.
+std::vector<std::pair<std::string_view, std::string_view>> effort_options(const std::string& effort,
+                                                                          std::string_view method);
+
 /// How a directory calibrated, by options and their values: what a run takes over whose Hessians are from there.
 /// Nothing where there is no run, which is told later.
 std::vector<std::pair<std::string, std::string>> calibration_options(const std::string& directory);

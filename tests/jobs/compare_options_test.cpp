@@ -5,6 +5,8 @@
 
 #include <fstream>
 
+#include "quant/trellis/trellis_method.h"
+#include "quant/vq/voronoi.h"
 #include "support/temporary.h"
 
 namespace voronoi::jobs {
@@ -57,6 +59,25 @@ TEST(CompareOptions, WhatWasSaidOfHessiansIsForAll) {
     EXPECT_EQ(settings.hessian, "guided");
     EXPECT_FALSE(settings.parameters.guided_metric);
   }
+}
+
+TEST(CompareOptions, EffortIsThatOfEachMethodUnlessAnOptionIsGiven) {
+  const auto members = members_of({"--methods", "rtn,voronoi,trellis", "--bits", "2", "--effort", "quick"});
+  ASSERT_EQ(members.size(), 3U);
+  for (const run::Settings& settings : members) EXPECT_EQ(settings.hessian, "plain");  // nobody takes others then
+  EXPECT_EQ(members[1].parameters.get<quant::VoronoiParameters>().rounds, 1);
+  EXPECT_EQ(members[2].parameters.get<quant::TrellisParameters>().state_bits, 12);
+  const auto given = members_of({"--methods", "voronoi", "--bits", "2", "--effort", "quick", "--rounds", "2"});
+  EXPECT_EQ(given.at(0).parameters.get<quant::VoronoiParameters>().rounds, 2);
+
+  CompareOptions options;
+  const ParseResult best =
+      parse(compare_command(options),
+            {"--model=model", "--out=out", "--calibration-text=text", "--methods=voronoi", "--bits=2", "--effort=best"},
+            true);
+  std::vector<std::string> problems;
+  member_settings(options, best.given, problems);
+  EXPECT_THAT(problems, ::testing::Contains(HasSubstr("--effort: best divides the bits")));
 }
 
 TEST(CompareOptions, AConfigFileMaySayWhichHessiansItsRunLooksAt) {
