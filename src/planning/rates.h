@@ -27,8 +27,8 @@ struct Rates {
 /// H100 (assumed shares of its peaks).
 Rates table_rates(backend::Device device, int n_threads);
 
-/// Of the forward pass's products, and of tuning's: in 16 bits on a GPU unless `dtype` (of model::dtype_choices()) is f32, on a CPU only
-/// where it is bf16.
+/// Of the forward pass's products, and of tuning's: in 16 bits on a GPU unless `dtype` (of model::dtype_choices()) is
+/// f32, on a CPU only where it is bf16.
 double forward_rate(const Rates& rates, backend::Device device, const std::string& dtype);
 
 /// Times the kernels on this CPU context for about two seconds; vector length and codebook size are those of

@@ -51,7 +51,7 @@ struct Settings {
   std::int64_t tune_tokens = 0;         ///< 0: as many as calibration takes
   std::int64_t tune_passes = 1;
   double tune_held_out = 0.125;
-  std::string tune_dtype = "f32";  ///< or "bf16": of products
+  std::string tune_dtype = "f32";           ///< or "bf16": of products
   double tune_learning_rate = 0;            ///< 0: by size and bits
   std::vector<std::string> validate_texts;  ///< empty: none
   std::string validate_join = "auto";       ///< how they are read, as `eval` does
