@@ -12,7 +12,7 @@ mkdir "$work/bin"
 cat >"$work/bin/squeue" <<'END'
 #!/bin/sh
 case "$*" in
-  *%e*) date -d "@$((STARTED + LIMIT))" +%FT%T ;;
+  *%e*) sleep "${SQUEUE_SECONDS:-0}"; date -d "@$((STARTED + LIMIT))" +%FT%T ;;
   *) echo RUNNING ;;
 esac
 END
@@ -41,7 +41,7 @@ run=$work/run
 
 # starts RESTART PROGRAM: launch in the background, as $job, once the file $SEEN is there.
 starts() {
-  rm -f "$work"/{started,asked_driver,requeued}
+  rm -f "$work"/{started,listens,asked_driver,requeued}
   SLURM_RESTART_COUNT=$1 PROGRAM=$2 STARTED=$(date +%s) "$launch" "$run" true >"$work/log" 2>&1 &
   job=$!
   until [ -e "$work/${SEEN:-started}" ]; do sleep 0.02; done
@@ -77,9 +77,13 @@ rm -r "$run"
 starts 0 'trap "exit 75" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
 until [ -e "$work/listens" ]; do sleep 0.02; done
 kill -USR1 $job; ends 75 yes
+# Also where it has stopped before Slurm has said until when it may run.
+SQUEUE_SECONDS=1 starts 0 'trap "exit 75" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
+until [ -e "$work/listens" ]; do sleep 0.02; done
+kill -USR1 $job; ends 75 yes
 
 # A program that does not listen is ended before the limit: 4 s before it, here 2 s after the request.
-listens() { rm -f "$work/listens"; LIMIT=6 starts 0 "$1"; until [ -e "$work/listens" ]; do sleep 0.02; done; }
+listens() { LIMIT=6 starts 0 "$1"; until [ -e "$work/listens" ]; do sleep 0.02; done; }
 listens 'trap "" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
 begun=$SECONDS
 kill -USR1 $job; ends 143 yes
