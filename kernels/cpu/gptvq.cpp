@@ -81,7 +81,7 @@ class Decoder {
   void decode_stored(std::int64_t row, float* stored) {
     enter_group(row / p_.group_rows);
     const std::int64_t words = core::packed_words(n_vectors_, p_.index_bits);
-    core::unpack_row({p_.indices + row * words, index(words)}, p_.index_bits, codes_);
+    packed::unpack(p_.indices + row * words, p_.index_bits, n_vectors_, codes_.data());
     switch (p_.d) {
       case 1:
         look_up<1>(stored);
@@ -97,9 +97,10 @@ class Decoder {
     }
     if (n_blocks_ == 0) return;
     const std::int64_t block_words = core::packed_words(n_blocks_, kBlockScaleBits);
-    core::unpack_row({p_.block_codes + row * block_words, index(block_words)}, kBlockScaleBits, block_codes_);
+    packed::unpack(p_.block_codes + row * block_words, kBlockScaleBits, n_blocks_, block_codes_.data());
     for (std::int64_t block = 0; block < n_blocks_; ++block) {
-      const float scale = block_scale(grid_[index(2 * block)], grid_[index(2 * block + 1)], block_codes_[index(block)]);
+      const float scale = block_scale(grid_[index(2 * block)], grid_[index(2 * block + 1)],
+                                      static_cast<std::uint32_t>(block_codes_[index(block)]));
       const std::int64_t end = std::min(p_.in_features, (block + 1) * p_.scale_block);
       for (std::int64_t c = block * p_.scale_block; c < end; ++c) stored[c] = stored[c] * scale;
     }
@@ -109,7 +110,7 @@ class Decoder {
   std::int64_t n_vectors_, n_strips_, n_blocks_, book_size_;
   std::int64_t group_ = -1;
   std::vector<float> grid_, books_;
-  std::vector<std::uint32_t> codes_, block_codes_;
+  std::vector<std::int32_t> codes_, block_codes_;
   std::vector<float> stored_;
 };
 

@@ -8,11 +8,12 @@
 #include <vector>
 
 #include "core/types.h"
+#include "kernels/cpu/packed_rows.h"
 #include "kernels/exec.h"
 
 namespace voronoi::kernels::packed {
 
-inline std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+constexpr std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 /// n values of `dtype` widened. Half precision without a branch a value, so that compilers vectorise it: the exponent
 /// is moved into place and rebiased by an exact multiplication, which also normalises subnormals. Finite values only.
@@ -27,19 +28,6 @@ inline std::vector<float> widen(core::DType dtype, const std::uint16_t* bits, st
              : std::bit_cast<float>(sign | rest << 16);
   }
   return values;
-}
-
-/// Sixteen running sums, added in a fixed tree.
-inline float dot(std::int64_t n, const float* a, const float* b) {
-  constexpr std::int64_t kLanes = 16;
-  float sums[kLanes] = {};
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
-  for (; i < n; ++i) sums[i % kLanes] += a[i] * b[i];
-  for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (std::int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  return sums[0];
 }
 
 /// weight [n_rows, n] = wide [n_rows, n] rounded to `dtype`.

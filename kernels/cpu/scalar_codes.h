@@ -1,9 +1,9 @@
 // Linears with a code a weight on the CPU: a row is decoded at a time, into a buffer that stays in cache, and either
 // written out, multiplied, or used for a gradient at once.
 //
-// Form says what codes mean: Form::Packed, the packed linear; Form::kScales, scales a group; Form(packed), with
-// start_row(row) before a row's groups and group(g), whose step(code) is a float. With two scales the first is that of
-// steps that are not negative.
+// Form says what codes mean: Form::Packed, the packed linear; Form::kScales, scales a group; Form(packed), whose
+// decode(row, codes, scales, values) multiplies the steps of a row's codes by its scales. With two scales the first is
+// that of steps that are not negative.
 #pragma once
 
 #include <algorithm>
@@ -22,32 +22,6 @@ using packed::index;
 
 inline constexpr std::int64_t kRowsATask = 16;  // rows that share buffers
 
-/// codes[i] = value i of the stream, i < n. Runs of 32 values start at a word.
-template <int kBits>
-void unpack(const std::uint32_t* words, std::int64_t n, std::int32_t* codes) {
-  constexpr std::uint32_t kMask = (1U << kBits) - 1U;
-  constexpr int kRun = 32;
-  const auto value_of = [&words](int i) {
-    const int word = i * kBits / 32, shift = i * kBits % 32;
-    std::uint32_t value = words[word] >> shift;
-    if (shift + kBits > 32) value |= words[word + 1] << (32 - shift);
-    return static_cast<std::int32_t>(value & kMask);
-  };
-  for (; n >= kRun; n -= kRun, words += kBits, codes += kRun)
-    for (int i = 0; i < kRun; ++i) codes[i] = value_of(i);
-  for (int i = 0; i < n; ++i) codes[i] = value_of(i);
-}
-
-using Unpack = decltype(&unpack<1>);
-
-inline Unpack unpacker(int bits) {
-  constexpr Unpack kUnpackers[] = {unpack<1>,  unpack<2>,  unpack<3>,  unpack<4>,  unpack<5>,  unpack<6>,
-                                   unpack<7>,  unpack<8>,  unpack<9>,  unpack<10>, unpack<11>, unpack<12>,
-                                   unpack<13>, unpack<14>, unpack<15>, unpack<16>};
-  VORONOI_REQUIRE(bits >= 1 && bits <= 16, "a code has 1 to 16 bits");
-  return kUnpackers[bits - 1];
-}
-
 /// Decodes rows, one after another. column_scale: [in] widened, as all rows share it; empty: all are 1.
 template <class Form>
 class Decoder {
@@ -55,10 +29,10 @@ class Decoder {
   Decoder(const typename Form::Packed& packed, const std::vector<float>& column_scale)
       : p_(packed),
         form_(packed),
-        unpack_(unpacker(packed.bits)),
         column_scale_(column_scale),
         n_groups_(core::ceil_div(packed.in_features, packed.group_size)),
         codes_(index(packed.in_features)),
+        scales_(index(n_scales())),
         stored_(index(packed.perm == nullptr ? 0 : packed.in_features)) {}
 
   std::int64_t n_scales() const { return Form::kScales * n_groups_; }
@@ -75,6 +49,11 @@ class Decoder {
   void decode(std::int64_t row, const ScaleOf& scale_of, float* values) {
     decode_unscaled(row, scale_of, values);
     for (std::size_t c = 0; c < column_scale_.size(); ++c) values[c] *= column_scale_[c];
+  }
+  /// [in], for the caller.
+  float* spare_row() {
+    spare_.resize(index(p_.in_features));
+    return spare_.data();
   }
   /// The stored scales of a row.
   auto stored_scales(std::int64_t row) const {
@@ -114,31 +93,18 @@ class Decoder {
   /// Stored column order.
   template <class ScaleOf>
   void decode_stored(std::int64_t row, const ScaleOf& scale_of, float* stored) {
-    unpack_(p_.codes + row * core::packed_words(p_.in_features, p_.bits), p_.in_features, codes_.data());
-    form_.start_row(row);
-    for (std::int64_t g = 0; g < n_groups_; ++g) {
-      const auto group = form_.group(g);
-      const std::int64_t end = std::min(p_.in_features, (g + 1) * p_.group_size);
-      if constexpr (Form::kScales == 1) {
-        const float scale = scale_of(g);
-        for (std::int64_t c = g * p_.group_size; c < end; ++c) stored[c] = scale * group.step(codes_[index(c)]);
-      } else {
-        const float above = scale_of(2 * g), below = scale_of(2 * g + 1);
-        for (std::int64_t c = g * p_.group_size; c < end; ++c) {
-          const float step = group.step(codes_[index(c)]);
-          stored[c] = (step < 0 ? below : above) * step;
-        }
-      }
-    }
+    packed::unpack(p_.codes + row * core::packed_words(p_.in_features, p_.bits), p_.bits, p_.in_features,
+                   codes_.data());
+    for (std::int64_t i = 0; i < n_scales(); ++i) scales_[index(i)] = scale_of(i);
+    form_.decode(row, codes_.data(), scales_.data(), stored);
   }
 
   const typename Form::Packed& p_;
   Form form_;
-  Unpack unpack_;
   const std::vector<float>& column_scale_;
   std::int64_t n_groups_;
   std::vector<std::int32_t> codes_;
-  std::vector<float> stored_, d_stored_, steps_, part_;
+  std::vector<float> scales_, stored_, spare_, d_stored_, steps_, part_;
 };
 
 inline std::vector<float> column_scales(const PackedScalars& packed) {
@@ -166,9 +132,9 @@ void decode_f32(const Exec& exec, const typename Form::Packed& packed, float* we
 template <class Form>
 void decode_16(const Exec& exec, const typename Form::Packed& packed, std::uint16_t* weight) {
   for_rows<Form>(exec, packed, [&](Decoder<Form>& decoder, std::int64_t row) {
-    std::vector<float> values(index(packed.in_features));
-    decoder.decode(row, decoder.stored_scales(row), values.data());
-    std::transform(values.begin(), values.end(), weight + row * packed.in_features,
+    float* values = decoder.spare_row();
+    decoder.decode(row, decoder.stored_scales(row), values);
+    std::transform(values, values + packed.in_features, weight + row * packed.in_features,
                    [&](float value) { return core::to_bits16(packed.dtype, value); });
   });
 }
@@ -187,11 +153,11 @@ void fused_matmul(const Exec& exec, const typename Form::Packed& packed, std::in
     x = scaled.data();
   }
   for_rows<Form>(exec, packed, [&](Decoder<Form>& decoder, std::int64_t row) {
-    std::vector<float> values(index(n));
-    decoder.decode_unscaled(row, decoder.stored_scales(row), values.data());
+    float* values = decoder.spare_row();
+    decoder.decode_unscaled(row, decoder.stored_scales(row), values);
     for (std::int64_t t = 0; t < n_tokens; ++t) {
       float& target = out[t * packed.out_features + row];
-      const float product = packed::dot(n, values.data(), x + t * n);
+      const float product = packed::dot(n, values, x + t * n);
       target = accumulate ? target + product : product;
     }
   });

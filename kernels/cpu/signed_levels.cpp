@@ -11,17 +11,14 @@ class SignedLevelsForm {
   using Packed = PackedSignedLevels;
   static constexpr int kScales = 2;
 
-  explicit SignedLevelsForm(const PackedSignedLevels& packed) : group_{packed.levels} {}
+  explicit SignedLevelsForm(const PackedSignedLevels& packed) : p_(packed) {}
 
-  struct Group {
-    const float* levels;
-    float step(std::int32_t code) const { return levels[code]; }
-  };
-  void start_row(std::int64_t /*row*/) {}
-  Group group(std::int64_t /*g*/) const { return group_; }
+  void decode(std::int64_t /*row*/, const std::int32_t* codes, const float* scales, float* values) const {
+    packed::signed_levels_row(p_.in_features, p_.group_size, codes, p_.levels, scales, values);
+  }
 
  private:
-  Group group_;
+  const PackedSignedLevels& p_;
 };
 
 }  // namespace

@@ -1,5 +1,4 @@
-// Linears in trellis codes: 16 rows of a column are decoded side by side, and either turned and written out, or
-// multiplied at once.
+// Linears in trellis codes: units of 16 rows are decoded, and either turned and written out, or multiplied at once.
 #include "kernels/trellis.h"
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "kernels/cpu/rotated.h"
 #include "kernels/cpu/rotation.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/trellis_units.h"
 #include "kernels/cpu/trellis_values.h"
 #include "kernels/kernels.h"
 
@@ -34,43 +34,6 @@ std::unique_ptr<const Values> make_values(TrellisCode code) {
 
 static_assert(rotation::kVectors == kTrellisUnit);
 
-/// Values of the 16 rows of a unit in a column. words, before: the unit's words, and the one that stands before them in
-/// the circle.
-void decode_unit(const float* table, int bits, std::uint32_t mask, const std::uint16_t* words, std::uint16_t before,
-                 float* values) {
-  std::uint64_t window = before;
-  int next = 0, held = 0;  // words taken, and bits of them that are no row's yet
-  for (std::size_t row = 0; row < index(kTrellisUnit); ++row) {
-    if (held < bits) {
-      window = window << 16 | words[next++];
-      held += 16;
-    }
-    held -= bits;
-    values[row] = table[(window >> held) & mask];
-  }
-}
-
-/// decode(column, values): the rows of a unit.
-class UnitDecoder {
- public:
-  UnitDecoder(const PackedTrellis& p, std::int64_t unit)
-      : p_(p), table_(trellis::values_of(p.code)), mask_((1U << p.state_bits) - 1U) {
-    const std::int64_t units = trellis_units(p.out_features), tile = tile_of(units, unit);
-    const std::int64_t before = unit == first_unit(units, tile) ? first_unit(units, tile + 1) - 1 : unit - 1;
-    words_ = p.codes + unit * p.in_features * p.bits;
-    before_ = p.codes + before * p.in_features * p.bits + p.bits - 1;
-  }
-  void operator()(std::int64_t column, float* values) const {
-    decode_unit(table_, p_.bits, mask_, words_ + column * p_.bits, before_[column * p_.bits], values);
-  }
-
- private:
-  const PackedTrellis& p_;
-  const float* table_;
-  std::uint32_t mask_;
-  const std::uint16_t *words_, *before_;
-};
-
 /// W before its rows are turned back into one another.
 void decode_unturned(const Exec& exec, const PackedTrellis& p, float* weight) {
   const rotation::Turner turner(exec, p.in, true);
@@ -78,12 +41,8 @@ void decode_unturned(const Exec& exec, const PackedTrellis& p, float* weight) {
   exec.pool->parallel_for(trellis_units(p.out_features), [&](std::int64_t unit) {
     const std::int64_t first = unit * kTrellisUnit, count = std::min(kTrellisUnit, p.out_features - first);
     Scratch<float> panel(in * kTrellisUnit), spare(turner.spare_size());
-    const UnitDecoder decode(p, unit);
-    for (std::int64_t column = 0; column < in; ++column) {
-      float* values = panel.data() + column * kTrellisUnit;
-      decode(column, values);
-      for (std::int64_t lane = 0; lane < kTrellisUnit; ++lane) values[lane] *= p.scale;
-    }
+    trellis::decode_columns(trellis::UnitCodes(p, unit), 0, in, panel.data());
+    for (std::int64_t i = 0; i < in * kTrellisUnit; ++i) panel.data()[i] *= p.scale;
     if (p.in.n > 0) turner.turn(panel.data(), spare.data());
     rotation::from_panel(count, in, panel.data(), weight + first * in, in);
   });
@@ -103,30 +62,14 @@ void decode_16(const Exec& exec, const PackedTrellis& p, std::uint16_t* weight) 
 /// products [n_tokens, out] = tokens [n_tokens, in] Q^T.
 void multiply_states(const Exec& exec, const PackedTrellis& p, std::int64_t n_tokens, const float* tokens,
                      float* products) {
-  constexpr std::int64_t kChains = 4;  // sums of neighbouring columns, added in the end
-  using Sums = std::array<std::array<std::array<float, kTrellisUnit>, kChains>, kMaxTrellisTokens>;
-  const std::int64_t in = p.in_features, n_out = p.out_features;
+  const std::int64_t n_out = p.out_features;
   exec.pool->parallel_for(trellis_units(n_out), [&](std::int64_t unit) {
     const std::int64_t first = unit * kTrellisUnit, count = std::min(kTrellisUnit, n_out - first);
-    const UnitDecoder decode(p, unit);
-    Sums sums{};
-    for (std::int64_t column = 0; column < in; ++column) {
-      std::array<float, kTrellisUnit> values;
-      decode(column, values.data());
-      for (std::int64_t token = 0; token < n_tokens; ++token) {
-        const float by = tokens[token * in + column];
-        auto& chain = sums[index(token)][index(column % kChains)];
-        for (std::size_t lane = 0; lane < chain.size(); ++lane) chain[lane] += values[lane] * by;
-      }
-    }
-    for (std::int64_t token = 0; token < n_tokens; ++token) {
-      const auto& chains = sums[index(token)];
-      for (std::int64_t lane = 0; lane < count; ++lane) {
-        const auto at = index(lane);
-        products[token * n_out + first + lane] =
-            p.scale * ((chains[0][at] + chains[1][at]) + (chains[2][at] + chains[3][at]));
-      }
-    }
+    std::array<float, index(kMaxTrellisTokens * kTrellisUnit)> sums;
+    trellis::multiply_unit(trellis::UnitCodes(p, unit), n_tokens, tokens, sums.data());
+    for (std::int64_t token = 0; token < n_tokens; ++token)
+      for (std::int64_t row = 0; row < count; ++row)
+        products[token * n_out + first + row] = p.scale * sums[index(token * kTrellisUnit + row)];
   });
 }
 
@@ -142,11 +85,11 @@ void fused_matmul(const Exec& exec, const PackedTrellis& p, std::int64_t n_token
 
 float trellis_value(TrellisCode code, std::uint32_t state) {
   if (code == TrellisCode::mul1) {
-    const std::uint32_t x = state * 0x83DCD12DU;
+    const std::uint32_t x = state * trellis::kMul1Factor;
     const std::uint32_t sum = (x & 0xFFU) + (x >> 8 & 0xFFU) + (x >> 16 & 0xFFU) + (x >> 24);
     // Both are whole multiples of 2^-18 below 16, so that the one rounding is that of 16 bits.
-    const float scaled = static_cast<float>(1024 + sum) * core::half_to_float(0x1EEE);
-    return core::half_to_float(core::float_to_half(scaled + core::half_to_float(0xC931)));
+    const float scaled = static_cast<float>(trellis::kMul1Offset + sum) * trellis::kMul1Scale;
+    return core::half_to_float(core::float_to_half(scaled + trellis::kMul1Shift));
   }
   const std::uint32_t x = code == TrellisCode::mcg ? state * 0xCBAC1FEDU : state * 89226354U + 64248484U;
   const std::uint32_t halves = (x & 0x8FFF8FFFU) ^ 0x3B603B60U;

@@ -8,6 +8,11 @@
 
 namespace voronoi::kernels::trellis {
 
+// Of TrellisCode::mul1: the factor of a state; what the sum of bytes, with kMul1Offset, is multiplied by, and what is
+// added then (numbers of 16 bits, 0x1EEE and 0xC931).
+inline constexpr std::uint32_t kMul1Factor = 0x83DCD12DU, kMul1Offset = 1024;
+inline constexpr float kMul1Scale = 887.0F / 131072.0F, kMul1Shift = -10.3828125F;
+
 /// trellis_value of all states of 16 bits; lives as long as the program.
 const float* values_of(TrellisCode code);
 

@@ -14,23 +14,16 @@ class UniformForm {
   static constexpr int kScales = 1;
 
   explicit UniformForm(const PackedUniform& packed)
-      : p_(packed),
-        unpack_(scalar::unpacker(packed.bits)),
-        zeros_(packed::index(core::ceil_div(packed.in_features, packed.group_size))) {}
+      : p_(packed), zeros_(packed::index(core::ceil_div(packed.in_features, packed.group_size))) {}
 
-  struct Group {
-    std::int32_t zero;
-    float step(std::int32_t code) const { return static_cast<float>(code - zero); }
-  };
-  void start_row(std::int64_t row) {
+  void decode(std::int64_t row, const std::int32_t* codes, const float* scales, float* values) {
     const auto n_groups = static_cast<std::int64_t>(zeros_.size());
-    unpack_(p_.zeros + row * core::packed_words(n_groups, p_.bits), n_groups, zeros_.data());
+    packed::unpack(p_.zeros + row * core::packed_words(n_groups, p_.bits), p_.bits, n_groups, zeros_.data());
+    packed::uniform_row(p_.in_features, p_.group_size, codes, zeros_.data(), scales, values);
   }
-  Group group(std::int64_t g) const { return {zeros_[packed::index(g)]}; }
 
  private:
   const PackedUniform& p_;
-  scalar::Unpack unpack_;
   std::vector<std::int32_t> zeros_;
 };
 
