@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "model/unicode.h"
 #include "validation/built_in_tasks.h"
 
 namespace voronoi::validation {
@@ -231,6 +232,7 @@ void read_rows(const Task& task, std::string_view lines, std::string_view labels
       core::Json json = core::parse_json(line, place);
       if (labelled) {
         if (label.empty() || !json.is_object()) throw FormatError(place, "has no line in the file of labels");
+        if (!model::is_valid_utf8(label)) throw FormatError(place, "has a label that is no UTF-8 text");
         json["label"] = std::string(label);
       }
       Question question = task.question(std::move(json), place);

@@ -155,6 +155,8 @@ TEST_F(TaskRows, ThoseAtFaultAreLeftOutAndCounted) {
   EXPECT_THAT(data.faults[1], testing::AllOf(HasSubstr("line 5"), HasSubstr("\"q\"")));
   EXPECT_THAT(data.faults[2], testing::AllOf(HasSubstr("line 6"), HasSubstr("2 choices")));
   EXPECT_THAT(data.faults[3], testing::AllOf(HasSubstr("line 8"), HasSubstr("file of labels")));
+  write("t/rows.lst", "0\n1\n0\n0\n2\n1\n\xFF\n");
+  EXPECT_THAT(read().faults.back(), testing::AllOf(HasSubstr("line 8"), HasSubstr("no UTF-8")));
   // The first rows, those at fault among them; shots may lie behind.
   const TaskData limited = read(3, 2);
   EXPECT_EQ(limited.n_rows, 3);
