@@ -7,6 +7,8 @@ export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp OMPI_MCA_mpi_yield_when_idle
 support=$(cd "$(dirname "${BASH_SOURCE[0]}")/../support" && pwd)
 # shellcheck source-path=SCRIPTDIR source=../support/skip.sh
 . "$support/skip.sh"
+# shellcheck source=../support/character_tokenizer.sh
+. "$support/character_tokenizer.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # $work/model and texts; what only a trained model does, and goldens of it, are tested when `kind` is "trained".
@@ -81,13 +83,4 @@ tiny_model() {
     [ -d "$directory" ] || python3 "$support/random_model.py" "$directory" architecture="$1" dtype=float32
   fi
   echo "$directory"
-}
-# character_tokenizer FILE: those models have no tokenizer, or a small one; one of single characters serves all of them (other characters are dropped).
-character_tokenizer() {
-  local id=4 letter
-  {
-    printf '{"model": {"type": "BPE", "merges": [], "vocab": {" ": 0, "\\n": 1, ".": 2, ",": 3'
-    for letter in {a..z} {A..Z} {0..9}; do printf ', "%s": %d' "$letter" $id; id=$((id + 1)); done
-    printf '}}}\n'
-  } >"$1"
 }

@@ -18,7 +18,7 @@ os.environ["NUMBA_NUM_THREADS"] = "1"
 sys.modules["vptq.libvptq"] = None  # the CUDA extension refuses CPU tensors; without it vptq takes its torch path
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-4
 LOGIT_TOLERANCE = 1e-3
@@ -43,7 +43,9 @@ def main():
     torch.set_num_threads(2)
     failures = []
 
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    # The class that the checkpoint names: of a model within another the automatic one knows only some.
+    named = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
+    model, info = named.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     model.eval()
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
