@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/cpu/e8p_rows.h"
 #include "kernels/cpu/packed.h"
 #include "kernels/cpu/rotated.h"
 #include "kernels/cpu/rotation.h"
@@ -16,19 +17,10 @@
 #include "kernels/kernels.h"
 
 namespace voronoi::kernels {
-namespace {
 
-using e8p::kDim;
-using e8p::kEntries;
+namespace e8p {
+
 using packed::index;
-
-/// Both codebooks as they are added up.
-struct Tables {
-  alignas(64) std::array<std::array<float, kDim>, kEntries> entries, e8;
-  /// By the low byte of an E8P code.
-  alignas(64) std::array<std::array<std::uint32_t, kDim>, kEntries> signs;
-  std::array<float, kEntries> shift;
-};
 
 const Tables& tables() {
   static const Tables made = [] {
@@ -39,9 +31,9 @@ const Tables& tables() {
       t.shift[k] = odd ? -0.25F : 0.25F;
       for (int i = 0; i < kDim; ++i) {
         const auto at = index(i);
-        t.entries[k][at] = 0.5F * static_cast<float>(e8p::doubled_of(e8p::kE8p.at[k], i));
-        t.e8[k][at] = 0.5F * static_cast<float>(e8p::doubled_of(e8p::kE8.at[k], i));
-        t.signs[k][at] = (s >> e8p::nibble_of(i) & 1U) != 0 ? 0x80000000U : 0U;
+        t.entries[k][at] = 0.5F * static_cast<float>(doubled_of(kE8p.at[k], i));
+        t.e8[k][at] = 0.5F * static_cast<float>(doubled_of(kE8.at[k], i));
+        t.signs[k][at] = (s >> nibble_of(i) & 1U) != 0 ? 0x80000000U : 0U;
       }
     }
     return t;
@@ -49,39 +41,21 @@ const Tables& tables() {
   return made;
 }
 
-void codeword(const Tables& t, std::uint16_t code, float* values) {
-  const auto& entry = t.entries[code >> 8U];
-  const auto& signs = t.signs[code & 0xFFU];
-  const float shift = t.shift[code & 0xFFU];
-  for (std::size_t i = 0; i < index(kDim); ++i)
-    values[i] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(entry[i]) ^ signs[i]) + shift;
-}
+}  // namespace e8p
+
+namespace {
+
+using e8p::kDim;
+using e8p::kEntries;
+using e8p::Tables;
+using e8p::tables;
+using packed::index;
 
 std::int64_t groups_of(const PackedE8p& p) { return core::ceil_div(p.in_features, std::int64_t{kDim}); }
-
-/// The codeword at place `at` of all codes, with its residual's: 8 values of Q / scale.
-void decode_code(const Tables& t, const PackedE8p& p, std::int64_t at, float* values) {
-  codeword(t, p.codes[at], values);
-  if (p.e8_residual != nullptr) {
-    const auto& rest = t.e8[p.e8_residual[at]];
-    for (std::size_t i = 0; i < index(kDim); ++i) values[i] += rest[i] * e8p::kE8Step;
-  } else if (p.e8p_residual != nullptr) {
-    std::array<float, kDim> rest;
-    codeword(t, p.e8p_residual[at], rest.data());
-    for (std::size_t i = 0; i < index(kDim); ++i) values[i] += rest[i] * e8p::kE8pStep;
-  }
-}
-
-/// Row `row` of Q / scale, rounded up to whole codes.
-void decode_row(const Tables& t, const PackedE8p& p, std::int64_t row, float* values) {
-  const std::int64_t n_groups = groups_of(p);
-  for (std::int64_t g = 0; g < n_groups; ++g) decode_code(t, p, row * n_groups + g, values + g * kDim);
-}
 
 /// W before its rows are turned back into one another.
 void decode_unturned_rows(const Exec& exec, const PackedE8p& p, float* weight) {
   constexpr std::int64_t kVectors = rotation::kVectors;
-  const Tables& t = tables();
   const rotation::Turner turner(exec, p.in, true);
   const std::int64_t in = p.in_features, n_groups = groups_of(p);
   exec.pool->parallel_for(core::ceil_div(p.out_features, kVectors), [&](std::int64_t task) {
@@ -90,21 +64,18 @@ void decode_unturned_rows(const Exec& exec, const PackedE8p& p, float* weight) {
     if (p.in.n == 0) {
       std::vector<float> values(index(n_groups * kDim));
       for (std::int64_t row = 0; row < count; ++row) {
-        decode_row(t, p, first + row, values.data());
+        e8p::decode_places(p, (first + row) * n_groups, n_groups, values.data());
         for (std::int64_t c = 0; c < in; ++c) rows[row * in + c] = values[index(c)] * p.scale;
       }
       return;
     }
     Scratch<float> panel(n_groups * kDim * kVectors), spare(turner.spare_size());
     if (count < kVectors) std::fill_n(panel.data(), n_groups * kDim * kVectors, 0.0F);
-    for (std::int64_t g = 0; g < n_groups; ++g)
-      for (std::int64_t lane = 0; lane < count; ++lane) {
-        std::array<float, kDim> values;
-        decode_code(t, p, (first + lane) * n_groups + g, values.data());
-        float* target = panel.data() + g * kDim * kVectors + lane;
-        for (std::size_t i = 0; i < index(kDim); ++i)
-          target[static_cast<std::int64_t>(i) * kVectors] = values[i] * p.scale;
-      }
+    Scratch<float> values(n_groups * kDim);
+    for (std::int64_t lane = 0; lane < count; ++lane) {
+      e8p::decode_places(p, (first + lane) * n_groups, n_groups, values.data());
+      for (std::int64_t c = 0; c < n_groups * kDim; ++c) panel.data()[c * kVectors + lane] = values.data()[c] * p.scale;
+    }
     turner.turn(panel.data(), spare.data());
     rotation::from_panel(count, in, panel.data(), rows, in);
   });
@@ -126,13 +97,13 @@ void fused_matmul(const Exec& exec, const PackedE8p& p, std::int64_t n_tokens, c
   VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxE8pTokens, "a fused product has 1 to 16 tokens");
   constexpr std::int64_t kRowsATask = 16;
   const std::int64_t in = p.in_features, n_out = p.out_features;
-  const Tables& t = tables();
   rotation::multiply_turned(exec, p, n_tokens, x, accumulate, out, [&](const float* tokens, float* products) {
     exec.pool->parallel_for(core::ceil_div(n_out, kRowsATask), [&](std::int64_t task) {
-      std::vector<float> values(index(groups_of(p) * kDim));
+      const std::int64_t n_groups = groups_of(p);
+      std::vector<float> values(index(n_groups * kDim));
       const std::int64_t end = std::min(n_out, (task + 1) * kRowsATask);
       for (std::int64_t row = task * kRowsATask; row < end; ++row) {
-        decode_row(t, p, row, values.data());
+        e8p::decode_places(p, row * n_groups, n_groups, values.data());
         for (std::int64_t token = 0; token < n_tokens; ++token)
           products[token * n_out + row] = p.scale * packed::dot(in, values.data(), tokens + token * in);
       }
@@ -142,7 +113,11 @@ void fused_matmul(const Exec& exec, const PackedE8p& p, std::int64_t n_tokens, c
 
 }  // namespace
 
-void decode_e8p(std::uint16_t code, float* values) { codeword(tables(), code, values); }
+void decode_e8p(std::uint16_t code, float* values) {
+  PackedE8p one;
+  one.codes = &code;
+  e8p::decode_places(one, 0, 1, values);
+}
 
 void decode_e8(std::uint8_t code, float* values) { std::copy_n(tables().e8[code].data(), kDim, values); }
 

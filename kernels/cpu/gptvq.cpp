@@ -39,6 +39,35 @@ class Decoder {
     for (std::int64_t c = 0; c < p_.in_features; ++c) values[p_.perm[c]] = stored_[index(c)];
   }
 
+  /// Stored column order.
+  void decode_stored(std::int64_t row, float* stored) {
+    enter_group(row / p_.group_rows);
+    const std::int64_t words = core::packed_words(n_vectors_, p_.index_bits);
+    packed::unpack(p_.indices + row * words, p_.index_bits, n_vectors_, codes_.data());
+    switch (p_.d) {
+      case 1:
+        look_up<1>(stored);
+        break;
+      case 2:
+        look_up<2>(stored);
+        break;
+      case 4:
+        look_up<4>(stored);
+        break;
+      default:
+        VORONOI_REQUIRE(false, "a vector has 1, 2 or 4 columns");
+    }
+    if (n_blocks_ == 0) return;
+    const std::int64_t block_words = core::packed_words(n_blocks_, kBlockScaleBits);
+    packed::unpack(p_.block_codes + row * block_words, kBlockScaleBits, n_blocks_, block_codes_.data());
+    for (std::int64_t block = 0; block < n_blocks_; ++block) {
+      const float scale = block_scale(grid_[index(2 * block)], grid_[index(2 * block + 1)],
+                                      static_cast<std::uint32_t>(block_codes_[index(block)]));
+      const std::int64_t end = std::min(p_.in_features, (block + 1) * p_.scale_block);
+      for (std::int64_t c = block * p_.scale_block; c < end; ++c) stored[c] = stored[c] * scale;
+    }
+  }
+
  private:
   /// The books of a row group, widened.
   void enter_group(std::int64_t group) {
@@ -77,35 +106,6 @@ class Decoder {
     }
   }
 
-  /// Stored column order.
-  void decode_stored(std::int64_t row, float* stored) {
-    enter_group(row / p_.group_rows);
-    const std::int64_t words = core::packed_words(n_vectors_, p_.index_bits);
-    packed::unpack(p_.indices + row * words, p_.index_bits, n_vectors_, codes_.data());
-    switch (p_.d) {
-      case 1:
-        look_up<1>(stored);
-        break;
-      case 2:
-        look_up<2>(stored);
-        break;
-      case 4:
-        look_up<4>(stored);
-        break;
-      default:
-        VORONOI_REQUIRE(false, "a vector has 1, 2 or 4 columns");
-    }
-    if (n_blocks_ == 0) return;
-    const std::int64_t block_words = core::packed_words(n_blocks_, kBlockScaleBits);
-    packed::unpack(p_.block_codes + row * block_words, kBlockScaleBits, n_blocks_, block_codes_.data());
-    for (std::int64_t block = 0; block < n_blocks_; ++block) {
-      const float scale = block_scale(grid_[index(2 * block)], grid_[index(2 * block + 1)],
-                                      static_cast<std::uint32_t>(block_codes_[index(block)]));
-      const std::int64_t end = std::min(p_.in_features, (block + 1) * p_.scale_block);
-      for (std::int64_t c = block * p_.scale_block; c < end; ++c) stored[c] = stored[c] * scale;
-    }
-  }
-
   const PackedGptvq& p_;
   std::int64_t n_vectors_, n_strips_, n_blocks_, book_size_;
   std::int64_t group_ = -1;
@@ -114,29 +114,26 @@ class Decoder {
   std::vector<float> stored_;
 };
 
-/// use(row, values) for every row decoded, over the threads.
+/// use(decoder, row, values) for every row, over the threads; values [in] are room.
 template <class Use>
 void for_rows(const Exec& exec, const PackedGptvq& packed, const Use& use) {
   exec.pool->parallel_for(core::ceil_div(packed.out_features, kRowsATask), [&](std::int64_t task) {
     Decoder decoder(packed);
     std::vector<float> values(index(packed.in_features));
     const std::int64_t end = std::min(packed.out_features, (task + 1) * kRowsATask);
-    for (std::int64_t row = task * kRowsATask; row < end; ++row) {
-      decoder.decode(row, values.data());
-      use(row, values.data());
-    }
+    for (std::int64_t row = task * kRowsATask; row < end; ++row) use(decoder, row, values.data());
   });
 }
 
 void decode_f32(const Exec& exec, const PackedGptvq& packed, float* weight) {
   const std::int64_t n = packed.in_features;
-  for_rows(exec, packed,
-           [&](std::int64_t row, const float* values) { std::copy(values, values + n, weight + row * n); });
+  for_rows(exec, packed, [&](Decoder& decoder, std::int64_t row, float*) { decoder.decode(row, weight + row * n); });
 }
 
 void decode_16(const Exec& exec, const PackedGptvq& packed, std::uint16_t* weight) {
   const std::int64_t n = packed.in_features;
-  for_rows(exec, packed, [&](std::int64_t row, const float* values) {
+  for_rows(exec, packed, [&](Decoder& decoder, std::int64_t row, float* values) {
+    decoder.decode(row, values);
     std::transform(values, values + n, weight + row * n,
                    [&](float value) { return core::to_bits16(packed.dtype, value); });
   });
@@ -146,7 +143,10 @@ void fused_matmul(const Exec& exec, const PackedGptvq& packed, std::int64_t n_to
                   float* out) {
   VORONOI_REQUIRE(n_tokens >= 1 && n_tokens <= kMaxGptvqTokens, "a fused product has 1 to 16 tokens");
   const std::int64_t n = packed.in_features;
-  for_rows(exec, packed, [&](std::int64_t row, const float* values) {
+  const std::vector<float> stored = packed::stored_order(packed.perm, n_tokens, n, x);
+  if (packed.perm != nullptr) x = stored.data();
+  for_rows(exec, packed, [&](Decoder& decoder, std::int64_t row, float* values) {
+    decoder.decode_stored(row, values);
     for (std::int64_t t = 0; t < n_tokens; ++t) {
       float& target = out[t * packed.out_features + row];
       const float product = packed::dot(n, values, x + t * n);

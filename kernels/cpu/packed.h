@@ -30,6 +30,18 @@ inline std::vector<float> widen(core::DType dtype, const std::uint16_t* bits, st
   return values;
 }
 
+/// Tokens x [n_tokens, n] with their inputs as the columns are stored, perm[j] being the place of stored column j;
+/// empty without a perm.
+inline std::vector<float> stored_order(const std::uint16_t* perm, std::int64_t n_tokens, std::int64_t n,
+                                       const float* x) {
+  std::vector<float> stored(index(perm == nullptr ? 0 : n_tokens * n));
+  for (std::size_t i = 0; i < stored.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i), column = at % n;
+    stored[i] = x[at - column + perm[column]];
+  }
+  return stored;
+}
+
 /// weight [n_rows, n] = wide [n_rows, n] rounded to `dtype`.
 inline void narrow_rows(const Exec& exec, std::int64_t n_rows, std::int64_t n, core::DType dtype, const float* wide,
                         std::uint16_t* weight) {

@@ -37,18 +37,24 @@ class Decoder {
 
   std::int64_t n_scales() const { return Form::kScales * n_groups_; }
 
-  /// Row `row` of the matrix, scale_of(i) being its scales, into values [in], natural column order; without the column
-  /// scales.
-  template <class ScaleOf>
-  void decode_unscaled(std::int64_t row, const ScaleOf& scale_of, float* values) {
-    if (p_.perm == nullptr) return decode_stored(row, scale_of, values);
-    decode_stored(row, scale_of, stored_.data());
-    for (std::int64_t c = 0; c < p_.in_features; ++c) values[p_.perm[c]] = stored_[index(c)];
-  }
+  /// Row `row` of the matrix, scale_of(i) being its scales, into values [in], natural column order.
   template <class ScaleOf>
   void decode(std::int64_t row, const ScaleOf& scale_of, float* values) {
-    decode_unscaled(row, scale_of, values);
+    if (p_.perm == nullptr) {
+      decode_stored(row, scale_of, values);
+    } else {
+      decode_stored(row, scale_of, stored_.data());
+      for (std::int64_t c = 0; c < p_.in_features; ++c) values[p_.perm[c]] = stored_[index(c)];
+    }
     for (std::size_t c = 0; c < column_scale_.size(); ++c) values[c] *= column_scale_[c];
+  }
+  /// As decode, stored column order, without the column scales.
+  template <class ScaleOf>
+  void decode_stored(std::int64_t row, const ScaleOf& scale_of, float* stored) {
+    packed::unpack(p_.codes + row * core::packed_words(p_.in_features, p_.bits), p_.bits, p_.in_features,
+                   codes_.data());
+    for (std::int64_t i = 0; i < n_scales(); ++i) scales_[index(i)] = scale_of(i);
+    form_.decode(row, codes_.data(), scales_.data(), stored);
   }
   /// [in], for the caller.
   float* spare_row() {
@@ -90,15 +96,6 @@ class Decoder {
   }
 
  private:
-  /// Stored column order.
-  template <class ScaleOf>
-  void decode_stored(std::int64_t row, const ScaleOf& scale_of, float* stored) {
-    packed::unpack(p_.codes + row * core::packed_words(p_.in_features, p_.bits), p_.bits, p_.in_features,
-                   codes_.data());
-    for (std::int64_t i = 0; i < n_scales(); ++i) scales_[index(i)] = scale_of(i);
-    form_.decode(row, codes_.data(), scales_.data(), stored);
-  }
-
   const typename Form::Packed& p_;
   Form form_;
   const std::vector<float>& column_scale_;
@@ -152,9 +149,11 @@ void fused_matmul(const Exec& exec, const typename Form::Packed& packed, std::in
       for (std::int64_t c = 0; c < n; ++c) scaled[index(t * n + c)] *= column_scale[index(c)];
     x = scaled.data();
   }
+  const std::vector<float> stored = packed::stored_order(packed.perm, n_tokens, n, x);
+  if (packed.perm != nullptr) x = stored.data();
   for_rows<Form>(exec, packed, [&](Decoder<Form>& decoder, std::int64_t row) {
     float* values = decoder.spare_row();
-    decoder.decode_unscaled(row, decoder.stored_scales(row), values);
+    decoder.decode_stored(row, decoder.stored_scales(row), values);
     for (std::int64_t t = 0; t < n_tokens; ++t) {
       float& target = out[t * packed.out_features + row];
       const float product = packed::dot(n, values, x + t * n);
