@@ -9,6 +9,7 @@
 #include "calib/row_groups.h"
 #include "calib/weight_limit.h"
 #include "core/error.h"
+#include "core/heap.h"
 #include "core/stop.h"
 #include "core/thread_pool.h"
 #include "core/types.h"
@@ -55,6 +56,8 @@ TokenWeights::TokenWeights(model::Transformer& transformer, backend::Context& co
       const std::size_t n = std::min(group, missing.size() - first);
       std::vector<ChunkWeights> made(n);
       compute(std::span(missing).subspan(first, n), made);
+      // The streams went, the numbers that were made meanwhile stay.
+      core::give_back_free_pages();
       if (stop_.asked()) break;
       for (std::size_t i = 0; i < n; ++i) {
         if (shelf.keep) shelf.keep(missing[first + i], made[i]);
