@@ -155,15 +155,6 @@ void fused_matmul(const Exec& exec, const PackedGptvq& packed, std::int64_t n_to
   });
 }
 
-/// Number j of a packed row.
-std::uint32_t code_of(const std::uint32_t* words, std::int64_t j, int bits) {
-  const std::int64_t first = j * bits, word = first / 32;
-  const int shift = static_cast<int>(first % 32);
-  std::uint64_t window = words[word];
-  if (shift + bits > 32) window |= static_cast<std::uint64_t>(words[word + 1]) << 32;
-  return static_cast<std::uint32_t>(window >> shift) & ((1U << bits) - 1U);
-}
-
 /// A codebook at a time: no other has its weights.
 void gradient(const Exec& exec, const PackedGptvq& p, const float* weight, const float* d_weight, float* d_tuned) {
   const std::int64_t in = p.in_features, n_vectors = in / p.d, n_strips = p.strips(), book_size = p.book_size();
@@ -187,9 +178,9 @@ void gradient(const Exec& exec, const PackedGptvq& p, const float* weight, const
         if (n_blocks > 0) {
           const std::int64_t block = stored / p.scale_block;
           scale = block_scale(grid[index(2 * block)], grid[index(2 * block + 1)],
-                              code_of(p.block_codes + row * block_words, block, kBlockScaleBits));
+                              packed::value_at(p.block_codes + row * block_words, block, kBlockScaleBits));
         }
-        const std::int64_t code = code_of(p.indices + row * words, stored / p.d, p.index_bits);
+        const std::int64_t code = packed::value_at(p.indices + row * words, stored / p.d, p.index_bits);
         sums[index(code * p.d + stored % p.d)] += static_cast<double>(d_weight[at] * scale);
       }
     if (p.codebook8 != nullptr) {

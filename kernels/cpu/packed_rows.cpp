@@ -5,7 +5,6 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 // After highway.h, which sets up the target.
-#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <type_traits>
@@ -20,15 +19,6 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr std::int64_t kRun = 8;  // values that begin at a byte
-
-template <int kBits>
-HWY_INLINE std::int32_t code_at(const std::uint32_t* words, std::int64_t i) {
-  const std::int64_t bit = i * kBits, word = bit / 32;
-  const int shift = static_cast<int>(bit % 32);
-  std::uint64_t window = words[word];
-  if (shift + kBits > 32) window |= static_cast<std::uint64_t>(words[word + 1]) << 32;
-  return static_cast<std::int32_t>(window >> shift & ((1U << kBits) - 1U));
-}
 
 template <int kBits>
 void unpack_row(const std::uint32_t* words, std::int64_t n, std::int32_t* HWY_RESTRICT codes) {
@@ -53,7 +43,7 @@ void unpack_row(const std::uint32_t* words, std::int64_t n, std::int32_t* HWY_RE
       }
     }
   }
-  for (; i < n; ++i) codes[i] = code_at<kBits>(words, i);
+  for (; i < n; ++i) codes[i] = static_cast<std::int32_t>(value_at(words, i, kBits));
 }
 
 using UnpackRow = decltype(&unpack_row<1>);

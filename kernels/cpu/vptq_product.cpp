@@ -63,12 +63,7 @@ void unpack_codes(std::span<const std::uint32_t> words, int bits, std::span<std:
     std::memcpy(&value, bytes + bit / 8, sizeof value);
     codes[i] = static_cast<std::uint32_t>(value >> bit % 8) & mask;
   }
-  for (; i < codes.size(); ++i) {
-    const std::size_t bit = i * static_cast<std::size_t>(bits), word = bit / 32, shift = bit % 32;
-    std::uint64_t value = words[word];
-    if (shift + static_cast<std::size_t>(bits) > 32) value |= static_cast<std::uint64_t>(words[word + 1]) << 32;
-    codes[i] = static_cast<std::uint32_t>(value >> shift) & mask;
-  }
+  for (; i < codes.size(); ++i) codes[i] = packed::value_at(words.data(), static_cast<std::int64_t>(i), bits);
 }
 
 /// What a call works with.

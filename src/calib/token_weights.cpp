@@ -56,8 +56,6 @@ TokenWeights::TokenWeights(model::Transformer& transformer, backend::Context& co
       const std::size_t n = std::min(group, missing.size() - first);
       std::vector<ChunkWeights> made(n);
       compute(std::span(missing).subspan(first, n), made);
-      // The streams went, the numbers that were made meanwhile stay.
-      core::give_back_free_pages();
       if (stop_.asked()) break;
       for (std::size_t i = 0; i < n; ++i) {
         if (shelf.keep) shelf.keep(missing[first + i], made[i]);
@@ -69,6 +67,8 @@ TokenWeights::TokenWeights(model::Transformer& transformer, backend::Context& co
   }
   passed_ = nullptr;
   if (stop_.agreed()) throw core::StopRequested();
+  // The streams went, the numbers that were made meanwhile stay.
+  core::give_back_free_pages();
   limit(communicator);
 }
 

@@ -46,6 +46,8 @@ starts() {
   job=$!
   until [ -e "$work/${SEEN:-started}" ]; do sleep 0.02; done
 }
+# listens PROGRAM: a first start whose program has said that its traps are set.
+listens() { starts 0 "$1"; until [ -e "$work/listens" ]; do sleep 0.02; done; }
 ends() {  # CODE AGAIN
   code=0
   wait $job || code=$?
@@ -74,23 +76,21 @@ VORONOI_LAUNCHER=srun starts 0 'exit 0'; ends 0 no
 
 # The request reaches the program, which stops in order.
 rm -r "$run"
-starts 0 'trap "exit 75" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
-until [ -e "$work/listens" ]; do sleep 0.02; done
+stops='trap "exit 75" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
+listens "$stops"
 kill -USR1 $job; ends 75 yes
 # Also where it has stopped before Slurm has said until when it may run.
-SQUEUE_SECONDS=1 starts 0 'trap "exit 75" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
-until [ -e "$work/listens" ]; do sleep 0.02; done
+SQUEUE_SECONDS=1 listens "$stops"
 kill -USR1 $job; ends 75 yes
 
 # A program that does not listen is ended before the limit: 4 s before it, here 2 s after the request.
-listens() { LIMIT=6 starts 0 "$1"; until [ -e "$work/listens" ]; do sleep 0.02; done; }
-listens 'trap "" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
+LIMIT=6 listens 'trap "" USR1; touch "$WORK/listens"; while :; do sleep 0.1; done'
 begun=$SECONDS
 kill -USR1 $job; ends 143 yes
 grep -q 'it is ended before the limit' "$work/log" || fail "no word of the end"
 [ $((SECONDS - begun)) -le 8 ] || fail "ended after $((SECONDS - begun)) s"
 # Nor one that takes TERM for a request.
-listens 'trap "" USR1 TERM; touch "$WORK/listens"; while :; do sleep 0.1; done'
+LIMIT=6 listens 'trap "" USR1 TERM; touch "$WORK/listens"; while :; do sleep 0.1; done'
 kill -USR1 $job; ends 137 yes
 
 # A request while the environment is recorded: the program is not even started.
