@@ -1,6 +1,7 @@
 voronoi_add_mpi_test(comm_test RANKS 1 2 3 LIBRARIES voronoi_comm)
 voronoi_add_mpi_test(scheduler_test RANKS 1 2 3 LIBRARIES voronoi_sched)
 voronoi_add_mpi_test(calibration_test RANKS 1 2 3 LIBRARIES voronoi_calib)
+voronoi_add_mpi_test(calibration_mixture_test RANKS 1 2 3 LIBRARIES voronoi_calib)
 voronoi_add_mpi_test(rank_sums_test RANKS 1 2 3 16 LIBRARIES voronoi_calib)
 voronoi_add_mpi_test(gradient_sum_test RANKS 1 2 3 LIBRARIES voronoi_tune)
 voronoi_add_mpi_test(distillation_test RANKS 1 2 LIBRARIES voronoi_tune)

@@ -17,6 +17,7 @@ struct HessianKind {
   bool cross = false;           ///< beside each sum one with the rows of a second stream, through the original blocks
   bool all_experts = false;     ///< experts have sums of all rows, and plain ones alone
   std::int64_t row_groups = 1;  ///< of a linear, see calib/row_groups.h
+  std::int64_t tokens = 0;      ///< in all sums together, held out or not
 };
 
 /// Operations of one block over all calibration tokens; a multiplication and an addition count as two.

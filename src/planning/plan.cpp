@@ -156,9 +156,8 @@ class Planner {
             kind.guided ? kind.row_groups : 1};
   }
 
-  double forward_rate(const std::string& dtype) const {
-    return planning::forward_rate(rates_, request_.cuda ? backend::Device::cuda : backend::Device::cpu, dtype);
-  }
+  backend::Device device() const { return request_.cuda ? backend::Device::cuda : backend::Device::cpu; }
+  double forward_rate(const std::string& dtype) const { return planning::forward_rate(rates_, device(), dtype); }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
     plan_.stages.push_back({name, flops, bytes, seconds});
@@ -183,7 +182,7 @@ class Planner {
     if (const double flops = work.weighing[Counted::gemm_flops]; flops > 0) {
       const double read = work.weighing[Counted::model_bytes];
       add_stage("calibrate: what tokens count", flops, read,
-                flops * pace / rates_.gemm + read / ranks / rates_.disk_bytes);
+                flops * pace / sweep_rate(rates_, device(), request_.options.dtype) + read / ranks / rates_.disk_bytes);
     }
     if (const double flops = work.collecting[Counted::gemm_flops]; flops > 0) {
       const double read = work.collecting[Counted::model_bytes] + work.collecting[Counted::layer_bytes_read];
@@ -221,7 +220,8 @@ class Planner {
       evaluation += calib::block_work(config_, block, 1, context).gemm;
     evaluation *= kEvaluationTokens / static_cast<double>(context);
     evaluation += 2 * kEvaluationTokens * static_cast<double>(config_.hidden_size * config_.vocab_size);
-    add_stage("decode, evaluate", evaluation, output,
+    evaluation *= 2;  // the unquantized model beside it
+    add_stage("evaluate, original too", evaluation, output,
               evaluation / ranks / forward_rate(request_.options.dtype) + seconds(decoding, rates_) +
                   output / rates_.disk_bytes);
   }

@@ -22,8 +22,8 @@ using backend::Device;
 // One core of a Zen 5 server, AVX-512, fp32 (fp64 for factors); bench_kmeans, bench_forward and the probe gave them.
 constexpr double kCoreGemm = 185e9, kCoreNearest = 200e9, kCoreGram = 160e9, kCoreFactor = 35e9, kCoreSeeding = 65e9,
                  kCoreScattered = 2.0e9, kCoreBytes = 8e9;
-// Quantizing SmolLM2-135M with gptq, vptq and voronoi at 2 to 4 bits on two threads took as long.
-constexpr double kCpuSustained = 0.6;
+// Quantizing SmolLM2-135M with gptq, vptq and voronoi at 2 to 4 bits, and its calibration and evaluation, took as long.
+constexpr double kCpuSustained = 0.65, kCpuForwardSustained = 0.75;
 constexpr double kCpuSteps = 5e6;  ///< dependent kernel calls: they wake no threads inside a piece
 // Ranks of one host or of a good network; a local disk or a parallel file system's share.
 constexpr double kCpuLink = 2e9, kCpuDisk = 0.4e9;
@@ -37,11 +37,19 @@ constexpr double kScatterShare = 0.02;  ///< additions for each byte of memory b
 constexpr double kGpuSteps = 1e5;       ///< dependent kernels a second: 10 us each
 constexpr double kGpuLink = 10e9, kGpuDisk = 2e9;
 
-constexpr std::pair<const char*, double Rates::*> kNumbers[] = {
-    {"gemm", &Rates::gemm},           {"forward", &Rates::forward},       {"nearest", &Rates::nearest},
-    {"gram", &Rates::gram},           {"factor", &Rates::factor},         {"seeding", &Rates::seeding},
-    {"scattered", &Rates::scattered}, {"bytes", &Rates::bytes},           {"steps", &Rates::steps},
-    {"sustained", &Rates::sustained}, {"link_bytes", &Rates::link_bytes}, {"disk_bytes", &Rates::disk_bytes}};
+constexpr std::pair<const char*, double Rates::*> kNumbers[] = {{"gemm", &Rates::gemm},
+                                                                {"forward", &Rates::forward},
+                                                                {"nearest", &Rates::nearest},
+                                                                {"gram", &Rates::gram},
+                                                                {"factor", &Rates::factor},
+                                                                {"seeding", &Rates::seeding},
+                                                                {"scattered", &Rates::scattered},
+                                                                {"bytes", &Rates::bytes},
+                                                                {"steps", &Rates::steps},
+                                                                {"sustained", &Rates::sustained},
+                                                                {"forward_sustained", &Rates::forward_sustained},
+                                                                {"link_bytes", &Rates::link_bytes},
+                                                                {"disk_bytes", &Rates::disk_bytes}};
 
 /// The quickest of many short runs: on a busy machine some of them are not interrupted.
 double elapsed(const std::function<void()>& body) {
@@ -67,6 +75,19 @@ std::vector<float> random_values(std::int64_t n, std::uint64_t stream) {
   return values;
 }
 
+void probe_factor(backend::Context& context, Rates& rates) {
+  constexpr std::int64_t n = 1024;  // small ones are slower
+  const auto order = static_cast<double>(n);
+  const auto& linalg = context.linalg();
+  std::vector<double> work(static_cast<std::size_t>(n * n));
+  rates.factor = 2.0 / 3.0 * order * order * order / elapsed([&] {
+                   std::fill(work.begin(), work.end(), 0.1);
+                   for (std::int64_t i = 0; i < n; ++i) work[static_cast<std::size_t>(i * (n + 1))] = order;
+                   linalg.cholesky_lower_f64(context.exec(), n, work.data(), n);
+                   linalg.invert_lower_f64(context.exec(), n, work.data(), n);
+                 });
+}
+
 void probe_linalg(backend::Context& context, Rates& rates) {
   constexpr std::int64_t n = 512;
   const auto order = static_cast<double>(n);
@@ -87,13 +108,7 @@ void probe_linalg(backend::Context& context, Rates& rates) {
   rates.gram = order * order * (order + 1) / elapsed([&] {
                  linalg.gram_accumulate(context.exec(), n, n, a.data(), n, core::DType::f32, sum.data());
                });
-  std::vector<double> work(a.size());
-  rates.factor = 2.0 / 3.0 * order * order * order / elapsed([&] {
-                   std::fill(work.begin(), work.end(), 0.1);
-                   for (std::int64_t i = 0; i < n; ++i) work[static_cast<std::size_t>(i * (n + 1))] = order;
-                   linalg.cholesky_lower_f64(context.exec(), n, work.data(), n);
-                   linalg.invert_lower_f64(context.exec(), n, work.data(), n);
-                 });
+  probe_factor(context, rates);
   std::vector<float> big(std::size_t{8} << 20), copy(big.size());
   rates.bytes = 8.0 * static_cast<double>(big.size()) / elapsed([&] {
                   context.pool().parallel_for(64, [&](std::int64_t i) {
@@ -176,6 +191,7 @@ Rates table_rates(Device device, int n_threads) {
   rates.scattered = kCoreScattered * n_threads;
   rates.bytes = kCoreBytes * n_threads;
   rates.sustained = kCpuSustained;
+  rates.forward_sustained = kCpuForwardSustained;
   rates.steps = kCpuSteps;
   rates.link_bytes = kCpuLink;
   rates.disk_bytes = kCpuDisk;
@@ -194,13 +210,17 @@ Rates probe_rates(backend::Context& context, const quant::QuantParameters& param
 
 double forward_rate(const Rates& rates, Device device, const std::string& dtype) {
   const bool in_16_bits = device == Device::cuda ? dtype != "f32" : dtype == "bf16";
-  return in_16_bits ? rates.forward : rates.gemm;
+  return (in_16_bits ? rates.forward : rates.gemm) * rates.forward_sustained;
+}
+
+double sweep_rate(const Rates& rates, Device device, const std::string& dtype) {
+  return forward_rate(rates, device, device == Device::cuda ? "f32" : dtype);
 }
 
 double seconds(const quant::Work& work, const Rates& rates) {
-  const double busy = work.gemm / rates.gemm + work.nearest / rates.nearest + work.factor / rates.factor +
-                      work.seeding / rates.seeding + work.scattered / rates.scattered + work.bytes / rates.bytes;
-  return busy / rates.sustained + work.steps / rates.steps;
+  const double busy = work.gemm / rates.gemm + work.nearest / rates.nearest + work.seeding / rates.seeding +
+                      work.scattered / rates.scattered + work.bytes / rates.bytes;
+  return busy / rates.sustained + work.factor / rates.factor + work.steps / rates.steps;
 }
 
 core::Json rates_json(const Rates& rates) {

@@ -18,18 +18,22 @@ struct Rates {
   double gemm = 0;       ///< products in fp32
   double forward = 0;    ///< products of the forward pass in 16 bits
   double nearest = 0, gram = 0, factor = 0, seeding = 0, scattered = 0, bytes = 0, steps = 0;
-  double sustained = 1;   ///< share of these that quantizing an operator reaches: small kernels, waiting, odd shapes
-  double link_bytes = 0;  ///< between ranks, received by each
-  double disk_bytes = 0;  ///< read or written by each
+  double sustained = 1;  ///< share of these, factor aside, that quantizing an operator reaches: small kernels, waiting
+  double forward_sustained = 1;  ///< share of gemm or forward that a whole pass through blocks reaches
+  double link_bytes = 0;         ///< between ranks, received by each
+  double disk_bytes = 0;         ///< read or written by each
 };
 
 /// The table's row: a CPU rank of `n_threads` threads (measured on one core of a Zen 5 server, times the threads) or an
 /// H100 (assumed shares of its peaks).
 Rates table_rates(backend::Device device, int n_threads);
 
-/// Of the forward pass's products, and of tuning's: in 16 bits on a GPU unless `dtype` (of model::dtype_choices()) is
-/// f32, on a CPU only where it is bf16.
+/// Products a second of a forward pass, and of tuning's: in 16 bits on a GPU unless `dtype` (of model::dtype_choices())
+/// is f32, on a CPU only where it is bf16.
 double forward_rate(const Rates& rates, backend::Device device, const std::string& dtype);
+
+/// Likewise of the sweep of guided Hessians, forward and backward: in fp32 on a GPU, as the forward pass on a CPU.
+double sweep_rate(const Rates& rates, backend::Device device, const std::string& dtype);
 
 /// Times the kernels on this CPU context for about two seconds; vector length and codebook size are those of
 /// `parameters` where it has them. Link and disk stay those of the table.

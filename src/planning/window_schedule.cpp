@@ -32,6 +32,7 @@ constexpr double kLeastSharedSeconds = 0.5;
 /// Metrics of one kind that are prepared for a task, each with a factor of its own.
 struct PreparedAs {
   bool guided = false, judges_held_out = false;
+  double damping = 0;
   std::int64_t count = 0;
 };
 
@@ -47,7 +48,7 @@ std::vector<PreparedAs> preparations(const SharedTask& task, const ParametersOfR
     const PartLinear& first = group.front();
     const quant::QuantParameters& own = *parameters[task.parts[first.part].run]->of(first.linear->name);
     const bool guided = hessians.guided && own.guided_metric;
-    all.push_back({guided, quant::find_method(own.method).judges_held_out(), guided ? metrics : 1});
+    all.push_back({guided, quant::find_method(own.method).judges_held_out(), own.damping, guided ? metrics : 1});
   }
   return all;
 }
@@ -93,13 +94,14 @@ std::vector<std::vector<PartLinear>> alike_linears(const SharedTask& task, const
 
 quant::Work preparation_work(const SharedTask& task, const ParametersOfRuns& parameters, calib::HessianKind hessians) {
   const std::int64_t n = task.site().site.in_features;
-  const auto one = [&](bool guided) {
-    return quant::hessian_work(n) + quant::choice_work(n, guided, hessians.held_out_share > 0);
+  const double tokens = static_cast<double>(hessians.tokens) * (1 - hessians.held_out_share);
+  const auto one = [&](const PreparedAs& as) {
+    return quant::hessian_work(n) + quant::choice_work(n, as.guided, hessians.held_out_share > 0, tokens, as.damping);
   };
   const std::vector<PreparedAs> all = preparations(task, parameters, hessians);
-  if (all.empty()) return one(hessians.guided);
+  if (all.empty()) return one({hessians.guided});
   quant::Work work;
-  for (const PreparedAs& as : all) work += one(as.guided) * static_cast<double>(as.count);
+  for (const PreparedAs& as : all) work += one(as) * static_cast<double>(as.count);
   return work;
 }
 

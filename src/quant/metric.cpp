@@ -22,8 +22,6 @@ namespace {
 constexpr double kGuidedShares[] = {0, 0.25, 0.5, 0.75, 1};
 constexpr double kDampingStep = 3;
 constexpr int kMostDampingSteps = 4;
-/// Dampings that are tried, as seen on SmolLM2-135M.
-constexpr double kUsualDampings = 2;
 /// Effective tokens an input from which on a guided moment counts as much as the plain one, where nothing else tells.
 constexpr double kTokensAnInput = 4;
 
@@ -144,10 +142,15 @@ std::optional<double> log_cost_elsewhere(backend::Context& context, std::int64_t
   return std::isfinite(cost) ? std::optional(cost) : std::nullopt;
 }
 
-Work choice_work(std::int64_t n, bool guided, bool held_out) {
+Work choice_work(std::int64_t n, bool guided, bool held_out, double tokens, double damping) {
   Work work;
   if (!held_out) return work;
-  const double order = static_cast<double>(n), candidates = (guided ? std::size(kGuidedShares) : 1) + kUsualDampings;
+  const double order = static_cast<double>(n);
+  double candidates = guided ? std::size(kGuidedShares) : 1;
+  if (damping > 0) {  // those that help, and one that does not
+    const double helping = std::log(order / (std::max(tokens, 1.0) * damping)) / std::log(kDampingStep);
+    candidates += std::min<double>(kMostDampingSteps, 1 + std::max(helping, 0.0));
+  }
   work.factor = candidates * trial_flops(n);
   work.bytes = candidates * 4 * order * order * (guided ? 3 : 1);
   return work;

@@ -32,9 +32,13 @@ calib::HessianKind hessian_kind(const Settings& options) {
   // Of few windows none is kept out.
   const double held_out =
       calib::n_held_out(0, chunks, options.calibration_held_out) > 0 ? options.calibration_held_out : 0;
-  return {options.hessian == "guided",          held_out,
-          options.calibration == "sequential",  options.target == "asymmetric",
-          options.calibration_experts == "all", options.hessian_groups};
+  return {options.hessian == "guided",
+          held_out,
+          options.calibration == "sequential",
+          options.target == "asymmetric",
+          options.calibration_experts == "all",
+          options.hessian_groups,
+          options.calibration_sequences * options.calibration_context};
 }
 
 std::int64_t hessian_window(const Settings& options, std::int64_t n_layers) {

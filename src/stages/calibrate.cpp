@@ -178,7 +178,8 @@ class Calibration {
 
   double weighing_seconds() const {
     const model::Windows& windows = work_.inputs.windows;
-    return calib::weighing_work(work_.config(), windows.count, windows.context) / work_.rates.gemm / work_.world.size();
+    return calib::weighing_work(work_.config(), windows.count, windows.context) /
+           planning::sweep_rate(work_.rates, work_.context.device(), work_.settings.dtype) / work_.world.size();
   }
 
   void calibrate(const Window& window) {

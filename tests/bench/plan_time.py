@@ -29,11 +29,12 @@ def main(plan_file, journal, tokens, seconds):
             for name, amount in record["counts"].items():
                 stage[name] = stage.get(name, 0) + amount
     if float(seconds) > 0:
-        measured["decode, evaluate"] = float(seconds)
-        predicted["decode, evaluate"] *= float(tokens) / EVALUATED_TOKENS
-    for name, seconds in measured.items():
-        if name in predicted:
-            print(f"  {name:18} predicted {predicted[name]:7.2f} s, measured {seconds:7.2f} s: {percent(predicted[name], seconds)}")
+        measured["evaluate, original too"] = float(seconds)
+        predicted["evaluate, original too"] *= float(tokens) / EVALUATED_TOKENS
+    both = [(name, predicted[name], seconds) for name, seconds in measured.items() if name in predicted]
+    both.append(("all of these", sum(p for _, p, _ in both), sum(m for _, _, m in both)))
+    for name, expected, seconds in both:
+        print(f"  {name:22} predicted {expected:7.2f} s, measured {seconds:7.2f} s: {percent(expected, seconds)}")
     for stage, kinds in plan["work"].items():
         for kind in KINDS:
             seen = counted.get(stage, {}).get(kind, 0)

@@ -278,15 +278,19 @@ TEST(Plan, TheProbeMeasuresEveryRate) {
   }
   // On a CPU products are in fp32 unless bf16 is asked for.
   const auto rate = [&rates](backend::Device device, const char* dtype) { return forward_rate(rates, device, dtype); };
-  EXPECT_EQ(rate(backend::Device::cpu, "auto"), rates.gemm);
-  EXPECT_EQ(rate(backend::Device::cpu, "f16"), rates.gemm);
-  EXPECT_EQ(rate(backend::Device::cpu, "bf16"), rates.forward);
-  EXPECT_EQ(rate(backend::Device::cuda, "auto"), rates.forward);
-  EXPECT_EQ(rate(backend::Device::cuda, "f32"), rates.gemm);
+  const double fp32 = rates.gemm * rates.forward_sustained, in_16_bits = rates.forward * rates.forward_sustained;
+  EXPECT_LT(rates.forward_sustained, 1);
+  EXPECT_EQ(rate(backend::Device::cpu, "auto"), fp32);
+  EXPECT_EQ(rate(backend::Device::cpu, "f16"), fp32);
+  EXPECT_EQ(rate(backend::Device::cpu, "bf16"), in_16_bits);
+  EXPECT_EQ(rate(backend::Device::cuda, "auto"), in_16_bits);
+  EXPECT_EQ(rate(backend::Device::cuda, "f32"), fp32);
+  EXPECT_EQ(sweep_rate(rates, backend::Device::cpu, "bf16"), in_16_bits);
+  EXPECT_EQ(sweep_rate(rates, backend::Device::cuda, "auto"), fp32);
   quant::Work work;
   work.gemm = 3 * rates.gemm;
   work.factor = 2 * rates.factor;
-  EXPECT_DOUBLE_EQ(seconds(work, rates), 5 / rates.sustained);
+  EXPECT_DOUBLE_EQ(seconds(work, rates), 3 / rates.sustained + 2);
 }
 
 TEST(Plan, TakesRatesFromAFile) {
@@ -362,7 +366,7 @@ TEST(Plan, CountsWhatRulesMakeOfEachLinear) {
   const double factors = work(plain, "quantize: factor Hessians");
   EXPECT_NEAR(work(plan, "quantize: factor Hessians"), factors * 31 / 32, 1e-9 * factors);
   request.options.rules = {rule_of("*.up_proj damping=0.1")};
-  EXPECT_GT(work(make_plan(request), "quantize: factor Hessians"), 1.04 * factors);
+  EXPECT_GT(work(make_plan(request), "quantize: factor Hessians"), 1.02 * factors);
 }
 
 TEST(Plan, LinearsOfASiteShareAPreparedOneWhereItIsTheSame) {
