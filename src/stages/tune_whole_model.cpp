@@ -86,14 +86,21 @@ class WholeModelPhase final : public TuningPhase {
                           std::exp2(-static_cast<double>(state.fallbacks)));
         return distillation.differentiate(step, values, gradient);
       };
-      descent_calls.held_out = [&](std::span<const float> values) { return distillation.held_out_loss(values); };
+      double looks = 0;
+      descent_calls.held_out = [&](std::span<const float> values) {
+        const double loss = distillation.held_out_loss(values);
+        ++looks;
+        return loss;
+      };
       descent_calls.rounded = [&](std::span<const float> values) { return distillation.rounded(values); };
       descent_calls.stepped = [&](std::int64_t step, double) {
         work_.tokens_per_second = static_cast<double>((step - first) * sequences.batch * windows.context) /
                                   std::chrono::duration<double>(Clock::now() - descent).count();
+        const double a_step = stepping / static_cast<double>(plan_.n_steps),
+                     all = a_step * static_cast<double>(plan_.n_steps - first) + looking,
+                     done = a_step * static_cast<double>(step - first) + looking * looks / (run::kTuningLooks + 1);
         show(fmt::format("step {}/{}", step, plan_.n_steps), stepping + looking,
-             std::chrono::duration<double>(Clock::now() - descent).count(),
-             static_cast<double>(step - first) / static_cast<double>(plan_.n_steps - first));
+             std::chrono::duration<double>(Clock::now() - descent).count(), std::min(1.0, done / all));
       };
       descent_calls.keep = [&](const tune::DescentState& now) { keep(now, codes.get()); };
       if (codes) {

@@ -136,7 +136,35 @@ class TinyRandom : public ::testing::TestWithParam<const char*> {
   }
 
   /// Collected ones against guided_sums.
-  void expect_guided(std::int64_t row_groups);
+  void expect_guided(std::int64_t row_groups) {
+    const model::Windows windows = many_windows();
+    const TokenWeights weights = weigh(alone(), windows, {}, row_groups);
+    Collector::Options options;
+    options.token_weights = &weights;
+    const auto direct = guided_sums(windows, row_groups);
+    std::size_t n_checked = 0;
+    for (const auto& [name, hessian] : collect(alone(), windows, options)) {
+      if (hessian.pooled_tokens > 0) {
+        EXPECT_TRUE(hessian.guided.empty()) << name;
+        continue;
+      }
+      for (const GuidedHessian& guided : hessian.guided) {
+        ++n_checked;
+        const std::vector<double>& expected = direct.at({guided.linear, guided.group});
+        double squares = 0, difference = 0;
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+          const double mean = expected[i] / static_cast<double>(hessian.n_tokens);
+          squares += mean * mean;
+          difference += std::pow(mean - static_cast<double>(guided.lower[i]), 2);
+        }
+        EXPECT_GT(squares, 0) << guided.linear;
+        EXPECT_LT(std::sqrt(difference / squares), 1e-5) << guided.linear;
+        EXPECT_GE(guided.effective_tokens, 1 - 1e-9) << guided.linear;
+        EXPECT_LE(guided.effective_tokens, static_cast<double>(hessian.n_tokens)) << guided.linear;
+      }
+    }
+    EXPECT_GE(n_checked, 4 * static_cast<std::size_t>(row_groups));
+  }
 
   struct GuidedRows {
     std::int64_t n = 0;
