@@ -39,7 +39,7 @@ double buffer_rate(double nominal_bits, std::int64_t hidden_size) {
 }
 
 double rate_beside_codes(std::int64_t hidden_size) {
-  return std::clamp(144 / static_cast<double>(hidden_size), 0.25, 1.0);
+  return std::clamp(72 / static_cast<double>(hidden_size), 0.125, 0.5);
 }
 
 CodeUpdate::CodeUpdate(backend::Context& context, const comm::Communicator& world, const Sequences& sequences,

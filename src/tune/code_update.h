@@ -23,8 +23,8 @@ inline constexpr double kBufferBeta = 0.95, kRecodedShare = 0.01;
 /// it falls with the width beyond kNarrow.
 inline constexpr std::int64_t kNarrow = 115;
 double buffer_rate(double nominal_bits, std::int64_t hidden_size);
-/// The numbers have come to rest before the codes move: the share of their own learning rate that they go on with. All
-/// of it in narrow models, a quarter from a width of 576 on.
+/// The numbers have come to rest before the codes move: the share of their own learning rate that they go on with,
+/// half of it in narrow models, an eighth from a width of 576 on.
 double rate_beside_codes(std::int64_t hidden_size);
 
 /// Derivatives by weights are never summed over sequences or ranks: block b takes those of the sequences of stripe b

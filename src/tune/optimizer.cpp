@@ -10,9 +10,9 @@ namespace voronoi::tune {
 namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEpsilon = 1e-8;
-/// Of what a centroid moves. In a model of 64 channels 8 times as much left the least divergence at 2 bits, 4 times
-/// hardly more (docs/methods.md); wider ones are not measured.
-constexpr double kFactorRate = 4;
+/// Of what a centroid moves. In a model of 64 channels 4 times as much left the least divergence at 2 bits, twice hardly
+/// more (docs/methods.md); wider ones are not measured.
+constexpr double kFactorRate = 2;
 constexpr double kWarmUp = 0.05, kLeast = 0.05;
 /// Numbers of a segment that are one piece of work.
 constexpr std::int64_t kPiece = 1 << 16;
@@ -40,7 +40,7 @@ double relative_rate(Kind kind, double learning_rate) {
 }
 
 double default_learning_rate(double nominal_bits, std::int64_t hidden_size) {
-  return 2e-3 * std::exp2(2 - std::max(nominal_bits, 1.0)) *
+  return 4e-3 * std::exp2(2 - std::max(nominal_bits, 1.0)) *
          std::sqrt(576 / static_cast<double>(std::max<std::int64_t>(hidden_size, 576)));
 }
 

@@ -207,21 +207,23 @@ void nll(benchmark::State& state) {
 /// Random weights in the shape of SmolLM2-135M; every layer holds the same ones.
 class RandomSource : public model::WeightSource {
  public:
-  RandomSource() : path_("random") {
-    config_.model_type = "llama";
-    config_.hidden_size = kHidden;
-    config_.intermediate_size = kIntermediate;
-    config_.n_layers = kLayers;
-    config_.n_heads = kHeads;
-    config_.n_kv_heads = kKvHeads;
-    config_.head_dim = kHeadDim;
-    config_.vocab_size = kVocab;
-    config_.max_position = kTokens;
-    config_.norm_eps = 1e-5;
-    config_.rope.theta = 1e5;
-    config_.tied_embeddings = true;
-    config_.window.assign(kLayers, 0);
-  }
+  RandomSource()
+      : config_(model::parse_config({{"architectures", {"LlamaForCausalLM"}},
+                                     {"model_type", "llama"},
+                                     {"hidden_size", kHidden},
+                                     {"intermediate_size", kIntermediate},
+                                     {"num_hidden_layers", kLayers},
+                                     {"num_attention_heads", kHeads},
+                                     {"num_key_value_heads", kKvHeads},
+                                     {"head_dim", kHeadDim},
+                                     {"vocab_size", kVocab},
+                                     {"max_position_embeddings", kTokens},
+                                     {"rms_norm_eps", 1e-5},
+                                     {"rope_theta", 1e5},
+                                     {"tie_word_embeddings", true},
+                                     {"torch_dtype", "float32"}},
+                                    "random")),
+        path_("random") {}
   const model::ModelConfig& config() const override { return config_; }
   void read(const model::TensorSpec&, std::span<float> out) const override {
     const std::vector<float> values = random_floats(static_cast<std::int64_t>(out.size()), 0.05F);

@@ -1,5 +1,5 @@
-voronoi_add_bench(bench_kmeans LIBRARIES voronoi_quant)
-voronoi_add_bench(bench_forward LIBRARIES voronoi_model)
+voronoi_add_bench(bench_kmeans QUICK "n:28672" LIBRARIES voronoi_quant)
+voronoi_add_bench(bench_forward QUICK "_block/1" LIBRARIES voronoi_model)
 
 # The GPU's figures (tests/gpu/run). It needs none of the packages that the other benchmarks do, so that a bundle stays small; ctest runs
 # every part of it at sizes of a moment, on the CPU's kernels and on the emulated device.

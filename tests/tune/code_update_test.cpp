@@ -113,9 +113,9 @@ TEST(BufferRate, FallsWithTheBitsAndTheWidth) {
   EXPECT_NEAR(buffer_rate(2, 1150), 0.002, 1e-12);
   EXPECT_NEAR(buffer_rate(3, 64), 0.005, 1e-12);
   EXPECT_NEAR(buffer_rate(0.5, 64), buffer_rate(1, 64), 1e-12);
-  EXPECT_NEAR(rate_beside_codes(64), 1, 1e-12);
-  EXPECT_NEAR(rate_beside_codes(288), 0.5, 1e-12);
-  EXPECT_NEAR(rate_beside_codes(8192), 0.25, 1e-12);
+  EXPECT_NEAR(rate_beside_codes(64), 0.5, 1e-12);
+  EXPECT_NEAR(rate_beside_codes(288), 0.25, 1e-12);
+  EXPECT_NEAR(rate_beside_codes(8192), 0.125, 1e-12);
 }
 
 }  // namespace

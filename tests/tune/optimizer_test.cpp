@@ -65,10 +65,10 @@ TEST(Optimizer, ScheduleRisesThenFallsToItsLeast) {
 }
 
 TEST(Optimizer, DefaultRateFallsWithBitsAndWidth) {
-  EXPECT_NEAR(default_learning_rate(2, 576), 2e-3, 1e-12);
-  EXPECT_NEAR(default_learning_rate(4, 576), 5e-4, 1e-12);
-  EXPECT_NEAR(default_learning_rate(2, 4 * 576), 1e-3, 1e-12);
-  EXPECT_NEAR(default_learning_rate(2, 64), 2e-3, 1e-12);
+  EXPECT_NEAR(default_learning_rate(2, 576), 4e-3, 1e-12);
+  EXPECT_NEAR(default_learning_rate(4, 576), 1e-3, 1e-12);
+  EXPECT_NEAR(default_learning_rate(2, 4 * 576), 2e-3, 1e-12);
+  EXPECT_NEAR(default_learning_rate(2, 64), 4e-3, 1e-12);
 }
 
 }  // namespace
