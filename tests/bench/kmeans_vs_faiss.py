@@ -4,7 +4,8 @@
     python3 -m venv /tmp/venv && /tmp/venv/bin/pip install faiss-cpu scikit-learn numpy
     /tmp/venv/bin/python tests/bench/kmeans_vs_faiss.py BUILD/tests/bench_kmeans [--threads 2] [--small]
 
-Objectives are those of the final centroids, by one exact search over all vectors, divided by the total weight. On a shared machine compare the CPU times, at one thread.
+Objectives are those of the final centroids, by one exact search over all vectors, divided by the total weight; "equal" is the least number of our steps
+whose objective is no higher than that of faiss's last one, start included. On a shared machine compare the CPU times, at one thread.
 """
 import argparse
 import json
@@ -28,6 +29,45 @@ def objective(faiss, vectors, weights, centroids):
     index.add(centroids)
     distance2, _ = index.search(vectors, 1)
     return float((distance2[:, 0].astype("float64") * weights).sum() / weights.sum(dtype="float64"))
+
+
+def compare(faiss, np, KMeans, options, case, vectors, weights, run_ours):
+    n, dim, k, iterations, weighted = case
+    ours, our_objective = run_ours(iterations)
+
+    def run_faiss(steps):
+        kmeans = faiss.Kmeans(dim, k, niter=steps, nredo=1, seed=1, max_points_per_centroid=1 << 30, min_points_per_centroid=1)
+        start, start_cpu = time.perf_counter(), time.process_time()
+        kmeans.train(vectors, weights=weights if weighted else None)
+        return kmeans, time.perf_counter() - start, time.process_time() - start_cpu
+
+    few = 1
+    _, few_s, few_cpu_s = run_faiss(few)
+    kmeans, faiss_s, faiss_cpu_s = run_faiss(iterations)
+    faiss_objective = objective(faiss, vectors, weights, kmeans.centroids)
+    faiss_step = (faiss_s - few_s) / (iterations - few)
+    faiss_step_cpu = (faiss_cpu_s - few_cpu_s) / (iterations - few)
+    print(f"n {n} dim {dim} k {k} {'weighted ' if weighted else ''}{iterations} steps, {options.threads} threads")
+    print(f"  ours   {our_objective:.6f}  step {ours['iteration_s'] * 1e3:9.2f} ms (cpu {ours['iteration_cpu_s'] * 1e3:9.2f} ms)  total {ours['total_s']:8.3f} s  start {ours['start_s']:.3f} s"
+          f"  steps done {ours['iterations']}")
+    print(f"  faiss  {faiss_objective:.6f}  step {faiss_step * 1e3:9.2f} ms (cpu {faiss_step_cpu * 1e3:9.2f} ms)  total {faiss_s:8.3f} s   objective ours/faiss"
+          f" {our_objective / faiss_objective:.4f}  step faiss/ours {faiss_step / ours['iteration_s']:.2f}, cpu {faiss_step_cpu / ours['iteration_cpu_s']:.2f}", flush=True)
+    least, most = 1, iterations  # our objective falls with the steps
+    while least < most:
+        middle = (least + most) // 2
+        if run_ours(middle)[1] <= faiss_objective:
+            most = middle
+        else:
+            least = middle + 1
+    equal, equal_objective = run_ours(most)
+    print(f"  equal  {equal_objective:.6f}  {most} steps  total {equal['total_s']:8.3f} s   faiss/ours {faiss_s / equal['total_s']:.2f}", flush=True)
+    if KMeans is not None and k <= 256:
+        start = time.perf_counter()
+        fitted = KMeans(k, init="k-means++", n_init=1, max_iter=iterations, tol=0, algorithm="lloyd", random_state=1).fit(
+            vectors, sample_weight=weights)
+        sklearn_s = time.perf_counter() - start
+        their = objective(faiss, vectors, weights, np.ascontiguousarray(fitted.cluster_centers_.astype("float32")))
+        print(f"  sklearn {their:.6f}  total {sklearn_s:8.3f} s   objective ours/sklearn {our_objective / their:.4f}", flush=True)
 
 
 def main():
@@ -57,38 +97,15 @@ def main():
             names = [os.path.join(folder, name) for name in ("vectors", "weights", "centroids")]
             vectors.tofile(names[0])
             weights.tofile(names[1])
-            run = subprocess.run([options.program, "--file", names[0], str(n), str(dim), str(k), str(iterations), str(options.threads),
-                                  names[1], names[2], "1"], stdout=subprocess.PIPE, text=True)
-            if run.returncode != 0:
-                sys.exit(run.returncode)
-            ours = json.loads(run.stdout)
-            our_objective = objective(faiss, vectors, weights, np.fromfile(names[2], "float32").reshape(k, dim))
 
-        def run_faiss(steps):
-            kmeans = faiss.Kmeans(dim, k, niter=steps, nredo=1, seed=1, max_points_per_centroid=1 << 30, min_points_per_centroid=1)
-            start, start_cpu = time.perf_counter(), time.process_time()
-            kmeans.train(vectors, weights=weights if weighted else None)
-            return kmeans, time.perf_counter() - start, time.process_time() - start_cpu
+            def run_ours(steps):
+                run = subprocess.run([options.program, "--file", names[0], str(n), str(dim), str(k), str(steps), str(options.threads),
+                                      names[1], names[2], "1"], stdout=subprocess.PIPE, text=True)
+                if run.returncode != 0:
+                    sys.exit(run.returncode)
+                return json.loads(run.stdout), objective(faiss, vectors, weights, np.fromfile(names[2], "float32").reshape(k, dim))
 
-        few = 1
-        _, few_s, few_cpu_s = run_faiss(few)
-        kmeans, faiss_s, faiss_cpu_s = run_faiss(iterations)
-        faiss_objective = objective(faiss, vectors, weights, kmeans.centroids)
-        faiss_step = (faiss_s - few_s) / (iterations - few)
-        faiss_step_cpu = (faiss_cpu_s - few_cpu_s) / (iterations - few)
-        print(f"n {n} dim {dim} k {k} {'weighted ' if weighted else ''}{iterations} steps, {options.threads} threads")
-        print(f"  ours   {our_objective:.6f}  step {ours['iteration_s'] * 1e3:9.2f} ms (cpu {ours['iteration_cpu_s'] * 1e3:9.2f} ms)  total {ours['total_s']:8.3f} s  start {ours['start_s']:.3f} s"
-              f"  steps done {ours['iterations']}")
-        print(f"  faiss  {faiss_objective:.6f}  step {faiss_step * 1e3:9.2f} ms (cpu {faiss_step_cpu * 1e3:9.2f} ms)  total {faiss_s:8.3f} s   objective ours/faiss"
-              f" {our_objective / faiss_objective:.4f}  step faiss/ours {faiss_step / ours['iteration_s']:.2f}, cpu {faiss_step_cpu / ours['iteration_cpu_s']:.2f}", flush=True)
-        if KMeans is not None and k <= 256:
-            start = time.perf_counter()
-            fitted = KMeans(k, init="k-means++", n_init=1, max_iter=iterations, tol=0, algorithm="lloyd", random_state=1).fit(
-                vectors, sample_weight=weights)
-            sklearn_s = time.perf_counter() - start
-            their = objective(faiss, vectors, weights, np.ascontiguousarray(fitted.cluster_centers_.astype("float32")))
-            print(f"  sklearn {their:.6f}  total {sklearn_s:8.3f} s   objective ours/sklearn {our_objective / their:.4f}", flush=True)
-
+            compare(faiss, np, KMeans, options, (n, dim, k, iterations, weighted), vectors, weights, run_ours)
 
 if __name__ == "__main__":
     main()
