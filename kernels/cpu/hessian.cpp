@@ -9,16 +9,23 @@ namespace voronoi::kernels {
 namespace {
 
 void unpack(const Exec& exec, std::int64_t n, const float* lower, float* matrix) {
-  constexpr std::int64_t kTile = 64;  // square tiles: the mirrored half is written a cache line at a time
+  constexpr std::int64_t kTile = 64;
   exec.pool->parallel_for(core::ceil_div(n, kTile), [&](std::int64_t tile_row) {
-    const std::int64_t row_end = std::min(n, (tile_row + 1) * kTile);
-    for (std::int64_t tile_column = 0; tile_column <= tile_row; ++tile_column)
-      for (std::int64_t row = tile_row * kTile; row < row_end; ++row) {
-        const float* values = lower + row * (row + 1) / 2;
-        const std::int64_t column_end = std::min(row + 1, (tile_column + 1) * kTile);
-        for (std::int64_t column = tile_column * kTile; column < column_end; ++column)
-          matrix[row * n + column] = matrix[column * n + row] = values[column];
+    // A square tile is mirrored here: rows of the matrix that lie a power of two apart share few places of the cache.
+    float mirrored[kTile][kTile];
+    const std::int64_t first_row = tile_row * kTile, n_rows = std::min(kTile, n - first_row);
+    for (std::int64_t first = 0; first <= first_row; first += kTile) {
+      for (std::int64_t i = 0; i < n_rows; ++i) {
+        const std::int64_t row = first_row + i, n_columns = std::min(row + 1 - first, kTile);
+        const float* values = lower + row * (row + 1) / 2 + first;
+        std::copy_n(values, n_columns, matrix + row * n + first);
+        for (std::int64_t j = 0; j < n_columns; ++j) mirrored[j][i] = values[j];
       }
+      for (std::int64_t j = 0; j < std::min(kTile, n - first); ++j) {
+        const std::int64_t above = first == first_row ? j : 0;  // on the diagonal: what lies below it is there
+        std::copy(mirrored[j] + above, mirrored[j] + n_rows, matrix + (first + j) * n + first_row + above);
+      }
+    }
   });
 }
 
