@@ -10,8 +10,8 @@ namespace voronoi::tune {
 namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEpsilon = 1e-8;
-/// Of what a centroid moves. In a model of 64 channels 4 times as much left the least divergence at 2 bits, twice hardly
-/// more (docs/methods.md); wider ones are not measured.
+/// Of what a centroid moves. In a model of 64 channels 4 times as much left the least divergence at 2 bits, twice
+/// hardly more (docs/methods.md); wider ones are not measured.
 constexpr double kFactorRate = 2;
 constexpr double kWarmUp = 0.05, kLeast = 0.05;
 /// Numbers of a segment that are one piece of work.

@@ -21,8 +21,8 @@ struct Adam {
 double relative_rate(Kind kind, double learning_rate);
 
 /// A learning rate that needs nobody to watch it, in units of a codebook's root mean square: 4e-3 at 2 bits a weight
-/// (docs/methods.md: of 2e-3, 4e-3 and 8e-3 the best on SmolLM2-135M), halved with each further bit, whose cells are half
-/// as wide, and falling with the root of the width.
+/// (docs/methods.md: of 2e-3, 4e-3 and 8e-3 the best on SmolLM2-135M), halved with each further bit, whose cells are
+/// half as wide, and falling with the root of the width.
 double default_learning_rate(double nominal_bits, std::int64_t hidden_size);
 
 /// Factor on the learning rate in step `step` of `n_steps`: up over the first 5 %, then down by a half cosine to 5 %.

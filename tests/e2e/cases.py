@@ -113,7 +113,7 @@ def case07(out):
         codes = [int(c) for c in re.findall(r"rc=(\d+)", part)]
         # A closed pipe, a closed output, Ctrl-C; "~" behind "=" is no shell's to expand. A quick machine is done before the generator's Ctrl-C.
         allowed = {"stdout closed pipe": {0, 141}, "help to a closed pipe": {0, 141}, "stdout closed": {5}, "~ behind =": {5},
-                   "SIGINT (Ctrl-C)": {0 if "run8: finished" in part else 130}}.get(name, {0})
+                   "SIGINT (Ctrl-C)": {0, 130} if "run8: finished" in part else {130}}.get(name, {0})
         check(set(codes) <= allowed, f"07: {part}")
     check("umask 077: " in text and re.search(r"umask 077: *\d+ 600 *dirs *\d+ 700", text), f"07: umask: {text}")
     check("layers are done already" in text or "true bits" in text.split("again after Ctrl-C")[1], f"07: after Ctrl-C: {text}")
