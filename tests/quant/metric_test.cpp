@@ -144,5 +144,17 @@ TEST_F(MetricTest, MomentsThatCannotBeUsedAreLeftToTheFactoring) {
   EXPECT_EQ(choose({plain, {}, 0, bad}).lower, plain);
 }
 
+TEST(Metric, FewTokensAnInputAskForMoreDampings) {
+  const auto flops = [](double tokens, double damping, bool guided = false) {
+    return choice_work(512, guided, true, tokens, damping).factor;
+  };
+  const double one = flops(1e9, 0);  // no damping to begin with: none is tried
+  EXPECT_NEAR(flops(1e9, 0.01), 2 * one, 1e-6 * one);
+  EXPECT_NEAR(flops(512 / 0.09, 0.01), 4 * one, 1e-6 * one);  // 0.03 and 0.09 help, 0.27 does not
+  EXPECT_NEAR(flops(1, 0.01), 5 * one, 1e-6 * one);           // as many as are tried at most
+  EXPECT_NEAR(flops(1e9, 0, true), 5 * one, 1e-6 * one);
+  EXPECT_EQ(choice_work(512, true, false, 1, 0.01).factor, 0);
+}
+
 }  // namespace
 }  // namespace voronoi::quant
