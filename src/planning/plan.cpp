@@ -156,8 +156,9 @@ class Planner {
             kind.guided ? kind.row_groups : 1};
   }
 
-  backend::Device device() const { return request_.cuda ? backend::Device::cuda : backend::Device::cpu; }
-  double forward_rate(const std::string& dtype) const { return planning::forward_rate(rates_, device(), dtype); }
+  double forward_rate(const std::string& dtype) const {
+    return planning::forward_rate(rates_, request_.device(), dtype);
+  }
 
   void add_stage(const char* name, double flops, double bytes, double seconds) {
     plan_.stages.push_back({name, flops, bytes, seconds});
@@ -182,7 +183,8 @@ class Planner {
     if (const double flops = work.weighing[Counted::gemm_flops]; flops > 0) {
       const double read = work.weighing[Counted::model_bytes];
       add_stage("calibrate: what tokens count", flops, read,
-                flops * pace / sweep_rate(rates_, device(), request_.options.dtype) + read / ranks / rates_.disk_bytes);
+                flops * pace / sweep_rate(rates_, request_.device(), request_.options.dtype) +
+                    read / ranks / rates_.disk_bytes);
     }
     if (const double flops = work.collecting[Counted::gemm_flops]; flops > 0) {
       const double read = work.collecting[Counted::model_bytes] + work.collecting[Counted::layer_bytes_read];

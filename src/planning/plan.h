@@ -25,6 +25,7 @@ struct PlanRequest {
   model::ModelConfig config;
   int n_ranks = 1, ranks_per_node = 1, threads = 1;
   bool cuda = false;
+  backend::Device device() const { return cuda ? backend::Device::cuda : backend::Device::cpu; }
   std::int64_t gpu_memory = 0;       ///< bytes a GPU, 0: not told
   std::int64_t node_memory = 0;      ///< bytes a node, 0: not told
   std::int64_t file_bytes = 0;       ///< of the model's weights on disk that are read, 0: not there

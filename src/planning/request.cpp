@@ -104,11 +104,10 @@ PlanRequest make_request(const run::Settings& options, std::vector<run::GivenOpt
   request.ranks_per_node = resources.ranks_per_node > 0 ? resources.ranks_per_node
                            : request.cuda               ? 8
                                                         : std::max(1, cores / request.threads);
-  const backend::Device device = request.cuda ? backend::Device::cuda : backend::Device::cpu;
-  request.rates = table_rates(device, request.threads);
+  request.rates = table_rates(request.device(), request.threads);
   if (!resources.rates_file.empty()) request.rates = read_rates(resources.rates_file);
   if (resources.probe) {
-    backend::Context context(device, request.threads);
+    backend::Context context(request.device(), request.threads);
     request.rates = probe_rates(context, options.parameters);
   }
   return request;

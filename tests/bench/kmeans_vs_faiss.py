@@ -53,13 +53,14 @@ def compare(faiss, np, KMeans, options, case, vectors, weights, run_ours):
     print(f"  faiss  {faiss_objective:.6f}  step {faiss_step * 1e3:9.2f} ms (cpu {faiss_step_cpu * 1e3:9.2f} ms)  total {faiss_s:8.3f} s   objective ours/faiss"
           f" {our_objective / faiss_objective:.4f}  step faiss/ours {faiss_step / ours['iteration_s']:.2f}, cpu {faiss_step_cpu / ours['iteration_cpu_s']:.2f}", flush=True)
     least, most = 1, iterations  # our objective falls with the steps
+    equal, equal_objective = ours, our_objective
     while least < most:
         middle = (least + most) // 2
-        if run_ours(middle)[1] <= faiss_objective:
-            most = middle
+        tried, its_objective = run_ours(middle)
+        if its_objective <= faiss_objective:
+            most, equal, equal_objective = middle, tried, its_objective
         else:
             least = middle + 1
-    equal, equal_objective = run_ours(most)
     print(f"  equal  {equal_objective:.6f}  {most} steps  total {equal['total_s']:8.3f} s   faiss/ours {faiss_s / equal['total_s']:.2f}", flush=True)
     if KMeans is not None and k <= 256:
         start = time.perf_counter()
@@ -106,6 +107,7 @@ def main():
                 return json.loads(run.stdout), objective(faiss, vectors, weights, np.fromfile(names[2], "float32").reshape(k, dim))
 
             compare(faiss, np, KMeans, options, (n, dim, k, iterations, weighted), vectors, weights, run_ours)
+
 
 if __name__ == "__main__":
     main()

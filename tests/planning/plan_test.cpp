@@ -45,7 +45,7 @@ PlanRequest request_of(const std::string& model, int ranks, bool cuda) {
   request.ranks_per_node = 8;
   request.threads = 8;
   request.cuda = cuda;
-  request.rates = table_rates(cuda ? backend::Device::cuda : backend::Device::cpu, request.threads);
+  request.rates = table_rates(request.device(), request.threads);
   return request;
 }
 
